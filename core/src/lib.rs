@@ -1,0 +1,9 @@
+//! Metrics-weighted averaging of model checkpoints: the core that weighs, plans and merges.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod error;
+
+pub use error::{Error, ErrorKind, Result};
