@@ -4,6 +4,23 @@
 
 extern crate alloc;
 
+mod dtype;
 mod error;
+pub mod kernel;
+mod plan;
+pub mod safetensors;
+mod weights;
 
+pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
+pub use plan::{Job, Plan, Read, Recipe, Source, SourceFile, Write};
+pub use weights::{Scheme, Weights};
+
+/// temporary
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// s
+    Min,
+    /// l
+    Max,
+}

@@ -1,0 +1,406 @@
+//! The float dtypes that are averaged: exact conversion to f32 and back, one rounding.
+//!
+//! Widening is exact. Narrowing rounds once, to nearest even; subnormals of the narrow type are kept;
+//! a value that does not fit becomes infinity (NaN in `F8_E4M3`, which has no infinity); every NaN becomes
+//! the one canonical NaN of the type. All of it is integer arithmetic and selects, so that compilers vectorise it
+//! and every machine gives the same bits.
+
+pub use safetensors::Dtype;
+
+/// A dtype whose values can be averaged; all others must be identical in every input and are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Float {
+    /// IEEE binary64.
+    F64,
+    /// IEEE binary32.
+    F32,
+    /// bfloat16: the upper half of an f32.
+    BF16,
+    /// IEEE binary16.
+    F16,
+    /// 1-4-3 with bias 7, no infinity, one NaN (the "fn" kind of OCP and PyTorch).
+    F8E4M3,
+    /// 1-5-2 with bias 15, IEEE-like.
+    F8E5M2,
+}
+
+impl Float {
+    /// The float behind a safetensors dtype, if it is one that can be averaged.
+    #[must_use]
+    pub const fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F64 => Some(Self::F64),
+            Dtype::F32 => Some(Self::F32),
+            Dtype::BF16 => Some(Self::BF16),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::F8_E4M3 => Some(Self::F8E4M3),
+            Dtype::F8_E5M2 => Some(Self::F8E5M2),
+            _ => None,
+        }
+    }
+
+    /// The safetensors dtype.
+    #[must_use]
+    pub const fn dtype(self) -> Dtype {
+        match self {
+            Self::F64 => Dtype::F64,
+            Self::F32 => Dtype::F32,
+            Self::BF16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+            Self::F8E4M3 => Dtype::F8_E4M3,
+            Self::F8E5M2 => Dtype::F8_E5M2,
+        }
+    }
+
+    /// Bytes per element.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::BF16 | Self::F16 => 2,
+            Self::F8E4M3 | Self::F8E5M2 => 1,
+        }
+    }
+
+    /// The narrowest dtype here that holds every value of both: F16 for the two F8 kinds, F32 for BF16 with F16.
+    #[must_use]
+    pub fn widest(self, other: Self) -> Self {
+        match (self, other) {
+            (a, b) if a == b => a,
+            (Self::F64, _) | (_, Self::F64) => Self::F64,
+            (Self::F32, _) | (_, Self::F32) | (Self::BF16, Self::F16) | (Self::F16, Self::BF16) => Self::F32,
+            (Self::BF16, _) | (_, Self::BF16) => Self::BF16,
+            _ => Self::F16,
+        }
+    }
+}
+
+/// How the words of one dtype are read and written. `Word` is its bit pattern.
+pub(crate) trait Element {
+    /// The bit pattern.
+    type Word: Copy;
+    /// Bytes per word.
+    const BYTES: usize;
+    /// Whether a widened value can be an f32 subnormal (which sums flush to zero).
+    const MAY_BE_SUBNORMAL: bool;
+    /// Read one little-endian word from exactly `BYTES` bytes.
+    fn read(bytes: &[u8]) -> Self::Word;
+    /// Write one little-endian word to exactly `BYTES` bytes.
+    fn write(word: Self::Word, bytes: &mut [u8]);
+    /// Exact value as f32 (F64, which has no exact f32, is never summed in f32).
+    fn widen(word: Self::Word) -> f32;
+    /// Nearest word, ties to even.
+    fn narrow(value: f32) -> Self::Word;
+    /// Neither infinity nor NaN.
+    fn is_finite(word: Self::Word) -> bool;
+    /// Plus or minus zero.
+    fn is_zero(word: Self::Word) -> bool;
+}
+
+macro_rules! words {
+    ($word:ty, $bytes:literal) => {
+        type Word = $word;
+        const BYTES: usize = $bytes;
+        #[inline(always)]
+        fn read(bytes: &[u8]) -> $word {
+            let mut word = [0; $bytes];
+            word.copy_from_slice(bytes);
+            <$word>::from_le_bytes(word)
+        }
+        #[inline(always)]
+        fn write(word: $word, bytes: &mut [u8]) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    };
+}
+
+pub(crate) struct F32;
+impl Element for F32 {
+    words!(u32, 4);
+    const MAY_BE_SUBNORMAL: bool = true;
+    #[inline(always)]
+    fn widen(word: u32) -> f32 {
+        f32::from_bits(word)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> u32 {
+        let bits = value.to_bits();
+        if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0_0000 } else { bits }
+    }
+    #[inline(always)]
+    fn is_finite(word: u32) -> bool {
+        word & 0x7f80_0000 != 0x7f80_0000
+    }
+    #[inline(always)]
+    fn is_zero(word: u32) -> bool {
+        word & 0x7fff_ffff == 0
+    }
+}
+
+pub(crate) struct Bf16;
+impl Element for Bf16 {
+    words!(u16, 2);
+    const MAY_BE_SUBNORMAL: bool = true;
+    #[inline(always)]
+    fn widen(word: u16) -> f32 {
+        f32::from_bits(u32::from(word) << 16)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> u16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        low16(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0 } else { rounded })
+    }
+    #[inline(always)]
+    fn is_finite(word: u16) -> bool {
+        word & 0x7f80 != 0x7f80
+    }
+    #[inline(always)]
+    fn is_zero(word: u16) -> bool {
+        word & 0x7fff == 0
+    }
+}
+
+pub(crate) struct F16;
+impl Element for F16 {
+    words!(u16, 2);
+    const MAY_BE_SUBNORMAL: bool = false;
+    #[inline(always)]
+    fn widen(word: u16) -> f32 {
+        widen_small::<5, 10, true>(u32::from(word))
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> u16 {
+        low16(narrow_small::<5, 10, true>(value))
+    }
+    #[inline(always)]
+    fn is_finite(word: u16) -> bool {
+        word & 0x7c00 != 0x7c00
+    }
+    #[inline(always)]
+    fn is_zero(word: u16) -> bool {
+        word & 0x7fff == 0
+    }
+}
+
+pub(crate) struct F8E4M3;
+impl Element for F8E4M3 {
+    words!(u8, 1);
+    const MAY_BE_SUBNORMAL: bool = false;
+    #[inline(always)]
+    fn widen(word: u8) -> f32 {
+        widen_small::<4, 3, false>(u32::from(word))
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> u8 {
+        low8(narrow_small::<4, 3, false>(value))
+    }
+    #[inline(always)]
+    fn is_finite(word: u8) -> bool {
+        word & 0x7f != 0x7f
+    }
+    #[inline(always)]
+    fn is_zero(word: u8) -> bool {
+        word & 0x7f == 0
+    }
+}
+
+pub(crate) struct F8E5M2;
+impl Element for F8E5M2 {
+    words!(u8, 1);
+    const MAY_BE_SUBNORMAL: bool = false;
+    #[inline(always)]
+    fn widen(word: u8) -> f32 {
+        widen_small::<5, 2, true>(u32::from(word))
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> u8 {
+        low8(narrow_small::<5, 2, true>(value))
+    }
+    #[inline(always)]
+    fn is_finite(word: u8) -> bool {
+        word & 0x7c != 0x7c
+    }
+    #[inline(always)]
+    fn is_zero(word: u8) -> bool {
+        word & 0x7f == 0
+    }
+}
+
+/// Round an f64 once to the words of `float`; F64 itself passes through (its NaN made canonical).
+pub(crate) fn narrow_f64(float: Float, value: f64) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    let odd = round_to_odd(value);
+    match float {
+        Float::F64 => bytes = (if value.is_nan() { f64::NAN } else { value }).to_le_bytes(),
+        // `as` rounds to nearest even
+        #[expect(clippy::cast_possible_truncation, reason = "this is the one rounding")]
+        Float::F32 => F32::write(F32::narrow(value as f32), &mut bytes[..4]),
+        Float::BF16 => Bf16::write(Bf16::narrow(odd), &mut bytes[..2]),
+        Float::F16 => F16::write(F16::narrow(odd), &mut bytes[..2]),
+        Float::F8E4M3 => F8E4M3::write(F8E4M3::narrow(odd), &mut bytes[..1]),
+        Float::F8E5M2 => F8E5M2::write(F8E5M2::narrow(odd), &mut bytes[..1]),
+    }
+    bytes
+}
+
+/// Widen one word of `float` to f64, exactly.
+pub(crate) fn widen_f64(float: Float, bytes: &[u8]) -> f64 {
+    match float {
+        Float::F64 => {
+            let mut word = [0; 8];
+            word.copy_from_slice(bytes);
+            f64::from_le_bytes(word)
+        }
+        Float::F32 => f64::from(F32::widen(F32::read(bytes))),
+        Float::BF16 => f64::from(Bf16::widen(Bf16::read(bytes))),
+        Float::F16 => f64::from(F16::widen(F16::read(bytes))),
+        Float::F8E4M3 => f64::from(F8E4M3::widen(F8E4M3::read(bytes))),
+        Float::F8E5M2 => f64::from(F8E5M2::widen(F8E5M2::read(bytes))),
+    }
+}
+
+/// Round to f32 towards zero, then set the last bit if anything was lost: a second rounding to a type with
+/// at least two bits fewer then gives what one rounding would have given (Boldo & Melquiond 2008).
+#[expect(clippy::cast_possible_truncation, reason = "the loss is what this function accounts for")]
+fn round_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let back = f64::from(near);
+    if back == value || value.is_nan() || value.is_infinite() {
+        return near;
+    }
+    let overshot = back.abs() > value.abs();
+    f32::from_bits((near.to_bits() - u32::from(overshot)) | 1)
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the upper bits are zero by construction")]
+fn low16(bits: u32) -> u16 {
+    bits as u16
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the upper bits are zero by construction")]
+fn low8(bits: u32) -> u8 {
+    bits as u8
+}
+
+/// Widen a sign–exponent–mantissa pattern of `EXP` and `MAN` bits. `IEEE`: the top exponent means infinity or NaN;
+/// otherwise only the all-ones pattern is NaN.
+#[inline(always)]
+fn widen_small<const EXP: u32, const MAN: u32, const IEEE: bool>(bits: u32) -> f32 {
+    let bias = (1 << (EXP - 1)) - 1;
+    let rebias = (127 - bias) << 23;
+    let magnitude = bits & ((1 << (EXP + MAN)) - 1);
+    let shifted = magnitude << (23 - MAN);
+    // as if normal, one binade up, less the hidden bit that a subnormal does not have
+    let one = rebias + (1 << 23);
+    let subnormal = (f32::from_bits(shifted + one) - f32::from_bits(one)).to_bits();
+    // 255 − (2^EXP − 1) − (127 − bias) = 127 − bias: adding the bias twice reaches the top exponent
+    let special = shifted + 2 * rebias;
+    let is_special =
+        if IEEE { magnitude >> MAN == (1 << EXP) - 1 } else { magnitude == (1 << (EXP + MAN)) - 1 };
+    let special = if IEEE { special } else { 0x7fc0_0000 };
+    let finite = if magnitude >> MAN == 0 { subnormal } else { shifted + rebias };
+    f32::from_bits(if is_special { special } else { finite } | ((bits >> (EXP + MAN)) << 31))
+}
+
+/// Round to nearest even; see [`widen_small`] for the parameters.
+#[inline(always)]
+fn narrow_small<const EXP: u32, const MAN: u32, const IEEE: bool>(value: f32) -> u32 {
+    let bias = (1u32 << (EXP - 1)) - 1;
+    let shift = 23 - MAN;
+    let bits = value.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let round = (1 << (shift - 1)) - 1 + ((magnitude >> shift) & 1);
+    let normal = magnitude.wrapping_sub((127 - bias) << 23).wrapping_add(round) >> shift;
+    // adding a number whose last place is the narrow type's smallest step makes the FPU do the rounding
+    let magic = (151 - bias - MAN) << 23;
+    let subnormal = (f32::from_bits(magnitude) + f32::from_bits(magic)).to_bits().wrapping_sub(magic);
+    let top = if IEEE { ((1 << EXP) - 1) << MAN } else { (1 << (EXP + MAN)) - 1 };
+    let rounded = if magnitude < (128 - bias) << 23 { subnormal } else { normal.min(top) };
+    let signed = rounded | ((bits >> 31) << (EXP + MAN));
+    let nan = if IEEE { top | (1 << (MAN - 1)) } else { top };
+    let is_nan = magnitude > 0x7f80_0000 || (!IEEE && rounded == top);
+    if is_nan { nan } else { signed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+    }
+
+    #[test]
+    fn every_16_bit_word_widens_as_the_half_crate_says_and_returns() {
+        for word in 0..=u16::MAX {
+            assert!(same(F16::widen(word), f16::from_bits(word).to_f32()), "f16 {word:#x}");
+            assert!(same(Bf16::widen(word), bf16::from_bits(word).to_f32()), "bf16 {word:#x}");
+            if F16::is_finite(word) {
+                assert_eq!(F16::narrow(F16::widen(word)), word);
+            }
+            if Bf16::is_finite(word) {
+                assert_eq!(Bf16::narrow(Bf16::widen(word)), word);
+            }
+        }
+    }
+
+    #[test]
+    fn narrowing_agrees_with_the_half_crate() {
+        // a prime stride visits every exponent and many mantissas, ties included below
+        for bits in (0..=u32::MAX).step_by(9973) {
+            let value = f32::from_bits(bits);
+            if !value.is_nan() {
+                assert_eq!(F16::narrow(value), f16::from_f32(value).to_bits(), "{bits:#x}");
+                assert_eq!(Bf16::narrow(value), bf16::from_f32(value).to_bits(), "{bits:#x}");
+            }
+        }
+        for word in 0..0x7bff_u16 {
+            let tie = (F16::widen(word) + F16::widen(word + 1)) / 2.0;
+            assert_eq!(F16::narrow(tie), word + (word & 1), "tie above {word:#x}");
+        }
+    }
+
+    #[test]
+    fn f8_words_return_and_ties_go_to_even() {
+        fn check<E: Element<Word = u8>>(top: u8) {
+            for word in 0..=top {
+                assert_eq!(E::narrow(E::widen(word)), word);
+                assert_eq!(E::narrow(-E::widen(word)), word | 0x80);
+                if word < top {
+                    let tie = (E::widen(word) + E::widen(word + 1)) / 2.0;
+                    assert_eq!(E::narrow(tie), word + (word & 1), "tie above {word:#x}");
+                }
+            }
+        }
+        check::<F8E4M3>(0x7e);
+        check::<F8E5M2>(0x7b);
+        assert_eq!(F8E4M3::widen(0x7e), 448.0);
+        assert_eq!(F8E5M2::widen(0x7b), 57344.0);
+        assert_eq!((F8E4M3::narrow(464.0), F8E4M3::narrow(465.0)), (0x7e, 0x7f));
+        assert_eq!((F8E5M2::narrow(61439.0), F8E5M2::narrow(61440.0)), (0x7b, 0x7c));
+    }
+
+    #[test]
+    fn nan_is_canonical() {
+        let nan = f32::from_bits(0xffc1_2345);
+        assert_eq!(F32::narrow(nan), 0x7fc0_0000);
+        assert_eq!(Bf16::narrow(nan), 0x7fc0);
+        assert_eq!(F16::narrow(nan), 0x7e00);
+        assert_eq!(F8E4M3::narrow(nan), 0x7f);
+        assert_eq!(F8E5M2::narrow(nan), 0x7e);
+    }
+
+    #[test]
+    fn f64_rounds_once() {
+        // 1 + 2^-11 + 2^-40 lies above the f16 tie; rounding to f32 first would make it the tie and round down
+        let value = 1.0 + libm::ldexp(1.0, -11) + libm::ldexp(1.0, -40);
+        assert_eq!(&narrow_f64(Float::F16, value)[..2], &0x3c01_u16.to_le_bytes());
+        assert_eq!(&narrow_f64(Float::F16, -value)[..2], &0xbc01_u16.to_le_bytes());
+        assert_eq!(&narrow_f64(Float::BF16, 1e300)[..2], &0x7f80_u16.to_le_bytes());
+    }
+}

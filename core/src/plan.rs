@@ -1,0 +1,501 @@
+//! Turn the heads of the inputs and their weights into a checked plan: the output's head, and jobs any host can run.
+//!
+//! The plan reads no tensor data and holds none. A [`Job`] names byte ranges of the inputs and a byte range of the
+//! output, a few MiB at most, so memory is bounded by the jobs in flight, never by a file. Neighbouring tensors that
+//! lie side by side in every file share jobs: a whole adapter is usually one long sum.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::dtype::{Dtype, Float};
+use crate::kernel::{self, Operand, Tally};
+use crate::safetensors::{Header, Tensor};
+use crate::{Error, ErrorKind, Result, Weights};
+
+/// One input of a merge: a checkpoint, in one file or several shards.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// How messages call it.
+    pub name: String,
+    /// Its files; no tensor name occurs in two of them.
+    pub files: Vec<SourceFile>,
+}
+
+/// One file of a [`Source`].
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// The file's name within the checkpoint.
+    pub name: String,
+    /// Its head.
+    pub header: Header,
+}
+
+/// What is wanted of the output.
+#[derive(Clone, Debug, Default)]
+pub struct Recipe {
+    /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
+    pub dtype: Option<Float>,
+    /// Names of float tensors that must be the same in every input and are copied.
+    pub identical: BTreeSet<String>,
+    /// The `__metadata__` of the output files.
+    pub metadata: BTreeMap<String, String>,
+    /// Let NaN and infinity through instead of failing.
+    pub allow_non_finite: bool,
+}
+
+/// A checked merge.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    outputs: Vec<SourceFile>,
+    segments: Vec<Segment>,
+    names: Vec<String>,
+    allow_non_finite: bool,
+}
+
+/// A run of elements with one way to compute them, contiguous in the output and in every operand.
+#[derive(Clone, Debug, PartialEq)]
+struct Segment {
+    output: usize,
+    /// byte offset in the output file
+    start: u64,
+    elements: u64,
+    work: Work,
+    operands: Vec<Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Weighted sum into this dtype.
+    Sum(Float),
+    /// The operands are equal and one of them is copied; an element is this many bytes.
+    Copy(usize),
+}
+
+/// Where an operand of a segment begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place {
+    source: usize,
+    file: usize,
+    /// byte offset in that file
+    start: u64,
+    /// bytes per element
+    size: usize,
+    /// `None` for what is only copied
+    float: Option<Float>,
+    weight: f64,
+}
+
+impl Plan {
+    /// Check the inputs against each other and lay out the output.
+    ///
+    /// The output has the files, and the tensors in each, of the last source: by convention the newest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is not one weight per source; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
+    /// [`ErrorKind::Dtype`] when the sources do not hold the same tensors, with the tensor and both facts.
+    pub fn new(sources: &[Source], weights: &Weights, recipe: &Recipe) -> Result<Self> {
+        let Some(newest) = sources.last() else {
+            return Err(Error::new(ErrorKind::Input, "there is nothing to merge"));
+        };
+        if weights.values().len() != sources.len() {
+            let (have, want) = (weights.values().len(), sources.len());
+            return Err(Error::new(
+                ErrorKind::Weights,
+                format!("there are {have} weights for {want} inputs"),
+            )
+            .help("give one weight per input, in the order of the inputs"));
+        }
+        let indexes = sources.iter().map(index).collect::<Result<Vec<_>>>()?;
+        same_names(sources, &indexes)?;
+        let mut outputs = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
+        for (output, file) in newest.files.iter().enumerate() {
+            let mut works = BTreeMap::new();
+            let mut layout = Vec::new();
+            for tensor in file.header.tensors() {
+                let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
+                let work = work(sources, &found, recipe)?;
+                let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
+                layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
+                works.insert(tensor.name.as_str(), (work, found));
+            }
+            let header =
+                Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
+            for tensor in header.tensors() {
+                let (work, found) = &works[tensor.name.as_str()];
+                let segment = segment(output, tensor, *work, found, weights);
+                if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
+                    segments.push(segment);
+                }
+            }
+            outputs.push(SourceFile { name: file.name.clone(), header });
+        }
+        let names = sources.iter().map(|source| source.name.clone()).collect();
+        Ok(Self { outputs, segments, names, allow_non_finite: recipe.allow_non_finite })
+    }
+
+    /// The files to write: name and head of each.
+    #[must_use]
+    pub fn outputs(&self) -> &[SourceFile] {
+        &self.outputs
+    }
+
+    /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
+    pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        self.segments.iter().flat_map(move |segment| {
+            let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+            let step = (max_bytes / widest).max(1) as u64;
+            let starts = (0..segment.elements).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+            starts.map(move |first| Job {
+                plan: self,
+                segment,
+                first,
+                count: step.min(segment.elements - first),
+            })
+        })
+    }
+}
+
+/// One piece of work.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    plan: &'a Plan,
+    segment: &'a Segment,
+    first: u64,
+    count: u64,
+}
+
+/// A byte range of an input file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Which source.
+    pub source: usize,
+    /// Which of its files.
+    pub file: usize,
+    /// Bytes of that file.
+    pub range: Range<u64>,
+}
+
+/// A byte range of an output file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Which of [`Plan::outputs`].
+    pub file: usize,
+    /// Bytes of that file.
+    pub range: Range<u64>,
+}
+
+impl Job<'_> {
+    /// What must be read, one range per operand, in order. Inputs of weight zero are not among them.
+    pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
+        self.segment.operands.iter().map(|place| {
+            let size = place.size as u64;
+            let start = place.start + self.first * size;
+            Read { source: place.source, file: place.file, range: start..start + self.count * size }
+        })
+    }
+
+    /// Where the result goes.
+    #[must_use]
+    pub fn write(&self) -> Write {
+        let size = self.segment.work.bytes() as u64;
+        let start = self.segment.start + self.first * size;
+        Write { file: self.segment.output, range: start..start + self.count * size }
+    }
+
+    /// Compute: `inputs` are the bytes of [`Job::reads`] in order, `out` those of [`Job::write`].
+    ///
+    /// Always inlined; see [`kernel::weighted_sum`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NonFinite`], [`ErrorKind::Overflow`] or [`ErrorKind::Differs`], naming the tensor and the input.
+    ///
+    /// # Panics
+    /// If the slices do not have the lengths promised by `reads` and `write`.
+    #[inline(always)]
+    pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
+        let Work::Sum(dtype) = self.segment.work else {
+            self.copy(inputs, out)?;
+            return Ok(Tally::default());
+        };
+        let operands: Vec<_> = self.operands(inputs).collect();
+        let tally = kernel::weighted_sum(&operands, dtype, out);
+        if tally.non_finite > 0 && !self.plan.allow_non_finite {
+            return Err(self.explain_non_finite(&operands, dtype, out));
+        }
+        Ok(tally)
+    }
+
+    #[inline(always)]
+    fn operands<'b>(&'b self, inputs: &'b [&'b [u8]]) -> impl Iterator<Item = Operand<'b>> {
+        self.segment.operands.iter().zip(inputs).map(|(place, bytes)| Operand {
+            dtype: place.float.expect("plan() gives each operand of a sum its dtype"),
+            bytes,
+            weight: place.weight,
+        })
+    }
+
+    fn copy(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<()> {
+        let places = &self.segment.operands;
+        for (place, bytes) in places.iter().zip(inputs).skip(1) {
+            if let Some(at) = inputs[0].iter().zip(*bytes).position(|(a, b)| a != b) {
+                let element = at / self.segment.work.bytes();
+                let other = &self.plan.names[places[0].source];
+                let detail = format!(
+                    "must be the same in every input, but differs from {other} (a frozen or integer tensor is copied, never averaged)"
+                );
+                return Err(self.at(ErrorKind::Differs, place.source, element, detail).help(
+                    "these checkpoints do not share their frozen parts; merge checkpoints of one run",
+                ));
+            }
+        }
+        out.copy_from_slice(inputs[0]);
+        Ok(())
+    }
+
+    /// Find the first bad element and say whether an input brought it or the sum made it.
+    #[cold]
+    #[inline(never)]
+    fn explain_non_finite(&self, operands: &[Operand<'_>], dtype: Float, out: &[u8]) -> Error {
+        let size = dtype.bytes();
+        let is_bad = |float: Float, word: &[u8]| !crate::dtype::widen_f64(float, word).is_finite();
+        let element =
+            out.chunks_exact(size).position(|word| is_bad(dtype, word)).expect("the tally counted one");
+        for (place, operand) in self.segment.operands.iter().zip(operands) {
+            let size = operand.dtype.bytes();
+            let word = &operand.bytes[element * size..(element + 1) * size];
+            if is_bad(operand.dtype, word) {
+                let value = crate::dtype::widen_f64(operand.dtype, word);
+                return self
+                    .at(ErrorKind::NonFinite, place.source, element, format!("holds {value}"))
+                    .help("the run has diverged there: leave that checkpoint out (--drop-bad does)");
+            }
+        }
+        let newest = self.plan.names.len() - 1;
+        self.at(
+            ErrorKind::Overflow,
+            newest,
+            element,
+            format!("has a merged value too large for {}", dtype.dtype()),
+        )
+        .help("ask for a wider dtype: --dtype f32 or bf16")
+    }
+
+    /// An error at an element of this job, with the tensor's name and the element's place in it.
+    fn at(&self, kind: ErrorKind, source: usize, element: usize, detail: String) -> Error {
+        let size = self.segment.work.bytes() as u64;
+        let offset = self.write().range.start + element as u64 * size;
+        let tensor = self.plan.outputs[self.segment.output].header.tensor_at(offset);
+        let error = Error::new(
+            kind,
+            match tensor {
+                Some(tensor) => format!("{detail}, at element {}", (offset - tensor.range.start) / size),
+                None => detail,
+            },
+        );
+        let error = error.file(&*self.plan.names[source]);
+        if let Some(tensor) = tensor { error.tensor(&*tensor.name) } else { error }
+    }
+}
+
+impl Work {
+    /// Bytes per element of the output.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Sum(float) => float.bytes(),
+            Self::Copy(bytes) => bytes,
+        }
+    }
+}
+
+impl Segment {
+    /// Take `next` in, if it follows in the output and in every operand and is computed alike.
+    fn extend(&mut self, next: &Self) -> bool {
+        let bytes = self.work.bytes() as u64;
+        let joins = self.output == next.output
+            && self.work == next.work
+            && self.start + self.elements * bytes == next.start
+            && self.operands.len() == next.operands.len()
+            && self.operands.iter().zip(&next.operands).all(|(a, b)| {
+                let end = a.start + self.elements * a.size as u64;
+                Place { start: end, ..*a } == *b
+            });
+        if joins {
+            self.elements += next.elements;
+        }
+        joins
+    }
+}
+
+/// A tensor of a source: which file, and its entry.
+type Found<'a> = (usize, &'a Tensor);
+
+fn index(source: &Source) -> Result<BTreeMap<&str, Found<'_>>> {
+    let mut index = BTreeMap::new();
+    for (i, file) in source.files.iter().enumerate() {
+        for tensor in file.header.tensors() {
+            if let Some((first, _)) = index.insert(tensor.name.as_str(), (i, tensor)) {
+                let (a, b) = (&source.files[first].name, &file.name);
+                return Err(Error::new(
+                    ErrorKind::Header,
+                    format!("lies in two files of the checkpoint, {a} and {b}"),
+                )
+                .file(&*source.name)
+                .tensor(&*tensor.name));
+            }
+        }
+    }
+    Ok(index)
+}
+
+/// The same tensors everywhere. `agree` shows the difference better; this is what makes the plan sound by itself.
+fn same_names(sources: &[Source], indexes: &[BTreeMap<&str, Found<'_>>]) -> Result<()> {
+    let (newest, expected) = (&sources[sources.len() - 1], &indexes[indexes.len() - 1]);
+    for (source, index) in sources.iter().zip(indexes) {
+        let missing = expected.keys().find(|name| !index.contains_key(*name));
+        let extra = index.keys().find(|name| !expected.contains_key(*name));
+        let (name, has, lacks) = match (missing, extra) {
+            (Some(name), _) => (name, newest, source),
+            (None, Some(name)) => (name, source, newest),
+            (None, None) => continue,
+        };
+        let detail = format!("is missing, but {} has it", has.name);
+        return Err(Error::new(ErrorKind::Names, detail).file(&*lacks.name).tensor(*name));
+    }
+    Ok(())
+}
+
+/// How one tensor is made, given where it lies in each source.
+fn work(sources: &[Source], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
+    let (last, (_, newest)) = (found.len() - 1, found[found.len() - 1]);
+    for (source, (_, tensor)) in sources.iter().zip(found) {
+        if tensor.shape != newest.shape {
+            let (a, b, other) = (&tensor.shape, &newest.shape, &sources[last].name);
+            return Err(Error::new(ErrorKind::Shape, format!("is {a:?}, but in {other} it is {b:?}"))
+                .file(&*source.name)
+                .tensor(&*tensor.name));
+        }
+    }
+    let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
+    match floats {
+        Some(floats) if !recipe.identical.contains(&newest.name) => {
+            let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one source");
+            Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
+        }
+        _ => {
+            for (source, (_, tensor)) in sources.iter().zip(found) {
+                if tensor.dtype != newest.dtype {
+                    let (a, b, other) = (tensor.dtype, newest.dtype, &sources[last].name);
+                    return Err(Error::new(
+                        ErrorKind::Dtype,
+                        format!("is {a}, but in {other} it is {b}; it must be the same in every input"),
+                    )
+                    .file(&*source.name)
+                    .tensor(&*tensor.name));
+                }
+            }
+            Ok(Work::Copy(element_bytes(newest.dtype)))
+        }
+    }
+}
+
+/// Bytes per element; types below a byte are copied bytewise.
+fn element_bytes(dtype: Dtype) -> usize {
+    (dtype.bitsize() / 8).max(1)
+}
+
+fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weights: &Weights) -> Segment {
+    let place = |(source, (file, tensor)): (usize, &Found<'_>)| Place {
+        source,
+        file: *file,
+        start: tensor.range.start,
+        size: element_bytes(tensor.dtype),
+        float: Float::of(tensor.dtype),
+        weight: match work {
+            Work::Sum(_) => weights.values()[source],
+            Work::Copy(_) => 1.0,
+        },
+    };
+    let is_used = |(source, _): &(usize, _)| matches!(work, Work::Copy(_)) || weights.rounded(*source) != 0.0;
+    Segment {
+        output,
+        start: tensor.range.start,
+        elements: tensor.len() / work.bytes() as u64,
+        work,
+        operands: found.iter().enumerate().filter(is_used).map(place).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    fn source(name: &str, tensors: &[(&str, Dtype, &[u64])]) -> Source {
+        let tensors = tensors.iter().map(|(name, dtype, shape)| (name.to_string(), *dtype, shape.to_vec()));
+        let header = Header::layout(tensors, BTreeMap::new()).unwrap();
+        Source {
+            name: name.into(),
+            files: vec![SourceFile { name: "adapter_model.safetensors".into(), header }],
+        }
+    }
+
+    fn plan(sources: &[Source], weights: &[f64]) -> Result<Plan> {
+        Plan::new(sources, &Weights::explicit(weights).unwrap(), &Recipe::default())
+    }
+
+    const TWO: &[(&str, Dtype, &[u64])] =
+        &[("a", Dtype::BF16, &[3]), ("b", Dtype::BF16, &[5]), ("i", Dtype::I64, &[2])];
+
+    #[test]
+    fn neighbouring_tensors_share_jobs_and_cover_the_output_once() {
+        let plan = plan(&[source("x", TWO), source("y", TWO)], &[0.5, 0.5]).unwrap();
+        let start = plan.outputs()[0].header.data_start();
+        let jobs: Vec<_> = plan.jobs(1 << 20).map(|job| job.write().range).collect();
+        assert_eq!(jobs, [start..start + 16, start + 16..start + 32]);
+        let mut end = start;
+        for job in plan.jobs(6) {
+            assert_eq!(job.write().range.start, end);
+            assert!(
+                job.reads().all(|read| read.range.end - read.range.start <= 8),
+                "one I64 is more than 6 bytes"
+            );
+            end = job.write().range.end;
+        }
+        assert_eq!(end, plan.outputs()[0].header.file_len());
+    }
+
+    #[test]
+    fn an_input_of_weight_zero_is_not_read() {
+        let plan = plan(&[source("x", TWO), source("y", TWO)], &[0.0, 1.0]).unwrap();
+        let sum = plan.jobs(64).find(|job| matches!(job.segment.work, Work::Sum(_))).unwrap();
+        assert_eq!(sum.reads().map(|read| read.source).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn differences_name_the_tensor_and_both_facts() {
+        let other = &[("a", Dtype::BF16, &[4][..]), ("b", Dtype::BF16, &[5]), ("i", Dtype::I64, &[2])];
+        let error = plan(&[source("x", other), source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        assert_eq!(error.to_string(), "x: tensor `a` is [4], but in y it is [3]");
+        let error = plan(&[source("x", &TWO[..2]), source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        assert_eq!(error.to_string(), "x: tensor `i` is missing, but y has it");
+        let error = plan(&[source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Weights);
+    }
+
+    #[test]
+    fn bad_values_are_traced_to_tensor_element_and_input() {
+        let plan = plan(&[source("x", &TWO[..2]), source("y", &TWO[..2])], &[0.5, 0.5]).unwrap();
+        let job = plan.jobs(64).next().unwrap();
+        let (good, mut bad) = (vec![0; 16], vec![0; 16]);
+        bad[10..12].copy_from_slice(&0x7f80u16.to_le_bytes());
+        let error = job.run(&[&good, &bad], &mut [0; 16]).unwrap_err();
+        assert_eq!(error.to_string(), "y: tensor `b` holds inf, at element 2");
+        assert_eq!(error.kind(), ErrorKind::NonFinite);
+    }
+}
