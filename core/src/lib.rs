@@ -4,6 +4,8 @@
 
 extern crate alloc;
 
+mod adapter;
 mod error;
 
+pub use adapter::AdapterConfig;
 pub use error::{Error, ErrorKind, Result};
