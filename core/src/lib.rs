@@ -5,5 +5,8 @@
 extern crate alloc;
 
 mod error;
+mod json;
+mod trainer;
 
 pub use error::{Error, ErrorKind, Result};
+pub use trainer::TrainerState;
