@@ -4,9 +4,20 @@
 
 extern crate alloc;
 
+mod diverged;
 mod error;
+mod goal;
+mod history;
 mod json;
+mod metric;
+mod names;
+mod read;
+mod smooth;
 mod trainer;
 
 pub use error::{Error, ErrorKind, Result};
+pub use goal::Goal;
+pub use history::History;
+pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
+pub use read::read;
 pub use trainer::TrainerState;
