@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod csv;
 mod diverged;
 mod error;
 mod goal;
@@ -13,6 +14,7 @@ mod metric;
 mod names;
 mod read;
 mod smooth;
+mod table;
 mod trainer;
 
 pub use error::{Error, ErrorKind, Result};
@@ -20,4 +22,5 @@ pub use goal::Goal;
 pub use history::History;
 pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use read::read;
+pub use table::{Table, Wanted};
 pub use trainer::TrainerState;
