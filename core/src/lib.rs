@@ -6,27 +6,35 @@ extern crate alloc;
 
 mod adapter;
 mod agree;
+mod csv;
+mod diverged;
 mod dtype;
 mod error;
+mod goal;
+mod history;
+mod json;
 pub mod kernel;
 mod method;
+mod metric;
+mod names;
 mod plan;
+mod read;
 pub mod safetensors;
+mod smooth;
+mod table;
+mod trainer;
 mod weights;
 
 pub use adapter::AdapterConfig;
 pub use agree::{Agreement, Candidate, Metadata, agree, agree_as_products, agree_metadata};
 pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
+pub use goal::Goal;
+pub use history::History;
 pub use method::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, Verdict, method};
-pub use plan::{Job, Plan, Read, Recipe, Source, SourceFile, Write};
+pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
+pub use plan::{Job, Plan, Read, Recipe, Source as PlanSource, SourceFile, Write};
+pub use read::read as read_metric;
+pub use table::{Table, Wanted};
+pub use trainer::TrainerState;
 pub use weights::{Scheme, Weights};
-
-/// temporary
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// s
-    Min,
-    /// l
-    Max,
-}
