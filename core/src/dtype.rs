@@ -63,6 +63,26 @@ impl Float {
         }
     }
 
+    /// The value of one little-endian element, exactly.
+    ///
+    /// # Panics
+    /// If `bytes` is not [`Float::bytes`] long.
+    #[must_use]
+    pub fn value(self, bytes: &[u8]) -> f64 {
+        match self {
+            Self::F64 => {
+                let mut word = [0; 8];
+                word.copy_from_slice(bytes);
+                f64::from_le_bytes(word)
+            }
+            Self::F32 => f64::from(F32::widen(F32::read(bytes))),
+            Self::BF16 => f64::from(Bf16::widen(Bf16::read(bytes))),
+            Self::F16 => f64::from(F16::widen(F16::read(bytes))),
+            Self::F8E4M3 => f64::from(F8E4M3::widen(F8E4M3::read(bytes))),
+            Self::F8E5M2 => f64::from(F8E5M2::widen(F8E5M2::read(bytes))),
+        }
+    }
+
     /// The narrowest dtype here that holds every value of both: F16 for the two F8 kinds, F32 for BF16 with F16.
     #[must_use]
     pub fn widest(self, other: Self) -> Self {
@@ -243,22 +263,6 @@ pub(crate) fn narrow_f64(float: Float, value: f64) -> [u8; 8] {
         Float::F8E5M2 => F8E5M2::write(F8E5M2::narrow(odd), &mut bytes[..1]),
     }
     bytes
-}
-
-/// Widen one word of `float` to f64, exactly.
-pub(crate) fn widen_f64(float: Float, bytes: &[u8]) -> f64 {
-    match float {
-        Float::F64 => {
-            let mut word = [0; 8];
-            word.copy_from_slice(bytes);
-            f64::from_le_bytes(word)
-        }
-        Float::F32 => f64::from(F32::widen(F32::read(bytes))),
-        Float::BF16 => f64::from(Bf16::widen(Bf16::read(bytes))),
-        Float::F16 => f64::from(F16::widen(F16::read(bytes))),
-        Float::F8E4M3 => f64::from(F8E4M3::widen(F8E4M3::read(bytes))),
-        Float::F8E5M2 => f64::from(F8E5M2::widen(F8E5M2::read(bytes))),
-    }
 }
 
 /// Round to f32 towards zero, then set the last bit if anything was lost: a second rounding to a type with

@@ -72,6 +72,8 @@ pub enum ErrorKind {
     Io = 15,
     /// Options that contradict each other or lie out of range.
     Usage = 16,
+    /// The caller asked to stop.
+    Stopped = 17,
 }
 
 impl ErrorKind {
@@ -95,6 +97,7 @@ impl ErrorKind {
             Self::Output => "output",
             Self::Io => "io",
             Self::Usage => "usage",
+            Self::Stopped => "stopped",
         }
     }
 }

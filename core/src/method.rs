@@ -5,6 +5,7 @@
 //! 20 steps apart: ‖W(mean θ) − mean W(θ)‖ / ‖W₁ − W₂‖ lies between 4e-3 and 1e-1, and at 3e-1 for VBLORA.
 
 use alloc::format;
+use core::fmt;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -28,6 +29,16 @@ pub enum Verdict {
     Warn(&'static str),
     /// No.
     Refuse(&'static str),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Average => f.write_str("may be averaged"),
+            Self::Warn(why) => write!(f, "may be averaged, but {why}"),
+            Self::Refuse(why) => write!(f, "is not averaged: {why}"),
+        }
+    }
 }
 
 /// A row of [`METHODS`].

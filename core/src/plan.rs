@@ -4,7 +4,7 @@
 //! output, a few MiB at most, so memory is bounded by the jobs in flight, never by a file. Neighbouring tensors that
 //! lie side by side in every file share jobs: a whole adapter is usually one long sum.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,16 +17,16 @@ use crate::{Error, ErrorKind, Result, Weights};
 
 /// One input of a merge: a checkpoint, in one file or several shards.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct Input {
     /// How messages call it.
     pub name: String,
     /// Its files; no tensor name occurs in two of them.
-    pub files: Vec<SourceFile>,
+    pub files: Vec<Shard>,
 }
 
-/// One file of a [`Source`].
+/// One file of a [`Input`].
 #[derive(Clone, Debug)]
-pub struct SourceFile {
+pub struct Shard {
     /// The file's name within the checkpoint.
     pub name: String,
     /// Its head.
@@ -38,8 +38,8 @@ pub struct SourceFile {
 pub struct Recipe {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
-    /// Names of float tensors that must be the same in every input and are copied.
-    pub identical: BTreeSet<String>,
+    /// Names of float tensors that must be the same in every input and are copied; what to do when they are not.
+    pub identical: BTreeMap<String, String>,
     /// The `__metadata__` of the output files.
     pub metadata: BTreeMap<String, String>,
     /// Let NaN and infinity through instead of failing.
@@ -49,9 +49,10 @@ pub struct Recipe {
 /// A checked merge.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    outputs: Vec<SourceFile>,
+    outputs: Vec<Shard>,
     segments: Vec<Segment>,
     names: Vec<String>,
+    identical: BTreeMap<String, String>,
     allow_non_finite: bool,
 }
 
@@ -77,7 +78,7 @@ enum Work {
 /// Where an operand of a segment begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Place {
-    source: usize,
+    input: usize,
     file: usize,
     /// byte offset in that file
     start: u64,
@@ -91,25 +92,25 @@ struct Place {
 impl Plan {
     /// Check the inputs against each other and lay out the output.
     ///
-    /// The output has the files, and the tensors in each, of the last source: by convention the newest.
+    /// The output has the files, and the tensors in each, of the last input: by convention the newest.
     ///
     /// # Errors
-    /// [`ErrorKind::Weights`] when there is not one weight per source; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
-    /// [`ErrorKind::Dtype`] when the sources do not hold the same tensors, with the tensor and both facts.
-    pub fn new(sources: &[Source], weights: &Weights, recipe: &Recipe) -> Result<Self> {
-        let Some(newest) = sources.last() else {
+    /// [`ErrorKind::Weights`] when there is not one weight per input; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
+    /// [`ErrorKind::Dtype`] when the inputs do not hold the same tensors, with the tensor and both facts.
+    pub fn new(inputs: &[Input], weights: &Weights, recipe: &Recipe) -> Result<Self> {
+        let Some(newest) = inputs.last() else {
             return Err(Error::new(ErrorKind::Input, "there is nothing to merge"));
         };
-        if weights.values().len() != sources.len() {
-            let (have, want) = (weights.values().len(), sources.len());
+        if weights.values().len() != inputs.len() {
+            let (have, want) = (weights.values().len(), inputs.len());
             return Err(Error::new(
                 ErrorKind::Weights,
                 format!("there are {have} weights for {want} inputs"),
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let indexes = sources.iter().map(index).collect::<Result<Vec<_>>>()?;
-        same_names(sources, &indexes)?;
+        let indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        same_names(inputs, &indexes)?;
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
@@ -117,7 +118,7 @@ impl Plan {
             let mut layout = Vec::new();
             for tensor in file.header.tensors() {
                 let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
-                let work = work(sources, &found, recipe)?;
+                let work = work(inputs, &found, recipe)?;
                 let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
                 works.insert(tensor.name.as_str(), (work, found));
@@ -131,15 +132,16 @@ impl Plan {
                     segments.push(segment);
                 }
             }
-            outputs.push(SourceFile { name: file.name.clone(), header });
+            outputs.push(Shard { name: file.name.clone(), header });
         }
-        let names = sources.iter().map(|source| source.name.clone()).collect();
-        Ok(Self { outputs, segments, names, allow_non_finite: recipe.allow_non_finite })
+        let names = inputs.iter().map(|input| input.name.clone()).collect();
+        let identical = recipe.identical.clone();
+        Ok(Self { outputs, segments, names, identical, allow_non_finite: recipe.allow_non_finite })
     }
 
     /// The files to write: name and head of each.
     #[must_use]
-    pub fn outputs(&self) -> &[SourceFile] {
+    pub fn outputs(&self) -> &[Shard] {
         &self.outputs
     }
 
@@ -171,8 +173,8 @@ pub struct Job<'a> {
 /// A byte range of an input file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// Which source.
-    pub source: usize,
+    /// Which input.
+    pub input: usize,
     /// Which of its files.
     pub file: usize,
     /// Bytes of that file.
@@ -194,7 +196,7 @@ impl Job<'_> {
         self.segment.operands.iter().map(|place| {
             let size = place.size as u64;
             let start = place.start + self.first * size;
-            Read { source: place.source, file: place.file, range: start..start + self.count * size }
+            Read { input: place.input, file: place.file, range: start..start + self.count * size }
         })
     }
 
@@ -244,13 +246,13 @@ impl Job<'_> {
         for (place, bytes) in places.iter().zip(inputs).skip(1) {
             if let Some(at) = inputs[0].iter().zip(*bytes).position(|(a, b)| a != b) {
                 let element = at / self.segment.work.bytes();
-                let other = &self.plan.names[places[0].source];
-                let detail = format!(
-                    "must be the same in every input, but differs from {other} (a frozen or integer tensor is copied, never averaged)"
-                );
-                return Err(self.at(ErrorKind::Differs, place.source, element, detail).help(
-                    "these checkpoints do not share their frozen parts; merge checkpoints of one run",
-                ));
+                let other = &self.plan.names[places[0].input];
+                let detail = format!("is copied, never averaged, but differs from {other}");
+                let error = self.at(ErrorKind::Differs, place.input, element, detail);
+                let advice = error.at_tensor().and_then(|tensor| self.plan.identical.get(tensor)).cloned();
+                return Err(error.help(advice.unwrap_or_else(|| {
+                    "integer and frozen tensors must be the same in every input; merge checkpoints of one run".into()
+                })));
             }
         }
         out.copy_from_slice(inputs[0]);
@@ -262,16 +264,16 @@ impl Job<'_> {
     #[inline(never)]
     fn explain_non_finite(&self, operands: &[Operand<'_>], dtype: Float, out: &[u8]) -> Error {
         let size = dtype.bytes();
-        let is_bad = |float: Float, word: &[u8]| !crate::dtype::widen_f64(float, word).is_finite();
+        let is_bad = |float: Float, word: &[u8]| !float.value(word).is_finite();
         let element =
             out.chunks_exact(size).position(|word| is_bad(dtype, word)).expect("the tally counted one");
         for (place, operand) in self.segment.operands.iter().zip(operands) {
             let size = operand.dtype.bytes();
             let word = &operand.bytes[element * size..(element + 1) * size];
             if is_bad(operand.dtype, word) {
-                let value = crate::dtype::widen_f64(operand.dtype, word);
+                let value = operand.dtype.value(word);
                 return self
-                    .at(ErrorKind::NonFinite, place.source, element, format!("holds {value}"))
+                    .at(ErrorKind::NonFinite, place.input, element, format!("holds {value}"))
                     .help("the run has diverged there: leave that checkpoint out (--drop-bad does)");
             }
         }
@@ -286,7 +288,7 @@ impl Job<'_> {
     }
 
     /// An error at an element of this job, with the tensor's name and the element's place in it.
-    fn at(&self, kind: ErrorKind, source: usize, element: usize, detail: String) -> Error {
+    fn at(&self, kind: ErrorKind, input: usize, element: usize, detail: String) -> Error {
         let size = self.segment.work.bytes() as u64;
         let offset = self.write().range.start + element as u64 * size;
         let tensor = self.plan.outputs[self.segment.output].header.tensor_at(offset);
@@ -297,7 +299,7 @@ impl Job<'_> {
                 None => detail,
             },
         );
-        let error = error.file(&*self.plan.names[source]);
+        let error = error.file(&*self.plan.names[input]);
         if let Some(tensor) = tensor { error.tensor(&*tensor.name) } else { error }
     }
 }
@@ -331,20 +333,20 @@ impl Segment {
     }
 }
 
-/// A tensor of a source: which file, and its entry.
+/// A tensor of a input: which file, and its entry.
 type Found<'a> = (usize, &'a Tensor);
 
-fn index(source: &Source) -> Result<BTreeMap<&str, Found<'_>>> {
+fn index(input: &Input) -> Result<BTreeMap<&str, Found<'_>>> {
     let mut index = BTreeMap::new();
-    for (i, file) in source.files.iter().enumerate() {
+    for (i, file) in input.files.iter().enumerate() {
         for tensor in file.header.tensors() {
             if let Some((first, _)) = index.insert(tensor.name.as_str(), (i, tensor)) {
-                let (a, b) = (&source.files[first].name, &file.name);
+                let (a, b) = (&input.files[first].name, &file.name);
                 return Err(Error::new(
                     ErrorKind::Header,
                     format!("lies in two files of the checkpoint, {a} and {b}"),
                 )
-                .file(&*source.name)
+                .file(&*input.name)
                 .tensor(&*tensor.name));
             }
         }
@@ -353,14 +355,14 @@ fn index(source: &Source) -> Result<BTreeMap<&str, Found<'_>>> {
 }
 
 /// The same tensors everywhere. `agree` shows the difference better; this is what makes the plan sound by itself.
-fn same_names(sources: &[Source], indexes: &[BTreeMap<&str, Found<'_>>]) -> Result<()> {
-    let (newest, expected) = (&sources[sources.len() - 1], &indexes[indexes.len() - 1]);
-    for (source, index) in sources.iter().zip(indexes) {
+fn same_names(inputs: &[Input], indexes: &[BTreeMap<&str, Found<'_>>]) -> Result<()> {
+    let (newest, expected) = (&inputs[inputs.len() - 1], &indexes[indexes.len() - 1]);
+    for (input, index) in inputs.iter().zip(indexes) {
         let missing = expected.keys().find(|name| !index.contains_key(*name));
         let extra = index.keys().find(|name| !expected.contains_key(*name));
         let (name, has, lacks) = match (missing, extra) {
-            (Some(name), _) => (name, newest, source),
-            (None, Some(name)) => (name, source, newest),
+            (Some(name), _) => (name, newest, input),
+            (None, Some(name)) => (name, input, newest),
             (None, None) => continue,
         };
         let detail = format!("is missing, but {} has it", has.name);
@@ -369,32 +371,32 @@ fn same_names(sources: &[Source], indexes: &[BTreeMap<&str, Found<'_>>]) -> Resu
     Ok(())
 }
 
-/// How one tensor is made, given where it lies in each source.
-fn work(sources: &[Source], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
+/// How one tensor is made, given where it lies in each input.
+fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
     let (last, (_, newest)) = (found.len() - 1, found[found.len() - 1]);
-    for (source, (_, tensor)) in sources.iter().zip(found) {
+    for (input, (_, tensor)) in inputs.iter().zip(found) {
         if tensor.shape != newest.shape {
-            let (a, b, other) = (&tensor.shape, &newest.shape, &sources[last].name);
+            let (a, b, other) = (&tensor.shape, &newest.shape, &inputs[last].name);
             return Err(Error::new(ErrorKind::Shape, format!("is {a:?}, but in {other} it is {b:?}"))
-                .file(&*source.name)
+                .file(&*input.name)
                 .tensor(&*tensor.name));
         }
     }
     let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
     match floats {
-        Some(floats) if !recipe.identical.contains(&newest.name) => {
-            let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one source");
+        Some(floats) if !recipe.identical.contains_key(&newest.name) => {
+            let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
             Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
         }
         _ => {
-            for (source, (_, tensor)) in sources.iter().zip(found) {
+            for (input, (_, tensor)) in inputs.iter().zip(found) {
                 if tensor.dtype != newest.dtype {
-                    let (a, b, other) = (tensor.dtype, newest.dtype, &sources[last].name);
+                    let (a, b, other) = (tensor.dtype, newest.dtype, &inputs[last].name);
                     return Err(Error::new(
                         ErrorKind::Dtype,
                         format!("is {a}, but in {other} it is {b}; it must be the same in every input"),
                     )
-                    .file(&*source.name)
+                    .file(&*input.name)
                     .tensor(&*tensor.name));
                 }
             }
@@ -409,18 +411,23 @@ fn element_bytes(dtype: Dtype) -> usize {
 }
 
 fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weights: &Weights) -> Segment {
-    let place = |(source, (file, tensor)): (usize, &Found<'_>)| Place {
-        source,
+    let place = |(input, (file, tensor)): (usize, &Found<'_>)| Place {
+        input,
         file: *file,
         start: tensor.range.start,
         size: element_bytes(tensor.dtype),
         float: Float::of(tensor.dtype),
         weight: match work {
-            Work::Sum(_) => weights.values()[source],
+            Work::Sum(_) => weights.values()[input],
             Work::Copy(_) => 1.0,
         },
     };
-    let is_used = |(source, _): &(usize, _)| matches!(work, Work::Copy(_)) || weights.rounded(*source) != 0.0;
+    // sums in f64 use the weights unrounded
+    let in_f64 = work == Work::Sum(Float::F64) || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
+    let is_used = |(input, _): &(usize, _)| match in_f64 {
+        true => weights.values()[*input] != 0.0,
+        false => weights.rounded(*input) != 0.0,
+    };
     Segment {
         output,
         start: tensor.range.start,
@@ -436,17 +443,14 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
 
-    fn source(name: &str, tensors: &[(&str, Dtype, &[u64])]) -> Source {
+    fn input(name: &str, tensors: &[(&str, Dtype, &[u64])]) -> Input {
         let tensors = tensors.iter().map(|(name, dtype, shape)| (name.to_string(), *dtype, shape.to_vec()));
         let header = Header::layout(tensors, BTreeMap::new()).unwrap();
-        Source {
-            name: name.into(),
-            files: vec![SourceFile { name: "adapter_model.safetensors".into(), header }],
-        }
+        Input { name: name.into(), files: vec![Shard { name: "adapter_model.safetensors".into(), header }] }
     }
 
-    fn plan(sources: &[Source], weights: &[f64]) -> Result<Plan> {
-        Plan::new(sources, &Weights::explicit(weights).unwrap(), &Recipe::default())
+    fn plan(inputs: &[Input], weights: &[f64]) -> Result<Plan> {
+        Plan::new(inputs, &Weights::explicit(weights).unwrap(), &Recipe::default())
     }
 
     const TWO: &[(&str, Dtype, &[u64])] =
@@ -454,7 +458,7 @@ mod tests {
 
     #[test]
     fn neighbouring_tensors_share_jobs_and_cover_the_output_once() {
-        let plan = plan(&[source("x", TWO), source("y", TWO)], &[0.5, 0.5]).unwrap();
+        let plan = plan(&[input("x", TWO), input("y", TWO)], &[0.5, 0.5]).unwrap();
         let start = plan.outputs()[0].header.data_start();
         let jobs: Vec<_> = plan.jobs(1 << 20).map(|job| job.write().range).collect();
         assert_eq!(jobs, [start..start + 16, start + 16..start + 32]);
@@ -472,25 +476,25 @@ mod tests {
 
     #[test]
     fn an_input_of_weight_zero_is_not_read() {
-        let plan = plan(&[source("x", TWO), source("y", TWO)], &[0.0, 1.0]).unwrap();
+        let plan = plan(&[input("x", TWO), input("y", TWO)], &[0.0, 1.0]).unwrap();
         let sum = plan.jobs(64).find(|job| matches!(job.segment.work, Work::Sum(_))).unwrap();
-        assert_eq!(sum.reads().map(|read| read.source).collect::<Vec<_>>(), [1]);
+        assert_eq!(sum.reads().map(|read| read.input).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn differences_name_the_tensor_and_both_facts() {
         let other = &[("a", Dtype::BF16, &[4][..]), ("b", Dtype::BF16, &[5]), ("i", Dtype::I64, &[2])];
-        let error = plan(&[source("x", other), source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        let error = plan(&[input("x", other), input("y", TWO)], &[0.5, 0.5]).unwrap_err();
         assert_eq!(error.to_string(), "x: tensor `a` is [4], but in y it is [3]");
-        let error = plan(&[source("x", &TWO[..2]), source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        let error = plan(&[input("x", &TWO[..2]), input("y", TWO)], &[0.5, 0.5]).unwrap_err();
         assert_eq!(error.to_string(), "x: tensor `i` is missing, but y has it");
-        let error = plan(&[source("y", TWO)], &[0.5, 0.5]).unwrap_err();
+        let error = plan(&[input("y", TWO)], &[0.5, 0.5]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Weights);
     }
 
     #[test]
     fn bad_values_are_traced_to_tensor_element_and_input() {
-        let plan = plan(&[source("x", &TWO[..2]), source("y", &TWO[..2])], &[0.5, 0.5]).unwrap();
+        let plan = plan(&[input("x", &TWO[..2]), input("y", &TWO[..2])], &[0.5, 0.5]).unwrap();
         let job = plan.jobs(64).next().unwrap();
         let (good, mut bad) = (vec![0; 16], vec![0; 16]);
         bad[10..12].copy_from_slice(&0x7f80u16.to_le_bytes());

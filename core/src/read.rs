@@ -36,11 +36,11 @@ const LISTED: usize = 12;
 /// let text = r#"{"global_step": 20, "log_history": [{"step": 10, "loss": 1.5}, {"step": 20, "loss": 1.25}]}"#;
 /// let history = History::new([TrainerState::parse(text)?]);
 /// let options = MetricOptions { smooth: Some(10.0), ..MetricOptions::default() };
-/// let metric = mwa::read(&history, &[10, 20], &options)?;
+/// let metric = mwa::read_metric(&history, &[10, 20], &options)?;
 /// assert_eq!((metric.name.as_str(), metric.values()?), ("loss", vec![1.375, 1.25]));
 /// # Ok::<(), mwa::Error>(())
 /// ```
-pub fn read(history: &History, steps: &[u64], options: &MetricOptions) -> Result<Metric> {
+pub fn read_metric(history: &History, steps: &[u64], options: &MetricOptions) -> Result<Metric> {
     options.check()?;
     if steps.is_empty() {
         return Err(Error::new(ErrorKind::Metric, "no checkpoints were given to read a metric for"));

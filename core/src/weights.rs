@@ -115,6 +115,18 @@ impl Weights {
         Self::normalise(values.to_vec())
     }
 
+    /// Weights that were normalised before, as a report holds them: taken as they are, to the bit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is none, one is not finite, or they do not sum to 1 within 1e-9.
+    pub fn normalised(values: &[f64]) -> Result<Self> {
+        let sum: f64 = values.iter().sum();
+        if values.is_empty() || !((sum - 1.0).abs() < 1e-9) {
+            return Err(bad(format!("the weights sum to {sum}, not to 1")));
+        }
+        Ok(Self { values: values.to_vec() })
+    }
+
     fn normalise(mut values: Vec<f64>) -> Result<Self> {
         if values.is_empty() {
             return Err(bad("there is nothing to weigh").help("give at least one checkpoint"));

@@ -8,7 +8,7 @@
 //! in every operand passes through unchanged, which is right because weights sum to 1. NaN results are canonical.
 //! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
 
-use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64, widen_f64};
+use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64};
 
 /// One input of a sum.
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +212,7 @@ fn reference_f64(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tall
     for (i, result) in out.chunks_exact_mut(size).enumerate() {
         let value = |operand: &Operand<'_>| {
             let size = operand.dtype.bytes();
-            widen_f64(operand.dtype, &operand.bytes[i * size..(i + 1) * size])
+            operand.dtype.value(&operand.bytes[i * size..(i + 1) * size])
         };
         let first = value(&operands[0]);
         let mut sum = 0.0;
@@ -224,7 +224,7 @@ fn reference_f64(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tall
         }
         let sum = if same { first } else { sum };
         result.copy_from_slice(&narrow_f64(dtype, sum)[..size]);
-        let narrowed = widen_f64(dtype, result);
+        let narrowed = dtype.value(result);
         tally.non_finite += u64::from(!narrowed.is_finite());
         tally.underflowed += u64::from(narrowed == 0.0 && sum != 0.0);
     }

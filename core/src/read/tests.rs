@@ -30,7 +30,7 @@ const NAN: &str = r#"{"global_step": 12, "save_steps": 3, "log_history": [
 #[test]
 fn a_diverged_run_keeps_only_its_good_checkpoints() {
     for name in ["loss", "eval_loss", "step"] {
-        let mut metric = read(&history(&[NAN]), &[3, 6, 9, 12], &named(name)).unwrap();
+        let mut metric = read_metric(&history(&[NAN]), &[3, 6, 9, 12], &named(name)).unwrap();
         let found = found(&metric);
         assert!(found[2].1.starts_with("bad: diverged: grad_norm is NaN in the log of step 9"), "{found:?}");
         assert!(found[3].1.starts_with("bad: diverged: grad_norm is NaN in the log of step 12"), "{found:?}");
@@ -48,7 +48,7 @@ fn a_diverged_run_keeps_only_its_good_checkpoints() {
 
 #[test]
 fn the_diluted_loss_of_a_diverged_run_enters_no_window() {
-    let metric = read(&history(&[NAN]), &[3, 6], &named("loss")).unwrap();
+    let metric = read_metric(&history(&[NAN]), &[3, 6], &named("loss")).unwrap();
     let found = found(&metric);
     assert_eq!(found[1], (4.157363255818685, "log of steps 4–6".to_string()));
     assert!((found[0].0 - (4.148506800333659 + 4.157363255818685) / 2.0).abs() < 1e-12);
@@ -56,7 +56,7 @@ fn the_diluted_loss_of_a_diverged_run_enters_no_window() {
 
 #[test]
 fn without_a_name_the_evaluation_of_the_good_checkpoints_is_taken() {
-    let metric = read(&history(&[NAN]), &[3, 6, 9, 12], &MetricOptions::default()).unwrap();
+    let metric = read_metric(&history(&[NAN]), &[3, 6, 9, 12], &MetricOptions::default()).unwrap();
     assert_eq!((metric.name.as_str(), metric.goal), ("eval_loss", Goal::Min));
     assert_eq!(found(&metric)[0], (4.155494689941406, "at step 3".to_string()));
 }
@@ -76,7 +76,7 @@ const GAPS: [&str; 3] = [
 
 #[test]
 fn gaps_are_covered_smoothed_or_flagged() {
-    let metric = read(&history(&GAPS), &[7, 14, 21, 25], &MetricOptions::default()).unwrap();
+    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &MetricOptions::default()).unwrap();
     assert_eq!(metric.name, "loss");
     let found = found(&metric);
     // W = max(2·10, 7/2) = 20: [−3, 17] shares 10 and 7 steps, [4, 24] 6 and 10.
@@ -96,19 +96,19 @@ fn gaps_are_covered_smoothed_or_flagged() {
 #[test]
 fn strict_takes_no_stale_value_and_no_step_instead() {
     let strict = MetricOptions { strict: true, ..MetricOptions::default() };
-    let error = read(&history(&GAPS), &[7, 14, 21, 25], &strict).unwrap_err();
+    let error = read_metric(&history(&GAPS), &[7, 14, 21, 25], &strict).unwrap_err();
     assert!(
         error.detail().contains("step 21: stale by 1 step") && error.detail().contains("step 25"),
         "{error}"
     );
-    assert!(read(&history(&GAPS), &[7, 14], &strict).is_ok());
-    let error = read(&history(&GAPS[..1]), &[7], &strict).unwrap_err();
+    assert!(read_metric(&history(&GAPS), &[7, 14], &strict).is_ok());
+    let error = read_metric(&history(&GAPS[..1]), &[7], &strict).unwrap_err();
     assert_eq!(error.detail(), "neither eval_loss nor loss is logged");
 }
 
 #[test]
 fn evaluations_count_at_their_step_only_unless_allowed() {
-    let metric = read(&history(&GAPS), &[7, 14, 21, 25], &named("eval_loss")).unwrap();
+    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &named("eval_loss")).unwrap();
     let error = metric.values().unwrap_err();
     assert!(
         error
@@ -117,7 +117,7 @@ fn evaluations_count_at_their_step_only_unless_allowed() {
         "{error}"
     );
     let options = MetricOptions { tolerance: 4, ..named("eval_loss") };
-    let metric = read(&history(&GAPS), &[7, 14, 21, 25], &options).unwrap();
+    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &options).unwrap();
     assert_eq!(found(&metric)[1], (4.146890163421631, "at step 10, 4 steps away".to_string()));
     assert_eq!(metric.values().unwrap().len(), 4);
     assert_eq!(metric.notes.len(), 1);
@@ -125,15 +125,15 @@ fn evaluations_count_at_their_step_only_unless_allowed() {
 
 #[test]
 fn an_unknown_name_lists_what_there_is() {
-    let error = read(&history(&GAPS), &[10, 14], &named("eval_los")).unwrap_err();
+    let error = read_metric(&history(&GAPS), &[10, 14], &named("eval_los")).unwrap_err();
     assert_eq!(
         error.detail(),
         "there is no metric `eval_los`; the logs hold eval_loss 1/2, loss 2/2, grad_norm 2/2"
     );
     assert_eq!(error.advice(), Some("did you mean --metric eval_loss?"));
-    let error = read(&history(&GAPS), &[10], &named("train_loss")).unwrap_err();
+    let error = read_metric(&history(&GAPS), &[10], &named("train_loss")).unwrap_err();
     assert!(error.advice().unwrap().starts_with("train_loss is the mean over the whole run"));
-    let error = read(&history(&[]), &[10], &named("loss")).unwrap_err();
+    let error = read_metric(&history(&[]), &[10], &named("loss")).unwrap_err();
     assert!(error.detail().ends_with("hold none at all"), "{error}");
 }
 
@@ -145,7 +145,7 @@ fn coverage_counts_checkpoints_per_metric() {
 
 #[test]
 fn without_any_log_the_step_counts() {
-    let metric = read(&history(&GAPS[..1]), &[7, 14], &MetricOptions::default()).unwrap();
+    let metric = read_metric(&history(&GAPS[..1]), &[7, 14], &MetricOptions::default()).unwrap();
     assert_eq!(
         (metric.name.as_str(), metric.goal, metric.values().unwrap()),
         ("step", Goal::Max, alloc::vec![7.0, 14.0])
@@ -158,10 +158,10 @@ fn dpo_margins_are_training_metrics_to_raise() {
     let dpo = r#"{"global_step": 6, "log_history": [
         {"grad_norm": 0.99, "loss": 0.6786, "rewards/margins": 0.029444217681884766, "rewards/rejected": -0.029, "step": 3},
         {"grad_norm": 1.0, "loss": 0.6457, "rewards/margins": 0.09713977326949437, "rewards/rejected": -0.094, "step": 6}]}"#;
-    let metric = read(&history(&[dpo]), &[3, 6], &named("rewards/margins")).unwrap();
+    let metric = read_metric(&history(&[dpo]), &[3, 6], &named("rewards/margins")).unwrap();
     assert_eq!(metric.goal, Goal::Max);
     assert_eq!(metric.values().unwrap()[1], 0.09713977326949437);
-    let error = read(&history(&[dpo]), &[3, 6], &named("rewards/rejected")).unwrap_err();
+    let error = read_metric(&history(&[dpo]), &[3, 6], &named("rewards/rejected")).unwrap_err();
     assert_eq!(error.advice(), Some("say so with --goal min or --goal max"));
 }
 
@@ -171,12 +171,12 @@ fn a_negative_loss_and_ties_are_values_like_others() {
         {"grad_norm": 0.2, "loss": -0.0012, "reward": 0.5, "step": 10}, {"grad_norm": 0.0, "loss": 0.0, "reward": 0.5, "step": 20},
         {"grad_norm": 0.1, "loss": -0.0012, "reward": 0.5, "step": 30}]}"#;
     let metric =
-        read(&history(&[grpo]), &[10, 20, 30], &MetricOptions { smooth: Some(0.0), ..named("loss") })
+        read_metric(&history(&[grpo]), &[10, 20, 30], &MetricOptions { smooth: Some(0.0), ..named("loss") })
             .unwrap();
     assert_eq!(metric.values().unwrap(), [-0.0006, -0.0006, -0.0012]);
-    let metric = read(&history(&[grpo]), &[10, 20, 30], &named("reward")).unwrap();
+    let metric = read_metric(&history(&[grpo]), &[10, 20, 30], &named("reward")).unwrap();
     assert_eq!(metric.values().unwrap(), [0.5; 3]);
-    let metric = read(&history(&[grpo]), &[10, 20, 30], &MetricOptions::default()).unwrap();
+    let metric = read_metric(&history(&[grpo]), &[10, 20, 30], &MetricOptions::default()).unwrap();
     assert!(metric.notes[0].contains("--metric reward"), "{:?}", metric.notes);
 }
 
@@ -184,9 +184,9 @@ fn a_negative_loss_and_ties_are_values_like_others() {
 fn an_evaluation_that_is_always_nan_is_no_divergence() {
     let text = r#"{"global_step": 20, "log_history": [{"grad_norm": 1.0, "loss": 2.0, "step": 10}, {"eval_loss": NaN, "step": 10},
         {"grad_norm": 1.0, "loss": 1.0, "step": 20}, {"eval_loss": NaN, "step": 20}]}"#;
-    let metric = read(&history(&[text]), &[10, 20], &MetricOptions::default()).unwrap();
+    let metric = read_metric(&history(&[text]), &[10, 20], &MetricOptions::default()).unwrap();
     assert_eq!((metric.name.as_str(), metric.values().unwrap().len()), ("loss", 2));
-    let metric = read(&history(&[text]), &[10, 20], &named("eval_loss")).unwrap();
+    let metric = read_metric(&history(&[text]), &[10, 20], &named("eval_loss")).unwrap();
     assert_eq!(found(&metric)[0].1, "bad: eval_loss is NaN at step 10");
 }
 
@@ -196,14 +196,17 @@ fn each_branch_of_a_resumed_run_has_its_own_values() {
         {"loss": 1.5, "step": 30}, {"loss": 1.25, "step": 40}]}"#;
     let new = r#"{"global_step": 30, "log_history": [{"loss": 3.0, "step": 10}, {"loss": 2.0, "step": 20}, {"loss": 9.0, "step": 30}]}"#;
     let options = MetricOptions { smooth: Some(2.0), ..named("loss") };
-    let metric = read(&history(&[old, new]), &[30, 40], &options).unwrap();
+    let metric = read_metric(&history(&[old, new]), &[30, 40], &options).unwrap();
     assert_eq!(metric.values().unwrap(), [9.0, 1.25]);
     assert!(metric.notes[0].contains("the run was resumed or restarted"), "{:?}", metric.notes);
 }
 
 #[test]
 fn bad_questions_are_errors() {
-    assert_eq!(read(&history(&GAPS), &[], &MetricOptions::default()).unwrap_err().kind(), ErrorKind::Metric);
+    assert_eq!(
+        read_metric(&history(&GAPS), &[], &MetricOptions::default()).unwrap_err().kind(),
+        ErrorKind::Metric
+    );
     let options = MetricOptions { smooth: Some(-1.0), ..MetricOptions::default() };
-    assert_eq!(read(&history(&GAPS), &[7], &options).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(read_metric(&history(&GAPS), &[7], &options).unwrap_err().kind(), ErrorKind::Usage);
 }

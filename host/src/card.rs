@@ -1,0 +1,46 @@
+//! The model card: a README.md that says what the merged model is and what it was made of.
+
+use mwa::AdapterConfig;
+
+use crate::report::Report;
+
+/// The card of a merge; `config` is the adapter's, none for a full model.
+pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+    let mut text = String::from("---\n");
+    if let Some(config) = config {
+        if let Some(base) = config.base_model() {
+            text += &format!("base_model: {}\n", yaml(base));
+        }
+        text += "library_name: peft\n";
+    }
+    text += "tags:\n- merge\n- mwa\n";
+    if let Some(config) = config {
+        text += &format!("- {}\n", yaml(&config.peft_type().to_lowercase()));
+    }
+    text += "---\n\n# Merged checkpoints\n\n";
+    text += &format!(
+        "A weighted average of {} checkpoints of one training run, made with [mwa](https://crates.io/crates/mwa-host) {} \
+         (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
+        report.inputs.len(),
+        report.mwa,
+    );
+    text += &format!("Weights: {}.\n\n", report.weighting.describe());
+    let metric = report.weighting.metric.as_deref().unwrap_or("metric");
+    text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
+    for input in &report.inputs {
+        let last = input.name.rsplit(['/', '\\']).next().unwrap_or(&input.name);
+        let step = input.step.map_or_else(|| "–".into(), |step| step.to_string());
+        let metric = input.metric.map_or_else(|| "–".into(), |metric| format!("{metric:.6}"));
+        text += &format!("| {} | {step} | {metric} | {:.4} |\n", last.replace('|', "\\|"), input.weight);
+    }
+    text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
+    if config.is_some() {
+        text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
+    }
+    text
+}
+
+/// A YAML scalar that cannot be misread.
+fn yaml(text: &str) -> String {
+    serde_json::to_string(text).expect("a string always serialises")
+}

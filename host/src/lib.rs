@@ -1,0 +1,139 @@
+//! Merge training checkpoints on a machine: find them, weigh them, run the core's plan over their files.
+//!
+//! ```no_run
+//! use mwa_host::{MergeOptions, Options};
+//! let options = Options { inputs: vec!["runs/my-lora".into()], ..Options::default() };
+//! let report = mwa_host::merge(&options, &MergeOptions::default(), "merged".as_ref(), &())?;
+//! println!("{}", report.weighting.describe());
+//! # Ok::<(), mwa::Error>(())
+//! ```
+
+mod card;
+mod checkpoint;
+mod choose;
+mod cpu;
+mod files;
+mod hash;
+mod inspect;
+mod merge;
+mod output;
+mod pickle;
+pub mod report;
+mod run;
+mod same_run;
+mod simd;
+mod verify;
+
+use std::path::PathBuf;
+use std::thread;
+
+use mwa::{Float, MetricOptions, Scheme};
+
+pub use inspect::{Inspection, inspect};
+pub use merge::{merge, weights};
+pub use report::Report;
+pub use verify::{Checked, State, Verified, verify};
+
+/// The report's file name in a merged folder.
+pub const REPORT: &str = "mwa-report.json";
+
+/// Which checkpoints, and how they are weighed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Run folders, checkpoint folders, files.
+    pub inputs: Vec<PathBuf>,
+    /// The adapter to take from checkpoints that hold several.
+    pub adapter: Option<String>,
+    /// Which of the checkpoints found.
+    pub select: Selection,
+    /// Which metric, and how it is read.
+    pub metric: MetricOptions,
+    /// A table of metrics, instead of the run's own logs.
+    pub metrics_file: Option<PathBuf>,
+    /// From metric to weight.
+    pub rule: WeightRule,
+    /// Leave out checkpoints that diverged, instead of failing.
+    pub drop_bad: bool,
+}
+
+/// Which of the checkpoints found are taken; the parts apply in the order of the fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection {
+    /// Steps from … to, both included.
+    pub steps: Option<(u64, u64)>,
+    /// Every so manyth, counted from the newest.
+    pub every: Option<usize>,
+    /// The newest so many. A searched run gives its last ten if nothing at all is selected.
+    pub last: Option<usize>,
+    /// The so many with the best metric.
+    pub top: Option<usize>,
+}
+
+/// From metric to weight.
+#[derive(Clone, Debug)]
+pub enum WeightRule {
+    /// One of the core's schemes.
+    Scheme {
+        /// Which.
+        scheme: Scheme,
+        /// How hard a worse checkpoint is punished.
+        penalty: f64,
+    },
+    /// The caller's own weights, one per checkpoint, in the order in which the checkpoints are found.
+    Explicit(Vec<f64>),
+}
+
+/// The penalty unless the caller gives one.
+pub const PENALTY: f64 = 0.8;
+
+impl Default for WeightRule {
+    fn default() -> Self {
+        Self::Scheme { scheme: Scheme::default(), penalty: PENALTY }
+    }
+}
+
+/// How the merge is done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergeOptions {
+    /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
+    pub dtype: Option<Float>,
+    /// Average the factors of adapters that are not of one run.
+    pub allow_cross_run: bool,
+    /// Replace an earlier merge in the output's place.
+    pub force: bool,
+    /// Threads and memory.
+    pub machine: Machine,
+}
+
+/// How much machine to use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// Threads; `None` for one per core.
+    pub threads: Option<usize>,
+    /// Bytes of buffers; `None` for 64 MiB.
+    pub memory: Option<u64>,
+}
+
+impl Machine {
+    fn threads(self) -> usize {
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+    }
+}
+
+/// Hears how far a merge is, and may stop it. `()` hears nothing.
+pub trait Progress: Sync {
+    /// Work begins: `bytes` of input will be read.
+    fn start(&self, bytes: u64) {
+        let _ = bytes;
+    }
+    /// So many more bytes were read and merged.
+    fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+    /// Whether to stop as soon as possible, leaving nothing behind.
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+impl Progress for () {}

@@ -1,0 +1,326 @@
+//! The merge from end to end: choose, check, plan, run, publish.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use mwa::safetensors::Tensor;
+use mwa::{Agreement, Candidate, ErrorKind, Input, Plan, Recipe, Result, Shard};
+
+use crate::checkpoint::Checkpoint;
+use crate::choose::{Choice, choose};
+use crate::files::{InputFile, io_error};
+use crate::hash::hash_file;
+use crate::output::Staging;
+use crate::report::{self, HashedFile, Report};
+use crate::{MergeOptions, Options, Progress, REPORT, card, cpu, same_run};
+
+/// Choose and weigh checkpoints, and write nothing.
+///
+/// # Errors
+/// Whatever is wrong with paths, logs, the metric or the weights.
+pub fn weights(options: &Options) -> Result<Report> {
+    let choice = choose(options, &[])?;
+    Ok(Report {
+        mwa: env!("CARGO_PKG_VERSION").into(),
+        inputs: choice.inputs().collect(),
+        weighting: choice.weighting,
+        space: "factors".into(),
+        dtype: report::dtype_name(None),
+        adapter: options.adapter.clone(),
+        outputs: Vec::new(),
+        notes: choice.notes,
+    })
+}
+
+/// Merge into the folder `out`, which appears whole or not at all.
+///
+/// # Errors
+/// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
+pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
+    Staging::check(out, how.force)?;
+    let mut excluded = Vec::new();
+    let mut dropped = Vec::new();
+    loop {
+        let mut choice = choose(options, &excluded)?;
+        match merge_choice(&mut choice, how, options.adapter.as_deref(), out, &dropped, progress) {
+            Err(error) if options.drop_bad && error.kind() == ErrorKind::NonFinite => {
+                let bad =
+                    choice.checkpoints.iter().find(|checkpoint| Some(&*checkpoint.name) == error.at_file());
+                let bad = bad.ok_or_else(|| error.clone())?;
+                excluded.push(bad.path.clone());
+                dropped.push(format!(
+                    "{} is dropped: tensor `{}` {}",
+                    bad.name,
+                    error.at_tensor().unwrap_or_default(),
+                    error.detail()
+                ));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// One try with the checkpoints chosen.
+pub(crate) fn merge_choice(
+    choice: &mut Choice,
+    how: &MergeOptions,
+    adapter: Option<&str>,
+    out: &Path,
+    dropped: &[String],
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let mut notes = std::mem::take(&mut choice.notes);
+    notes.extend_from_slice(dropped);
+    let agreement = agree(&choice.checkpoints)?;
+    notes.extend(agreement.notes.iter().cloned());
+    for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
+        file.prepare()?;
+    }
+    notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+
+    let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
+    let written = match sole_survivor(choice, how) {
+        Some(only) => {
+            notes.push(format!(
+                "only {} has weight: its files are copied as they are",
+                choice.checkpoints[only].name
+            ));
+            copy(&choice.checkpoints, only, &staging)?
+        }
+        None => average(choice, &agreement, how, &staging, &mut notes, progress)?,
+    };
+    for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
+        file.check_unchanged()?;
+    }
+
+    let mut inputs: Vec<_> = choice.inputs().collect();
+    for ((row, checkpoint), hashes) in inputs.iter_mut().zip(&choice.checkpoints).zip(written.input_hashes) {
+        row.path = path_from(staging.target(), &checkpoint.path);
+        row.files = checkpoint
+            .files
+            .iter()
+            .zip(hashes)
+            .map(|(file, sha256)| hashed(file.name(), file.len(), sha256))
+            .collect();
+    }
+    note_twins(&inputs, &mut notes);
+    let report = Report {
+        mwa: env!("CARGO_PKG_VERSION").into(),
+        weighting: choice.weighting.clone(),
+        space: "factors".into(),
+        dtype: report::dtype_name(how.dtype),
+        adapter: adapter.map(str::to_owned),
+        inputs,
+        outputs: written
+            .shards
+            .iter()
+            .zip(written.hashes)
+            .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
+            .collect(),
+        notes,
+    };
+    let owner = &choice.checkpoints[written.owner];
+    if written.shards.len() > 1 {
+        let (name, index) = shard_index(&written.shards);
+        staging.write(&name, index.as_bytes())?;
+    }
+    if let Some(folder) = &owner.folder {
+        staging.copy_companions(folder)?;
+    }
+    if let Some(config) = &owner.config {
+        staging.write("adapter_config.json", config.text().as_bytes())?;
+    }
+    staging.write("README.md", card::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write(REPORT, report.to_json().as_bytes())?;
+    staging.publish()?;
+    Ok(report)
+}
+
+/// What was put into the staging folder.
+struct Written {
+    shards: Vec<Shard>,
+    /// SHA-256 of each shard.
+    hashes: Vec<String>,
+    /// SHA-256 of each input file.
+    input_hashes: Vec<Vec<String>>,
+    /// The checkpoint that gives the config and the tokenizer.
+    owner: usize,
+}
+
+/// Check who may be averaged with whom.
+fn agree(checkpoints: &[Checkpoint]) -> Result<Agreement> {
+    let tensors: Vec<Vec<_>> = checkpoints
+        .iter()
+        .map(|checkpoint| {
+            checkpoint.tensors().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
+        })
+        .collect();
+    let candidates: Vec<_> = checkpoints
+        .iter()
+        .zip(&tensors)
+        .map(|(checkpoint, tensors)| Candidate {
+            name: &checkpoint.name,
+            config: checkpoint.config.as_ref(),
+            tensors,
+        })
+        .collect();
+    mwa::agree(&candidates)
+}
+
+/// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
+fn sole_survivor(choice: &Choice, how: &MergeOptions) -> Option<usize> {
+    let mut used = choice.weights.used();
+    let only = used.next().filter(|_| used.next().is_none() && how.dtype.is_none())?;
+    choice.checkpoints[only].files.iter().all(InputFile::is_original).then_some(only)
+}
+
+fn copy(checkpoints: &[Checkpoint], only: usize, staging: &Staging) -> Result<Written> {
+    let hash = |file: &InputFile| hash_file(&file.path);
+    let input_hashes = checkpoints
+        .iter()
+        .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
+        .collect::<Result<Vec<_>>>()?;
+    let shards = shards(&checkpoints[only], checkpoints);
+    for (file, shard) in checkpoints[only].files.iter().zip(&shards) {
+        staging.copy(&file.path, &shard.name)?;
+    }
+    Ok(Written { shards, hashes: input_hashes[only].clone(), input_hashes, owner: only })
+}
+
+fn average(
+    choice: &Choice,
+    agreement: &Agreement,
+    how: &MergeOptions,
+    staging: &Staging,
+    notes: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let checkpoints = &choice.checkpoints;
+    let newest = checkpoints.last().expect("choose() gives at least one");
+    let named: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| (checkpoint.name.as_str(), checkpoint.files[0].header.metadata()))
+        .collect();
+    let metadata = mwa::agree_metadata(&named)?;
+    notes.extend(metadata.notes);
+    let frozen = |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
+    let recipe = Recipe {
+        dtype: how.dtype,
+        identical: newest.tensors().filter_map(frozen).collect(),
+        metadata: metadata.kept,
+        allow_non_finite: false,
+    };
+    let inputs: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
+        .collect();
+    let plan = Plan::new(&inputs, &choice.weights, &recipe)?;
+    drop(inputs);
+    let outputs = plan
+        .outputs()
+        .iter()
+        .map(|shard| staging.create(&shard.name, shard.header.file_len()))
+        .collect::<Result<Vec<_>>>()?;
+    let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress)?;
+    for output in outputs {
+        output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
+    }
+    if ran.tally.underflowed > 0 {
+        let elements: u64 = newest.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        notes.push(format!(
+            "{} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them",
+            ran.tally.underflowed
+        ));
+    }
+    Ok(Written {
+        shards: plan.outputs().to_vec(),
+        hashes: ran.outputs,
+        input_hashes: ran.inputs,
+        owner: checkpoints.len() - 1,
+    })
+}
+
+/// The files of a checkpoint under the names that the output gives them.
+fn shards(checkpoint: &Checkpoint, all: &[Checkpoint]) -> Vec<Shard> {
+    let name = |file: &InputFile| {
+        let is_loose = checkpoint.folder.is_none();
+        if is_loose && all.iter().any(|other| other.files[0].name() != file.name()) {
+            return "merged.safetensors".into();
+        }
+        safetensors_name(&file.name())
+    };
+    checkpoint.files.iter().map(|file| Shard { name: name(file), header: file.header.clone() }).collect()
+}
+
+/// `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`, as in the format's own conversions.
+fn safetensors_name(name: &str) -> String {
+    let stem = [".bin", ".pt", ".pth"].iter().find_map(|end| name.strip_suffix(end));
+    stem.map_or_else(
+        || name.to_owned(),
+        |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
+    )
+}
+
+/// Which shard holds which tensor, as transformers reads it.
+fn shard_index(shards: &[Shard]) -> (String, String) {
+    let tensors =
+        || shards.iter().flat_map(|shard| shard.header.tensors().iter().map(|tensor| (tensor, &shard.name)));
+    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, shard)| (&tensor.name, shard)).collect();
+    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
+    let stem = if shards[0].name.starts_with("adapter_model") { "adapter_model" } else { "model" };
+    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    (format!("{stem}.safetensors.index.json"), format!("{index:#}\n"))
+}
+
+/// Say so when two inputs are the same model.
+fn note_twins(inputs: &[report::Input], notes: &mut Vec<String>) {
+    let mut seen: BTreeMap<Vec<&str>, &str> = BTreeMap::new();
+    for input in inputs {
+        let content: Vec<_> = input.files.iter().map(|file| file.sha256.as_str()).collect();
+        if let Some(twin) = seen.insert(content, &input.name) {
+            notes.push(format!("{twin} and {} hold the same weights, byte for byte", input.name));
+        }
+    }
+}
+
+fn hashed(name: String, bytes: u64, sha256: String) -> HashedFile {
+    HashedFile { name, bytes, sha256 }
+}
+
+/// The way from one folder to a path, so that a report stays true when both are moved together.
+fn path_from(folder: &Path, path: &Path) -> String {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
+    if shared == 0 {
+        return path.display().to_string();
+    }
+    let up = folder.components().skip(shared).map(|_| Component::ParentDir);
+    let way: PathBuf = up.chain(path.components().skip(shared)).collect();
+    // forward slashes work everywhere
+    way.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_from_the_output_to_the_input() {
+        assert_eq!(
+            path_from(Path::new("/runs/merged"), Path::new("/runs/a/checkpoint-1")),
+            "../a/checkpoint-1"
+        );
+        assert_eq!(
+            path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")),
+            "../checkpoint-1"
+        );
+    }
+
+    #[test]
+    fn pickles_become_safetensors() {
+        assert_eq!(safetensors_name("adapter_model.bin"), "adapter_model.safetensors");
+        assert_eq!(safetensors_name("pytorch_model-00001-of-00002.bin"), "model-00001-of-00002.safetensors");
+        assert_eq!(safetensors_name("model.safetensors"), "model.safetensors");
+    }
+}

@@ -1,0 +1,115 @@
+//! Check a merged folder: its files against the report, the inputs against the report, and the merge made again.
+
+use std::path::Path;
+
+use mwa::{Error, ErrorKind, Result, Weights};
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, read_text};
+use crate::choose::Choice;
+use crate::hash::hash_file;
+use crate::report::{HashedFile, Report};
+use crate::{Machine, MergeOptions, Progress, REPORT, merge};
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verified {
+    /// Every file that the report names.
+    pub files: Vec<Checked>,
+    /// Whether merging again gave the same bytes; `None` when inputs are gone or changed, so that it was not tried.
+    pub remade: Option<bool>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checked {
+    /// Where it was looked for.
+    pub path: String,
+    /// Whether it is what the report says.
+    pub state: State,
+}
+
+/// A file compared with its hash in the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The same bytes.
+    Same,
+    /// Other bytes.
+    Changed,
+    /// Not there.
+    Missing,
+}
+
+impl Verified {
+    /// Everything is there, unchanged, and merges to the same bytes.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.remade == Some(true) && self.files.iter().all(|file| file.state == State::Same)
+    }
+}
+
+/// Recompute the merge in `folder` from its report and compare bytes and hashes. Writes only to the temporary folder.
+///
+/// # Errors
+/// When there is no report, or it is damaged; a file that differs is no error but a finding.
+pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Result<Verified> {
+    let path = folder.join(REPORT);
+    let at = |error: Error| error.file(path.display().to_string());
+    if !path.is_file() {
+        return Err(Error::new(ErrorKind::Input, format!("holds no {REPORT}"))
+            .file(folder.display().to_string())
+            .help("verify takes a folder that `mwa merge` wrote"));
+    }
+    let report: Report = serde_json::from_str(&read_text(&path)?)
+        .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
+    let mut files = Vec::new();
+    let mut check = |base: &Path, file: &HashedFile| -> Result<()> {
+        let path = base.join(&file.name);
+        let state = match path.metadata() {
+            Err(_) => State::Missing,
+            Ok(metadata) if metadata.len() != file.bytes => State::Changed,
+            Ok(_) if hash_file(&path)? != file.sha256 => State::Changed,
+            Ok(_) => State::Same,
+        };
+        files.push(Checked { path: path.display().to_string(), state });
+        Ok(())
+    };
+    for file in &report.outputs {
+        check(folder, file)?;
+    }
+    for input in &report.inputs {
+        let place = folder.join(&input.path);
+        let base = if place.is_file() { place.parent().unwrap_or(&place) } else { &place };
+        let base = report.adapter.as_ref().map_or_else(|| base.to_owned(), |adapter| base.join(adapter));
+        for file in &input.files {
+            check(&base, file)?;
+        }
+    }
+    let inputs_are_there = files[report.outputs.len()..].iter().all(|file| file.state == State::Same);
+    let remade =
+        if inputs_are_there { Some(remake(folder, &report, machine, progress).map_err(at)?) } else { None };
+    Ok(Verified { files, remade })
+}
+
+fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progress) -> Result<bool> {
+    let checkpoints = report
+        .inputs
+        .iter()
+        .map(|input| Checkpoint::open(&folder.join(&input.path), report.adapter.as_deref()))
+        .collect::<Result<Vec<_>>>()?;
+    let values: Vec<_> = report.inputs.iter().map(|input| input.weight).collect();
+    let mut choice = Choice {
+        readings: vec![None; checkpoints.len()],
+        checkpoints,
+        weights: Weights::normalised(&values)?,
+        weighting: report.weighting.clone(),
+        notes: Vec::new(),
+    };
+    let how = MergeOptions { dtype: report.dtype()?, allow_cross_run: true, force: false, machine };
+    let scratch = tempfile::tempdir()
+        .map_err(|error| crate::files::io_error("cannot make a temporary folder", &error))?;
+    let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;
+    let hashes = |report: &Report| report.outputs.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
+    Ok(hashes(&again) == hashes(report))
+}
