@@ -121,7 +121,8 @@ impl Weights {
     /// [`ErrorKind::Weights`] when there is none, one is not finite, or they do not sum to 1 within 1e-9.
     pub fn normalised(values: &[f64]) -> Result<Self> {
         let sum: f64 = values.iter().sum();
-        if values.is_empty() || !((sum - 1.0).abs() < 1e-9) {
+        let is_one = (sum - 1.0).abs() < 1e-9;
+        if values.is_empty() || !is_one {
             return Err(bad(format!("the weights sum to {sum}, not to 1")));
         }
         Ok(Self { values: values.to_vec() })
