@@ -168,18 +168,21 @@ impl<'a> Run<'a> {
             }
             let (_, file) = open.as_ref().expect("it was opened just above");
             files::read_at(file, buffer, read.range.start).map_err(failed)?;
-            if let Some(hash) = &self.input_hashes[read.input][read.file] {
-                hash.update(read.range.start, buffer, &self.stop);
-            }
             done += read.range.end - read.range.start;
         }
+        let hashes = job.reads().zip(&desk.inputs).filter_map(|(read, buffer)| {
+            let hash = self.input_hashes[read.input][read.file].as_ref()?;
+            Some((hash, read.range.start, buffer.as_slice()))
+        });
+        OrderedHash::update_all(&hashes.collect::<Vec<_>>(), &self.stop);
         let write = job.write();
         desk.output.resize(bytes(write.range.end - write.range.start), 0);
         let inputs: Vec<_> = desk.inputs[..job.reads().len()].iter().map(Vec::as_slice).collect();
         let tally = simd::run(job, &inputs, &mut desk.output)?;
         files::write_at(&self.outputs[write.file], &desk.output, write.range.start)
             .map_err(|error| io_error("cannot write the merged file", &error))?;
-        self.output_hashes[write.file].update(write.range.start, &desk.output, &self.stop);
+        let hash = &self.output_hashes[write.file];
+        OrderedHash::update_all(&[(hash, write.range.start, &desk.output)], &self.stop);
         self.progress.advance(done);
         Ok(tally)
     }

@@ -21,6 +21,7 @@ mod pickle;
 pub mod report;
 mod run;
 mod same_run;
+mod sha256;
 mod simd;
 mod verify;
 
