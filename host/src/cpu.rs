@@ -1,7 +1,7 @@
 //! Run a plan's jobs on CPU threads: read, sum, write, hash; memory is the buffers of the jobs in flight.
 
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 

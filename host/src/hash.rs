@@ -1,9 +1,9 @@
 //! Hash files whose bytes pass through several threads: each piece waits for its turn.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use mwa::Result;

@@ -69,7 +69,7 @@ pub(crate) fn merge_choice(
     dropped: &[String],
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let mut notes = std::mem::take(&mut choice.notes);
+    let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
     let agreement = agree(&choice.checkpoints)?;
     notes.extend(agreement.notes.iter().cloned());

@@ -86,7 +86,7 @@ fn mean_cosine(a: &Checkpoint, b: &Checkpoint) -> Result<Option<f64>> {
 fn sample(
     file: &File,
     float: Float,
-    range: std::ops::Range<u64>,
+    range: core::ops::Range<u64>,
     path: &std::path::Path,
 ) -> Result<Vec<f64>> {
     let size = float.bytes();
