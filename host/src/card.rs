@@ -19,7 +19,7 @@ pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
-        "A weighted average of {} checkpoints of one training run, made with [mwa](https://crates.io/crates/mwa-host) {} \
+        "A weighted average of {} checkpoints of one training run, made with mwa {} \
          (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
         report.inputs.len(),
         report.mwa,
