@@ -55,14 +55,14 @@ fn run(command: Command) -> mwa::Result<ExitCode> {
         Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
             let start = Instant::now();
             let how = cli::merge_options(dtype, allow_cross_run, force, machine);
-            let report = mwa_host::merge(&choose.into(), &how, &output, &Bar::new(show))?;
+            let report = mwa_host::merge(&choose.options()?, &how, &output, &Bar::new(show))?;
             note(show, &report.notes);
             print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
         }
         Command::Weights { choose, show } => {
-            let report = mwa_host::weights(&choose.into())?;
+            let report = mwa_host::weights(&choose.options()?)?;
             note(show, &report.notes);
             print(show, &report, || show::weights(&report));
         }

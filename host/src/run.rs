@@ -161,10 +161,11 @@ pub(crate) fn history(root: &Path) -> Result<History> {
     let folders = numbered(root)?.into_iter().map(|(_, folder)| folder);
     for path in folders.chain([root.to_owned()]).map(|folder| folder.join("trainer_state.json")) {
         if path.is_file() {
-            states.push(
-                TrainerState::parse(&read_text(&path)?)
-                    .map_err(|error| error.file(path.display().to_string()))?,
-            );
+            states.push(TrainerState::parse(&read_text(&path)?).map_err(|error| {
+                error
+                    .file(path.display().to_string())
+                    .help("its save may have been cut short: move that checkpoint out of the run, or restore the file")
+            })?);
         }
     }
     for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| root.join(log)) {
