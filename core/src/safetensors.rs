@@ -78,6 +78,11 @@ impl Header {
                 .help("copy or download the file again"));
         };
         let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER
+            && start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        {
+            return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
+        }
         if length > MAX_HEADER {
             return Err(bad(format!("declares a header of {length} bytes; the limit is {MAX_HEADER}"))
                 .help("this is not a safetensors file, or its start is damaged"));
@@ -384,6 +389,7 @@ mod tests {
         assert!(size(b"version https://git-lfs.github.com/spec/v1\noid").contains("git-lfs pointer"));
         assert!(size(b"\n<!DOCTYPE html><html>").contains("HTML page"));
         assert!(size(b"").contains("is empty"));
+        assert!(size(b"# Model card\n").contains("is a text file"));
         assert!(size(b"PK\x03\x04....").contains("PyTorch pickle"));
     }
 }
