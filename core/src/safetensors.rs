@@ -127,7 +127,8 @@ impl Header {
                 };
                 let (start, want) = (tensor.range.start - data_start, end - data_start);
                 return Err(bad(format!("{what}: it starts at byte {start} of the data, expected {want}"))
-                    .tensor(&tensor.name));
+                    .tensor(&tensor.name)
+                    .help(DAMAGED));
             }
             end = tensor.range.end;
         }
@@ -231,6 +232,9 @@ impl Header {
     }
 }
 
+/// What to do about a header that contradicts itself.
+const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";
+
 fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Header, detail)
 }
@@ -277,7 +281,7 @@ struct Entry {
 impl Entry {
     fn check(self, name: String, data_start: u64) -> Result<Tensor> {
         let Self { dtype, shape, data_offsets: (start, end) } = self;
-        let fail = |detail: String| Err(bad(detail).tensor(&name));
+        let fail = |detail: String| Err(bad(detail).tensor(&name).help(DAMAGED));
         let Some(size) = byte_size(dtype, &shape) else {
             return fail(format!("has an impossible size: shape {shape:?} of {dtype}"));
         };

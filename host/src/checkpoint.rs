@@ -93,15 +93,6 @@ impl Checkpoint {
                 WEIGHTS[2], WEIGHTS[0]
             ));
         }
-        if adapter.is_none() {
-            let others = named_adapters(&folder);
-            if !others.is_empty() {
-                notes.push(format!(
-                    "{name}: other adapters inside are left alone: {} (choose one with --adapter)",
-                    others.join(", ")
-                ));
-            }
-        }
         let files = if weights.extension().is_some_and(|end| end == "json") {
             open_shards(&folder, &weights)?
         } else {
@@ -164,7 +155,7 @@ fn modified(path: &Path) -> Option<std::time::SystemTime> {
 }
 
 /// Adapters that a multi-adapter model saved in folders of their own.
-fn named_adapters(folder: &Path) -> Vec<String> {
+pub(crate) fn named_adapters(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter(|entry| entry.path().join("adapter_config.json").is_file())
@@ -186,6 +177,7 @@ fn read_config(path: &Path) -> Result<AdapterConfig> {
 
 /// Which file holds which tensor: `model.safetensors.index.json`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with a weight_map from tensors to files")]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
@@ -203,7 +195,12 @@ fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
             return Err(bad(format!("names the shard `{shard}`, which is not a plain file name"))
                 .help("shards lie beside their index"));
         }
-        files.push(InputFile::open(&folder.join(shard))?);
+        let path = folder.join(shard);
+        if !path.exists() {
+            return Err(bad(format!("names the shard {shard}, which is missing"))
+                .help("download the rest of the checkpoint"));
+        }
+        files.push(InputFile::open(&path)?);
     }
     let mut mapped = 0;
     for file in &files {
@@ -215,7 +212,11 @@ fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
                     let detail = format!("is in {shard}, but the index says {other}");
                     return Err(bad(detail).tensor(&*tensor.name).help("download the checkpoint again"));
                 }
-                None => return Err(bad(format!("is in {shard}, but not in the index")).tensor(&*tensor.name)),
+                None => {
+                    return Err(bad(format!("is in {shard}, but not in the index"))
+                        .tensor(&*tensor.name)
+                        .help("index and shards are of two checkpoints: download it again"));
+                }
             }
         }
     }

@@ -107,15 +107,20 @@ fn loose(path: &Path, names: &[String]) -> Option<Error> {
         let (_, help) = file(Path::new(found[0])).expect("its ending is .ckpt");
         ("holds Lightning checkpoints", found, help.to_owned())
     } else if let Some(found) = ends(".safetensors") {
-        let help = format!("name the files that belong together: mwa merge {}/…", path.display());
+        let help = together("files", path, &found);
         ("holds .safetensors files, but none with the name of a checkpoint's weights", found, help)
     } else if folders.is_empty() {
         return None;
     } else {
-        let help = format!("name the folders that belong together: mwa merge {}/…", path.display());
+        let help = together("folders", path, &folders);
         ("holds folders with weights, but none is named as a checkpoint", folders, help)
     };
     Some(Error::new(ErrorKind::Input, format!("{what}: {}", some(&found))).help(help))
+}
+
+fn together(what: &str, path: &Path, names: &[&str]) -> String {
+    let shown: Vec<_> = names.iter().take(2).map(|name| path.join(name).display().to_string()).collect();
+    format!("name the {what} that belong together: mwa merge {} … -o OUT", shown.join(" "))
 }
 
 /// The first few names.

@@ -67,14 +67,24 @@ fn run(command: Command) -> mwa::Result<ExitCode> {
             print(show, &report, || show::weights(&report));
         }
         Command::Inspect { paths, adapter, show } => {
-            let found = paths
-                .iter()
-                .map(|path| mwa_host::inspect(path, adapter.as_deref()))
-                .collect::<mwa::Result<Vec<_>>>()?;
+            // one bad path hides nothing about the others
+            let (mut found, mut failures) = (Vec::new(), Vec::new());
+            for path in &paths {
+                match mwa_host::inspect(path, adapter.as_deref()) {
+                    Ok(inspection) => found.push(inspection),
+                    Err(error) => failures.push(error),
+                }
+            }
             for found in &found {
                 note(show, &found.notes);
             }
-            print(show, &found, || found.iter().map(show::inspection).collect());
+            if !found.is_empty() || failures.is_empty() {
+                print(show, &found, || found.iter().map(show::inspection).collect());
+            }
+            if let Some(last) = failures.pop() {
+                failures.iter().for_each(|error| complain(error, false));
+                return Err(last);
+            }
         }
         Command::Verify { folder, machine, show } => {
             let verified = mwa_host::verify(&folder, machine.into(), &Bar::new(show))?;
