@@ -20,14 +20,10 @@ use serde::Serialize;
 use cli::{Cli, Command, Show};
 
 fn main() -> ExitCode {
-    // stop cleanly at the first Ctrl-C, at once at the second
-    let handler = || {
-        if STOPPED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("note: Ctrl-C will not clean up: {error}");
+    // a file over the size limit is an error of the write, not the end of the process
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::signal::SIGXFSZ, &LIMIT_REACHED) {
+        eprintln!("note: a file size limit will not be reported: {error}");
     }
     let command = Cli::parse().command;
     let json = match &command {
@@ -50,9 +46,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Stop cleanly at the first Ctrl-C, at once at the second; commands that write nothing stop at once by themselves.
+fn stop_cleanly() {
+    let handler = || {
+        if STOPPED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("note: Ctrl-C will not clean up: {error}");
+    }
+}
+
 fn run(command: Command) -> mwa::Result<ExitCode> {
     match command {
         Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
+            stop_cleanly();
             let start = Instant::now();
             let how = cli::merge_options(dtype, allow_cross_run, force, machine);
             let report = mwa_host::merge(&choose.options()?, &how, &output, &Bar::new(show))?;
@@ -87,6 +96,7 @@ fn run(command: Command) -> mwa::Result<ExitCode> {
             }
         }
         Command::Verify { folder, machine, show } => {
+            stop_cleanly();
             let verified = mwa_host::verify(&folder, machine.into(), &Bar::new(show))?;
             print(show, &verified, || show::verified(&verified));
             if !verified.is_good() {
@@ -152,6 +162,10 @@ fn complain(error: &Error, json: bool) {
     }
     let _ = anstream::stderr().write_all(text.as_bytes());
 }
+
+/// Set when a file size limit was reached; the failed write says so, too.
+#[cfg(unix)]
+static LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
 
 /// Set by Ctrl-C.
 static STOPPED: AtomicBool = AtomicBool::new(false);

@@ -159,15 +159,21 @@ pub(crate) fn verified(verified: &Verified) -> String {
         format!("{style}{word}{style:#}  {}\n", file.path)
     };
     let mut text: String = verified.outputs.iter().map(line).collect();
-    let (same, others): (Vec<_>, Vec<_>) =
-        verified.inputs.iter().partition(|file| file.state == State::Same);
+    let (same, others): (Vec<_>, Vec<_>) = verified.inputs.iter().partition(|file| file.state == State::Same);
     text.extend(others.into_iter().map(line));
     if !same.is_empty() {
         let (count, files) = (same.len(), if same.len() == 1 { "file" } else { "files" });
         text += &format!("{GOOD}same   {GOOD:#}  {count} input {files}\n");
     }
     text + &match verified.remade {
-        Some(true) => format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n"),
+        Some(true) if verified.is_good() => {
+            format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n")
+        }
+        Some(true) => {
+            format!(
+                "{BAD}differs{BAD:#}: merging again gives what the report says, but that is not what is here\n"
+            )
+        }
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
     }

@@ -47,7 +47,8 @@ impl Verified {
     /// Everything is there, unchanged, and merges to the same bytes.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.remade == Some(true) && self.outputs.iter().chain(&self.inputs).all(|file| file.state == State::Same)
+        self.remade == Some(true)
+            && self.outputs.iter().chain(&self.inputs).all(|file| file.state == State::Same)
     }
 }
 
@@ -57,7 +58,9 @@ impl Verified {
 /// When there is no report, or it is damaged; a file that differs is no error but a finding.
 pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Result<Verified> {
     let path = folder.join(REPORT);
-    let at = |error: Error| error.file(path.display().to_string());
+    let at = |error: Error| {
+        error.file(path.display().to_string()).help("the report was damaged or edited: merge again")
+    };
     if !path.is_file() {
         return Err(Error::new(ErrorKind::Input, format!("holds no {REPORT}"))
             .file(folder.display().to_string())

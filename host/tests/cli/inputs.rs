@@ -367,12 +367,17 @@ fn bin_files_become_safetensors() {
         place.write(&format!("run/checkpoint-{step}/adapter_config.json"), adapter::CONFIG);
     }
     place.write("legacy.bin", include_bytes!("data/legacy.bin"));
-    assert_data_eq!(place.merges("run --metric step").err, str![[r#"
+    assert_data_eq!(
+        place.merges("run --metric step").err,
+        str![[r#"
 note: run/checkpoint-1 and run/checkpoint-2 hold the same weights, byte for byte
 
-"#]]);
+"#]]
+    );
     assert!(place.path("out/adapter_model.safetensors").is_file());
-    assert_data_eq!(place.mwa("inspect run out legacy.bin").out, str![[r#"
+    assert_data_eq!(
+        place.mwa("inspect run out legacy.bin").out,
+        str![[r#"
 run
   checkpoint-1: LORA, rank 4, step 1, 4 tensors (4 F32), 512 parameters, 4.7 kB
   checkpoint-2: LORA, rank 4, step 2, 4 tensors (4 F32), 512 parameters, 4.7 kB
@@ -383,7 +388,8 @@ out
 legacy.bin
   legacy.bin: no adapter config, rank 2, 5 tensors (1 BF16, 4 F32), 22 parameters, 879 B
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
