@@ -19,9 +19,10 @@ pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
-        "A weighted average of {} checkpoints of one training run, made with mwa {} \
+        "A weighted average of {} {}, made with mwa {} \
          (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
         report.inputs.len(),
+        if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         report.mwa,
     );
     text += &format!("Weights: {}.\n\n", report.weighting.describe());

@@ -13,6 +13,7 @@ mod checkpoint;
 mod choose;
 mod cpu;
 mod files;
+mod foreign;
 mod hash;
 mod inspect;
 mod merge;
