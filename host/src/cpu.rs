@@ -10,7 +10,7 @@ use mwa::{Error, ErrorKind, Job, Plan, Result};
 
 use crate::files::{self, InputFile, io_error};
 use crate::hash::{OrderedHash, hash_file};
-use crate::{Machine, Progress, simd};
+use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
 const JOB_BYTES: usize = 256 << 10;
@@ -59,6 +59,7 @@ struct Run<'a> {
     sources: &'a [&'a [InputFile]],
     outputs: &'a [File],
     progress: &'a dyn Progress,
+    instructions: InstructionSet,
     /// Hashes of the inputs whose bytes all pass through the jobs, in file order: nearly always every one.
     input_hashes: Vec<Vec<Option<OrderedHash>>>,
     output_hashes: Vec<OrderedHash>,
@@ -113,6 +114,7 @@ impl<'a> Run<'a> {
             sources,
             outputs,
             progress,
+            instructions: InstructionSet::widest(),
             input_hashes,
             output_hashes,
             alone,
@@ -179,7 +181,7 @@ impl<'a> Run<'a> {
         let write = job.write();
         desk.output.resize(bytes(write.range.end - write.range.start), 0);
         let inputs: Vec<_> = desk.inputs[..job.reads().len()].iter().map(Vec::as_slice).collect();
-        let tally = simd::run(job, &inputs, &mut desk.output)?;
+        let tally = self.instructions.run(job, &inputs, &mut desk.output)?;
         files::write_at(&self.outputs[write.file], &desk.output, write.range.start)
             .map_err(|error| io_error("cannot write the merged file", &error))?;
         let hash = &self.output_hashes[write.file];
