@@ -11,6 +11,10 @@
 mod card;
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
 mod files;
 mod hash;
@@ -22,6 +26,8 @@ pub mod report;
 mod run;
 mod same_run;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
 mod verify;
 

@@ -1,8 +1,8 @@
 //! What the command line prints: tables with bars, summaries, notes.
 
+use crate::report::{Input, Report};
+use crate::{Inspection, Verified};
 use anstyle::{AnsiColor, Style};
-use mwa_host::report::{Input, Report};
-use mwa_host::{Inspection, Verified};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -152,9 +152,9 @@ pub(crate) fn verified(verified: &Verified) -> String {
     let mut text = String::new();
     for file in &verified.files {
         let (style, word) = match file.state {
-            mwa_host::State::Same => (GOOD, "same   "),
-            mwa_host::State::Changed => (BAD, "changed"),
-            mwa_host::State::Missing => (BAD, "missing"),
+            crate::State::Same => (GOOD, "same   "),
+            crate::State::Changed => (BAD, "changed"),
+            crate::State::Missing => (BAD, "missing"),
         };
         text += &format!("{style}{word}{style:#}  {}\n", file.path);
     }
