@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
-use mwa_host::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]

@@ -10,6 +10,10 @@
 
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
 mod execute;
 mod files;
@@ -22,6 +26,8 @@ mod pickle;
 mod run;
 mod same_run;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
 mod verify;
 

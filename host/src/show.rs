@@ -1,8 +1,8 @@
 //! What the command line prints: tables with bars, summaries, notes.
 
+use crate::report::{Input, Report};
+use crate::{Checked, Inspection, State, Verified};
 use anstyle::{AnsiColor, Style};
-use mwa_host::report::{Input, Report};
-use mwa_host::{Checked, Inspection, State, Verified};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
