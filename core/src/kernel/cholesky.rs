@@ -30,7 +30,9 @@ pub(crate) fn cholesky(mut g: Matrix) -> Cholesky {
     let mut least = 0.0;
     for k in 0..n {
         let free = (0..n).filter(|&j| !is_done[j]);
-        let Some(pivot) = free.reduce(|best, j| if g.at(j, j) > g.at(best, best) { j } else { best }) else { break };
+        let Some(pivot) = free.reduce(|best, j| if g.at(j, j) > g.at(best, best) { j } else { best }) else {
+            break;
+        };
         let value = g.at(pivot, pivot);
         if k == 0 {
             least = TOLERANCE * value;

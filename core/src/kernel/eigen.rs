@@ -47,6 +47,7 @@ pub(crate) fn eigen(mut m: Matrix) -> Eigen {
 
 /// M = Q·T·Qᵀ by reflections: the diagonal of T, what stands beside it, and Qᵀ.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "j is an index of vectors and of rows alike")]
 fn tridiagonal(mut m: Matrix) -> (Vec<f64>, Vec<f64>, Matrix) {
     let n = m.rows;
     let mut beside = vec![0.0; n];
@@ -82,7 +83,7 @@ fn tridiagonal(mut m: Matrix) -> (Vec<f64>, Vec<f64>, Matrix) {
         for j in k + 1..n {
             let (vj, wj) = (v[j], w[j]);
             for ((x, v), w) in m.row_mut(j)[from..].iter_mut().zip(&v[from..]).zip(&w[from..]) {
-                *x = *x - (vj * w + wj * v);
+                *x -= vj * w + wj * v;
             }
         }
         m.row_mut(k)[k + 1..].copy_from_slice(&v[k + 1..]);
@@ -122,7 +123,8 @@ fn implicit_ql(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix) {
     let mut shift = 0.0;
     for l in 0..n {
         loop {
-            let m = (l..n).find(|&m| e[m].abs() <= negligible).expect("nothing stands beside the last element");
+            let m =
+                (l..n).find(|&m| e[m].abs() <= negligible).expect("nothing stands beside the last element");
             if m == l {
                 break;
             }
@@ -187,7 +189,8 @@ mod tests {
         (0..n).for_each(|k| scaled.row_mut(k).iter_mut().for_each(|x| *x *= found.values[k]));
         let again = found.vectors.transposed().times(&scaled);
         let identity = found.vectors.times(&found.vectors.transposed());
-        let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0, |d: f64, (a, b)| d.max((a - b).abs()));
+        let distance =
+            |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0, |d: f64, (a, b)| d.max((a - b).abs()));
         let mut one = Matrix::zero(n, n);
         (0..n).for_each(|i| one.set(i, i, 1.0));
         (distance(&m.values, &again.values), distance(&identity.values, &one.values))

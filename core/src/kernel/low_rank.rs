@@ -117,7 +117,12 @@ mod tests {
     }
 
     /// The approximation of rank R, its factors, and the energies.
-    fn approximate(a: &Matrix, b: &Matrix, scales: &[f64], rank: usize) -> (Matrix, Matrix, Matrix, Vec<f64>) {
+    fn approximate(
+        a: &Matrix,
+        b: &Matrix,
+        scales: &[f64],
+        rank: usize,
+    ) -> (Matrix, Matrix, Matrix, Vec<f64>) {
         let found = LowRank::new(a.times(&a.transposed()), b.transposed().times(b), scales);
         let (for_a, for_b) = found.maps(rank);
         let (a, b) = (for_a.transposed().times(a), b.times(&for_b));

@@ -141,7 +141,8 @@ pub(crate) mod tests {
 
     #[test]
     fn products_have_the_bits_of_the_plain_triple_loop() {
-        for (rows, inner, columns) in [(1, 1, 1), (4, 8, 8), (5, 3, 9), (7, 17, 20), (64, 33, 16), (3, 5, 0)] {
+        for (rows, inner, columns) in [(1, 1, 1), (4, 8, 8), (5, 3, 9), (7, 17, 20), (64, 33, 16), (3, 5, 0)]
+        {
             let (a, b) = (random(rows, inner, 1), random(inner, columns, 2));
             let product = a.times(&b);
             for i in 0..rows {
