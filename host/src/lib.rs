@@ -18,11 +18,13 @@ mod inspect;
 mod merge;
 mod output;
 mod pickle;
+mod product;
 pub mod report;
 mod run;
 mod same_run;
 mod sha256;
 mod simd;
+mod tasks;
 mod verify;
 
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ use mwa::{Float, MetricOptions, Scheme};
 
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
+pub use mwa::Rank;
 pub use report::Report;
 pub use verify::{Checked, State, Verified, verify};
 
@@ -98,12 +101,26 @@ impl Default for WeightRule {
 pub struct MergeOptions {
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Average the factors of adapters that are not of one run.
     pub allow_cross_run: bool,
+    /// Fail where a module that an input lacks would count as zero.
+    pub strict: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.
     pub machine: Machine,
+}
+
+/// What is averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Space {
+    /// Each tensor by itself: right for models, close for LoRA checkpoints of one run.
+    #[default]
+    Factors,
+    /// What LoRA adapters do, γBA per module, at this rank or the inputs' own.
+    Product(Option<Rank>),
 }
 
 /// How much machine to use.

@@ -52,9 +52,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> mwa::Result<ExitCode> {
     match command {
-        Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
+        Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
             let start = Instant::now();
-            let how = cli::merge_options(dtype, allow_cross_run, force, machine);
+            let how = cli::merge_options(dtype, space, allow_cross_run, force, machine)?;
             let report = mwa_host::merge(&choose.into(), &how, &output, &Bar::new(show))?;
             note(show, &report.notes);
             print(show, &report, || {

@@ -17,7 +17,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
-use self::module::{Module, modules};
+use self::module::{Gap, Module, modules};
 use self::scale::Scaling;
 use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, Weights, Write};
 
@@ -42,7 +42,7 @@ pub enum Rank {
 pub struct Factors {
     modules: Vec<Module>,
     names: Vec<String>,
-    gaps: Vec<(usize, String)>,
+    gaps: Vec<Gap>,
 }
 
 impl Factors {
