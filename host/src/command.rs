@@ -73,10 +73,10 @@ fn stop_cleanly() {
 
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
-        Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
+        Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
             stop_cleanly();
             let start = Instant::now();
-            let how = cli::merge_options(dtype, allow_cross_run, force, machine);
+            let how = cli::merge_options(dtype, space, allow_cross_run, force, machine)?;
             let report = crate::merge(&choose.options()?, &how, &output, &Bar::new(show))?;
             note(show, &report.notes);
             print(show, &report, || {

@@ -13,11 +13,11 @@ use crate::hash::{OrderedHash, hash_file};
 use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
-const JOB_BYTES: usize = 256 << 10;
+pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// What running a plan gave.
 #[derive(Debug)]

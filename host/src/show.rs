@@ -103,6 +103,9 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         bytes(read),
     );
+    if let Some(distance) = &report.residual {
+        text += &format!("  off from the average of what the adapters do by {}\n", distance.describe());
+    }
     for file in &report.outputs {
         text += &format!("  {}  {}  {DIM}sha256 {}{DIM:#}\n", file.name, bytes(file.bytes), file.sha256);
     }
