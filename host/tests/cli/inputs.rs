@@ -134,7 +134,8 @@ error: adapters.npz: is a NumPy archive, as old versions of MLX write
 help: convert it first: mlx.core.save_safetensors("NAME.safetensors", dict(mlx.core.load("NAME.npz")))
 error: metrics.csv: is not a checkpoint
 help: give the run folder, a checkpoint folder or a .safetensors file; a table of metrics goes to --metrics-file
-error: absent: cannot open it: No such file or directory (os error 2)
+error: absent: does not exist
+help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 
 "#]]
     );

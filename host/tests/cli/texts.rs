@@ -10,7 +10,9 @@ use crate::place::{Place, Ran};
 #[test]
 fn help() {
     let place = Place::new();
-    assert_data_eq!(place.mwa("--help").out, str![[r#"
+    assert_data_eq!(
+        place.mwa("--help").out,
+        str![[r#"
 Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 
 Usage: mwa <COMMAND>
@@ -29,15 +31,18 @@ Options:
   -V, --version  Print version
 
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else
-  training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
 
-"#]]);
-    assert_data_eq!(place.mwa("merge --help").out, str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("merge --help").out,
+        str![[r#"
 Merge checkpoints into one adapter or model
 
 Usage: mwa merge [OPTIONS] --output <DIR> <RUN|CHECKPOINT|FILE>...
@@ -80,13 +85,16 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  linear, power, exponential, rank or uniform [default: linear] [possible
-                         values: linear, power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
-"#]]);
-    assert_data_eq!(place.mwa("weights --help").out, str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("weights --help").out,
+        str![[r#"
 Show the same choice and weights as a table; writes nothing
 
 Usage: mwa weights [OPTIONS] <RUN|CHECKPOINT|FILE>...
@@ -122,13 +130,16 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  linear, power, exponential, rank or uniform [default: linear] [possible
-                         values: linear, power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
-"#]]);
-    assert_data_eq!(place.mwa("inspect --help").out, str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("inspect --help").out,
+        str![[r#"
 Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
 
 Usage: mwa inspect [OPTIONS] <PATH>...
@@ -142,8 +153,11 @@ Options:
   -q, --quiet           Print errors only
   -h, --help            Print help
 
-"#]]);
-    assert_data_eq!(place.mwa("verify --help").out, str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("verify --help").out,
+        str![[r#"
 Merge again from a folder's report and compare bytes and hashes
 
 Usage: mwa verify [OPTIONS] <DIR>
@@ -158,8 +172,11 @@ Options:
   -q, --quiet          Print errors only
   -h, --help           Print help
 
-"#]]);
-    assert_data_eq!(place.mwa("completions --help").out, str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("completions --help").out,
+        str![[r#"
 Print a completion script for a shell
 
 Usage: mwa completions <SHELL>
@@ -170,7 +187,8 @@ Arguments:
 Options:
   -h, --help  Print help
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -188,21 +206,26 @@ fn completions_and_the_manual_page_are_made() {
 fn weights_of_a_run() {
     let ran = Place::with_run().mwa("weights run");
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-    assert_data_eq!(ran.out, str![[r#"
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
 checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
 checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
 weights: linear, penalty 0.8, on eval_loss (min)
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
 fn weights_of_the_sample_run() {
     let place = Place::new();
     let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/sample-run");
-    assert_data_eq!(place.mwa(&format!("weights {run} --metric loss")).out, str![[r#"
+    assert_data_eq!(
+        place.mwa(&format!("weights {run} --metric loss")).out,
+        str![[r#"
 checkpoint       step     loss  from                    weight
 checkpoint-550    550  0.92739  mean of steps 538–563   0.0342  ████▊
 checkpoint-600    600  0.91438  mean of steps 588–613   0.0427  ██████
@@ -216,7 +239,8 @@ checkpoint-950    950  0.78800  mean of steps 938–963   0.1257  ████�
 checkpoint-1000  1000  0.71936  mean of steps 988–1000  0.1708  ████████████████████████
 weights: linear, penalty 0.8, on loss (min)
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -225,7 +249,9 @@ fn a_merge_says_what_it_did() {
     let (before, after) = ran.out.split_once(" in ").unwrap();
     let (seconds, after) = after.split_once(" s\n").unwrap();
     assert!(seconds.parse::<f64>().is_ok(), "{seconds}");
-    assert_data_eq!(format!("{before} in T s\n{after}"), str![[r#"
+    assert_data_eq!(
+        format!("{before} in T s\n{after}"),
+        str![[r#"
 checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
@@ -234,13 +260,16 @@ weights: linear, penalty 0.8, on eval_loss (min)
 merged 3 checkpoints (813 B) into out in T s
   adapter_model.safetensors  272 B  sha256 b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76
 
-"#]]);
+"#]]
+    );
     assert_eq!(Place::with_run().merges("run --quiet").out, "");
 }
 
 #[test]
 fn inspection_of_a_run() {
-    assert_data_eq!(Place::with_run().mwa("inspect run").out, str![[r#"
+    assert_data_eq!(
+        Place::with_run().mwa("inspect run").out,
+        str![[r#"
 run
   checkpoint-10: LORA, rank 2, step 10, 2 tensors (2 F32), 14 parameters, 271 B
   checkpoint-20: LORA, rank 2, step 20, 2 tensors (2 F32), 14 parameters, 271 B
@@ -249,19 +278,23 @@ run
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
 fn verification() {
     let place = Place::with_run();
     place.merges("run");
-    assert_data_eq!(place.mwa("verify out").out, str![[r#"
+    assert_data_eq!(
+        place.mwa("verify out").out,
+        str![[r#"
 same     out/adapter_model.safetensors
 same     3 input files
 verified: merging again gives the same bytes
 
-"#]]);
+"#]]
+    );
 }
 
 /// The names in a JSON value, in depth.
@@ -294,7 +327,9 @@ fn json_has_a_stable_shape() {
         assert_eq!(code, Some(0));
         shapes += &format!("{arguments}\n  {}\n", shape(&value));
     }
-    assert_data_eq!(shapes, str![[r#"
+    assert_data_eq!(
+        shapes,
+        str![[r#"
 weights run
   {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], notes: []}
 merge run -o out
@@ -304,25 +339,29 @@ inspect run
 verify out
   {outputs: [{path: string, state: string}], inputs: [{path: string, state: string}], remade: bool}
 
-"#]]);
+"#]]
+    );
     // what a merge prints is what it wrote
     let (_, printed) = json(&place, "merge run -o out --force");
     assert_eq!(printed, serde_json::from_slice::<Value>(&place.read("out/mwa-report.json")).unwrap());
     place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 2", "\"r\": 4");
     let (code, error) = json(&place, "merge run -o out2");
     assert_eq!(code, Some(1));
-    assert_data_eq!(format!("{error:#}\n"), str![[r#"
+    assert_data_eq!(
+        format!("{error:#}\n"),
+        str![[r#"
 {
   "error": {
     "kind": "config",
     "file": "run/checkpoint-20",
     "tensor": null,
     "message": "r is 4, but 2 in run/checkpoint-10",
-    "help": "factors average only at one rank and scale; merge in product space instead"
+    "help": "factors average only at one rank and scale; merge checkpoints that share them"
   }
 }
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -350,7 +389,9 @@ fn wrong_usage_exits_2_and_says_what_would_be_right() {
     for arguments in wrong {
         texts += &format!("$ mwa {arguments}\n{}\n", place.fails_with(2, arguments));
     }
-    assert_data_eq!(texts, str![[r#"
+    assert_data_eq!(
+        texts,
+        str![[r#"
 $ mwa 
 Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 
@@ -370,9 +411,9 @@ Options:
   -V, --version  Print version
 
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else
-  training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -453,13 +494,7 @@ error: invalid value '1Q' for '--memory <SIZE>': `q` is no unit; use K, M, G or 
 For more information, try '--help'.
 
 $ mwa merge run -o out --smooth -3
-error: unexpected argument '-3' found
-
-  tip: to pass '-3' as a value, use '-- -3'
-
-Usage: mwa merge [OPTIONS] --output <DIR> <RUN|CHECKPOINT|FILE>...
-
-For more information, try '--help'.
+error: run: the smoothing window is -3 steps, but must be finite and not negative
 
 $ mwa merg run -o out
 error: unrecognized subcommand 'merg'
@@ -479,27 +514,38 @@ error: invalid value 'csh' for '<SHELL>'
 For more information, try '--help'.
 
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
 fn nothing_selected_is_an_error() {
     let place = Place::with_run();
-    assert_data_eq!(place.fails("weights run --steps 100.."), str![[r#"
-error: none of the 3 checkpoints found is selected
-help: widen --steps, or check --last and --every
+    assert_data_eq!(
+        place.fails("weights run --steps 100.."),
+        str![[r#"
+error: --steps selects none of the 3 checkpoints found, which lie between steps 10 and 30
+help: widen --steps, or leave it out
 
-"#]]);
-    assert_data_eq!(place.fails("weights nowhere"), str![[r#"
-error: nowhere: cannot open it: No such file or directory (os error 2)
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("weights nowhere"),
+        str![[r#"
+error: nowhere: does not exist
+help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 
-"#]]);
+"#]]
+    );
     std::fs::create_dir(place.path("empty")).unwrap();
-    assert_data_eq!(place.fails("weights empty"), str![[r#"
+    assert_data_eq!(
+        place.fails("weights empty"),
+        str![[r#"
 error: empty: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, pytorch_lora_weights.safetensors)
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
