@@ -258,7 +258,7 @@ checkpoint-20    20          1  at step 20  0.5556  █████████�
 checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
 weights: linear, penalty 0.8, on eval_loss (min)
 merged 3 checkpoints (813 B) into out in T s
-  adapter_model.safetensors  272 B  sha256 b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76
+  adapter_model.safetensors  272 B  sha256 b308071cd7296493…
 
 "#]]
     );
