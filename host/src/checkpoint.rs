@@ -172,8 +172,11 @@ pub(crate) fn named_adapters(folder: &Path) -> Vec<String> {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::new(ErrorKind::Input, "is not text in UTF-8"),
+        _ => io_error("cannot read it", &error),
+    };
+    fs::read_to_string(path).map_err(|error| failed(error).file(path.display().to_string()))
 }
 
 fn read_config(path: &Path) -> Result<AdapterConfig> {

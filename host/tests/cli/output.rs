@@ -169,7 +169,7 @@ fn the_same_merge_gives_the_same_bytes_in_every_file() {
         place.checkpoint(&format!("run/checkpoint-{step}"), &tensors);
     }
     let mut made = Vec::new();
-    for extra in ["", "", "--threads 1", "--threads 7 --memory 1K"] {
+    for extra in ["", "", "--threads 1", "--threads 7 --memory 1K", "--threads 100000"] {
         place.merges(&format!("run {extra}"));
         made.push(files(&place, "out"));
         fs::remove_dir_all(place.path("out")).unwrap();
