@@ -404,7 +404,7 @@ fn stale_hashes_are_not_carried_over() {
     for epoch in [1, 2] {
         let metadata =
             format!(r#""ss_epoch":"{epoch}","ss_network_dim":"2","sshs_model_hash":"{}""#, "0".repeat(64));
-        let header = std::str::from_utf8(header).unwrap().replace("\"format\":\"pt\"", &metadata);
+        let header = core::str::from_utf8(header).unwrap().replace("\"format\":\"pt\"", &metadata);
         place.write(&format!("cat-00000{epoch}.safetensors"), adapter::with_header(&header, data));
     }
     place.merges("cat-000001.safetensors cat-000002.safetensors --scheme uniform");

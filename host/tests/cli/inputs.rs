@@ -532,11 +532,14 @@ note: other adapters inside the checkpoints are left alone: second (choose one w
     place.merges("run --adapter second --scheme uniform");
     assert_eq!(place.merged(B)[0], 2.0);
     assert_eq!(place.mwa("verify out").code, Some(0));
-    assert_data_eq!(place.fails_with(2, "merge run --adapter ../checkpoint-10 -o out2"), str![[r#"
+    assert_data_eq!(
+        place.fails_with(2, "merge run --adapter ../checkpoint-10 -o out2"),
+        str![[r#"
 error: `../checkpoint-10` is no adapter's name
 help: --adapter takes the name of a folder inside the checkpoints
 
-"#]]);
+"#]]
+    );
     assert_data_eq!(
         place.fails("merge run --adapter third -o out2"),
         str![[r#"

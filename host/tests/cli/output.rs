@@ -1,8 +1,9 @@
 //! What a merge writes, where it refuses to write, and that it writes the same every time.
 
+use core::panic::AssertUnwindSafe;
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 
 use mwa_host::{Machine, MergeOptions, Options, Progress};
 use snapbox::{assert_data_eq, str};

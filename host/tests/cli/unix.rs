@@ -1,11 +1,12 @@
 //! Signals, limits and permissions, as Unix has them.
 
+use core::time::Duration;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use snapbox::{assert_data_eq, str};
 
