@@ -128,6 +128,7 @@ impl<'a> Run<'a> {
 
     /// One thread's share.
     fn work(&self) -> Tally {
+        let _release = Release(self);
         let mut tally = Tally::default();
         let mut desk = Desk { files: self.sources.iter().map(|_| None).collect(), ..Desk::default() };
         while let Some((index, job)) = self.take(&self.next_job, self.jobs) {
@@ -195,6 +196,11 @@ impl<'a> Run<'a> {
             *failure = Some((index, error));
         }
         drop(failure);
+        self.halt();
+    }
+
+    /// Let no thread take more work, or wait for another's.
+    fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.input_hashes.iter().flatten().flatten().chain(&self.output_hashes).for_each(OrderedHash::wake);
     }
@@ -210,6 +216,17 @@ impl<'a> Run<'a> {
             inputs[s][f] = hash;
         }
         Ok(Ran { tally, inputs, outputs: self.output_hashes.into_iter().map(OrderedHash::finish).collect() })
+    }
+}
+
+/// Halts the others when a thread panics: they would wait for its pieces for ever.
+struct Release<'r, 'a>(&'r Run<'a>);
+
+impl Drop for Release<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.halt();
+        }
     }
 }
 
