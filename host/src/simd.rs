@@ -7,7 +7,7 @@ use mwa::kernel::Tally;
 use mwa::{Job, Result};
 
 /// Run `job`; see [`Job::run`].
-pub(crate) fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+pub fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f")

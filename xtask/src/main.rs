@@ -2,14 +2,16 @@
 
 mod bench;
 mod ci;
+mod inputs;
 mod python;
 mod run;
+mod target;
 mod test;
 mod vectors;
 
 use std::process::ExitCode;
 
-use run::{Result, cargo, run, target};
+use run::{Result, cargo, run};
 
 const HELP: &str = "\
 usage: cargo xtask VERB …
@@ -66,6 +68,6 @@ fn main() -> ExitCode {
 
 fn build() -> Result {
     run(cargo(["build", "--release", "--package", "mwa-host"]))?;
-    println!("built {}", target().join("release/mwa").display());
+    println!("built {}", run::target().join("release/mwa").display());
     Ok(())
 }

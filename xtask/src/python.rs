@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::{Result, output, root, target};
+use crate::target::install;
 
 /// An interpreter, or why there is none.
 pub(crate) enum Python {
@@ -46,15 +47,21 @@ fn environment(requirements: &Path) -> Result<PathBuf> {
         return Ok(python);
     }
     println!("installing {} from PyPI", wanted.lines().collect::<Vec<_>>().join(", "));
-    let mut make = Command::new(system()?);
-    make.args(["-m", "venv", "--clear"]).arg(&folder);
-    output(make)
-        .map_err(|why| format!("no environment can be made (on Debian, install python3-venv): {why}"))?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    let system = system()?;
+    let make = || {
+        let mut make = Command::new(system);
+        make.args(["-m", "venv", "--clear"]).arg(&folder);
+        output(make).map_err(|why| format!("no environment can be made: {why}"))
+    };
+    if let Err(why) = make() {
+        install(&["python3-venv"]).map_err(|apt| format!("{why}; {apt}"))?;
+        make()?;
+    }
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
     output({
-        install.arg(requirements);
-        install
+        pip.arg(requirements);
+        pip
     })?;
     fs::write(made_for, wanted).map_err(|error| error.to_string())?;
     Ok(python)

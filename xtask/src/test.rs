@@ -42,8 +42,9 @@ pub(crate) fn test(what: &[&str]) -> Result {
 
 fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {
     let before = count.failed;
-    let ran =
-        stream(cargo([&["test", "--no-fail-fast"], arguments].concat()), |line| count.add_cargo_result(line))?;
+    let ran = stream(cargo([&["test", "--no-fail-fast"], arguments].concat()), |line| {
+        count.add_cargo_result(line)
+    })?;
     if ran || count.failed > before { Ok(()) } else { Err("cargo test did not run to its end".into()) }
 }
 
@@ -52,14 +53,15 @@ fn peft(count: &mut Count) -> Result {
     let python = match python("requirements-peft.txt")? {
         Python::Ready(python) => python,
         Python::Missing(why) => {
-            println!("ignored: {why}");
+            println!("skipped: {why}");
             count.skipped += 1;
             return Ok(());
         }
     };
     build()?;
     let mut lane = Command::new(python);
-    lane.arg("tests/peft_lane.py").arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
+    lane.arg("tests/peft_lane.py")
+        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
     lane.arg(target().join("peft-lane")).current_dir(root());
     let before = *count;
     let succeeded = stream(lane, |line| count.add_plain_result(line))?;
@@ -115,7 +117,9 @@ mod tests {
     #[test]
     fn results_add_up() {
         let mut count = Count::default();
-        count.add_cargo_result("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s");
+        count.add_cargo_result(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s",
+        );
         count.add_cargo_result("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.0s");
         count.add_cargo_result("test something ... ok");
         count.add_plain_result("39 passed, 1 failed");

@@ -26,22 +26,34 @@ pub(crate) fn remake() -> Result {
     Ok(())
 }
 
-/// Compare tests/vectors with what the oracle makes now.
+/// Compare tests/vectors with what the oracle makes now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
+    let checks: [(&str, &[&str]); 2] = [
+        ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        (
+            "the sample run scores",
+            &["examples/score.py", "examples/sample-run/checkpoint-1000", "--n", "100"],
+        ),
+    ];
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            let mut make = Command::new(python);
-            make.args(["tests/vectors/make.py", "--check"]).current_dir(root());
-            if stream(make, |_| ())? {
-                count.passed += 1;
-            } else {
-                println!("FAILED: tests/vectors are stale; remake them with cargo xtask vectors");
-                count.failed += 1;
+            for (what, arguments) in checks {
+                let mut check = Command::new(&python);
+                check.args(arguments).current_dir(root());
+                if stream(check, |_| ())? {
+                    println!("ok: {what}");
+                    count.passed += 1;
+                } else {
+                    println!("FAILED: {what}");
+                    count.failed += 1;
+                }
             }
         }
         Python::Missing(why) => {
-            println!("ignored: whether tests/vectors are fresh: {why}");
-            count.skipped += 1;
+            for (what, _) in checks {
+                println!("skipped: {what}: {why}");
+                count.skipped += 1;
+            }
         }
     }
     Ok(())
