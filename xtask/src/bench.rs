@@ -47,7 +47,7 @@ fn adapters(runs: usize) -> Result {
     let folder = target().join("bench/adapters");
     let files = inputs::adapters(&folder)?;
     let out = target().join("bench/out");
-    let mut contenders = vec![floor(&files, 1, &out), ours(&[folder], &out)];
+    let mut contenders = vec![floor(&files, 1, &out), ours(&folder, &out)];
     contenders.extend(torch(&files, &out));
     measure("8 LoRA checkpoints of a 7B model, r 16, bf16, 80 MB each", contenders, runs, &out)
 }
@@ -58,7 +58,7 @@ fn full(runs: usize) -> Result {
     let models = inputs::full(&folder)?;
     let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
     let out = target().join("bench/out");
-    let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours(&[folder.clone()], &out)];
+    let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours(&folder, &out)];
     contenders.extend(mergekit(&models, &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
 }
@@ -72,9 +72,9 @@ fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
     Contender { name: "floor (cat all, cp one)", commands: vec![read, write] }
 }
 
-fn ours(inputs: &[PathBuf], out: &Path) -> Contender {
+fn ours(run: &Path, out: &Path) -> Contender {
     let mut merge = Command::new(target().join("release/mwa"));
-    merge.arg("merge").args(inputs).arg("--output").arg(out.join("merged"));
+    merge.arg("merge").arg(run).arg("--output").arg(out.join("merged"));
     Contender { name: "mwa merge", commands: vec![merge] }
 }
 
