@@ -13,11 +13,11 @@ use crate::hash::{OrderedHash, hash_file};
 use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
-const JOB_BYTES: usize = 256 << 10;
+pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// What running a plan gave.
 #[derive(Debug)]
@@ -45,7 +45,9 @@ pub(crate) fn run(
 
     let run = Run::new(plan, &jobs, sources, outputs, progress)?;
     let tally = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| run.work())).collect();
+        // a thread that the system refuses is not missed: the others take its jobs
+        let start = |_| thread::Builder::new().spawn_scoped(scope, || run.work()).ok();
+        let others: Vec<_> = (1..threads.min(jobs.len())).filter_map(start).collect();
         others.into_iter().fold(run.work(), |tally, other| {
             tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })

@@ -10,6 +10,10 @@
 
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
 mod execute;
 mod files;
@@ -19,10 +23,14 @@ mod inspect;
 mod merge;
 mod output;
 mod pickle;
+mod product;
 mod run;
 mod same_run;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
+mod tasks;
 mod verify;
 
 use std::path::PathBuf;
@@ -34,6 +42,7 @@ pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use mwa::report::{self, Report};
+pub use mwa::{Rank, Space};
 pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
@@ -100,8 +109,12 @@ impl Default for WeightRule {
 pub struct MergeOptions {
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Average the factors of adapters that are not of one run.
     pub allow_cross_run: bool,
+    /// Fail where a module that an input lacks would count as zero.
+    pub strict: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.
@@ -117,9 +130,14 @@ pub struct Machine {
     pub memory: Option<u64>,
 }
 
+/// More threads than this only cost memory; some systems refuse to start them.
+const MOST_THREADS: usize = 1024;
+
 impl Machine {
     fn threads(self) -> usize {
-        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+        self.threads
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+            .clamp(1, MOST_THREADS)
     }
 }
 
