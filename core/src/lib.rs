@@ -1,4 +1,42 @@
 //! Metrics-weighted averaging of model checkpoints: the core that weighs, plans and merges.
+//!
+//! The core sees heads, never files. From the logs of a run it reads one metric per checkpoint ([`read_metric`]),
+//! turns metrics into weights ([`Weights`]), checks who may be averaged with whom ([`agree`]), and lays out a
+//! [`Plan`]: the heads of the output files, and [`Job`]s, each a few byte ranges to read, one to write, and the
+//! arithmetic between them. A host runs the jobs in any order, on any thread, and gets the same bytes.
+//!
+//! Merging two files that are in memory, three quarters of the first and a quarter of the second:
+//!
+//! ```
+//! use mwa::safetensors::Header;
+//! use mwa::{Dtype, Input, Plan, Recipe, Shard, Weights};
+//!
+//! # fn file(values: [f32; 2]) -> Vec<u8> {
+//! #     let header = Header::layout(vec![("w".into(), Dtype::F32, vec![2])], Default::default()).unwrap();
+//! #     let data = values.iter().flat_map(|v| v.to_le_bytes());
+//! #     header.to_bytes().into_iter().chain(data).collect()
+//! # }
+//! let files = [file([1.0, 2.0]), file([5.0, -2.0])];
+//!
+//! let mut inputs = Vec::new();
+//! for (i, bytes) in files.iter().enumerate() {
+//!     let header = Header::parse(bytes, bytes.len() as u64)?;
+//!     inputs.push(Input { name: format!("file {i}"), files: vec![Shard { name: "out.safetensors".into(), header }] });
+//! }
+//! let plan = Plan::new(&inputs, &Weights::explicit(&[0.75, 0.25])?, &Recipe::default())?;
+//!
+//! let mut merged = plan.outputs()[0].header.to_bytes();
+//! for job in plan.jobs(1 << 20) {
+//!     let bytes = |read: mwa::Read| &files[read.input][read.range.start as usize..read.range.end as usize];
+//!     let reads: Vec<_> = job.reads().map(bytes).collect();
+//!     let write = job.write().range;
+//!     let mut piece = vec![0; (write.end - write.start) as usize];
+//!     job.run(&reads, &mut piece)?;
+//!     merged.extend(piece); // jobs come in the order of the output
+//! }
+//! assert_eq!(merged, file([2.0, 1.0]));
+//! # Ok::<(), mwa::Error>(())
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -6,6 +44,7 @@ extern crate alloc;
 
 mod adapter;
 mod agree;
+mod card;
 mod csv;
 mod diverged;
 mod dtype;
@@ -20,6 +59,7 @@ mod names;
 mod plan;
 mod product;
 mod read;
+pub mod report;
 pub mod safetensors;
 mod smooth;
 mod table;
@@ -28,6 +68,7 @@ mod weights;
 
 pub use adapter::AdapterConfig;
 pub use agree::{Agreement, Candidate, Metadata, agree, agree_as_products, agree_metadata};
+pub use card::card;
 pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
 pub use goal::Goal;
@@ -35,8 +76,9 @@ pub use history::History;
 pub use method::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, Verdict, method};
 pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
-pub use product::{Factors, ModuleJob, Products, Rank, Residual};
+pub use product::{Factors, ModuleJob, Products, Rank, Residual, Space};
 pub use read::read_metric;
+pub use report::Report;
 pub use table::{Table, Wanted};
 pub use trainer::TrainerState;
 pub use weights::{Scheme, Weights};

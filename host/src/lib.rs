@@ -8,21 +8,27 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
-mod card;
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
+mod execute;
 mod files;
+mod foreign;
 mod hash;
 mod inspect;
 mod merge;
 mod output;
 mod pickle;
 mod product;
-pub mod report;
 mod run;
 mod same_run;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
 mod tasks;
 mod verify;
@@ -32,10 +38,12 @@ use std::thread;
 
 use mwa::{Float, MetricOptions, Scheme};
 
+pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
-pub use mwa::Rank;
-pub use report::Report;
+pub use mwa::report::{self, Report};
+pub use mwa::{Rank, Space};
+pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
 /// The report's file name in a merged folder.
@@ -111,16 +119,6 @@ pub struct MergeOptions {
     pub force: bool,
     /// Threads and memory.
     pub machine: Machine,
-}
-
-/// What is averaged.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Space {
-    /// Each tensor by itself: right for models, close for LoRA checkpoints of one run.
-    #[default]
-    Factors,
-    /// What LoRA adapters do, γBA per module, at this rank or the inputs' own.
-    Product(Option<Rank>),
 }
 
 /// How much machine to use.

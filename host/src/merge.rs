@@ -14,7 +14,7 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, Distance, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, Space, card, cpu, product, same_run};
+use crate::{MergeOptions, Options, Progress, REPORT, Space, cpu, product, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -139,7 +139,7 @@ pub(crate) fn merge_choice(
     if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
         staging.write("adapter_config.json", config.as_bytes())?;
     }
-    staging.write("README.md", card::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?;
     Ok(report)

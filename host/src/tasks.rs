@@ -9,7 +9,7 @@ use mwa::{Error, ErrorKind, Job, ModuleJob, Read, Residual, Result, Write};
 
 use crate::cpu::MEMORY;
 use crate::files::{self, InputFile, io_error};
-use crate::{Machine, Progress, simd};
+use crate::{InstructionSet, Machine, Progress};
 
 /// Something to do with some ranges of the inputs.
 pub(crate) trait Task: Sync {
@@ -44,7 +44,7 @@ impl Task for Measure<'_> {
     }
 
     fn run(&self, inputs: &[&[u8]], _: &mut [&mut [u8]]) -> Result<Option<Residual>> {
-        Ok(simd::residual(&self.0, inputs))
+        Ok(InstructionSet::widest().residual(&self.0, inputs))
     }
 }
 
@@ -60,7 +60,7 @@ impl Task for Survey<'_> {
     }
 
     fn run(&self, inputs: &[&[u8]], _: &mut [&mut [u8]]) -> Result<usize> {
-        simd::rank_for(&self.0, inputs, self.1)
+        InstructionSet::widest().rank_for(&self.0, inputs, self.1)
     }
 }
 
@@ -76,7 +76,7 @@ impl Task for Merge<'_> {
     }
 
     fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
-        simd::merge(&self.0, inputs, outputs)
+        InstructionSet::widest().merge(&self.0, inputs, outputs)
     }
 }
 
@@ -92,7 +92,7 @@ impl Task for Sum<'_> {
     }
 
     fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<u64> {
-        simd::run(&self.0, inputs, outputs[0]).map(|tally| tally.underflowed)
+        InstructionSet::widest().run(&self.0, inputs, outputs[0]).map(|tally| tally.underflowed)
     }
 }
 

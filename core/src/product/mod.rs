@@ -24,6 +24,16 @@ use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, 
 pub use job::ModuleJob;
 pub use residual::Residual;
 
+/// What is averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Space {
+    /// Each tensor by itself: right for models, close for LoRA checkpoints of one run.
+    #[default]
+    Factors,
+    /// What LoRA adapters do, γBA per module, at this rank or the inputs' own.
+    Product(Option<Rank>),
+}
+
 /// The rank that merged factors get.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rank {

@@ -1,9 +1,12 @@
 //! `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it.
 
-use mwa::{Error, ErrorKind, Float, Goal, Metric, Rank, Residual, Result, Scheme};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Space;
+use crate::{Error, ErrorKind, Float, Goal, Metric, Rank, Residual, Result, Scheme, Space};
 
 /// The report beside every merged model, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +59,7 @@ pub struct ModuleDistance {
 
 impl Distance {
     /// Put modules together; `None` if there are none, or their numbers are beyond f64.
-    pub(crate) fn new(modules: impl Iterator<Item = (String, Option<usize>, Residual)>) -> Option<Self> {
+    pub fn new(modules: impl Iterator<Item = (String, Option<usize>, Residual)>) -> Option<Self> {
         let mut sum = Residual::default();
         let modules: Vec<_> = modules
             .map(|(module, rank, residual)| {
@@ -155,7 +158,7 @@ const FACTORS: &str = "factors";
 const PRODUCT: &str = "product";
 
 /// A space as the report has it: its name, and the rank asked for.
-pub(crate) fn space_name(space: Space) -> (String, Option<String>) {
+pub fn space_name(space: Space) -> (String, Option<String>) {
     match space {
         Space::Factors => (FACTORS.into(), None),
         Space::Product(rank) => {
@@ -171,13 +174,15 @@ pub(crate) fn space_name(space: Space) -> (String, Option<String>) {
 }
 
 /// A merge's output dtype as the command line and the report call it.
-pub(crate) fn dtype_name(dtype: Option<Float>) -> String {
+#[must_use]
+pub fn dtype_name(dtype: Option<Float>) -> String {
     dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_lowercase())
 }
 
 impl Weighting {
     /// A scheme with its penalty and metric, as far as it has them.
-    pub(crate) fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
+    #[must_use]
+    pub fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
         Self {
             scheme: scheme.name().into(),
             penalty: (scheme != Scheme::Uniform).then_some(penalty),
@@ -202,7 +207,10 @@ impl Weighting {
 
 impl Report {
     /// The output dtype as an option of a merge.
-    pub(crate) fn dtype(&self) -> Result<Option<Float>> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] when it names none that is known.
+    pub fn dtype(&self) -> Result<Option<Float>> {
         if self.dtype == KEEP {
             return Ok(None);
         }
@@ -215,7 +223,7 @@ impl Report {
     }
 
     /// The space as an option of a merge.
-    pub(crate) fn space(&self) -> Result<Space> {
+    pub fn space(&self) -> Result<Space> {
         let unknown = || {
             Error::new(ErrorKind::Input, format!("names an unknown space, {} {:?}", self.space, self.rank))
         };
