@@ -19,12 +19,15 @@ mod cpu;
 mod files;
 mod hash;
 mod inspect;
+pub mod memory;
 mod merge;
 mod output;
+mod paced;
 mod pickle;
 pub mod report;
 mod run;
 mod same_run;
+mod settings;
 mod sha256;
 #[cfg(feature = "cli")]
 mod show;
@@ -38,7 +41,9 @@ use mwa::{Float, MetricOptions, Scheme};
 
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
+pub use paced::Paced;
 pub use report::Report;
+pub use settings::Settings;
 pub use verify::{Checked, State, Verified, verify};
 
 /// The report's file name in a merged folder.
