@@ -17,6 +17,7 @@ mod cli;
 pub mod command;
 mod cpu;
 mod files;
+mod guard;
 mod hash;
 mod inspect;
 pub mod memory;
@@ -39,6 +40,7 @@ use std::thread;
 
 use mwa::{Float, MetricOptions, Scheme};
 
+pub use guard::guard;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use paced::Paced;
