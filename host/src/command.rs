@@ -24,16 +24,12 @@ const INTERRUPTED: u8 = 130;
 /// Do what the arguments say, the first of which is the program's own name, and return the exit code: 0 done, 1 failed,
 /// 2 wrong usage, 130 interrupted.
 ///
-/// Prints to standard output and standard error, and takes over Ctrl-C: for a process that does nothing else.
+/// Prints to standard output and standard error, and a merge takes over Ctrl-C: for a process that does nothing else.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    // stop cleanly at the first Ctrl-C, at once at the second
-    let handler = || {
-        if STOPPED.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("note: Ctrl-C will not clean up: {error}");
+    // a file over the size limit is an error of the write, not the end of the process
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::signal::SIGXFSZ, &LIMIT_REACHED) {
+        eprintln!("note: a file size limit will not be reported: {error}");
     }
     let command = match Cli::try_parse_from(arguments) {
         Ok(parsed) => parsed.command,
@@ -63,33 +59,57 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Stop cleanly at the first Ctrl-C, at once at the second; commands that write nothing stop at once by themselves.
+fn stop_cleanly() {
+    let handler = || {
+        if STOPPED.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("note: Ctrl-C will not clean up: {error}");
+    }
+}
+
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
-        Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
+        Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
+            stop_cleanly();
             let start = Instant::now();
-            let how = cli::merge_options(dtype, allow_cross_run, force, machine);
-            let report = crate::merge(&choose.into(), &how, &output, &Bar::new(show))?;
+            let how = cli::merge_options(dtype, space, allow_cross_run, force, machine)?;
+            let report = crate::merge(&choose.options()?, &how, &output, &Bar::new(show))?;
             note(show, &report.notes);
             print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
         }
         Command::Weights { choose, show } => {
-            let report = crate::weights(&choose.into())?;
+            let report = crate::weights(&choose.options()?)?;
             note(show, &report.notes);
             print(show, &report, || show::weights(&report));
         }
         Command::Inspect { paths, adapter, show } => {
-            let found = paths
-                .iter()
-                .map(|path| crate::inspect(path, adapter.as_deref()))
-                .collect::<mwa::Result<Vec<_>>>()?;
+            // one bad path hides nothing about the others
+            let (mut found, mut failures) = (Vec::new(), Vec::new());
+            for path in &paths {
+                match crate::inspect(path, adapter.as_deref()) {
+                    Ok(inspection) => found.push(inspection),
+                    Err(error) => failures.push(error),
+                }
+            }
             for found in &found {
                 note(show, &found.notes);
             }
-            print(show, &found, || found.iter().map(show::inspection).collect());
+            if !found.is_empty() || failures.is_empty() {
+                print(show, &found, || found.iter().map(show::inspection).collect());
+            }
+            if let Some(last) = failures.pop() {
+                failures.iter().for_each(|error| complain(error, false));
+                return Err(last);
+            }
         }
         Command::Verify { folder, machine, show } => {
+            stop_cleanly();
             let verified = crate::verify(&folder, machine.into(), &Bar::new(show))?;
             print(show, &verified, || show::verified(&verified));
             if !verified.is_good() {
@@ -155,6 +175,10 @@ fn complain(error: &Error, json: bool) {
     }
     let _ = anstream::stderr().write_all(text.as_bytes());
 }
+
+/// Set when a file size limit was reached; the failed write says so, too.
+#[cfg(unix)]
+static LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
 
 /// Set by Ctrl-C.
 static STOPPED: AtomicBool = AtomicBool::new(false);

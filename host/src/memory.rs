@@ -25,7 +25,7 @@ use mwa::kernel::Tally;
 use mwa::safetensors::{self, Header};
 use mwa::{Dtype, Error, ErrorKind, Job, Plan, Recipe, Result, Shard, Weights};
 
-use crate::{Machine, Progress, simd};
+use crate::{InstructionSet, Machine, Progress};
 
 /// One input.
 #[derive(Clone, Debug)]
@@ -103,6 +103,7 @@ impl<'a> InMemory<'a> {
         progress.start(self.plan.jobs_by_tensor(usize::MAX).map(|job| size(&job)).sum());
         let queue = Mutex::new(rooms(self.plan.jobs_by_tensor(JOB_BYTES), outputs).enumerate());
         let failure = Mutex::new(None);
+        let instructions = InstructionSet::widest();
         let work = || {
             let mut tally = Tally::default();
             loop {
@@ -115,7 +116,7 @@ impl<'a> InMemory<'a> {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((index, (job, room))) = next else { return tally };
                 let inputs: Vec<_> = job.reads().map(|read| self.sources[read.input].at(&read)).collect();
-                match simd::run(&job, &inputs, room) {
+                match instructions.run(&job, &inputs, room) {
                     Ok(more) => tally = tally.plus(more),
                     Err(error) => keep_first(&failure, index, error),
                 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::safetensors::Tensor;
-use mwa::{Agreement, Candidate, ErrorKind, Input, Plan, Recipe, Result, Shard};
+use mwa::{
+    AdapterConfig, Agreement, Candidate, ErrorKind, Exactness, Input, Plan, Rank, Recipe, Result, Shard,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
 use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
-use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, card, cpu, same_run};
+use crate::report::{self, Distance, HashedFile, Report};
+use crate::{MergeOptions, Options, Progress, REPORT, Space, cpu, product, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -24,7 +26,9 @@ pub fn weights(options: &Options) -> Result<Report> {
         mwa: env!("CARGO_PKG_VERSION").into(),
         inputs: choice.inputs().collect(),
         weighting: choice.weighting,
-        space: "factors".into(),
+        space: report::space_name(Space::Factors).0,
+        rank: None,
+        residual: None,
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
@@ -71,12 +75,14 @@ pub(crate) fn merge_choice(
 ) -> Result<Report> {
     let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
-    let agreement = agree(&choice.checkpoints)?;
+    let agreement = agree(&choice.checkpoints, how.space)?;
     notes.extend(agreement.notes.iter().cloned());
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
-    notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    if how.space == Space::Factors {
+        notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    }
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
     let written = match sole_survivor(choice, how) {
@@ -104,10 +110,13 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
+    let (space, rank) = report::space_name(how.space);
     let report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
         weighting: choice.weighting.clone(),
-        space: "factors".into(),
+        space,
+        rank,
+        residual: written.distance,
         dtype: report::dtype_name(how.dtype),
         adapter: adapter.map(str::to_owned),
         inputs,
@@ -127,10 +136,10 @@ pub(crate) fn merge_choice(
     if let Some(folder) = &owner.folder {
         staging.copy_companions(folder)?;
     }
-    if let Some(config) = &owner.config {
-        staging.write("adapter_config.json", config.text().as_bytes())?;
+    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
+        staging.write("adapter_config.json", config.as_bytes())?;
     }
-    staging.write("README.md", card::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?;
     Ok(report)
@@ -145,10 +154,14 @@ struct Written {
     input_hashes: Vec<Vec<String>>,
     /// The checkpoint that gives the config and the tokenizer.
     owner: usize,
+    /// How far merged products are off.
+    distance: Option<Distance>,
+    /// The adapter's config, where it is not the owner's.
+    config: Option<String>,
 }
 
 /// Check who may be averaged with whom.
-fn agree(checkpoints: &[Checkpoint]) -> Result<Agreement> {
+fn agree(checkpoints: &[Checkpoint], space: Space) -> Result<Agreement> {
     let tensors: Vec<Vec<_>> = checkpoints
         .iter()
         .map(|checkpoint| {
@@ -164,13 +177,17 @@ fn agree(checkpoints: &[Checkpoint]) -> Result<Agreement> {
             tensors,
         })
         .collect();
-    mwa::agree(&candidates)
+    match space {
+        Space::Factors => mwa::agree(&candidates),
+        Space::Product(_) => mwa::agree_as_products(&candidates),
+    }
 }
 
 /// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
 fn sole_survivor(choice: &Choice, how: &MergeOptions) -> Option<usize> {
     let mut used = choice.weights.used();
-    let only = used.next().filter(|_| used.next().is_none() && how.dtype.is_none())?;
+    let is_asked_as_it_is = how.dtype.is_none() && matches!(how.space, Space::Factors | Space::Product(None));
+    let only = used.next().filter(|_| used.next().is_none() && is_asked_as_it_is)?;
     choice.checkpoints[only].files.iter().all(InputFile::is_original).then_some(only)
 }
 
@@ -184,7 +201,8 @@ fn copy(checkpoints: &[Checkpoint], only: usize, staging: &Staging) -> Result<Wr
     for (file, shard) in checkpoints[only].files.iter().zip(&shards) {
         staging.copy(&file.path, &shard.name)?;
     }
-    Ok(Written { shards, hashes: input_hashes[only].clone(), input_hashes, owner: only })
+    let hashes = input_hashes[only].clone();
+    Ok(Written { shards, hashes, input_hashes, owner: only, distance: None, config: None })
 }
 
 fn average(
@@ -208,14 +226,21 @@ fn average(
         dtype: how.dtype,
         identical: newest.tensors().filter_map(frozen).collect(),
         metadata: metadata.kept,
-        allow_non_finite: false,
+        ..Recipe::default()
     };
     let inputs: Vec<_> = checkpoints
         .iter()
         .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
         .collect();
+    let owner = checkpoints.len() - 1;
+    if let Space::Product(rank) = how.space {
+        let rank = rank.unwrap_or(Rank::Inputs);
+        let done = product::merge(choice, recipe, &inputs, (rank, how), staging, notes, progress)?;
+        let shards = done.plan.outputs().to_vec();
+        let (hashes, input_hashes, distance) = (done.hashes, done.input_hashes, done.distance);
+        return Ok(Written { shards, hashes, input_hashes, owner, distance, config: Some(done.config) });
+    }
     let plan = Plan::new(&inputs, &choice.weights, &recipe)?;
-    drop(inputs);
     let outputs = plan
         .outputs()
         .iter()
@@ -226,6 +251,11 @@ fn average(
     for output in outputs {
         output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
     }
+    let distance = if agreement.exactness == Exactness::Product {
+        product::distance(choice, &inputs, how.machine, notes)?
+    } else {
+        None
+    };
     if ran.tally.underflowed > 0 {
         let elements: u64 = newest.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
         notes.push(format!(
@@ -237,7 +267,9 @@ fn average(
         shards: plan.outputs().to_vec(),
         hashes: ran.outputs,
         input_hashes: ran.inputs,
-        owner: checkpoints.len() - 1,
+        owner,
+        distance,
+        config: None,
     })
 }
 

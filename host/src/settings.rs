@@ -6,6 +6,7 @@ use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Result, Scheme};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::space::{RankChoice, space};
 use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// What [`crate::merge`], [`crate::weights`], [`crate::inspect`] and [`crate::verify`] can be told, except paths of
@@ -13,7 +14,7 @@ use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 ///
 /// ```
 /// let settings = mwa_host::Settings::parse(r#"{"metric": "eval_loss", "last": 4, "penalty": 1}"#)?;
-/// assert_eq!(settings.options(vec!["runs/my-lora".into()]).select.last, Some(4));
+/// assert_eq!(settings.options(vec!["runs/my-lora".into()])?.select.last, Some(4));
 /// # Ok::<(), mwa::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -38,6 +39,12 @@ pub struct Settings {
     penalty: Option<f64>,
     weights: Option<Vec<f64>>,
     dtype: Option<OutputDtype>,
+    space: Option<SpaceName>,
+    /// A number, `"auto"` or `"full"`.
+    #[serde(deserialize_with = "rank")]
+    rank: Option<RankChoice>,
+    energy: Option<f64>,
+    strict: bool,
     allow_cross_run: bool,
     force: bool,
     threads: Option<AtLeastOne>,
@@ -55,6 +62,13 @@ enum OutputDtype {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SpaceName {
+    Factors,
+    Product,
 }
 
 impl Settings {
@@ -85,9 +99,11 @@ impl Settings {
     }
 
     /// Which of the checkpoints in `inputs`, and how they are weighed.
-    #[must_use]
-    pub fn options(&self, inputs: Vec<PathBuf>) -> Options {
-        Options {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
+    pub fn options(&self, inputs: Vec<PathBuf>) -> Result<Options> {
+        let options = Options {
             inputs,
             adapter: self.adapter.clone(),
             select: Selection {
@@ -112,18 +128,28 @@ impl Settings {
                 },
             },
             drop_bad: self.drop_bad,
-        }
+        };
+        options.checked()
     }
 
     /// How the merge is done.
-    #[must_use]
-    pub fn merge_options(&self) -> MergeOptions {
-        MergeOptions {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for options of product space without it.
+    pub fn merge_options(&self) -> Result<MergeOptions> {
+        if let Some(share) = self.energy.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return Err(Error::new(ErrorKind::Usage, format!("option energy: {share} is no share"))
+                .help("give a number above 0, at most 1"));
+        }
+        let is_product = self.space == Some(SpaceName::Product);
+        Ok(MergeOptions {
             dtype: self.dtype(),
+            space: space(is_product, self.rank, self.energy, self.strict)?,
             allow_cross_run: self.allow_cross_run,
+            strict: self.strict,
             force: self.force,
             machine: self.machine(),
-        }
+        })
     }
 
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
@@ -158,9 +184,18 @@ fn parsed<'de, D: Deserializer<'de>, T: core::str::FromStr<Err = Error>>(
         .transpose()
 }
 
+fn rank<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Option<RankChoice>, D::Error> {
+    let text = match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    RankChoice::parse(&text).map(Some).map_err(|detail| D::Error::custom(format!("`{text}` {detail}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Rank, Space};
 
     fn refused(json: &str) -> String {
         let error = Settings::parse(json).unwrap_err();
@@ -174,14 +209,34 @@ mod tests {
             r#"{"steps": [500, null], "goal": "max", "scheme": "power", "dtype": "bf16", "threads": 3, "adapter": null}"#,
         );
         let settings = settings.unwrap();
-        let options = settings.options(Vec::new());
+        let options = settings.options(Vec::new()).unwrap();
         assert_eq!(options.select.steps, Some((500, u64::MAX)));
         assert_eq!(options.metric.goal, Some(Goal::Max));
         assert!(
             matches!(options.rule, WeightRule::Scheme { scheme: Scheme::Power, penalty } if penalty == PENALTY)
         );
-        assert_eq!(settings.merge_options().dtype, Some(Float::BF16));
+        assert_eq!(settings.merge_options().unwrap().dtype, Some(Float::BF16));
         assert_eq!(settings.machine().threads, Some(3));
+    }
+
+    #[test]
+    fn ranks_are_numbers_or_words() {
+        let space = |json: &str| Settings::parse(json)?.merge_options().map(|how| how.space);
+        assert_eq!(
+            space(r#"{"space": "product", "rank": 8}"#).unwrap(),
+            Space::Product(Some(Rank::Fixed(8)))
+        );
+        assert_eq!(
+            space(r#"{"space": "product", "energy": 0.5}"#).unwrap(),
+            Space::Product(Some(Rank::Energy(0.5)))
+        );
+        let refused = |json| space(json).unwrap_err().to_string();
+        assert_eq!(
+            refused(r#"{"rank": "all"}"#),
+            "option rank: `all` is no rank; write a number, auto or full"
+        );
+        assert_eq!(refused(r#"{"energy": 2}"#), "option energy: 2 is no share");
+        assert!(refused(r#"{"rank": "full"}"#).contains("product space"));
     }
 
     #[test]

@@ -26,13 +26,14 @@ mod _mwa {
     ) -> PyResult<String> {
         call(py, progress, |progress| {
             let settings = Settings::parse(options)?;
-            mwa_host::merge(&settings.options(inputs), &settings.merge_options(), &out, progress).map(json)
+            let (options, how) = (settings.options(inputs)?, settings.merge_options()?);
+            mwa_host::merge(&options, &how, &out, progress).map(json)
         })
     }
 
     #[pyfunction]
     fn weights(py: Python<'_>, inputs: Vec<PathBuf>, options: &str) -> PyResult<String> {
-        call(py, None, |_| mwa_host::weights(&Settings::parse(options)?.options(inputs)).map(json))
+        call(py, None, |_| mwa_host::weights(&Settings::parse(options)?.options(inputs)?).map(json))
     }
 
     #[pyfunction]
@@ -55,7 +56,10 @@ mod _mwa {
     /// Raise what is wrong with options, before there is anything to merge.
     #[pyfunction]
     fn check_options(py: Python<'_>, options: &str) -> PyResult<()> {
-        call(py, None, |_| Settings::parse(options).map(drop))
+        call(py, None, |_| {
+            let settings = Settings::parse(options)?;
+            settings.options(Vec::new()).and(settings.merge_options()).map(drop)
+        })
     }
 
     /// The command line; returns the exit code.

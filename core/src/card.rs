@@ -1,11 +1,15 @@
 //! The model card: a README.md that says what the merged model is and what it was made of.
 
-use mwa::AdapterConfig;
+use alloc::format;
+use alloc::string::{String, ToString};
 
+use crate::AdapterConfig;
 use crate::report::Report;
 
-/// The card of a merge; `config` is the adapter's, none for a full model.
-pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+/// The README.md of a merge; `config` is the adapter's, none for a full model.
+#[must_use]
+pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+    let is_product = report.space == "product";
     let mut text = String::from("---\n");
     if let Some(config) = config {
         if let Some(base) = config.base_model() {
@@ -19,18 +23,33 @@ pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
-        "A weighted average of {} checkpoints of one training run, made with mwa {} \
+        "{} of {} {}, made with mwa {} \
          (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
+        if is_product { "The weighted average of what they do" } else { "A weighted average" },
         report.inputs.len(),
+        match report.inputs.len() {
+            1 => "checkpoint",
+            _ if is_product => "LoRA adapters (Σ wγBA, product space)",
+            _ => "checkpoints",
+        },
         report.mwa,
     );
     text += &format!("Weights: {}.\n\n", report.weighting.describe());
+    if let Some(distance) = &report.residual {
+        let how =
+            if is_product { "cut to the rank of this adapter" } else { "A and B averaged each by itself" };
+        text += &format!(
+            "Space: {}. With {how}, the result is off from the exact average of the adapters' products by {}.\n\n",
+            report.space,
+            distance.describe()
+        );
+    }
     let metric = report.weighting.metric.as_deref().unwrap_or("metric");
     text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
     for input in &report.inputs {
         let last = input.name.rsplit(['/', '\\']).next().unwrap_or(&input.name);
-        let step = input.step.map_or_else(|| "–".into(), |step| step.to_string());
-        let metric = input.metric.map_or_else(|| "–".into(), |metric| format!("{metric:.6}"));
+        let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
+        let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
         text += &format!("| {} | {step} | {metric} | {:.4} |\n", last.replace('|', "\\|"), input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
