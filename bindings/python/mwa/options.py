@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
+from mwa.errors import MergeError
+
 
 class WeightOptions(TypedDict, total=False):
     """Which checkpoints, and how they are weighed."""
@@ -32,6 +34,10 @@ class MergeOptions(WeightOptions, total=False):
     """Also how the merge is done."""
 
     dtype: Literal["keep", "f32", "bf16", "f16"]  # of averaged tensors; keep is the widest of the inputs
+    space: Literal["factors", "product"]  # LoRA's factors, or the products B·A that they make
+    rank: int | Literal["auto", "full"] | None  # of merged products; the inputs' largest
+    energy: float | None  # with rank auto, the share of the squared norm that each module keeps; 0.999
+    strict: bool  # fail where a module that an input lacks would count as zero
     allow_cross_run: bool  # average the factors of adapters that are not of one run
     force: bool  # replace an earlier merge
     threads: int | None  # one per core
@@ -41,7 +47,10 @@ class MergeOptions(WeightOptions, total=False):
 def to_json(options: Mapping[str, object]) -> str:
     """Options as the native half reads them."""
     given = {name: value for name, value in options.items() if value is not None}
-    return json.dumps(given, default=_plain)
+    try:
+        return json.dumps(given, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise MergeError("usage", str(error)) from None
 
 
 def _plain(value: object) -> object:

@@ -41,6 +41,23 @@ class Input:
 
 
 @dataclass(frozen=True)
+class ModuleDistance:
+    """A LoRA module of a `Distance`: its rank in the output, and ‖result − Σ wγBA‖ / ‖Σ wγBA‖."""
+
+    module: str
+    relative: float
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the result is from the average of what the adapters do: over all modules, and by module."""
+
+    overall: float
+    modules: tuple[ModuleDistance, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """What was merged, with which weights and why, and the hashes of all of it: `mwa-report.json`."""
 
@@ -52,6 +69,8 @@ class Report:
     outputs: tuple[HashedFile, ...]
     notes: tuple[str, ...]
     adapter: str | None = None
+    rank: str | None = None
+    residual: Distance | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +134,9 @@ def read(kind: type[T], value: dict[str, Any]) -> T:
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    if is_dataclass(hint):
-        return read(hint, value)  # type: ignore[arg-type]
+    for kind in (hint, *get_args(hint)):
+        if is_dataclass(kind) and isinstance(value, dict):
+            return read(kind, value)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:
         return tuple(_convert(get_args(hint)[0], item) for item in value)
     return value
