@@ -132,6 +132,7 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
 
 fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -> Result<Vec<Checkpoint>> {
     let found = checkpoints.len();
+    let steps: Vec<_> = checkpoints.iter().filter_map(|checkpoint| checkpoint.step).collect();
     if let Some((first, last)) = select.steps {
         checkpoints.retain(|checkpoint| checkpoint.step.is_some_and(|step| (first..=last).contains(&step)));
     }
@@ -147,11 +148,12 @@ fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -
         checkpoints.drain(..checkpoints.len().saturating_sub(last));
     }
     if checkpoints.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Input,
-            format!("none of the {found} checkpoints found is selected"),
-        )
-        .help("widen --steps, or check --last and --every"));
+        let range = match (steps.iter().min(), steps.iter().max()) {
+            (Some(first), Some(last)) => format!("lie between steps {first} and {last}"),
+            _ => "have no step in their names".into(),
+        };
+        let detail = format!("--steps selects none of the {found} checkpoints found, which {range}");
+        return Err(Error::new(ErrorKind::Input, detail).help("widen --steps, or leave it out"));
     }
     Ok(checkpoints)
 }

@@ -16,8 +16,9 @@ use mwa::{Float, Goal, MetricOptions, Scheme};
     max_term_width = 100,
     after_help = "\
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -123,7 +124,7 @@ pub(crate) struct Choose {
     #[arg(long, value_enum, help_heading = "Metric")]
     goal: Option<GoalArg>,
     /// Average a training metric over so many steps around a checkpoint; 0 interpolates [default: from the log]
-    #[arg(long, value_name = "STEPS", help_heading = "Metric")]
+    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", help_heading = "Metric")]
     smooth: Option<f64>,
     /// Take an evaluation up to so many steps away from its checkpoint
     #[arg(long, value_name = "STEPS", default_value_t = 0, help_heading = "Metric")]
@@ -131,7 +132,7 @@ pub(crate) struct Choose {
     /// Fail rather than take a value that was not logged right at a checkpoint
     #[arg(long, help_heading = "Metric")]
     strict_metrics: bool,
-    /// linear, power, exponential, rank or uniform
+    /// How a metric becomes a weight
     #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(Scheme::name)))]
     scheme: String,
     /// How hard a worse checkpoint is punished; 0 is the plain mean

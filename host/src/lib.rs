@@ -153,9 +153,14 @@ pub struct Machine {
     pub memory: Option<u64>,
 }
 
+/// More threads than this only cost memory; some systems refuse to start them.
+const MOST_THREADS: usize = 1024;
+
 impl Machine {
     fn threads(self) -> usize {
-        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+        self.threads
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+            .clamp(1, MOST_THREADS)
     }
 }
 

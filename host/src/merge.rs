@@ -247,9 +247,13 @@ fn average(
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress)?;
+    let written = |error: mwa::Error| match error.kind() {
+        ErrorKind::Io => error.file(staging.shown().display().to_string()),
+        _ => error,
+    };
+    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
-        output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
+        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
     let distance = if agreement.exactness == Exactness::Product {
         product::distance(choice, &inputs, how.machine, notes)?

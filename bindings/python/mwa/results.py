@@ -118,13 +118,14 @@ class Checked:
 class Verified:
     """What `verify` found; `remade` is None when inputs are gone or changed, so that the merge was not tried."""
 
-    files: tuple[Checked, ...]
+    outputs: tuple[Checked, ...]
+    inputs: tuple[Checked, ...]
     remade: bool | None
 
     @property
     def is_good(self) -> bool:
         """Everything is there, unchanged, and merges to the same bytes."""
-        return self.remade is True and all(file.state == "same" for file in self.files)
+        return self.remade is True and all(file.state == "same" for file in self.outputs + self.inputs)
 
 
 def read(kind: type[T], value: dict[str, Any]) -> T:
