@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{Machine, MergeOptions, Options, PENALTY, Rank, Selection, Space, WeightRule};
+use crate::space::{RankChoice, space};
+use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
+use mwa::{Float, Goal, MetricOptions, Scheme};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -150,8 +151,8 @@ pub(crate) struct SpaceArgs {
     #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
     space: SpaceArg,
     /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
-    #[arg(long, value_name = "R|auto|full", value_parser = rank, help_heading = "Space")]
-    rank: Option<RankArg>,
+    #[arg(long, value_name = "R|auto|full", value_parser = RankChoice::parse, help_heading = "Space")]
+    rank: Option<RankChoice>,
     /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
     #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
     energy: Option<f64>,
@@ -164,13 +165,6 @@ pub(crate) struct SpaceArgs {
 enum SpaceArg {
     Factors,
     Product,
-}
-
-#[derive(Clone, Copy)]
-enum RankArg {
-    Fixed(usize),
-    Auto,
-    Full,
 }
 
 /// How much machine to use.
@@ -215,16 +209,7 @@ impl Choose {
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
     pub(crate) fn options(self) -> mwa::Result<Options> {
-        let options = Options::from(self);
-        let tried = match &options.rule {
-            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
-            WeightRule::Explicit(values) => Weights::explicit(values),
-        };
-        match tried {
-            Ok(_) => Ok(options),
-            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
-                .help(error.advice().unwrap_or_default().to_owned())),
-        }
+        Options::from(self).checked()
     }
 }
 
@@ -278,43 +263,10 @@ pub(crate) fn merge_options(
         OutputDtype::Bf16 => Some(Float::BF16),
         OutputDtype::F16 => Some(Float::F16),
     };
-    let (space, strict) = (space(args)?, args.strict);
+    let is_product = args.space == SpaceArg::Product;
+    let space = space(is_product, args.rank, args.energy, args.strict)?;
+    let strict = args.strict;
     Ok(MergeOptions { dtype, space, allow_cross_run, strict, force, machine: machine.into() })
-}
-
-fn space(args: SpaceArgs) -> mwa::Result<Space> {
-    let rank = match (args.rank, args.energy) {
-        (None, None) => None,
-        (Some(RankArg::Fixed(rank)), None) => Some(Rank::Fixed(rank)),
-        (Some(RankArg::Full), None) => Some(Rank::Full),
-        (Some(RankArg::Auto) | None, share) => Some(Rank::Energy(share.unwrap_or(ENERGY))),
-        (Some(_), Some(_)) => {
-            let detail = "--energy finds ranks by itself, but --rank gives one";
-            return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
-        }
-    };
-    match args.space {
-        SpaceArg::Product => Ok(Space::Product(rank)),
-        SpaceArg::Factors if rank.is_none() && !args.strict => Ok(Space::Factors),
-        SpaceArg::Factors => {
-            let detail =
-                "--rank, --energy and --strict are for product space; factors keep the rank they have";
-            Err(Error::new(ErrorKind::Usage, detail).help("add --space product"))
-        }
-    }
-}
-
-/// The share of the squared norm that `--rank auto` keeps.
-const ENERGY: f64 = 0.999;
-
-fn rank(text: &str) -> Result<RankArg, String> {
-    match text {
-        "auto" => Ok(RankArg::Auto),
-        "full" => Ok(RankArg::Full),
-        _ => at_least_one(text)
-            .map(RankArg::Fixed)
-            .map_err(|_| "is no rank; write a number, auto or full".into()),
-    }
 }
 
 fn energy(text: &str) -> Result<f64, String> {
