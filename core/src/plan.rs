@@ -42,6 +42,9 @@ pub struct Recipe {
     pub identical: BTreeMap<String, String>,
     /// The `__metadata__` of the output files.
     pub metadata: BTreeMap<String, String>,
+    /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
+    /// under their names, and leaves their bytes alone.
+    pub elsewhere: BTreeMap<String, (Dtype, Vec<u64>)>,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
 }
@@ -109,24 +112,37 @@ impl Plan {
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut unplaced = recipe.elsewhere.clone();
+        indexes.iter_mut().for_each(|index| index.retain(|name, _| !recipe.elsewhere.contains_key(*name)));
         same_names(inputs, &indexes)?;
+        newest.files.iter().flat_map(|file| file.header.tensors()).for_each(|tensor| {
+            unplaced.remove(&tensor.name);
+        });
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
             let mut works = BTreeMap::new();
             let mut layout = Vec::new();
             for tensor in file.header.tensors() {
+                if let Some((dtype, shape)) = recipe.elsewhere.get(&tensor.name) {
+                    layout.push((tensor.name.clone(), *dtype, shape.clone()));
+                    continue;
+                }
                 let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
                 let work = work(inputs, &found, recipe)?;
                 let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
                 works.insert(tensor.name.as_str(), (work, found));
             }
+            // what the newest input lacks goes into its first file
+            layout.extend(
+                core::mem::take(&mut unplaced).into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)),
+            );
             let header =
                 Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
             for tensor in header.tensors() {
-                let (work, found) = &works[tensor.name.as_str()];
+                let Some((work, found)) = works.get(tensor.name.as_str()) else { continue };
                 let segment = segment(output, tensor, *work, found, weights);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
                     segments.push(segment);
@@ -193,6 +209,36 @@ impl Plan {
             Cursor { segment: at.segment + 1, first: 0 }
         };
         Some((job, next))
+    }
+
+    /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
+    /// memory.
+    pub fn jobs_by_tensor(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        self.segments.iter().flat_map(move |segment| {
+            let bytes = segment.work.bytes() as u64;
+            let tensors = self.outputs[segment.output].header.tensors();
+            let first = tensors.partition_point(|tensor| tensor.range.end <= segment.start);
+            let elements = move |tensor: &Tensor| {
+                (tensor.range.start - segment.start) / bytes..(tensor.range.end - segment.start) / bytes
+            };
+            let within = tensors[first..].iter().map(elements);
+            within
+                .take_while(|range| range.end <= segment.elements)
+                .flat_map(move |range| self.cut(segment, range, max_bytes))
+        })
+    }
+
+    fn cut<'a>(
+        &'a self,
+        segment: &'a Segment,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Iterator<Item = Job<'a>> {
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let step = (max_bytes / widest).max(1) as u64;
+        let end = range.end;
+        let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
     }
 }
 
@@ -262,13 +308,34 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        self.run_by(kernel::weighted_sum, inputs, out)
+    }
+
+    /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    ///
+    /// # Panics
+    /// As [`Job::run`].
+    pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        self.run_by(kernel::reference, inputs, out)
+    }
+
+    #[inline(always)]
+    fn run_by(
+        &self,
+        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
+        inputs: &[&[u8]],
+        out: &mut [u8],
+    ) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = kernel::weighted_sum(&operands, dtype, out);
+        let tally = sum(&operands, dtype, out);
         if tally.non_finite > 0 && !self.plan.allow_non_finite {
             return Err(self.explain_non_finite(&operands, dtype, out));
         }
@@ -515,6 +582,25 @@ mod tests {
             end = job.write().range.end;
         }
         assert_eq!(end, plan.outputs()[0].header.file_len());
+    }
+
+    #[test]
+    fn jobs_by_tensor_cover_each_tensor_alone() {
+        let with_empty = &[TWO, &[("c", Dtype::BF16, &[0][..])]].concat();
+        let plan = plan(&[input("x", with_empty), input("y", with_empty)], &[0.5, 0.5]).unwrap();
+        for max_bytes in [4, 1 << 20] {
+            let mut jobs = plan.jobs_by_tensor(max_bytes).map(|job| job.write().range);
+            for tensor in plan.outputs()[0].header.tensors() {
+                let mut end = tensor.range.start;
+                while end < tensor.range.end {
+                    let range = jobs.next().unwrap();
+                    assert_eq!(range.start, end);
+                    end = range.end;
+                }
+                assert_eq!(end, tensor.range.end);
+            }
+            assert_eq!(jobs.next(), None);
+        }
     }
 
     #[test]

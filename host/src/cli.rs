@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::{Machine, MergeOptions, Options, PENALTY, Rank, Selection, Space, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Float, Goal, MetricOptions, Scheme};
-use mwa_host::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -38,6 +38,8 @@ pub(crate) enum Command {
         /// Dtype of averaged tensors; keep takes the widest of the inputs
         #[arg(long, value_enum, default_value = "keep")]
         dtype: OutputDtype,
+        #[command(flatten)]
+        space: SpaceArgs,
         /// Average the factors of adapters that are not of one run
         #[arg(long)]
         allow_cross_run: bool,
@@ -140,6 +142,36 @@ pub(crate) struct Choose {
     weights: Option<Vec<f64>>,
 }
 
+/// What is averaged.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct SpaceArgs {
+    /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
+    #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
+    space: SpaceArg,
+    /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
+    #[arg(long, value_name = "R|auto|full", value_parser = rank, help_heading = "Space")]
+    rank: Option<RankArg>,
+    /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
+    #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
+    energy: Option<f64>,
+    /// Fail where a module that an input lacks would count as zero
+    #[arg(long, help_heading = "Space")]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SpaceArg {
+    Factors,
+    Product,
+}
+
+#[derive(Clone, Copy)]
+enum RankArg {
+    Fixed(usize),
+    Auto,
+    Full,
+}
+
 /// How much machine to use.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct MachineArgs {
@@ -176,6 +208,25 @@ enum GoalArg {
     Max,
 }
 
+impl Choose {
+    /// The options of the library.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
+    pub(crate) fn options(self) -> mwa::Result<Options> {
+        let options = Options::from(self);
+        let tried = match &options.rule {
+            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
+            WeightRule::Explicit(values) => Weights::explicit(values),
+        };
+        match tried {
+            Ok(_) => Ok(options),
+            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
+                .help(error.advice().unwrap_or_default().to_owned())),
+        }
+    }
+}
+
 impl From<Choose> for Options {
     fn from(args: Choose) -> Self {
         let goal = args.goal.map(|goal| match goal {
@@ -210,19 +261,66 @@ impl From<MachineArgs> for Machine {
 }
 
 /// The options of a merge that are not about choosing.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for options of product space without it.
 pub(crate) fn merge_options(
     dtype: OutputDtype,
+    args: SpaceArgs,
     allow_cross_run: bool,
     force: bool,
     machine: MachineArgs,
-) -> MergeOptions {
+) -> mwa::Result<MergeOptions> {
     let dtype = match dtype {
         OutputDtype::Keep => None,
         OutputDtype::F32 => Some(Float::F32),
         OutputDtype::Bf16 => Some(Float::BF16),
         OutputDtype::F16 => Some(Float::F16),
     };
-    MergeOptions { dtype, allow_cross_run, force, machine: machine.into() }
+    let (space, strict) = (space(args)?, args.strict);
+    Ok(MergeOptions { dtype, space, allow_cross_run, strict, force, machine: machine.into() })
+}
+
+fn space(args: SpaceArgs) -> mwa::Result<Space> {
+    let rank = match (args.rank, args.energy) {
+        (None, None) => None,
+        (Some(RankArg::Fixed(rank)), None) => Some(Rank::Fixed(rank)),
+        (Some(RankArg::Full), None) => Some(Rank::Full),
+        (Some(RankArg::Auto) | None, share) => Some(Rank::Energy(share.unwrap_or(ENERGY))),
+        (Some(_), Some(_)) => {
+            let detail = "--energy finds ranks by itself, but --rank gives one";
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
+        }
+    };
+    match args.space {
+        SpaceArg::Product => Ok(Space::Product(rank)),
+        SpaceArg::Factors if rank.is_none() && !args.strict => Ok(Space::Factors),
+        SpaceArg::Factors => {
+            let detail =
+                "--rank, --energy and --strict are for product space; factors keep the rank they have";
+            Err(Error::new(ErrorKind::Usage, detail).help("add --space product"))
+        }
+    }
+}
+
+/// The share of the squared norm that `--rank auto` keeps.
+const ENERGY: f64 = 0.999;
+
+fn rank(text: &str) -> Result<RankArg, String> {
+    match text {
+        "auto" => Ok(RankArg::Auto),
+        "full" => Ok(RankArg::Full),
+        _ => at_least_one(text)
+            .map(RankArg::Fixed)
+            .map_err(|_| "is no rank; write a number, auto or full".into()),
+    }
+}
+
+fn energy(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("is no share; write a number above 0, at most 1".into()),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

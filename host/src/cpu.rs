@@ -10,14 +10,14 @@ use mwa::{Error, ErrorKind, Job, Plan, Result};
 
 use crate::files::{self, InputFile, io_error};
 use crate::hash::{OrderedHash, hash_file};
-use crate::{Machine, Progress, simd};
+use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
-const JOB_BYTES: usize = 256 << 10;
+pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// What running a plan gave.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ struct Run<'a> {
     sources: &'a [&'a [InputFile]],
     outputs: &'a [File],
     progress: &'a dyn Progress,
+    instructions: InstructionSet,
     /// Hashes of the inputs whose bytes all pass through the jobs, in file order: nearly always every one.
     input_hashes: Vec<Vec<Option<OrderedHash>>>,
     output_hashes: Vec<OrderedHash>,
@@ -113,6 +114,7 @@ impl<'a> Run<'a> {
             sources,
             outputs,
             progress,
+            instructions: InstructionSet::widest(),
             input_hashes,
             output_hashes,
             alone,
@@ -126,6 +128,7 @@ impl<'a> Run<'a> {
 
     /// One thread's share.
     fn work(&self) -> Tally {
+        let _release = Release(self);
         let mut tally = Tally::default();
         let mut desk = Desk { files: self.sources.iter().map(|_| None).collect(), ..Desk::default() };
         while let Some((index, job)) = self.take(&self.next_job, self.jobs) {
@@ -178,7 +181,7 @@ impl<'a> Run<'a> {
         let write = job.write();
         desk.output.resize(bytes(write.range.end - write.range.start), 0);
         let inputs: Vec<_> = desk.inputs[..job.reads().len()].iter().map(Vec::as_slice).collect();
-        let tally = simd::run(job, &inputs, &mut desk.output)?;
+        let tally = self.instructions.run(job, &inputs, &mut desk.output)?;
         files::write_at(&self.outputs[write.file], &desk.output, write.range.start)
             .map_err(|error| io_error("cannot write the merged file", &error))?;
         let hash = &self.output_hashes[write.file];
@@ -193,6 +196,11 @@ impl<'a> Run<'a> {
             *failure = Some((index, error));
         }
         drop(failure);
+        self.halt();
+    }
+
+    /// Let no thread take more work, or wait for another's.
+    fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.input_hashes.iter().flatten().flatten().chain(&self.output_hashes).for_each(OrderedHash::wake);
     }
@@ -208,6 +216,17 @@ impl<'a> Run<'a> {
             inputs[s][f] = hash;
         }
         Ok(Ran { tally, inputs, outputs: self.output_hashes.into_iter().map(OrderedHash::finish).collect() })
+    }
+}
+
+/// Halts the others when a thread panics: they would wait for its pieces for ever.
+struct Release<'r, 'a>(&'r Run<'a>);
+
+impl Drop for Release<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.halt();
+        }
     }
 }
 

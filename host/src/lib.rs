@@ -10,17 +10,27 @@
 
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
+mod execute;
 mod files;
+mod foreign;
 mod hash;
 mod inspect;
 mod merge;
 mod output;
 mod pickle;
+mod product;
 mod run;
 mod same_run;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
+mod tasks;
 mod verify;
 
 use std::path::PathBuf;
@@ -28,9 +38,12 @@ use std::thread;
 
 use mwa::{Float, MetricOptions, Scheme};
 
+pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use mwa::report::{self, Report};
+pub use mwa::{Rank, Space};
+pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
 /// The report's file name in a merged folder.
@@ -96,8 +109,12 @@ impl Default for WeightRule {
 pub struct MergeOptions {
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Average the factors of adapters that are not of one run.
     pub allow_cross_run: bool,
+    /// Fail where a module that an input lacks would count as zero.
+    pub strict: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.

@@ -42,7 +42,10 @@ pub(crate) fn check(checkpoints: &[Checkpoint], allow: bool) -> Result<Vec<Strin
                 format!("is not of the same run as {a}: the mean cosine of their A factors is {cosine:.2}, near 1 within a run"),
             )
             .file(&**b)
-            .help("merge checkpoints of one run; --allow-cross-run averages the factors all the same"));
+            .help(
+                "merge adapters of several runs with --space product, which averages what they do; \
+                 --allow-cross-run averages the factors all the same",
+            ));
         }
     }
     Ok(notes)
