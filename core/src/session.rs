@@ -252,6 +252,25 @@ impl Session {
         Some((self.count - 1, job))
     }
 
+    /// The lengths of the chunks that a job reads, in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when no such job is handed out.
+    pub fn lengths(&self, number: u64) -> Result<Vec<usize>> {
+        let job = self.job(number)?;
+        let length = |read: crate::Read| usize::try_from(read.range.end - read.range.start);
+        Ok(job.reads().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
+    }
+
+    fn job(&self, number: u64) -> Result<Job<'_>> {
+        let at = self.handed_out.get(&number).copied();
+        let job = at.and_then(|at| self.plan.job(at, self.chunk));
+        job.map(|(job, _)| job).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("job {number} is not handed out, or was run already"))
+                .help("run each job once, by the number that came with it")
+        })
+    }
+
     /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its write.
     ///
     /// A job that succeeded is done with; one that failed can be run again.
@@ -259,12 +278,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out or the chunks have other lengths; else as [`Job::run`].
     pub fn run(&mut self, number: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
-        let at = self.handed_out.get(&number).copied();
-        let job = at.and_then(|at| self.plan.job(at, self.chunk));
-        let (job, _) = job.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("job {number} is not handed out, or was run already"))
-                .help("run each job once, by the number that came with it")
-        })?;
+        let job = self.job(number)?;
         let wanted: Vec<u64> = job.reads().map(|read| read.range.end - read.range.start).collect();
         let given: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
         if wanted != given {
