@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Usage = 16,
     /// The caller asked to stop.
     Stopped = 17,
+    /// A device was asked for that is not there, is refused, or failed.
+    Device = 18,
 }
 
 impl ErrorKind {
@@ -98,6 +100,7 @@ impl ErrorKind {
             Self::Io => "io",
             Self::Usage => "usage",
             Self::Stopped => "stopped",
+            Self::Device => "device",
         }
     }
 }
