@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Float, Goal, MetricOptions, Scheme};
-use mwa_host::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use mwa_host::{DeviceChoice, Gpus, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -74,6 +74,11 @@ pub(crate) enum Command {
         folder: PathBuf,
         #[command(flatten)]
         machine: MachineArgs,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List the GPUs here, and whether each gives the same bytes as the CPU
+    Devices {
         #[command(flatten)]
         show: Show,
     },
@@ -146,9 +151,15 @@ pub(crate) struct MachineArgs {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
-    /// Bytes of buffers, such as 64M or 1G
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
-    memory: u64,
+    /// Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// auto, cpu, gpu, or some of what `mwa devices` lists: gpu:0,1. The bytes are the same
+    #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "auto")]
+    device: DeviceChoice,
+    /// Show where the time went, summed over threads
+    #[arg(long, hide = true)]
+    pub(crate) timings: bool,
 }
 
 /// What is printed.
@@ -205,7 +216,7 @@ impl From<Choose> for Options {
 
 impl From<MachineArgs> for Machine {
     fn from(args: MachineArgs) -> Self {
-        Self { threads: args.threads, memory: Some(args.memory) }
+        Self { threads: args.threads, memory: args.memory, device: args.device }
     }
 }
 
@@ -231,6 +242,19 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(error) => Err(format!("{error}")),
     }
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    let places = match text.split_once(':') {
+        None if text == "auto" => return Ok(DeviceChoice::Auto),
+        None if text == "cpu" => return Ok(DeviceChoice::Cpu),
+        None if text == "gpu" => return Ok(DeviceChoice::Gpu(Gpus::default())),
+        Some(("gpu", places)) => places,
+        _ => return Err("use auto, cpu, gpu or gpu:0,1".into()),
+    };
+    let places = places.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+    let gpus = Gpus::new(&places.map_err(|error| format!("`{text}`: {error}"))?);
+    gpus.map(DeviceChoice::Gpu).ok_or_else(|| "places are 0 to 63".into())
 }
 
 fn steps(text: &str) -> Result<(u64, u64), String> {
@@ -263,6 +287,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn devices() {
+        assert_eq!(device("auto"), Ok(DeviceChoice::Auto));
+        assert_eq!(device("gpu"), device("gpu:0"));
+        assert_eq!(device("gpu:3,1"), Ok(DeviceChoice::Gpu(Gpus::new(&[1, 3]).unwrap())));
+        for wrong in ["", "gpu:", "gpu:64", "gpu:a", "cpu:0", "tpu"] {
+            assert!(device(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,11 +12,18 @@ mod card;
 mod checkpoint;
 mod choose;
 mod cpu;
+mod execute;
 mod files;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "gpu_disabled.rs"]
+pub mod gpu;
 mod hash;
 mod inspect;
 mod merge;
 mod output;
+mod pass;
 mod pickle;
 pub mod report;
 mod run;
@@ -25,6 +32,7 @@ mod sha256;
 mod simd;
 mod verify;
 
+use core::time::Duration;
 use std::path::PathBuf;
 use std::thread;
 
@@ -111,8 +119,49 @@ pub struct MergeOptions {
 pub struct Machine {
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
-    /// Bytes of buffers; `None` for 64 MiB.
+    /// Bytes of buffers, on GPUs too; `None` for 64 MiB, or 256 MiB with a GPU.
     pub memory: Option<u64>,
+    /// What computes.
+    pub device: DeviceChoice,
+}
+
+/// What computes the sums; the bytes are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU where it will be faster by what was measured, else the CPU; the CPU too when the GPU fails.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// GPUs, or an error.
+    Gpu(Gpus),
+}
+
+/// Some of the GPUs that [`gpu::devices`] lists, by their places there; by default the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// Bit n stands for place n.
+    places: u64,
+}
+
+impl Default for Gpus {
+    fn default() -> Self {
+        Self { places: 1 }
+    }
+}
+
+impl Gpus {
+    /// These places; `None` when there is none, or one beyond 63.
+    #[must_use]
+    pub fn new(places: &[u32]) -> Option<Self> {
+        let bits = places.iter().try_fold(0, |bits, &place| Some(bits | 1u64.checked_shl(place)?))?;
+        (bits != 0).then_some(Self { places: bits })
+    }
+
+    /// The places, in order.
+    pub fn places(self) -> impl Iterator<Item = usize> {
+        (0..64).filter(move |place| self.places >> place & 1 == 1)
+    }
 }
 
 impl Machine {
@@ -130,6 +179,14 @@ pub trait Progress: Sync {
     /// So many more bytes were read and merged.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
+    }
+    /// Something to know about this machine, not about the result: which device computes, and why.
+    fn note(&self, note: &str) {
+        let _ = note;
+    }
+    /// Work is done: kinds of work, and the time that all threads together have spent on each.
+    fn timings(&self, timings: &[(&str, Duration)]) {
+        let _ = timings;
     }
     /// Whether to stop as soon as possible, leaving nothing behind.
     fn stopped(&self) -> bool {

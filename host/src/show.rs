@@ -1,6 +1,9 @@
 //! What the command line prints: tables with bars, summaries, notes.
 
+use core::time::Duration;
+
 use anstyle::{AnsiColor, Style};
+use mwa_host::gpu::Found;
 use mwa_host::report::{Input, Report};
 use mwa_host::{Inspection, Verified};
 
@@ -163,6 +166,29 @@ pub(crate) fn verified(verified: &Verified) -> String {
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
     }
+}
+
+/// The GPUs, by the places that `--device gpu:…` takes.
+pub(crate) fn devices(found: &[Found]) -> String {
+    if found.is_empty() {
+        return "no GPU was found; merges run on the CPU\n".into();
+    }
+    let row = |(place, device): (usize, &Found)| {
+        let verdict = match &device.refused {
+            None => format!("{GOOD}same bytes as the CPU{GOOD:#}"),
+            Some(reason) => format!("{BAD}refused{BAD:#}: {reason}"),
+        };
+        let (name, kind, driver) = (&device.name, &device.kind, &device.driver);
+        format!("gpu:{place}  {BOLD}{name}{BOLD:#}, {kind}, driver {driver}\n       {verdict}\n")
+    };
+    found.iter().enumerate().map(row).collect()
+}
+
+/// Where the time of all threads went, and the time by the clock.
+pub(crate) fn timings(timings: &[(&str, Duration)], elapsed: Duration) -> String {
+    let rows = timings.iter().filter(|(_, time)| !time.is_zero());
+    let rows = rows.map(|(name, time)| format!("{:>9.3} s  {name}\n", time.as_secs_f64()));
+    rows.collect::<String>() + &format!("{:>9.3} s  by the clock\n", elapsed.as_secs_f64())
 }
 
 /// `237 kB`, `1.1 GB`: decimal units, three digits.

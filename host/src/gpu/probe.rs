@@ -1,0 +1,151 @@
+//! Known jobs for a device that was just opened: what it computes must be what the core computes, to the bit.
+
+use mwa::kernel::{self, Operand, Tally};
+use mwa::{Float, Result};
+
+use super::device::Device;
+use super::failed;
+use super::kernel::{Layout, Slot};
+
+/// The dtypes that the kernel reads and writes.
+const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
+
+/// Lengths around the elements of an invocation (8) and of a workgroup (2048), and one with several workgroups.
+const LENGTHS: [usize; 6] = [1, 7, 9, 2047, 2049, 5003];
+
+/// Probe the kernel for each pair of dtypes of `layouts`, each once.
+///
+/// # Errors
+/// [`mwa::ErrorKind::Device`]: which kernel differs, in how many words, and where first.
+pub async fn probe<'a>(device: &Device, layouts: impl Iterator<Item = &'a Layout>) -> Result<()> {
+    let wanted: Vec<_> = layouts.map(Layout::dtypes).collect();
+    probe_if(device, |layout| wanted.contains(&layout.dtypes())).await
+}
+
+/// Probe every kernel.
+///
+/// # Errors
+/// As [`probe`].
+pub async fn probe_all(device: &Device) -> Result<()> {
+    probe_if(device, |_| true).await
+}
+
+async fn probe_if(device: &Device, wanted: impl Fn(&Layout) -> bool) -> Result<()> {
+    device.check()?;
+    let slot = Slot::new(device, 1 << 17, 1 << 16);
+    for output in FLOATS {
+        for input in FLOATS.map(Some).into_iter().chain([None]) {
+            for (n, job) in
+                LENGTHS.into_iter().flat_map(|n| [(n, spread(input, n)), (n, cancelling(input, n))])
+            {
+                let dtypes = job.iter().map(|(dtype, weight, _)| (*dtype, *weight));
+                let layout = Layout::new(dtypes, output, n as u64).expect("the dtypes are the kernel's");
+                if !wanted(&layout) {
+                    break;
+                }
+                if let Some(detail) = check(device, &slot, &layout, &job, output).await? {
+                    let name = name(input, output);
+                    return Err(failed(device.name(), format!("refused: {name} {detail}")));
+                }
+            }
+        }
+    }
+    device.check()
+}
+
+/// Dtype, weight and bytes of each operand.
+type Job = Vec<(Float, f64, Vec<u8>)>;
+
+/// Bytes of all kinds: every exponent, NaN, infinities, subnormals and, as the weights are short, many ties. In every
+/// third element all operands are alike.
+fn spread(input: Option<Float>, n: usize) -> Job {
+    let alike = paint(n * 4, 77);
+    let operand = |(k, weight): (usize, f64)| {
+        let dtype = input.unwrap_or(FLOATS[k]);
+        let size = dtype.bytes();
+        let mut bytes = paint(n * size, k as u64);
+        for (to, from) in bytes.chunks_exact_mut(size).zip(alike.chunks_exact(size)).step_by(3) {
+            to.copy_from_slice(from);
+        }
+        (dtype, weight, bytes)
+    };
+    [0.5, -0.25, 1.5, -0.5, -0.25].into_iter().enumerate().map(operand).collect()
+}
+
+/// Products that cancel, so that a sum fused with its product leaves the product's rounding error instead of nothing.
+fn cancelling(input: Option<Float>, n: usize) -> Job {
+    let dtype = input.unwrap_or(Float::BF16);
+    let size = dtype.bytes();
+    let mut values = paint(n * size, 3);
+    for value in values.chunks_exact_mut(size) {
+        // large, so that narrow dtypes can hold the error, and finite
+        let top = value.last_mut().expect("an element has a byte");
+        *top = match dtype {
+            Float::F8E4M3 => 0x70 | (*top & 0x87),
+            Float::F8E5M2 => 0x78 | (*top & 0x83),
+            Float::F16 => 0x74 | (*top & 0x83),
+            _ => 0x44 | (*top & 0x80),
+        };
+    }
+    let others = FLOATS.into_iter().filter(|_| input.is_none());
+    let zeros = |dtype: Float| (dtype, 1.0, vec![0; n * dtype.bytes()]);
+    let last = zeros(others.last().unwrap_or(dtype));
+    vec![(dtype, 1000.3, values.clone()), (dtype, -1000.3, values), last]
+}
+
+/// How the device's answer to one job differs from the core's, if it does.
+async fn check(
+    device: &Device,
+    slot: &Slot,
+    layout: &Layout,
+    job: &Job,
+    output: Float,
+) -> Result<Option<String>> {
+    for (k, (_, _, bytes)) in job.iter().enumerate() {
+        slot.write(device, layout, k, 0, bytes)?;
+    }
+    let (input, code) = layout.dtypes();
+    slot.run(device, &device.kernel(input, code), layout).await?;
+    let operands: Vec<_> =
+        job.iter().map(|&(dtype, weight, ref bytes)| Operand { dtype, bytes, weight }).collect();
+    let n = job[0].2.len() / job[0].0.bytes();
+    let mut expected = vec![0; n * output.bytes()];
+    let tally = kernel::reference(&operands, output, &mut expected);
+    let seen = slot.tally(device, layout)?;
+    let verdict = slot.read(device, 0..expected.len() as u64, |bytes| compare(bytes, &expected, output))?;
+    slot.recycle();
+    Ok(verdict.or_else(|| (seen != tally).then(|| difference(tally, seen))))
+}
+
+/// How the words differ, if they do.
+fn compare(seen: &[u8], expected: &[u8], dtype: Float) -> Option<String> {
+    let size = dtype.bytes();
+    let pairs = seen.chunks_exact(size).zip(expected.chunks_exact(size)).enumerate();
+    let mut wrong = pairs.filter(|(_, (a, b))| a != b);
+    let (i, (a, b)) = wrong.next()?;
+    let hex = |word: &[u8]| word.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (count, all) = (1 + wrong.count(), expected.len() / size);
+    Some(format!("differs in {count} of {all} words, first at element {i}: {}, not {}", hex(a), hex(b)))
+}
+
+fn difference(expected: Tally, seen: Tally) -> String {
+    format!(
+        "counts {} results that are not finite and {} that underflowed, not {} and {}",
+        seen.non_finite, seen.underflowed, expected.non_finite, expected.underflowed
+    )
+}
+
+fn name(input: Option<Float>, output: Float) -> String {
+    let input = input.map_or_else(|| "mixed".into(), |input| input.dtype().to_string());
+    format!("weighted_sum {input} to {}", output.dtype())
+}
+
+/// Bytes without a pattern, always the same.
+fn paint(n: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    core::iter::repeat_with(next).take(n).collect()
+}
