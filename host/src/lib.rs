@@ -12,7 +12,7 @@ mod card;
 mod checkpoint;
 mod choose;
 mod cpu;
-mod execute;
+mod compute;
 mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;

@@ -12,7 +12,7 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, card, execute, same_run};
+use crate::{MergeOptions, Options, Progress, REPORT, card, compute, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -222,7 +222,7 @@ fn average(
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let ran = execute::run(&plan, &sources, &outputs, how.machine, progress)?;
+    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress)?;
     for output in outputs {
         output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
     }

@@ -254,7 +254,7 @@ impl Slot {
 
 /// A callback, and a future that resolves once it was called.
 fn oneshot() -> (impl FnOnce(Result<()>) + Send + 'static, Answer) {
-    let shared = Arc::new(Mutex::new((None, None::<Waker>)));
+    let shared = Shared::default();
     let answer = Answer(Arc::clone(&shared));
     let signal = move |result| {
         let mut shared = lock(&shared);
@@ -266,7 +266,10 @@ fn oneshot() -> (impl FnOnce(Result<()>) + Send + 'static, Answer) {
     (signal, answer)
 }
 
-struct Answer(Arc<Mutex<(Option<Result<()>>, Option<Waker>)>>);
+struct Answer(Shared);
+
+/// The answer once it is there, and who waits for it.
+type Shared = Arc<Mutex<(Option<Result<()>>, Option<Waker>)>>;
 
 impl Future for Answer {
     type Output = Result<()>;

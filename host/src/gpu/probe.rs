@@ -87,10 +87,10 @@ fn cancelling(input: Option<Float>, n: usize) -> Job {
             _ => 0x44 | (*top & 0x80),
         };
     }
-    let others = FLOATS.into_iter().filter(|_| input.is_none());
-    let zeros = |dtype: Float| (dtype, 1.0, vec![0; n * dtype.bytes()]);
-    let last = zeros(others.last().unwrap_or(dtype));
-    vec![(dtype, 1000.3, values.clone()), (dtype, -1000.3, values), last]
+    // what is added last is zero, in another dtype when they are to be mixed
+    let last = if input.is_none() { Float::F8E5M2 } else { dtype };
+    let zeros = vec![0; n * last.bytes()];
+    vec![(dtype, 1000.3, values.clone()), (dtype, -1000.3, values), (last, 1.0, zeros)]
 }
 
 /// How the device's answer to one job differs from the core's, if it does.
