@@ -219,13 +219,34 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        self.run_by(kernel::weighted_sum, inputs, out)
+    }
+
+    /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    ///
+    /// # Panics
+    /// As [`Job::run`].
+    pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        self.run_by(kernel::reference, inputs, out)
+    }
+
+    #[inline(always)]
+    fn run_by(
+        &self,
+        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
+        inputs: &[&[u8]],
+        out: &mut [u8],
+    ) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = kernel::weighted_sum(&operands, dtype, out);
+        let tally = sum(&operands, dtype, out);
         if self.accepts(tally) { Ok(tally) } else { Err(self.explain_non_finite(&operands, dtype, out)) }
     }
 

@@ -1,13 +1,14 @@
 //! Choose what runs a plan: the CPU, or GPUs. The bytes are the same; this is about time only.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mwa::{Job, Plan, Result};
 
 use crate::files::InputFile;
 use crate::pass::{Ran, bytes};
-use crate::{DeviceChoice, Machine, Progress, cpu, gpu, simd};
+use crate::{DeviceChoice, InstructionSet, Machine, Progress, cpu, gpu};
 
 /// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
 pub(crate) fn run(
@@ -48,7 +49,7 @@ const STAGING: f64 = 12e9;
 ///
 /// Threads read and hash every byte, whoever sums. What a GPU saves is the summing, what it costs is the staging; and
 /// no merge is faster than the hash of its longest input, which is one stream.
-fn open_if_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> Option<Vec<gpu::Device>> {
+fn open_if_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> Option<Vec<Arc<gpu::Device>>> {
     let mut inputs = Vec::new();
     for read in plan.jobs(usize::MAX).flat_map(|job| job.reads().collect::<Vec<_>>()) {
         inputs.resize(inputs.len().max(read.input + 1), 0.0);
@@ -86,7 +87,7 @@ fn summing_speed(plan: &Plan) -> Option<f64> {
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let start = Instant::now();
-        simd::run(&job, &inputs, &mut output).ok()?;
+        InstructionSet::widest().run(&job, &inputs, &mut output).ok()?;
         seconds = seconds.min(start.elapsed().as_secs_f64());
     }
     Some(size(&job) as f64 / seconds.max(1e-9))

@@ -9,7 +9,7 @@ use mwa::{Job, Plan, Result};
 
 use crate::files::InputFile;
 use crate::pass::{OpenFiles, Pass, Ran, Timings, bytes};
-use crate::{Machine, Progress, simd};
+use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
 pub(crate) const JOB_BYTES: usize = 256 << 10;
@@ -85,5 +85,5 @@ pub(crate) fn sum(
     }
     output.resize(bytes(&job.write().range), 0);
     let inputs: Vec<_> = inputs[..reads.len()].iter().map(Vec::as_slice).collect();
-    Timings::time(&pass.timings.sum, || simd::run(job, &inputs, output))
+    Timings::time(&pass.timings.sum, || InstructionSet::widest().run(job, &inputs, output))
 }

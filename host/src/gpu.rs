@@ -16,7 +16,7 @@ use mwa::{Error, ErrorKind, Result};
 pub use device::{Adapter, Device, adapters};
 pub use kernel::{Kernel, Layout, Slot};
 pub(crate) use open::open;
-pub use open::{Found, devices};
+pub use open::{Found, devices, is_there};
 pub use probe::{probe, probe_all};
 pub(crate) use stream::run;
 

@@ -2,6 +2,7 @@
 
 use core::convert::Infallible;
 use std::fs::File;
+use std::sync::Arc;
 
 use mwa::{Error, ErrorKind, Plan, Result};
 use serde::Serialize;
@@ -41,7 +42,13 @@ pub fn devices() -> Vec<Found> {
     Vec::new()
 }
 
-pub(crate) fn open(_: &Plan, wanted: Option<Gpus>) -> Result<Vec<Device>> {
+/// There is none.
+#[must_use]
+pub fn is_there() -> bool {
+    false
+}
+
+pub(crate) fn open(_: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
     match wanted {
         None => Ok(Vec::new()),
         Some(_) => Err(Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
@@ -54,7 +61,7 @@ pub(crate) fn run(
     _: &[&[InputFile]],
     _: &[File],
     _: Machine,
-    devices: &[Device],
+    devices: &[Arc<Device>],
     _: bool,
     _: &dyn Progress,
 ) -> Result<Ran> {

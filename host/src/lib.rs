@@ -11,8 +11,9 @@
 mod card;
 mod checkpoint;
 mod choose;
-mod cpu;
 mod compute;
+mod cpu;
+mod execute;
 mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
@@ -38,9 +39,11 @@ use std::thread;
 
 use mwa::{Float, MetricOptions, Scheme};
 
+pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use report::Report;
+pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
 /// The report's file name in a merged folder.

@@ -1,30 +1,82 @@
 //! Run a job with the widest instructions of this CPU: one kernel, compiled several times, chosen at run time.
 //!
 //! The loops are the core's, vectorised by the compiler; no intrinsics. All versions give the same bits, because the
-//! kernel never fuses or reorders; `tests` hold each version against the reference.
+//! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::kernel::Tally;
 use mwa::{Job, Result};
 
-/// Run `job`; see [`Job::run`].
-pub(crate) fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+/// Instructions that this CPU has and the kernel is compiled for.
+///
+/// Invariant: the CPU has them, because only [`InstructionSet::available`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstructionSet(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
-            // SAFETY: the features were detected just above.
-            return unsafe { run_avx512(job, inputs, out) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was detected just above.
-            return unsafe { run_avx2(job, inputs, out) };
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// what every CPU of the target has; on aarch64 that includes NEON
+    Baseline,
+}
+
+impl InstructionSet {
+    /// Those of this CPU, widest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        let kinds = [
+            #[cfg(target_arch = "x86_64")]
+            (
+                Kind::Avx512,
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl"),
+            ),
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx2, is_x86_feature_detected!("avx2")),
+            (Kind::Baseline, true),
+        ];
+        kinds.into_iter().filter_map(|(kind, is_there)| is_there.then_some(Self(kind)))
+    }
+
+    /// The widest of this CPU.
+    #[must_use]
+    pub fn widest() -> Self {
+        Self::available().next().expect("the baseline is always there")
+    }
+
+    /// A short name: `avx512`, `avx2` or `baseline`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            Kind::Baseline => "baseline",
         }
     }
-    // other targets have their vector instructions in the baseline (NEON on aarch64)
-    job.run(inputs, out)
+
+    /// Run `job` with them; see [`Job::run`].
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    ///
+    /// # Panics
+    /// As [`Job::run`].
+    pub fn run(self, job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        match self.0 {
+            // SAFETY: the CPU has these features, by the invariant.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => unsafe { run_avx512(job, inputs, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { run_avx2(job, inputs, out) },
+            Kind::Baseline => job.run(inputs, out),
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

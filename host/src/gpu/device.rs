@@ -1,7 +1,7 @@
 //! Find GPUs and open one; a device that fails once gives errors from then on, never zeros.
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mwa::{Result, kernel};
@@ -102,6 +102,8 @@ pub struct Device {
     /// Most bytes of one buffer.
     max_buffer: u64,
     kernels: Mutex<BTreeMap<(u32, u32), Kernel>>,
+    /// The kernels that gave the core's bytes when they were probed.
+    pub(super) trusted: Mutex<BTreeSet<(u32, u32)>>,
     state: Arc<State>,
     #[cfg(not(target_arch = "wasm32"))]
     poller: poller::Poller,
@@ -154,6 +156,7 @@ impl Device {
             module,
             max_buffer,
             kernels: Mutex::default(),
+            trusted: Mutex::default(),
             state,
         }
     }

@@ -1,9 +1,13 @@
 //! The door for programs that may block: list GPUs, and open those that are wanted.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex};
+
 use mwa::{Error, ErrorKind, Plan, Result};
 use serde::Serialize;
 
-use super::device::{Adapter, Device, adapters};
+use super::device::{Adapter, Device, adapters, lock};
 use super::probe::{probe, probe_all};
 use super::stream::layouts;
 use crate::Gpus;
@@ -36,26 +40,47 @@ pub fn devices() -> Vec<Found> {
     pollster::block_on(adapters()).iter().map(look).collect()
 }
 
+/// Whether this machine has any GPU, or a driver that stands in for one.
+#[must_use]
+pub fn is_there() -> bool {
+    !pollster::block_on(adapters()).is_empty()
+}
+
+/// The GPUs that were opened, by place: the next merge of this process need not open them again.
+static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new());
+
 /// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
-pub(crate) fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Device>> {
-    let adapters = pollster::block_on(adapters());
+pub(crate) fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
     let layouts = layouts(plan);
-    let open = |adapter: &Adapter| {
-        pollster::block_on(async {
-            let device = adapter.open(None).await?;
-            probe(&device, layouts.iter()).await?;
-            Ok(device)
-        })
-    };
-    let Some(wanted) = wanted else {
-        return adapters.iter().find(|adapter| !adapter.is_cpu()).map(open).into_iter().collect();
-    };
-    let find = |place: usize| {
-        adapters.get(place).ok_or_else(|| {
-            let have = adapters.len();
-            Error::new(ErrorKind::Device, format!("gpu: there is no device {place}; {have} were found"))
-                .help("`mwa devices` lists them; a GPU needs its driver with Vulkan, Metal or DX12")
-        })
-    };
-    wanted.places().map(|place| open(find(place)?)).collect()
+    let mut opened = lock(&OPENED);
+    opened.retain(|_, device| device.check().is_ok());
+    let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
+    if places.is_empty() || !places.iter().all(|place| opened.contains_key(place)) {
+        let adapters = pollster::block_on(adapters());
+        let places = match wanted {
+            Some(_) => places.clone(),
+            None => adapters.iter().position(|adapter| !adapter.is_cpu()).into_iter().collect(),
+        };
+        for place in places {
+            if let Entry::Vacant(entry) = opened.entry(place) {
+                entry.insert(Arc::new(open_place(&adapters, place)?));
+            }
+        }
+    }
+    let is_wanted = |place: &usize| places.is_empty() || places.contains(place);
+    let devices: Vec<_> =
+        opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect();
+    for device in &devices {
+        pollster::block_on(probe(device, layouts.iter()))?;
+    }
+    Ok(devices)
+}
+
+fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
+    let adapter = adapters.get(place).ok_or_else(|| {
+        let have = adapters.len();
+        Error::new(ErrorKind::Device, format!("gpu: there is no device {place}; {have} were found"))
+            .help("`mwa devices` lists them; a GPU needs its driver with Vulkan, Metal or DX12")
+    })?;
+    pollster::block_on(adapter.open(None))
 }

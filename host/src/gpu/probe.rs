@@ -1,9 +1,11 @@
 //! Known jobs for a device that was just opened: what it computes must be what the core computes, to the bit.
 
+use std::collections::BTreeSet;
+
 use mwa::kernel::{self, Operand, Tally};
 use mwa::{Float, Result};
 
-use super::device::Device;
+use super::device::{Device, lock};
 use super::failed;
 use super::kernel::{Layout, Slot};
 
@@ -13,13 +15,18 @@ const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, 
 /// Lengths around the elements of an invocation (8) and of a workgroup (2048), and one with several workgroups.
 const LENGTHS: [usize; 6] = [1, 7, 9, 2047, 2049, 5003];
 
-/// Probe the kernel for each pair of dtypes of `layouts`, each once.
+/// Probe the kernel for each pair of dtypes of `layouts`, once in the device's life.
 ///
 /// # Errors
 /// [`mwa::ErrorKind::Device`]: which kernel differs, in how many words, and where first.
 pub async fn probe<'a>(device: &Device, layouts: impl Iterator<Item = &'a Layout>) -> Result<()> {
-    let wanted: Vec<_> = layouts.map(Layout::dtypes).collect();
-    probe_if(device, |layout| wanted.contains(&layout.dtypes())).await
+    let mut wanted: BTreeSet<_> = layouts.map(Layout::dtypes).collect();
+    wanted.retain(|dtypes| !lock(&device.trusted).contains(dtypes));
+    if !wanted.is_empty() {
+        probe_if(device, |layout| wanted.contains(&layout.dtypes())).await?;
+    }
+    lock(&device.trusted).extend(wanted);
+    Ok(())
 }
 
 /// Probe every kernel.

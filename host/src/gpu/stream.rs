@@ -84,13 +84,13 @@ pub(crate) fn run(
     sources: &[&[InputFile]],
     outputs: &[File],
     machine: Machine,
-    devices: &[Device],
+    devices: &[Arc<Device>],
     must: bool,
     progress: &dyn Progress,
 ) -> Result<Ran> {
     let threads = machine.threads();
     let slots = SLOTS * devices.len();
-    let max_buffer = devices.iter().map(Device::max_buffer).min().unwrap_or(0);
+    let max_buffer = devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0);
     let pieces = 2 * PIECE * threads as u64;
     let memory = machine.memory.unwrap_or(MEMORY).saturating_sub(pieces);
     let Cut { jobs, mut layouts, input, output } = Cut::fitting(plan, slots, memory, max_buffer);
@@ -99,7 +99,7 @@ pub(crate) fn run(
         layout.take_if(|layout| layout.input_bytes().max(layout.output_bytes()) > max_buffer);
     }
     let size = |bytes: u64| bytes.min(max_buffer).max(MIN_SLOT);
-    let slot = |i| Slot::new(&devices[i % devices.len()], size(input), size(output));
+    let slot = |i: usize| Slot::new(&devices[i % devices.len()], size(input), size(output));
     let slots: Vec<_> = (0..slots.min(jobs.len())).map(slot).collect();
     let stream = Stream {
         pass: Pass::new(plan, &jobs, sources, outputs, threads, progress)?,
@@ -124,7 +124,7 @@ pub(crate) fn run(
 struct Stream<'a> {
     pass: Pass<'a>,
     layouts: Vec<Option<Layout>>,
-    devices: &'a [Device],
+    devices: &'a [Arc<Device>],
     slots: Vec<Slot>,
     board: Arc<Board>,
     must: bool,
