@@ -44,6 +44,7 @@ extern crate alloc;
 
 mod adapter;
 mod agree;
+mod card;
 mod csv;
 mod diverged;
 mod dtype;
@@ -57,6 +58,7 @@ mod metric;
 mod names;
 mod plan;
 mod read;
+pub mod report;
 pub mod safetensors;
 mod smooth;
 mod table;
@@ -65,6 +67,7 @@ mod weights;
 
 pub use adapter::AdapterConfig;
 pub use agree::{Agreement, Candidate, Metadata, agree, agree_as_products, agree_metadata};
+pub use card::card;
 pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
 pub use goal::Goal;
@@ -73,6 +76,7 @@ pub use method::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, V
 pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use read::read_metric;
+pub use report::Report;
 pub use table::{Table, Wanted};
 pub use trainer::TrainerState;
 pub use weights::{Scheme, Weights};

@@ -78,6 +78,11 @@ impl Header {
                 .help("copy or download the file again"));
         };
         let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER
+            && start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        {
+            return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
+        }
         if length > MAX_HEADER {
             return Err(bad(format!("declares a header of {length} bytes; the limit is {MAX_HEADER}"))
                 .help("this is not a safetensors file, or its start is damaged"));
@@ -124,7 +129,8 @@ impl Header {
                 };
                 let (start, want) = (tensor.range.start - data_start, end - data_start);
                 return Err(bad(format!("{what}: it starts at byte {start} of the data, expected {want}"))
-                    .tensor(&tensor.name));
+                    .tensor(&tensor.name)
+                    .help(DAMAGED));
             }
             end = tensor.range.end;
         }
@@ -228,6 +234,9 @@ impl Header {
     }
 }
 
+/// What to do about a header that contradicts itself.
+const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";
+
 fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Header, detail)
 }
@@ -278,7 +287,7 @@ struct Entry {
 impl Entry {
     fn check(self, name: String, data_start: u64) -> Result<Tensor> {
         let Self { dtype, shape, data_offsets: (start, end) } = self;
-        let fail = |detail: String| Err(bad(detail).tensor(&name));
+        let fail = |detail: String| Err(bad(detail).tensor(&name).help(DAMAGED));
         let Some(size) = byte_size(dtype, &shape) else {
             return fail(format!("has an impossible size: shape {shape:?} of {dtype}"));
         };

@@ -215,9 +215,12 @@ fn ranks(metrics: &[f64], goal: Goal) -> Vec<f64> {
 }
 
 fn power(metrics: &[f64], goal: Goal, penalty: f64) -> Result<Vec<f64>> {
-    if let Some(m) = metrics.iter().find(|m| **m <= 0.0) {
-        return Err(bad(format!("the power scheme needs positive metrics, but one is {m}"))
-            .help("use --scheme linear, exponential or rank"));
+    if let Some((i, m)) = metrics.iter().enumerate().find(|(_, m)| **m <= 0.0) {
+        let (nth, count) = (i + 1, metrics.len());
+        return Err(bad(format!(
+            "the power scheme needs positive metrics, but metric {nth} of {count} is {m}"
+        ))
+        .help("use --scheme linear, exponential or rank"));
     }
     let (best, _) = extremes(metrics, goal);
     let ratio = |m: f64| match goal {

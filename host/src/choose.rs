@@ -66,7 +66,10 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
 
     let is_uniform =
         matches!(options.rule, WeightRule::Explicit(_) | WeightRule::Scheme { scheme: Scheme::Uniform, .. });
-    let needs_metric = !is_uniform || options.select.top.is_some();
+    // a file alone weighs 1, whatever its metric, and often has none
+    let is_alone = checkpoints.len() == 1 && checkpoints[0].step.is_none();
+    let is_asked = options.metric.name.is_some() || options.metrics_file.is_some();
+    let needs_metric = (!is_uniform || options.select.top.is_some()) && (!is_alone || is_asked);
     let mut metric = if needs_metric { Some(read_metric(options, &checkpoints)?) } else { None };
     let mut readings = vec![None; checkpoints.len()];
     if let Some(metric) = &mut metric {
@@ -78,7 +81,10 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
                 notes.push(format!("{} is dropped: {reason}", dropped.name));
             }
         }
-        metric.values()?;
+        metric.values().map_err(|error| match &options.metrics_file {
+            Some(table) => error.file(table.display().to_string()),
+            None => error,
+        })?;
         readings = metric
             .readings
             .iter()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Float, Goal, MetricOptions, Scheme};
+use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
 use mwa_host::{DeviceChoice, Gpus, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
@@ -185,6 +185,25 @@ pub(crate) enum OutputDtype {
 enum GoalArg {
     Min,
     Max,
+}
+
+impl Choose {
+    /// The options of the library.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
+    pub(crate) fn options(self) -> mwa::Result<Options> {
+        let options = Options::from(self);
+        let tried = match &options.rule {
+            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
+            WeightRule::Explicit(values) => Weights::explicit(values),
+        };
+        match tried {
+            Ok(_) => Ok(options),
+            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
+                .help(error.advice().unwrap_or_default().to_owned())),
+        }
+    }
 }
 
 impl From<Choose> for Options {

@@ -32,14 +32,27 @@ pub(crate) fn run(
     let jobs: Vec<_> = plan.jobs(job_bytes).collect();
     let pass = Pass::new(plan, &jobs, sources, outputs, threads, progress)?;
     let next = AtomicUsize::new(0);
-    let tally = on_threads(threads, || work(&pass, &next));
+    let tally = on_threads(threads, || pass.halt(), || work(&pass, &next));
     pass.finish(tally)
 }
 
-/// Run `work` on so many threads, this one included, and add up what they noticed.
-pub(crate) fn on_threads(threads: usize, work: impl Fn() -> Tally + Sync) -> Tally {
+/// Run `work` on so many threads, this one included, and add up what they noticed. If one panics, `halt` lets the others
+/// go, which would wait for its pieces for ever.
+pub(crate) fn on_threads(threads: usize, halt: impl Fn() + Sync, work: impl Fn() -> Tally + Sync) -> Tally {
+    struct Release<'a>(&'a (dyn Fn() + Sync));
+    impl Drop for Release<'_> {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                (self.0)();
+            }
+        }
+    }
+    let work = || {
+        let _release = Release(&halt);
+        work()
+    };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         others.into_iter().fold(work(), |tally, other| {
             tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })

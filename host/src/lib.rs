@@ -8,13 +8,13 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
-mod card;
 mod checkpoint;
 mod choose;
 mod compute;
 mod cpu;
 mod execute;
 mod files;
+mod foreign;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(not(feature = "gpu"))]
@@ -26,7 +26,6 @@ mod merge;
 mod output;
 mod pass;
 mod pickle;
-pub mod report;
 mod run;
 mod same_run;
 mod sha256;
@@ -42,7 +41,7 @@ use mwa::{Float, MetricOptions, Scheme};
 pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
-pub use report::Report;
+pub use mwa::report::{self, Report};
 pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 

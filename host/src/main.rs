@@ -20,14 +20,10 @@ use serde::Serialize;
 use cli::{Cli, Command, Show};
 
 fn main() -> ExitCode {
-    // stop cleanly at the first Ctrl-C, at once at the second
-    let handler = || {
-        if STOPPED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("note: Ctrl-C will not clean up: {error}");
+    // a file over the size limit is an error of the write, not the end of the process
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::signal::SIGXFSZ, &LIMIT_REACHED) {
+        eprintln!("note: a file size limit will not be reported: {error}");
     }
     let command = Cli::parse().command;
     let json = match &command {
@@ -51,34 +47,58 @@ fn main() -> ExitCode {
     }
 }
 
+/// Stop cleanly at the first Ctrl-C, at once at the second; commands that write nothing stop at once by themselves.
+fn stop_cleanly() {
+    let handler = || {
+        if STOPPED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("note: Ctrl-C will not clean up: {error}");
+    }
+}
+
 fn run(command: Command) -> mwa::Result<ExitCode> {
     match command {
         Command::Merge { choose, output, dtype, allow_cross_run, force, machine, show } => {
+            stop_cleanly();
             let start = Instant::now();
             let how = cli::merge_options(dtype, allow_cross_run, force, machine);
             let bar = Bar::new(show, machine.timings);
-            let report = mwa_host::merge(&choose.into(), &how, &output, &bar)?;
+            let report = mwa_host::merge(&choose.options()?, &how, &output, &bar)?;
             note(show, &report.notes);
             print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
         }
         Command::Weights { choose, show } => {
-            let report = mwa_host::weights(&choose.into())?;
+            let report = mwa_host::weights(&choose.options()?)?;
             note(show, &report.notes);
             print(show, &report, || show::weights(&report));
         }
         Command::Inspect { paths, adapter, show } => {
-            let found = paths
-                .iter()
-                .map(|path| mwa_host::inspect(path, adapter.as_deref()))
-                .collect::<mwa::Result<Vec<_>>>()?;
+            // one bad path hides nothing about the others
+            let (mut found, mut failures) = (Vec::new(), Vec::new());
+            for path in &paths {
+                match mwa_host::inspect(path, adapter.as_deref()) {
+                    Ok(inspection) => found.push(inspection),
+                    Err(error) => failures.push(error),
+                }
+            }
             for found in &found {
                 note(show, &found.notes);
             }
-            print(show, &found, || found.iter().map(show::inspection).collect());
+            if !found.is_empty() || failures.is_empty() {
+                print(show, &found, || found.iter().map(show::inspection).collect());
+            }
+            if let Some(last) = failures.pop() {
+                failures.iter().for_each(|error| complain(error, false));
+                return Err(last);
+            }
         }
         Command::Verify { folder, machine, show } => {
+            stop_cleanly();
             let bar = Bar::new(show, machine.timings);
             let verified = mwa_host::verify(&folder, machine.into(), &bar)?;
             print(show, &verified, || show::verified(&verified));
@@ -149,6 +169,10 @@ fn complain(error: &Error, json: bool) {
     }
     let _ = anstream::stderr().write_all(text.as_bytes());
 }
+
+/// Set when a file size limit was reached; the failed write says so, too.
+#[cfg(unix)]
+static LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
 
 /// Set by Ctrl-C.
 static STOPPED: AtomicBool = AtomicBool::new(false);

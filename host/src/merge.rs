@@ -12,7 +12,7 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, card, compute, same_run};
+use crate::{MergeOptions, Options, Progress, REPORT, compute, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -130,7 +130,7 @@ pub(crate) fn merge_choice(
     if let Some(config) = &owner.config {
         staging.write("adapter_config.json", config.text().as_bytes())?;
     }
-    staging.write("README.md", card::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?;
     Ok(report)

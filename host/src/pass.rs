@@ -206,6 +206,11 @@ impl<'a> Pass<'a> {
             *failure = Some((index, error));
         }
         drop(failure);
+        self.halt();
+    }
+
+    /// Let no thread take more work, or wait for another's.
+    pub(crate) fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.input_hashes.iter().flatten().flatten().chain(&self.output_hashes).for_each(OrderedHash::wake);
     }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use anstyle::{AnsiColor, Style};
 use mwa_host::gpu::Found;
 use mwa_host::report::{Input, Report};
-use mwa_host::{Inspection, Verified};
+use mwa_host::{Checked, Inspection, State, Verified};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -101,8 +101,9 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
     let mut text = weights(report);
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
-        "{GOOD}merged{GOOD:#} {} checkpoints ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
+        "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
         report.inputs.len(),
+        if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         bytes(read),
     );
     for file in &report.outputs {
@@ -152,17 +153,30 @@ pub(crate) fn inspection(found: &Inspection) -> String {
 
 /// The findings of a verification.
 pub(crate) fn verified(verified: &Verified) -> String {
-    let mut text = String::new();
-    for file in &verified.files {
+    let line = |file: &Checked| {
         let (style, word) = match file.state {
-            mwa_host::State::Same => (GOOD, "same   "),
-            mwa_host::State::Changed => (BAD, "changed"),
-            mwa_host::State::Missing => (BAD, "missing"),
+            State::Same => (GOOD, "same   "),
+            State::Changed => (BAD, "changed"),
+            State::Missing => (BAD, "missing"),
         };
-        text += &format!("{style}{word}{style:#}  {}\n", file.path);
+        format!("{style}{word}{style:#}  {}\n", file.path)
+    };
+    let mut text: String = verified.outputs.iter().map(line).collect();
+    let (same, others): (Vec<_>, Vec<_>) = verified.inputs.iter().partition(|file| file.state == State::Same);
+    text.extend(others.into_iter().map(line));
+    if !same.is_empty() {
+        let (count, files) = (same.len(), if same.len() == 1 { "file" } else { "files" });
+        text += &format!("{GOOD}same   {GOOD:#}  {count} input {files}\n");
     }
     text + &match verified.remade {
-        Some(true) => format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n"),
+        Some(true) if verified.is_good() => {
+            format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n")
+        }
+        Some(true) => {
+            format!(
+                "{BAD}differs{BAD:#}: merging again gives what the report says, but that is not what is here\n"
+            )
+        }
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
     }

@@ -62,5 +62,6 @@ fn other_files_are_recognised() {
     assert!(size(b"version https://git-lfs.github.com/spec/v1\noid").contains("git-lfs pointer"));
     assert!(size(b"\n<!DOCTYPE html><html>").contains("HTML page"));
     assert!(size(b"").contains("is empty"));
+    assert!(size(b"# Model card\n").contains("is a text file"));
     assert!(size(b"PK\x03\x04....").contains("PyTorch pickle"));
 }

@@ -117,7 +117,7 @@ pub(crate) fn run(
             stream.fail(0, error);
         }
     }
-    let tally = on_threads(threads, || stream.work());
+    let tally = on_threads(threads, || stream.stop_at(0), || stream.work());
     stream.pass.finish(tally)
 }
 
@@ -415,6 +415,12 @@ impl Stream<'_> {
 
     fn fail(&self, job: usize, error: Error) {
         self.pass.fail(job, error);
+        self.stop_at(job);
+    }
+
+    /// Begin nothing from job `job` on.
+    fn stop_at(&self, job: usize) {
+        self.pass.halt();
         let mut state = lock(&self.board.state);
         state.limit = state.limit.min(job);
         drop(state);
