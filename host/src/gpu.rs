@@ -18,6 +18,7 @@ pub use kernel::{Kernel, Layout, Slot};
 pub(crate) use open::open;
 pub use open::{Found, devices, is_there};
 pub use probe::{probe, probe_all};
+pub use stream::execute;
 pub(crate) use stream::run;
 
 /// A failure of a device, not of the data.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mwa::kernel::Tally;
 use mwa::{Job, Plan};
 use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
@@ -132,16 +133,30 @@ pub struct Host {
 
 impl Executor for Host {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
-            let path = folder.path().join(format!("{i}.safetensors"));
-            fs::write(&path, bytes).expect("a temporary file can be written");
-            vec![path]
-        };
-        let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
-        let output = folder.path().join("merged.safetensors");
         let machine = Machine { threads: Some(self.threads), memory: self.memory, device: self.device };
-        mwa_host::execute(&merge.plan()?, &inputs, core::slice::from_ref(&output), machine, &())?;
-        Ok(fs::read(&output).expect("the host has written its output"))
+        over_files(merge, |plan, inputs, outputs| mwa_host::execute(plan, inputs, outputs, machine, &()))
     }
+}
+
+/// Merge by something that takes files, and keep the tally to itself.
+///
+/// # Errors
+/// What planning says of the merge, or `run` of the files.
+///
+/// # Panics
+/// If files cannot be made in the temporary folder.
+pub fn over_files(
+    merge: &Merge,
+    run: impl FnOnce(&Plan, &[Vec<PathBuf>], &[PathBuf]) -> mwa::Result<Tally>,
+) -> Result<Vec<u8>, Failure> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
+        let path = folder.path().join(format!("{i}.safetensors"));
+        fs::write(&path, bytes).expect("a temporary file can be written");
+        vec![path]
+    };
+    let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
+    let output = folder.path().join("merged.safetensors");
+    run(&merge.plan()?, &inputs, core::slice::from_ref(&output))?;
+    Ok(fs::read(&output).expect("the host has written its output"))
 }

@@ -181,10 +181,9 @@ impl Device {
         or_failed(&self.name, self.state.check())
     }
 
-    /// Give the device up: it fails from now on, like one that was lost.
+    /// Give the device up: it has failed from now on, like one that was lost. What waits for it hears of that.
     pub fn give_up(&self, why: &str) {
         self.state.fail(why);
-        self.wgpu.destroy();
     }
 
     /// The kernel from operands of dtype `input` (a code of [`kernel::wgsl_dtype`], or 5 for mixed ones) to `output`.
@@ -221,13 +220,13 @@ impl Device {
         for (buffer, mode) in buffers {
             let (state, left) = (Arc::clone(&self.state), Arc::clone(&left));
             buffer.map_async(mode, .., move |result| {
-                if let Err(error) = result {
-                    state.fail(&format!("cannot map a buffer: {error}"));
-                }
                 let mut left = lock(&left);
                 *left -= 1;
-                if *left == 0 {
-                    state.end(id);
+                match result {
+                    // no failure of the device: buffers that are dropped are not mapped either
+                    Err(error) => state.end(id, Err(format!("cannot map a buffer: {error}"))),
+                    Ok(()) if *left == 0 => state.end(id, Ok(())),
+                    Ok(()) => {}
                 }
             });
         }
@@ -257,10 +256,10 @@ impl State {
         Some(id)
     }
 
-    fn end(&self, id: u64) {
+    fn end(&self, id: u64, result: core::result::Result<(), String>) {
         let done = lock(&self.inner).1.remove(&id);
         if let Some(done) = done {
-            done(Ok(()));
+            done(result);
         }
     }
 

@@ -7,6 +7,7 @@ use core::mem::replace;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use mwa::{Error, Job, Plan, Read, Result, Write};
 use super::device::Device;
 use super::kernel::{Layout, Slot};
 use crate::cpu::{self, on_threads};
+use crate::execute::over_files;
 use crate::files::InputFile;
 use crate::pass::{OpenFiles, Pass, Ran, Timings, lock};
 use crate::{Machine, Progress};
@@ -77,6 +79,28 @@ pub(crate) fn layouts(plan: &Plan) -> Vec<Layout> {
     Cut::new(plan, JOB_BYTES).layouts.into_iter().flatten().collect()
 }
 
+/// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
+/// on in its place.
+///
+/// # Errors
+/// As [`crate::execute`], and [`mwa::ErrorKind::Device`] when a device fails that `must` not.
+///
+/// # Panics
+/// As [`crate::execute`].
+pub fn execute(
+    devices: &[Arc<Device>],
+    must: bool,
+    plan: &Plan,
+    inputs: &[Vec<PathBuf>],
+    outputs: &[PathBuf],
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Tally> {
+    over_files(inputs, outputs, |sources, outputs| {
+        run(plan, sources, outputs, machine, devices, must, progress)
+    })
+}
+
 /// Run all jobs of `plan` on `devices` and write the heads of its outputs, which are open for writing. If one fails and
 /// `must` is not set, the CPU goes on in its place.
 pub(crate) fn run(
@@ -129,7 +153,7 @@ struct Stream<'a> {
     board: Arc<Board>,
     must: bool,
     /// The devices that were given up and told about.
-    lost: Mutex<BTreeSet<String>>,
+    lost: Mutex<BTreeSet<usize>>,
     progress: &'a dyn Progress,
 }
 
@@ -433,7 +457,7 @@ impl Stream<'_> {
         if self.must {
             return Err(error);
         }
-        if lock(&self.lost).insert(self.device(job).name().to_owned()) {
+        if lock(&self.lost).insert(job % self.slots.len() % self.devices.len()) {
             self.progress.note(&format!("{error}; the CPU does the rest"));
         }
         Ok(())
