@@ -266,6 +266,7 @@ impl Stream<'_> {
 
     fn take(&self, state: &mut State, end: usize) -> Option<Task> {
         let ring = state.slots.len();
+        // the slot of a later job still belongs to an earlier one
         let begun = state.next_input.0 + usize::from(state.next_input.1 > 0);
         for job in state.next_output.0..begun.min(end) {
             let phase = &mut state.slots[job % ring];
@@ -276,7 +277,9 @@ impl Stream<'_> {
             }
         }
         let (job, piece) = state.next_output;
-        if let Phase::Writing(_, bytes) = &state.slots[job % ring] {
+        if job < begun
+            && let Phase::Writing(_, bytes) = &state.slots[job % ring]
+        {
             state.next_output =
                 if piece + 1 == self.write_pieces(job) { (job + 1, 0) } else { (job, piece + 1) };
             return Some(Task::Write(job, piece, bytes.clone()));
