@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mwa::{Result, kernel};
 use wgpu::{Backends, DeviceType, Limits};
 
-use super::kernel::{HEAD, Kernel};
+use super::kernel::{HEAD, Kernel, Layout};
 use super::or_failed;
 
 /// A GPU that could be opened.
@@ -186,8 +186,21 @@ impl Device {
         self.state.fail(why);
     }
 
+    /// The device and its queue, as the `wgpu` crate has them.
+    #[must_use]
+    pub fn wgpu(&self) -> (&wgpu::Device, &wgpu::Queue) {
+        (&self.wgpu, &self.queue)
+    }
+
+    /// The kernel for jobs of this layout, compiled at the first call.
+    #[must_use]
+    pub fn kernel_of(&self, layout: &Layout) -> Kernel {
+        let (input, output) = layout.dtypes();
+        self.kernel(input, output)
+    }
+
     /// The kernel from operands of dtype `input` (a code of [`kernel::wgsl_dtype`], or 5 for mixed ones) to `output`.
-    pub(super) fn kernel(&self, input: u32, output: u32) -> Kernel {
+    fn kernel(&self, input: u32, output: u32) -> Kernel {
         let make = || {
             Kernel(self.wgpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some("weighted_sum"),

@@ -198,15 +198,19 @@ impl Slot {
         commands.copy_buffer_to_buffer(&self.staging, 0, &self.job, 0, head.len() as u64);
         commands.copy_buffer_to_buffer(&self.staging, HEAD, &self.inputs, 0, layout.end - HEAD);
         commands.clear_buffer(&self.out, 0, Some(COUNTERS));
-        let mut pass = commands.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.0);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(layout.workgroups(), 1, 1);
-        drop(pass);
+        self.dispatch(&mut commands, kernel, layout);
         commands.copy_buffer_to_buffer(&self.out, 0, &self.readback, 0, layout.output_bytes());
         let map = [(&self.readback, wgpu::MapMode::Read), (&self.staging, wgpu::MapMode::Write)];
         device.submit(commands.finish(), map, done);
         Ok(())
+    }
+
+    /// Encode the computation alone, over operands that are on the device.
+    pub fn dispatch(&self, commands: &mut wgpu::CommandEncoder, kernel: &Kernel, layout: &Layout) {
+        let mut pass = commands.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&kernel.0);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(layout.workgroups(), 1, 1);
     }
 
     /// [`Slot::submit`] for those who await.

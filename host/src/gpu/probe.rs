@@ -111,8 +111,7 @@ async fn check(
     for (k, (_, _, bytes)) in job.iter().enumerate() {
         slot.write(device, layout, k, 0, bytes)?;
     }
-    let (input, code) = layout.dtypes();
-    slot.run(device, &device.kernel(input, code), layout).await?;
+    slot.run(device, &device.kernel_of(layout), layout).await?;
     let operands: Vec<_> =
         job.iter().map(|&(dtype, weight, ref bytes)| Operand { dtype, bytes, weight }).collect();
     let n = job[0].2.len() / job[0].0.bytes();

@@ -346,13 +346,12 @@ impl Stream<'_> {
         drop(state);
         let board = Arc::clone(&self.board);
         let start = Instant::now();
-        let (input, output) = layout.dtypes();
         let timings = Arc::clone(&self.pass.timings.device);
         let back = move |result| {
             Timings::add(&timings, start.elapsed());
             board.put(job, Phase::Back(result));
         };
-        if let Err(error) = slot.submit(device, &device.kernel(input, output), layout, back) {
+        if let Err(error) = slot.submit(device, &device.kernel_of(layout), layout, back) {
             self.board.put(job, Phase::Back(Err(error)));
         }
         Ok(())
