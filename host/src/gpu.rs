@@ -3,6 +3,8 @@
 //! `device`, `kernel` and `probe` await and never block, so that a browser can use them; they know neither files nor
 //! threads. `open` and `stream` are for machines with both.
 
+mod board;
+mod cut;
 mod device;
 mod kernel;
 mod open;
@@ -16,9 +18,8 @@ use mwa::{Error, ErrorKind, Result};
 pub use device::{Adapter, Device, adapters};
 pub use kernel::{Kernel, Layout, Slot};
 pub(crate) use open::open;
-pub use open::{Found, devices, is_there};
+pub use open::{Found, devices, execute, is_there};
 pub use probe::{probe, probe_all};
-pub use stream::execute;
 pub(crate) use stream::run;
 
 /// A failure of a device, not of the data.

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use mwa::kernel::Tally;
 use mwa::{Error, ErrorKind, Plan, Result};
 use serde::Serialize;
 
 use super::device::{Adapter, Device, adapters, lock};
 use super::probe::{probe, probe_all};
-use super::stream::layouts;
-use crate::Gpus;
+use super::{cut, stream};
+use crate::execute::over_files;
+use crate::{Gpus, Machine, Progress};
 
 /// A GPU that was found, and what a look at all its kernels gave.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +54,7 @@ static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new())
 
 /// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
 pub(crate) fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    let layouts = layouts(plan);
+    let layouts = cut::layouts(plan);
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -83,4 +86,26 @@ fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
             .help("`mwa devices` lists them; a GPU needs its driver with Vulkan, Metal or DX12")
     })?;
     pollster::block_on(adapter.open(None))
+}
+
+/// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
+/// on in its place.
+///
+/// # Errors
+/// As [`crate::execute`], and [`mwa::ErrorKind::Device`] when a device fails that `must` not.
+///
+/// # Panics
+/// As [`crate::execute`].
+pub fn execute(
+    devices: &[Arc<Device>],
+    must: bool,
+    plan: &Plan,
+    inputs: &[Vec<PathBuf>],
+    outputs: &[PathBuf],
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Tally> {
+    over_files(inputs, outputs, |sources, outputs| {
+        stream::run(plan, sources, outputs, machine, devices, must, progress)
+    })
 }

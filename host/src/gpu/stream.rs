@@ -7,17 +7,17 @@ use core::mem::replace;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mwa::kernel::Tally;
-use mwa::{Error, Job, Plan, Read, Result, Write};
+use mwa::{Error, Plan, Read, Result, Write};
 
+use super::board::{Board, Phase, State, Task};
+use super::cut::Cut;
 use super::device::Device;
 use super::kernel::{Layout, Slot};
 use crate::cpu::{self, on_threads};
-use crate::execute::over_files;
 use crate::files::InputFile;
 use crate::pass::{OpenFiles, Pass, Ran, Timings, lock};
 use crate::{Machine, Progress};
@@ -26,80 +26,8 @@ use crate::{Machine, Progress};
 const PIECE: u64 = 256 << 10;
 /// Jobs in flight per device: two being filled, one on its way there, one computed, two being written.
 const SLOTS: usize = 6;
-/// Most bytes a job reads of one input; larger ones gain nothing.
-const JOB_BYTES: usize = 8 << 20;
-/// Least bytes: below this, commands cost more than the work.
-const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers, on the host and on the devices, unless the caller says otherwise.
 const MEMORY: u64 = 256 << 20;
-/// Least bytes of a slot's buffers, when the CPU does all of its jobs.
-const MIN_SLOT: u64 = 8 << 10;
-
-/// How a plan is cut for devices.
-struct Cut<'a> {
-    jobs: Vec<Job<'a>>,
-    /// Of each job; `None` if the CPU does it.
-    layouts: Vec<Option<Layout>>,
-    /// Bytes of a slot.
-    input: u64,
-    output: u64,
-}
-
-impl<'a> Cut<'a> {
-    fn new(plan: &'a Plan, job_bytes: usize) -> Self {
-        let jobs: Vec<_> = plan.jobs(job_bytes).collect();
-        let layouts: Vec<_> = jobs.iter().map(layout).collect();
-        let most = |bytes: fn(&Layout) -> u64| layouts.iter().flatten().map(bytes).max().unwrap_or(0);
-        let (input, output) = (most(Layout::input_bytes), most(Layout::output_bytes));
-        Self { jobs, layouts, input, output }
-    }
-
-    /// The largest cut that fits `memory` and the devices.
-    fn fitting(plan: &'a Plan, slots: usize, memory: u64, max_buffer: u64) -> Self {
-        let mut job_bytes = JOB_BYTES;
-        loop {
-            let cut = Self::new(plan, job_bytes);
-            let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
-            if job_bytes <= MIN_JOB_BYTES || (fits_memory && cut.input.max(cut.output) <= max_buffer) {
-                return cut;
-            }
-            job_bytes /= 2;
-        }
-    }
-}
-
-fn layout(job: &Job<'_>) -> Option<Layout> {
-    let (output, operands) = job.sum()?;
-    let write = job.write();
-    Layout::new(operands, output, (write.range.end - write.range.start) / output.bytes() as u64)
-}
-
-/// The kernels that `plan` needs, each by a layout.
-pub(crate) fn layouts(plan: &Plan) -> Vec<Layout> {
-    Cut::new(plan, JOB_BYTES).layouts.into_iter().flatten().collect()
-}
-
-/// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
-/// on in its place.
-///
-/// # Errors
-/// As [`crate::execute`], and [`mwa::ErrorKind::Device`] when a device fails that `must` not.
-///
-/// # Panics
-/// As [`crate::execute`].
-pub fn execute(
-    devices: &[Arc<Device>],
-    must: bool,
-    plan: &Plan,
-    inputs: &[Vec<PathBuf>],
-    outputs: &[PathBuf],
-    machine: Machine,
-    progress: &dyn Progress,
-) -> Result<Tally> {
-    over_files(inputs, outputs, |sources, outputs| {
-        run(plan, sources, outputs, machine, devices, must, progress)
-    })
-}
 
 /// Run all jobs of `plan` on `devices` and write the heads of its outputs, which are open for writing. If one fails and
 /// `must` is not set, the CPU goes on in its place.
@@ -117,13 +45,8 @@ pub(crate) fn run(
     let max_buffer = devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0);
     let pieces = 2 * PIECE * threads as u64;
     let memory = machine.memory.unwrap_or(MEMORY).saturating_sub(pieces);
-    let Cut { jobs, mut layouts, input, output } = Cut::fitting(plan, slots, memory, max_buffer);
-    for layout in &mut layouts {
-        // an element of very many inputs may be more than a small device holds
-        layout.take_if(|layout| layout.input_bytes().max(layout.output_bytes()) > max_buffer);
-    }
-    let size = |bytes: u64| bytes.min(max_buffer).max(MIN_SLOT);
-    let slot = |i: usize| Slot::new(&devices[i % devices.len()], size(input), size(output));
+    let Cut { jobs, layouts, input, output } = Cut::fitting(plan, slots, memory, max_buffer);
+    let slot = |i: usize| Slot::new(&devices[i % devices.len()], input, output);
     let slots: Vec<_> = (0..slots.min(jobs.len())).map(slot).collect();
     let stream = Stream {
         pass: Pass::new(plan, &jobs, sources, outputs, threads, progress)?,
@@ -155,68 +78,6 @@ struct Stream<'a> {
     /// The devices that were given up and told about.
     lost: Mutex<BTreeSet<usize>>,
     progress: &'a dyn Progress,
-}
-
-/// What is to be done, where threads and devices leave it for each other.
-struct Board {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    /// The job and the piece of it to be staged next.
-    next_input: (usize, usize),
-    /// The job and the piece of it to be written next.
-    next_output: (usize, usize),
-    /// Jobs from this one on are not begun: an earlier one has failed.
-    limit: usize,
-    slots: Vec<Phase>,
-}
-
-/// Where the job of a slot is.
-enum Phase {
-    Free,
-    /// So many pieces are not yet staged.
-    Filling(usize),
-    Running,
-    /// The device is done, or has failed.
-    Back(Result<()>),
-    /// A thread looks at the result, or makes it.
-    Checking,
-    /// So many pieces are not yet written; the bytes are the CPU's, or else in the slot.
-    Writing(usize, Option<Arc<Vec<u8>>>),
-}
-
-/// What a thread does next.
-enum Task {
-    /// Read, stage and hash a piece of job 0.
-    Stage(usize, usize),
-    /// Do all of a job.
-    Sum(usize),
-    /// Look at what came back.
-    Check(usize, Result<()>),
-    /// Write and hash a piece of a job's result.
-    Write(usize, usize, Option<Arc<Vec<u8>>>),
-}
-
-impl Board {
-    fn new(slots: usize) -> Self {
-        let state = State {
-            next_input: (0, 0),
-            next_output: (0, 0),
-            limit: usize::MAX,
-            slots: (0..slots).map(|_| Phase::Free).collect(),
-        };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    fn put(&self, job: usize, phase: Phase) {
-        let mut state = lock(&self.state);
-        let slot = job % state.slots.len();
-        state.slots[slot] = phase;
-        drop(state);
-        self.changed.notify_all();
-    }
 }
 
 impl Stream<'_> {
@@ -280,9 +141,14 @@ impl Stream<'_> {
         if job < begun
             && let Phase::Writing(_, bytes) = &state.slots[job % ring]
         {
-            state.next_output =
-                if piece + 1 == self.write_pieces(job) { (job + 1, 0) } else { (job, piece + 1) };
-            return Some(Task::Write(job, piece, bytes.clone()));
+            let task = Task::Write(job, piece, bytes.clone());
+            if piece + 1 < self.write_pieces(job) {
+                state.next_output = (job, piece + 1);
+            } else {
+                state.next_output = (job + 1, 0);
+                self.board.changed.notify_all(); // the next job may have been waiting for this
+            }
+            return Some(task);
         }
         let (job, piece) = state.next_input;
         if job >= end {
