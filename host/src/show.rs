@@ -190,7 +190,7 @@ pub(crate) fn devices(found: &[Found]) -> String {
     let row = |(place, device): (usize, &Found)| {
         let verdict = match &device.refused {
             None => format!("{GOOD}same bytes as the CPU{GOOD:#}"),
-            Some(reason) => format!("{BAD}refused{BAD:#}: {reason}"),
+            Some(reason) => format!("{BAD}{reason}{BAD:#}"),
         };
         let (name, kind, driver) = (&device.name, &device.kind, &device.driver);
         format!("gpu:{place}  {BOLD}{name}{BOLD:#}, {kind}, driver {driver}\n       {verdict}\n")

@@ -7,13 +7,13 @@ use mwa::{Float, Result};
 
 use super::device::{Device, lock};
 use super::failed;
-use super::kernel::{Layout, Slot};
+use super::kernel::{Layout, MIXED, Slot};
 
 /// The dtypes that the kernel reads and writes.
 const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
 
-/// Lengths around the elements of an invocation (8) and of a workgroup (2048), and one with several workgroups.
-const LENGTHS: [usize; 6] = [1, 7, 9, 2047, 2049, 5003];
+/// Lengths around the elements of an invocation (8) and of a workgroup (2048), and first, for the message, one with several.
+const LENGTHS: [usize; 6] = [5003, 1, 7, 9, 2047, 2049];
 
 /// Probe the kernel for each pair of dtypes of `layouts`, once in the device's life.
 ///
@@ -22,11 +22,7 @@ const LENGTHS: [usize; 6] = [1, 7, 9, 2047, 2049, 5003];
 pub async fn probe<'a>(device: &Device, layouts: impl Iterator<Item = &'a Layout>) -> Result<()> {
     let mut wanted: BTreeSet<_> = layouts.map(Layout::dtypes).collect();
     wanted.retain(|dtypes| !lock(&device.trusted).contains(dtypes));
-    if !wanted.is_empty() {
-        probe_if(device, |layout| wanted.contains(&layout.dtypes())).await?;
-    }
-    lock(&device.trusted).extend(wanted);
-    Ok(())
+    probe_these(device, &wanted).await
 }
 
 /// Probe every kernel.
@@ -34,27 +30,31 @@ pub async fn probe<'a>(device: &Device, layouts: impl Iterator<Item = &'a Layout
 /// # Errors
 /// As [`probe`].
 pub async fn probe_all(device: &Device) -> Result<()> {
-    probe_if(device, |_| true).await
+    let codes = || FLOATS.into_iter().filter_map(kernel::wgsl_dtype);
+    let pairs = codes().chain([MIXED]).flat_map(|input| codes().map(move |output| (input, output)));
+    probe_these(device, &pairs.collect()).await
 }
 
-async fn probe_if(device: &Device, wanted: impl Fn(&Layout) -> bool) -> Result<()> {
+async fn probe_these(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<()> {
     device.check()?;
+    if wanted.is_empty() {
+        return Ok(());
+    }
     let slot = Slot::new(device, 1 << 17, 1 << 16);
     for output in FLOATS {
         for input in FLOATS.map(Some).into_iter().chain([None]) {
-            for (n, job) in
-                LENGTHS.into_iter().flat_map(|n| [(n, spread(input, n)), (n, cancelling(input, n))])
-            {
-                let dtypes = job.iter().map(|(dtype, weight, _)| (*dtype, *weight));
-                let layout = Layout::new(dtypes, output, n as u64).expect("the dtypes are the kernel's");
-                if !wanted(&layout) {
-                    break;
-                }
-                if let Some(detail) = check(device, &slot, &layout, &job, output).await? {
+            let dtypes = (input.map_or(Some(MIXED), kernel::wgsl_dtype), kernel::wgsl_dtype(output));
+            let (Some(from), Some(to)) = dtypes else { continue };
+            if !wanted.contains(&(from, to)) {
+                continue;
+            }
+            for job in LENGTHS.into_iter().flat_map(|n| [spread(input, n), cancelling(input, n)]) {
+                if let Some(detail) = check(device, &slot, &job, output).await? {
                     let name = name(input, output);
                     return Err(failed(device.name(), format!("refused: {name} {detail}")));
                 }
             }
+            lock(&device.trusted).insert((from, to));
         }
     }
     device.check()
@@ -63,20 +63,46 @@ async fn probe_if(device: &Device, wanted: impl Fn(&Layout) -> bool) -> Result<(
 /// Dtype, weight and bytes of each operand.
 type Job = Vec<(Float, f64, Vec<u8>)>;
 
-/// Bytes of all kinds: every exponent, NaN, infinities, subnormals and, as the weights are short, many ties. In every
-/// third element all operands are alike.
+/// Bytes of all kinds: every exponent, NaN, infinities, subnormals. In every third element all operands are alike, so
+/// that it passes; half of those lie in the middle between two words of narrower dtypes.
 fn spread(input: Option<Float>, n: usize) -> Job {
-    let alike = paint(n * 4, 77);
     let operand = |(k, weight): (usize, f64)| {
         let dtype = input.unwrap_or(FLOATS[k]);
         let size = dtype.bytes();
         let mut bytes = paint(n * size, k as u64);
-        for (to, from) in bytes.chunks_exact_mut(size).zip(alike.chunks_exact(size)).step_by(3) {
+        let alike = paint(n * size, 77);
+        let pairs = bytes.chunks_exact_mut(size).zip(alike.chunks_exact(size));
+        for (i, (to, from)) in pairs.step_by(3).enumerate() {
             to.copy_from_slice(from);
+            if i % 2 == 0 {
+                make_tie(dtype, i / 2, to);
+            }
         }
         (dtype, weight, bytes)
     };
     [0.5, -0.25, 1.5, -0.5, -0.25].into_iter().enumerate().map(operand).collect()
+}
+
+/// End an element's mantissa in a one and zeros, at a place that depends on `i`, like its exponent.
+fn make_tie(dtype: Float, i: usize, element: &mut [u8]) {
+    let mut word = [0; 4];
+    word[..element.len()].copy_from_slice(element);
+    let mut bits = u32::from_le_bytes(word);
+    let (mantissa, exponents) = match dtype {
+        Float::F16 => (10, None),
+        Float::F8E4M3 => (3, None),
+        Float::F8E5M2 => (2, None),
+        Float::BF16 => (7, Some(0x7f80)),
+        Float::F32 | Float::F64 => (23, Some(0x7f80_0000)),
+    };
+    if let Some(mask) = exponents {
+        // 2⁻²⁵ to 2⁶: what the narrow dtypes hold, their subnormals included
+        let exponent = 102 + u32::try_from(i % 32).expect("below 32");
+        bits = (bits & !mask) | (exponent << mantissa);
+    }
+    let cut = mantissa - u32::try_from(i).unwrap_or(0) % mantissa;
+    bits = (bits >> cut << cut) | (1 << (cut - 1));
+    element.copy_from_slice(&bits.to_le_bytes()[..element.len()]);
 }
 
 /// Products that cancel, so that a sum fused with its product leaves the product's rounding error instead of nothing.
@@ -101,20 +127,16 @@ fn cancelling(input: Option<Float>, n: usize) -> Job {
 }
 
 /// How the device's answer to one job differs from the core's, if it does.
-async fn check(
-    device: &Device,
-    slot: &Slot,
-    layout: &Layout,
-    job: &Job,
-    output: Float,
-) -> Result<Option<String>> {
+async fn check(device: &Device, slot: &Slot, job: &Job, output: Float) -> Result<Option<String>> {
+    let n = job[0].2.len() / job[0].0.bytes();
+    let dtypes = job.iter().map(|(dtype, weight, _)| (*dtype, *weight));
+    let layout = &Layout::new(dtypes, output, n as u64).expect("the dtypes are the kernel's");
     for (k, (_, _, bytes)) in job.iter().enumerate() {
         slot.write(device, layout, k, 0, bytes)?;
     }
     slot.run(device, &device.kernel_of(layout), layout).await?;
     let operands: Vec<_> =
         job.iter().map(|&(dtype, weight, ref bytes)| Operand { dtype, bytes, weight }).collect();
-    let n = job[0].2.len() / job[0].0.bytes();
     let mut expected = vec![0; n * output.bytes()];
     let tally = kernel::reference(&operands, output, &mut expected);
     let seen = slot.tally(device, layout)?;
