@@ -48,7 +48,9 @@ async fn probe_these(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<(
             if !wanted.contains(&(from, to)) {
                 continue;
             }
-            for job in LENGTHS.into_iter().flat_map(|n| [spread(input, n), cancelling(input, n)]) {
+            for job in
+                LENGTHS.into_iter().flat_map(|n| [spread(input, n), cancelling(input, n), tiny(input, n)])
+            {
                 if let Some(detail) = check(device, &slot, &job, output).await? {
                     let name = name(input, output);
                     return Err(failed(device.name(), format!("refused: {name} {detail}")));
@@ -124,6 +126,23 @@ fn cancelling(input: Option<Float>, n: usize) -> Job {
     let last = if input.is_none() { Float::F8E5M2 } else { dtype };
     let zeros = vec![0; n * last.bytes()];
     vec![(dtype, 1000.3, values.clone()), (dtype, -1000.3, values), (last, 1.0, zeros)]
+}
+
+/// Inputs, or else products, and sums around the smallest normal f32, many of them subnormal.
+fn tiny(input: Option<Float>, n: usize) -> Job {
+    let is_wide = |dtype| matches!(dtype, Float::F32 | Float::BF16);
+    let operand = |(k, weight): (usize, f64)| {
+        let dtype = input.unwrap_or(FLOATS[k]);
+        let size = dtype.bytes();
+        let mut bytes = paint(n * size, 40 + k as u64);
+        if is_wide(dtype) {
+            for element in bytes.chunks_exact_mut(size) {
+                element[size - 1] &= 0x80; // an exponent of 0 or 1
+            }
+        }
+        (dtype, if is_wide(dtype) { weight } else { weight * f64::from(f32::MIN_POSITIVE) }, bytes)
+    };
+    [1.5, -1.25, 1.125].into_iter().enumerate().map(operand).collect()
 }
 
 /// How the device's answer to one job differs from the core's, if it does.
