@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use conformance::native::{Cpu, Jobs, Kernel, reference};
+use conformance::native::{Host, Jobs, Kernel, reference};
 use conformance::paint::{self, Painting};
 use conformance::{Executor, Merge, SAME_CODE, agree, each_executor};
 use mwa::safetensors::Header;
 use mwa::{Dtype, Float, Goal, Scheme, Weights};
-use mwa_host::InstructionSet;
+use mwa_host::{DeviceChoice, InstructionSet};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use safetensors::SafeTensors;
@@ -160,7 +160,7 @@ fn output_lies_between_its_inputs(executor: &dyn Executor) -> Result<(), String>
 fn any_threads_and_memory_give_the_same_bytes() -> Result<(), String> {
     let reference = reference()?;
     law((merge(Painting::Wild), 1..9usize, prop::option::of(0..1u64 << 20)), |(merge, threads, memory)| {
-        if reference.merge(&merge) == (Cpu { threads, memory }).merge(&merge) {
+        if reference.merge(&merge) == (Host { threads, memory, device: DeviceChoice::Cpu }).merge(&merge) {
             return Ok(());
         }
         Err(format!("{threads} threads and {memory:?} bytes of memory make a difference"))

@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Usage = 16,
     /// The caller asked to stop.
     Stopped = 17,
+    /// A device was asked for that is not there, is refused, or failed.
+    Device = 18,
     /// A mistake in this program, caught at the border to another language.
     Bug = 255,
 }
@@ -100,6 +102,7 @@ impl ErrorKind {
             Self::Io => "io",
             Self::Usage => "usage",
             Self::Stopped => "stopped",
+            Self::Device => "device",
             Self::Bug => "bug",
         }
     }

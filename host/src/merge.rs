@@ -11,7 +11,7 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, Distance, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, Space, cpu, product, same_run};
+use crate::{MergeOptions, Options, Progress, REPORT, Space, compute, product, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -207,7 +207,7 @@ fn average(
         ErrorKind::Io => error.file(staging.shown().display().to_string()),
         _ => error,
     };
-    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
+    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
         output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }

@@ -72,4 +72,6 @@ pub const EXECUTORS: &[(&str, Open)] = &[
     ("baseline", || crate::native::instructions("baseline")),
     ("avx2", || crate::native::instructions("avx2")),
     ("avx512", || crate::native::instructions("avx512")),
+    ("gpu", crate::native::gpu),
+    ("gpu_one_thread", crate::native::gpu_one_thread),
 ];
