@@ -67,7 +67,11 @@ fn assert_close(ours: &[f64], wanted: &[f64]) {
 #[test]
 fn two_runs_are_refused_in_factor_space_and_merged_in_product_space() {
     let place = two_runs();
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,3"), str![]);
+    assert_data_eq!(place.fails("merge one two -o out --weights 1,3"), str![[r#"
+error: two: is not of the same run as one: the mean cosine of their A factors is 0.03, near 1 within a run
+help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
+
+"#]]);
     place.merges("one two --weights 1,3 --space product --rank full");
     let [one, two] =
         ["one", "two"].map(|name| product(&place.read(&format!("{name}/adapter_model.safetensors")), 2));
@@ -303,7 +307,11 @@ fn dora_of_two_runs_is_refused_whatever_is_allowed() {
     for name in ["one", "two"] {
         place.edit(&format!("{name}/adapter_config.json"), "\"r\": 2", "\"r\": 2, \"use_dora\": true");
     }
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,1 --allow-cross-run"), str![]);
+    assert_data_eq!(place.fails("merge one two -o out --weights 1,1 --allow-cross-run"), str![[r#"
+error: two: is not of the same run as one: the mean cosine of their A factors is 0.03, near 1 within a run
+help: DoRA's magnitudes belong to the directions of their own run: merge checkpoints of one run
+
+"#]]);
 }
 
 #[test]
