@@ -1,6 +1,5 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
-
 use mwa::safetensors::Header;
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 
@@ -29,11 +28,8 @@ impl Merge {
             let files = vec![Shard { name: "merged.safetensors".into(), header }];
             inputs.push(Input { name: format!("input {i}"), files });
         }
-        let recipe = Recipe {
-            dtype: self.dtype,
-            allow_non_finite: self.allow_non_finite,
-            ..Recipe::default()
-        };
+        let recipe =
+            Recipe { dtype: self.dtype, allow_non_finite: self.allow_non_finite, ..Recipe::default() };
         Plan::new(&inputs, &Weights::explicit(&self.weights)?, &recipe)
     }
 }
