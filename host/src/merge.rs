@@ -212,7 +212,7 @@ fn average(
         output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
     let distance = if merge.exactness == Exactness::Product {
-        product::distance(choice, &inputs, how.machine, notes)?
+        product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {
         None
     };
