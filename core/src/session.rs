@@ -273,10 +273,12 @@ impl Session {
 
     /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its write.
     ///
-    /// A job that succeeded is done with; one that failed can be run again.
+    /// A job that succeeded is done with; one that failed can be run again. Inlined, so that the kernels are compiled with
+    /// the settings of the caller's crate.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out or the chunks have other lengths; else as [`Job::run`].
+    #[inline]
     pub fn run(&mut self, number: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
         let job = self.job(number)?;
         let wanted: Vec<u64> = job.reads().map(|read| read.range.end - read.range.start).collect();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Machine, MergeOptions, Options, PENALTY, Rank, Selection, Space, WeightRule};
+use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Rank, Selection, Space, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
@@ -181,6 +181,9 @@ pub(crate) struct MachineArgs {
     /// Bytes of buffers, such as 64M or 1G
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
     memory: u64,
+    /// What computes; wasm is a sandbox for files that are not trusted. The bytes are the same
+    #[arg(long, value_enum, default_value = "auto")]
+    device: DeviceArg,
 }
 
 /// What is printed.
@@ -200,6 +203,13 @@ pub(crate) enum OutputDtype {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Auto,
+    Cpu,
+    Wasm,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -256,7 +266,12 @@ impl From<Choose> for Options {
 
 impl From<MachineArgs> for Machine {
     fn from(args: MachineArgs) -> Self {
-        Self { threads: args.threads, memory: Some(args.memory) }
+        let device = match args.device {
+            DeviceArg::Auto => DeviceChoice::Auto,
+            DeviceArg::Cpu => DeviceChoice::Cpu,
+            DeviceArg::Wasm => DeviceChoice::Wasm,
+        };
+        Self { threads: args.threads, memory: Some(args.memory), device }
     }
 }
 

@@ -26,6 +26,11 @@ mod pickle;
 mod product;
 mod run;
 mod same_run;
+#[cfg(feature = "wasm")]
+pub mod sandbox;
+#[cfg(not(feature = "wasm"))]
+#[path = "sandbox_disabled.rs"]
+mod sandbox;
 mod sha256;
 #[cfg(feature = "cli")]
 mod show;
@@ -128,6 +133,20 @@ pub struct Machine {
     pub threads: Option<usize>,
     /// Bytes of buffers; `None` for 64 MiB.
     pub memory: Option<u64>,
+    /// What computes; the bytes are the same.
+    pub device: DeviceChoice,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The fastest there is.
+    #[default]
+    Auto,
+    /// Threads of this program.
+    Cpu,
+    /// The WebAssembly component in a sandbox, on one thread.
+    Wasm,
 }
 
 impl Machine {

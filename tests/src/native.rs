@@ -114,7 +114,7 @@ impl Executor for Cpu {
         };
         let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
         let output = folder.path().join("merged.safetensors");
-        let machine = Machine { threads: Some(self.threads), memory: self.memory };
+        let machine = Machine { threads: Some(self.threads), memory: self.memory, ..Machine::default() };
         mwa_host::execute(&merge.plan()?, &inputs, core::slice::from_ref(&output), machine, &())?;
         Ok(fs::read(&output).expect("the host has written its output"))
     }

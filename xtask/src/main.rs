@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod component;
 mod inputs;
 mod python;
 mod run;
@@ -17,6 +18,7 @@ const HELP: &str = "\
 usage: cargo xtask VERB …
 
   build                    the release binary, target/release/mwa
+  build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["build"] => build(),
+        ["build", "component"] => component::build(),
         ["test", ref what @ ..] => test::test(what),
         ["vectors"] => vectors::remake(),
         ["bench", ref what @ ..] => bench::bench(what),

@@ -1,0 +1,69 @@
+//! Build the component and the core module, with SIMD and without, byte for byte the same on every machine.
+
+use std::fs;
+use std::path::PathBuf;
+
+use wit_component::ComponentEncoder;
+
+use crate::run::{Result, output, root, run, target};
+use crate::target;
+
+const TRIPLE: &str = "wasm32-unknown-unknown";
+
+/// Most bytes that the component may take.
+const MOST: u64 = 400_000;
+
+/// Where what is built goes: `target/wasm/mwa.component.wasm` and its kin.
+pub(crate) fn folder() -> PathBuf {
+    target().join("wasm")
+}
+
+/// `cargo xtask build component`
+pub(crate) fn build() -> Result {
+    fs::create_dir_all(folder()).map_err(|error| format!("{}: {error}", folder().display()))?;
+    for (name, features) in [("", "+simd128"), (".plain", "-simd128")] {
+        let component = compile("mwa-component", features)?;
+        let component = ComponentEncoder::default()
+            .validate(true)
+            .module(&component)
+            .and_then(|encoder| encoder.encode())
+            .map_err(|error| format!("the module does not make a component: {error:#}"))?;
+        if component.len() as u64 > MOST {
+            return Err(format!("the component takes {} bytes; the limit is {MOST}", component.len()));
+        }
+        write(&format!("mwa{name}.component.wasm"), &component)?;
+        write(&format!("mwa{name}.module.wasm"), &compile("mwa-module", features)?)?;
+    }
+    Ok(())
+}
+
+/// Compile a package and read the module; paths of this machine stay out of it.
+fn compile(package: &str, features: &str) -> Result<Vec<u8>> {
+    let mut build = target::build(package, TRIPLE)?.command;
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
+    let mut rustc = std::process::Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let sysroot = output({
+        rustc.args(["--print", "sysroot"]).current_dir(root());
+        rustc
+    })?;
+    let flags = [
+        format!("-Ctarget-feature={features}"),
+        format!("--remap-path-prefix={}=mwa", root().display()),
+        format!("--remap-path-prefix={}=cargo", home.unwrap_or_default()),
+        format!("--remap-path-prefix={}=rust", sysroot.trim()),
+    ];
+    // a folder of their own: cargo keeps builds with different flags apart, but not their results
+    let folder = folder().join("build").join(features);
+    build.args(["--profile", "wasm", "--quiet", "--target-dir"]).arg(&folder);
+    build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    run(build)?;
+    let file = folder.join(TRIPLE).join("wasm").join(format!("{}.wasm", package.replace('-', "_")));
+    fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn write(name: &str, bytes: &[u8]) -> Result {
+    let path = folder().join(name);
+    fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("built {} ({} bytes)", path.display(), bytes.len());
+    Ok(())
+}
