@@ -33,8 +33,8 @@ async function component(folder) {
       ? { tag: "explicit", val: Float64Array.from(explicit) }
       : { tag: "logged", val: { ...logged, options: { tolerance: 0n, strict: false } } };
   return {
-    merge: (inputs, { weighing: how, dtype, allow_non_finite, chunk }) =>
-      told(() => components.mergeFiles(merger, inputs, { weighing: weighing(how), dtype, allowNonFinite: allow_non_finite, chunk })),
+    merge: (inputs, { weighing: how, dtype, allow_non_finite, rewrite, chunk }) =>
+      told(() => components.mergeFiles(merger, inputs, { weighing: weighing(how), dtype, allowNonFinite: allow_non_finite, rewrite, chunk })),
     weigh: (metrics, goal, scheme, penalty) => told(() => merger.weigh(Float64Array.from(metrics), goal, scheme, penalty)),
     inspect: (bytes) => told(() => merger.inspect(components.head(merger, bytes), BigInt(bytes.length))),
   };
@@ -78,9 +78,9 @@ function fails(call, { error: kind, tensor, says }) {
     call();
   } catch (error) {
     if (error.kind !== kind) return `failed with ${error.kind} (${error.message}), expected ${kind}`;
-    if (tensor !== undefined && error.tensor !== tensor) return `names tensor ${error.tensor}, expected ${tensor}`;
-    const all = `${error.tensor ?? ""} ${error.message}`.toLowerCase();
-    return says && !all.includes(says.toLowerCase()) ? `says "${error.message}", expected "${says}"` : undefined;
+    const all = `${error.file ?? ""}: ${error.tensor ?? ""} ${error.message} ${error.help ?? ""}`;
+    if (!all.includes(tensor ?? "")) return `names tensor ${error.tensor}, expected ${tensor}: ${all}`;
+    return all.toLowerCase().includes((says ?? "").toLowerCase()) ? undefined : `says "${all}", expected "${says}"`;
   }
   return `did not fail, expected ${kind}`;
 }
@@ -89,7 +89,9 @@ for (const it of index.cases) {
   check(it.case, () => {
     const inputs = it.inputs.map((name, i) => ({ name: `input ${i}`, bytes: read(name) }));
     const dtype = it.dtype === "keep" ? undefined : it.dtype;
-    const recipe = { weighing: { explicit: it.weights }, dtype, allow_non_finite: it.non_finite === "allow", chunk: 1000 };
+    const recipe = { weighing: { explicit: it.weights }, dtype, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
+    // what the plan can do, but no program would ask for
+    if (it.case === "no-tensors") return fails(() => merge(inputs, recipe), { error: "input", says: "no tensors" });
     if (it.error) return fails(() => merge(inputs, recipe), it);
     const { bytes } = merge(inputs, recipe);
     outputs.update(bytes);

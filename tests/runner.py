@@ -37,9 +37,9 @@ def fails(call, expected):
         call()
     except MergeError as error:
         assert error.kind == expected["error"], f"failed with {error.kind} ({error}), expected {expected['error']}"
-        assert expected.get("tensor") in (None, error.tensor), f"names tensor {error.tensor}"
-        said = f"{error.tensor or ''} {error}".lower()
-        assert expected.get("says", "").lower() in said, f"says {error}"
+        said = f"{error.file or ''}: {error.tensor or ''} {error} {error.help or ''}"
+        assert expected.get("tensor", "") in said, f"names tensor {error.tensor}: {said}"
+        assert expected.get("says", "").lower() in said.lower(), f"says {said}"
         return
     raise AssertionError(f"did not fail, expected {expected['error']}")
 
@@ -60,8 +60,10 @@ def case(it):
     weighing = Variant("explicit", [float(weight) for weight in it["weights"]])
 
     def call():
-        return merger.merge(inputs, weighing, dtype, allow, 1000)
+        return merger.merge(inputs, weighing, dtype, allow, True, 1000)
 
+    if it["case"] == "no-tensors":  # what the plan can do, but no program would ask for
+        return fails(call, {"error": "input", "says": "no tensors"})
     if "error" in it:
         return fails(call, it)
     merged = call()

@@ -15,7 +15,7 @@ fn sandbox(limits: Limits) -> Sandbox {
 
 fn recipe(inputs: usize) -> Recipe {
     let weighing = Weighing::Explicit(vec![1.0; inputs]);
-    Recipe { weighing, dtype: None, allow_non_finite: false, chunk: Some(64) }
+    Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: Some(64) }
 }
 
 fn vector(name: &str) -> Vec<u8> {
@@ -48,7 +48,8 @@ fn a_guest_that_runs_away_is_stopped() {
 
 #[test]
 fn a_guest_gets_no_more_memory_than_its_limit() {
-    let error = sandbox(Limits { memory: 64 << 10, ..Limits::default() }).open(&[], &recipe(0)).err().unwrap();
+    let error =
+        sandbox(Limits { memory: 64 << 10, ..Limits::default() }).open(&[], &recipe(0)).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Device);
     // a head that must be copied into the guest does not fit: an error, and the host lives on
     let small = sandbox(Limits { memory: 4 << 20, ..Limits::default() });

@@ -9,14 +9,14 @@ export function head(merger, bytes) {
 }
 
 /** Merge single-file checkpoints that are in memory; gives the output's bytes, the weights and the notes. */
-export function mergeFiles(merger, inputs, { weighing, dtype, allowNonFinite = false, chunk }) {
+export function mergeFiles(merger, inputs, { weighing, dtype, allowNonFinite = false, rewrite = false, chunk }) {
   const checkpoints = inputs.map(({ name, bytes, config, step }) => ({
     name,
     step: step === undefined ? undefined : BigInt(step),
     config,
     files: [{ name: "adapter_model.safetensors", bytes: head(merger, bytes), length: BigInt(bytes.length) }],
   }));
-  const merge = merger.Merge.open(checkpoints, { weighing, dtype, allowNonFinite, chunk });
+  const merge = merger.Merge.open(checkpoints, { weighing, dtype, allowNonFinite, rewrite, chunk });
   const [output] = merge.outputs();
   const merged = new Uint8Array(Number(output.length));
   merged.set(output.head);

@@ -52,14 +52,16 @@ class Merger:
             raise MergeError(result)
         return result
 
-    def merge(self, inputs, weighing, dtype=None, allow_non_finite=False, chunk=None):
+    def merge(self, inputs, weighing, dtype=None, allow_non_finite=False, rewrite=False, chunk=None):
         """Merge single-file checkpoints: `inputs` are (name, step, config text or None, bytes); gives the bytes."""
         checkpoints = []
         for name, step, config, data in inputs:
             size = self.call("head-size", data[:512], len(data))
             head = record(name="adapter_model.safetensors", bytes=data[:size], length=len(data))
             checkpoints.append(record(name=name, step=step, config=config, files=[head]))
-        recipe = record(weighing=weighing, dtype=dtype, allow_non_finite=allow_non_finite, chunk=chunk)
+        recipe = record(
+            weighing=weighing, dtype=dtype, allow_non_finite=allow_non_finite, rewrite=rewrite, chunk=chunk
+        )
         merge = self.call("[static]merge.open", checkpoints, recipe)
         [output] = self.call("[method]merge.outputs", merge)
         merged = bytearray(output.length)

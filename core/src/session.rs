@@ -59,6 +59,9 @@ pub struct Order {
     /// Let NaN and infinity through instead of failing.
     #[serde(default)]
     pub allow_non_finite: bool,
+    /// Write the files anew where one checkpoint alone has weight, instead of copying its own.
+    #[serde(default)]
+    pub rewrite: bool,
     /// Most bytes that a job reads of one input; 256 KiB unless given.
     #[serde(default)]
     pub chunk: Option<u32>,
@@ -174,7 +177,7 @@ impl Session {
             dtype,
             space: Space::Factors,
             allow_non_finite: order.allow_non_finite,
-            rewrite: false,
+            rewrite: order.rewrite,
         };
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let merge = Merge::new(&inputs, &optional, &weights, options)?;

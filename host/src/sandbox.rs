@@ -13,7 +13,7 @@
 //!     Ok(Checkpoint { name: path.into(), step: None, config: None, files: vec![head] })
 //! };
 //! let weighing = Weighing::Explicit(vec![0.7, 0.3]);
-//! let recipe = Recipe { weighing, dtype: None, allow_non_finite: false, chunk: None };
+//! let recipe = Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: None };
 //! let mut merge = sandbox.open(&[file("a.safetensors")?, file("b.safetensors")?], &recipe)?;
 //! while let Some(job) = merge.next()? {
 //!     // read the ranges of `job.reads`, then: let bytes = merge.run(job.number, &chunks)?;

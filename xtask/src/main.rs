@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod component;
+mod hashes;
 mod inputs;
 mod python;
 mod run;
@@ -24,6 +25,7 @@ usage: cargo xtask VERB …
   test core                the core alone; more arguments go to `cargo test`
   test host                the host and the command line
   test conformance         the vectors and the laws, on every executor
+  test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test all                 everything above
 

@@ -82,7 +82,7 @@ impl Work<'_> {
             }
         };
         let weighing = Weighing::Exact(self.weights.to_vec());
-        Ok(Recipe { weighing, dtype, allow_non_finite: false, chunk: None })
+        Ok(Recipe { weighing, dtype, allow_non_finite: false, rewrite: true, chunk: None })
     }
 }
 

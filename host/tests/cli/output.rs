@@ -398,8 +398,10 @@ fn a_panicking_thread_ends_the_merge_and_leaves_nothing() {
     }
     let before = place.tree();
     let options = Options { inputs: vec![place.path("run")], ..Options::default() };
-    let how =
-        MergeOptions { machine: Machine { threads: Some(4), memory: Some(1), ..Machine::default() }, ..MergeOptions::default() };
+    let how = MergeOptions {
+        machine: Machine { threads: Some(4), memory: Some(1), ..Machine::default() },
+        ..MergeOptions::default()
+    };
     let merge = || mwa_host::merge(&options, &how, &place.path("out"), &Panics);
     assert!(catch_unwind(AssertUnwindSafe(merge)).is_err());
     place.assert_unchanged(&before);
