@@ -308,7 +308,7 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::weighted_sum, inputs, out)
+        self.run_by(false, inputs, out)
     }
 
     /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
@@ -319,23 +319,23 @@ impl Job<'_> {
     /// # Panics
     /// As [`Job::run`].
     pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::reference, inputs, out)
+        self.run_by(true, inputs, out)
     }
 
+    /// The kernel is called by name: passed as a function it would not be inlined into the caller's instruction set.
     #[inline(always)]
-    fn run_by(
-        &self,
-        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
-        inputs: &[&[u8]],
-        out: &mut [u8],
-    ) -> Result<Tally> {
+    fn run_by(&self, is_reference: bool, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = sum(&operands, dtype, out);
+        let tally = if is_reference {
+            kernel::reference(&operands, dtype, out)
+        } else {
+            kernel::weighted_sum(&operands, dtype, out)
+        };
         if tally.non_finite > 0 && !self.plan.allow_non_finite {
             return Err(self.explain_non_finite(&operands, dtype, out));
         }

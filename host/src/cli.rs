@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Rank, Selection, Space, WeightRule};
+use crate::space::{RankChoice, space};
+use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
+use mwa::{Float, Goal, MetricOptions, Scheme};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -15,8 +16,9 @@ use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
     max_term_width = 100,
     after_help = "\
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -122,7 +124,7 @@ pub(crate) struct Choose {
     #[arg(long, value_enum, help_heading = "Metric")]
     goal: Option<GoalArg>,
     /// Average a training metric over so many steps around a checkpoint; 0 interpolates [default: from the log]
-    #[arg(long, value_name = "STEPS", help_heading = "Metric")]
+    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", help_heading = "Metric")]
     smooth: Option<f64>,
     /// Take an evaluation up to so many steps away from its checkpoint
     #[arg(long, value_name = "STEPS", default_value_t = 0, help_heading = "Metric")]
@@ -130,7 +132,7 @@ pub(crate) struct Choose {
     /// Fail rather than take a value that was not logged right at a checkpoint
     #[arg(long, help_heading = "Metric")]
     strict_metrics: bool,
-    /// linear, power, exponential, rank or uniform
+    /// How a metric becomes a weight
     #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(Scheme::name)))]
     scheme: String,
     /// How hard a worse checkpoint is punished; 0 is the plain mean
@@ -149,8 +151,8 @@ pub(crate) struct SpaceArgs {
     #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
     space: SpaceArg,
     /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
-    #[arg(long, value_name = "R|auto|full", value_parser = rank, help_heading = "Space")]
-    rank: Option<RankArg>,
+    #[arg(long, value_name = "R|auto|full", value_parser = RankChoice::parse, help_heading = "Space")]
+    rank: Option<RankChoice>,
     /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
     #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
     energy: Option<f64>,
@@ -163,13 +165,6 @@ pub(crate) struct SpaceArgs {
 enum SpaceArg {
     Factors,
     Product,
-}
-
-#[derive(Clone, Copy)]
-enum RankArg {
-    Fixed(usize),
-    Auto,
-    Full,
 }
 
 /// How much machine to use.
@@ -224,16 +219,7 @@ impl Choose {
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
     pub(crate) fn options(self) -> mwa::Result<Options> {
-        let options = Options::from(self);
-        let tried = match &options.rule {
-            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
-            WeightRule::Explicit(values) => Weights::explicit(values),
-        };
-        match tried {
-            Ok(_) => Ok(options),
-            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
-                .help(error.advice().unwrap_or_default().to_owned())),
-        }
+        Options::from(self).checked()
     }
 }
 
@@ -292,43 +278,10 @@ pub(crate) fn merge_options(
         OutputDtype::Bf16 => Some(Float::BF16),
         OutputDtype::F16 => Some(Float::F16),
     };
-    let (space, strict) = (space(args)?, args.strict);
+    let is_product = args.space == SpaceArg::Product;
+    let space = space(is_product, args.rank, args.energy, args.strict)?;
+    let strict = args.strict;
     Ok(MergeOptions { dtype, space, allow_cross_run, strict, force, machine: machine.into() })
-}
-
-fn space(args: SpaceArgs) -> mwa::Result<Space> {
-    let rank = match (args.rank, args.energy) {
-        (None, None) => None,
-        (Some(RankArg::Fixed(rank)), None) => Some(Rank::Fixed(rank)),
-        (Some(RankArg::Full), None) => Some(Rank::Full),
-        (Some(RankArg::Auto) | None, share) => Some(Rank::Energy(share.unwrap_or(ENERGY))),
-        (Some(_), Some(_)) => {
-            let detail = "--energy finds ranks by itself, but --rank gives one";
-            return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
-        }
-    };
-    match args.space {
-        SpaceArg::Product => Ok(Space::Product(rank)),
-        SpaceArg::Factors if rank.is_none() && !args.strict => Ok(Space::Factors),
-        SpaceArg::Factors => {
-            let detail =
-                "--rank, --energy and --strict are for product space; factors keep the rank they have";
-            Err(Error::new(ErrorKind::Usage, detail).help("add --space product"))
-        }
-    }
-}
-
-/// The share of the squared norm that `--rank auto` keeps.
-const ENERGY: f64 = 0.999;
-
-fn rank(text: &str) -> Result<RankArg, String> {
-    match text {
-        "auto" => Ok(RankArg::Auto),
-        "full" => Ok(RankArg::Full),
-        _ => at_least_one(text)
-            .map(RankArg::Fixed)
-            .map_err(|_| "is no rank; write a number, auto or full".into()),
-    }
 }
 
 fn energy(text: &str) -> Result<f64, String> {

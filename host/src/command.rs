@@ -200,7 +200,9 @@ impl Bar {
 impl Progress for Bar {
     fn start(&self, bytes: u64) {
         let bar = if self.is_shown { ProgressBar::new(bytes) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:32.cyan} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        let style = ProgressStyle::with_template(
+            "{bar:32.cyan} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
+        );
         bar.set_style(style.expect("the template is constant"));
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         let _ = self.bar.set(bar);

@@ -45,7 +45,9 @@ pub(crate) fn run(
 
     let run = Run::new(plan, &jobs, sources, outputs, progress)?;
     let tally = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| run.work())).collect();
+        // a thread that the system refuses is not missed: the others take its jobs
+        let start = |_| thread::Builder::new().spawn_scoped(scope, || run.work()).ok();
+        let others: Vec<_> = (1..threads.min(jobs.len())).filter_map(start).collect();
         others.into_iter().fold(run.work(), |tally, other| {
             tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })

@@ -217,9 +217,13 @@ fn average(
         let shards = plan.outputs().to_vec();
         return Ok(Written { shards, hashes, input_hashes, owner, distance: None, config: None });
     }
-    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress)?;
+    let written = |error: mwa::Error| match error.kind() {
+        ErrorKind::Io => error.file(staging.shown().display().to_string()),
+        _ => error,
+    };
+    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
-        output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
+        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
     let distance = if merge.exactness == Exactness::Product {
         product::distance(choice, &inputs, how.machine, notes)?
