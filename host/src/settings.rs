@@ -166,7 +166,7 @@ impl Settings {
     /// How much machine to use.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        Machine { threads: self.threads.map(AtLeastOne::get), memory: self.memory }
+        Machine { threads: self.threads.map(AtLeastOne::get), memory: self.memory, ..Machine::default() }
     }
 
     /// The adapter inside checkpoints that hold several.
