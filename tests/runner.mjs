@@ -114,6 +114,7 @@ for (const it of index.hostile) {
       ? () => inspect(bytes)
       : () => merge([{ name: it.file, bytes }], { weighing: { explicit: [1] }, dtype: "f32", allow_non_finite: true });
     if (it.error) return fails(call, it);
+    if (!inspect && it.tensors.length === 0) return fails(call, { error: "input", says: "no tensors" });
     call();
   });
 }
