@@ -93,7 +93,7 @@ fn native(device: &str, file: &str) -> Result<Made> {
     let merged = folder_here.join("merged");
     let mut merge = Command::new(folder_here.join(&name));
     merge
-        .args(["merge", SAMPLE, "--metric", "loss", "--force", "--json", "--device", device, "-o"])
+        .args(["merge", SAMPLE, "--force", "--json", "--device", device, "-o"])
         .arg(&merged);
     merge.current_dir(root());
     let report: Value = serde_json::from_str(&output(merge)?).map_err(|error| error.to_string())?;
