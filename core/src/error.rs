@@ -81,6 +81,28 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::Header,
+        Self::Dtype,
+        Self::Shape,
+        Self::Names,
+        Self::Config,
+        Self::Method,
+        Self::Metric,
+        Self::Weights,
+        Self::NonFinite,
+        Self::Overflow,
+        Self::Differs,
+        Self::CrossRun,
+        Self::Input,
+        Self::Output,
+        Self::Io,
+        Self::Usage,
+        Self::Stopped,
+        Self::Device,
+    ];
+
     /// The stable name, as reports and other languages show it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -185,3 +207,14 @@ impl fmt::Debug for Error {
 }
 
 impl core::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_are_listed_by_number() {
+        let numbers: alloc::vec::Vec<_> = ErrorKind::ALL.iter().map(|kind| *kind as u8).collect();
+        assert_eq!(numbers, (1..=18).collect::<alloc::vec::Vec<_>>());
+    }
+}

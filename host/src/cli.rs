@@ -181,7 +181,8 @@ pub(crate) struct MachineArgs {
     /// Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// auto, cpu, gpu, or some of what `mwa devices` lists: gpu:0,1. The bytes are the same
+    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not
+    /// trusted. The bytes are the same
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     /// Show where the time went, summed over threads

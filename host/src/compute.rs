@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mwa::{Job, Plan, Result};
+use mwa::{Error, ErrorKind, Job, Plan, Result};
 
 use crate::files::InputFile;
 use crate::pass::{Ran, bytes};
@@ -21,6 +21,12 @@ pub(crate) fn run(
     let start = Instant::now();
     let opened = match machine.device {
         DeviceChoice::Cpu => None,
+        DeviceChoice::Wasm => {
+            let detail = "the sandbox plans by itself: it takes whole merges, no plan made outside";
+            return Err(
+                Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device")
+            );
+        }
         DeviceChoice::Gpu(gpus) => Some(gpu::open(plan, Some(gpus))?),
         DeviceChoice::Auto => open_if_faster(plan, machine, progress),
     };

@@ -14,6 +14,8 @@ pub enum DeviceChoice {
     Cpu,
     /// GPUs, or an error.
     Gpu(Gpus),
+    /// The WebAssembly component in a sandbox, on one thread: for files that are not trusted.
+    Wasm,
 }
 
 /// Some of the GPUs that [`gpu::devices`] lists, by their places there; by default the first.
@@ -48,13 +50,14 @@ impl FromStr for DeviceChoice {
 
     fn from_str(text: &str) -> mwa::Result<Self> {
         let wrong =
-            |detail: String| Error::new(ErrorKind::Usage, detail).help("use auto, cpu, gpu or gpu:0,1");
+            |detail: String| Error::new(ErrorKind::Usage, detail).help("use auto, cpu, gpu, gpu:0,1 or wasm");
         let places = match text.split_once(':') {
             None if text == "auto" => return Ok(Self::Auto),
             None if text == "cpu" => return Ok(Self::Cpu),
+            None if text == "wasm" => return Ok(Self::Wasm),
             None if text == "gpu" => return Ok(Self::Gpu(Gpus::default())),
             Some(("gpu", places)) => places,
-            _ => return Err(wrong(format!("`{text}` is no device; use auto, cpu, gpu or gpu:0,1"))),
+            _ => return Err(wrong(format!("`{text}` is no device; use auto, cpu, gpu, gpu:0,1 or wasm"))),
         };
         let places = places.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
         let gpus = Gpus::new(&places.map_err(|error| wrong(format!("`{text}`: {error}")))?);

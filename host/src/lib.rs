@@ -37,6 +37,11 @@ mod pickle;
 mod product;
 mod run;
 mod same_run;
+#[cfg(feature = "wasm")]
+pub mod sandbox;
+#[cfg(not(feature = "wasm"))]
+#[path = "sandbox_disabled.rs"]
+mod sandbox;
 mod settings;
 mod sha256;
 #[cfg(feature = "cli")]

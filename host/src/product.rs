@@ -105,7 +105,7 @@ fn configs(checkpoints: &[Checkpoint]) -> Result<Vec<&AdapterConfig>> {
 }
 
 /// SHA-256 of all outputs, which are brought to the disk first, and of all inputs.
-fn hash(
+pub(crate) fn hash(
     checkpoints: &[Checkpoint],
     plan: &Plan,
     staging: &Staging,

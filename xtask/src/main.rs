@@ -2,6 +2,8 @@
 
 mod bench;
 mod ci;
+mod component;
+mod hashes;
 mod inputs;
 mod python;
 mod run;
@@ -17,11 +19,13 @@ const HELP: &str = "\
 usage: cargo xtask VERB …
 
   build                    the release binary, target/release/mwa
+  build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
   test host                the host and the command line
   test conformance         the vectors and the laws, on every executor
+  test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test all                 everything above
 
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["build"] => build(),
+        ["build", "component"] => component::build(),
         ["test", ref what @ ..] => test::test(what),
         ["vectors"] => vectors::remake(),
         ["bench", ref what @ ..] => bench::bench(what),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, stream, target};
-use crate::{build, vectors};
+use crate::{build, hashes, vectors};
 
 /// What became of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["conformance", ref more @ ..] => {
             cargo_test(&[&["--package", "conformance"], more].concat(), &mut count)?;
         }
+        ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
     }

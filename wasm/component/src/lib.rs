@@ -254,6 +254,7 @@ impl From<Recipe> for session::Order {
             weighing,
             dtype: dtype.map(ToString::to_string),
             allow_non_finite: recipe.allow_non_finite,
+            rewrite: recipe.rewrite,
             chunk: recipe.chunk,
         }
     }
