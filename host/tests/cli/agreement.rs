@@ -353,10 +353,13 @@ fn kohya_files_average_under_one_alpha_only() {
     kohya(&place, "cat-000002.safetensors", 1.0, 1.0);
     kohya(&place, "cat-000003.safetensors", 2.0, 1.0);
     let ran = place.merges("cat-000001.safetensors cat-000002.safetensors --scheme uniform");
-    assert_data_eq!(ran.err, str![[r#"
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
 note: one factor of each module is the same in all inputs, so the average of factors is exact
 
-"#]]);
+"#]]
+    );
     let merged = place.read("out/merged.safetensors");
     assert_eq!(adapter::values(&merged, "lora_unet_q.alpha"), [1.0]);
     assert_eq!(adapter::values(&merged, "lora_unet_q.lora_up.weight"), [0.75; 8]);
