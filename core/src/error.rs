@@ -76,6 +76,8 @@ pub enum ErrorKind {
     Stopped = 17,
     /// A device was asked for that is not there, is refused, or failed.
     Device = 18,
+    /// A mistake in this program, caught at the border to another language.
+    Bug = 255,
 }
 
 impl ErrorKind {
@@ -101,6 +103,7 @@ impl ErrorKind {
             Self::Usage => "usage",
             Self::Stopped => "stopped",
             Self::Device => "device",
+            Self::Bug => "bug",
         }
     }
 }

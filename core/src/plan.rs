@@ -42,6 +42,9 @@ pub struct Recipe {
     pub identical: BTreeMap<String, String>,
     /// The `__metadata__` of the output files.
     pub metadata: BTreeMap<String, String>,
+    /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
+    /// under their names, and leaves their bytes alone.
+    pub elsewhere: BTreeMap<String, (Dtype, Vec<u64>)>,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
 }
@@ -109,24 +112,37 @@ impl Plan {
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut unplaced = recipe.elsewhere.clone();
+        indexes.iter_mut().for_each(|index| index.retain(|name, _| !recipe.elsewhere.contains_key(*name)));
         same_names(inputs, &indexes)?;
+        newest.files.iter().flat_map(|file| file.header.tensors()).for_each(|tensor| {
+            unplaced.remove(&tensor.name);
+        });
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
             let mut works = BTreeMap::new();
             let mut layout = Vec::new();
             for tensor in file.header.tensors() {
+                if let Some((dtype, shape)) = recipe.elsewhere.get(&tensor.name) {
+                    layout.push((tensor.name.clone(), *dtype, shape.clone()));
+                    continue;
+                }
                 let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
                 let work = work(inputs, &found, recipe)?;
                 let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
                 works.insert(tensor.name.as_str(), (work, found));
             }
+            // what the newest input lacks goes into its first file
+            layout.extend(
+                core::mem::take(&mut unplaced).into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)),
+            );
             let header =
                 Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
             for tensor in header.tensors() {
-                let (work, found) = &works[tensor.name.as_str()];
+                let Some((work, found)) = works.get(tensor.name.as_str()) else { continue };
                 let segment = segment(output, tensor, *work, found, weights);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
                     segments.push(segment);
@@ -139,6 +155,29 @@ impl Plan {
         Ok(Self { outputs, segments, names, identical, allow_non_finite: recipe.allow_non_finite })
     }
 
+    /// The files of input `only` as they are, head included: jobs copy the data and look at none of it.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    #[must_use]
+    pub fn copy(inputs: &[Input], only: usize) -> Self {
+        let input = &inputs[only];
+        let segment = |(file, shard): (usize, &Shard)| {
+            let start = shard.header.data_start();
+            let place = Place { input: only, file, start, size: 1, float: None, weight: 1.0 };
+            let elements = shard.header.file_len() - start;
+            Segment { output: file, start, elements, work: Work::Copy(1), operands: [place].into() }
+        };
+        let segments = input.files.iter().enumerate().map(segment).filter(|segment| segment.elements > 0);
+        Self {
+            outputs: input.files.clone(),
+            segments: segments.collect(),
+            names: inputs.iter().map(|input| input.name.clone()).collect(),
+            identical: BTreeMap::new(),
+            allow_non_finite: true,
+        }
+    }
+
     /// The files to write: name and head of each.
     #[must_use]
     pub fn outputs(&self) -> &[Shard] {
@@ -147,18 +186,68 @@ impl Plan {
 
     /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
     pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
-        self.segments.iter().flat_map(move |segment| {
-            let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
-            let step = (max_bytes / widest).max(1) as u64;
-            let starts = (0..segment.elements).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-            starts.map(move |first| Job {
-                plan: self,
-                segment,
-                first,
-                count: step.min(segment.elements - first),
-            })
+        let mut at = Cursor::default();
+        core::iter::from_fn(move || {
+            let (job, next) = self.job(at, max_bytes)?;
+            at = next;
+            Some(job)
         })
     }
+
+    /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
+    /// plan between jobs: the same cursor and `max_bytes` give the same job again.
+    #[must_use]
+    pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
+        let segment = self.segments.get(at.segment)?;
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
+        let job = Job { plan: self, segment, first: at.first, count };
+        let first = at.first + count;
+        let next = if first < segment.elements {
+            Cursor { first, ..at }
+        } else {
+            Cursor { segment: at.segment + 1, first: 0 }
+        };
+        Some((job, next))
+    }
+
+    /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
+    /// memory.
+    pub fn jobs_by_tensor(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        self.segments.iter().flat_map(move |segment| {
+            let bytes = segment.work.bytes() as u64;
+            let tensors = self.outputs[segment.output].header.tensors();
+            let first = tensors.partition_point(|tensor| tensor.range.end <= segment.start);
+            let elements = move |tensor: &Tensor| {
+                (tensor.range.start - segment.start) / bytes..(tensor.range.end - segment.start) / bytes
+            };
+            let within = tensors[first..].iter().map(elements);
+            within
+                .take_while(|range| range.end <= segment.elements)
+                .flat_map(move |range| self.cut(segment, range, max_bytes))
+        })
+    }
+
+    fn cut<'a>(
+        &'a self,
+        segment: &'a Segment,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Iterator<Item = Job<'a>> {
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let step = (max_bytes / widest).max(1) as u64;
+        let end = range.end;
+        let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
+    }
+}
+
+/// Where a job begins; the default is the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    segment: usize,
+    /// Invariant: below the segment's number of elements.
+    first: u64,
 }
 
 /// One piece of work.
@@ -219,7 +308,7 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::weighted_sum, inputs, out)
+        self.run_by(false, inputs, out)
     }
 
     /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
@@ -230,23 +319,23 @@ impl Job<'_> {
     /// # Panics
     /// As [`Job::run`].
     pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::reference, inputs, out)
+        self.run_by(true, inputs, out)
     }
 
+    /// The kernel is called by name: passed as a function it would not be inlined into the caller's instruction set.
     #[inline(always)]
-    fn run_by(
-        &self,
-        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
-        inputs: &[&[u8]],
-        out: &mut [u8],
-    ) -> Result<Tally> {
+    fn run_by(&self, is_reference: bool, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = sum(&operands, dtype, out);
+        let tally = if is_reference {
+            kernel::reference(&operands, dtype, out)
+        } else {
+            kernel::weighted_sum(&operands, dtype, out)
+        };
         if self.accepts(tally) { Ok(tally) } else { Err(self.explain_non_finite(&operands, dtype, out)) }
     }
 
@@ -505,6 +594,25 @@ mod tests {
             end = job.write().range.end;
         }
         assert_eq!(end, plan.outputs()[0].header.file_len());
+    }
+
+    #[test]
+    fn jobs_by_tensor_cover_each_tensor_alone() {
+        let with_empty = &[TWO, &[("c", Dtype::BF16, &[0][..])]].concat();
+        let plan = plan(&[input("x", with_empty), input("y", with_empty)], &[0.5, 0.5]).unwrap();
+        for max_bytes in [4, 1 << 20] {
+            let mut jobs = plan.jobs_by_tensor(max_bytes).map(|job| job.write().range);
+            for tensor in plan.outputs()[0].header.tensors() {
+                let mut end = tensor.range.start;
+                while end < tensor.range.end {
+                    let range = jobs.next().unwrap();
+                    assert_eq!(range.start, end);
+                    end = range.end;
+                }
+                assert_eq!(end, tensor.range.end);
+            }
+            assert_eq!(jobs.next(), None);
+        }
     }
 
     #[test]

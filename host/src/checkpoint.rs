@@ -1,8 +1,8 @@
 //! One checkpoint on disk: which files hold its weights, its adapter config, its step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use mwa::safetensors::Tensor;
 use mwa::{AdapterConfig, Error, ErrorKind, Result};
@@ -46,7 +46,12 @@ impl Checkpoint {
     /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
     pub(crate) fn open(path: &Path, adapter: Option<&str>) -> Result<Self> {
         let name = path.display().to_string();
-        let metadata = fs::metadata(path).map_err(|error| io_error("cannot open it", &error).file(&*name))?;
+        let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::new(ErrorKind::Input, "does not exist").file(&*name).help(
+                "give a path on this machine: a run folder, a checkpoint folder or a file with weights",
+            ),
+            _ => io_error("cannot open it", &error).file(&*name),
+        })?;
         if metadata.is_dir() {
             Self::open_folder(path, name, adapter)
         } else if metadata.is_file() {
@@ -167,8 +172,11 @@ pub(crate) fn named_adapters(folder: &Path) -> Vec<String> {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::new(ErrorKind::Input, "is not text in UTF-8"),
+        _ => io_error("cannot read it", &error),
+    };
+    fs::read_to_string(path).map_err(|error| failed(error).file(path.display().to_string()))
 }
 
 fn read_config(path: &Path) -> Result<AdapterConfig> {

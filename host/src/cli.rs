@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::space::{RankChoice, space};
+use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme, Weights};
-use mwa_host::{DeviceChoice, Gpus, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use mwa::{Float, Goal, MetricOptions, Scheme};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -15,8 +16,9 @@ use mwa_host::{DeviceChoice, Gpus, Machine, MergeOptions, Options, PENALTY, Sele
     max_term_width = 100,
     after_help = "\
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -38,6 +40,8 @@ pub(crate) enum Command {
         /// Dtype of averaged tensors; keep takes the widest of the inputs
         #[arg(long, value_enum, default_value = "keep")]
         dtype: OutputDtype,
+        #[command(flatten)]
+        space: SpaceArgs,
         /// Average the factors of adapters that are not of one run
         #[arg(long)]
         allow_cross_run: bool,
@@ -125,7 +129,7 @@ pub(crate) struct Choose {
     #[arg(long, value_enum, help_heading = "Metric")]
     goal: Option<GoalArg>,
     /// Average a training metric over so many steps around a checkpoint; 0 interpolates [default: from the log]
-    #[arg(long, value_name = "STEPS", help_heading = "Metric")]
+    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", help_heading = "Metric")]
     smooth: Option<f64>,
     /// Take an evaluation up to so many steps away from its checkpoint
     #[arg(long, value_name = "STEPS", default_value_t = 0, help_heading = "Metric")]
@@ -133,7 +137,7 @@ pub(crate) struct Choose {
     /// Fail rather than take a value that was not logged right at a checkpoint
     #[arg(long, help_heading = "Metric")]
     strict_metrics: bool,
-    /// linear, power, exponential, rank or uniform
+    /// How a metric becomes a weight
     #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(Scheme::name)))]
     scheme: String,
     /// How hard a worse checkpoint is punished; 0 is the plain mean
@@ -143,6 +147,29 @@ pub(crate) struct Choose {
     #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_negative_numbers = true, help_heading = "Weights",
           conflicts_with_all = ["scheme", "penalty", "metric", "metrics_file", "goal"])]
     weights: Option<Vec<f64>>,
+}
+
+/// What is averaged.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct SpaceArgs {
+    /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
+    #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
+    space: SpaceArg,
+    /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
+    #[arg(long, value_name = "R|auto|full", value_parser = RankChoice::parse, help_heading = "Space")]
+    rank: Option<RankChoice>,
+    /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
+    #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
+    energy: Option<f64>,
+    /// Fail where a module that an input lacks would count as zero
+    #[arg(long, help_heading = "Space")]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SpaceArg {
+    Factors,
+    Product,
 }
 
 /// How much machine to use.
@@ -155,7 +182,7 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
     /// auto, cpu, gpu, or some of what `mwa devices` lists: gpu:0,1. The bytes are the same
-    #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     /// Show where the time went, summed over threads
     #[arg(long, hide = true)]
@@ -193,16 +220,7 @@ impl Choose {
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
     pub(crate) fn options(self) -> mwa::Result<Options> {
-        let options = Options::from(self);
-        let tried = match &options.rule {
-            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
-            WeightRule::Explicit(values) => Weights::explicit(values),
-        };
-        match tried {
-            Ok(_) => Ok(options),
-            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
-                .help(error.advice().unwrap_or_default().to_owned())),
-        }
+        Options::from(self).checked()
     }
 }
 
@@ -240,19 +258,33 @@ impl From<MachineArgs> for Machine {
 }
 
 /// The options of a merge that are not about choosing.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for options of product space without it.
 pub(crate) fn merge_options(
     dtype: OutputDtype,
+    args: SpaceArgs,
     allow_cross_run: bool,
     force: bool,
     machine: MachineArgs,
-) -> MergeOptions {
+) -> mwa::Result<MergeOptions> {
     let dtype = match dtype {
         OutputDtype::Keep => None,
         OutputDtype::F32 => Some(Float::F32),
         OutputDtype::Bf16 => Some(Float::BF16),
         OutputDtype::F16 => Some(Float::F16),
     };
-    MergeOptions { dtype, allow_cross_run, force, machine: machine.into() }
+    let is_product = args.space == SpaceArg::Product;
+    let space = space(is_product, args.rank, args.energy, args.strict)?;
+    let strict = args.strict;
+    Ok(MergeOptions { dtype, space, allow_cross_run, strict, force, machine: machine.into() })
+}
+
+fn energy(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("is no share; write a number above 0, at most 1".into()),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -261,19 +293,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(error) => Err(format!("{error}")),
     }
-}
-
-fn device(text: &str) -> Result<DeviceChoice, String> {
-    let places = match text.split_once(':') {
-        None if text == "auto" => return Ok(DeviceChoice::Auto),
-        None if text == "cpu" => return Ok(DeviceChoice::Cpu),
-        None if text == "gpu" => return Ok(DeviceChoice::Gpu(Gpus::default())),
-        Some(("gpu", places)) => places,
-        _ => return Err("use auto, cpu, gpu or gpu:0,1".into()),
-    };
-    let places = places.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
-    let gpus = Gpus::new(&places.map_err(|error| format!("`{text}`: {error}"))?);
-    gpus.map(DeviceChoice::Gpu).ok_or_else(|| "places are 0 to 63".into())
 }
 
 fn steps(text: &str) -> Result<(u64, u64), String> {
@@ -306,16 +325,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn devices() {
-        assert_eq!(device("auto"), Ok(DeviceChoice::Auto));
-        assert_eq!(device("gpu"), device("gpu:0"));
-        assert_eq!(device("gpu:3,1"), Ok(DeviceChoice::Gpu(Gpus::new(&[1, 3]).unwrap())));
-        for wrong in ["", "gpu:", "gpu:64", "gpu:a", "cpu:0", "tpu"] {
-            assert!(device(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

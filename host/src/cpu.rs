@@ -16,7 +16,7 @@ pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
 pub(crate) fn run(
@@ -32,7 +32,7 @@ pub(crate) fn run(
     let jobs: Vec<_> = plan.jobs(job_bytes).collect();
     let pass = Pass::new(plan, &jobs, sources, outputs, threads, progress)?;
     let next = AtomicUsize::new(0);
-    let tally = on_threads(threads, || pass.halt(), || work(&pass, &next));
+    let tally = on_threads(threads.min(jobs.len()), || pass.halt(), || work(&pass, &next));
     pass.finish(tally)
 }
 
@@ -52,7 +52,9 @@ pub(crate) fn on_threads(threads: usize, halt: impl Fn() + Sync, work: impl Fn()
         work()
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // a thread that the system refuses is not missed: the others take its jobs
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
         others.into_iter().fold(work(), |tally, other| {
             tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })

@@ -10,8 +10,13 @@
 
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod compute;
 mod cpu;
+mod device;
 mod execute;
 mod files;
 mod foreign;
@@ -20,28 +25,42 @@ pub mod gpu;
 #[cfg(not(feature = "gpu"))]
 #[path = "gpu_disabled.rs"]
 pub mod gpu;
+mod guard;
 mod hash;
 mod inspect;
+pub mod memory;
 mod merge;
 mod output;
+mod paced;
 mod pass;
 mod pickle;
+mod product;
 mod run;
 mod same_run;
+mod settings;
 mod sha256;
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
+mod space;
+mod tasks;
 mod verify;
 
 use core::time::Duration;
 use std::path::PathBuf;
 use std::thread;
 
-use mwa::{Float, MetricOptions, Scheme};
+use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Result, Scheme, Weights};
 
+pub use device::{DeviceChoice, Gpus};
 pub use execute::execute;
+pub use guard::guard;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use mwa::report::{self, Report};
+pub use mwa::{Rank, Space};
+pub use paced::Paced;
+pub use settings::Settings;
 pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
@@ -65,6 +84,21 @@ pub struct Options {
     pub rule: WeightRule,
     /// Leave out checkpoints that diverged, instead of failing.
     pub drop_bad: bool,
+}
+
+impl Options {
+    /// Itself, unless its penalty or weights suit no checkpoints at all.
+    fn checked(self) -> Result<Self> {
+        let tried = match &self.rule {
+            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
+            WeightRule::Explicit(values) => Weights::explicit(values),
+        };
+        match tried {
+            Ok(_) => Ok(self),
+            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
+                .help(error.advice().unwrap_or_default().to_owned())),
+        }
+    }
 }
 
 /// Which of the checkpoints found are taken; the parts apply in the order of the fields.
@@ -108,8 +142,12 @@ impl Default for WeightRule {
 pub struct MergeOptions {
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Average the factors of adapters that are not of one run.
     pub allow_cross_run: bool,
+    /// Fail where a module that an input lacks would count as zero.
+    pub strict: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.
@@ -127,48 +165,14 @@ pub struct Machine {
     pub device: DeviceChoice,
 }
 
-/// What computes the sums; the bytes are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// A GPU where it will be faster by what was measured, else the CPU; the CPU too when the GPU fails.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// GPUs, or an error.
-    Gpu(Gpus),
-}
-
-/// Some of the GPUs that [`gpu::devices`] lists, by their places there; by default the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gpus {
-    /// Bit n stands for place n.
-    places: u64,
-}
-
-impl Default for Gpus {
-    fn default() -> Self {
-        Self { places: 1 }
-    }
-}
-
-impl Gpus {
-    /// These places; `None` when there is none, or one beyond 63.
-    #[must_use]
-    pub fn new(places: &[u32]) -> Option<Self> {
-        let bits = places.iter().try_fold(0, |bits, &place| Some(bits | 1u64.checked_shl(place)?))?;
-        (bits != 0).then_some(Self { places: bits })
-    }
-
-    /// The places, in order.
-    pub fn places(self) -> impl Iterator<Item = usize> {
-        (0..64).filter(move |place| self.places >> place & 1 == 1)
-    }
-}
+/// More threads than this only cost memory; some systems refuse to start them.
+const MOST_THREADS: usize = 1024;
 
 impl Machine {
     fn threads(self) -> usize {
-        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+        self.threads
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+            .clamp(1, MOST_THREADS)
     }
 }
 

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::safetensors::Tensor;
-use mwa::{Agreement, Candidate, ErrorKind, Input, Plan, Recipe, Result, Shard};
+use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
 use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
-use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, compute, same_run};
+use crate::report::{self, Distance, HashedFile, Report};
+use crate::{MergeOptions, Options, Progress, REPORT, Space, compute, product, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -24,7 +23,9 @@ pub fn weights(options: &Options) -> Result<Report> {
         mwa: env!("CARGO_PKG_VERSION").into(),
         inputs: choice.inputs().collect(),
         weighting: choice.weighting,
-        space: "factors".into(),
+        space: report::space_name(Space::Factors).0,
+        rank: None,
+        residual: None,
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
@@ -71,23 +72,24 @@ pub(crate) fn merge_choice(
 ) -> Result<Report> {
     let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
-    let agreement = agree(&choice.checkpoints)?;
-    notes.extend(agreement.notes.iter().cloned());
+    let checkpoints = &choice.checkpoints;
+    let inputs: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
+        .collect();
+    let mut merge = agree(choice, &inputs, how)?;
+    notes.append(&mut merge.notes);
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
-    notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    if how.space == Space::Factors {
+        notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    }
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
-    let written = match sole_survivor(choice, how) {
-        Some(only) => {
-            notes.push(format!(
-                "only {} has weight: its files are copied as they are",
-                choice.checkpoints[only].name
-            ));
-            copy(&choice.checkpoints, only, &staging)?
-        }
-        None => average(choice, &agreement, how, &staging, &mut notes, progress)?,
+    let written = match merge.copied {
+        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging)?,
+        None => average(choice, inputs, merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
         file.check_unchanged()?;
@@ -104,10 +106,13 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
+    let (space, rank) = report::space_name(how.space);
     let report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
         weighting: choice.weighting.clone(),
-        space: "factors".into(),
+        space,
+        rank,
+        residual: written.distance,
         dtype: report::dtype_name(how.dtype),
         adapter: adapter.map(str::to_owned),
         inputs,
@@ -120,15 +125,14 @@ pub(crate) fn merge_choice(
         notes,
     };
     let owner = &choice.checkpoints[written.owner];
-    if written.shards.len() > 1 {
-        let (name, index) = shard_index(&written.shards);
+    if let Some((name, index)) = mwa::shard_index(&written.shards) {
         staging.write(&name, index.as_bytes())?;
     }
     if let Some(folder) = &owner.folder {
         staging.copy_companions(folder)?;
     }
-    if let Some(config) = &owner.config {
-        staging.write("adapter_config.json", config.text().as_bytes())?;
+    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
+        staging.write("adapter_config.json", config.as_bytes())?;
     }
     staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
@@ -145,99 +149,81 @@ struct Written {
     input_hashes: Vec<Vec<String>>,
     /// The checkpoint that gives the config and the tokenizer.
     owner: usize,
+    /// How far merged products are off.
+    distance: Option<Distance>,
+    /// The adapter's config, where it is not the owner's.
+    config: Option<String>,
 }
 
-/// Check who may be averaged with whom.
-fn agree(checkpoints: &[Checkpoint]) -> Result<Agreement> {
-    let tensors: Vec<Vec<_>> = checkpoints
-        .iter()
-        .map(|checkpoint| {
-            checkpoint.tensors().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
-        })
-        .collect();
-    let candidates: Vec<_> = checkpoints
-        .iter()
-        .zip(&tensors)
-        .map(|(checkpoint, tensors)| Candidate {
-            name: &checkpoint.name,
-            config: checkpoint.config.as_ref(),
-            tensors,
-        })
-        .collect();
-    mwa::agree(&candidates)
+/// Check who may be averaged with whom, and how.
+fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge> {
+    let checkpoints = &choice.checkpoints;
+    let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
+    let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
+    let rewrite = choice.weights.used().any(is_pickled);
+    let options = mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, allow_non_finite: false };
+    Merge::new(inputs, &configs, &choice.weights, options)
 }
 
-/// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
-fn sole_survivor(choice: &Choice, how: &MergeOptions) -> Option<usize> {
-    let mut used = choice.weights.used();
-    let only = used.next().filter(|_| used.next().is_none() && how.dtype.is_none())?;
-    choice.checkpoints[only].files.iter().all(InputFile::is_original).then_some(only)
-}
-
-fn copy(checkpoints: &[Checkpoint], only: usize, staging: &Staging) -> Result<Written> {
+fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
     let hash = |file: &InputFile| hash_file(&file.path);
     let input_hashes = checkpoints
         .iter()
         .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
-    let shards = shards(&checkpoints[only], checkpoints);
-    for (file, shard) in checkpoints[only].files.iter().zip(&shards) {
+    for (file, shard) in checkpoints[only].files.iter().zip(shards) {
         staging.copy(&file.path, &shard.name)?;
     }
-    Ok(Written { shards, hashes: input_hashes[only].clone(), input_hashes, owner: only })
+    let hashes = input_hashes[only].clone();
+    Ok(Written { shards: shards.to_vec(), hashes, input_hashes, owner: only, distance: None, config: None })
 }
 
 fn average(
     choice: &Choice,
-    agreement: &Agreement,
+    inputs: Vec<Input>,
+    merge: Merge,
     how: &MergeOptions,
     staging: &Staging,
     notes: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let checkpoints = &choice.checkpoints;
-    let newest = checkpoints.last().expect("choose() gives at least one");
-    let named: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| (checkpoint.name.as_str(), checkpoint.files[0].header.metadata()))
-        .collect();
-    let metadata = mwa::agree_metadata(&named)?;
-    notes.extend(metadata.notes);
-    let frozen = |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
-    let recipe = Recipe {
-        dtype: how.dtype,
-        identical: newest.tensors().filter_map(frozen).collect(),
-        metadata: metadata.kept,
-        allow_non_finite: false,
-    };
-    let inputs: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
-        .collect();
-    let plan = Plan::new(&inputs, &choice.weights, &recipe)?;
-    drop(inputs);
+    let owner = checkpoints.len() - 1;
+    if let Space::Product(rank) = how.space {
+        let rank = rank.unwrap_or(Rank::Inputs);
+        let done = product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?;
+        let shards = done.plan.outputs().to_vec();
+        let (hashes, input_hashes, distance) = (done.hashes, done.input_hashes, done.distance);
+        return Ok(Written { shards, hashes, input_hashes, owner, distance, config: Some(done.config) });
+    }
+    let plan = Plan::new(&inputs, &choice.weights, &merge.recipe)?;
     let outputs = plan
         .outputs()
         .iter()
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress)?;
+    let written = |error: mwa::Error| match error.kind() {
+        ErrorKind::Io => error.file(staging.shown().display().to_string()),
+        _ => error,
+    };
+    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
-        output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
+        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
-    if ran.tally.underflowed > 0 {
-        let elements: u64 = newest.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        notes.push(format!(
-            "{} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them",
-            ran.tally.underflowed
-        ));
-    }
+    let distance = if merge.exactness == Exactness::Product {
+        product::distance(choice, &inputs, how.machine, notes)?
+    } else {
+        None
+    };
+    notes.extend(Merge::note_underflow(&plan, ran.tally.underflowed));
     Ok(Written {
         shards: plan.outputs().to_vec(),
         hashes: ran.outputs,
         input_hashes: ran.inputs,
-        owner: checkpoints.len() - 1,
+        owner,
+        distance,
+        config: None,
     })
 }
 
@@ -260,17 +246,6 @@ fn safetensors_name(name: &str) -> String {
         || name.to_owned(),
         |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
     )
-}
-
-/// Which shard holds which tensor, as transformers reads it.
-fn shard_index(shards: &[Shard]) -> (String, String) {
-    let tensors =
-        || shards.iter().flat_map(|shard| shard.header.tensors().iter().map(|tensor| (tensor, &shard.name)));
-    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, shard)| (&tensor.name, shard)).collect();
-    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
-    let stem = if shards[0].name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    (format!("{stem}.safetensors.index.json"), format!("{index:#}\n"))
 }
 
 /// Say so when two inputs are the same model.

@@ -105,14 +105,20 @@ impl Staging {
         &self.target
     }
 
+    /// Where a file of the output is for now.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the output will be, as the user called it.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
         let create = || {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(self.folder.path().join(name))?;
+            let file = File::options().read(true).write(true).create_new(true).open(self.path(name))?;
             file.set_len(len)?;
             Ok(file)
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use mwa::{Error, ErrorKind, History, Result, TrainerState};
 
@@ -21,6 +21,13 @@ pub(crate) struct Found {
 
 /// Find the checkpoints behind `paths`; `adapter` names one inside multi-adapter checkpoints.
 pub(crate) fn find(paths: &[PathBuf], adapter: Option<&str>) -> Result<Found> {
+    if let Some(name) = adapter {
+        let mut parts = Path::new(name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(Error::new(ErrorKind::Usage, format!("`{name}` is no adapter's name"))
+                .help("--adapter takes the name of a folder inside the checkpoints"));
+        }
+    }
     let mut found = Found { checkpoints: Vec::new(), searched: true, notes: Vec::new() };
     let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
     for path in paths {

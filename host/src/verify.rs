@@ -123,7 +123,13 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         weighting: report.weighting.clone(),
         notes: Vec::new(),
     };
-    let how = MergeOptions { dtype: report.dtype()?, allow_cross_run: true, force: false, machine };
+    let how = MergeOptions {
+        dtype: report.dtype()?,
+        space: report.space()?,
+        allow_cross_run: true,
+        machine,
+        ..MergeOptions::default()
+    };
     let scratch = tempfile::tempdir()
         .map_err(|error| crate::files::io_error("cannot make a temporary folder", &error))?;
     let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;

@@ -1,7 +1,5 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
-use std::collections::BTreeMap;
-
 use mwa::safetensors::Header;
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 
@@ -30,12 +28,8 @@ impl Merge {
             let files = vec![Shard { name: "merged.safetensors".into(), header }];
             inputs.push(Input { name: format!("input {i}"), files });
         }
-        let recipe = Recipe {
-            dtype: self.dtype,
-            identical: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-            allow_non_finite: self.allow_non_finite,
-        };
+        let recipe =
+            Recipe { dtype: self.dtype, allow_non_finite: self.allow_non_finite, ..Recipe::default() };
         Plan::new(&inputs, &Weights::explicit(&self.weights)?, &recipe)
     }
 }

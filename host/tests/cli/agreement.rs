@@ -30,7 +30,7 @@ fn rank_alpha_scaling_and_patterns_must_agree() {
         with_config("\"r\": 2", "\"r\": 4"),
         str![[r#"
 error: run/checkpoint-20: r is 4, but 2 in run/checkpoint-10
-help: factors average only at one rank and scale; merge in product space instead
+help: factors average only at one rank and scale; merge checkpoints that share them
 
 "#]]
     );
@@ -38,7 +38,7 @@ help: factors average only at one rank and scale; merge in product space instead
         with_config("\"lora_alpha\": 4", "\"lora_alpha\": 8"),
         str![[r#"
 error: run/checkpoint-20: lora_alpha is 8, but 4 in run/checkpoint-10
-help: factors average only at one rank and scale; merge in product space instead
+help: factors average only at one rank and scale; merge checkpoints that share them
 
 "#]]
     );
@@ -46,7 +46,7 @@ help: factors average only at one rank and scale; merge in product space instead
         with_config("\"use_rslora\": false", "\"use_rslora\": true"),
         str![[r#"
 error: run/checkpoint-20: use_rslora is true, but false in run/checkpoint-10
-help: factors average only at one rank and scale; merge in product space instead
+help: factors average only at one rank and scale; merge checkpoints that share them
 
 "#]]
     );
@@ -54,7 +54,7 @@ help: factors average only at one rank and scale; merge in product space instead
         with_config("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"q\": 3}"),
         str![[r#"
 error: run/checkpoint-20: alpha_pattern is {"q":3}, but absent in run/checkpoint-10
-help: factors average only at one rank and scale; merge in product space instead
+help: factors average only at one rank and scale; merge checkpoints that share them
 
 "#]]
     );
@@ -201,7 +201,7 @@ help: the vocabulary was resized between the two; only checkpoints of one vocabu
         with_tensors(&adapter::lora(0.5), &rank_3).fails("merge run -o out"),
         str![[r#"
 error: run/checkpoint-20: tensor `base_model.model.q.lora_A.weight` is [3, 3], but run/checkpoint-10 has [2, 3] (and one more tensor like it)
-help: the ranks are 3 and 2: factors average only at one rank; merge in product space instead
+help: the ranks are 3 and 2: factors average only at one rank
 
 "#]]
     );
@@ -390,4 +390,26 @@ help: save it again with a diffusers version that writes the adapter's config, o
 
 "#]]
     );
+}
+
+#[test]
+fn stale_hashes_are_not_carried_over() {
+    let place = Place::new();
+    let tensors = [
+        f32s("lora_unet_q.lora_down.weight", &[2, 3], &[1.0; 6]),
+        f32s("lora_unet_q.lora_up.weight", &[4, 2], &[1.0; 8]),
+    ];
+    let plain = adapter::safetensors(&tensors);
+    let (header, data) = plain[8..].split_at(plain.len() - 8 - 56);
+    for epoch in [1, 2] {
+        let metadata =
+            format!(r#""ss_epoch":"{epoch}","ss_network_dim":"2","sshs_model_hash":"{}""#, "0".repeat(64));
+        let header = core::str::from_utf8(header).unwrap().replace("\"format\":\"pt\"", &metadata);
+        place.write(&format!("cat-00000{epoch}.safetensors"), adapter::with_header(&header, data));
+    }
+    place.merges("cat-000001.safetensors cat-000002.safetensors --scheme uniform");
+    let merged = place.read("out/merged.safetensors");
+    let header = String::from_utf8_lossy(&merged);
+    assert!(header.contains("ss_network_dim") && !header.contains("ss_epoch"), "{header}");
+    assert!(!header.contains(&"0".repeat(64)), "{header}");
 }

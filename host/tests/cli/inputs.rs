@@ -134,7 +134,8 @@ error: adapters.npz: is a NumPy archive, as old versions of MLX write
 help: convert it first: mlx.core.save_safetensors("NAME.safetensors", dict(mlx.core.load("NAME.npz")))
 error: metrics.csv: is not a checkpoint
 help: give the run folder, a checkpoint folder or a .safetensors file; a table of metrics goes to --metrics-file
-error: absent: cannot open it: No such file or directory (os error 2)
+error: absent: does not exist
+help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 
 "#]]
     );
@@ -531,6 +532,14 @@ note: other adapters inside the checkpoints are left alone: second (choose one w
     place.merges("run --adapter second --scheme uniform");
     assert_eq!(place.merged(B)[0], 2.0);
     assert_eq!(place.mwa("verify out").code, Some(0));
+    assert_data_eq!(
+        place.fails_with(2, "merge run --adapter ../checkpoint-10 -o out2"),
+        str![[r#"
+error: `../checkpoint-10` is no adapter's name
+help: --adapter takes the name of a folder inside the checkpoints
+
+"#]]
+    );
     assert_data_eq!(
         place.fails("merge run --adapter third -o out2"),
         str![[r#"

@@ -1,8 +1,9 @@
 //! What a merge writes, where it refuses to write, and that it writes the same every time.
 
+use core::panic::AssertUnwindSafe;
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 
 use mwa_host::{Machine, MergeOptions, Options, Progress};
 use snapbox::{assert_data_eq, str};
@@ -169,7 +170,7 @@ fn the_same_merge_gives_the_same_bytes_in_every_file() {
         place.checkpoint(&format!("run/checkpoint-{step}"), &tensors);
     }
     let mut made = Vec::new();
-    for extra in ["", "", "--threads 1", "--threads 7 --memory 1K"] {
+    for extra in ["", "", "--threads 1", "--threads 7 --memory 1K", "--threads 100000"] {
         place.merges(&format!("run {extra}"));
         made.push(files(&place, "out"));
         fs::remove_dir_all(place.path("out")).unwrap();

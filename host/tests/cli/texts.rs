@@ -31,9 +31,9 @@ Options:
   -V, --version  Print version
 
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else
-  training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -85,8 +85,8 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  linear, power, exponential, rank or uniform [default: linear] [possible
-                         values: linear, power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
@@ -130,8 +130,8 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  linear, power, exponential, rank or uniform [default: linear] [possible
-                         values: linear, power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
@@ -258,7 +258,7 @@ checkpoint-20    20          1  at step 20  0.5556  █████████�
 checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
 weights: linear, penalty 0.8, on eval_loss (min)
 merged 3 checkpoints (813 B) into out in T s
-  adapter_model.safetensors  272 B  sha256 b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76
+  adapter_model.safetensors  272 B  sha256 b308071cd7296493…
 
 "#]]
     );
@@ -356,7 +356,7 @@ verify out
     "file": "run/checkpoint-20",
     "tensor": null,
     "message": "r is 4, but 2 in run/checkpoint-10",
-    "help": "factors average only at one rank and scale; merge in product space instead"
+    "help": "factors average only at one rank and scale; merge checkpoints that share them"
   }
 }
 
@@ -411,9 +411,9 @@ Options:
   -V, --version  Print version
 
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else
-  training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -494,13 +494,7 @@ error: invalid value '1Q' for '--memory <SIZE>': `q` is no unit; use K, M, G or 
 For more information, try '--help'.
 
 $ mwa merge run -o out --smooth -3
-error: unexpected argument '-3' found
-
-  tip: to pass '-3' as a value, use '-- -3'
-
-Usage: mwa merge [OPTIONS] --output <DIR> <RUN|CHECKPOINT|FILE>...
-
-For more information, try '--help'.
+error: run: the smoothing window is -3 steps, but must be finite and not negative
 
 $ mwa merg run -o out
 error: unrecognized subcommand 'merg'
@@ -530,15 +524,16 @@ fn nothing_selected_is_an_error() {
     assert_data_eq!(
         place.fails("weights run --steps 100.."),
         str![[r#"
-error: none of the 3 checkpoints found is selected
-help: widen --steps, or check --last and --every
+error: --steps selects none of the 3 checkpoints found, which lie between steps 10 and 30
+help: widen --steps, or leave it out
 
 "#]]
     );
     assert_data_eq!(
         place.fails("weights nowhere"),
         str![[r#"
-error: nowhere: cannot open it: No such file or directory (os error 2)
+error: nowhere: does not exist
+help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 
 "#]]
     );

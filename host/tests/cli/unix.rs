@@ -1,11 +1,12 @@
 //! Signals, limits and permissions, as Unix has them.
 
+use core::time::Duration;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use snapbox::{assert_data_eq, str};
 
@@ -50,6 +51,35 @@ help: raise the limit on file sizes (ulimit -f), or write to another file system
 "#]]
     );
     place.assert_unchanged(&before);
+}
+
+#[test]
+fn an_unreadable_input_is_named() {
+    let place = Place::with_run();
+    let file = place.path("run/checkpoint-20/adapter_model.safetensors");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read(&file).is_ok() {
+        eprintln!("ignored: root may read everything");
+        return;
+    }
+    assert_data_eq!(
+        place.mwa("merge run/checkpoint-10 run/checkpoint-20 -o out").err,
+        str![[r#"
+error: run/checkpoint-20/adapter_model.safetensors: cannot open it: Permission denied (os error 13)
+help: check the permissions of the file and of its folder
+
+"#]]
+    );
+}
+
+// elsewhere a process may not limit its address space
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_stays_bounded_whatever_the_size() {
+    // 2 × 64 MiB of input and as much output, in an address space that holds the program and little more
+    let place = large(32);
+    let ran = after(&place, "ulimit -v 131072", "merge run -o out --threads 2 --memory 8M");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
 }
 
 #[test]
