@@ -223,6 +223,9 @@ mod tests {
         );
         assert_eq!(settings.merge_options().unwrap().dtype, Some(Float::BF16));
         assert_eq!(settings.machine().threads, Some(3));
+        let device = |json| Settings::parse(json).map(|settings| settings.machine().device);
+        assert_eq!(device("{}"), Ok(DeviceChoice::Auto));
+        assert_eq!(device(r#"{"device": "cpu"}"#), Ok(DeviceChoice::Cpu));
     }
 
     #[test]

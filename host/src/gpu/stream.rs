@@ -106,12 +106,12 @@ impl Stream<'_> {
 
     /// Wait for something to do; `None` when all is done or has failed.
     fn next(&self) -> Option<Task> {
-        let mut state = lock(&self.board.state);
         loop {
+            // not under the lock: the caller may take its time to answer
             if self.progress.stopped() && self.pass.is_stopped() {
-                state.limit = 0;
-                self.board.changed.notify_all();
+                self.stop_at(0);
             }
+            let mut state = lock(&self.board.state);
             let end = state.limit.min(self.pass.jobs.len());
             if state.next_output.0 >= end {
                 return None;
@@ -120,8 +120,8 @@ impl Stream<'_> {
                 return Some(task);
             }
             // now and then, to hear of the caller's wish to stop
-            let wait = self.board.changed.wait_timeout(state, Duration::from_millis(100));
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+            let wait = self.board.changed.wait_timeout(state, Duration::from_millis(50));
+            drop(wait.unwrap_or_else(PoisonError::into_inner));
         }
     }
 

@@ -10,8 +10,6 @@ use core::cell::RefCell;
 use mwa::session::{self, Session};
 use mwa::{AdapterConfig, Error, History, Outcome, TrainerState, Weights};
 
-#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-#[expect(clippy::use_self, clippy::cast_possible_truncation, reason = "generated")]
 mod world {
     wit_bindgen::generate!({ path: "../wit", world: "mwa" });
 }
