@@ -128,7 +128,7 @@ def test_other_threads_run_meanwhile(sample_run: Path, tmp_path: Path) -> None:
         ({"last": "4"}, "usage", 'option last: invalid type: string "4"'),
         ({"last": 0}, "usage", "option last: invalid value: integer `0`"),
         ({"last": object()}, "usage", "option last: invalid type: string \"<object object"),
-        ({"penalty": 2}, "usage", "penalty 2 is out of range for the linear scheme\nhelp: it must be between 0 and 1"),
+        ({"penalty": 2}, "weights", "penalty 2 is out of range for the linear scheme\nhelp: it must be between 0 and 1"),
         ({"penalty": float("nan")}, "usage", "not JSON compliant"),
         ({"weights": [1, 2]}, "weights", "there are 2 weights for 10 checkpoints"),
         ({"weights": [1], "metric": "loss"}, "usage", "options weights and metric contradict each other"),
