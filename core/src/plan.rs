@@ -155,6 +155,29 @@ impl Plan {
         Ok(Self { outputs, segments, names, identical, allow_non_finite: recipe.allow_non_finite })
     }
 
+    /// The files of input `only` as they are, head included: jobs copy the data and look at none of it.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    #[must_use]
+    pub fn copy(inputs: &[Input], only: usize) -> Self {
+        let input = &inputs[only];
+        let segment = |(file, shard): (usize, &Shard)| {
+            let start = shard.header.data_start();
+            let place = Place { input: only, file, start, size: 1, float: None, weight: 1.0 };
+            let elements = shard.header.file_len() - start;
+            Segment { output: file, start, elements, work: Work::Copy(1), operands: [place].into() }
+        };
+        let segments = input.files.iter().enumerate().map(segment).filter(|segment| segment.elements > 0);
+        Self {
+            outputs: input.files.clone(),
+            segments: segments.collect(),
+            names: inputs.iter().map(|input| input.name.clone()).collect(),
+            identical: BTreeMap::new(),
+            allow_non_finite: true,
+        }
+    }
+
     /// The files to write: name and head of each.
     #[must_use]
     pub fn outputs(&self) -> &[Shard] {
@@ -163,7 +186,29 @@ impl Plan {
 
     /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
     pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
-        self.segments.iter().flat_map(move |segment| self.cut(segment, 0..segment.elements, max_bytes))
+        let mut at = Cursor::default();
+        core::iter::from_fn(move || {
+            let (job, next) = self.job(at, max_bytes)?;
+            at = next;
+            Some(job)
+        })
+    }
+
+    /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
+    /// plan between jobs: the same cursor and `max_bytes` give the same job again.
+    #[must_use]
+    pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
+        let segment = self.segments.get(at.segment)?;
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
+        let job = Job { plan: self, segment, first: at.first, count };
+        let first = at.first + count;
+        let next = if first < segment.elements {
+            Cursor { first, ..at }
+        } else {
+            Cursor { segment: at.segment + 1, first: 0 }
+        };
+        Some((job, next))
     }
 
     /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
@@ -195,6 +240,14 @@ impl Plan {
         let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
         starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
     }
+}
+
+/// Where a job begins; the default is the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    segment: usize,
+    /// Invariant: below the segment's number of elements.
+    first: u64,
 }
 
 /// One piece of work.
@@ -255,7 +308,7 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::weighted_sum, inputs, out)
+        self.run_by(false, inputs, out)
     }
 
     /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
@@ -266,23 +319,23 @@ impl Job<'_> {
     /// # Panics
     /// As [`Job::run`].
     pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::reference, inputs, out)
+        self.run_by(true, inputs, out)
     }
 
+    /// The kernel is called by name: passed as a function it would not be inlined into the caller's instruction set.
     #[inline(always)]
-    fn run_by(
-        &self,
-        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
-        inputs: &[&[u8]],
-        out: &mut [u8],
-    ) -> Result<Tally> {
+    fn run_by(&self, is_reference: bool, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = sum(&operands, dtype, out);
+        let tally = if is_reference {
+            kernel::reference(&operands, dtype, out)
+        } else {
+            kernel::weighted_sum(&operands, dtype, out)
+        };
         if tally.non_finite > 0 && !self.plan.allow_non_finite {
             return Err(self.explain_non_finite(&operands, dtype, out));
         }

@@ -98,7 +98,7 @@ fn percent(share: f64) -> String {
         return "0 %".into();
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 6")]
-    let decimals = (1.0 - percent.log10().floor()).clamp(0.0, 6.0) as usize;
+    let decimals = (1.0 - libm::floor(libm::log10(percent))).clamp(0.0, 6.0) as usize;
     format!("{percent:.decimals$} %")
 }
 

@@ -25,7 +25,8 @@ use core::str::FromStr;
 use crate::{Error, ErrorKind, Goal, Result};
 
 /// How badness becomes weight; see the module's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scheme {
     /// 1 − p·g
     #[default]

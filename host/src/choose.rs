@@ -36,7 +36,7 @@ struct Candidate {
 pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> {
     let found = run::find(&options.inputs, options.adapter.as_deref())?;
     let mut notes = found.notes;
-    let mut checkpoints = select(found.checkpoints, options.select, found.searched)?;
+    let mut checkpoints = select(found.checkpoints, options.select, found.searched, &mut notes)?;
     if let WeightRule::Explicit(values) = &options.rule
         && values.len() != checkpoints.len()
     {
@@ -130,7 +130,12 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
     Ok(Choice { checkpoints, readings, weights, weighting, notes })
 }
 
-fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -> Result<Vec<Checkpoint>> {
+fn select(
+    mut checkpoints: Vec<Checkpoint>,
+    select: Selection,
+    searched: bool,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Checkpoint>> {
     let found = checkpoints.len();
     let steps: Vec<_> = checkpoints.iter().filter_map(|checkpoint| checkpoint.step).collect();
     if let Some((first, last)) = select.steps {
@@ -144,6 +149,9 @@ fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -
     }
     let is_free = select.steps.is_none() && select.every.is_none() && select.top.is_none();
     let last = select.last.or((searched && is_free).then_some(LAST));
+    if select.last.is_none() && last.is_some_and(|last| last < checkpoints.len()) {
+        notes.push(format!("the newest {LAST} of {found} checkpoints are taken; --last takes more or fewer"));
+    }
     if let Some(last) = last {
         checkpoints.drain(..checkpoints.len().saturating_sub(last));
     }

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::safetensors::Tensor;
-use mwa::{
-    AdapterConfig, Agreement, Candidate, ErrorKind, Exactness, Input, Plan, Rank, Recipe, Result, Shard,
-};
+use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
@@ -75,8 +72,13 @@ pub(crate) fn merge_choice(
 ) -> Result<Report> {
     let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
-    let agreement = agree(&choice.checkpoints, how.space)?;
-    notes.extend(agreement.notes.iter().cloned());
+    let checkpoints = &choice.checkpoints;
+    let inputs: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
+        .collect();
+    let mut merge = agree(choice, &inputs, how)?;
+    notes.append(&mut merge.notes);
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
@@ -85,15 +87,9 @@ pub(crate) fn merge_choice(
     }
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
-    let written = match sole_survivor(choice, how) {
-        Some(only) => {
-            notes.push(format!(
-                "only {} has weight: its files are copied as they are",
-                choice.checkpoints[only].name
-            ));
-            copy(&choice.checkpoints, only, &staging)?
-        }
-        None => average(choice, &agreement, how, &staging, &mut notes, progress)?,
+    let written = match merge.copied {
+        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging)?,
+        None => average(choice, inputs, merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
         file.check_unchanged()?;
@@ -129,8 +125,7 @@ pub(crate) fn merge_choice(
         notes,
     };
     let owner = &choice.checkpoints[written.owner];
-    if written.shards.len() > 1 {
-        let (name, index) = shard_index(&written.shards);
+    if let Some((name, index)) = mwa::shard_index(&written.shards) {
         staging.write(&name, index.as_bytes())?;
     }
     if let Some(folder) = &owner.folder {
@@ -160,87 +155,48 @@ struct Written {
     config: Option<String>,
 }
 
-/// Check who may be averaged with whom.
-fn agree(checkpoints: &[Checkpoint], space: Space) -> Result<Agreement> {
-    let tensors: Vec<Vec<_>> = checkpoints
-        .iter()
-        .map(|checkpoint| {
-            checkpoint.tensors().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
-        })
-        .collect();
-    let candidates: Vec<_> = checkpoints
-        .iter()
-        .zip(&tensors)
-        .map(|(checkpoint, tensors)| Candidate {
-            name: &checkpoint.name,
-            config: checkpoint.config.as_ref(),
-            tensors,
-        })
-        .collect();
-    match space {
-        Space::Factors => mwa::agree(&candidates),
-        Space::Product(_) => mwa::agree_as_products(&candidates),
-    }
+/// Check who may be averaged with whom, and how.
+fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge> {
+    let checkpoints = &choice.checkpoints;
+    let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
+    let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
+    let rewrite = choice.weights.used().any(is_pickled);
+    let options = mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, allow_non_finite: false };
+    Merge::new(inputs, &configs, &choice.weights, options)
 }
 
-/// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
-fn sole_survivor(choice: &Choice, how: &MergeOptions) -> Option<usize> {
-    let mut used = choice.weights.used();
-    let is_asked_as_it_is = how.dtype.is_none() && matches!(how.space, Space::Factors | Space::Product(None));
-    let only = used.next().filter(|_| used.next().is_none() && is_asked_as_it_is)?;
-    choice.checkpoints[only].files.iter().all(InputFile::is_original).then_some(only)
-}
-
-fn copy(checkpoints: &[Checkpoint], only: usize, staging: &Staging) -> Result<Written> {
+fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
     let hash = |file: &InputFile| hash_file(&file.path);
     let input_hashes = checkpoints
         .iter()
         .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
-    let shards = shards(&checkpoints[only], checkpoints);
-    for (file, shard) in checkpoints[only].files.iter().zip(&shards) {
+    for (file, shard) in checkpoints[only].files.iter().zip(shards) {
         staging.copy(&file.path, &shard.name)?;
     }
     let hashes = input_hashes[only].clone();
-    Ok(Written { shards, hashes, input_hashes, owner: only, distance: None, config: None })
+    Ok(Written { shards: shards.to_vec(), hashes, input_hashes, owner: only, distance: None, config: None })
 }
 
 fn average(
     choice: &Choice,
-    agreement: &Agreement,
+    inputs: Vec<Input>,
+    merge: Merge,
     how: &MergeOptions,
     staging: &Staging,
     notes: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let checkpoints = &choice.checkpoints;
-    let newest = checkpoints.last().expect("choose() gives at least one");
-    let named: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| (checkpoint.name.as_str(), checkpoint.files[0].header.metadata()))
-        .collect();
-    let metadata = mwa::agree_metadata(&named)?;
-    notes.extend(metadata.notes);
-    let frozen = |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
-    let recipe = Recipe {
-        dtype: how.dtype,
-        identical: newest.tensors().filter_map(frozen).collect(),
-        metadata: metadata.kept,
-        ..Recipe::default()
-    };
-    let inputs: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
-        .collect();
     let owner = checkpoints.len() - 1;
     if let Space::Product(rank) = how.space {
         let rank = rank.unwrap_or(Rank::Inputs);
-        let done = product::merge(choice, recipe, &inputs, (rank, how), staging, notes, progress)?;
+        let done = product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?;
         let shards = done.plan.outputs().to_vec();
         let (hashes, input_hashes, distance) = (done.hashes, done.input_hashes, done.distance);
         return Ok(Written { shards, hashes, input_hashes, owner, distance, config: Some(done.config) });
     }
-    let plan = Plan::new(&inputs, &choice.weights, &recipe)?;
+    let plan = Plan::new(&inputs, &choice.weights, &merge.recipe)?;
     let outputs = plan
         .outputs()
         .iter()
@@ -255,18 +211,12 @@ fn average(
     for output in outputs {
         output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
-    let distance = if agreement.exactness == Exactness::Product {
+    let distance = if merge.exactness == Exactness::Product {
         product::distance(choice, &inputs, how.machine, notes)?
     } else {
         None
     };
-    if ran.tally.underflowed > 0 {
-        let elements: u64 = newest.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        notes.push(format!(
-            "{} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them",
-            ran.tally.underflowed
-        ));
-    }
+    notes.extend(Merge::note_underflow(&plan, ran.tally.underflowed));
     Ok(Written {
         shards: plan.outputs().to_vec(),
         hashes: ran.outputs,
@@ -296,17 +246,6 @@ fn safetensors_name(name: &str) -> String {
         || name.to_owned(),
         |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
     )
-}
-
-/// Which shard holds which tensor, as transformers reads it.
-fn shard_index(shards: &[Shard]) -> (String, String) {
-    let tensors =
-        || shards.iter().flat_map(|shard| shard.header.tensors().iter().map(|tensor| (tensor, &shard.name)));
-    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, shard)| (&tensor.name, shard)).collect();
-    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
-    let stem = if shards[0].name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    (format!("{stem}.safetensors.index.json"), format!("{index:#}\n"))
 }
 
 /// Say so when two inputs are the same model.

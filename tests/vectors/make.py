@@ -804,7 +804,7 @@ def hostile(v):
     add("html-page", "what a download that needs a login leaves", b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Sign in</body></html>\n", "HTML")
     add("html-page-lower-case", "the same without a doctype", b"\n<html lang=en><title>404</title>\n", "HTML")
     add("zip-archive", "a PyTorch .bin under the wrong name", b"PK\x03\x04" + bytes(26) + b"archive/data.pkl" + bytes(32), "PyTorch")
-    add("json-file", "a JSON file under the wrong name", b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}\n', "header")
+    add("json-file", "a JSON file under the wrong name", b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}\n', "text")
     add("empty-file", "no bytes at all", b"", "empty")
     add("seven-bytes", "too short for a header length", b"\x02\0\0\0\0\0\0", "7")
     add("eight-bytes", "a header length and no header", struct.pack("<Q", 2), "header")
