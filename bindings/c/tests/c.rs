@@ -17,9 +17,9 @@ fn root() -> PathBuf {
     here().join("../..").canonicalize().unwrap()
 }
 
-/// The folder that cargo put the libraries into: that of this test, without `deps`.
+/// The folder that cargo put the libraries into: that of this test.
 fn libraries() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
 }
 
 #[test]
