@@ -6,7 +6,7 @@ use crate::space::{RankChoice, space};
 use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mwa::{Float, Goal, MetricOptions, Scheme};
+use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -221,7 +221,10 @@ impl Choose {
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
     pub(crate) fn options(self) -> mwa::Result<Options> {
-        Options::from(self).checked()
+        Options::from(self).checked().map_err(|error| {
+            Error::new(ErrorKind::Usage, error.detail().to_owned())
+                .help(error.advice().unwrap_or_default().to_owned())
+        })
     }
 }
 

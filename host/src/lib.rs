@@ -55,7 +55,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::thread;
 
-use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Result, Scheme, Weights};
+use mwa::{Float, Goal, MetricOptions, Result, Scheme, Weights};
 
 pub use device::{DeviceChoice, Gpus};
 pub use execute::execute;
@@ -94,15 +94,11 @@ pub struct Options {
 impl Options {
     /// Itself, unless its penalty or weights suit no checkpoints at all.
     fn checked(self) -> Result<Self> {
-        let tried = match &self.rule {
-            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
-            WeightRule::Explicit(values) => Weights::explicit(values),
+        match &self.rule {
+            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty)?,
+            WeightRule::Explicit(values) => Weights::explicit(values)?,
         };
-        match tried {
-            Ok(_) => Ok(self),
-            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
-                .help(error.advice().unwrap_or_default().to_owned())),
-        }
+        Ok(self)
     }
 }
 

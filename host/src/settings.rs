@@ -103,7 +103,7 @@ impl Settings {
     /// Which of the checkpoints in `inputs`, and how they are weighed.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
+    /// [`ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
     pub fn options(&self, inputs: Vec<PathBuf>) -> Result<Options> {
         let options = Options {
             inputs,

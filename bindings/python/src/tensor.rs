@@ -28,10 +28,12 @@ pub(crate) fn merge_tensors<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let raise = |error: Error| exception(py, &error);
     let settings = Settings::parse(options).map_err(raise)?;
-    let view = |(name, tensor): &Named<'py>| View::new(tensor).map_err(|error| raise(error.tensor(name)));
+    let view = |input: &str, (name, tensor): &Named<'py>| {
+        View::new(tensor).map_err(|error| raise(error.file(input).tensor(name)))
+    };
     let views = inputs
         .iter()
-        .map(|(_, tensors)| tensors.iter().map(view).collect::<PyResult<Vec<_>>>())
+        .map(|(input, tensors)| tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>())
         .collect::<PyResult<Vec<_>>>()?;
     let inputs = inputs.iter().zip(&views).map(|((name, tensors), views)| {
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
@@ -73,8 +75,9 @@ impl View {
         } else if has("__dlpack__") {
             Self::of_dlpack(tensor).map_err(unreadable)?
         } else {
-            let kind = tensor.get_type().to_string();
-            Err(Error::new(ErrorKind::Input, format!("is {kind}, which is no tensor"))
+            let name = tensor.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
+            let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+            Err(Error::new(ErrorKind::Input, format!("is {article} {name}, which is no tensor"))
                 .help("give NumPy arrays, PyTorch tensors, or anything else that speaks DLPack"))
         }
     }

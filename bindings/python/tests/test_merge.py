@@ -1,0 +1,183 @@
+"""Whole runs: what the command line does, as functions; and everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mwa
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The `mwa` binary that `MWA_BINARY` names, else the package as a program."""
+    program = [os.environ["MWA_BINARY"]] if "MWA_BINARY" in os.environ else [sys.executable, "-m", "mwa"]
+    return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON has it: lists for tuples, nothing for what is left out."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items() if item is not None and item != ()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.mark.parametrize("options", [{}, {"space": "product", "rank": 4}, {"weights": [1, -0.25, 2], "last": 3, "dtype": "f32"}])
+def test_merge_is_the_command_line(options: dict[str, Any], sample_run: Path, tmp_path: Path) -> None:
+    report = mwa.merge(sample_run, tmp_path / "python", **options)
+    flags = [f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}" for name, value in options.items()]
+    done = command("merge", sample_run, "-o", tmp_path / "line", "--json", *flags)
+    assert done.returncode == 0, done.stdout
+    a, b = ((tmp_path / side / "adapter_model.safetensors").read_bytes() for side in ("python", "line"))
+    assert a == b
+    assert report.outputs[0].sha256 == hashlib.sha256(a).hexdigest()
+    # nothing of the library's report is lost
+    written = json.loads((tmp_path / "python" / "mwa-report.json").read_text())
+    assert plain(dataclasses.asdict(report)) == plain({k: v for k, v in written.items() if v != []})
+    assert written["outputs"] == json.loads(done.stdout)["outputs"]
+
+
+def test_weights_are_those_of_the_merge(sample_run: Path, tmp_path: Path) -> None:
+    options = mwa.MergeOptions(metric="loss", top=4, scheme="exponential", penalty=2.5, goal="min", smooth=10)
+    weighed, merged = mwa.weights(sample_run, **options), mwa.merge([sample_run], tmp_path / "out", **options)
+    assert [(i.step, i.weight) for i in weighed.inputs] == [(i.step, i.weight) for i in merged.inputs]
+    assert len(weighed.inputs) == 4 and sum(i.weight for i in weighed.inputs) == pytest.approx(1)
+    assert weighed.weighting == mwa.Weighting("exponential", 2.5, "loss", "min")
+
+
+def test_options_take_what_python_has(sample_run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("step,score\n900,1\n950,3\n1000,2\n")
+    np = pytest.importorskip("numpy")
+    report = mwa.weights(
+        os.fspath(sample_run), metrics_file=table, goal="max", steps=(900, None), last=np.int64(2), penalty=np.float32(0.5)
+    )
+    assert [i.weight for i in report.inputs] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_inspect_and_verify(sample_run: Path, tmp_path: Path) -> None:
+    seen = mwa.inspect(sample_run)
+    assert [c.step for c in seen.checkpoints][-1] == 1000 and seen.checkpoints[0].ranks == (8,)
+    assert {m.name: m.covered for m in seen.metrics}["eval_loss"] == 10
+    mwa.merge(sample_run, tmp_path / "out")
+    verified = mwa.verify(tmp_path / "out")
+    assert verified.is_good and len(verified.inputs) == 10
+    with (tmp_path / "out" / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x55")
+    verified = mwa.verify(tmp_path / "out")
+    assert not verified.is_good and verified.outputs[0].state == "changed"
+
+
+def test_python_m_mwa(sample_run: Path) -> None:
+    module = [sys.executable, "-m", "mwa"]
+    assert subprocess.run([*module, "weights", sample_run, "-q"], check=False).returncode == 0
+    assert subprocess.run([*module, "weights", "/nowhere"], check=False, capture_output=True).returncode == 1
+    wrong = subprocess.run([*module, "weigh"], check=False, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "similar subcommand exists: 'weights'" in wrong.stderr
+    assert f"mwa {mwa.weights(sample_run).mwa}" in subprocess.check_output([*module, "--version"], text=True)
+
+
+def test_progress_is_told_to_the_end(sample_run: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int, int]] = []
+    mwa.merge(sample_run, tmp_path / "out", progress=lambda *at: told.append((*at, threading.get_ident())))
+    done, total, _ = told[-1]
+    assert told[0][0] == 0 < done == total
+    assert {thread for *_, thread in told} == {threading.get_ident()}
+
+
+def test_a_failing_callback_stops_the_merge(sample_run: Path, tmp_path: Path) -> None:
+    def fail(done: int, total: int) -> None:
+        raise ZeroDivisionError(done)
+
+    with pytest.raises(ZeroDivisionError):
+        mwa.merge(sample_run, tmp_path / "out", progress=fail)
+    assert not any(tmp_path.iterdir())
+
+
+def test_ctrl_c_stops_the_merge(sample_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        mwa.merge(sample_run, tmp_path / "out", progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    assert not any(tmp_path.iterdir())
+
+
+def test_other_threads_run_meanwhile(sample_run: Path, tmp_path: Path) -> None:
+    threads = [threading.Thread(target=mwa.merge, args=(sample_run, tmp_path / str(i))) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = [tmp_path / str(i) / "adapter_model.safetensors" for i in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"lst": 4}, "usage", "option lst: unknown field `lst`, expected one of `last`"),
+        ({"last": "4"}, "usage", 'option last: invalid type: string "4"'),
+        ({"last": 0}, "usage", "option last: invalid value: integer `0`"),
+        ({"last": object()}, "usage", "option last: invalid type: string \"<object object"),
+        ({"penalty": 2}, "weights", "penalty 2 is out of range for the linear scheme\nhelp: it must be between 0 and 1"),
+        ({"penalty": float("nan")}, "usage", "not JSON compliant"),
+        ({"weights": [1, 2]}, "weights", "there are 2 weights for 10 checkpoints"),
+        ({"weights": [1], "metric": "loss"}, "usage", "options weights and metric contradict each other"),
+        ({"metric": "bleu"}, "metric", "bleu"),
+        ({"rank": "all", "space": "product"}, "usage", "option rank: `all` is no rank; write a number, auto or full"),
+        ({"dtype": "int8"}, "usage", "option dtype: unknown variant `int8`"),
+    ],
+)  # fmt: skip
+def test_wrong_options(options: dict[str, Any], kind: str, says: str, sample_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(mwa.MergeError) as caught:
+        mwa.merge(sample_run, tmp_path / "out", **options)
+    assert caught.value.kind == kind and says in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_wrong_paths(sample_run: Path, tmp_path: Path) -> None:
+    for look in (mwa.inspect, mwa.weights, mwa.verify):
+        with pytest.raises(mwa.MergeError) as caught:
+            look(tmp_path / "nowhere")
+        assert caught.value.path == str(tmp_path / "nowhere") and caught.value.kind in ("io", "input")
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (str(again), again.kind) == (str(caught.value), caught.value.kind)
+    for wrong in (3, None, [3], b"bytes"):
+        with pytest.raises(TypeError):
+            mwa.merge(wrong, tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(mwa.MergeError) as caught:
+        mwa.merge([], tmp_path / "out")
+    assert caught.value.kind == "input"
+
+
+def test_failing_calls_keep_memory_flat(tmp_path: Path) -> None:
+    np, status = pytest.importorskip("numpy"), Path("/proc/self/statm")
+    if not status.exists():
+        pytest.skip("no /proc to read the memory from")
+    big, other = {"w": np.zeros((64, 1024), np.float32)}, {"w": np.zeros((64, 1025), np.float32)}
+    calls = [
+        lambda: mwa.merge_state_dicts([big, other], [1, 1]),
+        lambda: mwa.merge_state_dicts([{"w": big["w"].T}, {"w": "no tensor"}], [1, 1]),  # type: ignore[list-item]
+        lambda: mwa.merge_state_dicts([{"w": big["w"] + np.inf}], [1]),
+        lambda: mwa.weights(tmp_path / "nowhere", last=3),
+        lambda: mwa.weights(tmp_path, lst=3),  # type: ignore[call-arg]
+    ]
+
+    def fail(times: int) -> int:
+        for _ in range(times):
+            for call in calls:
+                with pytest.raises(mwa.MergeError):
+                    call()
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = fail(200)
+    assert fail(2000) - before < 8 << 20, "10,000 failing calls leave more than 8 MiB behind"

@@ -1,0 +1,88 @@
+"""With the real transformers and PEFT: train a tiny adapter, merge as training ends, load the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mwa
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+from conftest import ROOT  # noqa: E402
+from mwa.peft import load_merged  # noqa: E402
+from mwa.transformers import MergeCallback  # noqa: E402
+
+
+def base() -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(ROOT / "examples" / "base", dtype=torch.float32)
+
+
+def train(out: Path, callback: Any, **arguments: Any) -> Any:
+    model = peft.get_peft_model(base(), peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    tokens = torch.randint(1, 20, (32, 10), generator=torch.Generator().manual_seed(1))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1}
+    arguments = transformers.TrainingArguments(
+        output_dir=str(out), max_steps=8, per_device_train_batch_size=4, learning_rate=1e-2, report_to=[], use_cpu=True,
+        disable_tqdm=True, **{**settings, **arguments},
+    )  # fmt: skip
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:8], callbacks=[callback])
+    trainer.train()
+    return model
+
+
+def test_merge_callback(tmp_path: Path) -> None:
+    callback = MergeCallback(metric="eval_loss", penalty=0.8)
+    model = train(tmp_path, callback)
+    assert callback.report is not None and [i.step for i in callback.report.inputs] == [2, 4, 6, 8]
+    assert callback.report.weighting.metric == "eval_loss"
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path / "merged")
+    states = [
+        peft.load_peft_weights(str(tmp_path / f"checkpoint-{i.step}")) for i in callback.report.inputs
+    ]
+    merged = mwa.merge_state_dicts(states, [i.weight for i in callback.report.inputs])
+    held = peft.get_peft_model_state_dict(loaded)
+    assert held.keys() == merged.keys()
+    assert all(torch.equal(held[name], merged[name]) for name in merged), "files and memory give the same bits"
+
+    report = load_merged(model, tmp_path, metric="eval_loss")
+    assert model.active_adapter == "merged"
+    assert report.outputs[0].sha256 == callback.report.outputs[0].sha256
+    live = peft.get_peft_model_state_dict(model, adapter_name="merged")
+    assert all(torch.equal(live[name], merged[name]) for name in merged)
+    load_merged(model, tmp_path, adapter_name="default", scheme="uniform")
+    assert model.active_adapter == "default"
+    assert not torch.equal(peft.get_peft_model_state_dict(model)[name := next(iter(merged))], merged[name])
+
+
+def test_merge_callback_refuses_before_training(tmp_path: Path) -> None:
+    with pytest.raises(mwa.MergeError) as caught:
+        MergeCallback(penalty=3)
+    assert caught.value.kind == "weights"
+    with pytest.raises(mwa.MergeError, match="save_strategy"):
+        train(tmp_path, MergeCallback(), save_strategy="no")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"])
+def test_torch_tensors(dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    values = [torch.linspace(-2, 2, 200).add(i).reshape(10, 20).to(kind) for i in range(3)]
+    inputs = [{"w": values[0].requires_grad_()}, {"w": values[1].t().contiguous().t()}, {"w": values[2]}]
+    merged = mwa.merge_state_dicts(inputs, [1, 2, 1])["w"]
+    assert merged.dtype == kind and not merged.requires_grad
+    wide = torch.float64 if kind == torch.float64 else torch.float32
+    x = [value.detach().to(wide) for value in values]
+    assert torch.equal(merged.to(wide), (0.25 * x[0] + 0.5 * x[1] + 0.25 * x[2]).to(kind).to(wide))
+
+
+def test_torch_and_numpy_together_and_what_lies_elsewhere() -> None:
+    array = torch.ones(3).numpy()
+    assert torch.equal(mwa.merge_state_dicts([{"w": array}, {"w": torch.zeros(3)}], [1, 1])["w"], torch.full((3,), 0.5))
+    with pytest.raises(mwa.MergeError) as caught:
+        mwa.merge_state_dicts([{"w": torch.ones(3)}, {"w": torch.ones(3, device="meta")}], [1, 1])
+    assert (caught.value.kind, caught.value.tensor, caught.value.path) == ("input", "w", "state_dicts[1]")

@@ -1,0 +1,33 @@
+"""What type checkers see: `mypy --strict` accepts this file, and needs each of its ignores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import assert_type
+
+import mwa
+
+report = mwa.merge("run", Path("out"), metric="loss", last=4, steps=(500, None), progress=lambda done, total: None)
+assert_type(report, mwa.Report)
+assert_type(report.inputs[0].weight, float)
+assert_type(report.weighting.metric, "str | None")
+assert_type(mwa.weights(["a", Path("b")], scheme="rank").outputs, "tuple[mwa.HashedFile, ...]")
+assert_type(mwa.verify("out").is_good, bool)
+assert_type(mwa.inspect("run").checkpoints[0].ranks, "tuple[int, ...]")
+try:
+    mwa.merge("run", "out", lst=4)  # type: ignore[call-arg]
+    mwa.merge("run", "out", last="4")  # type: ignore[arg-type]
+    mwa.merge("run", "out", scheme="best")  # type: ignore[arg-type]
+    mwa.weights("run", dtype="f32")  # type: ignore[call-arg]
+    mwa.merge(3, "out")  # type: ignore[arg-type]
+except mwa.MergeError as error:
+    assert_type(error.kind, str)
+    assert_type(error.tensor, "str | None")
+
+State = dict[str, npt.NDArray[Any]]
+state: State = {"w": np.zeros(3)}
+assert_type(mwa.merge_state_dicts([state, state], [1, 2]), State)
