@@ -19,6 +19,8 @@ const CORE_LINKS: &[&str] = &[
     "libm",
     "memchr",
     "mwa",
+    "regex-automata",
+    "regex-syntax",
     "safetensors",
     "serde",
     "serde_core",

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use mwa::{Result, kernel};
 use wgpu::{Backends, DeviceType, Limits};
@@ -14,13 +14,18 @@ use super::or_failed;
 #[derive(Clone, Debug)]
 pub struct Adapter(wgpu::Adapter);
 
-/// All GPUs, the fastest kind first: discrete, integrated, virtual, unknown, and last those that are a CPU in disguise.
-pub async fn adapters() -> Vec<Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+/// The way to the drivers. It is kept for the process: some drivers crash when they are unloaded before it ends.
+static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: Backends::PRIMARY,
         flags: wgpu::InstanceFlags::empty(),
         ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
+    })
+});
+
+/// All GPUs, the fastest kind first: discrete, integrated, virtual, unknown, and last those that are a CPU in disguise.
+pub async fn adapters() -> Vec<Adapter> {
+    let instance = &*INSTANCE;
     let mut adapters: Vec<_> =
         instance.enumerate_adapters(Backends::PRIMARY).await.into_iter().map(Adapter).collect();
     adapters.sort_by_key(|adapter| match adapter.0.get_info().device_type {
