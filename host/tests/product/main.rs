@@ -147,22 +147,31 @@ fn adapters_may_differ_in_rank_scale_and_modules() {
     place.edit("two/adapter_config.json", "\"r\": 2", "\"r\": 3");
     place.edit("two/adapter_config.json", "\"use_rslora\": false", "\"use_rslora\": true");
     place.edit("one/adapter_config.json", "[\"q\", \"v\"]", "[\"q\"]");
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,1"), str![[r#"
+    assert_data_eq!(
+        place.fails("merge one two -o out --weights 1,1"),
+        str![[r#"
 error: two: r is 3, but 2 in one; target_modules is ["q","v"], but ["q"] in one; use_rslora is true, but false in one
 help: factors average only at one rank and scale; merge in product space instead
 
-"#]]);
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,1 --space product --strict"), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge one two -o out --weights 1,1 --space product --strict"),
+        str![[r#"
 error: one does not adapt one module that others do (base_model.model.v…); there it counts as no change
 help: --strict forbids this; merge adapters of the same modules
 
-"#]]);
+"#]]
+    );
     let ran = place.merges("one two --weights 1,1 --space product --rank full");
-    assert_data_eq!(ran.err, str![[r#"
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
 note: the weights sum to 2; they are divided by that, so that they sum to 1
 note: one does not adapt one module that others do (base_model.model.v…); there it counts as no change
 
-"#]]);
+"#]]
+    );
     let one = product(&place.read("one/adapter_model.safetensors"), 2);
     let two = product(&place.read("two/adapter_model.safetensors"), 3);
     let wanted: Vec<_> = one.iter().zip(&two).map(|(a, b)| 0.5 * (2.0 * a + 4.0 / 3f64.sqrt() * b)).collect();
@@ -193,11 +202,14 @@ fn adapters_that_do_nothing_are_refused() {
     for (name, seed) in [("one", 1), ("two", 6)] {
         place.checkpoint(name, &[pair(2, seed)[0].clone(), f32s(B, &[5, 2], &[0.0; 10])]);
     }
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,1 --space product"), str![[r#"
+    assert_data_eq!(
+        place.fails("merge one two -o out --weights 1,1 --space product"),
+        str![[r#"
 error: one: and the others have products B·A that are all zero: these adapters do nothing
 help: B starts at zero, so they were saved before any training, or by a process that held no weights
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -209,28 +221,40 @@ fn broken_factors_are_named() {
     };
     let mut nan = pair(2, 6);
     nan[1].data[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
-    assert_data_eq!(fails(&|place| place.checkpoint("two", &nan)), str![[r#"
+    assert_data_eq!(
+        fails(&|place| place.checkpoint("two", &nan)),
+        str![[r#"
 error: two: tensor `base_model.model.q.lora_B.weight` holds NaN, at element 2
 help: the run has diverged there: leave that checkpoint out (--drop-bad does)
 
-"#]]);
+"#]]
+    );
     let flat = [f32s(A, &[12], &noise(12, 2)), pair(2, 6)[1].clone()];
-    assert_data_eq!(fails(&|place| place.checkpoint("two", &flat)), str![[r#"
+    assert_data_eq!(
+        fails(&|place| place.checkpoint("two", &flat)),
+        str![[r#"
 error: two: tensor `base_model.model.q.lora_A.weight` is [12], but a LoRA factor has two dimensions or more
 help: a flat or empty factor is one shard of a ZeRO-3 or FSDP run: save again inside deepspeed.zero.GatheredParameters or FSDP.summon_full_params
 
-"#]]);
+"#]]
+    );
     let torn = [pair(2, 6)[0].clone(), pair(3, 6)[1].clone()];
-    assert_data_eq!(fails(&|place| place.checkpoint("two", &torn)), str![[r#"
+    assert_data_eq!(
+        fails(&|place| place.checkpoint("two", &torn)),
+        str![[r#"
 error: two: tensor `base_model.model.q.lora_B.weight` is [5, 3], which does not fit `base_model.model.q.lora_A.weight` of [2, 6]: the ranks differ
 help: the file is damaged; save it again
 
-"#]]);
-    assert_data_eq!(fails(&|place| place.edit("two/adapter_config.json", "\"r\": 2", "\"r\": 8")), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        fails(&|place| place.edit("two/adapter_config.json", "\"r\": 2", "\"r\": 8")),
+        str![[r#"
 error: two: tensor `base_model.model.q.lora_A.weight` is [2, 6], so its rank is 2, but the config says 8
 help: the adapter_config.json belongs to another adapter, or r and rank_pattern were edited
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -250,21 +274,30 @@ fn configs_that_do_not_say_the_scale_are_refused() {
         place.edit("two/adapter_config.json", from, to);
         place.fails("merge one two -o out --weights 1,1 --space product")
     };
-    assert_data_eq!(fails("\"lora_alpha\": 4,", ""), str![[r#"
+    assert_data_eq!(
+        fails("\"lora_alpha\": 4,", ""),
+        str![[r#"
 error: two: has no lora_alpha, so nothing says how its factors are scaled
 help: PEFT would take 8; write the alpha of the training into adapter_config.json
 
-"#]]);
-    assert_data_eq!(fails("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"qq\": 8}"), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        fails("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"qq\": 8}"),
+        str![[r#"
 error: two: has `qq` in alpha_pattern, which matches no module of the adapter; did you mean `q`?
 help: if the training ignored it too, take it out of adapter_config.json
 
-"#]]);
-    assert_data_eq!(fails("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"(?=q)q\": 8}"), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        fails("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"(?=q)q\": 8}"),
+        str![[r#"
 error: two: has the key `(?=q)q` in alpha_pattern, which cannot be read as a pattern: error parsing regex
 help: name the modules in full instead
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -276,16 +309,22 @@ fn what_is_no_plain_product_is_refused() {
         }
         place.fails("merge one two -o out --weights 1,1 --space product")
     };
-    assert_data_eq!(fails("\"r\": 2", "\"r\": 2, \"use_dora\": true"), str![[r#"
+    assert_data_eq!(
+        fails("\"r\": 2", "\"r\": 2, \"use_dora\": true"),
+        str![[r#"
 error: one: is not a plain product of two factors, so it cannot be merged in product space
 help: average its parameters instead (factor space)
 
-"#]]);
-    assert_data_eq!(fails("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\""), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        fails("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\""),
+        str![[r#"
 error: one: has init_lora_weights pissa, which changes the base model by rank and scale; the merge would have others
 help: convert the adapters to plain LoRA first (path_initial_model_for_weight_conversion), or merge in factor space
 
-"#]]);
+"#]]
+    );
     let place = two_runs();
     assert_data_eq!(
         place.fails("merge one/adapter_model.safetensors two/adapter_model.safetensors -o out --weights 1,1 --space product"),
