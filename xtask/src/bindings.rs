@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::build;
-use crate::python::{Python, own, python};
+use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, run, target};
 
-/// The Python that tests the package, with what it needs; also that of the training lane if `MWA_PYTHON` has torch.
+/// A Python that has maturin.
 fn ready() -> Result<Python> {
     python("requirements-bindings.txt")
 }
@@ -47,7 +47,6 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     let wheel =
         wheel.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "whl"));
     let wheel = wheel.ok_or("maturin left no wheel")?;
-    // with the packages of `python`, but none of its own
     let folder = target().join("python/fresh");
     let mut make = Command::new(&python);
     make.args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder);
@@ -55,9 +54,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     let fresh = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "--python"]).arg(&fresh).args(["install", "--quiet"]).arg(wheel);
-    if own().is_none() {
-        install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
-    }
+    install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
     run(install)?;
     let mut test = Command::new(fresh);
     test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]);
