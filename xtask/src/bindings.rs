@@ -57,7 +57,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
     run(install)?;
     let mut test = Command::new(fresh);
-    test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]);
+    test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]);
     test.env("MWA_BINARY", target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
     test.current_dir(root().join("bindings/python"));
     Ok(Ok(test))
