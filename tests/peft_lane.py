@@ -4,9 +4,10 @@
 usage: python tests/peft_lane.py MWA_BINARY WORKDIR [--only NAME]     needs peft, torch, transformers
 
 Files in, files out: PEFT writes the checkpoints, the binary merges them, PEFT loads the merge into a fresh
-base. The truth is numpy: each tensor of the merge must be the average of the inputs' tensors under the
+base. The truth is numpy: in factor space each tensor of the merge must be the average of the inputs' tensors under the
 weights that mwa-report.json states, within the rounding of its dtype. (PEFT's own add_weighted_adapter is no
-truth: it doubles the sum of two halves.) WORKDIR is emptied first where this script has filled it.
+truth: it doubles the sum of two halves.) In product space the loaded ΔW must be the average of the inputs' ΔW, or
+its best approximation of the asked rank by dense SVD. WORKDIR is emptied first where this script has filled it.
 """
 
 import argparse
@@ -52,6 +53,13 @@ def gpt2():
         vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0))
 
 
+def mixtral():
+    torch.manual_seed(7)
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, num_local_experts=3, num_experts_per_tok=2))
+
+
 class Picture(torch.nn.Module):
     """A convolution for Conv2d adapters."""
 
@@ -81,6 +89,8 @@ KINDS = {
     "patterns": (llama, lambda: lora(target_modules=[*ATTENTION, "down_proj"], rank_pattern={"down_proj": 2, r"layers\.1\..*q_proj": 6},
                                      alpha_pattern={"v_proj": 32, r"layers\.0\..*q_proj": 5}), None),
     "rslora-patterns": (llama, lambda: lora(use_rslora=True, rank_pattern={"q_proj": 9}, alpha_pattern={"v_proj": 32}), None),
+    "rslora-r6": (llama, lambda: lora(r=6, use_rslora=True, lora_alpha=3, target_modules=[*ATTENTION, "up_proj"]), None),
+    "experts": (mixtral, lambda: lora(r=2, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]), None),
     "dora": (llama, lambda: lora(use_dora=True), None),
     "modules-to-save": (llama, lambda: lora(modules_to_save=["lm_head"]), None),
     "bias-lora-only": (lambda: llama(attention_bias=True), lambda: lora(bias="lora_only"), None),
@@ -112,11 +122,11 @@ def forward(model, seed=0):
     return out.logits, out.loss
 
 
-def train(kind, run):
+def train(kind, run, seed=11):
     """Twelve AdamW steps, a checkpoint after each four, as the Trainer leaves them."""
     base, config, dtype = KINDS[kind]
     base = base()
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     model = peft.get_peft_model(base, config(), autocast_adapter_dtype=dtype != torch.bfloat16)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
@@ -277,6 +287,98 @@ def check_delta(model, out, averages):
     need(seen, "no linear LoRA module to compare")
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Product space
+
+# name → (kinds of the inputs, of which each gives its last checkpoint, from a seed of its own; --rank)
+PRODUCTS = {
+    "two runs, full": (["lora", "lora"], "full"),
+    "two runs, rank 4": (["lora", "lora"], "4"),
+    "two runs, auto": (["lora", "lora"], "auto"),
+    "ranks and scales": (["lora", "rslora-r6"], "5"),
+    "patterns": (["patterns", "patterns"], "full"),
+    "patterns, auto": (["patterns", "patterns"], "auto"),
+    "rslora-patterns": (["rslora-patterns", "rslora-patterns"], None),
+    "modules-to-save": (["modules-to-save", "modules-to-save"], "3"),
+    "bias-lora-only": (["bias-lora-only", "bias-lora-only"], "full"),
+    "lora-bias": (["lora-bias", "lora-bias"], "6"),
+    "embeddings": (["embeddings", "embeddings"], "full"),
+    "tokens": (["tokens", "tokens"], "4"),
+    "conv1d": (["conv1d", "conv1d"], "8"),
+    "conv2d": (["conv2d", "conv2d"], "4"),
+    "experts": (["experts", "experts"], "3"),
+    "experts, full": (["experts", "experts"], "full"),
+}
+SHARES = (0.4, 0.6)
+
+
+def deltas(model):
+    """ΔW of every LoRA layer as PEFT itself computes it, in f64 and two dimensions, one matrix per expert."""
+    found = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, peft.tuners.lora.layer.LoraLayer) or "default" not in layer.scaling:
+            continue
+        delta = layer.double().get_delta_weight("default").detach().numpy()
+        matrices = delta if type(layer).__name__ == "ParamWrapper" else [delta.reshape(len(delta), -1)]
+        found |= {f"{name}/{i}": matrix for i, matrix in enumerate(matrices)}
+    need(found, "no LoRA layer")
+    return found
+
+
+def best(matrix, rank):
+    """The best approximation of a rank, and its error."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ v[:rank], float(np.sqrt(np.sum(s[rank:] ** 2)))
+
+
+def layer_rank(model, name):
+    return dict(model.named_modules())[name.rsplit("/", 1)[0]].r["default"]
+
+
+def one_product(name, binary, work):
+    kinds, rank = PRODUCTS[name]
+    slug = re.sub(r"\W+", "-", name)
+    folders = []
+    for i, kind in enumerate(kinds):
+        run = work / f"product-{kind}-{i}"
+        if not run.exists():
+            train(kind, run, seed=11 + i)
+        folders.append(run / f"checkpoint-{STEPS[-1]}")
+    out = work / f"product-{slug}.merged"
+    command = [str(binary), "merge", *map(str, folders), "-o", str(out), "--space", "product", "--weights", ",".join(map(str, SHARES))]
+    command += ["--rank", rank] if rank else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    need(done.returncode == 0, f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr.strip()}")
+    base = KINDS[kinds[0]][0]
+    inputs = [deltas(load(base(), folder)) for folder in folders]
+    model = load(base(), out)
+    check_loaded(model, out)
+    held, file = peft.get_peft_model_state_dict(model), tensors(out)
+    for tensor in [tensor for tensor in file if "lora_" not in tensor]:  # full tensors are plain averages
+        terms = [share * tensors(folder)[tensor].double() for share, folder in zip(SHARES, folders)]
+        need(torch.allclose(held[tensor].double(), sum(terms), rtol=1e-6, atol=1e-7), f"{tensor}: not the average")
+    wanted = {key: sum(share * delta.get(key, 0 * next(d[key] for d in inputs if key in d)) for share, delta in zip(SHARES, inputs))
+              for key in sorted(set().union(*inputs))}
+    merged = deltas(model)
+    need(set(merged) == set(wanted), f"layers differ: {sorted(set(merged) ^ set(wanted))[:4]}")
+    lost = total = 0.0
+    for key, want in wanted.items():
+        limit, error = best(want, layer_rank(model, key))
+        size, off = np.linalg.norm(want), np.linalg.norm(merged[key] - want)
+        need(off <= error + 1e-6 * size, f"{key}: off by {off:.3g} of {size:.3g}, dense SVD by {error:.3g}")
+        if error <= 1e-9 * size:
+            need(np.linalg.norm(merged[key] - limit) <= 1e-6 * size, f"{key}: not the sum")
+        if rank == "auto":
+            need(error**2 <= 0.001001 * size**2, f"{key}: keeps too little")
+        lost, total = lost + off**2, total + size**2
+    biases = [tensor for tensor in file if tensor.endswith("lora_B.bias")]
+    for tensor in biases:
+        terms = [share * 2.0 * tensors(folder)[tensor].double() for share, folder in zip(SHARES, folders)]  # 2 is alpha / r
+        need(torch.allclose(file[tensor].double(), sum(terms), rtol=1e-6, atol=1e-7), f"{tensor}: not the scaled average")
+    told = json.loads((out / "mwa-report.json").read_text())["residual"]["overall"]
+    need(abs(told - math.sqrt(lost / total)) < 1e-6, f"the report says {told:.3g}, it is {math.sqrt(lost / total):.3g}")
+
+
 def check_config(run, out):
     """The merged config is the last checkpoint's, field by field; target_modules is a set."""
     last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -319,7 +421,7 @@ def one_kind(kind, binary, work):
     check_config(run, out)
     model = load(KINDS[kind][0](), out)
     check_loaded(model, out)
-    if isinstance(model.peft_config["default"], peft.LoraConfig) and kind not in ("conv2d",):
+    if isinstance(model.peft_config["default"], peft.LoraConfig) and kind not in ("conv2d", "experts"):
         check_delta(model, out, averages)
 
 
@@ -332,7 +434,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("binary", type=Path, metavar="MWA_BINARY")
     parser.add_argument("work", type=Path, metavar="WORKDIR", help="a folder that this script may fill and empty")
-    parser.add_argument("--only", metavar="NAME", help=f"one of: sample-run, {', '.join(KINDS)}")
+    parser.add_argument("--only", metavar="NAME", help=f"one of: sample-run, product, {', '.join(KINDS)}")
     options = parser.parse_args()
     binary = options.binary.resolve()
     if not os.access(binary, os.X_OK):
@@ -352,8 +454,9 @@ def main():
     checks = [("sample-run", sample_run, (binary, work))]
     for kind in KINDS:
         checks += [(kind, one_kind, (kind, binary, work)), (f"{kind}, copies", one_kind_copies, (kind, binary, work))]
+    checks += [(f"product: {name}", one_product, (name, binary, work)) for name in PRODUCTS]
     if options.only:
-        checks = [check for check in checks if check[0].split(",")[0] == options.only]
+        checks = [check for check in checks if options.only in (check[0].split(",")[0], check[0].split(":")[0])]
         if not checks:
             parser.error(f"nothing is called {options.only}")
 

@@ -74,11 +74,35 @@ pub enum ErrorKind {
     Usage = 16,
     /// The caller asked to stop.
     Stopped = 17,
+    /// A device was asked for that is not there, is refused, or failed.
+    Device = 18,
     /// A mistake in this program, caught at the border to another language.
     Bug = 255,
 }
 
 impl ErrorKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::Header,
+        Self::Dtype,
+        Self::Shape,
+        Self::Names,
+        Self::Config,
+        Self::Method,
+        Self::Metric,
+        Self::Weights,
+        Self::NonFinite,
+        Self::Overflow,
+        Self::Differs,
+        Self::CrossRun,
+        Self::Input,
+        Self::Output,
+        Self::Io,
+        Self::Usage,
+        Self::Stopped,
+        Self::Device,
+    ];
+
     /// The stable name, as reports and other languages show it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -100,6 +124,7 @@ impl ErrorKind {
             Self::Io => "io",
             Self::Usage => "usage",
             Self::Stopped => "stopped",
+            Self::Device => "device",
             Self::Bug => "bug",
         }
     }
@@ -182,3 +207,14 @@ impl fmt::Debug for Error {
 }
 
 impl core::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_are_listed_by_number() {
+        let numbers: alloc::vec::Vec<_> = ErrorKind::ALL.iter().map(|kind| *kind as u8).collect();
+        assert_eq!(numbers, (1..=18).collect::<alloc::vec::Vec<_>>());
+    }
+}

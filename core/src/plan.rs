@@ -336,10 +336,22 @@ impl Job<'_> {
         } else {
             kernel::weighted_sum(&operands, dtype, out)
         };
-        if tally.non_finite > 0 && !self.plan.allow_non_finite {
-            return Err(self.explain_non_finite(&operands, dtype, out));
-        }
-        Ok(tally)
+        if self.accepts(tally) { Ok(tally) } else { Err(self.explain_non_finite(&operands, dtype, out)) }
+    }
+
+    /// The sum that a device other than the CPU may compute: dtype of the result, dtype and weight of each operand.
+    /// `None` when the operands are compared and copied, which is for the CPU.
+    #[must_use]
+    pub fn sum(&self) -> Option<(Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
+        let Work::Sum(dtype) = self.segment.work else { return None };
+        let float = |place: &Place| place.float.expect("plan() gives each operand of a sum its dtype");
+        Some((dtype, self.segment.operands.iter().map(move |place| (float(place), place.weight))))
+    }
+
+    /// Whether results with this tally may be written. If not, [`Job::run`] on the same bytes says why.
+    #[must_use]
+    pub fn accepts(&self, tally: Tally) -> bool {
+        tally.non_finite == 0 || self.plan.allow_non_finite
     }
 
     #[inline(always)]

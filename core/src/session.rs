@@ -59,6 +59,9 @@ pub struct Order {
     /// Let NaN and infinity through instead of failing.
     #[serde(default)]
     pub allow_non_finite: bool,
+    /// Write the files anew where one checkpoint alone has weight, instead of copying its own.
+    #[serde(default)]
+    pub rewrite: bool,
     /// Most bytes that a job reads of one input; 256 KiB unless given.
     #[serde(default)]
     pub chunk: Option<u32>,
@@ -174,7 +177,7 @@ impl Session {
             dtype,
             space: Space::Factors,
             allow_non_finite: order.allow_non_finite,
-            rewrite: false,
+            rewrite: order.rewrite,
         };
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let merge = Merge::new(&inputs, &optional, &weights, options)?;
@@ -273,10 +276,12 @@ impl Session {
 
     /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its write.
     ///
-    /// A job that succeeded is done with; one that failed can be run again.
+    /// A job that succeeded is done with; one that failed can be run again. Inlined, so that the kernels are compiled with
+    /// the settings of the caller's crate.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out or the chunks have other lengths; else as [`Job::run`].
+    #[inline]
     pub fn run(&mut self, number: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
         let job = self.job(number)?;
         let wanted: Vec<u64> = job.reads().map(|read| read.range.end - read.range.start).collect();

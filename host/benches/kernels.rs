@@ -2,8 +2,8 @@
 //!
 //! Bytes are those read and written: eight inputs and one output. Each case checks its answer before it is timed.
 
+use core::hint::black_box;
 use std::collections::BTreeMap;
-use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mwa::kernel::{Operand, reference};

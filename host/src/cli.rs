@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::space::{RankChoice, space};
-use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme};
@@ -78,6 +78,11 @@ pub(crate) enum Command {
         folder: PathBuf,
         #[command(flatten)]
         machine: MachineArgs,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List the GPUs here, and whether each gives the same bytes as the CPU
+    Devices {
         #[command(flatten)]
         show: Show,
     },
@@ -173,9 +178,16 @@ pub(crate) struct MachineArgs {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
-    /// Bytes of buffers, such as 64M or 1G
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
-    memory: u64,
+    /// Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not
+    /// trusted. The bytes are the same
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Show where the time went, summed over threads
+    #[arg(long, hide = true)]
+    pub(crate) timings: bool,
 }
 
 /// What is printed.
@@ -245,7 +257,7 @@ impl From<Choose> for Options {
 
 impl From<MachineArgs> for Machine {
     fn from(args: MachineArgs) -> Self {
-        Self { threads: args.threads, memory: Some(args.memory) }
+        Self { threads: args.threads, memory: args.memory, device: args.device }
     }
 }
 

@@ -43,7 +43,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Merge { show, .. }
         | Command::Weights { show, .. }
         | Command::Inspect { show, .. }
-        | Command::Verify { show, .. } => show.json,
+        | Command::Verify { show, .. }
+        | Command::Devices { show } => show.json,
         Command::Completions { .. } | Command::Man => false,
     };
     match run(command) {
@@ -76,8 +77,9 @@ fn run(command: Command) -> mwa::Result<u8> {
         Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
             stop_cleanly();
             let start = Instant::now();
+            let bar = Bar::new(show, machine.timings);
             let how = cli::merge_options(dtype, space, allow_cross_run, force, machine)?;
-            let report = crate::merge(&choose.options()?, &how, &output, &Bar::new(show))?;
+            let report = crate::merge(&choose.options()?, &how, &output, &bar)?;
             note(show, &report.notes);
             print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
@@ -110,11 +112,16 @@ fn run(command: Command) -> mwa::Result<u8> {
         }
         Command::Verify { folder, machine, show } => {
             stop_cleanly();
-            let verified = crate::verify(&folder, machine.into(), &Bar::new(show))?;
+            let bar = Bar::new(show, machine.timings);
+            let verified = crate::verify(&folder, machine.into(), &bar)?;
             print(show, &verified, || show::verified(&verified));
             if !verified.is_good() {
                 return Ok(FAILED);
             }
+        }
+        Command::Devices { show } => {
+            let found = crate::gpu::devices();
+            print(show, &found, || show::devices(&found));
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -186,14 +193,16 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// A progress bar on a terminal, for work that lasts over a second.
 struct Bar {
     is_shown: bool,
+    show: Show,
+    timings: bool,
     begin: Instant,
     bar: OnceLock<ProgressBar>,
 }
 
 impl Bar {
-    fn new(show: Show) -> Self {
+    fn new(show: Show, timings: bool) -> Self {
         let is_shown = !show.quiet && !show.json && std::io::stderr().is_terminal();
-        Self { is_shown, begin: Instant::now(), bar: OnceLock::new() }
+        Self { is_shown, show, timings, begin: Instant::now(), bar: OnceLock::new() }
     }
 }
 
@@ -213,6 +222,16 @@ impl Progress for Bar {
         bar.inc(bytes);
         if self.is_shown && bar.is_hidden() && self.begin.elapsed() > Duration::from_secs(1) {
             bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+    }
+
+    fn note(&self, text: &str) {
+        note(self.show, &[text.to_owned()]);
+    }
+
+    fn timings(&self, timings: &[(&str, Duration)]) {
+        if self.timings {
+            let _ = anstream::stderr().write_all(show::timings(timings, self.begin.elapsed()).as_bytes());
         }
     }
 

@@ -7,9 +7,10 @@ use mwa::kernel::Tally;
 use mwa::{Plan, Result};
 
 use crate::files::{InputFile, io_error};
-use crate::{Machine, Progress, cpu};
+use crate::pass::Ran;
+use crate::{Machine, Progress, compute};
 
-/// Run `plan` on this machine's CPU: `inputs` are the files of each input, in the order in which they were planned,
+/// Run `plan` on this machine: `inputs` are the files of each input, in the order in which they were planned,
 /// `outputs` the files to create, one for each of [`Plan::outputs`].
 ///
 /// This is the part of [`crate::merge`] that computes: it writes where it is told, over what is there, and leaves a
@@ -27,6 +28,15 @@ pub fn execute(
     machine: Machine,
     progress: &dyn Progress,
 ) -> Result<Tally> {
+    over_files(inputs, outputs, |sources, outputs| compute::run(plan, sources, outputs, machine, progress))
+}
+
+/// Open the inputs, create the outputs, and run something over them.
+pub(crate) fn over_files(
+    inputs: &[Vec<PathBuf>],
+    outputs: &[PathBuf],
+    run: impl FnOnce(&[&[InputFile]], &[File]) -> Result<Ran>,
+) -> Result<Tally> {
     let open =
         |files: &Vec<PathBuf>| files.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>>>();
     let mut inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -39,5 +49,5 @@ pub fn execute(
     };
     let outputs = outputs.iter().map(create).collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-    Ok(cpu::run(plan, &sources, &outputs, machine, progress)?.tally)
+    Ok(run(&sources, &outputs)?.tally)
 }

@@ -31,9 +31,10 @@ impl OrderedHash {
     }
 
     /// Take each piece once all bytes before it were taken; at once if `stop` is set. Hashes are locked in the order
-    /// given, which must be the same for all threads.
-    pub(crate) fn update_all(pieces: &[Piece<'_>], stop: &AtomicBool) {
-        for pair in pieces.chunks(2) {
+    /// given, which must be the same for all threads. `at_once` is 1 or 2: how many this thread takes at a time; two
+    /// cost a thread less, one lets more threads work.
+    pub(crate) fn update_all(pieces: &[Piece<'_>], at_once: usize, stop: &AtomicBool) {
+        for pair in pieces.chunks(at_once) {
             match *pair {
                 [(a, start_a, piece_a), (b, start_b, piece_b)] => {
                     let (mut lock_a, mut lock_b) = (a.wait(start_a, stop), b.wait(start_b, stop));
@@ -46,7 +47,7 @@ impl OrderedHash {
                     hash.wait(start, stop).update(piece);
                     hash.turn.notify_all();
                 }
-                _ => unreachable!("chunks(2) gives one or two"),
+                _ => unreachable!("at_once is 1 or 2"),
             }
         }
     }

@@ -14,10 +14,17 @@ mod choose;
 mod cli;
 #[cfg(feature = "cli")]
 pub mod command;
+mod compute;
 mod cpu;
+mod device;
 mod execute;
 mod files;
 mod foreign;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "gpu_disabled.rs"]
+pub mod gpu;
 mod guard;
 mod hash;
 mod inspect;
@@ -25,10 +32,16 @@ pub mod memory;
 mod merge;
 mod output;
 mod paced;
+mod pass;
 mod pickle;
 mod product;
 mod run;
 mod same_run;
+#[cfg(feature = "wasm")]
+pub mod sandbox;
+#[cfg(not(feature = "wasm"))]
+#[path = "sandbox_disabled.rs"]
+mod sandbox;
 mod settings;
 mod sha256;
 #[cfg(feature = "cli")]
@@ -38,11 +51,13 @@ mod space;
 mod tasks;
 mod verify;
 
+use core::time::Duration;
 use std::path::PathBuf;
 use std::thread;
 
 use mwa::{Float, Goal, MetricOptions, Result, Scheme, Weights};
 
+pub use device::{DeviceChoice, Gpus};
 pub use execute::execute;
 pub use guard::guard;
 pub use inspect::{Inspection, inspect};
@@ -145,8 +160,10 @@ pub struct MergeOptions {
 pub struct Machine {
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
-    /// Bytes of buffers; `None` for 64 MiB.
+    /// Bytes of buffers, on GPUs too; `None` for 64 MiB, or 256 MiB with a GPU.
     pub memory: Option<u64>,
+    /// What computes.
+    pub device: DeviceChoice,
 }
 
 /// More threads than this only cost memory; some systems refuse to start them.
@@ -169,6 +186,14 @@ pub trait Progress: Sync {
     /// So many more bytes were read and merged.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
+    }
+    /// Something to know about this machine, not about the result: which device computes, and why.
+    fn note(&self, note: &str) {
+        let _ = note;
+    }
+    /// Work is done: kinds of work, and the time that all threads together have spent on each.
+    fn timings(&self, timings: &[(&str, Duration)]) {
+        let _ = timings;
     }
     /// Whether to stop as soon as possible, leaving nothing behind.
     fn stopped(&self) -> bool {

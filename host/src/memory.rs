@@ -230,7 +230,7 @@ mod tests {
         for threads in [1, 2, 5] {
             let mut out: Vec<Vec<u8>> =
                 merge.outputs().iter().map(|it| vec![0; it.len().try_into().unwrap()]).collect();
-            let machine = Machine { threads: Some(threads), memory: None };
+            let machine = Machine { threads: Some(threads), ..Machine::default() };
             merge.run(out.iter_mut().map(Vec::as_mut_slice).collect(), machine, &()).unwrap();
             for (tensor, out) in merge.outputs().iter().zip(&out) {
                 let index = ["long", "empty", "scalar", "b"].iter().position(|name| *name == tensor.name);
@@ -263,7 +263,7 @@ mod tests {
         let mut out: Vec<Vec<u8>> =
             merge.outputs().iter().map(|it| vec![0; it.len().try_into().unwrap()]).collect();
         let rooms = out.iter_mut().map(Vec::as_mut_slice).collect();
-        let error = merge.run(rooms, Machine { threads: Some(4), memory: None }, &()).unwrap_err();
+        let error = merge.run(rooms, Machine { threads: Some(4), ..Machine::default() }, &()).unwrap_err();
         assert_eq!((error.kind(), error.at_tensor()), (ErrorKind::NonFinite, Some("b")));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
+use mwa::{AdapterConfig, Error, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
@@ -11,7 +11,9 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, Distance, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, Space, cpu, product, same_run};
+use crate::{
+    DeviceChoice, MergeOptions, Options, Progress, REPORT, Space, compute, product, same_run, sandbox,
+};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -190,6 +192,10 @@ fn average(
     let checkpoints = &choice.checkpoints;
     let owner = checkpoints.len() - 1;
     if let Space::Product(rank) = how.space {
+        if how.machine.device == DeviceChoice::Wasm {
+            return Err(Error::new(ErrorKind::Usage, "--space product is not computed by --device wasm")
+                .help("leave --device out"));
+        }
         let rank = rank.unwrap_or(Rank::Inputs);
         let done = product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?;
         let shards = done.plan.outputs().to_vec();
@@ -203,16 +209,26 @@ fn average(
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    if how.machine.device == DeviceChoice::Wasm {
+        let weights = choice.weights.values();
+        let work = sandbox::Work { checkpoints, weights, dtype: how.dtype, plan: &plan };
+        let told = sandbox::run(&work, &outputs, progress)?;
+        notes.extend(told.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
+        let (hashes, input_hashes) =
+            product::hash(checkpoints, &plan, staging, outputs, how.machine, progress)?;
+        let shards = plan.outputs().to_vec();
+        return Ok(Written { shards, hashes, input_hashes, owner, distance: None, config: None });
+    }
     let written = |error: mwa::Error| match error.kind() {
         ErrorKind::Io => error.file(staging.shown().display().to_string()),
         _ => error,
     };
-    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
+    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
         output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
     let distance = if merge.exactness == Exactness::Product {
-        product::distance(choice, &inputs, how.machine, notes)?
+        product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {
         None
     };

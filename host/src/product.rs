@@ -10,7 +10,7 @@ use crate::files::{self, InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::Distance;
-use crate::tasks::{self, Measure, Merge, Sum, Survey, parallel};
+use crate::tasks::{self, Merge, Sum, Survey, parallel};
 use crate::{Machine, MergeOptions, Progress, cpu};
 
 /// A product merge, written but for its config.
@@ -71,9 +71,8 @@ pub(crate) fn merge(
     if rank != Rank::Full && lost.iter().all(|lost| lost.norm == 0.0) {
         return Err(Error::new(
             ErrorKind::Input,
-            "and the others have products B·A that are all zero: these adapters do nothing",
+            "there is nothing to merge: the products B·A of all inputs are zero",
         )
-        .file(&*checkpoints[0].name)
         .help(
             "B starts at zero, so they were saved before any training, or by a process that held no weights",
         ));
@@ -106,7 +105,7 @@ fn configs(checkpoints: &[Checkpoint]) -> Result<Vec<&AdapterConfig>> {
 }
 
 /// SHA-256 of all outputs, which are brought to the disk first, and of all inputs.
-fn hash(
+pub(crate) fn hash(
     checkpoints: &[Checkpoint],
     plan: &Plan,
     staging: &Staging,
@@ -133,20 +132,20 @@ pub(crate) fn distance(
     inputs: &[Input],
     machine: Machine,
     notes: &mut Vec<String>,
+    progress: &dyn Progress,
 ) -> Result<Option<Distance>> {
     let checkpoints = &choice.checkpoints;
     let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let factors = Factors::new(inputs, &configs, &choice.weights)?;
-    let jobs: Vec<_> = factors.jobs().map(Measure).collect();
+    let jobs: Vec<_> = factors.jobs().collect();
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let found = tasks::run(&jobs, &sources, &[], machine, &())?;
+    let found = tasks::residuals(&jobs, &sources, machine, progress)?;
     let Some(found) = found.into_iter().collect::<Option<Vec<Residual>>>() else { return Ok(None) };
-    if !found.is_empty() && found.iter().all(|residual| residual.error == 0.0) {
+    let are_several = choice.weights.used().count() > 1;
+    if are_several && !found.is_empty() && found.iter().all(|residual| residual.error == 0.0) {
         notes.push(
             "one factor of each module is the same in all inputs, so the average of factors is exact".into(),
         );
     }
-    Ok(Distance::new(
-        jobs.iter().zip(found).map(|(Measure(job), residual)| (job.module().to_owned(), None, residual)),
-    ))
+    Ok(Distance::new(jobs.iter().zip(found).map(|(job, residual)| (job.module().to_owned(), None, residual))))
 }

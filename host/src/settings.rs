@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use crate::space::{RankChoice, space};
-use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// What [`crate::merge`], [`crate::weights`], [`crate::inspect`] and [`crate::verify`] can be told, except paths of
 /// checkpoints. Names and meanings are the command line's, with `_` for `-`; what is left out has its default.
@@ -50,6 +50,8 @@ pub struct Settings {
     threads: Option<AtLeastOne>,
     /// Bytes.
     memory: Option<u64>,
+    #[serde(deserialize_with = "parsed")]
+    device: Option<DeviceChoice>,
 }
 
 /// A count that cannot be zero.
@@ -166,7 +168,11 @@ impl Settings {
     /// How much machine to use.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        Machine { threads: self.threads.map(AtLeastOne::get), memory: self.memory }
+        Machine {
+            threads: self.threads.map(AtLeastOne::get),
+            memory: self.memory,
+            device: self.device.unwrap_or_default(),
+        }
     }
 
     /// The adapter inside checkpoints that hold several.
@@ -217,6 +223,9 @@ mod tests {
         );
         assert_eq!(settings.merge_options().unwrap().dtype, Some(Float::BF16));
         assert_eq!(settings.machine().threads, Some(3));
+        let device = |json| Settings::parse(json).map(|settings| settings.machine().device);
+        assert_eq!(device("{}"), Ok(DeviceChoice::Auto));
+        assert_eq!(device(r#"{"device": "cpu"}"#), Ok(DeviceChoice::Cpu));
     }
 
     #[test]

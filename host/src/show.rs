@@ -1,8 +1,12 @@
 //! What the command line prints: tables with bars, summaries, notes.
 
+use core::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+use crate::gpu::Found;
 use crate::report::{Input, Report};
 use crate::{Checked, Inspection, State, Verified};
-use anstyle::{AnsiColor, Style};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -195,6 +199,29 @@ pub(crate) fn verified(verified: &Verified) -> String {
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
     }
+}
+
+/// The GPUs, by the places that `--device gpu:…` takes.
+pub(crate) fn devices(found: &[Found]) -> String {
+    if found.is_empty() {
+        return "no GPU was found; merges run on the CPU\n".into();
+    }
+    let row = |(place, device): (usize, &Found)| {
+        let verdict = match &device.refused {
+            None => format!("{GOOD}same bytes as the CPU{GOOD:#}"),
+            Some(reason) => format!("{BAD}{reason}{BAD:#}"),
+        };
+        let (name, kind, driver) = (&device.name, &device.kind, &device.driver);
+        format!("gpu:{place}  {BOLD}{name}{BOLD:#}, {kind}, driver {driver}\n       {verdict}\n")
+    };
+    found.iter().enumerate().map(row).collect()
+}
+
+/// Where the time of all threads went, and the time by the clock.
+pub(crate) fn timings(timings: &[(&str, Duration)], elapsed: Duration) -> String {
+    let rows = timings.iter().filter(|(_, time)| !time.is_zero());
+    let rows = rows.map(|(name, time)| format!("{:>9.3} s  {name}\n", time.as_secs_f64()));
+    rows.collect::<String>() + &format!("{:>9.3} s  by the clock\n", elapsed.as_secs_f64())
 }
 
 /// `237 kB`, `1.1 GB`: decimal units, three digits.

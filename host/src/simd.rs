@@ -4,7 +4,7 @@
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::kernel::Tally;
-use mwa::{Job, ModuleJob, Residual, Result};
+use mwa::{Job, ModuleJob, Reader, Residual, Result};
 
 /// Instructions that this CPU has and the kernel is compiled for.
 ///
@@ -99,8 +99,11 @@ with_instructions! {
     }
 
     /// See [`ModuleJob::residual`].
-    fn residual(job: &ModuleJob<'_>, inputs: &[&[u8]]) -> Option<Residual> {
-        job.residual(inputs)
+    ///
+    /// # Errors
+    /// As [`ModuleJob::residual`].
+    fn residual(job: &ModuleJob<'_>, max_bytes: usize, read: &mut Reader<'_>) -> Result<Option<Residual>> {
+        job.residual(max_bytes, read)
     }
 
     /// See [`ModuleJob::rank_for`].

@@ -1,4 +1,4 @@
-//! Run independent tasks on threads, each with whole tensors: the tasks of product space.
+//! Run independent tasks on threads: the tasks of product space.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fs::File;
@@ -20,9 +20,6 @@ pub(crate) trait Task: Sync {
     fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Self::Found>;
 }
 
-/// How far averaged factors are from the averaged product; see [`ModuleJob::residual`].
-pub(crate) struct Measure<'a>(pub(crate) ModuleJob<'a>);
-
 /// Which rank keeps a share of the energy; see [`ModuleJob::rank_for`].
 pub(crate) struct Survey<'a>(pub(crate) ModuleJob<'a>, pub(crate) f64);
 
@@ -31,22 +28,6 @@ pub(crate) struct Merge<'a>(pub(crate) ModuleJob<'a>);
 
 /// A piece of a tensor that is no factor; see [`Job::run`].
 pub(crate) struct Sum<'a>(pub(crate) Job<'a>);
-
-impl Task for Measure<'_> {
-    type Found = Option<Residual>;
-
-    fn reads(&self) -> Vec<Read> {
-        self.0.reads().collect()
-    }
-
-    fn writes(&self) -> Vec<Write> {
-        Vec::new()
-    }
-
-    fn run(&self, inputs: &[&[u8]], _: &mut [&mut [u8]]) -> Result<Option<Residual>> {
-        Ok(InstructionSet::widest().residual(&self.0, inputs))
-    }
-}
 
 impl Task for Survey<'_> {
     type Found = usize;
@@ -122,17 +103,8 @@ pub(crate) fn run<T: Task>(
         let reads = task.reads();
         desk.buffers.resize_with(reads.len().max(desk.buffers.len()), Vec::new);
         for (read, buffer) in reads.iter().zip(&mut desk.buffers) {
-            let input = &sources[read.input][read.file];
-            let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
-            let files = &mut desk.files;
-            files.resize_with(sources.len().max(files.len()), || None);
-            let open = &mut files[read.input];
-            if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
-                *open = Some((read.file, File::open(input.data_path()).map_err(failed)?));
-            }
-            let (_, file) = open.as_ref().expect("it was opened just above");
             buffer.resize(length(&read.range), 0);
-            files::read_at(file, buffer, read.range.start).map_err(failed)?;
+            desk.files.fill(sources, read, buffer)?;
             done += buffer.len() as u64;
         }
         let inputs: Vec<_> = desk.buffers[..reads.len()].iter().map(Vec::as_slice).collect();
@@ -152,13 +124,49 @@ pub(crate) fn run<T: Task>(
     })
 }
 
+/// How far averaged factors are from the averaged product, for each module; see [`ModuleJob::residual`].
+pub(crate) fn residuals(
+    jobs: &[ModuleJob<'_>],
+    sources: &[&[InputFile]],
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Residual>>> {
+    let threads = machine.threads();
+    let budget = usize::try_from(machine.memory.unwrap_or(MEMORY)).unwrap_or(usize::MAX);
+    let bytes = (budget / threads).min(WINDOW);
+    parallel(jobs.len(), threads, progress, |files: &mut Files, index| {
+        let mut read = |read: &Read, bytes: &mut [u8]| files.fill(sources, read, bytes);
+        InstructionSet::widest().residual(&jobs[index], bytes, &mut read)
+    })
+}
+
+/// Most bytes that a residual reads at once: they stay in the second-level cache, or nearly.
+const WINDOW: usize = 2 << 20;
+
 /// What one thread keeps between tasks.
 #[derive(Default)]
 struct Desk {
-    /// The file last used of each source.
-    files: Vec<Option<(usize, File)>>,
+    files: Files,
     buffers: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
+}
+
+/// The file last used of each source.
+#[derive(Default)]
+struct Files(Vec<Option<(usize, File)>>);
+
+impl Files {
+    fn fill(&mut self, sources: &[&[InputFile]], read: &Read, bytes: &mut [u8]) -> Result<()> {
+        let input = &sources[read.input][read.file];
+        let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
+        self.0.resize_with(sources.len().max(self.0.len()), || None);
+        let open = &mut self.0[read.input];
+        if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
+            *open = Some((read.file, File::open(input.data_path()).map_err(failed)?));
+        }
+        let (_, file) = open.as_ref().expect("it was opened just above");
+        files::read_at(file, bytes, read.range.start).map_err(failed)
+    }
 }
 
 fn length(range: &core::ops::Range<u64>) -> usize {

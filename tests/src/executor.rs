@@ -72,4 +72,10 @@ pub const EXECUTORS: &[(&str, Open)] = &[
     ("baseline", || crate::native::instructions("baseline")),
     ("avx2", || crate::native::instructions("avx2")),
     ("avx512", || crate::native::instructions("avx512")),
+    ("gpu", crate::native::gpu),
+    ("gpu_one_thread", crate::native::gpu_one_thread),
+    ("component", || crate::wasm::component("mwa.component.wasm")),
+    ("component_plain", || crate::wasm::component("mwa.plain.component.wasm")),
+    ("module", || crate::wasm::module("mwa.module.wasm")),
+    ("module_plain", || crate::wasm::module("mwa.plain.module.wasm")),
 ];

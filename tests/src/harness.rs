@@ -35,24 +35,44 @@ macro_rules! each_executor {
 /// Run all and print what became of each.
 #[must_use]
 pub fn run(tests: &[(&'static str, Test)], once: &[(&'static str, Once)]) -> ExitCode {
+    let mut trials = trials(EXECUTORS, tests);
+    trials.extend(
+        once.iter().map(|&(name, body)| Trial::test(name, move || caught(body).map_err(Failed::from))),
+    );
+    conclude(trials)
+}
+
+/// Each test once per executor.
+#[must_use]
+pub fn trials(executors: &[(&'static str, Open)], tests: &[(&'static str, Test)]) -> Vec<Trial> {
+    let pairs = tests.iter().flat_map(|test| executors.iter().map(move |executor| (*test, *executor)));
+    let trial = |((test, body), (executor, open)): ((&str, Test), (&'static str, Open))| {
+        let trial = move || {
+            let is_required = is_required(&env::var("MWA_REQUIRE").unwrap_or_default(), executor);
+            attempt(body, open, is_required).map_err(Failed::from)
+        };
+        Trial::ignorable_test(format!("{test}::{executor}"), trial)
+    };
+    pairs.map(trial).collect()
+}
+
+/// Run trials and print what became of each.
+#[must_use]
+pub fn conclude(trials: Vec<Trial>) -> ExitCode {
     let required = env::var("MWA_REQUIRE").unwrap_or_default();
     let unknown = unknown(&required);
     if !unknown.is_empty() {
         eprintln!("MWA_REQUIRE names no executor: {}", unknown.join(", "));
         return ExitCode::FAILURE;
     }
-    let pairs = tests.iter().flat_map(|test| EXECUTORS.iter().map(move |executor| (*test, *executor)));
-    let mut trials: Vec<_> = pairs
-        .map(|((test, body), (executor, open))| {
-            let is_required = required.split(',').any(|name| name == executor);
-            let trial = move || attempt(body, open, is_required).map_err(Failed::from);
-            Trial::ignorable_test(format!("{test}::{executor}"), trial)
-        })
-        .collect();
-    trials.extend(
-        once.iter().map(|&(name, body)| Trial::test(name, move || caught(body).map_err(Failed::from))),
-    );
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// `gpu` requires `gpu_one_thread` too.
+fn is_required(required: &str, executor: &str) -> bool {
+    let covers =
+        |name: &str| executor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    required.split(',').any(|name| !name.is_empty() && covers(name))
 }
 
 fn unknown(required: &str) -> Vec<&str> {
@@ -116,6 +136,12 @@ mod tests {
         let odd = |n: &u8| if n % 2 == 1 { Ok(()) } else { Err(format!("{n} is even")) };
         assert_eq!(all(&[1, 2, 3, 4], odd).unwrap_err(), "2 of 4 cases fail:\n2 is even\n4 is even");
         assert!(all(&[1, 3], odd).is_ok());
+    }
+
+    #[test]
+    fn a_required_name_covers_its_kinds() {
+        assert!(is_required("avx2,gpu", "gpu_one_thread") && is_required("gpu", "gpu"));
+        assert!(!is_required("gpu", "gpus") && !is_required("", "gpu") && !is_required("gpu_small", "gpu"));
     }
 
     #[test]

@@ -6,6 +6,11 @@ pub mod harness;
 pub mod native;
 pub mod paint;
 pub mod vectors;
+#[cfg(feature = "wasm")]
+pub mod wasm;
+#[cfg(not(feature = "wasm"))]
+#[path = "wasm_disabled.rs"]
+pub mod wasm;
 
 pub use agree::{Agreement, agree};
 pub use executor::{Executor, Failure, Merge};

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mwa::kernel::Tally;
 use mwa::{Job, Plan};
-use mwa_host::{InstructionSet, Machine};
+use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
 use crate::{Executor, Failure, Merge};
 
@@ -21,7 +22,7 @@ pub fn reference() -> Result<Box<dyn Executor>, String> {
 /// # Errors
 /// None.
 pub fn cpu() -> Result<Box<dyn Executor>, String> {
-    Ok(Box::new(Cpu { threads: 5, memory: Some(1) }))
+    Ok(Box::new(Host { threads: 5, memory: Some(1), device: DeviceChoice::Cpu }))
 }
 
 /// Open the host with one thread and the usual memory.
@@ -29,7 +30,31 @@ pub fn cpu() -> Result<Box<dyn Executor>, String> {
 /// # Errors
 /// None.
 pub fn cpu_one_thread() -> Result<Box<dyn Executor>, String> {
-    Ok(Box::new(Cpu { threads: 1, memory: None }))
+    Ok(Box::new(Host { threads: 1, memory: None, device: DeviceChoice::Cpu }))
+}
+
+/// Open the GPU that the host takes first, with several threads and jobs as small as they get.
+///
+/// # Errors
+/// If there is none.
+pub fn gpu() -> Result<Box<dyn Executor>, String> {
+    open_gpu(5, Some(1))
+}
+
+/// Open the same GPU with one thread and the usual memory.
+///
+/// # Errors
+/// If there is none.
+pub fn gpu_one_thread() -> Result<Box<dyn Executor>, String> {
+    open_gpu(1, None)
+}
+
+fn open_gpu(threads: usize, memory: Option<u64>) -> Result<Box<dyn Executor>, String> {
+    // a GPU that is refused is there: its merges fail
+    match mwa_host::gpu::is_there() {
+        true => Ok(Box::new(Host { threads, memory, device: DeviceChoice::Gpu(Gpus::default()) })),
+        false => Err("there is no GPU, nor a driver that stands in for one".into()),
+    }
 }
 
 /// Open the kernel as compiled for one instruction set.
@@ -97,25 +122,41 @@ fn index(offset: u64) -> usize {
 
 /// The host: files, threads, hashes.
 #[derive(Clone, Copy, Debug)]
-pub struct Cpu {
+pub struct Host {
     /// Number of threads.
     pub threads: usize,
     /// Bytes of buffers, or the host's default.
     pub memory: Option<u64>,
+    /// What computes.
+    pub device: DeviceChoice,
 }
 
-impl Executor for Cpu {
+impl Executor for Host {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
-            let path = folder.path().join(format!("{i}.safetensors"));
-            fs::write(&path, bytes).expect("a temporary file can be written");
-            vec![path]
-        };
-        let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
-        let output = folder.path().join("merged.safetensors");
-        let machine = Machine { threads: Some(self.threads), memory: self.memory };
-        mwa_host::execute(&merge.plan()?, &inputs, core::slice::from_ref(&output), machine, &())?;
-        Ok(fs::read(&output).expect("the host has written its output"))
+        let machine = Machine { threads: Some(self.threads), memory: self.memory, device: self.device };
+        over_files(merge, |plan, inputs, outputs| mwa_host::execute(plan, inputs, outputs, machine, &()))
     }
+}
+
+/// Merge by something that takes files, and keep the tally to itself.
+///
+/// # Errors
+/// What planning says of the merge, or `run` of the files.
+///
+/// # Panics
+/// If files cannot be made in the temporary folder.
+pub fn over_files(
+    merge: &Merge,
+    run: impl FnOnce(&Plan, &[Vec<PathBuf>], &[PathBuf]) -> mwa::Result<Tally>,
+) -> Result<Vec<u8>, Failure> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
+        let path = folder.path().join(format!("{i}.safetensors"));
+        fs::write(&path, bytes).expect("a temporary file can be written");
+        vec![path]
+    };
+    let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
+    let output = folder.path().join("merged.safetensors");
+    run(&merge.plan()?, &inputs, core::slice::from_ref(&output))?;
+    Ok(fs::read(&output).expect("the host has written its output"))
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, stream, target};
-use crate::{bindings, build, vectors};
+use crate::{bindings, build, hashes, vectors};
 
 /// What became of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         }
         ["c", ref more @ ..] => cargo_test(&[&["--package", "mwa-c"], more].concat(), &mut count)?,
         ["python"] => python_package(&mut count)?,
+        ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
     }

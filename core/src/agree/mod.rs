@@ -126,10 +126,10 @@ fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
     if product && exactness != Exactness::Product {
         return Err(Error::new(
             ErrorKind::Method,
-            "is not a plain product of two factors, so it cannot be merged in product space",
+            format!("is {}, which is not a plain product of two factors", kind(first)),
         )
         .file(first.name)
-        .help("average its parameters instead (factor space)"));
+        .help("product space cannot merge it; average its parameters instead (factor space)"));
     }
     let ours = tensors::shapes(first);
     tensors::whole(first.name, &ours, prunes)?;
@@ -205,6 +205,18 @@ fn permitted(
     Ok(exactness)
 }
 
+/// What keeps an input from being a plain product.
+fn kind(input: &Candidate<'_>) -> &'static str {
+    let Some(config) = input.config else { return "no adapter" };
+    let odd = VARIANTS.iter().find(|variant| {
+        variant.exactness != Exactness::Product && config.peft_type() == "LORA" && applies(variant, config)
+    });
+    odd.map_or_else(
+        || method(config.peft_type()).map_or("unknown", |method| method.peft_type),
+        |odd| odd.name,
+    )
+}
+
 fn applies(variant: &Variant, config: &AdapterConfig) -> bool {
     let text = config.field(variant.field).and_then(serde_json::Value::as_str);
     match variant.value.strip_suffix('*') {
@@ -274,7 +286,7 @@ fn advise(wrong: &[(String, String)], method: &Method) -> &'static str {
     } else if wrong.iter().all(|(name, _)| PRODUCT_FIELDS.contains(&name.as_str()))
         && method.exactness == Exactness::Product
     {
-        "factors average only at one rank and scale; merge checkpoints that share them"
+        "factors average only at one rank and scale, in the same modules; product space merges others (--space product)"
     } else {
         "only checkpoints of one run can be averaged"
     }

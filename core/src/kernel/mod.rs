@@ -7,4 +7,7 @@ pub(crate) mod low_rank;
 pub(crate) mod matrix;
 mod weighted_sum;
 
-pub use weighted_sum::{Operand, Tally, reference, weighted_sum};
+pub use weighted_sum::{
+    ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Tally, WGSL, WORKGROUP, reference, weighted_sum,
+    wgsl_dtype,
+};

@@ -1,4 +1,4 @@
-//! The weighted sum of several arrays, element by element.
+//! The weighted sum of several arrays, element by element. Its twin for GPUs is weighted_sum.wgsl.
 //!
 //! y\[i\] = round( ((w₀·x₀\[i\]) + w₁·x₁\[i\]) + … )
 //!
@@ -9,6 +9,29 @@
 //! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
 
 use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64};
+
+/// The twin for GPUs, in the WebGPU shading language: the same bytes for every dtype but F64. Its head says how a job is
+/// laid out in its buffers; `INPUT` and `OUTPUT` are pipeline constants, codes as [`wgsl_dtype`] gives them.
+pub const WGSL: &str = include_str!("weighted_sum.wgsl");
+/// Invocations per workgroup of the twin.
+pub const WORKGROUP: u32 = 256;
+/// Elements that one invocation of the twin makes.
+pub const ELEMENTS_PER_INVOCATION: u32 = 8;
+/// Most operands of one job of the twin: what its uniform buffer declares.
+pub const MAX_OPERANDS: usize = 256;
+
+/// What the twin calls a dtype; `None` for F64, which WGSL does not have.
+#[must_use]
+pub const fn wgsl_dtype(dtype: Float) -> Option<u32> {
+    match dtype {
+        Float::F64 => None,
+        Float::F32 => Some(0),
+        Float::BF16 => Some(1),
+        Float::F16 => Some(2),
+        Float::F8E4M3 => Some(3),
+        Float::F8E5M2 => Some(4),
+    }
+}
 
 /// One input of a sum.
 #[derive(Clone, Copy, Debug)]

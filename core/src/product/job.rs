@@ -6,14 +6,16 @@ use alloc::vec::Vec;
 
 use super::module::{Module, Place};
 use super::panel::{Factor, Side, Stack};
-use super::residual::{self, Residual};
+use super::residual::{Residual, Spread, norm_of_sum, residual};
+use super::window::{Reader, Window};
 use crate::dtype::{Float, narrow_f64};
-use crate::kernel::gram::BLOCK;
+use crate::kernel::gram::{BLOCK, mirror};
 use crate::kernel::low_rank::{LowRank, rank_for};
 use crate::kernel::matrix::{Matrix, multiply};
 use crate::{Error, ErrorKind, Read, Result, Write};
 
-/// One module's work. It reads the same whichever of the three `run` methods follows; memory is what it reads and writes.
+/// One module's work: [`Self::residual`] reads by and by, [`Self::rank_for`] and [`Self::merge`] take whole tensors, so that
+/// their memory is what they read and write.
 #[derive(Clone, Debug)]
 pub struct ModuleJob<'a> {
     pub(super) module: &'a Module,
@@ -47,25 +49,61 @@ impl ModuleJob<'_> {
     }
 
     /// How far the average of the factors is from the average of the products. `None` if the inputs' ranks differ, so
-    /// that factors have no average.
+    /// that factors have no average, or if nothing tells which rows belong to which expert.
     ///
-    /// `inputs` are the bytes of [`Self::reads`]. Always inlined, as all three are, so that a host may compile it for wider
-    /// instructions; the bits do not depend on it.
+    /// `read` fills a slice with the bytes of a range; what it is asked for at once takes at most `max_bytes`, or what 64
+    /// points take. Always inlined, as all three are, so that a host may compile it for wider instructions; the bits
+    /// depend neither on that nor on `max_bytes`.
+    ///
+    /// # Errors
+    /// Those of `read`.
     #[inline(always)]
-    #[must_use]
-    pub fn residual(&self, inputs: &[&[u8]]) -> Option<Residual> {
+    pub fn residual(&self, max_bytes: usize, read: &mut Reader<'_>) -> Result<Option<Residual>> {
         let sources = &self.module.sources;
-        if sources.iter().any(|source| source.rank != sources[0].rank) {
-            return None;
+        let rank = sources[0].rank;
+        if self.module.experts == 0 || sources.iter().any(|source| source.rank != rank) {
+            return Ok(None);
         }
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
         let mut sum = Residual::default();
         for expert in 0..self.module.experts {
-            let (down, up) = self.stacks(inputs, expert);
-            sum = sum.plus(residual::residual(&down, &up, &weights));
+            let (mut down, mut up) = (Spread::new(&weights, rank), Spread::new(&weights, rank));
+            let mut window = Window::new(self.module, Side::Down, expert, max_bytes);
+            while let Some(stack) = window.next(read)? {
+                down.add(&stack);
+            }
+            let mut window = Window::new(self.module, Side::Up, expert, max_bytes);
+            while let Some(stack) = window.next(read)? {
+                up.add(&stack);
+            }
+            let grams = (&down.finish(), &up.finish());
+            sum =
+                sum.plus(residual(grams, &weights, || self.norm_of_sum(&weights, expert, max_bytes, read))?);
         }
         let scale = sources[0].scale / sources[0].weight;
-        Some(Residual { error: scale * scale * sum.error, norm: scale * scale * sum.norm })
+        Ok(Some(Residual { error: scale * scale * sum.error, norm: scale * scale * sum.norm }))
+    }
+
+    /// ‖Σ wBA‖² straight from the factors, in f64.
+    #[cold]
+    fn norm_of_sum(
+        &self,
+        weights: &[f64],
+        expert: usize,
+        max_bytes: usize,
+        read: &mut Reader<'_>,
+    ) -> Result<f64> {
+        let mut gram = |side| {
+            let features = weights.len() * self.module.sources[0].rank;
+            let mut sums = Matrix::zero(features, features);
+            let mut window = Window::new(self.module, side, expert, max_bytes);
+            while let Some(stack) = window.next(read)? {
+                stack.add_gram(&mut sums);
+            }
+            mirror(&mut sums);
+            Ok(sums)
+        };
+        Ok(norm_of_sum(&gram(Side::Down)?, &gram(Side::Up)?, weights))
     }
 
     /// The smallest rank that keeps `energy`, a share of ‖D‖² in 0…1, in each of the module's experts.

@@ -10,6 +10,7 @@ mod module;
 mod panel;
 mod residual;
 mod scale;
+mod window;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -23,6 +24,7 @@ use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, 
 
 pub use job::ModuleJob;
 pub use residual::Residual;
+pub use window::Reader;
 
 /// What is averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -97,14 +99,13 @@ impl Products {
         for (i, config) in configs.iter().enumerate() {
             let at = |error: Error| error.file(&*factors.names[i]);
             changes_no_base(config).map_err(at)?;
+            tells_parameters(config).map_err(at)?;
             let scaling = Scaling::new(config).map_err(at)?;
             let gaps: Vec<_> = factors.gaps.iter().filter(|(input, _)| *input == i).collect();
             let is_here = |module: &&Module| !gaps.iter().any(|(_, tensor)| *tensor == module.down.tensor);
             let trained: Vec<&str> =
                 factors.modules.iter().filter(is_here).map(|module| module.name.as_str()).collect();
-            // parameters have names of their own, which no tensor tells
-            let is_told = !config.is_set("target_parameters");
-            if let Some((field, key)) = scaling.idle(&trained).filter(|_| is_told) {
+            if let Some((field, key)) = scaling.idle(&trained) {
                 let near =
                     crate::names::closest(key, keys.iter().map(|key| key.rsplit('.').next().unwrap_or(key)));
                 let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
@@ -119,7 +120,7 @@ impl Products {
                     continue;
                 };
                 let rank = source.rank as u64;
-                if let Some(told) = scaling.rank(&module.name).filter(|told| is_told && *told != rank) {
+                if let Some(told) = scaling.rank(&module.name).filter(|told| *told != rank) {
                     let detail = format!(
                         "is {:?}, so its rank is {rank}, but the config says {told}",
                         shape(&module.down.shape, rank)
@@ -139,19 +140,21 @@ impl Products {
     pub fn gaps(&self) -> Vec<String> {
         let mut by_input: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
         for (input, tensor) in &self.factors.gaps {
-            by_input.entry(*input).or_default().push(tensor);
+            let module = self.factors.modules.iter().find(|module| module.down.tensor == *tensor);
+            by_input.entry(*input).or_default().push(module.map_or(tensor, |module| &module.name));
         }
-        let say = |(input, tensors): (usize, Vec<&str>)| {
-            format!(
-                "{} does not adapt {} that others do ({}…); there it counts as no change",
-                self.factors.names[input],
-                if tensors.len() == 1 {
-                    "one module".to_string()
-                } else {
-                    format!("{} modules", tensors.len())
-                },
-                tensors[0].split(".lora_").next().unwrap_or(tensors[0]),
-            )
+        let say = |(input, modules): (usize, Vec<&str>)| {
+            let name = &self.factors.names[input];
+            match modules[..] {
+                [module] => {
+                    format!("{name} does not adapt {module}, which others do: there it counts as no change")
+                }
+                _ => format!(
+                    "{name} does not adapt {} modules that others do, {} among them: there it counts as no change",
+                    modules.len(),
+                    modules[0]
+                ),
+            }
         };
         by_input.into_iter().map(say).collect()
     }
@@ -284,6 +287,16 @@ fn ends_with(longer: &str, name: &str) -> bool {
 /// The shape of an A of another rank.
 fn shape(shape: &[u64], rank: u64) -> Vec<u64> {
     [&[rank], &shape[1..]].concat()
+}
+
+/// The parameters of experts have names of their own in patterns, and no tensor's name tells which parameter it adapts.
+fn tells_parameters(config: &AdapterConfig) -> Result<()> {
+    let field = ["rank_pattern", "alpha_pattern"].into_iter().find(|field| config.is_set(field));
+    let Some(field) = field.filter(|_| config.is_set("target_parameters")) else { return Ok(()) };
+    let detail = format!(
+        "has {field} beside target_parameters, and its tensors do not tell which parameter takes which"
+    );
+    Err(Error::new(ErrorKind::Config, detail).help("merge in factor space"))
 }
 
 /// Some inits subtract from the base model what depends on rank or scale, again at each load (`lora/layer.py`), so an

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use super::panel;
 use super::scale::Scaling;
 use crate::agree::{Half, half};
 use crate::dtype::Float;
@@ -25,6 +26,7 @@ pub(super) struct Module {
     pub(super) inside: usize,
     /// Rows of B.
     pub(super) outside: usize,
+    /// Products side by side in the tensors; 0 where nothing tells.
     pub(super) experts: usize,
     /// The inputs of non-zero weight that have it.
     pub(super) sources: Vec<Source>,
@@ -49,6 +51,15 @@ pub(super) struct Source {
     pub(super) down: Place,
     pub(super) up: Place,
     pub(super) bias: Option<Place>,
+}
+
+impl Source {
+    pub(super) fn place(&self, side: panel::Side) -> &Place {
+        match side {
+            panel::Side::Down => &self.down,
+            panel::Side::Up => &self.up,
+        }
+    }
 }
 
 /// Where a tensor lies in its input.
@@ -136,10 +147,10 @@ fn one(
             .tensor(&*b.name)
             .help("the file is damaged; save it again"));
     }
-    let experts = match config.filter(|config| config.is_set("target_parameters")).and_then(AdapterConfig::r)
-    {
-        Some(r) if r > 0 && rows > r && rows.is_multiple_of(r) => rows / r,
-        _ => 1,
+    let experts = match config.filter(|config| config.is_set("target_parameters")) {
+        Some(config) if config.is_set("rank_pattern") => 0,
+        Some(config) => config.r().filter(|r| *r > 0 && rows.is_multiple_of(*r)).map_or(1, |r| rows / r),
+        None => 1,
     };
     let place = |file: usize, tensor: &Tensor| {
         let float = Float::of(tensor.dtype).ok_or_else(|| {
@@ -157,7 +168,7 @@ fn one(
         input: 0,
         weight: 0.0,
         scale: 0.0,
-        rank: size(rows / experts),
+        rank: size(rows / experts.max(1)),
         down,
         up,
         bias: bias.as_ref().map(|(place, _)| place.clone()),

@@ -92,15 +92,21 @@ impl Stack<'_> {
     pub(super) fn gram(&self) -> Matrix {
         let features = self.features();
         let mut sums = Matrix::zero(features, features);
+        self.add_gram(&mut sums);
+        mirror(&mut sums);
+        sums
+    }
+
+    /// Add the inner products of all stacked rows to the upper triangle of `sums`.
+    #[inline(always)]
+    pub(super) fn add_gram(&self, sums: &mut Matrix) {
         let stride = sums.stride;
         let mut panel = vec![0.0; BLOCK * stride];
         for start in (0..self.points).step_by(BLOCK) {
             let count = BLOCK.min(self.points - start);
             self.read(start, count, &mut panel, stride);
-            add_gram::<f64, LANES_F64>(&panel[..count * stride], stride, &mut sums);
+            add_gram::<f64, LANES_F64>(&panel[..count * stride], stride, sums);
         }
-        mirror(&mut sums);
-        sums
     }
 }
 

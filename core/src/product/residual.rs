@@ -11,6 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::panel::{Side, Stack};
+use crate::Result;
 use crate::kernel::gram::{BLOCK, LANES_F32, add_gram, mirror};
 use crate::kernel::matrix::Matrix;
 
@@ -37,11 +38,14 @@ impl Residual {
     }
 }
 
-/// The residual of one module, or of one of its experts; all factors of a side have the same rank.
+/// The residual from the finished Gram matrices of both sides; `norm` gives ‖Σ wBA‖² some other way, when asked.
 #[inline(always)]
-pub(super) fn residual(down: &Stack<'_>, up: &Stack<'_>, weights: &[f64]) -> Residual {
-    let rank = down.factors[0].rank;
-    let (gram_a, gram_b) = (spread(down, weights, rank), spread(up, weights, rank));
+pub(super) fn residual(
+    (gram_a, gram_b): (&Matrix, &Matrix),
+    weights: &[f64],
+    norm_of_sum: impl FnOnce() -> Result<f64>,
+) -> Result<Residual> {
+    let rank = gram_a.rows / weights.len();
     // the last input is the reference, its place holds the means
     let last = weights.len() - 1;
     let c: Vec<f64> = weights[..last].iter().flat_map(|w| vec![*w; rank]).chain(vec![1.0; rank]).collect();
@@ -59,64 +63,78 @@ pub(super) fn residual(down: &Stack<'_>, up: &Stack<'_>, weights: &[f64]) -> Res
     }
     let mut norm = error + across + mean;
     if norm < CANCELLED * error {
-        norm = norm_of_sum(down, up, weights);
+        norm = norm_of_sum()?;
     }
-    Residual { error: error.max(0.0), norm: norm.max(0.0) }
+    Ok(Residual { error: error.max(0.0), norm: norm.max(0.0) })
 }
 
 /// Below this share of the error, the norm is a small difference of large numbers.
 const CANCELLED: f64 = 1e-2;
 
-/// ‖Σ wBA‖² straight from the factors, in f64.
-#[inline(always)]
-fn norm_of_sum(down: &Stack<'_>, up: &Stack<'_>, weights: &[f64]) -> f64 {
-    let (gram_a, gram_b) = (down.gram(), up.gram());
-    let w: Vec<f64> =
-        weights.iter().zip(&down.factors).flat_map(|(w, factor)| vec![*w; factor.rank]).collect();
-    let mut norm = 0.0;
-    for (p, wp) in w.iter().enumerate() {
-        for (q, wq) in w.iter().enumerate() {
-            norm += wp * wq * gram_a.at(p, q) * gram_b.at(p, q);
-        }
-    }
-    norm
+/// Σ_pq w_p w_q ⟨b_p, b_q⟩⟨a_p, a_q⟩ of the factors as they are.
+pub(super) fn norm_of_sum(gram_a: &Matrix, gram_b: &Matrix, weights: &[f64]) -> f64 {
+    let rank = gram_a.rows / weights.len();
+    let w: Vec<f64> = weights.iter().flat_map(|w| vec![*w; rank]).collect();
+    let row = |p: usize| w.iter().enumerate().map(move |(q, wq)| wq * gram_a.at(p, q) * gram_b.at(p, q));
+    w.iter().enumerate().map(|(p, wp)| wp * row(p).sum::<f64>()).sum()
 }
 
 /// The Gram matrix of the differences (aᵢ on the lower side, bᵢ on the upper) and, in the place of the last, the means.
-#[inline(always)]
-fn spread(stack: &Stack<'_>, weights: &[f64], rank: usize) -> Matrix {
-    let features = weights.len() * rank;
-    let stride = features.next_multiple_of(LANES_F32);
-    let mut sums = Matrix { rows: features, columns: features, stride, values: vec![0.0; features * stride] };
-    let mut panel = vec![0.0; BLOCK * stride];
-    let mut rounded = vec![0.0f32; BLOCK * stride];
-    let mut mean = vec![0.0; rank];
-    for start in (0..stack.points).step_by(BLOCK) {
-        let count = BLOCK.min(stack.points - start);
-        stack.read(start, count, &mut panel, stride);
-        for (point, rounded) in
-            panel.chunks_exact_mut(stride).zip(rounded.chunks_exact_mut(stride)).take(count)
-        {
-            let (others, reference) = point[..features].split_at_mut(features - rank);
-            mean.fill(0.0);
-            for (x, w) in others.chunks_exact_mut(rank).zip(weights) {
-                for ((x, reference), mean) in x.iter_mut().zip(&*reference).zip(&mut mean) {
-                    *x -= reference;
-                    *mean += w * *x;
-                }
-            }
-            if stack.side == Side::Down {
-                for x in others.chunks_exact_mut(rank) {
-                    x.iter_mut().zip(&mean).for_each(|(x, mean)| *x -= mean);
-                }
-            }
-            reference.iter_mut().zip(&mean).for_each(|(x, mean)| *x += mean);
-            round(&point[..features], rounded);
+pub(super) struct Spread<'a> {
+    weights: &'a [f64],
+    sums: Matrix,
+    panel: Vec<f64>,
+    rounded: Vec<f32>,
+    mean: Vec<f64>,
+}
+
+impl<'a> Spread<'a> {
+    pub(super) fn new(weights: &'a [f64], rank: usize) -> Self {
+        let features = weights.len() * rank;
+        let stride = features.next_multiple_of(LANES_F32);
+        Self {
+            weights,
+            sums: Matrix { rows: features, columns: features, stride, values: vec![0.0; features * stride] },
+            panel: vec![0.0; BLOCK * stride],
+            rounded: vec![0.0; BLOCK * stride],
+            mean: vec![0.0; rank],
         }
-        add_gram::<f32, LANES_F32>(&rounded[..count * stride], stride, &mut sums);
     }
-    mirror(&mut sums);
-    sums
+
+    /// Take the next points, a multiple of [`BLOCK`] but for the last.
+    #[inline(always)]
+    pub(super) fn add(&mut self, stack: &Stack<'_>) {
+        let (stride, features, rank) = (self.sums.stride, self.sums.rows, self.mean.len());
+        for start in (0..stack.points).step_by(BLOCK) {
+            let count = BLOCK.min(stack.points - start);
+            stack.read(start, count, &mut self.panel, stride);
+            let points = self.panel.chunks_exact_mut(stride).zip(self.rounded.chunks_exact_mut(stride));
+            for (point, rounded) in points.take(count) {
+                let (others, reference) = point[..features].split_at_mut(features - rank);
+                self.mean.fill(0.0);
+                for (x, w) in others.chunks_exact_mut(rank).zip(self.weights) {
+                    for ((x, reference), mean) in x.iter_mut().zip(&*reference).zip(&mut self.mean) {
+                        *x -= reference;
+                        *mean += w * *x;
+                    }
+                }
+                if stack.side == Side::Down {
+                    for x in others.chunks_exact_mut(rank) {
+                        x.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x -= mean);
+                    }
+                }
+                reference.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x += mean);
+                round(&point[..features], rounded);
+            }
+            add_gram::<f32, LANES_F32>(&self.rounded[..count * stride], stride, &mut self.sums);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn finish(mut self) -> Matrix {
+        mirror(&mut self.sums);
+        self.sums
+    }
 }
 
 #[inline(always)]

@@ -30,7 +30,7 @@ fn rank_alpha_scaling_and_patterns_must_agree() {
         with_config("\"r\": 2", "\"r\": 4"),
         str![[r#"
 error: run/checkpoint-20: r is 4, but 2 in run/checkpoint-10
-help: factors average only at one rank and scale; merge checkpoints that share them
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
@@ -38,7 +38,7 @@ help: factors average only at one rank and scale; merge checkpoints that share t
         with_config("\"lora_alpha\": 4", "\"lora_alpha\": 8"),
         str![[r#"
 error: run/checkpoint-20: lora_alpha is 8, but 4 in run/checkpoint-10
-help: factors average only at one rank and scale; merge checkpoints that share them
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
@@ -46,7 +46,7 @@ help: factors average only at one rank and scale; merge checkpoints that share t
         with_config("\"use_rslora\": false", "\"use_rslora\": true"),
         str![[r#"
 error: run/checkpoint-20: use_rslora is true, but false in run/checkpoint-10
-help: factors average only at one rank and scale; merge checkpoints that share them
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
@@ -54,7 +54,7 @@ help: factors average only at one rank and scale; merge checkpoints that share t
         with_config("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"q\": 3}"),
         str![[r#"
 error: run/checkpoint-20: alpha_pattern is {"q":3}, but absent in run/checkpoint-10
-help: factors average only at one rank and scale; merge checkpoints that share them
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
@@ -116,7 +116,7 @@ fn target_modules_compare_as_a_set() {
         with_config("[\"q\", \"v\"]", "[\"q\"]"),
         str![[r#"
 error: run/checkpoint-20: target_modules is ["q"], but ["q","v"] in run/checkpoint-10
-help: only checkpoints of one run can be averaged
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
@@ -246,7 +246,7 @@ fn another_seed_is_another_run() {
         place.fails("merge run -o out"),
         str![[r#"
 error: run/checkpoint-20: is not of the same run as run/checkpoint-10: the mean cosine of their A factors is -0.07, near 1 within a run
-help: merge checkpoints of one run; --allow-cross-run averages the factors all the same
+help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
 
 "#]]
     );
@@ -313,6 +313,7 @@ help: the run has diverged there: leave that checkpoint out (--drop-bad does)
         place.merges("run --drop-bad").err,
         str![[r#"
 note: run/checkpoint-20 is dropped: tensor `base_model.model.q.lora_B.weight` holds inf, at element 2
+note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: run/checkpoint-10 and run/checkpoint-30 hold the same weights, byte for byte
 
 "#]]
@@ -352,7 +353,13 @@ fn kohya_files_average_under_one_alpha_only() {
     kohya(&place, "cat-000002.safetensors", 1.0, 1.0);
     kohya(&place, "cat-000003.safetensors", 2.0, 1.0);
     let ran = place.merges("cat-000001.safetensors cat-000002.safetensors --scheme uniform");
-    assert_data_eq!(ran.err, str![]);
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+note: one factor of each module is the same in all inputs, so the average of factors is exact
+
+"#]]
+    );
     let merged = place.read("out/merged.safetensors");
     assert_eq!(adapter::values(&merged, "lora_unet_q.alpha"), [1.0]);
     assert_eq!(adapter::values(&merged, "lora_unet_q.lora_up.weight"), [0.75; 8]);

@@ -61,6 +61,7 @@ note: run: left out, not named as checkpoints: checkpoint-20-merged, tmp-checkpo
     assert_data_eq!(
         place.merges("run/checkpoint-30 best --scheme uniform").err,
         str![[r#"
+note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: run/checkpoint-30 and best hold the same weights, byte for byte
 
 "#]]
@@ -371,6 +372,7 @@ fn bin_files_become_safetensors() {
     assert_data_eq!(
         place.merges("run --metric step").err,
         str![[r#"
+note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: run/checkpoint-1 and run/checkpoint-2 hold the same weights, byte for byte
 
 "#]]

@@ -59,9 +59,11 @@ tags:
 
 # Merged checkpoints
 
-A weighted average of 3 checkpoints, made with [mwa](https://github.com/mwa-merge/mwa) 0.1.0 (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
+A weighted average of 3 checkpoints, made with mwa 0.1.0 (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
 
 Weights: linear, penalty 0.8, on eval_loss (min).
+
+Space: factors. With A and B averaged each by itself, the result is off from the exact average of the adapters' products by 3.1 % (at most 3.1 %, in q).
 
 | checkpoint | step | eval_loss | weight |
 |---|---|---|---|
@@ -91,6 +93,15 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
     "goal": "min"
   },
   "space": "factors",
+  "residual": {
+    "overall": 0.031348695480210624,
+    "modules": [
+      {
+        "module": "q",
+        "relative": 0.031348695480210624
+      }
+    ]
+  },
   "dtype": "keep",
   "inputs": [
     {
@@ -373,6 +384,7 @@ help: ask for a wider dtype: --dtype f32 or bf16
     assert_data_eq!(
         place.merges("run --dtype f16").err,
         str![[r#"
+note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: 8 of 14 values became zero in the output dtype; --dtype f32 or bf16 keeps them
 note: run/checkpoint-10 and run/checkpoint-20 hold the same weights, byte for byte
 
@@ -399,8 +411,10 @@ fn a_panicking_thread_ends_the_merge_and_leaves_nothing() {
     }
     let before = place.tree();
     let options = Options { inputs: vec![place.path("run")], ..Options::default() };
-    let how =
-        MergeOptions { machine: Machine { threads: Some(4), memory: Some(1) }, ..MergeOptions::default() };
+    let how = MergeOptions {
+        machine: Machine { threads: Some(4), memory: Some(1), ..Machine::default() },
+        ..MergeOptions::default()
+    };
     let merge = || mwa_host::merge(&options, &how, &place.path("out"), &Panics);
     assert!(catch_unwind(AssertUnwindSafe(merge)).is_err());
     place.assert_unchanged(&before);

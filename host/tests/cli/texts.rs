@@ -22,6 +22,7 @@ Commands:
   weights      Show the same choice and weights as a table; writes nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
+  devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print the manual page
   help         Print this message or the help of the given subcommand(s)
@@ -57,7 +58,9 @@ Options:
       --allow-cross-run  Average the factors of adapters that are not of one run
       --force            Replace an earlier merge in DIR
       --threads <N>      Threads [default: one per core]
-      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M]
+      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
+      --device <DEVICE>  auto, cpu, gpu, or some of what `mwa devices` lists: gpu:0,1. The bytes are
+                         the same [default: auto]
       --json             Print JSON
   -q, --quiet            Print errors only
   -h, --help             Print help
@@ -89,6 +92,16 @@ Weights:
                          power, exponential, rank, uniform]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
+
+Space:
+      --space <SPACE>       Average LoRA's factors A and B, or the products B·A that they make; the
+                            latter also across runs and ranks [default: factors] [possible values:
+                            factors, product]
+      --rank <R|auto|full>  Rank of merged products: a number, full (exact, the sum of ranks) or
+                            auto [default: the inputs' largest]
+      --energy <SHARE>      With --rank auto, the share of the squared norm that each module keeps
+                            [default: 0.999]
+      --strict              Fail where a module that an input lacks would count as zero
 
 "#]]
     );
@@ -166,11 +179,13 @@ Arguments:
   <DIR>  A folder that `mwa merge` wrote
 
 Options:
-      --threads <N>    Threads [default: one per core]
-      --memory <SIZE>  Bytes of buffers, such as 64M or 1G [default: 64M]
-      --json           Print JSON
-  -q, --quiet          Print errors only
-  -h, --help           Print help
+      --threads <N>      Threads [default: one per core]
+      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
+      --device <DEVICE>  auto, cpu, gpu, or some of what `mwa devices` lists: gpu:0,1. The bytes are
+                         the same [default: auto]
+      --json             Print JSON
+  -q, --quiet            Print errors only
+  -h, --help             Print help
 
 "#]]
     );
@@ -402,6 +417,7 @@ Commands:
   weights      Show the same choice and weights as a table; writes nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
+  devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print the manual page
   help         Print this message or the help of the given subcommand(s)

@@ -67,7 +67,14 @@ fn assert_close(ours: &[f64], wanted: &[f64]) {
 #[test]
 fn two_runs_are_refused_in_factor_space_and_merged_in_product_space() {
     let place = two_runs();
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,3"), str![]);
+    assert_data_eq!(
+        place.fails("merge one two -o out --weights 1,3"),
+        str![[r#"
+error: two: is not of the same run as one: the mean cosine of their A factors is 0.03, near 1 within a run
+help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
+
+"#]]
+    );
     place.merges("one two --weights 1,3 --space product --rank full");
     let [one, two] =
         ["one", "two"].map(|name| product(&place.read(&format!("{name}/adapter_model.safetensors")), 2));
@@ -151,14 +158,14 @@ fn adapters_may_differ_in_rank_scale_and_modules() {
         place.fails("merge one two -o out --weights 1,1"),
         str![[r#"
 error: two: r is 3, but 2 in one; target_modules is ["q","v"], but ["q"] in one; use_rslora is true, but false in one
-help: factors average only at one rank and scale; merge in product space instead
+help: factors average only at one rank and scale, in the same modules; product space merges others (--space product)
 
 "#]]
     );
     assert_data_eq!(
         place.fails("merge one two -o out --weights 1,1 --space product --strict"),
         str![[r#"
-error: one does not adapt one module that others do (base_model.model.v…); there it counts as no change
+error: one does not adapt v, which others do: there it counts as no change
 help: --strict forbids this; merge adapters of the same modules
 
 "#]]
@@ -168,7 +175,7 @@ help: --strict forbids this; merge adapters of the same modules
         ran.err,
         str![[r#"
 note: the weights sum to 2; they are divided by that, so that they sum to 1
-note: one does not adapt one module that others do (base_model.model.v…); there it counts as no change
+note: one does not adapt v, which others do: there it counts as no change
 
 "#]]
     );
@@ -205,7 +212,7 @@ fn adapters_that_do_nothing_are_refused() {
     assert_data_eq!(
         place.fails("merge one two -o out --weights 1,1 --space product"),
         str![[r#"
-error: one: and the others have products B·A that are all zero: these adapters do nothing
+error: there is nothing to merge: the products B·A of all inputs are zero
 help: B starts at zero, so they were saved before any training, or by a process that held no weights
 
 "#]]
@@ -312,8 +319,8 @@ fn what_is_no_plain_product_is_refused() {
     assert_data_eq!(
         fails("\"r\": 2", "\"r\": 2, \"use_dora\": true"),
         str![[r#"
-error: one: is not a plain product of two factors, so it cannot be merged in product space
-help: average its parameters instead (factor space)
+error: one: is DoRA, which is not a plain product of two factors
+help: product space cannot merge it; average its parameters instead (factor space)
 
 "#]]
     );
@@ -342,7 +349,14 @@ fn dora_of_two_runs_is_refused_whatever_is_allowed() {
     for name in ["one", "two"] {
         place.edit(&format!("{name}/adapter_config.json"), "\"r\": 2", "\"r\": 2, \"use_dora\": true");
     }
-    assert_data_eq!(place.fails("merge one two -o out --weights 1,1 --allow-cross-run"), str![]);
+    assert_data_eq!(
+        place.fails("merge one two -o out --weights 1,1 --allow-cross-run"),
+        str![[r#"
+error: two: is not of the same run as one: the mean cosine of their A factors is 0.03, near 1 within a run
+help: DoRA's magnitudes belong to the directions of their own run: merge checkpoints of one run
+
+"#]]
+    );
 }
 
 #[test]

@@ -145,6 +145,8 @@ def main():
     experts = lambda: pair(e, 7, 10, 3 * 2) | pair(q, 14, 20, 2)
     case(index, "experts", [(config(2, 4, target_parameters=["experts.w"]), experts()) for _ in range(2)], [0.25, 0.75],
          [("layers.0.experts", 3)])
+    long = lambda: pair(q, 5, 200, 2) | pair(v, 150, 4, 2)
+    case(index, "long", [(config(2, 2), long()) for _ in range(3)], [0.2, 0.3, 0.5])
     lines = ",\n".join(json.dumps(entry) for entry in index)  # one case a line
     (HERE / "index.json").write_text(f"[\n{lines}\n]\n")
 

@@ -10,8 +10,6 @@ use core::cell::RefCell;
 use mwa::session::{self, Session};
 use mwa::{AdapterConfig, Error, History, Outcome, TrainerState, Weights};
 
-#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
-#[expect(clippy::use_self, clippy::cast_possible_truncation, reason = "generated")]
 mod world {
     wit_bindgen::generate!({ path: "../wit", world: "mwa" });
 }
@@ -254,6 +252,7 @@ impl From<Recipe> for session::Order {
             weighing,
             dtype: dtype.map(ToString::to_string),
             allow_non_finite: recipe.allow_non_finite,
+            rewrite: recipe.rewrite,
             chunk: recipe.chunk,
         }
     }

@@ -1,0 +1,175 @@
+//! GB/s of the weighted sum on each GPU, beside copies of the same bytes on it, to it and from it.
+//!
+//! Bytes are those read and written: eight inputs and one output; a copy reads half of its bytes and writes the other
+//! half. Every answer is checked against the reference before it is timed.
+
+use std::time::Instant;
+
+use mwa::Float;
+use mwa::kernel::{Operand, reference};
+use mwa_host::gpu::{Device, Layout, Slot, adapters};
+use pollster::block_on;
+use wgpu::BufferUsages as Usage;
+
+const INPUTS: u64 = 8;
+/// Of each input, if the device takes that much: far more than any cache.
+const INPUT_BYTES: u64 = 64 << 20;
+/// Elements that are checked; the reference is slow.
+const CHECKED: usize = 100_000;
+const REPEATS: u32 = 20;
+const PAIRS: [(Float, Float); 6] = [
+    (Float::BF16, Float::BF16),
+    (Float::F16, Float::F16),
+    (Float::F32, Float::F32),
+    (Float::F8E4M3, Float::F8E4M3),
+    (Float::F8E5M2, Float::F8E5M2),
+    (Float::BF16, Float::F32),
+];
+
+fn main() {
+    let adapters = block_on(adapters());
+    if adapters.is_empty() {
+        println!("there is no GPU");
+    }
+    for adapter in adapters {
+        let start = Instant::now();
+        match block_on(adapter.open(None)) {
+            Ok(device) => {
+                println!("{}, opened in {:.3} s", adapter.name(), start.elapsed().as_secs_f64());
+                measure(&device);
+            }
+            Err(error) => println!("{error}"),
+        }
+    }
+}
+
+fn measure(device: &Device) {
+    let bytes = INPUT_BYTES.min(device.max_buffer() / (2 * INPUTS)) / 4096 * 4096;
+    for (from, to) in PAIRS {
+        println!("  {:>7.1} GB/s  sum {} to {}", sum(device, bytes, from, to), from.dtype(), to.dtype());
+    }
+    let total = bytes * INPUTS;
+    let (source, target) = (Usage::COPY_SRC, Usage::COPY_DST);
+    for (name, from, to) in [
+        ("copy on the device", source | Usage::STORAGE, target | Usage::STORAGE),
+        ("copy to the device (bytes once)", source | Usage::MAP_WRITE, target | Usage::STORAGE),
+        ("copy from the device (bytes once)", source | Usage::STORAGE, target | Usage::MAP_READ),
+    ] {
+        let times = if name.starts_with("copy on") { 2.0 } else { 1.0 };
+        println!("  {:>7.1} GB/s  {name}", times * copy(device, total, from, to));
+    }
+    println!("  {:>7.1} GB/s  copy on the device by a kernel", 2.0 * copy_by_kernel(device, total));
+}
+
+fn sum(device: &Device, bytes: u64, from: Float, to: Float) -> f64 {
+    let elements = bytes / from.bytes() as u64 / if to.bytes() > from.bytes() { 2 } else { 1 };
+    let weight = |k| 0.03 + 0.02 * k as f64;
+    let layout = Layout::new((0..INPUTS).map(|k| (from, weight(k))), to, elements)
+        .expect("the dtypes are the kernel's");
+    let slot = Slot::new(device, layout.input_bytes(), layout.output_bytes());
+    let inputs: Vec<_> =
+        (0..INPUTS).map(|k| noise(usize::try_from(elements).expect("fits") * from.bytes(), k)).collect();
+    for (k, input) in inputs.iter().enumerate() {
+        slot.write(device, &layout, k, 0, input).expect("the device is fine");
+    }
+    let kernel = device.kernel_of(&layout);
+    block_on(slot.run(device, &kernel, &layout)).expect("the device is fine");
+    let operands = inputs.iter().enumerate().map(|(k, input)| Operand {
+        dtype: from,
+        bytes: &input[..CHECKED * from.bytes()],
+        weight: weight(k as u64),
+    });
+    let mut truth = vec![0; CHECKED * to.bytes()];
+    reference(&operands.collect::<Vec<_>>(), to, &mut truth);
+    let same = slot.read(device, 0..truth.len() as u64, |bytes| bytes == truth).expect("the device is fine");
+    assert!(same, "{from:?} to {to:?} differs from the reference");
+    slot.recycle();
+    let moved = elements * (INPUTS * from.bytes() as u64 + to.bytes() as u64);
+    moved as f64 / seconds(device, |commands| slot.dispatch(commands, &kernel, &layout)) / 1e9
+}
+
+fn copy(device: &Device, bytes: u64, from: Usage, to: Usage) -> f64 {
+    let (from, to) = (buffer(device, bytes, from), buffer(device, bytes, to));
+    bytes as f64 / seconds(device, |commands| commands.copy_buffer_to_buffer(&from, 0, &to, 0, bytes)) / 1e9
+}
+
+/// What a kernel can move at most: 16 bytes an invocation, nothing computed.
+fn copy_by_kernel(device: &Device, bytes: u64) -> f64 {
+    const WGSL: &str = "
+        @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
+        @group(0) @binding(1) var<storage, read_write> copy: array<vec4<u32>>;
+        @compute @workgroup_size(256)
+        fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            let i = id.x * 2u;
+            if i >= arrayLength(&copy) { return; }
+            copy[i] = source[i];
+            copy[i + 1u] = source[i + 1u];
+        }";
+    let (gpu, _) = device.wgpu();
+    let source = wgpu::ShaderSource::Wgsl(WGSL.into());
+    let module = gpu.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    let pipeline = gpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: None,
+        compilation_options: wgpu::PipelineCompilationOptions::default(),
+        cache: None,
+    });
+    // 65 535 workgroups of 256 invocations of 32 bytes are 537 MB
+    let (from, to) = (buffer(device, bytes, Usage::STORAGE), buffer(device, bytes, Usage::STORAGE));
+    let entry =
+        |binding, buffer| wgpu::BindGroupEntry { binding, resource: wgpu::Buffer::as_entire_binding(buffer) };
+    let bind_group = gpu.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &[entry(0, &from), entry(1, &to)],
+    });
+    let workgroups = u32::try_from(bytes.div_ceil(32 * 256)).expect("inputs are at most 512 MiB").min(65_535);
+    let dispatch = |commands: &mut wgpu::CommandEncoder| {
+        let mut pass = commands.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &bind_group, &[]);
+        pass.dispatch_workgroups(workgroups, 1, 1);
+    };
+    (u64::from(workgroups) * 32 * 256).min(bytes) as f64 / seconds(device, dispatch) / 1e9
+}
+
+fn buffer(device: &Device, size: u64, usage: Usage) -> wgpu::Buffer {
+    device.wgpu().0.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage,
+        mapped_at_creation: false,
+    })
+}
+
+/// Seconds that the device takes for something, the best of three rounds.
+fn seconds(device: &Device, encode: impl Fn(&mut wgpu::CommandEncoder)) -> f64 {
+    let (gpu, queue) = device.wgpu();
+    let round = |repeats: u32| {
+        let mut commands = gpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        (0..repeats).for_each(|_| encode(&mut commands));
+        let commands = commands.finish();
+        let start = Instant::now();
+        queue.submit([commands]);
+        gpu.poll(wgpu::PollType::wait_indefinitely()).expect("the device answers");
+        start.elapsed().as_secs_f64()
+    };
+    round(1);
+    device.check().expect("the device is fine");
+    // the difference leaves out what a submission costs
+    let best = |repeats| (0..3).map(|_| round(repeats)).fold(f64::INFINITY, f64::min);
+    let (few, many) = (best(1), best(1 + REPEATS));
+    (many - few) / f64::from(REPEATS)
+}
+
+/// Finite numbers: random bytes with the top bit of the exponent cleared.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut word = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0] & 0xbf
+    };
+    (0..len).map(|_| word()).collect()
+}

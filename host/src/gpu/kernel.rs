@@ -1,0 +1,291 @@
+//! One job on a GPU: where its bytes lie in the buffers, the buffers, and the commands.
+
+use core::future::Future;
+use core::ops::Range;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex};
+
+use mwa::kernel::{ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Tally, WORKGROUP, wgsl_dtype};
+use mwa::{Float, Result};
+use wgpu::BufferUsages as Usage;
+
+use super::device::{Device, lock};
+use super::{failed, or_failed};
+
+/// Bytes of the uniform buffer: `Job` in weighted_sum.wgsl.
+pub(super) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
+/// Bytes before the results: the counters of `Out`.
+const COUNTERS: u64 = 16;
+/// The code of operands that do not share a dtype.
+pub(super) const MIXED: u32 = 5;
+/// Bytes to which operands are aligned, as the kernel reads so many at once.
+const ALIGN: u64 = 16;
+/// Bytes to which mapped ranges are aligned (WebGPU's rule).
+const MAP_ALIGN: u64 = 8;
+
+/// The compiled kernel for one pair of dtypes.
+#[derive(Clone, Debug)]
+pub struct Kernel(pub(super) wgpu::ComputePipeline);
+
+/// Where the operands of one job lie in a [`Slot`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    /// Code of the operands' dtype.
+    input: u32,
+    output: Float,
+    elements: u32,
+    operands: Vec<Place>,
+    /// Bytes of staging used.
+    end: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place {
+    /// bytes from the beginning of staging
+    start: u64,
+    dtype: u32,
+    weight: f32,
+}
+
+impl Layout {
+    /// Lay out a sum of `elements` elements into `output`; `None` if it is one that the kernel cannot do: in F64, or of
+    /// more operands or elements than one dispatch takes.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "weights round to f32 once, here, as in the kernel's twin"
+    )]
+    pub fn new(operands: impl Iterator<Item = (Float, f64)>, output: Float, elements: u64) -> Option<Self> {
+        wgsl_dtype(output)?;
+        let mut end = HEAD;
+        let mut places = Vec::new();
+        for (dtype, weight) in operands {
+            places.push(Place { start: end, dtype: wgsl_dtype(dtype)?, weight: weight as f32 });
+            // whole invocations are read, beyond the last element too
+            let read = elements.next_multiple_of(ELEMENTS_PER_INVOCATION.into()) * dtype.bytes() as u64;
+            end += read.next_multiple_of(ALIGN);
+        }
+        let input = places.first()?.dtype;
+        let input = if places.iter().all(|place| place.dtype == input) { input } else { MIXED };
+        let most = u64::from(ELEMENTS_PER_INVOCATION * WORKGROUP) * 65_535;
+        let fits = places.len() <= MAX_OPERANDS && elements > 0 && elements <= most;
+        fits.then_some(Self { input, output, elements: elements as u32, operands: places, end })
+    }
+
+    /// Bytes of a slot's input that it needs.
+    #[must_use]
+    pub fn input_bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes of a slot's output that it needs.
+    #[must_use]
+    pub fn output_bytes(&self) -> u64 {
+        let elements = u64::from(self.elements).next_multiple_of(ELEMENTS_PER_INVOCATION.into());
+        COUNTERS + elements * self.output.bytes() as u64
+    }
+
+    pub(super) fn elements(&self) -> u64 {
+        self.elements.into()
+    }
+
+    /// Codes of the dtypes, operands' and result's.
+    pub(super) fn dtypes(&self) -> (u32, u32) {
+        (self.input, wgsl_dtype(self.output).expect("new() refuses F64"))
+    }
+
+    fn workgroups(&self) -> u32 {
+        self.elements.div_ceil(ELEMENTS_PER_INVOCATION * WORKGROUP)
+    }
+
+    /// The uniform buffer's bytes, as far as they are used.
+    fn head(&self) -> Vec<u8> {
+        let count = u32::try_from(self.operands.len()).expect("new() refuses more than MAX_OPERANDS");
+        let mut head: Vec<u8> =
+            [0, self.elements, count, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+        for place in &self.operands {
+            let start = u32::try_from((place.start - HEAD) / ALIGN)
+                .expect("buffers are at most 2^32 units of 16 bytes");
+            let words = [start, place.weight.to_bits(), place.dtype, 0];
+            head.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        head
+    }
+}
+
+/// The buffers of one job in flight.
+#[derive(Debug)]
+pub struct Slot {
+    /// written by the host: head and operands
+    staging: wgpu::Buffer,
+    job: wgpu::Buffer,
+    inputs: wgpu::Buffer,
+    out: wgpu::Buffer,
+    /// read by the host: counters and results
+    readback: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+}
+
+impl Slot {
+    /// Buffers for jobs of at most so many bytes of [`Layout::input_bytes`] and [`Layout::output_bytes`], ready to be
+    /// written. A device without the memory for them has failed from then on.
+    #[must_use]
+    pub fn new(device: &Device, input: u64, output: u64) -> Self {
+        let buffer = |label, size: u64, usage, mapped_at_creation| {
+            let size = size.next_multiple_of(ALIGN);
+            device.wgpu.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage,
+                mapped_at_creation,
+            })
+        };
+        let staging = buffer("staging", input, Usage::MAP_WRITE | Usage::COPY_SRC, true);
+        let job = buffer("job", HEAD, Usage::UNIFORM | Usage::COPY_DST, false);
+        let inputs = buffer("inputs", input - HEAD, Usage::STORAGE | Usage::COPY_DST, false);
+        let out = buffer("out", output, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST, false);
+        let readback = buffer("readback", output, Usage::MAP_READ | Usage::COPY_DST, false);
+        let entry = |binding, buffer| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::Buffer::as_entire_binding(buffer),
+        };
+        let bind_group = device.wgpu.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &device.bind_group_layout,
+            entries: &[entry(0, &job), entry(1, &inputs), entry(2, &out)],
+        });
+        Self { staging, job, inputs, out, readback, bind_group }
+    }
+
+    /// Bytes of host and device memory that such buffers take.
+    #[must_use]
+    pub const fn bytes(input: u64, output: u64) -> u64 {
+        HEAD + 2 * (input + output)
+    }
+
+    /// Put bytes of operand `k` of a job, from byte `offset` of it on, a multiple of 8. Several threads may do so at
+    /// once, for different bytes.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the device has failed.
+    pub fn write(&self, device: &Device, layout: &Layout, k: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write_at(device, layout.operands[k].start + offset, bytes)
+    }
+
+    fn write_at(&self, device: &Device, start: u64, bytes: &[u8]) -> Result<()> {
+        let range = start..start + (bytes.len() as u64).next_multiple_of(MAP_ALIGN);
+        let view = self.staging.get_mapped_range_mut(range);
+        or_failed(device.name(), view)?.slice(..bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Compute the job whose operands were written; `done` hears when the result can be read and the next job written.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the device has failed; then `done` hears nothing.
+    pub fn submit(
+        &self,
+        device: &Device,
+        kernel: &Kernel,
+        layout: &Layout,
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let head = layout.head();
+        self.write_at(device, 0, &head)?;
+        self.staging.unmap();
+        let mut commands = device.wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        commands.copy_buffer_to_buffer(&self.staging, 0, &self.job, 0, head.len() as u64);
+        commands.copy_buffer_to_buffer(&self.staging, HEAD, &self.inputs, 0, layout.end - HEAD);
+        commands.clear_buffer(&self.out, 0, Some(COUNTERS));
+        self.dispatch(&mut commands, kernel, layout);
+        commands.copy_buffer_to_buffer(&self.out, 0, &self.readback, 0, layout.output_bytes());
+        let map = [(&self.readback, wgpu::MapMode::Read), (&self.staging, wgpu::MapMode::Write)];
+        device.submit(commands.finish(), map, done);
+        Ok(())
+    }
+
+    /// Encode the computation alone, over operands that are on the device.
+    pub fn dispatch(&self, commands: &mut wgpu::CommandEncoder, kernel: &Kernel, layout: &Layout) {
+        let mut pass = commands.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&kernel.0);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(layout.workgroups(), 1, 1);
+    }
+
+    /// [`Slot::submit`] for those who await.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the device has failed.
+    pub async fn run(&self, device: &Device, kernel: &Kernel, layout: &Layout) -> Result<()> {
+        let (signal, answer) = oneshot();
+        self.submit(device, kernel, layout, signal)?;
+        answer.await
+    }
+
+    /// What the finished job noticed.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the kernel did not run to its end, whatever the device says.
+    pub fn tally(&self, device: &Device, layout: &Layout) -> Result<Tally> {
+        let counters = or_failed(device.name(), self.readback.get_mapped_range(..COUNTERS))?;
+        let counter = |i| counters.as_chunks::<4>().0.get(i).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let (made, wanted) = (counter(2), layout.workgroups());
+        if made != wanted {
+            return Err(failed(device.name(), format!("only {made} of {wanted} workgroups ran")));
+        }
+        Ok(Tally { non_finite: counter(0).into(), underflowed: counter(1).into() })
+    }
+
+    /// Look at bytes of the finished job's result; `range` begins at a multiple of 8. Several threads may do so at once.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the device has failed.
+    pub fn read<T>(&self, device: &Device, range: Range<u64>, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let len = usize::try_from(range.end - range.start)
+            .expect("results are mapped, so they fit the address space");
+        let start = COUNTERS + range.start;
+        let mapped = start..start + (len as u64).next_multiple_of(MAP_ALIGN);
+        let view = or_failed(device.name(), self.readback.get_mapped_range(mapped))?;
+        Ok(look(&view[..len]))
+    }
+
+    /// Be done with the result, so that the slot takes the next job.
+    pub fn recycle(&self) {
+        self.readback.unmap();
+    }
+}
+
+/// A callback, and a future that resolves once it was called.
+fn oneshot() -> (impl FnOnce(Result<()>) + Send + 'static, Answer) {
+    let shared = Shared::default();
+    let answer = Answer(Arc::clone(&shared));
+    let signal = move |result| {
+        let mut shared = lock(&shared);
+        shared.0 = Some(result);
+        if let Some(waker) = shared.1.take() {
+            waker.wake();
+        }
+    };
+    (signal, answer)
+}
+
+struct Answer(Shared);
+
+/// The answer once it is there, and who waits for it.
+type Shared = Arc<Mutex<(Option<Result<()>>, Option<Waker>)>>;
+
+impl Future for Answer {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut shared = lock(&self.0);
+        match shared.0.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                shared.1 = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Run merges inside the WebAssembly component: a sandbox that sees no file, no clock and no memory but its own.
+//!
+//! Hostile heads, configs and data can make it fail, never reach this program: its memory is capped, each call has a
+//! deadline, and it imports nothing.
+//!
+//! ```no_run
+//! use mwa_host::sandbox::{Checkpoint, Head, Limits, Recipe, Sandbox, Weighing};
+//!
+//! let sandbox = Sandbox::new(&std::fs::read("mwa.component.wasm")?, Limits::default())?;
+//! let file = |path: &str| -> std::io::Result<Checkpoint> {
+//!     let bytes = std::fs::read(path)?; // the head alone would do
+//!     let head = Head { name: "adapter_model.safetensors".into(), length: bytes.len() as u64, bytes };
+//!     Ok(Checkpoint { name: path.into(), step: None, config: None, files: vec![head] })
+//! };
+//! let weighing = Weighing::Explicit(vec![0.7, 0.3]);
+//! let recipe = Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: None };
+//! let mut merge = sandbox.open(&[file("a.safetensors")?, file("b.safetensors")?], &recipe)?;
+//! while let Some(job) = merge.next()? {
+//!     // read the ranges of `job.reads`, then: let bytes = merge.run(job.number, &chunks)?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod run;
+
+use core::time::Duration;
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+
+use mwa::{Error, ErrorKind, Result};
+use wasmtime::component::{Component, Linker, ResourceAny};
+use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
+
+pub(crate) use run::{Work, run};
+
+#[expect(missing_docs, reason = "generated from wasm/wit/world.wit, which documents it")]
+mod world {
+    wasmtime::component::bindgen!({ path: "../wasm/wit", world: "mwa" });
+}
+
+pub use world::exports::mwa::merge::merger::{
+    Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Recipe, Span, Text, Weighing,
+};
+
+/// How often a running guest is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a guest may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory of one merge.
+    pub memory: usize,
+    /// Time that one call may take.
+    pub deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 512 << 20, deadline: Duration::from_secs(20) }
+    }
+}
+
+/// The component, compiled, and the limits of what runs in it.
+pub struct Sandbox {
+    engine: Engine,
+    component: Component,
+    limits: Limits,
+    /// Its drop ends the thread that counts the time.
+    _clock: Sender<()>,
+}
+
+impl Sandbox {
+    /// Compile the component.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] when it is no component, or this machine cannot run it.
+    pub fn new(component: &[u8], limits: Limits) -> Result<Self> {
+        let mut config = Config::new();
+        config.epoch_interruption(true);
+        let engine = Engine::new(&config).map_err(|error| failed(&error))?;
+        let component = Component::from_binary(&engine, component).map_err(|error| failed(&error))?;
+        let clock = tick(&engine);
+        Ok(Self { engine, component, limits, _clock: clock })
+    }
+
+    /// The component that lies beside this program, or where `cargo xtask build component` puts it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] when it is nowhere, or as [`Sandbox::new`].
+    pub fn find(limits: Limits) -> Result<Self> {
+        let places = places();
+        let found = places.iter().find_map(|place| std::fs::read(place).ok());
+        let bytes = found.ok_or_else(|| {
+            let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+            Error::new(
+                ErrorKind::Device,
+                format!("wasm: there is no component (looked for {})", places.join(", ")),
+            )
+            .help("build it with `cargo xtask build component`, or put it beside the program")
+        })?;
+        Self::new(&bytes, limits)
+    }
+
+    /// How many functions the component asks of its host: 0.
+    #[must_use]
+    pub fn imports(&self) -> usize {
+        self.component.component_type().imports(&self.engine).len()
+    }
+
+    /// Open a merge in an instance of its own.
+    ///
+    /// # Errors
+    /// What the core says of the inputs; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
+    pub fn open(&self, checkpoints: &[Checkpoint], recipe: &Recipe) -> Result<Merge> {
+        let memory = StoreLimitsBuilder::new().memory_size(self.limits.memory).trap_on_grow_failure(true);
+        let mut store = Store::new(&self.engine, memory.build());
+        store.limiter(|limits| limits);
+        let ticks = self.limits.deadline.as_millis().div_ceil(TICK.as_millis()) + 1;
+        let deadline = u64::try_from(ticks).unwrap_or(u64::MAX);
+        store.set_epoch_deadline(deadline);
+        let linker = Linker::<StoreLimits>::new(&self.engine);
+        let guest =
+            world::Mwa::instantiate(&mut store, &self.component, &linker).map_err(|error| failed(&error))?;
+        let opened = guest.mwa_merge_merger().merge().call_open(&mut store, checkpoints, recipe);
+        let resource = opened.map_err(|error| failed(&error))??;
+        Ok(Merge { store, guest, resource, deadline })
+    }
+}
+
+impl core::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sandbox").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// A merge inside the sandbox; see `wasm/wit/world.wit` for what each call does.
+pub struct Merge {
+    store: Store<StoreLimits>,
+    guest: world::Mwa,
+    resource: ResourceAny,
+    deadline: u64,
+}
+
+/// Calls of the resource's methods: each with its deadline, traps become errors.
+macro_rules! calls {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $call:ident;)*) => {
+        impl Merge {$(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// [`ErrorKind::Device`] when the guest trapped or ran into a limit.
+            pub fn $name(&mut self, $($argument: $type),*) -> Result<$result> {
+                self.store.set_epoch_deadline(self.deadline);
+                let merge = self.guest.mwa_merge_merger().merge();
+                merge.$call(&mut self.store, self.resource, $($argument),*).map_err(|error| failed(&error))
+            }
+        )*}
+    };
+}
+
+calls! {
+    /// The weights, one per checkpoint.
+    fn weights() -> Vec<f64> = call_weights;
+    /// The metric that they come from.
+    fn metric() -> Option<Metric> = call_metric;
+    /// What the user should be told, so far.
+    fn notes() -> Vec<String> = call_notes;
+    /// The files to write.
+    fn outputs() -> Vec<Output> = call_outputs;
+    /// The next job; `None` after the last.
+    fn next() -> Option<Job> = call_next;
+    /// Run a job; the inner failure is what the core says of the data.
+    fn try_run(job: u64, chunks: &[Vec<u8>]) -> core::result::Result<Vec<u8>, Failure> = call_run;
+    /// The checkpoint whose companions belong beside the output.
+    fn owner() -> u32 = call_owner;
+    /// The texts to write beside the weights; the inner failure is what the core says of `found`.
+    fn try_texts(found: &Found) -> core::result::Result<Vec<Text>, Failure> = call_texts;
+}
+
+impl Merge {
+    /// Run a job on the bytes of its reads; the result is the bytes of its writes.
+    ///
+    /// # Errors
+    /// What the core says of the data; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
+    pub fn run(&mut self, job: u64, chunks: &[Vec<u8>]) -> Result<Vec<u8>> {
+        Ok(self.try_run(job, chunks)??)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = ErrorKind::ALL.into_iter().find(|kind| *kind as u8 == failure.code);
+        let mut error = Self::new(kind.unwrap_or(ErrorKind::Device), failure.detail);
+        if let Some(file) = failure.file {
+            error = error.file(file);
+        }
+        if let Some(tensor) = failure.tensor {
+            error = error.tensor(tensor);
+        }
+        if let Some(help) = failure.help {
+            error = error.help(help);
+        }
+        error
+    }
+}
+
+/// Say which wall the guest ran into.
+fn failed(error: &wasmtime::Error) -> Error {
+    let detail = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => "wasm: a call ran past its deadline and was stopped".into(),
+        Some(Trap::UnreachableCodeReached) => {
+            "wasm: the component stopped itself; this is a bug of mwa".into()
+        }
+        _ => format!("wasm: {error:#}"),
+    };
+    Error::new(ErrorKind::Device, detail)
+}
+
+fn places() -> Vec<PathBuf> {
+    const FILE: &str = "mwa.component.wasm";
+    let program = std::env::current_exe().and_then(std::fs::canonicalize).unwrap_or_default();
+    let folders = program.ancestors().skip(1);
+    // target/release/mwa and target/release/deps/test beside target/wasm
+    let built = folders.clone().skip(1).take(2).map(|folder| folder.join("wasm").join(FILE));
+    folders.take(1).map(|folder| folder.join(FILE)).chain(built).collect()
+}
+
+/// Count the time of an engine in [`TICK`]s, until the sender is dropped.
+fn tick(engine: &Engine) -> Sender<()> {
+    let (sender, end) = channel();
+    let engine = engine.weak();
+    thread::spawn(move || {
+        while end.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            let Some(engine) = engine.upgrade() else { return };
+            engine.increment_epoch();
+        }
+    });
+    sender
+}

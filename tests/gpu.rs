@@ -1,0 +1,130 @@
+//! GPUs in trouble: with little memory, lost at once, lost in the middle. The CPU goes on, or the merge fails; never zeros.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use conformance::executor::Open;
+use conformance::native::{over_files, reference};
+use conformance::paint::{self, Painting};
+use conformance::{Executor, Failure, Merge, SAME_CODE, agree, harness, vectors};
+use mwa::Float;
+use mwa_host::gpu::{self, Device};
+use mwa_host::{Machine, Progress};
+use pollster::block_on;
+
+fn main() -> ExitCode {
+    let survivors: [(_, Open); 5] = [
+        ("gpu_small", || open(1, Some(20 << 10), NEVER, false)),
+        ("gpu_twice", || open(2, None, NEVER, true)),
+        ("gpu_lost_at_once", || open(1, None, 0, false)),
+        ("gpu_lost_midway", || open(1, None, LARGE / 2, false)),
+        ("gpu_lost_midway_one_of_two", || open(2, None, LARGE / 2, false)),
+    ];
+    let mut trials = harness::trials(
+        &survivors,
+        &[
+            ("merges_all_vectors", merges_all_vectors),
+            ("merges_much", merges_much),
+            ("merges_more_inputs_than_a_kernel_takes", merges_more_inputs_than_a_kernel_takes),
+        ],
+    );
+    let dead: [(_, Open); 2] = [
+        ("gpu_lost_at_once", || open(1, None, 0, true)),
+        ("gpu_lost_midway", || open(1, None, LARGE / 2, true)),
+    ];
+    trials.extend(harness::trials(&dead, &[("fails_if_it_must_not_lose_the_device", fails)]));
+    harness::conclude(trials)
+}
+
+/// Bytes of all inputs of the large merge.
+const LARGE: u64 = 3 * 1_200_000;
+/// No merge here has so many bytes.
+const NEVER: u64 = u64::MAX;
+
+fn merges_all_vectors(executor: &dyn Executor) -> Result<(), String> {
+    harness::all(&vectors::load().cases, |case| case.check(executor))
+}
+
+fn merges_much(executor: &dyn Executor) -> Result<(), String> {
+    same_as_reference(executor, &large())
+}
+
+fn merges_more_inputs_than_a_kernel_takes(executor: &dyn Executor) -> Result<(), String> {
+    let input = |seed| file(Float::F16, 5000, seed);
+    same_as_reference(
+        executor,
+        &Merge { inputs: (0..257).map(input).collect(), weights: vec![1.0; 257], ..Merge::default() },
+    )
+}
+
+fn fails(executor: &dyn Executor) -> Result<(), String> {
+    match executor.merge(&large()) {
+        Err(failure) if failure.kind == "device" && failure.message.contains("lost by a test") => Ok(()),
+        other => Err(format!("expected the loss, found {:?}", other.map(|bytes| bytes.len()))),
+    }
+}
+
+fn same_as_reference(executor: &dyn Executor, merge: &Merge) -> Result<(), String> {
+    let expected = reference()?.merge(merge).map_err(|failure| failure.message)?;
+    agree(SAME_CODE, &expected, &executor.merge(merge).map_err(|failure| failure.message)?)
+}
+
+fn large() -> Merge {
+    let inputs =
+        vec![file(Float::BF16, 600_000, 1), file(Float::BF16, 600_000, 2), file(Float::BF16, 600_000, 3)];
+    Merge { inputs, weights: vec![0.2, 0.5, 0.3], ..Merge::default() }
+}
+
+fn file(float: Float, len: usize, seed: u64) -> Vec<u8> {
+    paint::file(&[("a".into(), float.dtype(), paint::elements(Painting::Tame, float, len, seed, 9))])
+}
+
+/// Devices of its own for each merge, the first of them lost after so many bytes were read.
+struct Fragile {
+    count: usize,
+    max_buffer: Option<u64>,
+    after: u64,
+    must: bool,
+}
+
+fn open(count: usize, max_buffer: Option<u64>, after: u64, must: bool) -> Result<Box<dyn Executor>, String> {
+    let fragile = Fragile { count, max_buffer, after, must };
+    fragile.device().map(|_| Box::new(fragile) as Box<dyn Executor>)
+}
+
+impl Fragile {
+    fn device(&self) -> Result<Arc<Device>, String> {
+        let adapters = block_on(gpu::adapters());
+        let adapter = adapters.first().ok_or("there is no GPU, nor a driver that stands in for one")?;
+        block_on(adapter.open(self.max_buffer)).map(Arc::new).map_err(|error| error.to_string())
+    }
+}
+
+impl Executor for Fragile {
+    fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
+        let open = || self.device().expect("it could be opened before");
+        let devices: Vec<_> = (0..self.count).map(|_| open()).collect();
+        let loss = Loss { device: &devices[0], left: AtomicU64::new(self.after) };
+        loss.advance(0);
+        let machine = Machine { threads: Some(3), memory: Some(1 << 20), ..Machine::default() };
+        over_files(merge, |plan, inputs, outputs| {
+            gpu::execute(&devices, self.must, plan, inputs, outputs, machine, &loss)
+        })
+    }
+}
+
+/// Loses a device after so many bytes.
+struct Loss<'a> {
+    device: &'a Device,
+    left: AtomicU64,
+}
+
+impl Progress for Loss<'_> {
+    fn advance(&self, bytes: u64) {
+        let left = self.left.fetch_sub(bytes.min(self.left.load(Ordering::Relaxed)), Ordering::Relaxed);
+        if left <= bytes {
+            self.device.give_up("lost by a test");
+        }
+    }
+}

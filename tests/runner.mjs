@@ -1,0 +1,134 @@
+// Run all vectors and the sample run in Node: through jco's transpiled component, or through the core module.
+//
+//   node tests/runner.mjs component DIR   (DIR: what `jco transpile` wrote)
+//   node tests/runner.mjs module FILE
+//
+// Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
+import { createHash } from "node:crypto";
+import { readFileSync, readdirSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { performance } from "node:perf_hooks";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import * as components from "../wasm/host.mjs";
+import * as modules from "../wasm/module.mjs";
+
+const root = join(fileURLToPath(import.meta.url), "../..");
+const vectors = join(root, "tests/vectors");
+const [face, path] = process.argv.slice(2);
+const { merge, weigh, inspect } = face === "component" ? await component(path) : await module(path);
+
+/** One way to merge, whichever the face: dtype, raw weights or logs. */
+async function component(folder) {
+  const { merger } = await import(pathToFileURL(join(resolve(folder), "mwa.js")));
+  const told = (call) => {
+    try {
+      return call();
+    } catch (error) {
+      if (error.payload === undefined) throw error;
+      throw Object.assign(new Error(error.payload.detail), error.payload);
+    }
+  };
+  const weighing = ({ explicit, logged }) =>
+    explicit
+      ? { tag: "explicit", val: Float64Array.from(explicit) }
+      : { tag: "logged", val: { ...logged, options: { tolerance: 0n, strict: false } } };
+  return {
+    merge: (inputs, { weighing: how, dtype, allow_non_finite, rewrite, chunk }) =>
+      told(() => components.mergeFiles(merger, inputs, { weighing: weighing(how), dtype, allowNonFinite: allow_non_finite, rewrite, chunk })),
+    weigh: (metrics, goal, scheme, penalty) => told(() => merger.weigh(Float64Array.from(metrics), goal, scheme, penalty)),
+    inspect: (bytes) => told(() => merger.inspect(components.head(merger, bytes), BigInt(bytes.length))),
+  };
+}
+
+async function module(file) {
+  const instance = await modules.instantiate(readFileSync(file));
+  return { merge: (inputs, recipe) => modules.mergeFiles(instance, inputs, recipe) };
+}
+
+const read = (name) => new Uint8Array(readFileSync(join(vectors, name)));
+const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
+const index = JSON.parse(readFileSync(join(vectors, "index.json"), "utf8"));
+const count = { passed: 0, failed: 0, skipped: 0 };
+const outputs = createHash("sha256");
+
+function check(name, body) {
+  try {
+    const wrong = body();
+    if (wrong) throw new Error(wrong);
+    count.passed += 1;
+  } catch (error) {
+    count.failed += 1;
+    console.log(`${name}: ${error.stack}`);
+  }
+}
+
+/** Tensors by name: dtype, shape and bytes. The layout of a file and its metadata are not compared. */
+function tensors(bytes) {
+  const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+  const head = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+  delete head.__metadata__;
+  const one = ([name, { dtype, shape, data_offsets: [start, end] }]) =>
+    `${name} ${dtype} ${shape} ${sha256(bytes.subarray(8 + length + start, 8 + length + end))}`;
+  return Object.entries(head).map(one).sort().join("\n");
+}
+
+/** Expect a failure of a kind that names what it should. */
+function fails(call, { error: kind, tensor, says }) {
+  try {
+    call();
+  } catch (error) {
+    if (error.kind !== kind) return `failed with ${error.kind} (${error.message}), expected ${kind}`;
+    const all = `${error.file ?? ""}: ${error.tensor ?? ""} ${error.message} ${error.help ?? ""}`;
+    if (!all.includes(tensor ?? "")) return `names tensor ${error.tensor}, expected ${tensor}: ${all}`;
+    return all.toLowerCase().includes((says ?? "").toLowerCase()) ? undefined : `says "${all}", expected "${says}"`;
+  }
+  return `did not fail, expected ${kind}`;
+}
+
+for (const it of index.cases) {
+  check(it.case, () => {
+    const inputs = it.inputs.map((name, i) => ({ name: `input ${i}`, bytes: read(name) }));
+    const dtype = it.dtype === "keep" ? undefined : it.dtype;
+    const recipe = { weighing: { explicit: it.weights }, dtype, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
+    // what the plan can do, but no program would ask for
+    if (it.case === "no-tensors") return fails(() => merge(inputs, recipe), { error: "input", says: "no tensors" });
+    if (it.error) return fails(() => merge(inputs, recipe), it);
+    const { bytes } = merge(inputs, recipe);
+    outputs.update(bytes);
+    return tensors(bytes) === tensors(read(it.output)) ? undefined : `differs from ${it.output}`;
+  });
+}
+const number = (value) => (typeof value === "string" ? Number(value) : value);
+for (const it of index.weights.filter((it) => it.metrics && weigh)) {
+  check(it.case, () => {
+    const call = () => weigh(it.metrics.map(number), it.goal ?? "min", it.scheme, number(it.penalty ?? 0));
+    if (it.error) return fails(call, it);
+    const close = (a, b) => a === b || (b !== 0 && Math.abs(a - b) <= Math.max(1e-14 * Math.abs(b), 1e-16));
+    return [...call()].every((weight, i) => close(weight, it.weights[i])) ? undefined : `weights differ`;
+  });
+}
+for (const it of index.hostile) {
+  check(it.case ?? it.file, () => {
+    const bytes = read(it.file);
+    const call = inspect
+      ? () => inspect(bytes)
+      : () => merge([{ name: it.file, bytes }], { weighing: { explicit: [1] }, dtype: "f32", allow_non_finite: true });
+    if (it.error) return fails(call, it);
+    if (!inspect && it.tensors.length === 0) return fails(call, { error: "input", says: "no tensors" });
+    call();
+  });
+}
+
+const run = join(root, "examples/sample-run");
+const steps = readdirSync(run).filter((name) => name.startsWith("checkpoint-")).map((name) => Number(name.split("-")[1]));
+const inputs = steps.sort((a, b) => a - b).map((step) => {
+  const file = (name) => join(run, `checkpoint-${step}`, name);
+  const bytes = new Uint8Array(readFileSync(file("adapter_model.safetensors")));
+  return { name: `checkpoint-${step}`, step, bytes, config: readFileSync(file("adapter_config.json"), "utf8") };
+});
+const logs = steps.map((step) => readFileSync(join(run, `checkpoint-${step}/trainer_state.json`), "utf8"));
+const start = performance.now();
+const merged = merge(inputs, { weighing: { logged: { logs, scheme: "linear", penalty: 0.8 } } });
+const seconds = (performance.now() - start) / 1000;
+console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: sha256(merged.bytes), seconds }));
+process.exitCode = count.failed === 0 ? 0 : 1;

@@ -1,0 +1,123 @@
+"""Run all vectors and the sample run through the component in wasmtime-py.
+
+    python tests/runner.py mwa.component.wasm
+
+Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+import time
+import traceback
+
+root = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(root / "wasm"))
+from host import Merger, MergeError, Variant, record  # noqa: E402
+
+vectors = root / "tests/vectors"
+index = json.loads((vectors / "index.json").read_text())
+merger = Merger(pathlib.Path(sys.argv[1]).read_bytes())
+count = {"passed": 0, "failed": 0, "skipped": 0}
+outputs = hashlib.sha256()
+
+
+def tensors(data):
+    """Tensors by name: dtype, shape and bytes. The layout of a file and its metadata are not compared."""
+    length = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + length])
+    head.pop("__metadata__", None)
+    body = data[8 + length :]
+    return {name: (it["dtype"], it["shape"], body[slice(*it["data_offsets"])]) for name, it in head.items()}
+
+
+def fails(call, expected):
+    try:
+        call()
+    except MergeError as error:
+        assert error.kind == expected["error"], f"failed with {error.kind} ({error}), expected {expected['error']}"
+        said = f"{error.file or ''}: {error.tensor or ''} {error} {error.help or ''}"
+        assert expected.get("tensor", "") in said, f"names tensor {error.tensor}: {said}"
+        assert expected.get("says", "").lower() in said.lower(), f"says {said}"
+        return
+    raise AssertionError(f"did not fail, expected {expected['error']}")
+
+
+def check(name, body):
+    try:
+        body()
+        count["passed"] += 1
+    except Exception:
+        count["failed"] += 1
+        print(f"{name}: {traceback.format_exc(limit=-2)}")
+
+
+def case(it):
+    inputs = [(f"input {i}", None, None, (vectors / name).read_bytes()) for i, name in enumerate(it["inputs"])]
+    dtype = None if it["dtype"] == "keep" else it["dtype"]
+    allow = it.get("non_finite") == "allow"
+    weighing = Variant("explicit", [float(weight) for weight in it["weights"]])
+
+    def call():
+        return merger.merge(inputs, weighing, dtype, allow, True, 1000)
+
+    if it["case"] == "no-tensors":  # what the plan can do, but no program would ask for
+        return fails(call, {"error": "input", "says": "no tensors"})
+    if "error" in it:
+        return fails(call, it)
+    merged = call()
+    outputs.update(merged)
+    assert tensors(merged) == tensors((vectors / it["output"]).read_bytes()), f"differs from {it['output']}"
+
+
+def weights(it):
+    def call():
+        metrics = [float(metric) for metric in it["metrics"]]
+        return merger.call("weigh", metrics, it.get("goal", "min"), it["scheme"], float(it.get("penalty", 0)))
+
+    if "error" in it:
+        return fails(call, it)
+    for got, wanted in zip(call(), it["weights"], strict=True):
+        assert got == wanted or wanted != 0 and abs(got - wanted) <= max(1e-14 * abs(wanted), 1e-16)
+
+
+def hostile(it):
+    data = (vectors / it["file"]).read_bytes()
+
+    def call():
+        head = data[: merger.call("head-size", data[:512], len(data))]
+        return merger.call("inspect", head, len(data))
+
+    return fails(call, it) if "error" in it else call()
+
+
+for it in index["cases"]:
+    check(it["case"], lambda: case(it))
+for it in index["weights"]:
+    if "metrics" in it:
+        check(it["case"], lambda: weights(it))
+for it in index["hostile"]:
+    check(it["file"], lambda: hostile(it))
+
+run = root / "examples/sample-run"
+steps = sorted(int(folder.name.split("-")[1]) for folder in run.glob("checkpoint-*"))
+folders = [run / f"checkpoint-{step}" for step in steps]
+logs = [(folder / "trainer_state.json").read_text() for folder in folders]
+inputs = [
+    (
+        folder.name,
+        step,
+        (folder / "adapter_config.json").read_text(),
+        (folder / "adapter_model.safetensors").read_bytes(),
+    )
+    for step, folder in zip(steps, folders)
+]
+options = record(name=None, goal=None, smooth=None, tolerance=0, strict=False)
+logged = record(logs=logs, options=options, scheme="linear", penalty=0.8)
+start = time.perf_counter()
+merged = merger.merge(inputs, Variant("logged", logged))
+seconds = time.perf_counter() - start
+sample = hashlib.sha256(merged).hexdigest()
+print(json.dumps(count | {"vectors": outputs.hexdigest(), "sample": sample, "seconds": seconds}))
+sys.exit(count["failed"] > 0)

@@ -1,0 +1,119 @@
+//! The sandbox holds: nothing imported, limits become errors, hostile calls in any order never trap.
+#![cfg(feature = "wasm")]
+
+use core::time::Duration;
+use std::fs;
+use std::path::Path;
+
+use conformance::wasm::{built, checkpoints};
+use mwa::ErrorKind;
+use mwa_host::sandbox::{Found, Limits, Recipe, Sandbox, Weighing};
+
+fn sandbox(limits: Limits) -> Sandbox {
+    Sandbox::new(&built("mwa.component.wasm").expect("the component is built"), limits).unwrap()
+}
+
+fn recipe(inputs: usize) -> Recipe {
+    let weighing = Weighing::Explicit(vec![1.0; inputs]);
+    Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: Some(64) }
+}
+
+fn vector(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(name)).unwrap()
+}
+
+#[test]
+fn the_component_imports_nothing() {
+    assert_eq!(sandbox(Limits::default()).imports(), 0);
+}
+
+#[test]
+fn a_guest_that_runs_away_is_stopped() {
+    // (component (core module (start 0) (func (loop (br 0)))) (core instance (instantiate 0)))
+    let module = [
+        &b"\0asm\x01\0\0\0"[..],
+        &[1, 4, 1, 0x60, 0, 0],
+        &[3, 2, 1, 0],
+        &[8, 1, 0],
+        &[10, 9, 1, 7, 0, 0x03, 0x40, 0x0c, 0, 0x0b, 0x0b],
+    ]
+    .concat();
+    let length = u8::try_from(module.len()).unwrap();
+    let component = [&b"\0asm\x0d\0\x01\0"[..], &[1, length], &module, &[2, 4, 1, 0, 0, 0]].concat();
+    let limits = Limits { deadline: Duration::from_millis(50), ..Limits::default() };
+    let error = Sandbox::new(&component, limits).unwrap().open(&[], &recipe(0)).err().unwrap();
+    assert_eq!(error.to_string(), "wasm: a call ran past its deadline and was stopped");
+    assert_eq!(error.kind(), ErrorKind::Device);
+}
+
+#[test]
+fn a_guest_gets_no_more_memory_than_its_limit() {
+    let error =
+        sandbox(Limits { memory: 64 << 10, ..Limits::default() }).open(&[], &recipe(0)).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Device);
+    // a head that must be copied into the guest does not fit: an error, and the host lives on
+    let small = sandbox(Limits { memory: 4 << 20, ..Limits::default() });
+    let mut huge = checkpoints(&[vector("in/ten-0.safetensors")]);
+    huge[0].files[0].bytes.resize(16 << 20, b' ');
+    assert_eq!(small.open(&huge, &recipe(1)).err().unwrap().kind(), ErrorKind::Device);
+    assert!(small.open(&checkpoints(&[vector("in/ten-0.safetensors")]), &recipe(1)).is_ok());
+}
+
+#[test]
+fn what_is_no_component_is_an_error() {
+    assert_eq!(Sandbox::new(b"\0asm", Limits::default()).unwrap_err().kind(), ErrorKind::Device);
+}
+
+/// A small generator (Knuth's MMIX constants), so that a failing seed can be run again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+}
+
+#[test]
+fn random_heads_and_random_call_orders_never_trap() {
+    let sandbox = sandbox(Limits::default());
+    let seeds = ["in/ten-0.safetensors", "in/ten-1.safetensors", "in/shapes-0.safetensors"].map(vector);
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut inputs: Vec<_> = (0..1 + random.below(3)).map(|_| seeds[random.below(2)].clone()).collect();
+        for _ in 0..random.below(4) {
+            let input = random.below(inputs.len());
+            let at = random.below(inputs[input].len().min(600));
+            inputs[input][at] = u8::try_from(random.below(256)).unwrap();
+        }
+        let mut merge = match sandbox.open(&checkpoints(&inputs), &recipe(inputs.len())) {
+            Ok(merge) => merge,
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::Device, "seed {seed}: {error}");
+                refused += 1;
+                continue;
+            }
+        };
+        opened += 1;
+        let mut jobs = Vec::new();
+        for _ in 0..40 {
+            let trapped = match random.below(6) {
+                0 => merge.next().map(|job| jobs.extend(job)).err(),
+                1 => merge.notes().err(),
+                2 => merge.outputs().err(),
+                3 => merge.try_texts(&Found { paths: vec![], inputs: vec![], outputs: vec![] }).err(),
+                4 => merge.try_run(random.below(100) as u64, &[vec![0; random.below(9)]]).err(),
+                _ if jobs.is_empty() => merge.weights().err(),
+                _ => {
+                    let job = &jobs[random.below(jobs.len())];
+                    let piece = |length: u64| vec![0x3c; usize::try_from(length).unwrap()];
+                    let chunks: Vec<_> = job.reads.iter().map(|span| piece(span.end - span.start)).collect();
+                    merge.try_run(job.number, &chunks).err()
+                }
+            };
+            assert!(trapped.is_none(), "seed {seed}: {}", trapped.unwrap());
+        }
+    }
+    assert!(opened > 5 && refused > 5, "{opened} opened, {refused} refused: the test has lost its edge");
+}

@@ -1,0 +1,156 @@
+//! One merge in every runtime: all vectors where it can, the sample run, and a table of its SHA-256.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::component::{self, folder};
+use crate::python::{Python, python};
+use crate::run::{Result, cargo, output, root, run, target};
+use crate::test::Count;
+
+/// The sample run: small enough for every runtime.
+const SAMPLE: &str = "examples/sample-run";
+
+/// From npm, as `cargo xtask test hashes` installs it: the translator and the runtimes that are not Node.
+const NPM: [&str; 3] = ["@bytecodealliance/jco@1.35.0", "bun@1", "deno@2"];
+
+/// What a runtime made of the sample run and of the vectors.
+struct Row {
+    runtime: &'static str,
+    made: Result<Made>,
+}
+
+struct Made {
+    sample: String,
+    /// passed and failed vectors, where the runtime's own runner ran them here
+    vectors: Option<(u64, u64)>,
+}
+
+/// `cargo xtask test hashes`
+pub(crate) fn hashes(count: &mut Count) -> Result {
+    component::build()?;
+    run(cargo(["build", "--release", "--package", "mwa-host", "--features", "wasm"]))?;
+    run(cargo(["test", "--release", "--package", "conformance", "--features", "wasm"]))?;
+    let component = folder().join("mwa.component.wasm");
+    let mut rows = vec![
+        Row { runtime: "native", made: native("cpu", "mwa.component.wasm") },
+        Row { runtime: "wasmtime", made: native("wasm", "mwa.component.wasm") },
+        Row { runtime: "wasmtime, no SIMD", made: native("wasm", "mwa.plain.component.wasm") },
+    ];
+    let packages = install();
+    let transpiled = packages.clone().and_then(|bin| transpile(&bin, &component));
+    for (runtime, program) in [("node (jco)", "node"), ("bun (jco)", "bun"), ("deno (jco)", "deno")] {
+        let made = transpiled.clone().and_then(|js| {
+            let bin = packages.clone()?;
+            javascript(&if program == "node" { program.into() } else { bin.join(program) }, "component", &js)
+        });
+        rows.push(Row { runtime, made });
+    }
+    for (runtime, file) in
+        [("node, core module", "mwa.module.wasm"), ("node, core module, no SIMD", "mwa.plain.module.wasm")]
+    {
+        rows.push(Row { runtime, made: javascript(Path::new("node"), "module", &folder().join(file)) });
+    }
+    rows.push(Row { runtime: "wasmtime-py", made: wasmtime_py(&component) });
+    show(&rows, count)
+}
+
+fn show(rows: &[Row], count: &mut Count) -> Result {
+    println!("\n{:<28}{:<18}SHA-256 of the merge of {SAMPLE}", "runtime", "vectors");
+    let first = rows.iter().find_map(|row| row.made.as_ref().ok()).map(|made| made.sample.clone());
+    for Row { runtime, made } in rows {
+        match made {
+            Ok(Made { sample, vectors }) => {
+                let told =
+                    vectors.map_or("by cargo test".into(), |(good, bad)| format!("{good} of {}", good + bad));
+                println!("{runtime:<28}{told:<18}{sample}");
+                let is_right = first.as_ref() == Some(sample) && vectors.is_none_or(|(_, bad)| bad == 0);
+                *(if is_right { &mut count.passed } else { &mut count.failed }) += 1;
+            }
+            Err(why) => {
+                println!("{runtime:<28}skipped: {why}");
+                count.skipped += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The binary itself, or the component inside it; `file` is the component that it finds beside it.
+fn native(device: &str, file: &str) -> Result<Made> {
+    let place = target().join("release");
+    let name = format!("mwa{}", std::env::consts::EXE_SUFFIX);
+    let folder_here = folder().join("beside").join(file);
+    fs::create_dir_all(&folder_here).map_err(|error| error.to_string())?;
+    let copy = |from: PathBuf, to: &str| {
+        fs::copy(&from, folder_here.join(to)).map_err(|error| format!("{}: {error}", from.display()))
+    };
+    copy(place.join(&name), &name)?;
+    copy(folder().join(file), "mwa.component.wasm")?;
+    let merged = folder_here.join("merged");
+    let mut merge = Command::new(folder_here.join(&name));
+    merge.args(["merge", SAMPLE, "--force", "--json", "--device", device, "-o"]).arg(&merged);
+    merge.current_dir(root());
+    let report: Value = serde_json::from_str(&output(merge)?).map_err(|error| error.to_string())?;
+    let sample = report["outputs"][0]["sha256"].as_str().unwrap_or_default().to_owned();
+    Ok(Made { sample, vectors: None })
+}
+
+/// Where npm puts programs.
+fn install() -> Result<PathBuf> {
+    let js = folder().join("js");
+    fs::create_dir_all(&js).map_err(|error| error.to_string())?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix"]).arg(&js).args(NPM);
+    output(npm)?;
+    Ok(js.join("node_modules/.bin"))
+}
+
+fn transpile(bin: &Path, component: &Path) -> Result<PathBuf> {
+    let js = folder().join("js/component");
+    let mut jco = Command::new(bin.join("jco"));
+    jco.arg("transpile").arg(component).args(["--name", "mwa", "-o"]).arg(&js);
+    output(jco)?;
+    fs::write(js.join("package.json"), "{\"type\": \"module\"}\n").map_err(|error| error.to_string())?;
+    Ok(js)
+}
+
+fn javascript(program: &Path, face: &str, path: &Path) -> Result<Made> {
+    let mut runner = Command::new(program);
+    if program.ends_with("deno") {
+        runner.args(["run", "--quiet", "--allow-read"]);
+    }
+    runner.arg("tests/runner.mjs").args([face.as_ref(), path.as_os_str()]);
+    told(runner)
+}
+
+fn wasmtime_py(component: &Path) -> Result<Made> {
+    let python = match python("requirements-wasm.txt")? {
+        Python::Ready(python) => python,
+        Python::Missing(why) => return Err(why),
+    };
+    let mut runner = Command::new(python);
+    runner.arg("tests/runner.py").arg(component);
+    told(runner)
+}
+
+/// The last line of a runner, which is JSON; what it says of failures is shown.
+fn told(mut runner: Command) -> Result<Made> {
+    let done = runner
+        .current_dir(root())
+        .output()
+        .map_err(|error| format!("{:?}: {error}", runner.get_program()))?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    let (failures, last) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
+    println!("{failures}");
+    let made: Value = serde_json::from_str(last).map_err(|_| {
+        let said = String::from_utf8_lossy(&done.stderr);
+        format!("{:?}: {}", runner.get_program(), said.trim().lines().last().unwrap_or("no message"))
+    })?;
+    let number = |field: &str| made[field].as_u64().unwrap_or_default();
+    let sample = made["sample"].as_str().unwrap_or_default().to_owned();
+    Ok(Made { sample, vectors: Some((number("passed"), number("failed"))) })
+}
