@@ -1,6 +1,7 @@
 //! Build, test and measure: the verbs that contributors and CI share.
 
 mod bench;
+mod bindings;
 mod ci;
 mod component;
 mod hashes;
@@ -19,12 +20,16 @@ const HELP: &str = "\
 usage: cargo xtask VERB …
 
   build                    the release binary, target/release/mwa
+  build python             the wheel and the source distribution, in target/wheels
+  build c                  header, libraries and pkg-config file, in target/c
   build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
   test host                the host and the command line
   test conformance         the vectors and the laws, on every executor
+  test python              build the wheel, install it into a fresh environment, test it there
+  test c                   the C face from C and C++ with gcc and clang, under AddressSanitizer and valgrind
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test all                 everything above
@@ -51,6 +56,8 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["build"] => build(),
+        ["build", "python"] => bindings::build_python_alone(),
+        ["build", "c"] => bindings::build_c(),
         ["build", "component"] => component::build(),
         ["test", ref what @ ..] => test::test(what),
         ["vectors"] => vectors::remake(),

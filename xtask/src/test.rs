@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, stream, target};
-use crate::{build, hashes, vectors};
+use crate::{bindings, build, hashes, vectors};
 
 /// What became of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["all"] => {
             cargo_test(&["--workspace"], &mut count)?;
             vectors::check(&mut count)?;
+            python_package(&mut count)?;
             peft(&mut count)?;
         }
         ["core", ref more @ ..] => cargo_test(&[&["--package", "mwa"], more].concat(), &mut count)?,
@@ -33,6 +34,8 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["conformance", ref more @ ..] => {
             cargo_test(&[&["--package", "conformance"], more].concat(), &mut count)?;
         }
+        ["c", ref more @ ..] => cargo_test(&[&["--package", "mwa-c"], more].concat(), &mut count)?,
+        ["python"] => python_package(&mut count)?,
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
@@ -47,6 +50,24 @@ fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {
         count.add_cargo_result(line)
     })?;
     if ran || count.failed > before { Ok(()) } else { Err("cargo test did not run to its end".into()) }
+}
+
+fn python_package(count: &mut Count) -> Result {
+    let tests = match bindings::test_python()? {
+        Ok(tests) => tests,
+        Err(why) => {
+            println!("skipped: {why}");
+            count.skipped += 1;
+            return Ok(());
+        }
+    };
+    let before = *count;
+    let succeeded = stream(tests, |line| count.add_plain_result(line.split(" in ").next().unwrap_or(line)))?;
+    match (succeeded, *count == before) {
+        (_, true) => Err("the Python tests did not run to their end".into()),
+        (false, _) if count.failed == before.failed => Err("the Python tests failed".into()),
+        _ => Ok(()),
+    }
 }
 
 fn peft(count: &mut Count) -> Result {

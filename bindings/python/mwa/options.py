@@ -41,7 +41,8 @@ class MergeOptions(WeightOptions, total=False):
     allow_cross_run: bool  # average the factors of adapters that are not of one run
     force: bool  # replace an earlier merge
     threads: int | None  # one per core
-    memory: int | None  # bytes of buffers; 64 MiB
+    memory: int | None  # bytes of buffers; 64 MiB, or 256 MiB with a GPU
+    device: Literal["auto", "cpu", "gpu"]  # what computes; auto
 
 
 def to_json(options: Mapping[str, object]) -> str:
