@@ -18,7 +18,7 @@ pub enum DeviceChoice {
     Wasm,
 }
 
-/// Some of the GPUs that [`gpu::devices`] lists, by their places there; by default the first.
+/// Some of the GPUs that [`crate::gpu::devices`] lists, by their places there; by default the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gpus {
     /// Bit n stands for place n.

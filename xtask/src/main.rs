@@ -4,6 +4,7 @@ mod bench;
 mod bindings;
 mod ci;
 mod component;
+mod gpu;
 mod hashes;
 mod inputs;
 mod python;
@@ -45,7 +46,7 @@ usage: cargo xtask VERB …
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python       fail where a test would be skipped for want of Python
+  MWA_REQUIRE=python,gpu   fail where a test would be skipped for want of these
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
                            `bench` measures a torch loop only with one that has torch
   MWA_MERGEKIT=PATH        mergekit-yaml for `bench full`, if it is not on the PATH

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, stream, target};
-use crate::{bindings, build, hashes, vectors};
+use crate::{bindings, build, gpu, hashes, vectors};
 
 /// What became of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,14 +19,9 @@ pub(crate) struct Count {
 pub(crate) fn test(what: &[&str]) -> Result {
     let mut count = Count::default();
     match *what {
-        [] => {
-            cargo_test(&["--workspace"], &mut count)?;
-            vectors::check(&mut count)?;
-        }
+        [] => everything(&mut count)?,
         ["all"] => {
-            cargo_test(&["--workspace"], &mut count)?;
-            vectors::check(&mut count)?;
-            python_package(&mut count)?;
+            everything(&mut count)?;
             peft(&mut count)?;
         }
         ["core", ref more @ ..] => cargo_test(&[&["--package", "mwa"], more].concat(), &mut count)?,
@@ -46,27 +41,27 @@ pub(crate) fn test(what: &[&str]) -> Result {
 
 fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {
     let before = count.failed;
-    let ran = stream(cargo([&["test", "--no-fail-fast"], arguments].concat()), |line| {
-        count.add_cargo_result(line)
-    })?;
+    let mut tests = cargo([&["test", "--no-fail-fast"], arguments].concat());
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa complains for each device where no desktop has set it
+        tests.env("XDG_RUNTIME_DIR", target());
+    }
+    let ran = stream(tests, |line| count.add_cargo_result(line))?;
     if ran || count.failed > before { Ok(()) } else { Err("cargo test did not run to its end".into()) }
 }
 
+/// All tests but those that need gigabytes.
+fn everything(count: &mut Count) -> Result {
+    gpu::provide();
+    cargo_test(&["--workspace"], count)?;
+    vectors::check(count)?;
+    python_package(count)
+}
+
 fn python_package(count: &mut Count) -> Result {
-    let tests = match bindings::test_python()? {
-        Ok(tests) => tests,
-        Err(why) => {
-            println!("skipped: {why}");
-            count.skipped += 1;
-            return Ok(());
-        }
-    };
-    let before = *count;
-    let succeeded = stream(tests, |line| count.add_plain_result(line.split(" in ").next().unwrap_or(line)))?;
-    match (succeeded, *count == before) {
-        (_, true) => Err("the Python tests did not run to their end".into()),
-        (false, _) if count.failed == before.failed => Err("the Python tests failed".into()),
-        _ => Ok(()),
+    match bindings::test_python()? {
+        Ok(tests) => lane("Python package", tests, count),
+        Err(why) => skip(&why, count),
     }
 }
 
@@ -74,24 +69,33 @@ fn peft(count: &mut Count) -> Result {
     println!("The PEFT lane needs torch, transformers and peft: several GB on Linux.");
     let python = match python("requirements-peft.txt")? {
         Python::Ready(python) => python,
-        Python::Missing(why) => {
-            println!("skipped: {why}");
-            count.skipped += 1;
-            return Ok(());
-        }
+        Python::Missing(why) => return skip(&why, count),
     };
     build()?;
-    let mut lane = Command::new(python);
-    lane.arg("tests/peft_lane.py")
-        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
-    lane.arg(target().join("peft-lane")).current_dir(root());
+    let mut tests = Command::new(python);
+    tests
+        .arg("tests/peft_lane.py")
+        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)))
+        .arg(target().join("peft-lane"))
+        .current_dir(root());
+    lane("PEFT lane", tests, count)
+}
+
+/// Run tests that are no Rust, and that close with a line such as `12 passed, 1 failed`.
+fn lane(name: &str, tests: Command, count: &mut Count) -> Result {
     let before = *count;
-    let succeeded = stream(lane, |line| count.add_plain_result(line))?;
+    let succeeded = stream(tests, |line| count.add_plain_result(line.split(" in ").next().unwrap_or(line)))?;
     match (succeeded, *count == before) {
-        (_, true) => Err("the PEFT lane did not run to its end".into()),
-        (false, _) if count.failed == before.failed => Err("the PEFT lane failed".into()),
+        (_, true) => Err(format!("the {name} did not run to its end")),
+        (false, _) if count.failed == before.failed => Err(format!("the {name} failed")),
         _ => Ok(()),
     }
+}
+
+fn skip(why: &str, count: &mut Count) -> Result {
+    println!("skipped: {why}");
+    count.skipped += 1;
+    Ok(())
 }
 
 impl Count {
