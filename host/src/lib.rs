@@ -149,6 +149,8 @@ pub struct MergeOptions {
     pub allow_cross_run: bool,
     /// Fail where a module that an input lacks would count as zero.
     pub strict: bool,
+    /// Do not measure how far averaged factors are from the average of their products.
+    pub no_residual: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.

@@ -227,7 +227,7 @@ fn average(
     for output in outputs {
         output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
-    let distance = if merge.exactness == Exactness::Product {
+    let distance = if merge.exactness == Exactness::Product && !how.no_residual {
         product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {
         None

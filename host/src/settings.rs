@@ -45,6 +45,7 @@ pub struct Settings {
     rank: Option<RankChoice>,
     energy: Option<f64>,
     strict: bool,
+    no_residual: bool,
     allow_cross_run: bool,
     force: bool,
     threads: Option<AtLeastOne>,
@@ -149,6 +150,7 @@ impl Settings {
             space: space(is_product, self.rank, self.energy, self.strict)?,
             allow_cross_run: self.allow_cross_run,
             strict: self.strict,
+            no_residual: self.no_residual,
             force: self.force,
             machine: self.machine(),
         })

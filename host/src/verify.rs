@@ -127,6 +127,7 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         dtype: report.dtype()?,
         space: report.space()?,
         allow_cross_run: true,
+        no_residual: true,
         machine,
         ..MergeOptions::default()
     };

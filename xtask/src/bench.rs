@@ -33,10 +33,12 @@ pub(crate) fn bench(what: &[&str]) -> Result {
     match what {
         [] => {
             adapters(runs)?;
-            full(runs)
+            full(runs)?;
+            product(runs)
         }
         ["adapters"] => adapters(runs),
         ["full"] => full(runs),
+        ["product"] => product(runs),
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
         _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),
     }
@@ -45,9 +47,13 @@ pub(crate) fn bench(what: &[&str]) -> Result {
 fn adapters(runs: usize) -> Result {
     build()?;
     let folder = target().join("bench/adapters");
-    let files = inputs::adapters(&folder)?;
+    let files = inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
     let out = target().join("bench/out");
-    let mut contenders = vec![floor(&files, 1, &out), ours(&folder, &out)];
+    let mut contenders = vec![
+        floor(&files, 1, &out),
+        ours("mwa merge --no-residual", &folder, &out),
+        ours("mwa merge", &folder, &out),
+    ];
     contenders.extend(torch(&files, &out));
     measure("8 LoRA checkpoints of a 7B model, r 16, bf16, 80 MB each", contenders, runs, &out)
 }
@@ -58,7 +64,7 @@ fn full(runs: usize) -> Result {
     let models = inputs::full(&folder)?;
     let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
     let out = target().join("bench/out");
-    let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours(&folder, &out)];
+    let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours("mwa merge", &folder, &out)];
     contenders.extend(mergekit(&models, &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
 }
@@ -72,10 +78,11 @@ fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
     Contender { name: "floor (cat all, cp one)", commands: vec![read, write] }
 }
 
-fn ours(run: &Path, out: &Path) -> Contender {
+/// `line` is `mwa merge` and its options.
+fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
     let mut merge = Command::new(target().join("release/mwa"));
-    merge.arg("merge").arg(run).arg("--output").arg(out.join("merged"));
-    Contender { name: "mwa merge", commands: vec![merge] }
+    merge.args(line.split(' ').skip(1)).arg(run).arg("--output").arg(out.join("merged"));
+    Contender { name: line, commands: vec![merge] }
 }
 
 /// What a user would write by hand with torch.
@@ -92,16 +99,62 @@ save_file({name: tensor.to(torch.bfloat16) for name, tensor in total.items()}, o
 ";
 
 fn torch(files: &[PathBuf], out: &Path) -> Option<Contender> {
+    let mut merge = python_with("import torch, safetensors", TORCH_LOOP)?;
+    merge.arg(out.join("merged.safetensors")).args(files);
+    Some(Contender { name: "torch loop", commands: vec![merge] })
+}
+
+/// PEFT's own best rank-16 merge. It needs a model to hang the adapters on: one of the right shapes, made here.
+const PEFT_SVD: &str = "\
+import sys, time, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from peft import PeftModel
+out, layers, hidden, inner, *folders = sys.argv[1:]
+model = LlamaForCausalLM(LlamaConfig(vocab_size=256, hidden_size=int(hidden), intermediate_size=int(inner),
+    num_hidden_layers=int(layers), num_attention_heads=8, num_key_value_heads=8))
+model = PeftModel.from_pretrained(model, folders[0], adapter_name='0')
+for i, folder in enumerate(folders[1:], 1):
+    model.load_adapter(folder, adapter_name=str(i))
+names = [str(i) for i in range(len(folders))]
+model.add_weighted_adapter(names, [1 / len(names)] * len(names), 'merged', combination_type='svd', svd_rank=16)
+model.save_pretrained(out, selected_adapters=['merged'])
+";
+
+fn peft(llama: &inputs::Llama, files: &[PathBuf], out: &Path) -> Option<Contender> {
+    let mut merge = python_with("import torch, transformers, peft", PEFT_SVD)?;
+    merge.arg(out.join("merged"));
+    merge.args([llama.layers, llama.hidden, llama.inner].map(|n| n.to_string()));
+    merge.args(files.iter().filter_map(|file| file.parent()));
+    Some(Contender { name: "PEFT svd, process with model", commands: vec![merge] })
+}
+
+/// A command that runs `script`, if the interpreter of `MWA_PYTHON` can do the imports.
+fn python_with(imports: &str, script: &str) -> Option<Command> {
     let python = python::own()?;
     let mut has = Command::new(&python);
-    has.args(["-c", "import torch, safetensors"]);
+    has.args(["-c", imports]);
     if let Err(why) = output(has) {
-        println!("no torch loop: {why}");
+        println!("not measured: {why}");
         return None;
     }
-    let mut merge = Command::new(python);
-    merge.args(["-c", TORCH_LOOP]).arg(out.join("merged.safetensors")).args(files);
-    Some(Contender { name: "torch loop", commands: vec![merge] })
+    let mut command = Command::new(python);
+    command.args(["-c", script]);
+    Some(command)
+}
+
+fn product(runs: usize) -> Result {
+    build()?;
+    let out = target().join("bench/out");
+    let merge = "mwa merge --space product";
+    let (small, large) = (target().join("bench/small"), target().join("bench/large"));
+    let files = inputs::adapters(&small, &inputs::LLAMA_SMALL, 4)?;
+    let mut contenders = vec![floor(&files, 1, &out), ours(merge, &small, &out)];
+    contenders.extend(peft(&inputs::LLAMA_SMALL, &files, &out));
+    measure("best rank 16 of 4 LoRA adapters, r 16, 28 modules of 1024", contenders, runs, &out)?;
+    let files = inputs::adapters(&large, &inputs::LLAMA_7B, 10)?;
+    let four = "mwa merge --space product --last 4";
+    let contenders = vec![floor(&files, 1, &out), ours(four, &large, &out), ours(merge, &large, &out)];
+    measure("best rank 16 of LoRA adapters of a 7B model, r 16: 4 and 10", contenders, runs, &out)
 }
 
 fn mergekit(models: &[PathBuf], folder: &Path, out: &Path) -> Result<Option<Contender>> {

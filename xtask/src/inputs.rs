@@ -13,10 +13,22 @@ pub(crate) const SHARDS: usize = 4;
 
 type Tensor = (String, Vec<usize>);
 
-/// Eight LoRA checkpoints of a 7B Llama, r 16, bf16; their adapter files.
-pub(crate) fn adapters(folder: &Path) -> Result<Vec<PathBuf>> {
+/// A Llama by the numbers that give its linear layers their shapes.
+pub(crate) struct Llama {
+    pub(crate) layers: usize,
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
+}
+
+/// Seven billion parameters.
+pub(crate) const LLAMA_7B: Llama = Llama { layers: 32, hidden: 4096, inner: 11008 };
+/// Small enough for PEFT's dense decompositions: 28 modules.
+pub(crate) const LLAMA_SMALL: Llama = Llama { layers: 4, hidden: 1024, inner: 2752 };
+
+/// LoRA checkpoints of a Llama, r 16, bf16; their adapter files.
+pub(crate) fn adapters(folder: &Path, llama: &Llama, checkpoints: u64) -> Result<Vec<PathBuf>> {
     const R: usize = 16;
-    let (hidden, inner) = (4096, 11008);
+    let &Llama { layers, hidden, inner } = llama;
     let modules = [
         ("self_attn.q_proj", hidden, hidden),
         ("self_attn.k_proj", hidden, hidden),
@@ -27,7 +39,7 @@ pub(crate) fn adapters(folder: &Path) -> Result<Vec<PathBuf>> {
         ("mlp.down_proj", hidden, inner),
     ];
     let mut tensors = Vec::new();
-    for layer in 0..32 {
+    for layer in 0..layers {
         for (module, rows, columns) in modules {
             let name = format!("base_model.model.model.layers.{layer}.{module}");
             tensors.push((format!("{name}.lora_A.weight"), vec![R, columns]));
@@ -40,14 +52,16 @@ pub(crate) fn adapters(folder: &Path) -> Result<Vec<PathBuf>> {
         "lora_alpha": 2 * R, "target_modules": targets, "bias": "none",
     });
     once(folder, |folder| {
-        for step in (1..=8).map(|i| i * 100) {
+        for step in (1..=checkpoints).map(|i| i * 100) {
             let checkpoint = checkpoint(folder, step)?;
             write_json(&checkpoint.join("adapter_config.json"), &config)?;
             write_safetensors(&checkpoint.join("adapter_model.safetensors"), &tensors, step)?;
         }
         Ok(())
     })?;
-    Ok((1..=8).map(|i| folder.join(format!("checkpoint-{}/adapter_model.safetensors", i * 100))).collect())
+    Ok((1..=checkpoints)
+        .map(|i| folder.join(format!("checkpoint-{}/adapter_model.safetensors", i * 100)))
+        .collect())
 }
 
 /// Four Llamas of 0.55 billion parameters in bf16, as `save_pretrained` shards them; their folders.

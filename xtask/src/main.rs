@@ -40,6 +40,7 @@ usage: cargo xtask VERB …
   bench [RUNS]             whole merges beside their floor (read all, write one) and, if they are there, other tools
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
+  bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
 
   ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests

@@ -38,6 +38,7 @@ class MergeOptions(WeightOptions, total=False):
     rank: int | Literal["auto", "full"] | None  # of merged products; the inputs' largest
     energy: float | None  # with rank auto, the share of the squared norm that each module keeps; 0.999
     strict: bool  # fail where a module that an input lacks would count as zero
+    no_residual: bool  # do not measure how far averaged factors are from the average of their products
     allow_cross_run: bool  # average the factors of adapters that are not of one run
     force: bool  # replace an earlier merge
     threads: int | None  # one per core

@@ -103,6 +103,8 @@ Space:
       --energy <SHARE>      With --rank auto, the share of the squared norm that each module keeps
                             [default: 0.999]
       --strict              Fail where a module that an input lacks would count as zero
+      --no-residual         Do not measure how far averaged factors are from the average of their
+                            products; half the time of a large merge
 
 "#]]
     );

@@ -106,6 +106,15 @@ fn the_residual_is_printed_and_reported_by_module() {
 }
 
 #[test]
+fn the_residual_can_be_left_out() {
+    let place = two_runs();
+    let ran = place.merges("one two --weights 1,1 --allow-cross-run --no-residual");
+    assert!(!ran.out.contains("off from the average"), "{}", ran.out);
+    assert_eq!(json(&place, "out/mwa-report.json").get("residual"), None);
+    assert_eq!(place.mwa("verify out").code, Some(0));
+}
+
+#[test]
 fn a_frozen_factor_makes_the_average_of_factors_exact() {
     let place = Place::new();
     place.checkpoint("one", &pair(2, 1));
