@@ -10,11 +10,11 @@ use crate::test::Count;
 pub(crate) fn remake() -> Result {
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            let mut make = Command::new(python);
-            run({
-                make.arg("tests/vectors/make.py").current_dir(root());
-                make
-            })?;
+            for oracle in ["tests/vectors/make.py", "tests/vectors/product/make.py"] {
+                let mut make = Command::new(&python);
+                make.arg(oracle).current_dir(root());
+                run(make)?;
+            }
         }
         Python::Missing(why) => return Err(why),
     }
