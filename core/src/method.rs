@@ -337,8 +337,8 @@ pub const VARIANTS: &[Variant] = &[
         SameRun,
     ),
     variant("use_bdlora", "", "block-diagonal LoRA", Average, SameRun),
-    // One tensor holds all experts: (E·r, in) expert-major against (out, r·E) expert-minor; B·A means nothing.
-    variant("target_parameters", "", "LoRA on expert parameters", Average, SameRun),
+    // One tensor holds all experts: (E·r, in) expert-major against (out, r·E) expert-minor; a product per expert.
+    variant("target_parameters", "", "LoRA on expert parameters", Average, Product),
     variant("use_qalora", "", "QALoRA", Average, Product),
     variant("alora_invocation_tokens", "", "activated LoRA", Average, Product),
     variant("layer_replication", "", "layer replication", Average, Product),

@@ -42,6 +42,9 @@ pub struct Recipe {
     pub identical: BTreeMap<String, String>,
     /// The `__metadata__` of the output files.
     pub metadata: BTreeMap<String, String>,
+    /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
+    /// under their names, and leaves their bytes alone.
+    pub elsewhere: BTreeMap<String, (Dtype, Vec<u64>)>,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
 }
@@ -109,24 +112,37 @@ impl Plan {
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let mut unplaced = recipe.elsewhere.clone();
+        indexes.iter_mut().for_each(|index| index.retain(|name, _| !recipe.elsewhere.contains_key(*name)));
         same_names(inputs, &indexes)?;
+        newest.files.iter().flat_map(|file| file.header.tensors()).for_each(|tensor| {
+            unplaced.remove(&tensor.name);
+        });
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
             let mut works = BTreeMap::new();
             let mut layout = Vec::new();
             for tensor in file.header.tensors() {
+                if let Some((dtype, shape)) = recipe.elsewhere.get(&tensor.name) {
+                    layout.push((tensor.name.clone(), *dtype, shape.clone()));
+                    continue;
+                }
                 let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
                 let work = work(inputs, &found, recipe)?;
                 let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
                 works.insert(tensor.name.as_str(), (work, found));
             }
+            // what the newest input lacks goes into its first file
+            layout.extend(
+                core::mem::take(&mut unplaced).into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)),
+            );
             let header =
                 Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
             for tensor in header.tensors() {
-                let (work, found) = &works[tensor.name.as_str()];
+                let Some((work, found)) = works.get(tensor.name.as_str()) else { continue };
                 let segment = segment(output, tensor, *work, found, weights);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
                     segments.push(segment);

@@ -28,9 +28,9 @@ pub(super) enum Weight {
     Base,
 }
 
-/// Fields that product space reconciles: they only scale or size the factors.
+/// Fields that product space reconciles: they only scale or size the factors, or say which modules have any.
 pub(super) const PRODUCT_FIELDS: &[&str] =
-    &["r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"];
+    &["r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules"];
 
 /// Lists that PEFT keeps as a `set`, so that their order is random (`peft/config.py`, `_convert_set_to_list`).
 const SETS: &[&str] = &["target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"];

@@ -15,6 +15,7 @@ use crate::method::{ALWAYS_FROZEN, Exactness, MARKS, Method, VARIANTS, Variant, 
 use crate::{Error, ErrorKind, Result};
 
 pub use metadata::{Metadata, agree_metadata};
+pub(crate) use tensors::{Half, half};
 
 /// One input, as far as its heads tell.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +88,8 @@ pub fn agree(inputs: &[Candidate<'_>]) -> Result<Agreement> {
     check(inputs, false)
 }
 
-/// Check that inputs may be merged as sums of products B·A: like [`agree`], but ranks, alphas and their
-/// patterns may differ.
+/// Check that inputs may be merged as sums of products B·A: like [`agree`], but ranks, alphas, their patterns and
+/// the modules adapted may differ.
 ///
 /// # Errors
 /// As [`agree`]; [`ErrorKind::Method`] also if the method is not a plain product of two factors.
@@ -135,7 +136,7 @@ fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
     for input in rest {
         let theirs = tensors::shapes(input);
         tensors::whole(input.name, &theirs, prunes)?;
-        tensors::same_names((first.name, &ours), (input.name, &theirs))?;
+        tensors::same_names((first.name, &ours), (input.name, &theirs), product)?;
         tensors::same_shapes((first.name, &ours), (input.name, &theirs), product)?;
     }
     Ok(Agreement { notes: notes.said, exactness, frozen })

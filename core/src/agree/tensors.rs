@@ -16,7 +16,7 @@ pub(super) fn shapes<'a>(input: &Candidate<'a>) -> Shapes<'a> {
 
 /// One half of a low-rank pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Half {
+pub(crate) enum Half {
     /// `lora_A`, `lora_down`: the rank is its first dimension.
     Down,
     /// `lora_B`, `lora_up`: the rank is its second dimension.
@@ -33,7 +33,7 @@ const HALVES: &[(&str, &str)] = &[
 ];
 
 /// Which half a tensor is, and what the other half is called.
-fn half(name: &str) -> Option<(Half, String)> {
+pub(crate) fn half(name: &str) -> Option<(Half, String)> {
     if name.ends_with(".bias") {
         return None; // lora_bias: only lora_B has one
     }
@@ -95,10 +95,16 @@ pub(super) fn whole(input: &str, shapes: &Shapes<'_>, prunes: bool) -> Result<()
     Ok(())
 }
 
-/// Both inputs hold the same tensors.
-pub(super) fn same_names(ours: (&str, &Shapes<'_>), theirs: (&str, &Shapes<'_>)) -> Result<()> {
-    let lacking: Vec<&str> = ours.1.keys().filter(|name| !theirs.1.contains_key(*name)).copied().collect();
-    let extra: Vec<&str> = theirs.1.keys().filter(|name| !ours.1.contains_key(*name)).copied().collect();
+/// Both inputs hold the same tensors; with `product`, factors may be missing, which then count as zero.
+pub(super) fn same_names(
+    ours: (&str, &Shapes<'_>),
+    theirs: (&str, &Shapes<'_>),
+    product: bool,
+) -> Result<()> {
+    let may_lack = |name: &str| product && half(name.strip_suffix("bias").unwrap_or(name)).is_some();
+    let missing = |here: &Shapes<'_>, name: &str| !here.contains_key(name) && !may_lack(name);
+    let lacking: Vec<&str> = ours.1.keys().filter(|name| missing(theirs.1, name)).copied().collect();
+    let extra: Vec<&str> = theirs.1.keys().filter(|name| missing(ours.1, name)).copied().collect();
     if lacking.is_empty() && extra.is_empty() {
         return Ok(());
     }

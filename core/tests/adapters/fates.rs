@@ -80,7 +80,7 @@ const FATES: &[(&str, Fate, &[&str])] = &[
     ("mica", Average(Product), &[]),
     ("miss", Refuse(ErrorKind::Names), &[]), // a lora_A whose lora_B is gone
     ("modules_to_save", Average(Product), &[]),
-    ("moe", Average(SameRun), &[]), // experts.base_layer.lora_A is trained
+    ("moe", Average(Product), &[]), // experts.base_layer.lora_A is trained
     ("monteclora", Refuse(ErrorKind::Method), &[]),
     ("multi", Average(Product), &[]),
     ("pissa", Average(Product), &[]),
@@ -91,7 +91,7 @@ const FATES: &[(&str, Fate, &[&str])] = &[
     ("sub-patterns", Average(Product), &[]),
     ("sub-r8", Average(Product), &[]),
     ("sub-rslora-r16", Average(Product), &[]),
-    ("target_params", Average(SameRun), &[]),
+    ("target_params", Average(Product), &[]),
     ("tied", Average(Product), &[]),
     ("tied_ensure", Average(Product), &[]),
     ("tokens", Average(Product), &[]),
