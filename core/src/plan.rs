@@ -155,6 +155,29 @@ impl Plan {
         Ok(Self { outputs, segments, names, identical, allow_non_finite: recipe.allow_non_finite })
     }
 
+    /// The files of input `only` as they are, head included: jobs copy the data and look at none of it.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    #[must_use]
+    pub fn copy(inputs: &[Input], only: usize) -> Self {
+        let input = &inputs[only];
+        let segment = |(file, shard): (usize, &Shard)| {
+            let start = shard.header.data_start();
+            let place = Place { input: only, file, start, size: 1, float: None, weight: 1.0 };
+            let elements = shard.header.file_len() - start;
+            Segment { output: file, start, elements, work: Work::Copy(1), operands: [place].into() }
+        };
+        let segments = input.files.iter().enumerate().map(segment).filter(|segment| segment.elements > 0);
+        Self {
+            outputs: input.files.clone(),
+            segments: segments.collect(),
+            names: inputs.iter().map(|input| input.name.clone()).collect(),
+            identical: BTreeMap::new(),
+            allow_non_finite: true,
+        }
+    }
+
     /// The files to write: name and head of each.
     #[must_use]
     pub fn outputs(&self) -> &[Shard] {
@@ -163,18 +186,38 @@ impl Plan {
 
     /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
     pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
-        self.segments.iter().flat_map(move |segment| {
-            let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
-            let step = (max_bytes / widest).max(1) as u64;
-            let starts = (0..segment.elements).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-            starts.map(move |first| Job {
-                plan: self,
-                segment,
-                first,
-                count: step.min(segment.elements - first),
-            })
+        let mut at = Cursor::default();
+        core::iter::from_fn(move || {
+            let (job, next) = self.job(at, max_bytes)?;
+            at = next;
+            Some(job)
         })
     }
+
+    /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
+    /// plan between jobs: the same cursor and `max_bytes` give the same job again.
+    #[must_use]
+    pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
+        let segment = self.segments.get(at.segment)?;
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
+        let job = Job { plan: self, segment, first: at.first, count };
+        let first = at.first + count;
+        let next = if first < segment.elements {
+            Cursor { first, ..at }
+        } else {
+            Cursor { segment: at.segment + 1, first: 0 }
+        };
+        Some((job, next))
+    }
+}
+
+/// Where a job begins; the default is the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    segment: usize,
+    /// Invariant: below the segment's number of elements.
+    first: u64,
 }
 
 /// One piece of work.

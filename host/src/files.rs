@@ -49,9 +49,14 @@ impl InputFile {
         Ok(Self { path: path.to_owned(), header, converted: None, stamp })
     }
 
+    /// Whether it is a PyTorch pickle rather than safetensors.
+    pub(crate) fn is_pickle(&self) -> bool {
+        pickle::is_pickle(&self.path)
+    }
+
     /// Make the data readable: a pickle is unpacked to a temporary file, tensor by tensor.
     pub(crate) fn prepare(&mut self) -> Result<()> {
-        if pickle::is_pickle(&self.path) && self.converted.is_none() {
+        if self.is_pickle() && self.converted.is_none() {
             let converted = pickle::convert(&self.path, &self.header)
                 .map_err(|error| error.file(self.path.display().to_string()))?;
             self.converted = Some(converted);

@@ -8,7 +8,6 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
-mod card;
 mod checkpoint;
 mod choose;
 mod cpu;
@@ -19,7 +18,6 @@ mod inspect;
 mod merge;
 mod output;
 mod pickle;
-pub mod report;
 mod run;
 mod same_run;
 mod sha256;
@@ -34,7 +32,7 @@ use mwa::{Float, MetricOptions, Scheme};
 pub use execute::execute;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
-pub use report::Report;
+pub use mwa::report::{self, Report};
 pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::safetensors::Tensor;
-use mwa::{Agreement, Candidate, ErrorKind, Input, Plan, Recipe, Result, Shard};
+use mwa::{ErrorKind, Input, Merge, Plan, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
@@ -12,7 +11,7 @@ use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, card, cpu, same_run};
+use crate::{MergeOptions, Options, Progress, REPORT, cpu, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -71,23 +70,17 @@ pub(crate) fn merge_choice(
 ) -> Result<Report> {
     let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
-    let agreement = agree(&choice.checkpoints)?;
-    notes.extend(agreement.notes.iter().cloned());
+    let mut merge = plan(choice, how)?;
+    notes.append(&mut merge.notes);
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
     notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
-    let written = match sole_survivor(choice, how) {
-        Some(only) => {
-            notes.push(format!(
-                "only {} has weight: its files are copied as they are",
-                choice.checkpoints[only].name
-            ));
-            copy(&choice.checkpoints, only, &staging)?
-        }
-        None => average(choice, &agreement, how, &staging, &mut notes, progress)?,
+    let written = match merge.copied {
+        Some(only) => copy(&choice.checkpoints, only, &merge.plan, &staging)?,
+        None => average(choice, &merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
         file.check_unchanged()?;
@@ -120,8 +113,7 @@ pub(crate) fn merge_choice(
         notes,
     };
     let owner = &choice.checkpoints[written.owner];
-    if written.shards.len() > 1 {
-        let (name, index) = shard_index(&written.shards);
+    if let Some((name, index)) = mwa::shard_index(&written.shards) {
         staging.write(&name, index.as_bytes())?;
     }
     if let Some(folder) = &owner.folder {
@@ -130,7 +122,7 @@ pub(crate) fn merge_choice(
     if let Some(config) = &owner.config {
         staging.write("adapter_config.json", config.text().as_bytes())?;
     }
-    staging.write("README.md", card::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?;
     Ok(report)
@@ -147,92 +139,58 @@ struct Written {
     owner: usize,
 }
 
-/// Check who may be averaged with whom.
-fn agree(checkpoints: &[Checkpoint]) -> Result<Agreement> {
-    let tensors: Vec<Vec<_>> = checkpoints
+/// Check who may be averaged with whom, and plan it.
+fn plan(choice: &Choice, how: &MergeOptions) -> Result<Merge> {
+    let checkpoints = &choice.checkpoints;
+    let inputs: Vec<_> = checkpoints
         .iter()
-        .map(|checkpoint| {
-            checkpoint.tensors().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
-        })
+        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
         .collect();
-    let candidates: Vec<_> = checkpoints
-        .iter()
-        .zip(&tensors)
-        .map(|(checkpoint, tensors)| Candidate {
-            name: &checkpoint.name,
-            config: checkpoint.config.as_ref(),
-            tensors,
-        })
-        .collect();
-    mwa::agree(&candidates)
+    let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
+    let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
+    let rewrite = choice.weights.used().any(is_pickled);
+    let options = mwa::MergeOptions { dtype: how.dtype, rewrite, ..mwa::MergeOptions::default() };
+    Merge::new(&inputs, &configs, &choice.weights, options)
 }
 
-/// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
-fn sole_survivor(choice: &Choice, how: &MergeOptions) -> Option<usize> {
-    let mut used = choice.weights.used();
-    let only = used.next().filter(|_| used.next().is_none() && how.dtype.is_none())?;
-    choice.checkpoints[only].files.iter().all(InputFile::is_original).then_some(only)
-}
-
-fn copy(checkpoints: &[Checkpoint], only: usize, staging: &Staging) -> Result<Written> {
+fn copy(checkpoints: &[Checkpoint], only: usize, plan: &Plan, staging: &Staging) -> Result<Written> {
     let hash = |file: &InputFile| hash_file(&file.path);
     let input_hashes = checkpoints
         .iter()
         .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
-    let shards = shards(&checkpoints[only], checkpoints);
-    for (file, shard) in checkpoints[only].files.iter().zip(&shards) {
+    for (file, shard) in checkpoints[only].files.iter().zip(plan.outputs()) {
         staging.copy(&file.path, &shard.name)?;
     }
-    Ok(Written { shards, hashes: input_hashes[only].clone(), input_hashes, owner: only })
+    Ok(Written {
+        shards: plan.outputs().to_vec(),
+        hashes: input_hashes[only].clone(),
+        input_hashes,
+        owner: only,
+    })
 }
 
 fn average(
     choice: &Choice,
-    agreement: &Agreement,
+    merge: &Merge,
     how: &MergeOptions,
     staging: &Staging,
     notes: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let checkpoints = &choice.checkpoints;
-    let newest = checkpoints.last().expect("choose() gives at least one");
-    let named: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| (checkpoint.name.as_str(), checkpoint.files[0].header.metadata()))
-        .collect();
-    let metadata = mwa::agree_metadata(&named)?;
-    notes.extend(metadata.notes);
-    let frozen = |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
-    let recipe = Recipe {
-        dtype: how.dtype,
-        identical: newest.tensors().filter_map(frozen).collect(),
-        metadata: metadata.kept,
-        allow_non_finite: false,
-    };
-    let inputs: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
-        .collect();
-    let plan = Plan::new(&inputs, &choice.weights, &recipe)?;
-    drop(inputs);
+    let plan = &merge.plan;
     let outputs = plan
         .outputs()
         .iter()
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress)?;
+    let ran = cpu::run(plan, &sources, &outputs, how.machine, progress)?;
     for output in outputs {
         output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
     }
-    if ran.tally.underflowed > 0 {
-        let elements: u64 = newest.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        notes.push(format!(
-            "{} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them",
-            ran.tally.underflowed
-        ));
-    }
+    notes.extend(merge.note_underflow(ran.tally.underflowed));
     Ok(Written {
         shards: plan.outputs().to_vec(),
         hashes: ran.outputs,
@@ -260,17 +218,6 @@ fn safetensors_name(name: &str) -> String {
         || name.to_owned(),
         |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
     )
-}
-
-/// Which shard holds which tensor, as transformers reads it.
-fn shard_index(shards: &[Shard]) -> (String, String) {
-    let tensors =
-        || shards.iter().flat_map(|shard| shard.header.tensors().iter().map(|tensor| (tensor, &shard.name)));
-    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, shard)| (&tensor.name, shard)).collect();
-    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
-    let stem = if shards[0].name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    (format!("{stem}.safetensors.index.json"), format!("{index:#}\n"))
 }
 
 /// Say so when two inputs are the same model.

@@ -1,7 +1,12 @@
 //! `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it.
 
-use mwa::{Error, ErrorKind, Float, Goal, Metric, Result, Scheme};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Float, Goal, Metric, Result, Scheme};
 
 /// The report beside every merged model, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,13 +83,15 @@ pub struct HashedFile {
 const KEEP: &str = "keep";
 
 /// A merge's output dtype as the command line and the report call it.
-pub(crate) fn dtype_name(dtype: Option<Float>) -> String {
+#[must_use]
+pub fn dtype_name(dtype: Option<Float>) -> String {
     dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_lowercase())
 }
 
 impl Weighting {
     /// A scheme with its penalty and metric, as far as it has them.
-    pub(crate) fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
+    #[must_use]
+    pub fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
         Self {
             scheme: scheme.name().into(),
             penalty: (scheme != Scheme::Uniform).then_some(penalty),
@@ -109,7 +116,10 @@ impl Weighting {
 
 impl Report {
     /// The output dtype as an option of a merge.
-    pub(crate) fn dtype(&self) -> Result<Option<Float>> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] when it names none that is known.
+    pub fn dtype(&self) -> Result<Option<Float>> {
         if self.dtype == KEEP {
             return Ok(None);
         }

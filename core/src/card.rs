@@ -1,11 +1,14 @@
 //! The model card: a README.md that says what the merged model is and what it was made of.
 
-use mwa::AdapterConfig;
+use alloc::format;
+use alloc::string::{String, ToString};
 
+use crate::AdapterConfig;
 use crate::report::Report;
 
-/// The card of a merge; `config` is the adapter's, none for a full model.
-pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+/// The README.md of a merge; `config` is the adapter's, none for a full model.
+#[must_use]
+pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     let mut text = String::from("---\n");
     if let Some(config) = config {
         if let Some(base) = config.base_model() {
@@ -29,8 +32,8 @@ pub(crate) fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
     for input in &report.inputs {
         let last = input.name.rsplit(['/', '\\']).next().unwrap_or(&input.name);
-        let step = input.step.map_or_else(|| "–".into(), |step| step.to_string());
-        let metric = input.metric.map_or_else(|| "–".into(), |metric| format!("{metric:.6}"));
+        let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
+        let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
         text += &format!("| {} | {step} | {metric} | {:.4} |\n", last.replace('|', "\\|"), input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";

@@ -1,0 +1,135 @@
+//! From heads and weights to a checked merge: who may be averaged, what the output says of itself, the plan.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::safetensors::Tensor;
+use crate::{AdapterConfig, Candidate, Exactness, Float, Input, Plan, Recipe, Result, Shard, Weights};
+use crate::{agree, agree_metadata};
+
+/// A merge that every host does alike: what to compute, and what to tell the user.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// What to compute. If [`Merge::copied`] is set, the data of that input as it is.
+    pub plan: Plan,
+    /// The input whose files are the output byte for byte, heads included, because no other has weight.
+    pub copied: Option<usize>,
+    /// Things to say to the user, each once.
+    pub notes: Vec<String>,
+    /// How far the average of the parameters is from the average of the weights.
+    pub exactness: Exactness,
+}
+
+/// What is wanted of a merge, beyond its inputs and weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergeOptions {
+    /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
+    pub dtype: Option<Float>,
+    /// Let NaN and infinity through instead of failing.
+    pub allow_non_finite: bool,
+    /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
+    pub rewrite: bool,
+}
+
+impl Merge {
+    /// Check the inputs, oldest first, and plan; `configs` holds the adapter config of each, where it has one.
+    ///
+    /// # Errors
+    /// Those of [`agree`], [`agree_metadata`] and [`Plan::new`].
+    ///
+    /// # Panics
+    /// If there is not one config (or `None`) per input.
+    pub fn new(
+        inputs: &[Input],
+        configs: &[Option<&AdapterConfig>],
+        weights: &Weights,
+        options: MergeOptions,
+    ) -> Result<Self> {
+        assert_eq!(inputs.len(), configs.len(), "one config or none per input");
+        let agreement = agree(&candidates(inputs, configs, &shapes(inputs)))?;
+        let mut notes = agreement.notes.clone();
+        let newest = inputs.last().expect("agree() refuses to merge nothing");
+        let copied = sole(weights).filter(|_| options.dtype.is_none() && !options.rewrite);
+        if let Some(only) = copied {
+            notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
+            return Ok(Self {
+                plan: Plan::copy(inputs, only),
+                copied,
+                notes,
+                exactness: agreement.exactness,
+            });
+        }
+        let none = BTreeMap::new();
+        let named = inputs.iter().map(|input| {
+            (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
+        });
+        let metadata = agree_metadata(&named.collect::<Vec<_>>())?;
+        notes.extend(metadata.notes);
+        let frozen =
+            |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
+        let recipe = Recipe {
+            dtype: options.dtype,
+            identical: tensors(newest).filter_map(frozen).collect(),
+            metadata: metadata.kept,
+            allow_non_finite: options.allow_non_finite,
+            ..Recipe::default()
+        };
+        let plan = Plan::new(inputs, weights, &recipe)?;
+        Ok(Self { plan, copied, notes, exactness: agreement.exactness })
+    }
+
+    /// What to say of values that became zero by narrowing, counted over all jobs ([`crate::kernel::Tally`]).
+    #[must_use]
+    pub fn note_underflow(&self, underflowed: u64) -> Option<String> {
+        let tensors = self.plan.outputs().iter().flat_map(|file| file.header.tensors());
+        let elements: u64 = tensors.map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        (underflowed > 0).then(|| {
+            format!("{underflowed} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them")
+        })
+    }
+}
+
+/// Which file of several holds which tensor, as transformers and PEFT read it: the index's file name and its JSON.
+/// `None` for a single file, which needs none.
+#[must_use]
+pub fn shard_index(files: &[Shard]) -> Option<(String, String)> {
+    let first = files.first().filter(|_| files.len() > 1)?;
+    let tensors =
+        || files.iter().flat_map(|file| file.header.tensors().iter().map(move |it| (it, &file.name)));
+    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, file)| (&tensor.name, file)).collect();
+    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
+    let stem = if first.name.starts_with("adapter_model") { "adapter_model" } else { "model" };
+    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    Some((format!("{stem}.safetensors.index.json"), format!("{index:#}\n")))
+}
+
+/// The one input with weight.
+fn sole(weights: &Weights) -> Option<usize> {
+    let mut used = weights.used();
+    used.next().filter(|_| used.next().is_none())
+}
+
+fn tensors(input: &Input) -> impl Iterator<Item = &Tensor> {
+    input.files.iter().flat_map(|file| file.header.tensors())
+}
+
+/// Name and shape of each tensor, by input.
+type Shapes<'a> = Vec<Vec<(&'a str, &'a [u64])>>;
+
+fn shapes(inputs: &[Input]) -> Shapes<'_> {
+    let each =
+        inputs.iter().map(|input| tensors(input).map(|it| (it.name.as_str(), it.shape.as_slice())).collect());
+    each.collect()
+}
+
+fn candidates<'a>(
+    inputs: &'a [Input],
+    configs: &[Option<&'a AdapterConfig>],
+    shapes: &'a Shapes<'a>,
+) -> Vec<Candidate<'a>> {
+    let each = inputs.iter().zip(configs).zip(shapes);
+    each.map(|((input, config), tensors)| Candidate { name: &input.name, config: *config, tensors }).collect()
+}
