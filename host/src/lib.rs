@@ -21,6 +21,7 @@ mod pickle;
 mod run;
 mod same_run;
 mod sha256;
+#[doc(hidden)] // public for the benchmark alone
 mod simd;
 mod verify;
 

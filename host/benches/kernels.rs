@@ -1,0 +1,74 @@
+//! GB/s of the weighted sum per pair of dtypes, one thread, beside a plain copy of the same bytes.
+//!
+//! Bytes are those read and written: eight inputs and one output. Each case checks its answer before it is timed.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mwa::kernel::{Operand, reference};
+use mwa::safetensors::Header;
+use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+use mwa_host::InstructionSet;
+
+const INPUTS: usize = 8;
+/// Of each input; all of them fit a second-level cache, as the buffers of a merge do.
+const ELEMENTS: usize = 32 << 10;
+const PAIRS: [(Float, Float); 6] = [
+    (Float::F32, Float::F32),
+    (Float::Bf16, Float::Bf16),
+    (Float::F16, Float::F16),
+    (Float::F8E4M3, Float::F8E4M3),
+    (Float::Bf16, Float::F32),
+    (Float::F64, Float::F64),
+];
+
+fn kernels(criterion: &mut Criterion) {
+    let weights = Weights::explicit(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).expect("positive");
+    for (from, to) in PAIRS {
+        let inputs: Vec<_> = (0..INPUTS).map(|seed| noise(from, seed as u64)).collect();
+        let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
+        let header = Header::layout([("x".into(), from.dtype(), vec![ELEMENTS as u64])], BTreeMap::new());
+        let files = vec![Shard { name: "x.safetensors".into(), header: header.expect("one tensor") }];
+        let checkpoints: Vec<_> =
+            (0..INPUTS).map(|i| Input { name: i.to_string(), files: files.clone() }).collect();
+        let recipe = Recipe { dtype: Some(to), ..Recipe::default() };
+        let plan = Plan::new(&checkpoints, &weights, &recipe).expect("they agree");
+        let job = plan.jobs(usize::MAX).next().expect("there is one tensor");
+
+        let mut out = vec![0; ELEMENTS * to.bytes()];
+        InstructionSet::widest().run(&job, &inputs, &mut out).expect("all is finite");
+        let operands = inputs.iter().zip(weights.values());
+        let operands: Vec<_> =
+            operands.map(|(&bytes, &weight)| Operand { dtype: from, bytes, weight }).collect();
+        let mut truth = vec![0; out.len()];
+        reference(&operands, to, &mut truth);
+        assert!(out == truth, "{from:?} to {to:?} differs from the reference");
+
+        let bytes = INPUTS * ELEMENTS * from.bytes() + out.len();
+        let mut group = criterion.benchmark_group(format!("{from:?} to {to:?}"));
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(BenchmarkId::from_parameter("weighted sum"), |bench| {
+            bench.iter(|| InstructionSet::widest().run(&job, black_box(&inputs), &mut out));
+        });
+        // a copy reads half of its bytes and writes the other half
+        let (source, mut copy) = (vec![1_u8; bytes / 2], vec![0_u8; bytes / 2]);
+        group.bench_function(BenchmarkId::from_parameter("memcpy"), |bench| {
+            bench.iter(|| black_box(&mut copy).copy_from_slice(black_box(&source)));
+        });
+        group.finish();
+    }
+}
+
+/// Finite numbers of one sign or the other: random bits with the top bit of the exponent cleared.
+fn noise(float: Float, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut word = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8 & 0xBF
+    };
+    (0..ELEMENTS * float.bytes()).map(|_| word()).collect()
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

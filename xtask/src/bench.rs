@@ -1,0 +1,204 @@
+//! Measure whole merges side by side, in rounds: the floor, ours, and other tools if they are there.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::inputs;
+use crate::run::{Result, cargo, output, root, run, target};
+use crate::{build, python};
+
+/// What a contender is called, and how one run of it is started; it writes to `out` and nowhere else.
+struct Contender {
+    name: &'static str,
+    commands: Vec<Command>,
+}
+
+/// One run: wall seconds and peak resident bytes.
+#[derive(Clone, Copy)]
+struct Sample {
+    seconds: f64,
+    peak: u64,
+}
+
+/// `cargo xtask bench …`
+pub(crate) fn bench(what: &[&str]) -> Result {
+    let (what, runs) = match *what {
+        [.., last] if last.parse::<usize>().is_ok_and(|runs| runs > 0) => {
+            (&what[..what.len() - 1], last.parse().expect("parsed just above"))
+        }
+        _ => (what, 5),
+    };
+    match what {
+        [] => {
+            adapters(runs)?;
+            full(runs)
+        }
+        ["adapters"] => adapters(runs),
+        ["full"] => full(runs),
+        ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
+        _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),
+    }
+}
+
+fn adapters(runs: usize) -> Result {
+    build()?;
+    let folder = target().join("bench/adapters");
+    let files = inputs::adapters(&folder)?;
+    let out = target().join("bench/out");
+    let mut contenders = vec![floor(&files, 1, &out), ours(&folder, &out)];
+    contenders.extend(torch(&files, &out));
+    measure("8 LoRA checkpoints of a 7B model, r 16, bf16, 80 MB each", contenders, runs, &out)
+}
+
+fn full(runs: usize) -> Result {
+    build()?;
+    let folder = target().join("bench/full");
+    let models = inputs::full(&folder)?;
+    let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
+    let out = target().join("bench/out");
+    let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours(&folder, &out)];
+    contenders.extend(mergekit(&models, &folder, &out)?);
+    measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
+}
+
+/// Reading every input and writing one output: no merge can do with less.
+fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
+    let mut read = Command::new("cat");
+    read.args(files);
+    let mut write = Command::new("cp");
+    write.args(&files[..outputs]).arg(out);
+    Contender { name: "floor (cat all, cp one)", commands: vec![read, write] }
+}
+
+fn ours(run: &Path, out: &Path) -> Contender {
+    let mut merge = Command::new(target().join("release/mwa"));
+    merge.arg("merge").arg(run).arg("--output").arg(out.join("merged"));
+    Contender { name: "mwa merge", commands: vec![merge] }
+}
+
+/// What a user would write by hand with torch.
+const TORCH_LOOP: &str = "\
+import sys, torch
+from safetensors.torch import load_file, save_file
+out, *files = sys.argv[1:]
+total = {}
+for file in files:
+    for name, tensor in load_file(file).items():
+        part = tensor.float() / len(files)
+        total[name] = total[name].add_(part) if name in total else part
+save_file({name: tensor.to(torch.bfloat16) for name, tensor in total.items()}, out)
+";
+
+fn torch(files: &[PathBuf], out: &Path) -> Option<Contender> {
+    let python = python::own()?;
+    let mut has = Command::new(&python);
+    has.args(["-c", "import torch, safetensors"]);
+    if let Err(why) = output(has) {
+        println!("no torch loop: {why}");
+        return None;
+    }
+    let mut merge = Command::new(python);
+    merge.args(["-c", TORCH_LOOP]).arg(out.join("merged.safetensors")).args(files);
+    Some(Contender { name: "torch loop", commands: vec![merge] })
+}
+
+fn mergekit(models: &[PathBuf], folder: &Path, out: &Path) -> Result<Option<Contender>> {
+    let program = std::env::var_os("MWA_MERGEKIT").unwrap_or_else(|| "mergekit-yaml".into());
+    let mut has = Command::new(&program);
+    has.arg("--help");
+    if let Err(why) = output(has) {
+        println!("no mergekit: {why}");
+        return Ok(None);
+    }
+    let mut text = "merge_method: linear\ndtype: bfloat16\nmodels:\n".to_owned();
+    for model in models {
+        text += &format!("  - model: {}\n    parameters:\n      weight: 0.25\n", model.display());
+    }
+    let recipe = folder.with_extension("yaml");
+    fs::write(&recipe, text).map_err(|error| error.to_string())?;
+    let mut merge = Command::new(program);
+    merge.arg(recipe).arg(out.join("merged"));
+    Ok(Some(Contender { name: "mergekit-yaml", commands: vec![merge] }))
+}
+
+/// Warm the page cache with one round, then time `runs` rounds, everyone once in each.
+fn measure(title: &str, mut contenders: Vec<Contender>, runs: usize, out: &Path) -> Result {
+    let mut samples = vec![Vec::new(); contenders.len()];
+    for round in 0..=runs {
+        for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
+            let _ = fs::remove_dir_all(out);
+            fs::create_dir_all(out).map_err(|error| error.to_string())?;
+            let sample = once(contender)?;
+            if round > 0 {
+                samples.push(sample);
+            }
+        }
+    }
+    let _ = fs::remove_dir_all(out);
+    println!("\n{title}; {}; {runs} runs, page cache warm\n", machine());
+    println!("| what | median s | min s | × floor | peak RSS MB |\n|---|---|---|---|---|");
+    let floor = median(&samples[0]);
+    for (contender, samples) in contenders.iter().zip(&samples) {
+        let min = samples.iter().map(|sample| sample.seconds).fold(f64::INFINITY, f64::min);
+        let peak = samples.iter().map(|sample| sample.peak).max().unwrap_or(0) / 1_000_000;
+        let median = median(samples);
+        println!("| {} | {median:.3} | {min:.3} | {:.2} | {peak} |", contender.name, median / floor);
+    }
+    Ok(())
+}
+
+fn median(samples: &[Sample]) -> f64 {
+    let mut seconds: Vec<_> = samples.iter().map(|sample| sample.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    f64::midpoint(seconds[(seconds.len() - 1) / 2], seconds[seconds.len() / 2])
+}
+
+fn once(contender: &mut Contender) -> Result<Sample> {
+    let start = Instant::now();
+    let mut peak = 0;
+    for command in &mut contender.commands {
+        let log = File::create(target().join("bench/log.txt")).map_err(|error| error.to_string())?;
+        command.current_dir(root()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(|error| format!("{}: {error}", contender.name))?;
+        let (succeeded, bytes) = wait(child)?;
+        if !succeeded {
+            let said = fs::read_to_string(target().join("bench/log.txt")).unwrap_or_default();
+            return Err(format!("{} failed: {}", contender.name, said.trim()));
+        }
+        peak = peak.max(bytes);
+    }
+    Ok(Sample { seconds: start.elapsed().as_secs_f64(), peak })
+}
+
+/// Wait for the end; whether it succeeded, and its peak resident bytes.
+#[cfg(unix)]
+fn wait(child: std::process::Child) -> Result<(bool, u64)> {
+    let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
+    let mut status = 0;
+    // SAFETY: rusage is plain integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { core::mem::zeroed() };
+    // SAFETY: the child is ours and not yet waited for; both pointers are to live locals.
+    if unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } != pid {
+        return Err(std::io::Error::last_os_error().to_string());
+    }
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    Ok((status == 0, u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit))
+}
+
+/// Wait for the end; peak memory is not measured here.
+#[cfg(not(unix))]
+fn wait(mut child: std::process::Child) -> Result<(bool, u64)> {
+    Ok((child.wait().map_err(|error| error.to_string())?.success(), 0))
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, model)| model);
+    format!("{}, {cores} cores", model.unwrap_or(std::env::consts::ARCH))
+}

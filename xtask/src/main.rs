@@ -1,0 +1,73 @@
+//! Build, test and measure: the verbs that contributors and CI share.
+
+mod bench;
+mod ci;
+mod inputs;
+mod python;
+mod run;
+mod target;
+mod test;
+mod vectors;
+
+use std::process::ExitCode;
+
+use run::{Result, cargo, run};
+
+const HELP: &str = "\
+usage: cargo xtask VERB …
+
+  build                    the release binary, target/release/mwa
+
+  test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
+  test core                the core alone; more arguments go to `cargo test`
+  test host                the host and the command line
+  test conformance         the vectors and the laws, on every executor
+  test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
+  test all                 everything above
+
+  vectors                  remake tests/vectors with the numpy oracle and show what changed
+
+  bench [RUNS]             whole merges beside their floor (read all, write one) and, if they are there, other tools
+  bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
+  bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
+  bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
+
+  ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests
+
+What is made lies in the target folder. Environment:
+
+  MWA_REQUIRE=python       fail where a test would be skipped for want of Python
+  MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
+                           `bench` measures a torch loop only with one that has torch
+  MWA_MERGEKIT=PATH        mergekit-yaml for `bench full`, if it is not on the PATH
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["build"] => build(),
+        ["test", ref what @ ..] => test::test(what),
+        ["vectors"] => vectors::remake(),
+        ["bench", ref what @ ..] => bench::bench(what),
+        ["ci"] => ci::ci(),
+        [] | ["help" | "-h" | "--help", ..] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("`{}` is no verb\n\n{HELP}", arguments.join(" "))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result {
+    run(cargo(["build", "--release", "--package", "mwa-host"]))?;
+    println!("built {}", run::target().join("release/mwa").display());
+    Ok(())
+}

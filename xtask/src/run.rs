@@ -1,0 +1,74 @@
+//! Start other programs, showing what is started.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What went wrong, for a person.
+pub(crate) type Result<T = ()> = core::result::Result<T, String>;
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the repository")
+}
+
+/// Where cargo builds, and where everything made here goes.
+pub(crate) fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Run to the end; failure is an error.
+pub(crate) fn run(mut command: Command) -> Result {
+    show(&command);
+    let status = command.status().map_err(|error| failed(&command, &error.to_string()))?;
+    if status.success() { Ok(()) } else { Err(failed(&command, &status.to_string())) }
+}
+
+/// Run to the end, passing each line of standard output through; whether it succeeded.
+pub(crate) fn stream(mut command: Command, mut hear: impl FnMut(&str)) -> Result<bool> {
+    show(&command);
+    let start = command.stdout(Stdio::piped()).spawn();
+    let mut child = start.map_err(|error| failed(&command, &error.to_string()))?;
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        hear(text.trim_end());
+        line.clear();
+    }
+    let status = child.wait().map_err(|error| failed(&command, &error.to_string()))?;
+    Ok(status.success())
+}
+
+/// Run quietly; standard output, or what standard error ended with.
+pub(crate) fn output(mut command: Command) -> Result<String> {
+    let done = command.output().map_err(|error| failed(&command, &error.to_string()))?;
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    Err(failed(&command, said.trim().lines().last().unwrap_or("no message")))
+}
+
+fn show(command: &Command) {
+    println!("$ {}", line(command));
+}
+
+fn failed(command: &Command, why: &str) -> String {
+    format!("{}: {why}", line(command))
+}
+
+fn line(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = core::iter::once(name).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}

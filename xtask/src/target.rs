@@ -1,0 +1,71 @@
+//! Build for a target without an operating system, whether or not rustup can download its library.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::run::{Result, cargo, output, target};
+
+/// Where Debian puts a compiler whose library sources are packaged too.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library";
+
+/// `cargo build` of one package for a bare target, and by which road it gets the target's library.
+pub(crate) struct Build {
+    pub(crate) command: Command,
+    pub(crate) road: &'static str,
+}
+
+/// A command that builds `package` for `triple`: with rustup's library, else with one built from Debian's sources.
+///
+/// # Errors
+/// Why neither road is open.
+pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", triple]);
+    let why = match output(add) {
+        Ok(_) => {
+            let command = cargo(["build", "--package", package, "--target", triple]);
+            return Ok(Build { command, road: "the library that rustup has" });
+        }
+        Err(why) => why,
+    };
+    if !has_debian() {
+        install(&["rustc-web", "rust-web-src"]).map_err(|apt| format!("{why}; {apt}"))?;
+    }
+    if !has_debian() {
+        return Err(format!("{why}; {DEBIAN_RUSTC} and {DEBIAN_SOURCES} are not there either"));
+    }
+    let mut command =
+        cargo(["build", "--package", package, "--target", triple, "-Z", "build-std=core,alloc"]);
+    // another compiler: a folder of its own keeps the two from rebuilding each other's work
+    command.arg("--target-dir").arg(target().join("debian"));
+    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), "rust-lld");
+    Ok(Build { command, road: "a library built from Debian's rust-web-src" })
+}
+
+fn has_debian() -> bool {
+    Path::new(DEBIAN_RUSTC).exists() && Path::new(DEBIAN_SOURCES).exists()
+}
+
+/// Install Debian packages as root; elsewhere that is left to the person.
+///
+/// # Errors
+/// That this is no Debian, that we may not, or what apt-get said.
+pub(crate) fn install(packages: &[&str]) -> Result {
+    let hint = format!("on Debian, apt-get install {}", packages.join(" "));
+    let mut who = Command::new("id");
+    who.arg("-u");
+    if !Path::new("/etc/debian_version").exists() || output(who).is_ok_and(|id| id.trim() != "0") {
+        return Err(hint);
+    }
+    println!("installing {} with apt-get", packages.join(", "));
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        output(apt).map_err(|why| format!("{hint}: {why}"))
+    };
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-qq", "-y", "--no-install-recommends"], packages].concat())?;
+    Ok(())
+}

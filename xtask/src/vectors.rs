@@ -1,0 +1,60 @@
+//! The conformance vectors: remake them, or see whether they are fresh.
+
+use std::process::Command;
+
+use crate::python::{Python, python};
+use crate::run::{Result, root, run, stream};
+use crate::test::Count;
+
+/// Remake tests/vectors and show what changed.
+pub(crate) fn remake() -> Result {
+    match python("requirements-vectors.txt")? {
+        Python::Ready(python) => {
+            let mut make = Command::new(python);
+            run({
+                make.arg("tests/vectors/make.py").current_dir(root());
+                make
+            })?;
+        }
+        Python::Missing(why) => return Err(why),
+    }
+    for show in [&["--no-pager", "diff", "--stat", "--"][..], &["status", "--short", "--"]] {
+        let mut git = Command::new("git");
+        git.args(show).arg("tests/vectors").current_dir(root());
+        run(git)?;
+    }
+    Ok(())
+}
+
+/// Compare tests/vectors with what the oracle makes now, and see that the sample run can still be scored.
+pub(crate) fn check(count: &mut Count) -> Result {
+    let checks: [(&str, &[&str]); 2] = [
+        ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        (
+            "the sample run scores",
+            &["examples/score.py", "examples/sample-run/checkpoint-1000", "--n", "100"],
+        ),
+    ];
+    match python("requirements-vectors.txt")? {
+        Python::Ready(python) => {
+            for (what, arguments) in checks {
+                let mut check = Command::new(&python);
+                check.args(arguments).current_dir(root());
+                if stream(check, |_| ())? {
+                    println!("ok: {what}");
+                    count.passed += 1;
+                } else {
+                    println!("FAILED: {what}");
+                    count.failed += 1;
+                }
+            }
+        }
+        Python::Missing(why) => {
+            for (what, _) in checks {
+                println!("skipped: {what}: {why}");
+                count.skipped += 1;
+            }
+        }
+    }
+    Ok(())
+}
