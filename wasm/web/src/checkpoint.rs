@@ -1,6 +1,11 @@
 //! One checkpoint among the files: which of them hold its weights, its adapter config, its step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::borrow::ToOwned as _;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use mwa::safetensors::{Header, Tensor};
 use mwa::{AdapterConfig, Error, ErrorKind};

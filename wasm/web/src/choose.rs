@@ -1,12 +1,18 @@
 //! Which checkpoints are merged, and with which weight: selection, metric, weights.
 
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use mwa::report::{self, Weighting};
 use mwa::{
     Error, ErrorKind, Goal, Metric, MetricOptions, Outcome, Reading, Result, Scheme, Table, Wanted, Weights,
 };
 use serde::Deserialize;
 
 use crate::files::parent;
-use crate::report::{self, Weighting};
 use crate::run::{Found, Sample};
 
 /// How many of a run's checkpoints are taken unless the user selects.
@@ -134,7 +140,7 @@ pub(crate) fn choose(found: &Found, options: &Options, excluded: &[usize]) -> Re
     let weights = weigh(options, scheme, penalty, metric.as_ref(), &candidates)?;
     if let Some(values) = &options.weights {
         let sum: f64 = values.iter().sum();
-        if (sum - 1.0).abs() > 1e-6 {
+        if f64::abs(sum - 1.0) > 1e-6 {
             notes.push(format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"));
         }
     }
@@ -307,7 +313,7 @@ pub(crate) fn same_run(found: &Found, indexes: &[usize], allow: bool) -> Result<
 pub(crate) fn mean_cosine(a: &Sample, b: &Sample) -> Option<f64> {
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
     let both = a.iter().filter_map(|(name, x)| Some((x, b.get(name)?)));
-    let cosines = both.map(|(x, y)| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt());
+    let cosines = both.map(|(x, y)| dot(x, y) / libm::sqrt(dot(x, x) * dot(y, y)));
     let (sum, count) = cosines
         .filter(|cosine| cosine.is_finite())
         .fold((0.0, 0u32), |(sum, n), cosine| (sum + cosine, n + 1));

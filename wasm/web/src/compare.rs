@@ -2,13 +2,16 @@
 //!
 //! For people to look at, so in f32 blocks summed in f64; the order of the blocks may change the last digits.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use js_sys::{Array, Uint8Array};
 use mwa::{AdapterConfig, Error, ErrorKind, Factors, Float, Input, Plan, Recipe, Result, Weights};
 use wasm_bindgen::prelude::*;
 
 use crate::choose::{Options, choose};
 use crate::fail;
-use crate::merge::shards;
+use crate::merge::{inputs, numbers};
 use crate::run::Found;
 
 /// A comparison, in jobs like a merge's, whose results are added up.
@@ -26,16 +29,13 @@ impl Comparison {
     pub(crate) fn new(found: &Found, options: &Options, job_bytes: usize) -> Result<Self> {
         let choice = choose(found, options, &[])?;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
-        let inputs: Vec<_> = checkpoints
-            .iter()
-            .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, &checkpoints) })
-            .collect();
+        let inputs = inputs(&checkpoints);
         let even = Weights::explicit(&vec![1.0; inputs.len()])?;
         let plan = Plan::new(&inputs, &even, &Recipe { allow_non_finite: true, ..Recipe::default() })?;
         let configs: Vec<Option<&AdapterConfig>> = checkpoints.iter().map(|it| it.config.as_ref()).collect();
         // what is no product of factors has no residual
         let factors = Factors::new(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
-        let numbers = checkpoints.iter().map(|it| it.files.iter().map(|file| file.number).collect()).collect();
+        let numbers = checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect();
         Ok(Self { plan, inputs, factors, job_bytes, numbers })
     }
 

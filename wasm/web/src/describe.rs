@@ -1,13 +1,14 @@
 //! Tell JavaScript what was found and how it is weighed, as JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 
-use mwa::{Goal, Metric, Outcome, Result};
+use mwa::{report, Goal, Metric, Outcome, Result};
 use serde_json::{Value, json};
 
 use crate::choose::{Choice, Options, choose, mean_cosine, read_metric};
 use crate::files::{Files, parent};
-use crate::report;
 use crate::run::Found;
 
 /// Checkpoints, metrics, notes.

@@ -2,9 +2,12 @@
 //!
 //! Nothing here waits. What is asked for and not yet read is remembered as wanted; the caller reads it and asks again.
 
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Range;
-use std::collections::{BTreeMap, BTreeSet};
 
 use mwa::{Error, ErrorKind};
 
@@ -56,10 +59,6 @@ impl Files {
         self.numbers.get(path).copied()
     }
 
-    pub(crate) fn path(&self, number: usize) -> &str {
-        &self.paths[number].0
-    }
-
     pub(crate) fn size(&self, number: usize) -> u64 {
         self.paths[number].1
     }
@@ -91,6 +90,13 @@ impl Files {
             self.wanted.borrow_mut().insert(piece);
             Stop::Unread
         })
+    }
+
+    /// The first bytes of a file, which were read when it was opened.
+    pub(crate) fn head(&self, number: usize, len: u64) -> &[u8] {
+        let starts = self.read.range((number, 0, len)..=(number, 0, u64::MAX));
+        let bytes = starts.map(|(_, bytes)| bytes).next().expect("opening a checkpoint reads its heads");
+        &bytes[..usize::try_from(len).expect("a head is at most 100 MB")]
     }
 
     /// A whole file as text.

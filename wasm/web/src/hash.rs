@@ -1,5 +1,9 @@
 //! SHA-256, piece by piece, as the browser's own digest cannot.
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use js_sys::Uint8Array;
 use sha2::{Digest as _, Sha256};
 use wasm_bindgen::prelude::*;

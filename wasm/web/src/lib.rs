@@ -3,6 +3,10 @@
 //! Everything here is synchronous and does no I/O. JavaScript asks what to read, reads it as it can, and hands the
 //! bytes over; `js/` is the face that people use.
 
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+
 mod checkpoint;
 mod choose;
 mod compare;
@@ -10,12 +14,12 @@ mod describe;
 mod files;
 mod hash;
 mod merge;
+#[cfg(target_arch = "wasm32")]
+mod runtime;
 mod run;
 
-#[path = "../../../host/src/card.rs"]
-mod card;
-#[path = "../../../host/src/report.rs"]
-mod report;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 
 use js_sys::{JSON, Uint8Array};
 use mwa::{Error, ErrorKind};
@@ -114,7 +118,6 @@ impl Run {
     pub fn merge(&self, options: &str, excluded: Vec<usize>, job_bytes: usize) -> Result<Merge, JsValue> {
         Options::parse(options)
             .and_then(|options| Merge::new(&self.files, self.found(), &options, &excluded, job_bytes))
-            .map(|merge| merge.with_adapter(self.adapter.as_deref()))
             .map_err(|error| fail(&error))
     }
 

@@ -1,17 +1,20 @@
 //! One merge: checked, cut into jobs, run piece by piece, and told in a report.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
-use mwa::{Agreement, Candidate, Error, ErrorKind, Float, Input, Plan, Recipe, Result, Shard};
+use mwa::report::{self, HashedFile};
+use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Report, Result, Shard};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::choose::{Choice, Options, choose, same_run};
+use crate::choose::{Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
-use crate::report::{self, HashedFile, Report};
 use crate::run::Found;
 
 /// The report's file name in a merged folder.
@@ -43,41 +46,28 @@ const COMPANIONS: [&str; 18] = [
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Merge {
-    work: Work,
+    merge: mwa::Merge,
     job_bytes: usize,
+    /// Where each job begins.
+    jobs: Vec<Cursor>,
     /// The number of each input file, by input and file.
     numbers: Vec<Vec<usize>>,
-    outputs: Vec<Shard>,
-    owner: Owner,
+    /// The head of each output file.
+    heads: Vec<Vec<u8>>,
+    config: Option<AdapterConfig>,
+    /// Name and number of each file that is copied from the newest checkpoint.
+    companions: Vec<(String, usize)>,
     report: Report,
-    elements: u64,
     underflowed: u64,
     /// Kept between jobs, so that their memory is reused.
     buffers: Vec<Vec<u8>>,
     out: Vec<u8>,
 }
 
-#[derive(Debug)]
-enum Work {
-    /// Sum.
-    Average(Plan),
-    /// Take the files of the one checkpoint that has weight as they are.
-    Copy(Vec<usize>),
-}
-
-/// The checkpoint that gives the files beside the weights.
-#[derive(Debug)]
-struct Owner {
-    config: Option<mwa::AdapterConfig>,
-    /// Name and number of each companion.
-    companions: Vec<(String, usize)>,
-}
-
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Finished<'a> {
     report: &'a Report,
-    /// Small files to write, as text.
+    /// Small files to write: name, text.
     texts: Vec<(String, String)>,
     /// Input files to copy: name, number.
     copies: &'a [(String, usize)],
@@ -92,31 +82,29 @@ struct Hashes {
 }
 
 impl Merge {
-    pub(crate) fn new(files: &Files, found: &Found, options: &Options, excluded: &[usize], job_bytes: usize) -> Result<Self> {
+    pub(crate) fn new(
+        files: &Files,
+        found: &Found,
+        options: &Options,
+        excluded: &[usize],
+        job_bytes: usize,
+    ) -> Result<Self> {
         let mut choice = choose(found, options, excluded)?;
-        let dtype = dtype(options)?;
-        let mut notes = core::mem::take(&mut choice.notes);
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
-        let agreement = agree(&checkpoints)?;
-        notes.extend(agreement.notes.iter().cloned());
+        let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
+        let how = MergeOptions { dtype: dtype(options)?, ..MergeOptions::default() };
+        let merge = mwa::Merge::new(&inputs(&checkpoints), &configs, &choice.weights, how)?;
+        let mut notes = core::mem::take(&mut choice.notes);
+        notes.extend(merge.notes.iter().cloned());
         notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
 
-        let numbers = checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect();
-        let survivor = sole_survivor(&choice, dtype);
-        let (work, outputs) = match survivor {
-            Some(only) => {
-                let name = &checkpoints[only].name;
-                notes.push(format!("only {name} has weight: its files are copied as they are"));
-                (Work::Copy(self::numbers(checkpoints[only])), shards(checkpoints[only], &checkpoints))
-            }
-            None => {
-                let plan = plan(&checkpoints, &choice, &agreement, dtype, &mut notes)?;
-                let outputs = plan.outputs().to_vec();
-                (Work::Average(plan), outputs)
-            }
-        };
-        let owner = checkpoints[survivor.unwrap_or(checkpoints.len() - 1)];
-        let elements = owner.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        let owner = checkpoints[merge.copied.unwrap_or(checkpoints.len() - 1)];
+        let outputs = merge.plan.outputs();
+        let heads = outputs.iter().zip(&owner.files).map(|(output, file)| match merge.copied {
+            Some(_) => files.head(file.number, file.header.data_start()).to_vec(),
+            None => output.header.to_bytes(),
+        });
+        let heads = heads.collect();
         let mut inputs: Vec<_> = choice.inputs(found).collect();
         for (row, checkpoint) in inputs.iter_mut().zip(&checkpoints) {
             // the merged folder is likely saved beside the run
@@ -128,103 +116,74 @@ impl Merge {
             mwa: env!("CARGO_PKG_VERSION").into(),
             weighting: choice.weighting.clone(),
             space: "factors".into(),
-            dtype: report::dtype_name(dtype),
-            adapter: None,
+            dtype: report::dtype_name(how.dtype),
+            adapter: found.adapter.clone(),
             inputs,
-            outputs: outputs.iter().map(|shard| hashed(shard.name.clone(), shard.header.file_len())).collect(),
+            outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
             notes,
         };
-        let owner = Owner { config: owner.config.clone(), companions: companions(files, owner) };
+        let next = |at: &Cursor| Some(merge.plan.job(*at, job_bytes)?.1);
+        let jobs = core::iter::successors(Some(Cursor::default()), next);
+        let jobs = jobs.filter(|at| merge.plan.job(*at, job_bytes).is_some()).collect();
         Ok(Self {
-            work,
+            jobs,
             job_bytes,
-            numbers,
-            outputs,
-            owner,
+            numbers: checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect(),
+            heads,
+            config: owner.config.clone(),
+            companions: companions(files, owner),
             report,
-            elements,
             underflowed: 0,
             buffers: Vec::new(),
             out: Vec::new(),
+            merge,
         })
     }
 
-    /// Names adapters in the report.
-    pub(crate) fn with_adapter(mut self, adapter: Option<&str>) -> Self {
-        self.report.adapter = adapter.map(str::to_owned);
-        self
+    fn job(&self, index: usize) -> mwa::Job<'_> {
+        let (job, _) = self.merge.plan.job(self.jobs[index], self.job_bytes).expect("new() found this job");
+        job
     }
 
-    fn try_run(&mut self, job: usize, inputs: &Array) -> Result<()> {
-        self.buffers.resize_with(self.buffers.len().max(inputs.length() as usize), Vec::new);
-        for (buffer, input) in self.buffers.iter_mut().zip(inputs.iter()) {
+    fn try_run(&mut self, index: usize, inputs: &Array) -> Result<()> {
+        let mut buffers = core::mem::take(&mut self.buffers);
+        let mut out = core::mem::take(&mut self.out);
+        let count = inputs.length() as usize;
+        buffers.resize_with(buffers.len().max(count), Vec::new);
+        for (buffer, input) in buffers.iter_mut().zip(inputs.iter()) {
             let input: Uint8Array = input.unchecked_into();
             buffer.resize(input.length() as usize, 0);
             input.copy_to(buffer);
         }
-        let Work::Average(plan) = &self.work else {
-            core::mem::swap(&mut self.out, &mut self.buffers[0]);
-            return Ok(());
-        };
-        let job = plan.jobs(self.job_bytes).nth(job).expect("JavaScript counts up to job_count()");
+        let job = self.job(index);
         let range = job.write().range;
-        self.out.resize(usize::try_from(range.end - range.start).expect("a job is small"), 0);
-        let inputs: Vec<_> = self.buffers[..inputs.length() as usize].iter().map(Vec::as_slice).collect();
-        self.underflowed += job.run(&inputs, &mut self.out)?.underflowed;
+        out.resize(usize::try_from(range.end - range.start).expect("a job is small"), 0);
+        let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
+        let ran = job.run(&slices, &mut out);
+        (self.buffers, self.out) = (buffers, out);
+        self.underflowed += ran?.underflowed;
         Ok(())
-    }
-
-    /// The ranges of a copied file.
-    fn pieces(&self, number_of_file: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let len = self.outputs[number_of_file].header.file_len();
-        let starts = (0..len).step_by(self.job_bytes);
-        starts.map(move |start| (start, len.min(start + self.job_bytes as u64)))
-    }
-
-    /// File and range of each copied piece.
-    fn copies(&self) -> impl Iterator<Item = (usize, u64, u64)> + '_ {
-        (0..self.outputs.len()).flat_map(|file| self.pieces(file).map(move |(start, end)| (file, start, end)))
     }
 }
 
 #[wasm_bindgen]
 #[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Merge {
-    /// How many jobs there are.
-    #[wasm_bindgen(js_name = jobCount)]
-    #[must_use]
-    pub fn job_count(&self) -> usize {
-        match &self.work {
-            Work::Average(plan) => plan.jobs(self.job_bytes).count(),
-            Work::Copy(_) => self.copies().count(),
-        }
-    }
-
     /// What each job reads and writes: per job its output file, start and end there, how many reads follow, and each
     /// read's file number, start and end.
     #[must_use]
     pub fn jobs(&self) -> Vec<f64> {
-        let mut numbers = Vec::new();
-        match &self.work {
-            Work::Average(plan) => {
-                for job in plan.jobs(self.job_bytes) {
-                    let write = job.write();
-                    let reads = job.reads();
-                    numbers.extend([write.file as f64, write.range.start as f64, write.range.end as f64, reads.len() as f64]);
-                    for read in reads {
-                        let number = self.numbers[read.input][read.file];
-                        numbers.extend([number as f64, read.range.start as f64, read.range.end as f64]);
-                    }
-                }
-            }
-            Work::Copy(files) => {
-                for (file, start, end) in self.copies() {
-                    let (start, end) = (start as f64, end as f64);
-                    numbers.extend([file as f64, start, end, 1.0, files[file] as f64, start, end]);
-                }
+        let mut flat = Vec::new();
+        for job in (0..self.jobs.len()).map(|index| self.job(index)) {
+            let write = job.write();
+            let reads = job.reads();
+            flat.extend([write.file as f64, write.range.start as f64, write.range.end as f64, reads.len() as f64]);
+            for read in reads {
+                let number = self.numbers[read.input][read.file];
+                flat.extend([number as f64, read.range.start as f64, read.range.end as f64]);
             }
         }
-        numbers
+        flat
     }
 
     /// Run a job over the bytes of its reads; the bytes to write.
@@ -242,19 +201,16 @@ impl Merge {
         self.underflowed as f64
     }
 
-    /// The head of an output file; empty when its bytes come with the jobs.
+    /// The head of an output file.
     #[must_use]
     pub fn head(&self, file: usize) -> Vec<u8> {
-        match &self.work {
-            Work::Average(_) => self.outputs[file].header.to_bytes(),
-            Work::Copy(_) => Vec::new(),
-        }
+        self.heads[file].clone()
     }
 
-    /// The report so far, without hashes: what will be written, from what, and what there is to say.
+    /// The report so far, without hashes: what will be written, from what, and what there is to say; as JSON.
     #[must_use]
     pub fn preview(&self) -> String {
-        json(&self.report)
+        json(&self.finished())
     }
 
     /// The numbers of all files with weights.
@@ -264,7 +220,7 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once the hashes are known.
+    /// The report and all other files, once the hashes are known, as JSON.
     ///
     /// # Errors
     /// When the hashes are not what `Hashes` says.
@@ -281,23 +237,20 @@ impl Merge {
             // a file that was not hashed cannot be checked; the merge itself still can
             row.files.retain(|file| !file.sha256.is_empty());
         }
-        if underflowed > 0.0 {
-            self.report.notes.push(format!(
-                "{underflowed} of {} values became zero in the output dtype; f32 or bf16 keeps them",
-                self.elements
-            ));
-        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
+        self.report.notes.extend(self.merge.note_underflow(underflowed as u64));
         note_twins(&mut self.report);
-        let mut texts = Vec::new();
-        if self.outputs.len() > 1 {
-            texts.push(shard_index(&self.outputs));
-        }
-        if let Some(config) = &self.owner.config {
+        Ok(json(&self.finished()))
+    }
+
+    fn finished(&self) -> Finished<'_> {
+        let mut texts: Vec<_> = mwa::shard_index(self.merge.plan.outputs()).into_iter().collect();
+        if let Some(config) = &self.config {
             texts.push(("adapter_config.json".into(), config.text().into()));
         }
-        texts.push(("README.md".into(), crate::card::card(&self.report, self.owner.config.as_ref())));
+        texts.push(("README.md".into(), mwa::card(&self.report, self.config.as_ref())));
         texts.push((REPORT.into(), self.report.to_json()));
-        Ok(json(&Finished { report: &self.report, texts, copies: &self.owner.companions }))
+        Finished { report: &self.report, texts, copies: &self.companions }
     }
 }
 
@@ -316,7 +269,7 @@ fn dtype(options: &Options) -> Result<Option<Float>> {
     }
 }
 
-fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
+pub(crate) fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
     checkpoint.files.iter().map(|file| file.number).collect()
 }
 
@@ -326,85 +279,22 @@ fn hashed(name: String, bytes: u64) -> HashedFile {
 
 fn companions(files: &Files, owner: &Checkpoint) -> Vec<(String, usize)> {
     let Some(folder) = &owner.folder else { return Vec::new() };
-    let found = COMPANIONS.iter().filter_map(|name| Some(((*name).to_owned(), files.number(&format!("{folder}/{name}"))?)));
-    found.collect()
+    let companion = |name: &&str| Some((name.to_string(), files.number(&format!("{folder}/{name}"))?));
+    COMPANIONS.iter().filter_map(companion).collect()
 }
 
-/// Check who may be averaged with whom.
-fn agree(checkpoints: &[&Checkpoint]) -> Result<Agreement> {
-    let tensors: Vec<Vec<_>> = checkpoints
-        .iter()
-        .map(|checkpoint| {
-            checkpoint.tensors().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
-        })
-        .collect();
-    let candidates: Vec<_> = checkpoints
-        .iter()
-        .zip(&tensors)
-        .map(|(checkpoint, tensors)| Candidate {
-            name: &checkpoint.name,
-            config: checkpoint.config.as_ref(),
-            tensors,
-        })
-        .collect();
-    mwa::agree(&candidates)
-}
-
-/// The one checkpoint whose files can be taken as they are, because no other has weight and nothing is converted.
-fn sole_survivor(choice: &Choice, dtype: Option<Float>) -> Option<usize> {
-    let mut used = choice.weights.used();
-    used.next().filter(|_| used.next().is_none() && dtype.is_none())
-}
-
-fn plan(
-    checkpoints: &[&Checkpoint],
-    choice: &Choice,
-    agreement: &Agreement,
-    dtype: Option<Float>,
-    notes: &mut Vec<String>,
-) -> Result<Plan> {
-    let newest = checkpoints.last().expect("choose() gives at least one");
-    let named: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| (checkpoint.name.as_str(), checkpoint.files[0].header.metadata()))
-        .collect();
-    let metadata = mwa::agree_metadata(&named)?;
-    notes.extend(metadata.notes);
-    let frozen = |tensor: &mwa::safetensors::Tensor| {
-        Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()))
-    };
-    let recipe = Recipe {
-        dtype,
-        identical: newest.tensors().filter_map(frozen).collect(),
-        metadata: metadata.kept,
-        ..Recipe::default()
-    };
-    let inputs: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
-        .collect();
-    Plan::new(&inputs, &choice.weights, &recipe)
-}
-
-/// The files of a checkpoint under the names that the output gives them.
-pub(crate) fn shards(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Vec<Shard> {
-    let differs = |file: &Weights| all.iter().any(|other| other.files[0].name != file.name);
-    let name = |file: &Weights| match checkpoint.folder.is_none() && differs(file) {
-        true => "merged.safetensors".into(),
-        false => file.name.clone(),
-    };
-    checkpoint.files.iter().map(|file| Shard { name: name(file), header: file.header.clone() }).collect()
-}
-
-/// Which shard holds which tensor, as transformers reads it.
-fn shard_index(shards: &[Shard]) -> (String, String) {
-    let tensors =
-        || shards.iter().flat_map(|shard| shard.header.tensors().iter().map(|tensor| (tensor, &shard.name)));
-    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, shard)| (&tensor.name, shard)).collect();
-    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
-    let stem = if shards[0].name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    (format!("{stem}.safetensors.index.json"), format!("{index:#}\n"))
+/// Checkpoints as the core plans with them, their files under the names that the output gives them.
+pub(crate) fn inputs(checkpoints: &[&Checkpoint]) -> Vec<Input> {
+    let differs = |file: &Weights| checkpoints.iter().any(|other| other.files[0].name != file.name);
+    let each = checkpoints.iter().map(|checkpoint| {
+        let name = |file: &Weights| match checkpoint.folder.is_none() && differs(file) {
+            true => "merged.safetensors".into(),
+            false => file.name.clone(),
+        };
+        let shard = |file: &Weights| Shard { name: name(file), header: file.header.clone() };
+        Input { name: checkpoint.name.clone(), files: checkpoint.files.iter().map(shard).collect() }
+    });
+    each.collect()
 }
 
 /// Say so when two inputs are the same model.

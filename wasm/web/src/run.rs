@@ -1,6 +1,10 @@
 //! From the files given to checkpoints and their logs: run folders are searched, everything else is taken as it is.
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned as _;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use mwa::{Error, ErrorKind, Float, History, TrainerState};
 
@@ -10,6 +14,8 @@ use crate::files::{Files, Maybe, Stop, parent};
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    /// The adapter taken from checkpoints that hold several.
+    pub(crate) adapter: Option<String>,
     /// In the order given, those of a run by step.
     pub(crate) checkpoints: Vec<Checkpoint>,
     /// Whether every checkpoint comes from searching run folders, so that the usual last ten may be chosen.
@@ -30,7 +36,7 @@ pub(crate) type Sample = BTreeMap<String, Vec<f64>>;
 impl Found {
     /// Open everything that the user gave; `adapter` names one inside multi-adapter checkpoints.
     pub(crate) fn new(files: &Files, adapter: Option<&str>) -> Maybe<Self> {
-        let mut found = Self { searched: true, ..Self::default() };
+        let mut found = Self { adapter: adapter.map(str::to_owned), searched: true, ..Self::default() };
         let mut unread = false;
         for root in files.roots() {
             if numbered(files, root).is_empty() {
