@@ -26,6 +26,8 @@ export interface MergeOptions extends WeighOptions {
   dtype?: "keep" | "f32" | "bf16" | "f16";
   /** Average the factors of adapters that are not of one run. */
   allowCrossRun?: boolean;
+  /** Let NaN and infinity through instead of failing. */
+  allowNonFinite?: boolean;
   /** Where to write; without it the files come back as Blobs. */
   output?: Output;
   /** Hears how far it is. */

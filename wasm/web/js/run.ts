@@ -3,7 +3,7 @@ import { load, type Given } from "./core.js";
 import { call } from "./error.js";
 import { sources, type Input, type Source } from "./source.js";
 import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
-import { Run as Core } from "./wasm/mwa.js";
+import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 
 /** How a run is opened. */
 export interface OpenOptions {
@@ -98,6 +98,18 @@ export interface Weighing {
  */
 export function weigh(run: Run, options: WeighOptions = {}): Weighing {
   return JSON.parse(call(() => run.core.weigh(JSON.stringify(options))));
+}
+
+/**
+ * Weights of plain numbers, without a run: for a program that has its metrics elsewhere. Await `ready()` first.
+ *
+ * @throws {MergeError} of kind `weights` or `usage`
+ */
+export function weights(
+  metrics: number[],
+  { goal = "min", scheme = "linear", penalty = 0.8 }: { goal?: "min" | "max"; scheme?: WeighOptions["scheme"] | "explicit"; penalty?: number } = {},
+): number[] {
+  return [...call(() => coreWeights(Float64Array.from(metrics), goal, scheme, penalty))];
 }
 
 function isIterable(input: Input | Iterable<Input>): input is Iterable<Input> {

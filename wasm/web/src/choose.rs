@@ -46,6 +46,7 @@ pub(crate) struct Options {
     weights: Option<Vec<f64>>,
     drop_bad: bool,
     pub(crate) allow_cross_run: bool,
+    pub(crate) allow_non_finite: bool,
     pub(crate) dtype: Option<String>,
 }
 
@@ -74,12 +75,7 @@ impl Options {
     }
 
     fn metric(&self) -> Result<MetricOptions> {
-        let goal = match self.goal.as_deref() {
-            None => None,
-            Some("min") => Some(Goal::Min),
-            Some("max") => Some(Goal::Max),
-            Some(other) => return Err(Error::new(ErrorKind::Usage, format!("there is no goal `{other}`")).help("use min or max")),
-        };
+        let goal = self.goal.as_deref().map(str::parse).transpose()?;
         let (name, smooth, tolerance, strict) = (self.metric.clone(), self.smooth, self.tolerance, self.strict_metrics);
         Ok(MetricOptions { name, goal, smooth, tolerance, strict })
     }

@@ -22,7 +22,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use js_sys::{JSON, Uint8Array};
-use mwa::{Error, ErrorKind};
+use mwa::{Error, ErrorKind, Weights};
 use wasm_bindgen::prelude::*;
 
 use choose::Options;
@@ -134,6 +134,19 @@ impl Run {
     fn found(&self) -> &Found {
         self.found.as_ref().expect("open() returned true")
     }
+}
+
+/// Weights of plain numbers: by a scheme, or with `explicit` the numbers themselves, divided by their sum.
+///
+/// # Errors
+/// What is wrong with the numbers, the goal, the scheme or the penalty.
+#[wasm_bindgen]
+pub fn weights(values: &[f64], goal: &str, scheme: &str, penalty: f64) -> Result<Vec<f64>, JsValue> {
+    let weights = || match scheme {
+        "explicit" => Weights::explicit(values),
+        scheme => Weights::new(values, goal.parse()?, scheme.parse()?, penalty),
+    };
+    weights().map(|weights| weights.values().to_vec()).map_err(|error| fail(&error))
 }
 
 /// The version of this package.

@@ -92,7 +92,8 @@ impl Merge {
         let mut choice = choose(found, options, excluded)?;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
-        let how = MergeOptions { dtype: dtype(options)?, ..MergeOptions::default() };
+        let allow_non_finite = options.allow_non_finite;
+        let how = MergeOptions { dtype: dtype(options)?, allow_non_finite, ..MergeOptions::default() };
         let merge = mwa::Merge::new(&inputs(&checkpoints), &configs, &choice.weights, how)?;
         let mut notes = core::mem::take(&mut choice.notes);
         notes.extend(merge.notes.iter().cloned());
