@@ -105,7 +105,7 @@ class Llama {
   forward(tokens: number[], first: number): Float32Array[] {
     const embedding = this.#tensor("model.embed_tokens.weight");
     const size = embedding.shape[1]!;
-    let x = tokens.map((token) => embedding.values.slice(token * size, (token + 1) * size));
+    let x: Float32Array[] = tokens.map((token) => embedding.values.slice(token * size, (token + 1) * size));
     for (let layer = 0; layer < this.#layers; layer += 1) {
       const linear = (rows: Float32Array[], name: string) => multiply(rows, this.#tensor(`model.layers.${layer}.${name}.weight`));
       const norm = (name: string) => this.#norm(x, this.#tensor(`model.layers.${layer}.${name}.weight`));
@@ -199,8 +199,8 @@ function read(file: ArrayBuffer): Model {
   const length = Number(new DataView(file).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, length))) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
   const model: Model = new Map();
+  delete header.__metadata__;
   for (const [name, { dtype, shape, data_offsets: [start, end] }] of Object.entries(header)) {
-    if (name === "__metadata__") continue;
     const data = file.slice(8 + length + start, 8 + length + end);
     model.set(name, { shape, values: widen(dtype, data) });
   }
