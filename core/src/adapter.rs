@@ -150,6 +150,10 @@ fn not_json(text: &str, error: &serde_json::Error) -> Error {
         return failure
             .help("the file is empty: the save was cut short; copy the config of a sibling checkpoint");
     }
+    if error.is_eof() {
+        return failure
+            .help("the file is cut short: copy it again, or copy the config of a sibling checkpoint");
+    }
     let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or("");
     if ["NaN", "Infinity"].iter().any(|word| line.contains(word)) {
         return failure.help(format!(
@@ -226,6 +230,7 @@ mod tests {
         assert!(nan.to_string().contains("line 3"), "{nan}");
         assert!(nan.advice().unwrap().contains("NaN"));
         assert!(refused(" ").advice().unwrap().contains("empty"));
-        assert!(refused("{\"peft_type\": ").advice().is_none());
+        assert!(refused("{\"peft_type\": ").advice().unwrap().contains("cut short"));
+        assert!(refused("{\"peft_type\": }").advice().is_none());
     }
 }

@@ -9,6 +9,7 @@ use crate::report::Report;
 /// The README.md of a merge; `config` is the adapter's, none for a full model.
 #[must_use]
 pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+    let is_product = report.space == "product";
     let mut text = String::from("---\n");
     if let Some(config) = config {
         if let Some(base) = config.base_model() {
@@ -22,12 +23,27 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
-        "A weighted average of {} checkpoints of one training run, made with mwa {} \
+        "{} of {} {}, made with mwa {} \
          (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
+        if is_product { "The weighted average of what they do" } else { "A weighted average" },
         report.inputs.len(),
+        match report.inputs.len() {
+            1 => "checkpoint",
+            _ if is_product => "LoRA adapters (Σ wγBA, product space)",
+            _ => "checkpoints",
+        },
         report.mwa,
     );
     text += &format!("Weights: {}.\n\n", report.weighting.describe());
+    if let Some(distance) = &report.residual {
+        let how =
+            if is_product { "cut to the rank of this adapter" } else { "A and B averaged each by itself" };
+        text += &format!(
+            "Space: {}. With {how}, the result is off from the exact average of the adapters' products by {}.\n\n",
+            report.space,
+            distance.describe()
+        );
+    }
     let metric = report.weighting.metric.as_deref().unwrap_or("metric");
     text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
     for input in &report.inputs {

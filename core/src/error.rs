@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Usage = 16,
     /// The caller asked to stop.
     Stopped = 17,
+    /// A mistake in this program, caught at the border to another language.
+    Bug = 255,
 }
 
 impl ErrorKind {
@@ -98,6 +100,7 @@ impl ErrorKind {
             Self::Io => "io",
             Self::Usage => "usage",
             Self::Stopped => "stopped",
+            Self::Bug => "bug",
         }
     }
 }

@@ -7,7 +7,8 @@ use core::str::FromStr;
 use crate::{Error, ErrorKind};
 
 /// Whether a lower or a higher value is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// Lower is better, as for a loss.
     Min,

@@ -1,4 +1,4 @@
-//! From heads and weights to a checked merge: who may be averaged, what the output says of itself, the plan.
+//! From heads and weights to a recipe: who may be averaged, which tensors are copied, what the output says of itself.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -7,14 +7,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::safetensors::Tensor;
-use crate::{AdapterConfig, Candidate, Exactness, Float, Input, Plan, Recipe, Result, Shard, Weights};
-use crate::{agree, agree_metadata};
+use crate::{AdapterConfig, Candidate, Exactness, Float, Input, Plan, Recipe, Result, Shard, Space, Weights};
+use crate::{agree, agree_as_products, agree_metadata};
 
-/// A merge that every host does alike: what to compute, and what to tell the user.
+/// What every host decides alike before it plans, and tells the user.
 #[derive(Clone, Debug)]
 pub struct Merge {
-    /// What to compute. If [`Merge::copied`] is set, the data of that input as it is.
-    pub plan: Plan,
+    /// How the plan is made.
+    pub recipe: Recipe,
     /// The input whose files are the output byte for byte, heads included, because no other has weight.
     pub copied: Option<usize>,
     /// Things to say to the user, each once.
@@ -28,6 +28,8 @@ pub struct Merge {
 pub struct MergeOptions {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
@@ -35,10 +37,10 @@ pub struct MergeOptions {
 }
 
 impl Merge {
-    /// Check the inputs, oldest first, and plan; `configs` holds the adapter config of each, where it has one.
+    /// Check the inputs, oldest first; `configs` holds the adapter config of each, where it has one.
     ///
     /// # Errors
-    /// Those of [`agree`], [`agree_metadata`] and [`Plan::new`].
+    /// Those of [`agree`] or [`agree_as_products`], and of [`agree_metadata`].
     ///
     /// # Panics
     /// If there is not one config (or `None`) per input.
@@ -49,18 +51,20 @@ impl Merge {
         options: MergeOptions,
     ) -> Result<Self> {
         assert_eq!(inputs.len(), configs.len(), "one config or none per input");
-        let agreement = agree(&candidates(inputs, configs, &shapes(inputs)))?;
+        let shapes = shapes(inputs);
+        let candidates = candidates(inputs, configs, &shapes);
+        let agreement = match options.space {
+            Space::Factors => agree(&candidates)?,
+            Space::Product(_) => agree_as_products(&candidates)?,
+        };
         let mut notes = agreement.notes.clone();
         let newest = inputs.last().expect("agree() refuses to merge nothing");
-        let copied = sole(weights).filter(|_| options.dtype.is_none() && !options.rewrite);
+        let exactness = agreement.exactness;
+        let is_as_it_is = matches!(options.space, Space::Factors | Space::Product(None));
+        let copied = sole(weights).filter(|_| options.dtype.is_none() && !options.rewrite && is_as_it_is);
         if let Some(only) = copied {
             notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
-            return Ok(Self {
-                plan: Plan::copy(inputs, only),
-                copied,
-                notes,
-                exactness: agreement.exactness,
-            });
+            return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
         let none = BTreeMap::new();
         let named = inputs.iter().map(|input| {
@@ -77,14 +81,13 @@ impl Merge {
             allow_non_finite: options.allow_non_finite,
             ..Recipe::default()
         };
-        let plan = Plan::new(inputs, weights, &recipe)?;
-        Ok(Self { plan, copied, notes, exactness: agreement.exactness })
+        Ok(Self { recipe, copied, notes, exactness })
     }
 
     /// What to say of values that became zero by narrowing, counted over all jobs ([`crate::kernel::Tally`]).
     #[must_use]
-    pub fn note_underflow(&self, underflowed: u64) -> Option<String> {
-        let tensors = self.plan.outputs().iter().flat_map(|file| file.header.tensors());
+    pub fn note_underflow(plan: &Plan, underflowed: u64) -> Option<String> {
+        let tensors = plan.outputs().iter().flat_map(|file| file.header.tensors());
         let elements: u64 = tensors.map(|tensor| tensor.shape.iter().product::<u64>()).sum();
         (underflowed > 0).then(|| {
             format!("{underflowed} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them")

@@ -101,7 +101,8 @@ pub enum Source {
 }
 
 /// Which metric to read, and how.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct MetricOptions {
     /// The metric's name; none takes `eval_loss`, else the smoothed training loss, else the step.
     pub name: Option<String>,

@@ -210,6 +210,36 @@ impl Plan {
         };
         Some((job, next))
     }
+
+    /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
+    /// memory.
+    pub fn jobs_by_tensor(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        self.segments.iter().flat_map(move |segment| {
+            let bytes = segment.work.bytes() as u64;
+            let tensors = self.outputs[segment.output].header.tensors();
+            let first = tensors.partition_point(|tensor| tensor.range.end <= segment.start);
+            let elements = move |tensor: &Tensor| {
+                (tensor.range.start - segment.start) / bytes..(tensor.range.end - segment.start) / bytes
+            };
+            let within = tensors[first..].iter().map(elements);
+            within
+                .take_while(|range| range.end <= segment.elements)
+                .flat_map(move |range| self.cut(segment, range, max_bytes))
+        })
+    }
+
+    fn cut<'a>(
+        &'a self,
+        segment: &'a Segment,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Iterator<Item = Job<'a>> {
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let step = (max_bytes / widest).max(1) as u64;
+        let end = range.end;
+        let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
+    }
 }
 
 /// Where a job begins; the default is the first.
@@ -278,7 +308,7 @@ impl Job<'_> {
     /// If the slices do not have the lengths promised by `reads` and `write`.
     #[inline(always)]
     pub fn run(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::weighted_sum, inputs, out)
+        self.run_by(false, inputs, out)
     }
 
     /// [`Job::run`] by the reference kernel: slow and obvious, the same bytes. Tests hold everything else against it.
@@ -289,23 +319,23 @@ impl Job<'_> {
     /// # Panics
     /// As [`Job::run`].
     pub fn run_reference(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        self.run_by(kernel::reference, inputs, out)
+        self.run_by(true, inputs, out)
     }
 
+    /// The kernel is called by name: passed as a function it would not be inlined into the caller's instruction set.
     #[inline(always)]
-    fn run_by(
-        &self,
-        sum: impl Fn(&[Operand<'_>], Float, &mut [u8]) -> Tally,
-        inputs: &[&[u8]],
-        out: &mut [u8],
-    ) -> Result<Tally> {
+    fn run_by(&self, is_reference: bool, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
         let Work::Sum(dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
-        let tally = sum(&operands, dtype, out);
+        let tally = if is_reference {
+            kernel::reference(&operands, dtype, out)
+        } else {
+            kernel::weighted_sum(&operands, dtype, out)
+        };
         if tally.non_finite > 0 && !self.plan.allow_non_finite {
             return Err(self.explain_non_finite(&operands, dtype, out));
         }
@@ -552,6 +582,25 @@ mod tests {
             end = job.write().range.end;
         }
         assert_eq!(end, plan.outputs()[0].header.file_len());
+    }
+
+    #[test]
+    fn jobs_by_tensor_cover_each_tensor_alone() {
+        let with_empty = &[TWO, &[("c", Dtype::BF16, &[0][..])]].concat();
+        let plan = plan(&[input("x", with_empty), input("y", with_empty)], &[0.5, 0.5]).unwrap();
+        for max_bytes in [4, 1 << 20] {
+            let mut jobs = plan.jobs_by_tensor(max_bytes).map(|job| job.write().range);
+            for tensor in plan.outputs()[0].header.tensors() {
+                let mut end = tensor.range.start;
+                while end < tensor.range.end {
+                    let range = jobs.next().unwrap();
+                    assert_eq!(range.start, end);
+                    end = range.end;
+                }
+                assert_eq!(end, tensor.range.end);
+            }
+            assert_eq!(jobs.next(), None);
+        }
     }
 
     #[test]

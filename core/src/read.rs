@@ -128,6 +128,7 @@ impl Reader<'_> {
                 error.help("train_loss is the mean over the whole run: the checkpoints' own is --metric loss")
             }
             Some(near) => error.help(format!("did you mean --metric {near}?")),
+            None if shown.is_empty() => error.help("use --metric step, or give your own with --metrics-file"),
             None => error.help("choose one of these, or --metric step, or give your own with --metrics-file"),
         })
     }
@@ -146,7 +147,12 @@ impl Reader<'_> {
                 return Ok((*name).to_string());
             }
             let coverage = self.coverage(name);
-            self.notes.push(format!("{name} is not used, as not every checkpoint has one ({coverage})"));
+            let why = if self.outcomes(name).iter().all(|outcome| matches!(outcome, Outcome::Bad(_))) {
+                "it is NaN or infinite at every checkpoint".to_string()
+            } else {
+                format!("not every checkpoint has one ({coverage})")
+            };
+            self.notes.push(format!("{name} is not used, as {why}"));
         }
         if self.options.strict {
             let detail = match candidates.as_slice() {
@@ -167,13 +173,12 @@ impl Reader<'_> {
         Ok("step".to_string())
     }
 
-    /// Whether every checkpoint that has not diverged has a value.
+    /// Whether the log has a value for every checkpoint. A bad one counts, as long as some are good: turning to
+    /// another metric would hide that a checkpoint is bad.
     fn is_complete(&self, name: &str) -> bool {
         let outcomes = self.outcomes(name);
-        let mut each = self.each().zip(&outcomes);
-        each.all(|((step, branch), outcome)| {
-            matches!(outcome, Outcome::Read(_)) || diverged(&branch.records, step).is_some()
-        })
+        outcomes.iter().any(|outcome| matches!(outcome, Outcome::Read(_)))
+            && !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing(_)))
     }
 
     /// "eval_loss 4/10".

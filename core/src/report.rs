@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Float, Goal, Metric, Result, Scheme};
+use crate::{Error, ErrorKind, Float, Goal, Metric, Rank, Residual, Result, Scheme, Space};
 
 /// The report beside every merged model, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,8 +15,14 @@ pub struct Report {
     pub mwa: String,
     /// How the weights were made.
     pub weighting: Weighting,
-    /// `factors`: tensors are averaged one by one.
+    /// `factors`: tensors are averaged one by one; `product`: LoRA's products are, module by module.
     pub space: String,
+    /// The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<String>,
+    /// How far the result is from Σ wγBA, the average of what the adapters do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<Distance>,
     /// Output dtype of averaged tensors; `keep` is the widest of the inputs.
     pub dtype: String,
     /// The adapter taken from checkpoints that hold several.
@@ -28,6 +34,72 @@ pub struct Report {
     pub outputs: Vec<HashedFile>,
     /// What the user was told.
     pub notes: Vec<String>,
+}
+
+/// How far merged LoRA modules are from the exact average of the inputs' products, before rounding to the output dtype.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distance {
+    /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖ over all modules together.
+    pub overall: f64,
+    /// The same by module.
+    pub modules: Vec<ModuleDistance>,
+}
+
+/// A module of a [`Distance`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModuleDistance {
+    /// Its name, as PEFT's patterns see it.
+    pub module: String,
+    /// Its rank in the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖.
+    pub relative: f64,
+}
+
+impl Distance {
+    /// Put modules together; `None` if there are none, or their numbers are beyond f64.
+    pub fn new(modules: impl Iterator<Item = (String, Option<usize>, Residual)>) -> Option<Self> {
+        let mut sum = Residual::default();
+        let modules: Vec<_> = modules
+            .map(|(module, rank, residual)| {
+                sum = sum.plus(residual);
+                ModuleDistance { module, rank, relative: residual.relative() }
+            })
+            .collect();
+        let is_finite = modules.iter().all(|module| module.relative.is_finite());
+        (!modules.is_empty() && is_finite && sum.relative().is_finite())
+            .then(|| Self { overall: sum.relative(), modules })
+    }
+
+    /// The module that is furthest off.
+    #[must_use]
+    pub fn worst(&self) -> Option<&ModuleDistance> {
+        self.modules.iter().max_by(|a, b| a.relative.total_cmp(&b.relative))
+    }
+
+    /// In words: "0.34 % (at most 1.2 %, in model.layers.0.q_proj)".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let overall = percent(self.overall);
+        match self.worst() {
+            Some(worst) if worst.relative > 0.0 => {
+                format!("{overall} (at most {}, in {})", percent(worst.relative), worst.module)
+            }
+            _ => overall,
+        }
+    }
+}
+
+/// Two significant digits; below the rounding of f32 it is nothing.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent < 1e-5 {
+        return "0 %".into();
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 6")]
+    let decimals = (1.0 - libm::floor(libm::log10(percent))).clamp(0.0, 6.0) as usize;
+    format!("{percent:.decimals$} %")
 }
 
 /// How weights came about.
@@ -82,6 +154,25 @@ pub struct HashedFile {
 /// No conversion: each tensor keeps the widest dtype of the inputs.
 const KEEP: &str = "keep";
 
+const FACTORS: &str = "factors";
+const PRODUCT: &str = "product";
+
+/// A space as the report has it: its name, and the rank asked for.
+pub fn space_name(space: Space) -> (String, Option<String>) {
+    match space {
+        Space::Factors => (FACTORS.into(), None),
+        Space::Product(rank) => {
+            let rank = rank.map(|rank| match rank {
+                Rank::Inputs => "inputs".into(),
+                Rank::Fixed(rank) => rank.to_string(),
+                Rank::Full => "full".into(),
+                Rank::Energy(share) => format!("energy {share}"),
+            });
+            (PRODUCT.into(), rank)
+        }
+    }
+}
+
 /// A merge's output dtype as the command line and the report call it.
 #[must_use]
 pub fn dtype_name(dtype: Option<Float>) -> String {
@@ -129,6 +220,27 @@ impl Report {
         known
             .map(Some)
             .ok_or_else(|| Error::new(ErrorKind::Input, format!("names an unknown dtype, {}", self.dtype)))
+    }
+
+    /// The space as an option of a merge.
+    pub fn space(&self) -> Result<Space> {
+        let unknown = || {
+            Error::new(ErrorKind::Input, format!("names an unknown space, {} {:?}", self.space, self.rank))
+        };
+        let number = |text: &str| text.parse().ok();
+        match (self.space.as_str(), self.rank.as_deref()) {
+            (FACTORS, None) => Ok(Space::Factors),
+            (PRODUCT, None) => Ok(Space::Product(None)),
+            (PRODUCT, Some("inputs")) => Ok(Space::Product(Some(Rank::Inputs))),
+            (PRODUCT, Some("full")) => Ok(Space::Product(Some(Rank::Full))),
+            (PRODUCT, Some(text)) => match text.strip_prefix("energy ") {
+                Some(share) => share.parse().ok().map(Rank::Energy),
+                None => number(text).map(Rank::Fixed),
+            }
+            .map(|rank| Space::Product(Some(rank)))
+            .ok_or_else(unknown),
+            _ => Err(unknown()),
+        }
     }
 
     /// As text for a file: two-space indent, a newline at the end.

@@ -78,6 +78,11 @@ impl Header {
                 .help("copy or download the file again"));
         };
         let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER
+            && start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        {
+            return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
+        }
         if length > MAX_HEADER {
             return Err(bad(format!("declares a header of {length} bytes; the limit is {MAX_HEADER}"))
                 .help("this is not a safetensors file, or its start is damaged"));
@@ -101,7 +106,10 @@ impl Header {
         let data_start = Self::size(bytes, file_len)?;
         let json = usize::try_from(data_start).ok().and_then(|end| bytes.get(8..end));
         let json = json.ok_or_else(|| bad("was not read up to the end of its header"))?;
-        let entries: Entries = serde_json::from_slice(json).map_err(|error| {
+        let json = str::from_utf8(json).map_err(|error| {
+            bad(format!("has a damaged header: {error}")).help("copy or download the file again")
+        })?;
+        let entries: Entries = serde_json::from_str(json).map_err(|error| {
             bad(format!("has a damaged header: {error}")).help("copy or download the file again")
         })?;
         let mut tensors = Vec::with_capacity(entries.tensors.len());
@@ -109,9 +117,8 @@ impl Header {
             let tensor = entry.check(name, data_start)?;
             tensors.push(tensor);
         }
-        tensors.sort_by(|a, b| {
-            (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
-        });
+        // stable: empty tensors at one offset keep the file's order, so that a head is rewritten as it was
+        tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
         let mut end = data_start;
         for tensor in &tensors {
             if tensor.range.start != end {
@@ -122,7 +129,8 @@ impl Header {
                 };
                 let (start, want) = (tensor.range.start - data_start, end - data_start);
                 return Err(bad(format!("{what}: it starts at byte {start} of the data, expected {want}"))
-                    .tensor(&tensor.name));
+                    .tensor(&tensor.name)
+                    .help(DAMAGED));
             }
             end = tensor.range.end;
         }
@@ -226,6 +234,9 @@ impl Header {
     }
 }
 
+/// What to do about a header that contradicts itself.
+const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";
+
 fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Header, detail)
 }
@@ -262,6 +273,10 @@ struct Entries {
     tensors: Vec<(String, Entry)>,
 }
 
+/// `__metadata__`, keys checked to be distinct.
+#[derive(Default)]
+struct Metadata(BTreeMap<String, String>);
+
 #[derive(Deserialize)]
 struct Entry {
     dtype: Dtype,
@@ -272,7 +287,7 @@ struct Entry {
 impl Entry {
     fn check(self, name: String, data_start: u64) -> Result<Tensor> {
         let Self { dtype, shape, data_offsets: (start, end) } = self;
-        let fail = |detail: String| Err(bad(detail).tensor(&name));
+        let fail = |detail: String| Err(bad(detail).tensor(&name).help(DAMAGED));
         let Some(size) = byte_size(dtype, &shape) else {
             return fail(format!("has an impossible size: shape {shape:?} of {dtype}"));
         };
@@ -285,6 +300,31 @@ impl Entry {
             (Some(start), Some(end)) => Ok(Tensor { name, dtype, shape, range: start..end }),
             _ => fail(format!("has offsets [{start}, {end}] beyond any file")),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Metadata, A::Error> {
+                let mut pairs = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if pairs.contains_key(&key) {
+                        return Err(A::Error::custom(format!("the key `{key}` occurs twice")));
+                    }
+                    pairs.insert(key, value);
+                }
+                Ok(Metadata(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
     }
 }
 
@@ -308,13 +348,13 @@ impl<'de> Deserialize<'de> for Entries {
                     }
                     let at = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));
                     if name == "__metadata__" {
-                        metadata = map.next_value::<Option<BTreeMap<String, String>>>().map_err(at)?;
+                        metadata = map.next_value::<Option<Metadata>>().map_err(at)?;
                     } else {
                         let entry = map.next_value().map_err(at)?;
                         tensors.push((name, entry));
                     }
                 }
-                Ok(Entries { metadata: metadata.unwrap_or_default(), tensors })
+                Ok(Entries { metadata: metadata.unwrap_or_default().0, tensors })
             }
         }
         deserializer.deserialize_map(Head)
@@ -322,68 +362,4 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-
-    fn file(json: &str, data: usize) -> Vec<u8> {
-        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(json.as_bytes());
-        bytes.resize(bytes.len() + data, 0);
-        bytes
-    }
-
-    fn parse(json: &str, data: usize) -> Result<Header> {
-        let bytes = file(json, data);
-        Header::parse(&bytes, bytes.len() as u64)
-    }
-
-    #[test]
-    fn layout_and_parse_are_inverse() {
-        let metadata = BTreeMap::from([("format".into(), "pt".into()), ("a\"b".into(), "ü".into())]);
-        let tensors = vec![
-            ("b".to_string(), Dtype::BF16, vec![2, 3]),
-            ("a\n".to_string(), Dtype::BF16, vec![]),
-            ("z".to_string(), Dtype::I64, vec![0, 5]),
-        ];
-        let header = Header::layout(tensors, metadata).unwrap();
-        let bytes = header.to_bytes();
-        assert_eq!(bytes.len() % 8, 0);
-        assert_eq!(Header::parse(&bytes, header.file_len()).unwrap(), header);
-        let names: Vec<_> = header.tensors().iter().map(|t| t.name.as_str()).collect();
-        assert_eq!(names, ["z", "a\n", "b"]);
-        assert_eq!(header.tensor_at(header.data_start() + 2).unwrap().name, "b");
-        assert_eq!(header.tensor_at(header.data_start() + 14), None);
-    }
-
-    #[test]
-    fn null_metadata_and_odd_lengths_are_fine() {
-        let header =
-            parse(r#"{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 4);
-        assert_eq!(header.unwrap().tensors().len(), 1);
-        assert_eq!(parse("{}", 0).unwrap().tensors().len(), 0);
-    }
-
-    #[test]
-    fn faults_name_the_tensor_and_the_numbers() {
-        let twice = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
-        assert!(parse(twice, 2).unwrap_err().to_string().contains("`a` occurs twice"));
-        let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
-        let error = parse(overlap, 3).unwrap_err();
-        assert_eq!(error.at_tensor(), Some("b"));
-        assert!(error.to_string().contains("starts at byte 1 of the data, expected 2"), "{error}");
-        let huge = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}"#;
-        assert!(parse(huge, 4).unwrap_err().to_string().contains("impossible size"));
-        let cut = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-        assert!(parse(cut, 7).unwrap_err().to_string().contains("cut short"));
-    }
-
-    #[test]
-    fn other_files_are_recognised() {
-        let size = |bytes: &[u8]| Header::size(bytes, bytes.len() as u64).unwrap_err().to_string();
-        assert!(size(b"version https://git-lfs.github.com/spec/v1\noid").contains("git-lfs pointer"));
-        assert!(size(b"\n<!DOCTYPE html><html>").contains("HTML page"));
-        assert!(size(b"").contains("is empty"));
-        assert!(size(b"PK\x03\x04....").contains("PyTorch pickle"));
-    }
-}
+mod tests;

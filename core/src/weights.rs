@@ -25,7 +25,8 @@ use core::str::FromStr;
 use crate::{Error, ErrorKind, Goal, Result};
 
 /// How badness becomes weight; see the module's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scheme {
     /// 1 − p·g
     #[default]
@@ -215,9 +216,12 @@ fn ranks(metrics: &[f64], goal: Goal) -> Vec<f64> {
 }
 
 fn power(metrics: &[f64], goal: Goal, penalty: f64) -> Result<Vec<f64>> {
-    if let Some(m) = metrics.iter().find(|m| **m <= 0.0) {
-        return Err(bad(format!("the power scheme needs positive metrics, but one is {m}"))
-            .help("use --scheme linear, exponential or rank"));
+    if let Some((i, m)) = metrics.iter().enumerate().find(|(_, m)| **m <= 0.0) {
+        let (nth, count) = (i + 1, metrics.len());
+        return Err(bad(format!(
+            "the power scheme needs positive metrics, but metric {nth} of {count} is {m}"
+        ))
+        .help("use --scheme linear, exponential or rank"));
     }
     let (best, _) = extremes(metrics, goal);
     let ratio = |m: f64| match goal {

@@ -16,10 +16,10 @@ const INPUTS: usize = 8;
 const ELEMENTS: usize = 32 << 10;
 const PAIRS: [(Float, Float); 6] = [
     (Float::F32, Float::F32),
-    (Float::Bf16, Float::Bf16),
+    (Float::BF16, Float::BF16),
     (Float::F16, Float::F16),
     (Float::F8E4M3, Float::F8E4M3),
-    (Float::Bf16, Float::F32),
+    (Float::BF16, Float::F32),
     (Float::F64, Float::F64),
 ];
 

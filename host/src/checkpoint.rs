@@ -1,14 +1,15 @@
 //! One checkpoint on disk: which files hold its weights, its adapter config, its step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use mwa::safetensors::Tensor;
 use mwa::{AdapterConfig, Error, ErrorKind, Result};
 use serde::Deserialize;
 
 use crate::files::{InputFile, io_error};
+use crate::foreign;
 
 /// A checkpoint that can be merged.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct Checkpoint {
 }
 
 /// Weight files in the order in which they are preferred, as PEFT and transformers do.
-const WEIGHTS: [&str; 8] = [
+pub(crate) const WEIGHTS: [&str; 8] = [
     "adapter_model.safetensors",
     "adapter_model.safetensors.index.json",
     "adapter_model.bin",
@@ -45,15 +46,25 @@ impl Checkpoint {
     /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
     pub(crate) fn open(path: &Path, adapter: Option<&str>) -> Result<Self> {
         let name = path.display().to_string();
-        let metadata = fs::metadata(path).map_err(|error| io_error("cannot open it", &error).file(&*name))?;
-        if metadata.is_dir() { Self::open_folder(path, name, adapter) } else { Self::open_file(path, name) }
+        let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::new(ErrorKind::Input, "does not exist").file(&*name).help(
+                "give a path on this machine: a run folder, a checkpoint folder or a file with weights",
+            ),
+            _ => io_error("cannot open it", &error).file(&*name),
+        })?;
+        if metadata.is_dir() {
+            Self::open_folder(path, name, adapter)
+        } else if metadata.is_file() {
+            Self::open_file(path, name)
+        } else {
+            // opening a pipe would wait for ever
+            Err(Error::new(ErrorKind::Input, "is neither a file nor a folder").file(name))
+        }
     }
 
     fn open_file(path: &Path, name: String) -> Result<Self> {
-        if path.extension().is_some_and(|end| end == "json") {
-            return Err(Error::new(ErrorKind::Input, "is not a checkpoint")
-                .file(name)
-                .help("give the run folder, a checkpoint folder or a .safetensors file"));
+        if let Some((what, help)) = foreign::file(path) {
+            return Err(Error::new(ErrorKind::Input, what).file(name).help(help));
         }
         let file = InputFile::open(path)?;
         let step = step_of_file(path).or_else(|| file.header.metadata().get("ss_steps")?.parse().ok());
@@ -72,7 +83,11 @@ impl Checkpoint {
         let step = path.file_name().and_then(|folder| step_of_folder(&folder.to_string_lossy()));
         let folder = adapter.map_or_else(|| path.to_owned(), |adapter| path.join(adapter));
         let Some(weights) = weights_in(&folder) else {
-            return Err(no_weights(path, &folder, adapter).file(name));
+            return Err(match adapter {
+                Some(adapter) => no_adapter(path, adapter),
+                None => foreign::folder(path),
+            }
+            .file(name));
         };
         let mut notes = Vec::new();
         let newer = |a: &Path, b: &Path| modified(a) > modified(b);
@@ -82,15 +97,6 @@ impl Checkpoint {
                 "{name}: {} is newer than {}, which is used all the same, as PEFT does",
                 WEIGHTS[2], WEIGHTS[0]
             ));
-        }
-        if adapter.is_none() {
-            let others = named_adapters(&folder);
-            if !others.is_empty() {
-                notes.push(format!(
-                    "{name}: other adapters inside are left alone: {} (choose one with --adapter)",
-                    others.join(", ")
-                ));
-            }
         }
         let files = if weights.extension().is_some_and(|end| end == "json") {
             open_shards(&folder, &weights)?
@@ -154,7 +160,7 @@ fn modified(path: &Path) -> Option<std::time::SystemTime> {
 }
 
 /// Adapters that a multi-adapter model saved in folders of their own.
-fn named_adapters(folder: &Path) -> Vec<String> {
+pub(crate) fn named_adapters(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter(|entry| entry.path().join("adapter_config.json").is_file())
@@ -166,8 +172,11 @@ fn named_adapters(folder: &Path) -> Vec<String> {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::new(ErrorKind::Input, "is not text in UTF-8"),
+        _ => io_error("cannot read it", &error),
+    };
+    fs::read_to_string(path).map_err(|error| failed(error).file(path.display().to_string()))
 }
 
 fn read_config(path: &Path) -> Result<AdapterConfig> {
@@ -176,6 +185,7 @@ fn read_config(path: &Path) -> Result<AdapterConfig> {
 
 /// Which file holds which tensor: `model.safetensors.index.json`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with a weight_map from tensors to files")]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
@@ -193,7 +203,12 @@ fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
             return Err(bad(format!("names the shard `{shard}`, which is not a plain file name"))
                 .help("shards lie beside their index"));
         }
-        files.push(InputFile::open(&folder.join(shard))?);
+        let path = folder.join(shard);
+        if !path.exists() {
+            return Err(bad(format!("names the shard {shard}, which is missing"))
+                .help("download the rest of the checkpoint"));
+        }
+        files.push(InputFile::open(&path)?);
     }
     let mut mapped = 0;
     for file in &files {
@@ -205,7 +220,11 @@ fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
                     let detail = format!("is in {shard}, but the index says {other}");
                     return Err(bad(detail).tensor(&*tensor.name).help("download the checkpoint again"));
                 }
-                None => return Err(bad(format!("is in {shard}, but not in the index")).tensor(&*tensor.name)),
+                None => {
+                    return Err(bad(format!("is in {shard}, but not in the index"))
+                        .tensor(&*tensor.name)
+                        .help("index and shards are of two checkpoints: download it again"));
+                }
             }
         }
     }
@@ -224,60 +243,12 @@ fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
     Ok(files)
 }
 
-/// Why a folder has no weights that can be merged: each framework's layout has its way out.
-fn no_weights(path: &Path, folder: &Path, adapter: Option<&str>) -> Error {
-    let has = |name: &str| path.join(name).exists();
-    let starts = |prefix: &str| {
-        let mut entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-    };
-    let made = |detail: String, help: &'static str| Error::new(ErrorKind::Input, detail).help(help);
-    if let Some(adapter) = adapter {
-        let found = named_adapters(path);
-        let found = if found.is_empty() { "none".into() } else { found.join(", ") };
-        return made(
-            format!(
-                "has no adapter `{adapter}` ({} holds no weights); adapters inside: {found}",
-                folder.display()
-            ),
-            "give --adapter one of these names, or leave it out",
-        );
-    }
-    if starts("pytorch_model_fsdp_") {
-        return made(
-            "is a sharded FSDP checkpoint without an adapter file".into(),
-            "gather it first: accelerate merge-weights CHECKPOINT/pytorch_model_fsdp_0 OUT; or train with FULL_STATE_DICT",
-        );
-    }
-    if has("zero_to_fp32.py") || starts("global_step") {
-        return made(
-            "is a DeepSpeed ZeRO checkpoint without an adapter file".into(),
-            "gather it first: python CHECKPOINT/zero_to_fp32.py CHECKPOINT OUT --safe_serialization; \
-             or train with stage3_gather_16bit_weights_on_model_save",
-        );
-    }
-    if has(".metadata") || starts("__0_") {
-        return made(
-            "is a torch distributed (DCP) checkpoint".into(),
-            "convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch CHECKPOINT OUT.bin",
-        );
-    }
-    if has("latest_checkpointed_iteration.txt") || starts("iter_") || starts("mp_rank_") {
-        return made(
-            "is a Megatron checkpoint".into(),
-            "export it to Hugging Face format with Megatron's own converter first",
-        );
-    }
-    if starts("adapters.") || has("adapters.npz") {
-        return made(
-            "is an MLX run; its adapters are single files".into(),
-            "give the files themselves: mwa merge DIR/*_adapters.safetensors -o OUT --metrics-file losses.csv",
-        );
-    }
-    made(
-        format!("holds no weights (looked for {})", WEIGHTS[..6].join(", ")),
-        "give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files",
-    )
+/// The folder has no adapter of that name.
+fn no_adapter(path: &Path, adapter: &str) -> Error {
+    let found = named_adapters(path);
+    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+    let detail = format!("has no adapter `{adapter}`; adapters inside: {found}");
+    Error::new(ErrorKind::Input, detail).help("give --adapter one of these names, or leave it out")
 }
 
 #[cfg(test)]

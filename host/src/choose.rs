@@ -36,7 +36,7 @@ struct Candidate {
 pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> {
     let found = run::find(&options.inputs, options.adapter.as_deref())?;
     let mut notes = found.notes;
-    let mut checkpoints = select(found.checkpoints, options.select, found.searched)?;
+    let mut checkpoints = select(found.checkpoints, options.select, found.searched, &mut notes)?;
     if let WeightRule::Explicit(values) = &options.rule
         && values.len() != checkpoints.len()
     {
@@ -66,7 +66,10 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
 
     let is_uniform =
         matches!(options.rule, WeightRule::Explicit(_) | WeightRule::Scheme { scheme: Scheme::Uniform, .. });
-    let needs_metric = !is_uniform || options.select.top.is_some();
+    // a file alone weighs 1, whatever its metric, and often has none
+    let is_alone = checkpoints.len() == 1 && checkpoints[0].step.is_none();
+    let is_asked = options.metric.name.is_some() || options.metrics_file.is_some();
+    let needs_metric = (!is_uniform || options.select.top.is_some()) && (!is_alone || is_asked);
     let mut metric = if needs_metric { Some(read_metric(options, &checkpoints)?) } else { None };
     let mut readings = vec![None; checkpoints.len()];
     if let Some(metric) = &mut metric {
@@ -78,7 +81,10 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
                 notes.push(format!("{} is dropped: {reason}", dropped.name));
             }
         }
-        metric.values()?;
+        metric.values().map_err(|error| match &options.metrics_file {
+            Some(table) => error.file(table.display().to_string()),
+            None => error,
+        })?;
         readings = metric
             .readings
             .iter()
@@ -124,8 +130,14 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
     Ok(Choice { checkpoints, readings, weights, weighting, notes })
 }
 
-fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -> Result<Vec<Checkpoint>> {
+fn select(
+    mut checkpoints: Vec<Checkpoint>,
+    select: Selection,
+    searched: bool,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Checkpoint>> {
     let found = checkpoints.len();
+    let steps: Vec<_> = checkpoints.iter().filter_map(|checkpoint| checkpoint.step).collect();
     if let Some((first, last)) = select.steps {
         checkpoints.retain(|checkpoint| checkpoint.step.is_some_and(|step| (first..=last).contains(&step)));
     }
@@ -137,15 +149,19 @@ fn select(mut checkpoints: Vec<Checkpoint>, select: Selection, searched: bool) -
     }
     let is_free = select.steps.is_none() && select.every.is_none() && select.top.is_none();
     let last = select.last.or((searched && is_free).then_some(LAST));
+    if select.last.is_none() && last.is_some_and(|last| last < checkpoints.len()) {
+        notes.push(format!("the newest {LAST} of {found} checkpoints are taken; --last takes more or fewer"));
+    }
     if let Some(last) = last {
         checkpoints.drain(..checkpoints.len().saturating_sub(last));
     }
     if checkpoints.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Input,
-            format!("none of the {found} checkpoints found is selected"),
-        )
-        .help("widen --steps, or check --last and --every"));
+        let range = match (steps.iter().min(), steps.iter().max()) {
+            (Some(first), Some(last)) => format!("lie between steps {first} and {last}"),
+            _ => "have no step in their names".into(),
+        };
+        let detail = format!("--steps selects none of the {found} checkpoints found, which {range}");
+        return Err(Error::new(ErrorKind::Input, detail).help("widen --steps, or leave it out"));
     }
     Ok(checkpoints)
 }

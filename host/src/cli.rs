@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::space::{RankChoice, space};
+use crate::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Float, Goal, MetricOptions, Scheme};
-use mwa_host::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -15,8 +16,9 @@ use mwa_host::{Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
     max_term_width = 100,
     after_help = "\
 Examples:
-  mwa merge runs/my-lora -o merged              last ten checkpoints, weighted by eval_loss or else training loss
-  mwa weights runs/my-lora --metric loss        show the weights, write nothing
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
 Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -38,6 +40,8 @@ pub(crate) enum Command {
         /// Dtype of averaged tensors; keep takes the widest of the inputs
         #[arg(long, value_enum, default_value = "keep")]
         dtype: OutputDtype,
+        #[command(flatten)]
+        space: SpaceArgs,
         /// Average the factors of adapters that are not of one run
         #[arg(long)]
         allow_cross_run: bool,
@@ -120,7 +124,7 @@ pub(crate) struct Choose {
     #[arg(long, value_enum, help_heading = "Metric")]
     goal: Option<GoalArg>,
     /// Average a training metric over so many steps around a checkpoint; 0 interpolates [default: from the log]
-    #[arg(long, value_name = "STEPS", help_heading = "Metric")]
+    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", help_heading = "Metric")]
     smooth: Option<f64>,
     /// Take an evaluation up to so many steps away from its checkpoint
     #[arg(long, value_name = "STEPS", default_value_t = 0, help_heading = "Metric")]
@@ -128,7 +132,7 @@ pub(crate) struct Choose {
     /// Fail rather than take a value that was not logged right at a checkpoint
     #[arg(long, help_heading = "Metric")]
     strict_metrics: bool,
-    /// linear, power, exponential, rank or uniform
+    /// How a metric becomes a weight
     #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(Scheme::name)))]
     scheme: String,
     /// How hard a worse checkpoint is punished; 0 is the plain mean
@@ -138,6 +142,29 @@ pub(crate) struct Choose {
     #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_negative_numbers = true, help_heading = "Weights",
           conflicts_with_all = ["scheme", "penalty", "metric", "metrics_file", "goal"])]
     weights: Option<Vec<f64>>,
+}
+
+/// What is averaged.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct SpaceArgs {
+    /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
+    #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
+    space: SpaceArg,
+    /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
+    #[arg(long, value_name = "R|auto|full", value_parser = RankChoice::parse, help_heading = "Space")]
+    rank: Option<RankChoice>,
+    /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
+    #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
+    energy: Option<f64>,
+    /// Fail where a module that an input lacks would count as zero
+    #[arg(long, help_heading = "Space")]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SpaceArg {
+    Factors,
+    Product,
 }
 
 /// How much machine to use.
@@ -176,6 +203,16 @@ enum GoalArg {
     Max,
 }
 
+impl Choose {
+    /// The options of the library.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
+    pub(crate) fn options(self) -> mwa::Result<Options> {
+        Options::from(self).checked()
+    }
+}
+
 impl From<Choose> for Options {
     fn from(args: Choose) -> Self {
         let goal = args.goal.map(|goal| match goal {
@@ -210,19 +247,33 @@ impl From<MachineArgs> for Machine {
 }
 
 /// The options of a merge that are not about choosing.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for options of product space without it.
 pub(crate) fn merge_options(
     dtype: OutputDtype,
+    args: SpaceArgs,
     allow_cross_run: bool,
     force: bool,
     machine: MachineArgs,
-) -> MergeOptions {
+) -> mwa::Result<MergeOptions> {
     let dtype = match dtype {
         OutputDtype::Keep => None,
         OutputDtype::F32 => Some(Float::F32),
         OutputDtype::Bf16 => Some(Float::BF16),
         OutputDtype::F16 => Some(Float::F16),
     };
-    MergeOptions { dtype, allow_cross_run, force, machine: machine.into() }
+    let is_product = args.space == SpaceArg::Product;
+    let space = space(is_product, args.rank, args.energy, args.strict)?;
+    let strict = args.strict;
+    Ok(MergeOptions { dtype, space, allow_cross_run, strict, force, machine: machine.into() })
+}
+
+fn energy(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("is no share; write a number above 0, at most 1".into()),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -13,11 +13,11 @@ use crate::hash::{OrderedHash, hash_file};
 use crate::{InstructionSet, Machine, Progress};
 
 /// Most bytes a job reads of one input: small enough for caches, large enough to make a system call cheap.
-const JOB_BYTES: usize = 256 << 10;
+pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 
 /// What running a plan gave.
 #[derive(Debug)]
@@ -45,7 +45,9 @@ pub(crate) fn run(
 
     let run = Run::new(plan, &jobs, sources, outputs, progress)?;
     let tally = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| run.work())).collect();
+        // a thread that the system refuses is not missed: the others take its jobs
+        let start = |_| thread::Builder::new().spawn_scoped(scope, || run.work()).ok();
+        let others: Vec<_> = (1..threads.min(jobs.len())).filter_map(start).collect();
         others.into_iter().fold(run.work(), |tally, other| {
             tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
@@ -128,6 +130,7 @@ impl<'a> Run<'a> {
 
     /// One thread's share.
     fn work(&self) -> Tally {
+        let _release = Release(self);
         let mut tally = Tally::default();
         let mut desk = Desk { files: self.sources.iter().map(|_| None).collect(), ..Desk::default() };
         while let Some((index, job)) = self.take(&self.next_job, self.jobs) {
@@ -195,6 +198,11 @@ impl<'a> Run<'a> {
             *failure = Some((index, error));
         }
         drop(failure);
+        self.halt();
+    }
+
+    /// Let no thread take more work, or wait for another's.
+    fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.input_hashes.iter().flatten().flatten().chain(&self.output_hashes).for_each(OrderedHash::wake);
     }
@@ -210,6 +218,17 @@ impl<'a> Run<'a> {
             inputs[s][f] = hash;
         }
         Ok(Ran { tally, inputs, outputs: self.output_hashes.into_iter().map(OrderedHash::finish).collect() })
+    }
+}
+
+/// Halts the others when a thread panics: they would wait for its pieces for ever.
+struct Release<'r, 'a>(&'r Run<'a>);
+
+impl Drop for Release<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.halt();
+        }
     }
 }
 

@@ -156,6 +156,9 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
 pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
     let help = match error.kind() {
         io::ErrorKind::PermissionDenied => Some("check the permissions of the file and of its folder"),
+        io::ErrorKind::FileTooLarge => {
+            Some("raise the limit on file sizes (ulimit -f), or write to another file system")
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("free some space, or write elsewhere")
         }

@@ -10,30 +10,47 @@
 
 mod checkpoint;
 mod choose;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+pub mod command;
 mod cpu;
 mod execute;
 mod files;
+mod foreign;
+mod guard;
 mod hash;
 mod inspect;
+pub mod memory;
 mod merge;
 mod output;
+mod paced;
 mod pickle;
+mod product;
 mod run;
 mod same_run;
+mod settings;
 mod sha256;
-#[doc(hidden)] // public for the benchmark alone
+#[cfg(feature = "cli")]
+mod show;
 mod simd;
+mod space;
+mod tasks;
 mod verify;
 
 use std::path::PathBuf;
 use std::thread;
 
-use mwa::{Float, MetricOptions, Scheme};
+use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Result, Scheme, Weights};
 
 pub use execute::execute;
+pub use guard::guard;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use mwa::report::{self, Report};
+pub use mwa::{Rank, Space};
+pub use paced::Paced;
+pub use settings::Settings;
 pub use simd::InstructionSet;
 pub use verify::{Checked, State, Verified, verify};
 
@@ -57,6 +74,21 @@ pub struct Options {
     pub rule: WeightRule,
     /// Leave out checkpoints that diverged, instead of failing.
     pub drop_bad: bool,
+}
+
+impl Options {
+    /// Itself, unless its penalty or weights suit no checkpoints at all.
+    fn checked(self) -> Result<Self> {
+        let tried = match &self.rule {
+            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty),
+            WeightRule::Explicit(values) => Weights::explicit(values),
+        };
+        match tried {
+            Ok(_) => Ok(self),
+            Err(error) => Err(Error::new(ErrorKind::Usage, error.detail().to_owned())
+                .help(error.advice().unwrap_or_default().to_owned())),
+        }
+    }
 }
 
 /// Which of the checkpoints found are taken; the parts apply in the order of the fields.
@@ -100,8 +132,12 @@ impl Default for WeightRule {
 pub struct MergeOptions {
     /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
     pub dtype: Option<Float>,
+    /// What is averaged.
+    pub space: Space,
     /// Average the factors of adapters that are not of one run.
     pub allow_cross_run: bool,
+    /// Fail where a module that an input lacks would count as zero.
+    pub strict: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.
@@ -117,9 +153,14 @@ pub struct Machine {
     pub memory: Option<u64>,
 }
 
+/// More threads than this only cost memory; some systems refuse to start them.
+const MOST_THREADS: usize = 1024;
+
 impl Machine {
     fn threads(self) -> usize {
-        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+        self.threads
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+            .clamp(1, MOST_THREADS)
     }
 }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::{ErrorKind, Input, Merge, Plan, Result, Shard};
+use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
 use crate::files::{InputFile, io_error};
 use crate::hash::hash_file;
 use crate::output::Staging;
-use crate::report::{self, HashedFile, Report};
-use crate::{MergeOptions, Options, Progress, REPORT, cpu, same_run};
+use crate::report::{self, Distance, HashedFile, Report};
+use crate::{MergeOptions, Options, Progress, REPORT, Space, cpu, product, same_run};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -23,7 +23,9 @@ pub fn weights(options: &Options) -> Result<Report> {
         mwa: env!("CARGO_PKG_VERSION").into(),
         inputs: choice.inputs().collect(),
         weighting: choice.weighting,
-        space: "factors".into(),
+        space: report::space_name(Space::Factors).0,
+        rank: None,
+        residual: None,
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
@@ -70,17 +72,24 @@ pub(crate) fn merge_choice(
 ) -> Result<Report> {
     let mut notes = core::mem::take(&mut choice.notes);
     notes.extend_from_slice(dropped);
-    let mut merge = plan(choice, how)?;
+    let checkpoints = &choice.checkpoints;
+    let inputs: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
+        .collect();
+    let mut merge = agree(choice, &inputs, how)?;
     notes.append(&mut merge.notes);
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
-    notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    if how.space == Space::Factors {
+        notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    }
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
     let written = match merge.copied {
-        Some(only) => copy(&choice.checkpoints, only, &merge.plan, &staging)?,
-        None => average(choice, &merge, how, &staging, &mut notes, progress)?,
+        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging)?,
+        None => average(choice, inputs, merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
         file.check_unchanged()?;
@@ -97,10 +106,13 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
+    let (space, rank) = report::space_name(how.space);
     let report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
         weighting: choice.weighting.clone(),
-        space: "factors".into(),
+        space,
+        rank,
+        residual: written.distance,
         dtype: report::dtype_name(how.dtype),
         adapter: adapter.map(str::to_owned),
         inputs,
@@ -119,8 +131,8 @@ pub(crate) fn merge_choice(
     if let Some(folder) = &owner.folder {
         staging.copy_companions(folder)?;
     }
-    if let Some(config) = &owner.config {
-        staging.write("adapter_config.json", config.text().as_bytes())?;
+    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
+        staging.write("adapter_config.json", config.as_bytes())?;
     }
     staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
@@ -137,65 +149,81 @@ struct Written {
     input_hashes: Vec<Vec<String>>,
     /// The checkpoint that gives the config and the tokenizer.
     owner: usize,
+    /// How far merged products are off.
+    distance: Option<Distance>,
+    /// The adapter's config, where it is not the owner's.
+    config: Option<String>,
 }
 
-/// Check who may be averaged with whom, and plan it.
-fn plan(choice: &Choice, how: &MergeOptions) -> Result<Merge> {
+/// Check who may be averaged with whom, and how.
+fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge> {
     let checkpoints = &choice.checkpoints;
-    let inputs: Vec<_> = checkpoints
-        .iter()
-        .map(|checkpoint| Input { name: checkpoint.name.clone(), files: shards(checkpoint, checkpoints) })
-        .collect();
     let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
     let rewrite = choice.weights.used().any(is_pickled);
-    let options = mwa::MergeOptions { dtype: how.dtype, rewrite, ..mwa::MergeOptions::default() };
-    Merge::new(&inputs, &configs, &choice.weights, options)
+    let options = mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, allow_non_finite: false };
+    Merge::new(inputs, &configs, &choice.weights, options)
 }
 
-fn copy(checkpoints: &[Checkpoint], only: usize, plan: &Plan, staging: &Staging) -> Result<Written> {
+fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
     let hash = |file: &InputFile| hash_file(&file.path);
     let input_hashes = checkpoints
         .iter()
         .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
-    for (file, shard) in checkpoints[only].files.iter().zip(plan.outputs()) {
+    for (file, shard) in checkpoints[only].files.iter().zip(shards) {
         staging.copy(&file.path, &shard.name)?;
     }
-    Ok(Written {
-        shards: plan.outputs().to_vec(),
-        hashes: input_hashes[only].clone(),
-        input_hashes,
-        owner: only,
-    })
+    let hashes = input_hashes[only].clone();
+    Ok(Written { shards: shards.to_vec(), hashes, input_hashes, owner: only, distance: None, config: None })
 }
 
 fn average(
     choice: &Choice,
-    merge: &Merge,
+    inputs: Vec<Input>,
+    merge: Merge,
     how: &MergeOptions,
     staging: &Staging,
     notes: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let checkpoints = &choice.checkpoints;
-    let plan = &merge.plan;
+    let owner = checkpoints.len() - 1;
+    if let Space::Product(rank) = how.space {
+        let rank = rank.unwrap_or(Rank::Inputs);
+        let done = product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?;
+        let shards = done.plan.outputs().to_vec();
+        let (hashes, input_hashes, distance) = (done.hashes, done.input_hashes, done.distance);
+        return Ok(Written { shards, hashes, input_hashes, owner, distance, config: Some(done.config) });
+    }
+    let plan = Plan::new(&inputs, &choice.weights, &merge.recipe)?;
     let outputs = plan
         .outputs()
         .iter()
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    let ran = cpu::run(plan, &sources, &outputs, how.machine, progress)?;
+    let written = |error: mwa::Error| match error.kind() {
+        ErrorKind::Io => error.file(staging.shown().display().to_string()),
+        _ => error,
+    };
+    let ran = cpu::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
     for output in outputs {
-        output.sync_all().map_err(|error| io_error("cannot write the merged file", &error))?;
+        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
     }
-    notes.extend(merge.note_underflow(ran.tally.underflowed));
+    let distance = if merge.exactness == Exactness::Product {
+        product::distance(choice, &inputs, how.machine, notes)?
+    } else {
+        None
+    };
+    notes.extend(Merge::note_underflow(&plan, ran.tally.underflowed));
     Ok(Written {
         shards: plan.outputs().to_vec(),
         hashes: ran.outputs,
         input_hashes: ran.inputs,
-        owner: checkpoints.len() - 1,
+        owner,
+        distance,
+        config: None,
     })
 }
 

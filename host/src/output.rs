@@ -37,6 +37,8 @@ const COMPANIONS: [&str; 18] = [
 pub(crate) struct Staging {
     folder: TempDir,
     target: PathBuf,
+    /// The target as the user called it.
+    shown: PathBuf,
     /// The topmost folder that had to be made to hold the target, to take away again on failure.
     made: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ impl Staging {
     /// Begin the folder beside `target`, which must not be, lie in, or hold one of the inputs.
     pub(crate) fn begin(target: &Path, force: bool, inputs: &[Checkpoint]) -> Result<Self> {
         Self::check(target, force)?;
+        let shown = target.to_owned();
         let target = std::path::absolute(target).map_err(|error| cannot_write(target, &error))?;
         let parent = target.parent().unwrap_or(Path::new("/"));
         let made = parent.ancestors().take_while(|folder| !folder.exists()).last().map(Path::to_owned);
@@ -85,7 +88,7 @@ impl Staging {
                     ErrorKind::Output,
                     format!("would overwrite the input {}", input.name),
                 )
-                .file(target.display().to_string())
+                .file(shown.display().to_string())
                 .help("choose an output folder outside the inputs"));
             }
         }
@@ -94,7 +97,7 @@ impl Staging {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
         let folder = builder.tempdir_in(&parent).map_err(|error| cannot_write(&parent, &error))?;
-        Ok(Self { folder, target, made })
+        Ok(Self { folder, target, shown, made })
     }
 
     /// Where the output will be.
@@ -102,18 +105,24 @@ impl Staging {
         &self.target
     }
 
+    /// Where a file of the output is for now.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the output will be, as the user called it.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
         let create = || {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(self.folder.path().join(name))?;
+            let file = File::options().read(true).write(true).create_new(true).open(self.path(name))?;
             file.set_len(len)?;
             Ok(file)
         };
-        create().map_err(|error| cannot_write(&self.target.join(name), &error))
+        create().map_err(|error| cannot_write(&self.shown.join(name), &error))
     }
 
     /// Write a small file whole.
@@ -121,7 +130,7 @@ impl Staging {
         let mut file = self.create(name, 0)?;
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
-            .map_err(|error| cannot_write(&self.target.join(name), &error))
+            .map_err(|error| cannot_write(&self.shown.join(name), &error))
     }
 
     /// Copy a file byte for byte, without its permissions.
@@ -131,7 +140,7 @@ impl Staging {
         let mut file = self.create(name, 0)?;
         std::io::copy(&mut source, &mut file)
             .and_then(|_| file.sync_all())
-            .map_err(|error| cannot_write(&self.target.join(name), &error))
+            .map_err(|error| cannot_write(&self.shown.join(name), &error))
     }
 
     /// Copy tokenizer, templates and, beside full models, the model's config from `folder`.
@@ -147,7 +156,7 @@ impl Staging {
 
     /// Put the folder in its place. The earlier merge that it replaces, if any, is removed last.
     pub(crate) fn publish(mut self) -> Result<()> {
-        let failed = |error: std::io::Error| cannot_write(&self.target, &error);
+        let failed = |error: std::io::Error| cannot_write(&self.shown, &error);
         sync_folder(self.folder.path()).map_err(failed)?;
         let parent = self.target.parent().expect("begin() gave it a parent").to_owned();
         let old = if self.target.exists() {
@@ -168,7 +177,7 @@ impl Staging {
         }
         self.folder.disable_cleanup(true);
         self.made = None;
-        sync_folder(&parent).map_err(|error| cannot_write(&self.target, &error))
+        sync_folder(&parent).map_err(|error| cannot_write(&self.shown, &error))
     }
 }
 

@@ -1,12 +1,12 @@
 //! From what the user named to a list of checkpoints: run folders are searched, everything else is taken as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use mwa::{Error, ErrorKind, History, Result, TrainerState};
 
-use crate::checkpoint::{Checkpoint, read_text, step_of_folder, weights_in};
+use crate::checkpoint::{Checkpoint, named_adapters, read_text, step_of_folder, weights_in};
 use crate::files::io_error;
 
 /// The checkpoints that the user named, in the order given, those of a run by step.
@@ -21,6 +21,13 @@ pub(crate) struct Found {
 
 /// Find the checkpoints behind `paths`; `adapter` names one inside multi-adapter checkpoints.
 pub(crate) fn find(paths: &[PathBuf], adapter: Option<&str>) -> Result<Found> {
+    if let Some(name) = adapter {
+        let mut parts = Path::new(name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(Error::new(ErrorKind::Usage, format!("`{name}` is no adapter's name"))
+                .help("--adapter takes the name of a folder inside the checkpoints"));
+        }
+    }
     let mut found = Found { checkpoints: Vec::new(), searched: true, notes: Vec::new() };
     let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
     for path in paths {
@@ -34,7 +41,11 @@ pub(crate) fn find(paths: &[PathBuf], adapter: Option<&str>) -> Result<Found> {
             let place = fs::canonicalize(&checkpoint.path).unwrap_or_else(|_| checkpoint.path.clone());
             if let Some(first) = seen.get(&place) {
                 let name = &checkpoint.name;
-                found.notes.push(format!("{name} is the same checkpoint as {first}; it counts once"));
+                found.notes.push(if name == first {
+                    format!("{name} is named twice; it counts once")
+                } else {
+                    format!("{name} is the same checkpoint as {first}; it counts once")
+                });
                 continue;
             }
             seen.insert(place, checkpoint.name.clone());
@@ -42,12 +53,28 @@ pub(crate) fn find(paths: &[PathBuf], adapter: Option<&str>) -> Result<Found> {
             found.checkpoints.push(checkpoint);
         }
     }
+    if adapter.is_none() {
+        found.notes.extend(other_adapters(&found.checkpoints));
+    }
     if found.checkpoints.is_empty() {
         return Err(
             Error::new(ErrorKind::Input, "no checkpoint was named").help("give a run folder or checkpoints")
         );
     }
     Ok(found)
+}
+
+/// Say once which adapters inside the checkpoints are left alone.
+fn other_adapters(checkpoints: &[Checkpoint]) -> Option<String> {
+    let folders = checkpoints.iter().filter_map(|checkpoint| checkpoint.folder.as_deref());
+    let others: BTreeSet<_> = folders.flat_map(named_adapters).collect();
+    let others: Vec<_> = others.into_iter().collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "other adapters inside the checkpoints are left alone: {} (choose one with --adapter)",
+            others.join(", ")
+        )
+    })
 }
 
 /// The folders in `run` that are named as checkpoints, by step.
@@ -161,10 +188,11 @@ pub(crate) fn history(root: &Path) -> Result<History> {
     let folders = numbered(root)?.into_iter().map(|(_, folder)| folder);
     for path in folders.chain([root.to_owned()]).map(|folder| folder.join("trainer_state.json")) {
         if path.is_file() {
-            states.push(
-                TrainerState::parse(&read_text(&path)?)
-                    .map_err(|error| error.file(path.display().to_string()))?,
-            );
+            states.push(TrainerState::parse(&read_text(&path)?).map_err(|error| {
+                error
+                    .file(path.display().to_string())
+                    .help("its save may have been cut short: move that checkpoint out of the run, or restore the file")
+            })?);
         }
     }
     for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| root.join(log)) {

@@ -23,6 +23,8 @@ const FAR: f64 = 0.5;
 /// Compare each checkpoint with the one before it; notes for the far ones, an error for another run's unless allowed.
 pub(crate) fn check(checkpoints: &[Checkpoint], allow: bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
+    let is_dora = |it: &Checkpoint| it.config.as_ref().is_some_and(|config| config.is_set("use_dora"));
+    let is_dora = checkpoints.iter().any(is_dora);
     let names = factors(&checkpoints[0]);
     let samples = checkpoints.iter().map(|it| sample(it, &names)).collect::<Result<Vec<_>>>()?;
     for (pair, sample) in checkpoints.windows(2).zip(samples.windows(2)) {
@@ -31,7 +33,7 @@ pub(crate) fn check(checkpoints: &[Checkpoint], allow: bool) -> Result<Vec<Strin
         if cosine >= FAR {
             continue;
         }
-        if cosine >= OTHER_RUN || allow {
+        if cosine >= OTHER_RUN || (allow && !is_dora) {
             notes.push(format!(
                 "{a} and {b} point in different directions (mean cosine of their A factors {cosine:.2}); \
                  an average of factors is then a poor average of what they do"
@@ -42,7 +44,12 @@ pub(crate) fn check(checkpoints: &[Checkpoint], allow: bool) -> Result<Vec<Strin
                 format!("is not of the same run as {a}: the mean cosine of their A factors is {cosine:.2}, near 1 within a run"),
             )
             .file(&**b)
-            .help("merge checkpoints of one run; --allow-cross-run averages the factors all the same"));
+            .help(if is_dora {
+                "DoRA's magnitudes belong to the directions of their own run: merge checkpoints of one run"
+            } else {
+                "merge adapters of several runs with --space product, which averages what they do; \
+                 --allow-cross-run averages the factors all the same"
+            }));
         }
     }
     Ok(notes)

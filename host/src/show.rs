@@ -1,8 +1,8 @@
 //! What the command line prints: tables with bars, summaries, notes.
 
+use crate::report::{Input, Report};
+use crate::{Checked, Inspection, State, Verified};
 use anstyle::{AnsiColor, Style};
-use mwa_host::report::{Input, Report};
-use mwa_host::{Inspection, Verified};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -11,7 +11,9 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// Widest bar, in characters.
-const BAR_WIDTH: f64 = 24.0;
+const BAR_WIDTH: usize = 24;
+/// A narrower bar shows nothing.
+const LEAST_BAR: usize = 4;
 
 /// The checkpoints of a report as a table: name, step, metric and its source, weight with a bar.
 pub(crate) fn weights_table(report: &Report) -> String {
@@ -37,6 +39,9 @@ pub(crate) fn weights_table(report: &Report) -> String {
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let largest = report.inputs.iter().map(|input| input.weight.abs()).fold(0.0, f64::max);
+    // a terminal too narrow for the bars would break every line
+    let taken = widths.iter().map(|width| width + 2).sum::<usize>() + 1;
+    let free = columns().map_or(BAR_WIDTH, |columns| columns.saturating_sub(taken).min(BAR_WIDTH));
     let mut text = String::new();
     for (i, row) in rows.iter().enumerate() {
         let mut line = String::new();
@@ -47,20 +52,29 @@ pub(crate) fn weights_table(report: &Report) -> String {
         }
         text += &match i.checked_sub(1).map(|i| report.inputs[i].weight) {
             None => format!("{BOLD}{line}{BOLD:#}\n"),
-            Some(weight) => format!("{line}  {BAR}{}{BAR:#}\n", bar(weight, largest)),
+            Some(_) if free < LEAST_BAR => format!("{line}\n"),
+            Some(weight) => format!("{line}  {BAR}{}{BAR:#}\n", bar(weight, largest, free)),
         };
     }
     text
 }
 
-/// Eighths of a block, so that near weights look different.
-fn bar(weight: f64, largest: f64) -> String {
+/// How wide the terminal is; none when standard output is something else.
+fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(width.0.into())
+}
+
+/// Eighths of a block, so that near weights look different; the largest weight is `width` characters.
+fn bar(weight: f64, largest: f64, width: usize) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
         reason = "between 0 and 8 × BAR_WIDTH"
     )]
-    let eighths = if largest > 0.0 { (weight.abs() / largest * BAR_WIDTH * 8.0).round() as usize } else { 0 };
+    let eighths =
+        if largest > 0.0 { (weight.abs() / largest * (width * 8) as f64).round() as usize } else { 0 };
     let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
     format!("{}{}{part}", if weight < 0.0 { "−" } else { "" }, "█".repeat(eighths / 8))
 }
@@ -98,12 +112,17 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
     let mut text = weights(report);
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
-        "{GOOD}merged{GOOD:#} {} checkpoints ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
+        "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
         report.inputs.len(),
+        if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         bytes(read),
     );
+    if let Some(distance) = &report.residual {
+        text += &format!("  off from the average of what the adapters do by {}\n", distance.describe());
+    }
     for file in &report.outputs {
-        text += &format!("  {}  {}  {DIM}sha256 {}{DIM:#}\n", file.name, bytes(file.bytes), file.sha256);
+        text +=
+            &format!("  {}  {}  {DIM}sha256 {}…{DIM:#}\n", file.name, bytes(file.bytes), &file.sha256[..16]);
     }
     text
 }
@@ -149,17 +168,30 @@ pub(crate) fn inspection(found: &Inspection) -> String {
 
 /// The findings of a verification.
 pub(crate) fn verified(verified: &Verified) -> String {
-    let mut text = String::new();
-    for file in &verified.files {
+    let line = |file: &Checked| {
         let (style, word) = match file.state {
-            mwa_host::State::Same => (GOOD, "same   "),
-            mwa_host::State::Changed => (BAD, "changed"),
-            mwa_host::State::Missing => (BAD, "missing"),
+            State::Same => (GOOD, "same   "),
+            State::Changed => (BAD, "changed"),
+            State::Missing => (BAD, "missing"),
         };
-        text += &format!("{style}{word}{style:#}  {}\n", file.path);
+        format!("{style}{word}{style:#}  {}\n", file.path)
+    };
+    let mut text: String = verified.outputs.iter().map(line).collect();
+    let (same, others): (Vec<_>, Vec<_>) = verified.inputs.iter().partition(|file| file.state == State::Same);
+    text.extend(others.into_iter().map(line));
+    if !same.is_empty() {
+        let (count, files) = (same.len(), if same.len() == 1 { "file" } else { "files" });
+        text += &format!("{GOOD}same   {GOOD:#}  {count} input {files}\n");
     }
     text + &match verified.remade {
-        Some(true) => format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n"),
+        Some(true) if verified.is_good() => {
+            format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n")
+        }
+        Some(true) => {
+            format!(
+                "{BAD}differs{BAD:#}: merging again gives what the report says, but that is not what is here\n"
+            )
+        }
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
     }
@@ -199,8 +231,8 @@ mod tests {
 
     #[test]
     fn bars_scale_to_the_largest() {
-        assert_eq!(bar(1.0, 1.0), "█".repeat(24));
-        assert_eq!(bar(0.5, 1.0), "█".repeat(12));
-        assert_eq!(bar(0.0, 1.0), "");
+        assert_eq!(bar(1.0, 1.0, 24), "█".repeat(24));
+        assert_eq!(bar(0.5, 1.0, 24), "█".repeat(12));
+        assert_eq!(bar(0.0, 1.0, 24), "");
     }
 }

@@ -4,7 +4,7 @@
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::kernel::Tally;
-use mwa::{Job, Result};
+use mwa::{Job, ModuleJob, Residual, Result};
 
 /// Instructions that this CPU has and the kernel is compiled for.
 ///
@@ -58,35 +58,64 @@ impl InstructionSet {
             Kind::Baseline => "baseline",
         }
     }
+}
 
-    /// Run `job` with them; see [`Job::run`].
+/// Methods that run their body with an instruction set.
+macro_rules! with_instructions {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty $body:block)*) => {
+        impl InstructionSet {$(
+            $(#[$doc])*
+            pub fn $name(self, $($argument: $type),*) -> $result {
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512($($argument: $type),*) -> $result $body
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2")]
+                fn avx2($($argument: $type),*) -> $result $body
+                match self.0 {
+                    // SAFETY: the CPU has these features, by the invariant.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx512 => unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2 => unsafe { avx2($($argument),*) },
+                    Kind::Baseline => $body,
+                }
+            }
+        )*}
+    };
+}
+
+with_instructions! {
+    /// Run a job; see [`Job::run`].
     ///
     /// # Errors
     /// As [`Job::run`].
     ///
     /// # Panics
     /// As [`Job::run`].
-    pub fn run(self, job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        match self.0 {
-            // SAFETY: the CPU has these features, by the invariant.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { run_avx512(job, inputs, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { run_avx2(job, inputs, out) },
-            Kind::Baseline => job.run(inputs, out),
-        }
+    fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
+        job.run(inputs, out)
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn run_avx512(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-    job.run(inputs, out)
-}
+    /// See [`ModuleJob::residual`].
+    fn residual(job: &ModuleJob<'_>, inputs: &[&[u8]]) -> Option<Residual> {
+        job.residual(inputs)
+    }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn run_avx2(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-    job.run(inputs, out)
+    /// See [`ModuleJob::rank_for`].
+    ///
+    /// # Errors
+    /// As [`ModuleJob::rank_for`].
+    fn rank_for(job: &ModuleJob<'_>, inputs: &[&[u8]], energy: f64) -> Result<usize> {
+        job.rank_for(inputs, energy)
+    }
+
+    /// See [`ModuleJob::merge`].
+    ///
+    /// # Errors
+    /// As [`ModuleJob::merge`].
+    fn merge(job: &ModuleJob<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
+        job.merge(inputs, outputs)
+    }
 }

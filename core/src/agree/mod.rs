@@ -274,7 +274,7 @@ fn advise(wrong: &[(String, String)], method: &Method) -> &'static str {
     } else if wrong.iter().all(|(name, _)| PRODUCT_FIELDS.contains(&name.as_str()))
         && method.exactness == Exactness::Product
     {
-        "factors average only at one rank and scale; merge in product space instead"
+        "factors average only at one rank and scale; merge checkpoints that share them"
     } else {
         "only checkpoints of one run can be averaged"
     }

@@ -190,7 +190,7 @@ pub(super) fn same_shapes(
     .tensor(name)
     .help(match half(name) {
         Some((half, _)) if rank_of(half, a) != rank_of(half, b) => format!(
-            "the ranks are {} and {}: factors average only at one rank; merge in product space instead",
+            "the ranks are {} and {}: factors average only at one rank",
             rank_of(half, b).map_or("?".to_string(), |rank| rank.to_string()),
             rank_of(half, a).map_or("?".to_string(), |rank| rank.to_string())
         ),

@@ -58,8 +58,9 @@ pub(crate) fn add_gram<T: Real, const LANES: usize>(block: &[T], stride: usize, 
                 }
             }
             for (i, tile) in tile.iter().enumerate().take(sums.rows - p) {
-                for (sum, more) in sums.row_mut(p + i)[q..q + LANES].iter_mut().zip(tile) {
-                    *sum += (*more).into();
+                let more: [f64; LANES] = tile.map(Into::into);
+                for (sum, more) in sums.row_mut(p + i)[q..q + LANES].iter_mut().zip(more) {
+                    *sum += more;
                 }
             }
         }

@@ -155,9 +155,9 @@ mod tests {
         let (a, b) = (random(6, 30, 1), random(20, 6, 2));
         let (_, a, b, energies) = approximate(&a, &b, &[0.5; 6], 4);
         let (gram_a, gram_b) = (a.times(&a.transposed()), b.transposed().times(&b));
-        for k in 0..4 {
+        for (k, energy) in energies.iter().enumerate().take(4) {
             for l in 0..4 {
-                let wanted = if k == l { libm::sqrt(energies[k]) } else { 0.0 };
+                let wanted = if k == l { libm::sqrt(*energy) } else { 0.0 };
                 assert!((gram_a.at(k, l) - wanted).abs() < 1e-12 && (gram_b.at(k, l) - wanted).abs() < 1e-12);
             }
         }
@@ -169,12 +169,12 @@ mod tests {
         let (a, b) = (random(r, n, 1), random(m, r, 2));
         for case in 0..5 {
             let (mut stack_a, mut stack_b) = (Matrix::zero(3 * r, n), Matrix::zero(m, 3 * r));
-            for copy in 0..3 {
-                let (noise_a, noise_b) = (random(r, n, 10 + copy), random(m, r, 20 + copy));
+            for (copy, seed) in [(0, 10), (1, 11), (2, 12)] {
+                let (noise_a, noise_b) = (random(r, n, seed), random(m, r, 10 + seed));
                 let apart = [0.0, 1e-4, 1e-8, 0.0, 0.1][case];
                 for j in 0..r {
                     let skew = if case == 4 { libm::pow(1e4, j as f64 - 1.5) } else { 1.0 };
-                    let row = copy as usize * r + j;
+                    let row = copy * r + j;
                     for i in 0..n {
                         stack_a.set(row, i, (a.at(j, i) + apart * noise_a.at(j, i)) * skew);
                     }

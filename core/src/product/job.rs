@@ -64,7 +64,8 @@ impl ModuleJob<'_> {
             let (down, up) = self.stacks(inputs, expert);
             sum = sum.plus(residual::residual(&down, &up, &weights));
         }
-        Some(sum)
+        let scale = sources[0].scale / sources[0].weight;
+        Some(Residual { error: scale * scale * sum.error, norm: scale * scale * sum.norm })
     }
 
     /// The smallest rank that keeps `energy`, a share of ‖D‖² in 0…1, in each of the module's experts.

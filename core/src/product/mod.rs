@@ -17,12 +17,22 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
-use self::module::{Module, modules};
+use self::module::{Gap, Module, modules};
 use self::scale::Scaling;
 use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, Weights, Write};
 
 pub use job::ModuleJob;
 pub use residual::Residual;
+
+/// What is averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Space {
+    /// Each tensor by itself: right for models, close for LoRA checkpoints of one run.
+    #[default]
+    Factors,
+    /// What LoRA adapters do, γBA per module, at this rank or the inputs' own.
+    Product(Option<Rank>),
+}
 
 /// The rank that merged factors get.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +52,7 @@ pub enum Rank {
 pub struct Factors {
     modules: Vec<Module>,
     names: Vec<String>,
-    gaps: Vec<(usize, String)>,
+    gaps: Vec<Gap>,
 }
 
 impl Factors {

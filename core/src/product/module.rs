@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use super::scale::Scaling;
 use crate::agree::{Half, half};
 use crate::dtype::Float;
 use crate::safetensors::Tensor;
@@ -77,6 +78,8 @@ pub(super) fn modules(
 ) -> Result<(Vec<Module>, Vec<Gap>)> {
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
     for (i, input) in inputs.iter().enumerate() {
+        // strictly read later, where it must be right: here it only weighs residuals of modules against each other
+        let scaling = configs[i].and_then(|config| Scaling::new(config).ok());
         let at = |error: Error| error.file(&*input.name);
         let tensors: BTreeMap<&str, (usize, &Tensor)> = input
             .files
@@ -98,7 +101,9 @@ pub(super) fn modules(
             let known = modules.entry((*name).to_string()).or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
             let weight = weights.values()[i];
-            known.sources.push(Source { input: i, weight, scale: weight, ..source });
+            let scale =
+                scaling.as_ref().map_or(1.0, |scaling| scaling.scale(&known.name, source.rank as u64));
+            known.sources.push(Source { input: i, weight, scale: weight * scale, ..source });
         }
     }
     let mut gaps = Vec::new();

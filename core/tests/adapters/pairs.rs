@@ -21,7 +21,7 @@ fn all_differing_fields_are_listed() {
     let error = refused(&Adapter::open("sub-r8"), &Adapter::open("sub-rslora-r16"));
     assert_eq!(error.kind(), ErrorKind::Config);
     assert_eq!(error.to_string(), "b: r is 16, but 8 in a; use_rslora is true, but false in a");
-    assert!(error.advice().expect("advice").contains("product space"));
+    assert!(error.advice().expect("advice").contains("one rank and scale"));
 }
 
 #[test]

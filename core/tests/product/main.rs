@@ -1,5 +1,6 @@
 //! Merges in product space against dense algebra: numpy's, in tests/vectors/product.
 #![allow(missing_docs, reason = "a test has no users")]
+#![allow(clippy::cast_possible_truncation, reason = "the vectors are small")]
 
 mod merged;
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
 use mwa::report::{self, HashedFile};
-use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Report, Result, Shard};
+use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Report, Result, Shard};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
@@ -46,7 +46,7 @@ const COMPANIONS: [&str; 18] = [
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Merge {
-    merge: mwa::Merge,
+    plan: Plan,
     job_bytes: usize,
     /// Where each job begins.
     jobs: Vec<Cursor>,
@@ -94,20 +94,25 @@ impl Merge {
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let allow_non_finite = options.allow_non_finite;
         let how = MergeOptions { dtype: dtype(options)?, allow_non_finite, ..MergeOptions::default() };
-        let merge = mwa::Merge::new(&inputs(&checkpoints), &configs, &choice.weights, how)?;
+        let inputs = inputs(&checkpoints);
+        let merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
+        let plan = match merge.copied {
+            Some(only) => Plan::copy(&inputs, only),
+            None => Plan::new(&inputs, &choice.weights, &merge.recipe)?,
+        };
         let mut notes = core::mem::take(&mut choice.notes);
         notes.extend(merge.notes.iter().cloned());
         notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
 
         let owner = checkpoints[merge.copied.unwrap_or(checkpoints.len() - 1)];
-        let outputs = merge.plan.outputs();
+        let outputs = plan.outputs();
         let heads = outputs.iter().zip(&owner.files).map(|(output, file)| match merge.copied {
             Some(_) => files.head(file.number, file.header.data_start()).to_vec(),
             None => output.header.to_bytes(),
         });
         let heads = heads.collect();
-        let mut inputs: Vec<_> = choice.inputs(found).collect();
-        for (row, checkpoint) in inputs.iter_mut().zip(&checkpoints) {
+        let mut rows: Vec<_> = choice.inputs(found).collect();
+        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
             // the merged folder is likely saved beside the run
             row.path = format!("../{}", row.name);
             let file = |file: &Weights| hashed(file.name.clone(), files.size(file.number));
@@ -118,14 +123,16 @@ impl Merge {
             weighting: choice.weighting.clone(),
             space: "factors".into(),
             dtype: report::dtype_name(how.dtype),
+            rank: None,
+            residual: None,
             adapter: found.adapter.clone(),
-            inputs,
+            inputs: rows,
             outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
             notes,
         };
-        let next = |at: &Cursor| Some(merge.plan.job(*at, job_bytes)?.1);
+        let next = |at: &Cursor| Some(plan.job(*at, job_bytes)?.1);
         let jobs = core::iter::successors(Some(Cursor::default()), next);
-        let jobs = jobs.filter(|at| merge.plan.job(*at, job_bytes).is_some()).collect();
+        let jobs = jobs.filter(|at| plan.job(*at, job_bytes).is_some()).collect();
         Ok(Self {
             jobs,
             job_bytes,
@@ -137,12 +144,12 @@ impl Merge {
             underflowed: 0,
             buffers: Vec::new(),
             out: Vec::new(),
-            merge,
+            plan,
         })
     }
 
     fn job(&self, index: usize) -> mwa::Job<'_> {
-        let (job, _) = self.merge.plan.job(self.jobs[index], self.job_bytes).expect("new() found this job");
+        let (job, _) = self.plan.job(self.jobs[index], self.job_bytes).expect("new() found this job");
         job
     }
 
@@ -239,13 +246,13 @@ impl Merge {
             row.files.retain(|file| !file.sha256.is_empty());
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
-        self.report.notes.extend(self.merge.note_underflow(underflowed as u64));
+        self.report.notes.extend(mwa::Merge::note_underflow(&self.plan, underflowed as u64));
         note_twins(&mut self.report);
         Ok(json(&self.finished()))
     }
 
     fn finished(&self) -> Finished<'_> {
-        let mut texts: Vec<_> = mwa::shard_index(self.merge.plan.outputs()).into_iter().collect();
+        let mut texts: Vec<_> = mwa::shard_index(self.plan.outputs()).into_iter().collect();
         if let Some(config) = &self.config {
             texts.push(("adapter_config.json".into(), config.text().into()));
         }

@@ -1,0 +1,95 @@
+"""Merge the checkpoints of a training run into one better model, each weighted by a metric it logged.
+
+>>> import mwa
+>>> report = mwa.merge("runs/my-lora", "merged", metric="eval_loss")    # doctest: +SKIP
+
+Options are those of the command line (``python -m mwa merge --help``); `mwa.options` lists them with their types.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from mwa import _mwa
+from mwa.errors import MergeError
+from mwa.options import MergeOptions, WeightOptions, to_json
+from mwa.results import (
+    Checked,
+    Coverage,
+    HashedFile,
+    Input,
+    Inspection,
+    Report,
+    Summary,
+    Verified,
+    Weighting,
+    read,
+)
+from mwa.state_dicts import merge_state_dicts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "Checked",
+    "Coverage",
+    "HashedFile",
+    "Input",
+    "Inspection",
+    "MergeError",
+    "MergeOptions",
+    "Report",
+    "Summary",
+    "Verified",
+    "WeightOptions",
+    "Weighting",
+    "inspect",
+    "merge",
+    "merge_state_dicts",
+    "verify",
+    "weights",
+]
+
+Path = str | os.PathLike[str]
+Progress = Callable[[int, int], object]
+
+
+def merge(
+    inputs: Path | Iterable[Path],
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[MergeOptions],
+) -> Report:
+    """Merge a run, or checkpoints, into the folder `out`, which appears whole or not at all.
+
+    `inputs` is a run folder, a checkpoint folder or a .safetensors file, or several of them. `progress(done, total)` is
+    called now and then, in bytes of input. Raises `MergeError`; what `progress` raises, and `KeyboardInterrupt`, stop the
+    merge and leave nothing behind.
+    """
+    return read(Report, json.loads(_mwa.merge(_paths(inputs), out, to_json(options), progress)))
+
+
+def weights(inputs: Path | Iterable[Path], **options: Unpack[WeightOptions]) -> Report:
+    """The same choice and weights as `merge` would take, without merging: a report without outputs."""
+    return read(Report, json.loads(_mwa.weights(_paths(inputs), to_json(options))))
+
+
+def inspect(path: Path, *, adapter: str | None = None) -> Inspection:
+    """Say what a path is: kind, ranks, dtypes, steps, metrics and their coverage."""
+    return read(Inspection, json.loads(_mwa.inspect(path, to_json({"adapter": adapter}))))
+
+
+def verify(
+    folder: Path, *, progress: Progress | None = None, threads: int | None = None, memory: int | None = None
+) -> Verified:
+    """Merge again from the report in a merged folder, and compare bytes and hashes."""
+    options = to_json({"threads": threads, "memory": memory})
+    return read(Verified, json.loads(_mwa.verify(folder, options, progress)))
+
+
+def _paths(inputs: Path | Iterable[Path]) -> list[Path]:
+    return [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)

@@ -1,0 +1,24 @@
+"""The native half; use the package's own functions."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import TypeVar
+
+_Path = str | PathLike[str]
+_Progress = Callable[[int, int], object]
+_Tensor = TypeVar("_Tensor")
+
+def merge(inputs: Sequence[_Path], out: _Path, options: str, progress: _Progress | None) -> str: ...
+def weights(inputs: Sequence[_Path], options: str) -> str: ...
+def inspect(path: _Path, options: str) -> str: ...
+def verify(folder: _Path, options: str, progress: _Progress | None) -> str: ...
+def check_options(options: str) -> None: ...
+def main(arguments: Sequence[str]) -> int: ...
+def merge_tensors(
+    inputs: Sequence[tuple[str, Sequence[tuple[str, _Tensor]]]],
+    weights: Sequence[float],
+    options: str,
+    allow_non_finite: bool,
+    allocate: Callable[[str, str, Sequence[int]], _Tensor],
+    progress: _Progress | None,
+) -> dict[str, _Tensor]: ...

@@ -1,0 +1,143 @@
+"""What the library returns, as the command line prints it with ``--json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file by content."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How weights came about; `penalty`, `metric` and `goal` where the scheme has them."""
+
+    scheme: str
+    penalty: float | None = None
+    metric: str | None = None
+    goal: str | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One checkpoint and its weight; `source` says where the metric's value comes from."""
+
+    name: str
+    path: str
+    step: int | None
+    weight: float
+    metric: float | None = None
+    source: str | None = None
+    files: tuple[HashedFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModuleDistance:
+    """A LoRA module of a `Distance`: its rank in the output, and ‖result − Σ wγBA‖ / ‖Σ wγBA‖."""
+
+    module: str
+    relative: float
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the result is from the average of what the adapters do: over all modules, and by module."""
+
+    overall: float
+    modules: tuple[ModuleDistance, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was merged, with which weights and why, and the hashes of all of it: `mwa-report.json`."""
+
+    mwa: str
+    weighting: Weighting
+    space: str
+    dtype: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[HashedFile, ...]
+    notes: tuple[str, ...]
+    adapter: str | None = None
+    rank: str | None = None
+    residual: Distance | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One checkpoint as `inspect` sees it; `verdict` says whether its method may be averaged."""
+
+    name: str
+    step: int | None
+    method: str | None
+    verdict: str | None
+    ranks: tuple[int, ...]
+    dtypes: dict[str, int]
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """A logged metric, and how many checkpoints have a value of it."""
+
+    name: str
+    covered: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a path holds."""
+
+    path: str
+    checkpoints: tuple[Summary, ...]
+    metrics: tuple[Coverage, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file compared with its hash in the report: "same", "changed" or "missing"."""
+
+    path: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found; `remade` is None when inputs are gone or changed, so that the merge was not tried."""
+
+    outputs: tuple[Checked, ...]
+    inputs: tuple[Checked, ...]
+    remade: bool | None
+
+    @property
+    def is_good(self) -> bool:
+        """Everything is there, unchanged, and merges to the same bytes."""
+        return self.remade is True and all(file.state == "same" for file in self.outputs + self.inputs)
+
+
+def read(kind: type[T], value: dict[str, Any]) -> T:
+    """Make a `kind` of what JSON gave."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(hints[name], item) for name, item in value.items() if name in hints})
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    for kind in (hint, *get_args(hint)):
+        if is_dataclass(kind) and isinstance(value, dict):
+            return read(kind, value)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return tuple(_convert(get_args(hint)[0], item) for item in value)
+    return value

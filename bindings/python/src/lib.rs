@@ -1,0 +1,70 @@
+//! The native half of the Python package: names, bytes and errors translated, nothing else.
+
+mod call;
+mod tensor;
+
+/// What `mwa/__init__.py` and its neighbours call; options and results cross as JSON.
+#[pyo3::pymodule]
+mod _mwa {
+    use std::ffi::OsString;
+    use std::path::PathBuf;
+
+    use mwa_host::Settings;
+    use pyo3::prelude::*;
+
+    use crate::call::{call, json};
+    #[pymodule_export]
+    use crate::tensor::merge_tensors;
+
+    #[pyfunction]
+    fn merge(
+        py: Python<'_>,
+        inputs: Vec<PathBuf>,
+        out: PathBuf,
+        options: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            let settings = Settings::parse(options)?;
+            let (options, how) = (settings.options(inputs)?, settings.merge_options()?);
+            mwa_host::merge(&options, &how, &out, progress).map(json)
+        })
+    }
+
+    #[pyfunction]
+    fn weights(py: Python<'_>, inputs: Vec<PathBuf>, options: &str) -> PyResult<String> {
+        call(py, None, |_| mwa_host::weights(&Settings::parse(options)?.options(inputs)?).map(json))
+    }
+
+    #[pyfunction]
+    fn inspect(py: Python<'_>, path: PathBuf, options: &str) -> PyResult<String> {
+        call(py, None, |_| mwa_host::inspect(&path, Settings::parse(options)?.adapter()).map(json))
+    }
+
+    #[pyfunction]
+    fn verify(
+        py: Python<'_>,
+        folder: PathBuf,
+        options: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            mwa_host::verify(&folder, Settings::parse(options)?.machine(), progress).map(json)
+        })
+    }
+
+    /// Raise what is wrong with options, before there is anything to merge.
+    #[pyfunction]
+    fn check_options(py: Python<'_>, options: &str) -> PyResult<()> {
+        call(py, None, |_| {
+            let settings = Settings::parse(options)?;
+            settings.options(Vec::new()).and(settings.merge_options()).map(drop)
+        })
+    }
+
+    /// The command line; returns the exit code.
+    #[pyfunction]
+    fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
+        py.detach(|| mwa_host::command::main(arguments))
+    }
+}

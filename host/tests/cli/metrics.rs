@@ -1,0 +1,412 @@
+//! Metrics that are missing, wrong or of the wrong kind, and what becomes of them.
+
+use snapbox::{assert_data_eq, str};
+
+use crate::adapter;
+use crate::place::Place;
+
+/// `run/checkpoint-{10,20,30}`, whose last state has this log.
+fn logged(entries: &[&str]) -> Place {
+    let place = Place::with_run();
+    for step in [10, 20, 30] {
+        place.log(&format!("run/checkpoint-{step}"), &[""; 0]);
+    }
+    place.log("run/checkpoint-30", entries);
+    place
+}
+
+#[test]
+fn bare_nan_in_the_log_is_a_bad_value_not_a_parse_error() {
+    let place = logged(&[
+        r#"{"step": 10, "eval_loss": 2.0}"#,
+        r#"{"step": 20, "eval_loss": NaN}"#,
+        r#"{"step": 30, "eval_loss": 1.0}"#,
+    ]);
+    assert_data_eq!(
+        place.fails("merge run -o out"),
+        str![[r#"
+error: 1 of 3 checkpoints must not be averaged: checkpoint-20 (eval_loss is NaN at step 20)
+help: leave them out with --drop-bad
+
+"#]]
+    );
+    assert_data_eq!(
+        place.merges("run --drop-bad").err,
+        str![[r#"
+note: run/checkpoint-20 is dropped: eval_loss is NaN at step 20
+
+"#]]
+    );
+}
+
+#[test]
+fn a_diverged_checkpoint_with_loss_zero_never_wins() {
+    let place = logged(&[
+        r#"{"step": 10, "loss": 2.0, "grad_norm": 1.0}"#,
+        r#"{"step": 20, "loss": 1.0, "grad_norm": 1.0}"#,
+        r#"{"step": 30, "loss": 0.0, "grad_norm": NaN}"#,
+    ]);
+    assert_data_eq!(
+        place.fails("merge run --metric loss -o out"),
+        str![[r#"
+error: 1 of 3 checkpoints must not be averaged: checkpoint-30 (diverged: grad_norm is NaN in the log of step 30)
+help: leave them out with --drop-bad
+
+"#]]
+    );
+    let ran = place.merges("run --metric loss --drop-bad");
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
+note: run/checkpoint-30 is dropped: diverged: grad_norm is NaN in the log of step 30
+
+"#]]
+    );
+    assert!(!ran.out.contains("checkpoint-30"), "{}", ran.out);
+}
+
+#[test]
+fn equal_metrics_give_equal_weights() {
+    let place = logged(&[
+        r#"{"step": 10, "eval_loss": 1.5}"#,
+        r#"{"step": 20, "eval_loss": 1.5}"#,
+        r#"{"step": 30, "eval_loss": 1.5}"#,
+    ]);
+    let ran = place.mwa("weights run");
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+note: eval_loss is the same for every checkpoint, so all weigh the same
+
+"#]]
+    );
+    assert_eq!(ran.out.matches("0.3333").count(), 3, "{}", ran.out);
+}
+
+#[test]
+fn the_power_scheme_refuses_a_negative_metric() {
+    let place = logged(&[
+        r#"{"step": 10, "reward": -1.5}"#,
+        r#"{"step": 20, "reward": 0.5}"#,
+        r#"{"step": 30, "reward": 1.5}"#,
+    ]);
+    assert_data_eq!(
+        place.fails("merge run --metric reward --scheme power -o out"),
+        str![[r#"
+error: metric reward: the power scheme needs positive metrics, but metric 1 of 3 is -0.5
+help: use --scheme linear, exponential or rank
+
+"#]]
+    );
+    place.merges("run --metric reward --scheme linear");
+}
+
+#[test]
+fn without_any_metric_the_step_weighs_and_says_so() {
+    let place = logged(&[]);
+    let ran = place.mwa("weights run");
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+note: no loss is known for every checkpoint, so the step is the metric: later counts as better
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run --metric eval_loss -o out"),
+        str![[r#"
+error: run: there is no metric `eval_loss`: the logs of this run hold none at all
+help: use --metric step, or give your own with --metrics-file
+
+"#]]
+    );
+}
+
+#[test]
+fn strict_metrics_refuses_a_value_that_was_not_logged_right_there() {
+    let place = logged(&[r#"{"step": 5, "loss": 2.0}"#, r#"{"step": 15, "loss": 1.0}"#]);
+    assert_data_eq!(
+        place.mwa("weights run --metric loss").err,
+        str![[r#"
+note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
+note: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run --metric loss --strict-metrics -o out"),
+        str![[r#"
+error: run: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
+help: log at the steps at which checkpoints are saved, or allow this without --strict-metrics
+
+"#]]
+    );
+}
+
+#[test]
+fn a_metric_that_some_checkpoints_lack_is_never_mixed_with_another() {
+    let place = logged(&[
+        r#"{"step": 10, "loss": 2.0, "eval_loss": 1.0}"#,
+        r#"{"step": 20, "loss": 1.5}"#,
+        r#"{"step": 30, "loss": 1.0}"#,
+    ]);
+    assert_data_eq!(
+        place.fails("merge run --metric eval_loss -o out"),
+        str![[r#"
+error: 2 of 3 checkpoints have no eval_loss: checkpoint-20 (the nearest is at step 10), checkpoint-30 (the nearest is at step 10)
+help: choose a metric that every checkpoint has, or only checkpoints that have this one
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("weights run").err,
+        str![[r#"
+note: eval_loss is not used, as not every checkpoint has one (eval_loss 1/3)
+note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
+
+"#]]
+    );
+}
+
+#[test]
+fn a_misspelt_metric_lists_the_logged_ones() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("merge run --metric eval_los -o out"),
+        str![[r#"
+error: run: there is no metric `eval_los`; the logs hold eval_loss 3/3
+help: did you mean --metric eval_loss?
+
+"#]]
+    );
+}
+
+#[test]
+fn a_metric_without_a_known_direction_needs_a_goal() {
+    let place = logged(&[
+        r#"{"step": 10, "sparkle": 2.0}"#,
+        r#"{"step": 20, "sparkle": 1.5}"#,
+        r#"{"step": 30, "sparkle": 1.0}"#,
+    ]);
+    assert_data_eq!(
+        place.fails("weights run --metric sparkle"),
+        str![[r#"
+error: run: whether a lower or a higher `sparkle` is better cannot be told from its name
+help: say so with --goal min or --goal max
+
+"#]]
+    );
+    assert_eq!(place.mwa("weights run --metric sparkle --goal max").code, Some(0));
+}
+
+#[test]
+fn a_resumed_run_reads_the_latest_branch_and_says_so() {
+    let place = Place::with_run();
+    place.log(
+        "run/checkpoint-30",
+        &[
+            r#"{"step": 10, "eval_loss": 3}"#,
+            r#"{"step": 20, "eval_loss": 1.25}"#,
+            r#"{"step": 30, "eval_loss": 2}"#,
+        ],
+    );
+    let ran = place.mwa("weights run");
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+note: the logs disagree from step 20 on (eval_loss is 1 in one and 1.25 in the one that ends at step 30): the run was resumed or restarted; step 10, 30 read from the log that ends at step 30, step 20 read from the log that ends at step 20
+
+"#]]
+    );
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
+checkpoint     step  eval_loss  from        weight
+checkpoint-10    10          3  at step 10  0.1111  ████▊
+checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
+checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
+weights: linear, penalty 0.8, on eval_loss (min)
+
+"#]]
+    );
+}
+
+#[test]
+fn a_damaged_log_is_named() {
+    let place = Place::with_run();
+    place.write("run/checkpoint-20/trainer_state.json", "{\"log_history\": [{\"step\": 10,");
+    assert_data_eq!(
+        place.fails("merge run -o out"),
+        str![[r#"
+error: run/checkpoint-20/trainer_state.json: is not the JSON object that a trainer writes: EOF while parsing a value at line 1 column 29
+help: its save may have been cut short: move that checkpoint out of the run, or restore the file
+
+"#]]
+    );
+}
+
+#[test]
+fn weights_must_match_and_are_made_to_sum_to_one() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("merge run -o out --weights 1,2"),
+        str![[r#"
+error: there are 2 weights for 3 checkpoints: checkpoint-10, checkpoint-20, checkpoint-30
+help: give one weight per checkpoint, in this order
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge run -o out --weights 1,nan,2"),
+        str![[r#"
+error: weight 2 of 3 is NaN
+help: weights are finite numbers
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge run -o out --weights 1,-2,1"),
+        str![[r#"
+error: the weights sum to 0
+help: weights must have a positive sum
+
+"#]]
+    );
+    assert_data_eq!(
+        place.merges("run --weights 1,1,2").err,
+        str![[r#"
+note: the weights sum to 4; they are divided by that, so that they sum to 1
+
+"#]]
+    );
+    assert_eq!(place.merged(adapter::B)[0], 0.25 * 0.25 + 0.5 * 0.25 + 0.75 * 0.5);
+}
+
+#[test]
+fn a_penalty_out_of_range_is_wrong_usage() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails_with(2, "merge run -o out --penalty 1.5"),
+        str![[r#"
+error: penalty 1.5 is out of range for the linear scheme
+help: it must be between 0 and 1
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge run -o out --penalty nan"),
+        str![[r#"
+error: penalty NaN is out of range for the linear scheme
+help: it must be between 0 and 1
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "weights run --scheme exponential --penalty -1"),
+        str![[r#"
+error: penalty -1 is out of range for the exponential scheme
+help: it must be 0 or larger
+
+"#]]
+    );
+}
+
+#[test]
+fn a_table_of_metrics_is_read_by_checkpoint_or_step() {
+    let place = Place::with_run();
+    place.write(
+        "scores.csv",
+        "checkpoint,accuracy\ncheckpoint-10,0.5\ncheckpoint-20,0.6\ncheckpoint-30,0.9\n",
+    );
+    assert_data_eq!(
+        place.mwa("weights run --metrics-file scores.csv").out,
+        str![[r#"
+checkpoint     step  accuracy  from          weight
+checkpoint-10    10   0.50000  table, row 2  0.1250  ████▊
+checkpoint-20    20   0.60000  table, row 3  0.2500  █████████▋
+checkpoint-30    30   0.90000  table, row 4  0.6250  ████████████████████████
+weights: linear, penalty 0.8, on accuracy (max)
+
+"#]]
+    );
+    place.write(
+        "scores.jsonl",
+        "{\"step\": 10, \"f1\": 0.5}\n{\"step\": 20, \"f1\": 0.25}\n{\"step\": 30, \"f1\": 1}\n",
+    );
+    assert_data_eq!(
+        place.mwa("weights run --metrics-file scores.jsonl --metric f1").out,
+        str![[r#"
+checkpoint     step       f1  from          weight
+checkpoint-10    10  0.50000  table, row 1  0.2800  ███████████▎
+checkpoint-20    20  0.25000  table, row 2  0.1200  ████▊
+checkpoint-30    30        1  table, row 3  0.6000  ████████████████████████
+weights: linear, penalty 0.8, on f1 (max)
+
+"#]]
+    );
+}
+
+#[test]
+fn faults_of_a_table_are_named() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("weights run --metrics-file absent.csv"),
+        str![[r#"
+error: absent.csv: cannot read it: No such file or directory (os error 2)
+
+"#]]
+    );
+    place.write("short.csv", "checkpoint,accuracy\ncheckpoint-10,0.5\n");
+    assert_data_eq!(
+        place.fails("weights run --metrics-file short.csv"),
+        str![[r#"
+error: short.csv: 2 of 3 checkpoints have no accuracy: checkpoint-20 (no row of the table is about it), checkpoint-30 (no row of the table is about it)
+help: choose a metric that every checkpoint has, or only checkpoints that have this one
+
+"#]]
+    );
+    place.write("word.csv", "step,accuracy\n10,0.5\n20,high\n30,0.5\n");
+    assert_data_eq!(
+        place.fails("weights run --metrics-file word.csv"),
+        str![[r#"
+error: word.csv: line 3: accuracy is `high`, which is not a number
+
+"#]]
+    );
+    place.write("keyless.csv", "name,accuracy\na,0.5\n");
+    assert_data_eq!(
+        place.fails("weights run --metrics-file keyless.csv"),
+        str![[r#"
+error: keyless.csv: the table says of no checkpoint: its columns are name, accuracy
+help: add a column `checkpoint` (such as checkpoint-50) or `step`
+
+"#]]
+    );
+    place.write("two.csv", "step,f1,accuracy\n10,1,0.5\n20,1,0.6\n30,1,0.5\n");
+    assert_data_eq!(
+        place.fails("weights run --metrics-file two.csv"),
+        str![[r#"
+error: two.csv: the table holds several metrics: accuracy 3/3, f1 3/3
+help: choose one of these with --metric
+
+"#]]
+    );
+}
+
+#[test]
+fn lightning_counts_steps_from_zero() {
+    let place = Place::with_run();
+    place.write("metrics.csv", "epoch,step,train_loss,val_loss\n0,9,,3.0\n1,19,,1.0\n2,29,,2.0\n");
+    assert_data_eq!(
+        place.mwa("weights run --metrics-file metrics.csv --metric val_loss").out,
+        str![[r#"
+checkpoint     step  val_loss  from          weight
+checkpoint-10    10         3  table, row 2  0.1111  ████▊
+checkpoint-20    20         1  table, row 3  0.5556  ████████████████████████
+checkpoint-30    30         2  table, row 4  0.3333  ██████████████▍
+weights: linear, penalty 0.8, on val_loss (min)
+
+"#]]
+    );
+}

@@ -1,0 +1,407 @@
+//! What a merge writes, where it refuses to write, and that it writes the same every time.
+
+use core::panic::AssertUnwindSafe;
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::catch_unwind;
+
+use mwa_host::{Machine, MergeOptions, Options, Progress};
+use snapbox::{assert_data_eq, str};
+
+use crate::adapter::{self, A, B, CONFIG};
+use crate::place::Place;
+
+/// The files of a folder by name.
+fn files(place: &Place, folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(place.path(folder)).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn the_output_is_an_adapter_with_card_and_report_and_nothing_of_the_training() {
+    let place = Place::with_run();
+    place.edit(
+        "run/checkpoint-30/adapter_config.json",
+        "\"r\": 2,",
+        "\"r\": 2,\n  \"from_the_future\": [1],",
+    );
+    for file in
+        ["tokenizer.json", "chat_template.jinja", "optimizer.pt", "rng_state.pth", "training_args.bin"]
+    {
+        place.write(&format!("run/checkpoint-30/{file}"), file);
+    }
+    place.merges("run");
+    let files = files(&place, "out");
+    let names: Vec<_> = files.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "chat_template.jinja",
+            "mwa-report.json",
+            "tokenizer.json"
+        ]
+    );
+    assert_eq!(files["adapter_config.json"], place.read("run/checkpoint-30/adapter_config.json"));
+    assert_data_eq!(
+        String::from_utf8(files["README.md"].clone()).unwrap(),
+        str![[r#"
+---
+base_model: "example/tiny"
+library_name: peft
+tags:
+- merge
+- mwa
+- "lora"
+---
+
+# Merged checkpoints
+
+A weighted average of 3 checkpoints, made with [mwa](https://github.com/mwa-merge/mwa) 0.1.0 (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
+
+Weights: linear, penalty 0.8, on eval_loss (min).
+
+| checkpoint | step | eval_loss | weight |
+|---|---|---|---|
+| checkpoint-10 | 10 | 3.000000 | 0.1111 |
+| checkpoint-20 | 20 | 1.000000 | 0.5556 |
+| checkpoint-30 | 30 | 2.000000 | 0.3333 |
+
+Hashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+
+"#]]
+    );
+    assert_data_eq!(
+        String::from_utf8(files["mwa-report.json"].clone()).unwrap(),
+        str![[r#"
+{
+  "mwa": "0.1.0",
+  "weighting": {
+    "scheme": "linear",
+    "penalty": 0.8,
+    "metric": "eval_loss",
+    "goal": "min"
+  },
+  "space": "factors",
+  "dtype": "keep",
+  "inputs": [
+    {
+      "name": "run/checkpoint-10",
+      "path": "../run/checkpoint-10",
+      "step": 10,
+      "metric": 3.0,
+      "source": "at step 10",
+      "weight": 0.11111111111111109,
+      "files": [
+        {
+          "name": "adapter_model.safetensors",
+          "bytes": 271,
+          "sha256": "29cb1eb145b60319a927eb3c8d0134e20e14a7527474333ef0692192d4dcd7e8"
+        }
+      ]
+    },
+    {
+      "name": "run/checkpoint-20",
+      "path": "../run/checkpoint-20",
+      "step": 20,
+      "metric": 1.0,
+      "source": "at step 20",
+      "weight": 0.5555555555555556,
+      "files": [
+        {
+          "name": "adapter_model.safetensors",
+          "bytes": 271,
+          "sha256": "e00c136a13a45adcbe8a85d24c3bbd2ae3532c26d9ecaf9e93253dcbc317d348"
+        }
+      ]
+    },
+    {
+      "name": "run/checkpoint-30",
+      "path": "../run/checkpoint-30",
+      "step": 30,
+      "metric": 2.0,
+      "source": "at step 30",
+      "weight": 0.33333333333333337,
+      "files": [
+        {
+          "name": "adapter_model.safetensors",
+          "bytes": 271,
+          "sha256": "4afba921214f2994f28c5aa3062504d9eb68c73e07fddb9ca03c0c232ec07cad"
+        }
+      ]
+    }
+  ],
+  "outputs": [
+    {
+      "name": "adapter_model.safetensors",
+      "bytes": 272,
+      "sha256": "b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76"
+    }
+  ],
+  "notes": [
+    "run/checkpoint-30: from_the_future is [1], but absent in run/checkpoint-10; taken as the same"
+  ]
+}
+
+"#]]
+    );
+    // weights 1/9, 5/9, 3/9 of the values ¼, ½, ¾
+    let expected = (0.25 + 5.0 * 0.5 + 3.0 * 0.75) / 9.0;
+    for value in place.merged(B) {
+        assert!((value - expected).abs() < 1e-6, "{value} is not {expected}");
+    }
+}
+
+#[test]
+fn the_same_merge_gives_the_same_bytes_in_every_file() {
+    let place = Place::new();
+    let values = |x: f32| (0..30_000).map(|i| x + (i % 89) as f32 / 7.0).collect::<Vec<_>>();
+    for (step, x) in [(10, 0.5), (20, 0.625), (30, 0.75)] {
+        let tensors =
+            [adapter::f32s(A, &[2, 15_000], &values(x)), adapter::f32s(B, &[15_000, 2], &values(-x))];
+        place.checkpoint(&format!("run/checkpoint-{step}"), &tensors);
+    }
+    let mut made = Vec::new();
+    for extra in ["", "", "--threads 1", "--threads 7 --memory 1K", "--threads 100000"] {
+        place.merges(&format!("run {extra}"));
+        made.push(files(&place, "out"));
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    assert!(made.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn an_output_that_exists_is_not_replaced_without_force() {
+    let place = Place::with_run();
+    place.merges("run");
+    assert_data_eq!(
+        place.fails("merge run -o out"),
+        str![[r#"
+error: out: exists already
+help: choose another output folder, or replace an earlier merge with --force
+
+"#]]
+    );
+    let first = files(&place, "out");
+    assert_eq!(place.mwa("merge run -o out --force --scheme uniform").code, Some(0));
+    assert_ne!(files(&place, "out"), first);
+    // someone's own folder is not replaced, even so
+    place.write("mine/notes.txt", "dear diary");
+    assert_data_eq!(
+        place.fails("merge run -o mine --force"),
+        str![[r#"
+error: mine: is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force
+help: choose another output folder, or remove this one yourself
+
+"#]]
+    );
+    place.write("file", "");
+    assert_data_eq!(
+        place.fails("merge run -o file"),
+        str![[r#"
+error: file: exists and is not a folder
+help: choose another output folder
+
+"#]]
+    );
+    // an empty folder is welcome
+    fs::create_dir(place.path("new")).unwrap();
+    assert_eq!(place.mwa("merge run -o new").code, Some(0));
+}
+
+#[test]
+fn an_output_never_lies_over_an_input() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("merge run -o run/checkpoint-20/merged"),
+        str![[r#"
+error: run/checkpoint-20/merged: would overwrite the input run/checkpoint-20
+help: choose an output folder outside the inputs
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run -o run/checkpoint-20"),
+        str![[r#"
+error: run/checkpoint-20: exists already
+help: choose another output folder, or replace an earlier merge with --force
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run -o run --force"),
+        str![[r#"
+error: run: is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force
+help: choose another output folder, or remove this one yourself
+
+"#]]
+    );
+    assert_eq!(place.mwa("merge run -o run/merged").code, Some(0), "beside the checkpoints is fine");
+    // the merge is not a checkpoint of the run
+    assert_data_eq!(
+        place.mwa("weights run").err,
+        str![[r#"
+note: run: left out, not named as checkpoints: merged
+
+"#]]
+    );
+}
+
+#[test]
+fn folders_above_the_output_are_made_and_taken_away_again() {
+    let place = Place::with_run();
+    place.fails("merge run -o deep/er/out --weights 1");
+    place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 2", "\"r\": 4");
+    place.fails("merge run -o deep/er/out");
+    place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 4", "\"r\": 2");
+    let mut bad = adapter::lora(0.5);
+    bad[0].data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    place.checkpoint("run/checkpoint-20", &bad);
+    place.fails("merge run -o deep/er/out");
+    assert_eq!(place.mwa("merge run -o deep/er/out --drop-bad").code, Some(0));
+}
+
+#[test]
+fn a_report_stays_true_when_run_and_merge_move_together() {
+    let place = Place::with_run();
+    place.merges("run");
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    for name in ["run", "out"] {
+        fs::rename(place.path(name), place.path("elsewhere").join(name)).unwrap();
+    }
+    assert_data_eq!(
+        place.mwa("verify elsewhere/out").out,
+        str![[r#"
+same     elsewhere/out/adapter_model.safetensors
+same     3 input files
+verified: merging again gives the same bytes
+
+"#]]
+    );
+}
+
+#[test]
+fn verify_notices_each_change() {
+    let place = Place::with_run();
+    place.merges("run");
+    let mut weights = place.read("out/adapter_model.safetensors");
+    *weights.last_mut().unwrap() ^= 1;
+    place.write("out/adapter_model.safetensors", &weights);
+    let ran = place.mwa("verify out");
+    assert_eq!(ran.code, Some(1));
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
+changed  out/adapter_model.safetensors
+same     3 input files
+differs: merging again gives what the report says, but that is not what is here
+
+"#]]
+    );
+
+    place.checkpoint("run/checkpoint-10", &adapter::lora(9.0));
+    fs::remove_dir_all(place.path("run/checkpoint-20")).unwrap();
+    let ran = place.mwa("verify out");
+    assert_eq!(ran.code, Some(1));
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
+changed  out/adapter_model.safetensors
+changed  run/checkpoint-10/adapter_model.safetensors
+missing  run/checkpoint-20/adapter_model.safetensors
+same     1 input file
+not merged again: inputs are missing or have changed
+
+"#]]
+    );
+
+    let place = Place::with_run();
+    place.merges("run");
+    place.edit("out/mwa-report.json", "\"weight\": 0.5", "\"weight\": 0.25");
+    assert_data_eq!(
+        place.fails("verify out"),
+        str![[r#"
+error: out/mwa-report.json: the weights sum to 0.7, not to 1
+help: the report was damaged or edited: merge again
+
+"#]]
+    );
+    place.write("out/mwa-report.json", "{}");
+    assert_data_eq!(
+        place.fails("verify out"),
+        str![[r#"
+error: out/mwa-report.json: is not a merge report: missing field `mwa` at line 1 column 2
+help: the report was damaged or edited: merge again
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("verify run"),
+        str![[r#"
+error: run: holds no mwa-report.json
+help: verify takes a folder that `mwa merge` wrote
+
+"#]]
+    );
+}
+
+#[test]
+fn a_merged_value_that_overflows_is_an_error_and_one_that_vanishes_is_counted() {
+    let place = Place::with_run();
+    for (step, x) in [(10, 1e5), (20, 1e5), (30, 2e5)] {
+        place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(x));
+    }
+    assert_data_eq!(
+        place.fails("merge run -o out --dtype f16"),
+        str![[r#"
+error: run/checkpoint-30: tensor `base_model.model.q.lora_A.weight` has a merged value too large for F16, at element 0
+help: ask for a wider dtype: --dtype f32 or bf16
+
+"#]]
+    );
+    for (step, x) in [(10, 1e-12), (20, 1e-12), (30, 2e-12)] {
+        place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(x));
+    }
+    assert_data_eq!(
+        place.merges("run --dtype f16").err,
+        str![[r#"
+note: 8 of 14 values became zero in the output dtype; --dtype f32 or bf16 keeps them
+note: run/checkpoint-10 and run/checkpoint-20 hold the same weights, byte for byte
+
+"#]]
+    );
+}
+
+#[test]
+fn a_panicking_thread_ends_the_merge_and_leaves_nothing() {
+    struct Panics;
+    impl Progress for Panics {
+        fn advance(&self, _: u64) {
+            panic!("on purpose");
+        }
+    }
+    let place = Place::new();
+    for step in [1, 2] {
+        place.write(&format!("run/checkpoint-{step}/adapter_config.json"), CONFIG);
+        let tensors = [
+            adapter::f32s(A, &[2, 20_000], &vec![1.0; 40_000]),
+            adapter::f32s(B, &[20_000, 2], &vec![1.0; 40_000]),
+        ];
+        place.checkpoint(&format!("run/checkpoint-{step}"), &tensors);
+    }
+    let before = place.tree();
+    let options = Options { inputs: vec![place.path("run")], ..Options::default() };
+    let how =
+        MergeOptions { machine: Machine { threads: Some(4), memory: Some(1) }, ..MergeOptions::default() };
+    let merge = || mwa_host::merge(&options, &how, &place.path("out"), &Panics);
+    assert!(catch_unwind(AssertUnwindSafe(merge)).is_err());
+    place.assert_unchanged(&before);
+}

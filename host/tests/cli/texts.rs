@@ -1,0 +1,561 @@
+//! The texts that people and scripts read: help, tables, JSON, and the errors of wrong usage.
+
+use std::process::Command;
+
+use serde_json::Value;
+use snapbox::{assert_data_eq, str};
+
+use crate::place::{Place, Ran};
+
+#[test]
+fn help() {
+    let place = Place::new();
+    assert_data_eq!(
+        place.mwa("--help").out,
+        str![[r#"
+Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+
+Usage: mwa <COMMAND>
+
+Commands:
+  merge        Merge checkpoints into one adapter or model
+  weights      Show the same choice and weights as a table; writes nothing
+  inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
+  verify       Merge again from a folder's report and compare bytes and hashes
+  completions  Print a completion script for a shell
+  man          Print the manual page
+  help         Print this message or the help of the given subcommand(s)
+
+Options:
+  -h, --help     Print help
+  -V, --version  Print version
+
+Examples:
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
+  mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("merge --help").out,
+        str![[r#"
+Merge checkpoints into one adapter or model
+
+Usage: mwa merge [OPTIONS] --output <DIR> <RUN|CHECKPOINT|FILE>...
+
+Arguments:
+  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
+
+Options:
+  -o, --output <DIR>     Folder to write; it appears whole or not at all
+      --dtype <DTYPE>    Dtype of averaged tensors; keep takes the widest of the inputs [default:
+                         keep] [possible values: keep, f32, bf16, f16]
+      --allow-cross-run  Average the factors of adapters that are not of one run
+      --force            Replace an earlier merge in DIR
+      --threads <N>      Threads [default: one per core]
+      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M]
+      --json             Print JSON
+  -q, --quiet            Print errors only
+  -h, --help             Print help
+
+Selection:
+      --last <N>        The newest N checkpoints [default for a run: 10]
+      --every <K>       Every K-th checkpoint, counted from the newest
+      --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
+      --top <N>         The N checkpoints with the best metric
+      --adapter <NAME>  The adapter inside checkpoints that hold several
+      --drop-bad        Leave out checkpoints that diverged, instead of failing
+
+Metric:
+      --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
+                                  all have it, else loss, else step]
+      --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
+                                  `checkpoint` or `step`
+      --goal <GOAL>               Whether lower or higher is better [default: from the metric's
+                                  name] [possible values: min, max]
+      --smooth <STEPS>            Average a training metric over so many steps around a checkpoint;
+                                  0 interpolates [default: from the log]
+      --metric-tolerance <STEPS>  Take an evaluation up to so many steps away from its checkpoint
+                                  [default: 0]
+      --strict-metrics            Fail rather than take a value that was not logged right at a
+                                  checkpoint
+
+Weights:
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
+      --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+      --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("weights --help").out,
+        str![[r#"
+Show the same choice and weights as a table; writes nothing
+
+Usage: mwa weights [OPTIONS] <RUN|CHECKPOINT|FILE>...
+
+Arguments:
+  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
+
+Options:
+      --json   Print JSON
+  -q, --quiet  Print errors only
+  -h, --help   Print help
+
+Selection:
+      --last <N>        The newest N checkpoints [default for a run: 10]
+      --every <K>       Every K-th checkpoint, counted from the newest
+      --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
+      --top <N>         The N checkpoints with the best metric
+      --adapter <NAME>  The adapter inside checkpoints that hold several
+      --drop-bad        Leave out checkpoints that diverged, instead of failing
+
+Metric:
+      --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
+                                  all have it, else loss, else step]
+      --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
+                                  `checkpoint` or `step`
+      --goal <GOAL>               Whether lower or higher is better [default: from the metric's
+                                  name] [possible values: min, max]
+      --smooth <STEPS>            Average a training metric over so many steps around a checkpoint;
+                                  0 interpolates [default: from the log]
+      --metric-tolerance <STEPS>  Take an evaluation up to so many steps away from its checkpoint
+                                  [default: 0]
+      --strict-metrics            Fail rather than take a value that was not logged right at a
+                                  checkpoint
+
+Weights:
+      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
+                         power, exponential, rank, uniform]
+      --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+      --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("inspect --help").out,
+        str![[r#"
+Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
+
+Usage: mwa inspect [OPTIONS] <PATH>...
+
+Arguments:
+  <PATH>...  Run folders, checkpoint folders or files
+
+Options:
+      --adapter <NAME>  The adapter inside checkpoints that hold several
+      --json            Print JSON
+  -q, --quiet           Print errors only
+  -h, --help            Print help
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("verify --help").out,
+        str![[r#"
+Merge again from a folder's report and compare bytes and hashes
+
+Usage: mwa verify [OPTIONS] <DIR>
+
+Arguments:
+  <DIR>  A folder that `mwa merge` wrote
+
+Options:
+      --threads <N>    Threads [default: one per core]
+      --memory <SIZE>  Bytes of buffers, such as 64M or 1G [default: 64M]
+      --json           Print JSON
+  -q, --quiet          Print errors only
+  -h, --help           Print help
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("completions --help").out,
+        str![[r#"
+Print a completion script for a shell
+
+Usage: mwa completions <SHELL>
+
+Arguments:
+  <SHELL>  The shell [possible values: bash, elvish, fish, powershell, zsh]
+
+Options:
+  -h, --help  Print help
+
+"#]]
+    );
+}
+
+#[test]
+fn completions_and_the_manual_page_are_made() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = place.mwa(&format!("completions {shell}"));
+        assert!(ran.out.contains("metrics-file"), "{shell}");
+    }
+    let page = place.mwa("man").out;
+    assert!(page.starts_with(".ie") && page.contains(".TH mwa 1"), "{page}");
+}
+
+#[test]
+fn weights_of_a_run() {
+    let ran = Place::with_run().mwa("weights run");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
+checkpoint     step  eval_loss  from        weight
+checkpoint-10    10          3  at step 10  0.1111  ████▊
+checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
+checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
+weights: linear, penalty 0.8, on eval_loss (min)
+
+"#]]
+    );
+}
+
+#[test]
+fn weights_of_the_sample_run() {
+    let place = Place::new();
+    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/sample-run");
+    assert_data_eq!(
+        place.mwa(&format!("weights {run} --metric loss")).out,
+        str![[r#"
+checkpoint       step     loss  from                    weight
+checkpoint-550    550  0.92739  mean of steps 538–563   0.0342  ████▊
+checkpoint-600    600  0.91438  mean of steps 588–613   0.0427  ██████
+checkpoint-650    650  0.88521  mean of steps 638–663   0.0619  ████████▊
+checkpoint-700    700  0.79679  mean of steps 688–713   0.1200  ████████████████▉
+checkpoint-750    750  0.80799  mean of steps 738–763   0.1126  ███████████████▉
+checkpoint-800    800  0.85359  mean of steps 788–813   0.0827  ███████████▋
+checkpoint-850    850  0.83571  mean of steps 838–863   0.0944  █████████████▎
+checkpoint-900    900  0.74342  mean of steps 888–913   0.1550  █████████████████████▊
+checkpoint-950    950  0.78800  mean of steps 938–963   0.1257  █████████████████▋
+checkpoint-1000  1000  0.71936  mean of steps 988–1000  0.1708  ████████████████████████
+weights: linear, penalty 0.8, on loss (min)
+
+"#]]
+    );
+}
+
+#[test]
+fn a_merge_says_what_it_did() {
+    let ran = Place::with_run().merges("run");
+    let (before, after) = ran.out.split_once(" in ").unwrap();
+    let (seconds, after) = after.split_once(" s\n").unwrap();
+    assert!(seconds.parse::<f64>().is_ok(), "{seconds}");
+    assert_data_eq!(
+        format!("{before} in T s\n{after}"),
+        str![[r#"
+checkpoint     step  eval_loss  from        weight
+checkpoint-10    10          3  at step 10  0.1111  ████▊
+checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
+checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
+weights: linear, penalty 0.8, on eval_loss (min)
+merged 3 checkpoints (813 B) into out in T s
+  adapter_model.safetensors  272 B  sha256 b308071cd7296493…
+
+"#]]
+    );
+    assert_eq!(Place::with_run().merges("run --quiet").out, "");
+}
+
+#[test]
+fn inspection_of_a_run() {
+    assert_data_eq!(
+        Place::with_run().mwa("inspect run").out,
+        str![[r#"
+run
+  checkpoint-10: LORA, rank 2, step 10, 2 tensors (2 F32), 14 parameters, 271 B
+  checkpoint-20: LORA, rank 2, step 20, 2 tensors (2 F32), 14 parameters, 271 B
+  checkpoint-30: LORA, rank 2, step 30, 2 tensors (2 F32), 14 parameters, 271 B
+  LORA: may be averaged
+  metrics, and how many of the 3 checkpoints have one:
+    eval_loss  3
+
+"#]]
+    );
+}
+
+#[test]
+fn verification() {
+    let place = Place::with_run();
+    place.merges("run");
+    assert_data_eq!(
+        place.mwa("verify out").out,
+        str![[r#"
+same     out/adapter_model.safetensors
+same     3 input files
+verified: merging again gives the same bytes
+
+"#]]
+    );
+}
+
+/// The names in a JSON value, in depth.
+fn shape(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| format!("{name}: {}", shape(value))).collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+        Value::Array(items) => format!("[{}]", items.first().map(shape).unwrap_or_default()),
+        Value::Null => "null".into(),
+        Value::Bool(_) => "bool".into(),
+        Value::Number(_) => "number".into(),
+        Value::String(_) => "string".into(),
+    }
+}
+
+fn json(place: &Place, arguments: &str) -> (Option<i32>, Value) {
+    let Ran { code, out, .. } = place.mwa(&format!("{arguments} --json"));
+    (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}")))
+}
+
+#[test]
+fn json_has_a_stable_shape() {
+    let place = Place::with_run();
+    let mut shapes = String::new();
+    for arguments in ["weights run", "merge run -o out", "inspect run", "verify out"] {
+        let (code, value) = json(&place, arguments);
+        assert_eq!(code, Some(0));
+        shapes += &format!("{arguments}\n  {}\n", shape(&value));
+    }
+    assert_data_eq!(
+        shapes,
+        str![[r#"
+weights run
+  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], notes: []}
+merge run -o out
+  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], notes: []}
+inspect run
+  [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
+verify out
+  {outputs: [{path: string, state: string}], inputs: [{path: string, state: string}], remade: bool}
+
+"#]]
+    );
+    // what a merge prints is what it wrote
+    let (_, printed) = json(&place, "merge run -o out --force");
+    assert_eq!(printed, serde_json::from_slice::<Value>(&place.read("out/mwa-report.json")).unwrap());
+    place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 2", "\"r\": 4");
+    let (code, error) = json(&place, "merge run -o out2");
+    assert_eq!(code, Some(1));
+    assert_data_eq!(
+        format!("{error:#}\n"),
+        str![[r#"
+{
+  "error": {
+    "kind": "config",
+    "file": "run/checkpoint-20",
+    "tensor": null,
+    "message": "r is 4, but 2 in run/checkpoint-10",
+    "help": "factors average only at one rank and scale; merge checkpoints that share them"
+  }
+}
+
+"#]]
+    );
+}
+
+#[test]
+fn wrong_usage_exits_2_and_says_what_would_be_right() {
+    let place = Place::with_run();
+    let wrong = [
+        "",
+        "merge",
+        "merge run",
+        "merge run -o out --lsat 3",
+        "merge run -o out --last 0",
+        "merge run -o out --steps 9",
+        "merge run -o out --steps 9..3",
+        "merge run -o out --scheme best",
+        "merge run -o out --dtype f64",
+        "merge run -o out --weights 1,x",
+        "merge run -o out --weights 1,2,3 --metric loss",
+        "merge run -o out --threads 0",
+        "merge run -o out --memory 1Q",
+        "merge run -o out --smooth -3",
+        "merg run -o out",
+        "completions csh",
+    ];
+    let mut texts = String::new();
+    for arguments in wrong {
+        texts += &format!("$ mwa {arguments}\n{}\n", place.fails_with(2, arguments));
+    }
+    assert_data_eq!(
+        texts,
+        str![[r#"
+$ mwa 
+Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+
+Usage: mwa <COMMAND>
+
+Commands:
+  merge        Merge checkpoints into one adapter or model
+  weights      Show the same choice and weights as a table; writes nothing
+  inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
+  verify       Merge again from a folder's report and compare bytes and hashes
+  completions  Print a completion script for a shell
+  man          Print the manual page
+  help         Print this message or the help of the given subcommand(s)
+
+Options:
+  -h, --help     Print help
+  -V, --version  Print version
+
+Examples:
+  mwa weights runs/my-lora                      who would weigh how much, and why
+  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
+  mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+$ mwa merge
+error: the following required arguments were not provided:
+  --output <DIR>
+  <RUN|CHECKPOINT|FILE>...
+
+Usage: mwa merge --output <DIR> <RUN|CHECKPOINT|FILE>...
+
+For more information, try '--help'.
+
+$ mwa merge run
+error: the following required arguments were not provided:
+  --output <DIR>
+
+Usage: mwa merge --output <DIR> <RUN|CHECKPOINT|FILE>...
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --lsat 3
+error: unexpected argument '--lsat' found
+
+  tip: a similar argument exists: '--last'
+
+Usage: mwa merge --output <DIR> --last <N> <RUN|CHECKPOINT|FILE>...
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --last 0
+error: invalid value '0' for '--last <N>': must be at least 1
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --steps 9
+error: invalid value '9' for '--steps <A..B>': write a range, such as 500..1000, 500.. or ..1000
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --steps 9..3
+error: invalid value '9..3' for '--steps <A..B>': the range is empty: 9 is after 3
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --scheme best
+error: invalid value 'best' for '--scheme <SCHEME>'
+  [possible values: linear, power, exponential, rank, uniform]
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --dtype f64
+error: invalid value 'f64' for '--dtype <DTYPE>'
+  [possible values: keep, f32, bf16, f16]
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --weights 1,x
+error: invalid value 'x' for '--weights <W,W,…>': invalid float literal
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --weights 1,2,3 --metric loss
+error: the argument '--weights <W,W,…>' cannot be used with '--metric <NAME>'
+
+Usage: mwa merge --output <DIR> --weights <W,W,…> <RUN|CHECKPOINT|FILE>...
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --threads 0
+error: invalid value '0' for '--threads <N>': must be at least 1
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --memory 1Q
+error: invalid value '1Q' for '--memory <SIZE>': `q` is no unit; use K, M, G or T
+
+For more information, try '--help'.
+
+$ mwa merge run -o out --smooth -3
+error: run: the smoothing window is -3 steps, but must be finite and not negative
+
+$ mwa merg run -o out
+error: unrecognized subcommand 'merg'
+
+  tip: a similar subcommand exists: 'merge'
+
+Usage: mwa <COMMAND>
+
+For more information, try '--help'.
+
+$ mwa completions csh
+error: invalid value 'csh' for '<SHELL>'
+  [possible values: bash, elvish, fish, powershell, zsh]
+
+  tip: a similar value exists: 'zsh'
+
+For more information, try '--help'.
+
+
+"#]]
+    );
+}
+
+#[test]
+fn nothing_selected_is_an_error() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("weights run --steps 100.."),
+        str![[r#"
+error: --steps selects none of the 3 checkpoints found, which lie between steps 10 and 30
+help: widen --steps, or leave it out
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("weights nowhere"),
+        str![[r#"
+error: nowhere: does not exist
+help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
+
+"#]]
+    );
+    std::fs::create_dir(place.path("empty")).unwrap();
+    assert_data_eq!(
+        place.fails("weights empty"),
+        str![[r#"
+error: empty: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, pytorch_lora_weights.safetensors)
+help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
+
+"#]]
+    );
+}
+
+#[test]
+fn pipes_get_no_colours_unless_forced() {
+    let place = Place::with_run();
+    assert!(!place.mwa("weights run").out.contains('\x1b'));
+    let forced = |variables: &[(&str, &str)]| {
+        let mut command: Command = place.command("weights run");
+        Ran::of(command.envs(variables.iter().copied())).out
+    };
+    assert!(forced(&[("CLICOLOR_FORCE", "1")]).contains("\x1b[36m"));
+    assert!(!forced(&[("NO_COLOR", "1")]).contains('\x1b'));
+}

@@ -1,0 +1,27 @@
+//! Hostile files: refused by every executor, and by the host's reader of files, with the right words and no panic.
+
+use conformance::{Executor, Failure, Merge, each_executor, harness, vectors};
+
+each_executor!(refuses_hostile_files; once host_refuses_hostile_files);
+
+fn refuses_hostile_files(executor: &dyn Executor) -> Result<(), String> {
+    harness::all(&vectors::load().hostile, |hostile| {
+        let merge =
+            Merge { inputs: vec![vectors::read(&hostile.file)], weights: vec![1.0], ..Merge::default() };
+        hostile.check(executor.merge(&merge).map(|output| names(&output)))
+    })
+}
+
+fn host_refuses_hostile_files() -> Result<(), String> {
+    harness::all(&vectors::load().hostile, |hostile| {
+        let path = vectors::folder().join(&hostile.file);
+        let found = mwa_host::inspect(&path, None).map_err(Failure::from);
+        // the inspection counts tensors; their names are the core's affair
+        hostile.check(found.map(|found| vec!["weight".into(); found.checkpoints[0].tensors]))
+    })
+}
+
+fn names(file: &[u8]) -> Vec<String> {
+    let file = safetensors::SafeTensors::deserialize(file).expect("a merge gives a readable file");
+    file.names().into_iter().map(str::to_owned).collect()
+}

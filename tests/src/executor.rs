@@ -1,0 +1,75 @@
+//! What a runtime or device must do to be tested: merge files that are in memory.
+
+use mwa::safetensors::Header;
+use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+
+/// A merge of single files.
+#[derive(Clone, Debug, Default)]
+pub struct Merge {
+    /// Whole safetensors files, as on disk.
+    pub inputs: Vec<Vec<u8>>,
+    /// Raw weights, one per input; they are normalised to sum to 1.
+    pub weights: Vec<f64>,
+    /// The output dtype; `None` keeps the widest of the inputs.
+    pub dtype: Option<Float>,
+    /// Let NaN and infinity through.
+    pub allow_non_finite: bool,
+}
+
+impl Merge {
+    /// The core's plan, for executors that run jobs.
+    ///
+    /// # Errors
+    /// As the core: heads, weights, names, shapes, dtypes.
+    pub fn plan(&self) -> mwa::Result<Plan> {
+        let mut inputs = Vec::new();
+        for (i, bytes) in self.inputs.iter().enumerate() {
+            let header = Header::parse(bytes, bytes.len() as u64)?;
+            let files = vec![Shard { name: "merged.safetensors".into(), header }];
+            inputs.push(Input { name: format!("input {i}"), files });
+        }
+        let recipe =
+            Recipe { dtype: self.dtype, allow_non_finite: self.allow_non_finite, ..Recipe::default() };
+        Plan::new(&inputs, &Weights::explicit(&self.weights)?, &recipe)
+    }
+}
+
+/// Why a merge failed, as every runtime must be able to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The stable name of the kind; see [`mwa::ErrorKind::name`].
+    pub kind: String,
+    /// The whole message: file, tensor, facts.
+    pub message: String,
+}
+
+impl From<mwa::Error> for Failure {
+    fn from(error: mwa::Error) -> Self {
+        Self { kind: error.kind().name().into(), message: error.to_string() }
+    }
+}
+
+/// A way to merge: a processor, a device, a runtime, a binding.
+pub trait Executor: Sync {
+    /// Merge, and give the output file's bytes.
+    ///
+    /// # Errors
+    /// What the product reports. Whatever goes wrong in the test's own plumbing is a panic.
+    fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure>;
+}
+
+/// Open an executor, or say why this machine has none.
+///
+/// # Errors
+/// The reason, for a person: `no adapter`, `this CPU has no avx512`.
+pub type Open = fn() -> Result<Box<dyn Executor>, String>;
+
+/// Every executor by name. To add one: a file beside this one, and a line here.
+pub const EXECUTORS: &[(&str, Open)] = &[
+    ("reference", crate::native::reference),
+    ("cpu", crate::native::cpu),
+    ("cpu_one_thread", crate::native::cpu_one_thread),
+    ("baseline", || crate::native::instructions("baseline")),
+    ("avx2", || crate::native::instructions("avx2")),
+    ("avx512", || crate::native::instructions("avx512")),
+];

@@ -1,0 +1,260 @@
+//! The world of `wasm/wit/world.wit` over the core: names and bytes are translated here, nothing is decided.
+#![cfg_attr(target_family = "wasm", no_std)]
+
+extern crate alloc;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use mwa::session::{self, Session};
+use mwa::{AdapterConfig, Error, History, Outcome, TrainerState, Weights};
+
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
+#[expect(clippy::use_self, clippy::cast_possible_truncation, reason = "generated")]
+mod world {
+    wit_bindgen::generate!({ path: "../wit", world: "mwa" });
+}
+
+use world::exports::mwa::merge::merger::{
+    Adapter, Checkpoint, Contents, Dtype, Failure, Found, Goal, Guest, GuestMerge, Job, Merge, Metric,
+    MetricOptions, Output, Reading, Recipe, Scheme, Span, Tensor, Text, Weighing,
+};
+
+type Result<T> = core::result::Result<T, Failure>;
+
+#[cfg(target_family = "wasm")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+/// A panic is a bug of ours: the instance traps, and the host reports it.
+#[cfg(target_family = "wasm")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}
+
+struct Component;
+world::export!(Component with_types_in world);
+
+impl Guest for Component {
+    type Merge = Running;
+
+    fn weigh(metrics: Vec<f64>, goal: Goal, scheme: Scheme, penalty: f64) -> Result<Vec<f64>> {
+        Ok(Weights::new(&metrics, goal.into(), scheme.into(), penalty)?.values().to_vec())
+    }
+
+    fn read_metric(logs: Vec<String>, steps: Vec<u64>, options: MetricOptions) -> Result<Metric> {
+        Ok((&mwa::read_metric(&history(&logs)?, &steps, &options.into())?).into())
+    }
+
+    fn coverage(logs: Vec<String>, steps: Vec<u64>) -> Result<Vec<(String, u32)>> {
+        let history = history(&logs)?;
+        let covered = history.coverage(&steps).into_iter();
+        Ok(covered.map(|(name, count)| (name.to_string(), small(count))).collect())
+    }
+
+    fn head_size(start: Vec<u8>, file_length: u64) -> Result<u64> {
+        Ok(mwa::safetensors::Header::size(&start, file_length)?)
+    }
+
+    fn inspect(head: Vec<u8>, file_length: u64) -> Result<Contents> {
+        let header = mwa::safetensors::Header::parse(&head, file_length)?;
+        let tensor = |tensor: &mwa::safetensors::Tensor| Tensor {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.to_string(),
+            shape: tensor.shape.clone(),
+            start: tensor.range.start,
+            end: tensor.range.end,
+        };
+        let metadata = header.metadata().iter().map(|(key, value)| (key.clone(), value.clone()));
+        Ok(Contents { tensors: header.tensors().iter().map(tensor).collect(), metadata: metadata.collect() })
+    }
+
+    fn inspect_adapter(config: String) -> Result<Adapter> {
+        let config = AdapterConfig::parse(&config)?;
+        Ok(Adapter {
+            peft_type: config.peft_type().to_string(),
+            verdict: mwa::method(config.peft_type())?.verdict.to_string(),
+            base_model: config.base_model().map(ToString::to_string),
+            rank: config.r(),
+            alpha: config.lora_alpha(),
+        })
+    }
+}
+
+fn history(logs: &[String]) -> mwa::Result<History> {
+    let states = logs.iter().map(|log| TrainerState::parse(log)).collect::<mwa::Result<Vec<_>>>()?;
+    Ok(History::new(states))
+}
+
+/// A merge under way; a component is never entered twice at once, so that a cell is lock enough.
+struct Running(RefCell<Session>);
+
+impl GuestMerge for Running {
+    fn open(checkpoints: Vec<Checkpoint>, recipe: Recipe) -> Result<Merge> {
+        let checkpoints = checkpoints.into_iter().map(Into::into).collect();
+        Ok(Merge::new(Self(RefCell::new(Session::open(checkpoints, &recipe.into())?))))
+    }
+
+    fn weights(&self) -> Vec<f64> {
+        self.0.borrow().weights().values().to_vec()
+    }
+
+    fn metric(&self) -> Option<Metric> {
+        self.0.borrow().metric().map(Into::into)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.borrow().notes()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        let session = self.0.borrow();
+        let output = |(name, head, length): (&str, &[u8], u64)| Output {
+            name: name.to_string(),
+            head: head.to_vec(),
+            length,
+        };
+        session.outputs().map(output).collect()
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut session = self.0.borrow_mut();
+        let (number, job) = session.next_job()?;
+        let read = |read: mwa::Read| Span {
+            input: small(read.input),
+            file: small(read.file),
+            start: read.range.start,
+            end: read.range.end,
+        };
+        let write = job.write();
+        let (file, start, end) = (small(write.file), write.range.start, write.range.end);
+        let writes = [Span { input: 0, file, start, end }].into();
+        Some(Job { number, reads: job.reads().map(read).collect(), writes })
+    }
+
+    fn run(&self, job: u64, chunks: Vec<Vec<u8>>) -> Result<Vec<u8>> {
+        let chunks: Vec<_> = chunks.iter().map(Vec::as_slice).collect();
+        Ok(self.0.borrow_mut().run(job, &chunks)?)
+    }
+
+    fn owner(&self) -> u32 {
+        small(self.0.borrow().owner())
+    }
+
+    fn texts(&self, found: Found) -> Result<Vec<Text>> {
+        let Found { paths, inputs, outputs } = found;
+        let texts = self.0.borrow().texts(&session::Found { paths, inputs, outputs })?;
+        Ok(texts.into_iter().map(|(name, content)| Text { name, content }).collect())
+    }
+}
+
+/// Counts of things that came over the border, where lists have 32-bit lengths.
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            code: error.kind() as u8,
+            kind: error.kind().name().to_string(),
+            file: error.at_file().map(ToString::to_string),
+            tensor: error.at_tensor().map(ToString::to_string),
+            detail: error.detail().to_string(),
+            help: error.advice().map(ToString::to_string),
+        }
+    }
+}
+
+impl From<Goal> for mwa::Goal {
+    fn from(goal: Goal) -> Self {
+        match goal {
+            Goal::Min => Self::Min,
+            Goal::Max => Self::Max,
+        }
+    }
+}
+
+impl From<Scheme> for mwa::Scheme {
+    fn from(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Linear => Self::Linear,
+            Scheme::Power => Self::Power,
+            Scheme::Exponential => Self::Exponential,
+            Scheme::Rank => Self::Rank,
+            Scheme::Uniform => Self::Uniform,
+        }
+    }
+}
+
+impl From<MetricOptions> for mwa::MetricOptions {
+    fn from(options: MetricOptions) -> Self {
+        let MetricOptions { name, goal, smooth, tolerance, strict } = options;
+        Self { name, goal: goal.map(Into::into), smooth, tolerance, strict }
+    }
+}
+
+impl From<&mwa::Metric> for Metric {
+    fn from(metric: &mwa::Metric) -> Self {
+        let outcome = |outcome: &mwa::Outcome| {
+            use world::exports::mwa::merge::merger::Outcome as Told;
+            match outcome {
+                Outcome::Read(read) => {
+                    Told::Read(Reading { value: read.value, source: read.source.to_string() })
+                }
+                Outcome::Missing(facts) => Told::Missing(facts.clone()),
+                Outcome::Bad(reason) => Told::Bad(reason.clone()),
+            }
+        };
+        Self {
+            name: metric.name.clone(),
+            goal: if metric.goal == mwa::Goal::Min { Goal::Min } else { Goal::Max },
+            outcomes: metric.readings.iter().map(outcome).collect(),
+            notes: metric.notes.clone(),
+        }
+    }
+}
+
+impl From<Checkpoint> for session::Checkpoint {
+    fn from(checkpoint: Checkpoint) -> Self {
+        let files = checkpoint.files.into_iter();
+        let files =
+            files.map(|head| session::Head { name: head.name, bytes: head.bytes, length: head.length });
+        let Checkpoint { name, step, config, .. } = checkpoint;
+        Self { name, step, config, files: files.collect() }
+    }
+}
+
+impl From<Recipe> for session::Order {
+    fn from(recipe: Recipe) -> Self {
+        let dtype = recipe.dtype.map(|dtype| match dtype {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+            Dtype::F16 => "f16",
+        });
+        let weighing = match recipe.weighing {
+            Weighing::Explicit(values) => session::Weighing::Explicit(values),
+            Weighing::Exact(values) => session::Weighing::Exact(values),
+            Weighing::Measured(it) => session::Weighing::Measured {
+                values: it.values,
+                goal: it.goal.into(),
+                scheme: it.scheme.into(),
+                penalty: it.penalty,
+            },
+            Weighing::Logged(it) => session::Weighing::Logged {
+                logs: it.logs,
+                options: it.options.into(),
+                scheme: it.scheme.into(),
+                penalty: it.penalty,
+            },
+        };
+        Self {
+            weighing,
+            dtype: dtype.map(ToString::to_string),
+            allow_non_finite: recipe.allow_non_finite,
+            chunk: recipe.chunk,
+        }
+    }
+}
