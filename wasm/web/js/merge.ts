@@ -28,6 +28,8 @@ export interface MergeOptions extends WeighOptions {
   allowCrossRun?: boolean;
   /** Let NaN and infinity through instead of failing. */
   allowNonFinite?: boolean;
+  /** Write the files anew even where one checkpoint alone has weight, instead of copying them. */
+  rewrite?: boolean;
   /** Where to write; without it the files come back as Blobs. */
   output?: Output;
   /** Hears how far it is. */

@@ -47,6 +47,7 @@ pub(crate) struct Options {
     drop_bad: bool,
     pub(crate) allow_cross_run: bool,
     pub(crate) allow_non_finite: bool,
+    pub(crate) rewrite: bool,
     pub(crate) dtype: Option<String>,
 }
 

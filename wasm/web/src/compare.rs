@@ -34,7 +34,7 @@ impl Comparison {
         let plan = Plan::new(&inputs, &even, &Recipe { allow_non_finite: true, ..Recipe::default() })?;
         let configs: Vec<Option<&AdapterConfig>> = checkpoints.iter().map(|it| it.config.as_ref()).collect();
         // what is no product of factors has no residual
-        let factors = Factors::new(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
+        let factors = Factors::unscaled(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
         let numbers = checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect();
         Ok(Self { plan, inputs, factors, job_bytes, numbers })
     }

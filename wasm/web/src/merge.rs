@@ -92,8 +92,12 @@ impl Merge {
         let mut choice = choose(found, options, excluded)?;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
-        let allow_non_finite = options.allow_non_finite;
-        let how = MergeOptions { dtype: dtype(options)?, allow_non_finite, ..MergeOptions::default() };
+        let how = MergeOptions {
+            dtype: dtype(options)?,
+            allow_non_finite: options.allow_non_finite,
+            rewrite: options.rewrite,
+            ..MergeOptions::default()
+        };
         let inputs = inputs(&checkpoints);
         let merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
         let plan = match merge.copied {
