@@ -8,6 +8,7 @@ mod run;
 mod target;
 mod test;
 mod vectors;
+mod web;
 
 use std::process::ExitCode;
 
@@ -18,11 +19,16 @@ usage: cargo xtask VERB …
 
   build                    the release binary, target/release/mwa
 
+  build web                the npm package, wasm/web/dist
+  build page               the page, examples/browser/dist
+
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
   test host                the host and the command line
   test conformance         the vectors and the laws, on every executor
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
+  test web                 the npm package in Node and Deno; needs npm
+  test browser             the page in Chromium; needs npm and Chromium
   test all                 everything above
 
   vectors                  remake tests/vectors with the numpy oracle and show what changed
@@ -32,11 +38,15 @@ usage: cargo xtask VERB …
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
 
+  bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
+
   ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python       fail where a test would be skipped for want of Python
+  MWA_REQUIRE=python,browser,deno
+                           fail where a test would be skipped for want of one of these
+  MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
                            `bench` measures a torch loop only with one that has torch
   MWA_MERGEKIT=PATH        mergekit-yaml for `bench full`, if it is not on the PATH
@@ -47,8 +57,11 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["build"] => build(),
+        ["build", "web"] => web::package(),
+        ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
         ["vectors"] => vectors::remake(),
+        ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),
         ["ci"] => ci::ci(),
         [] | ["help" | "-h" | "--help", ..] => {

@@ -171,7 +171,7 @@ impl Merge {
         let range = job.write().range;
         out.resize(usize::try_from(range.end - range.start).expect("a job is small"), 0);
         let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
-        let ran = job.run(&slices, &mut out);
+        let ran = mwa_web_fast::run(&job, &slices, &mut out);
         (self.buffers, self.out) = (buffers, out);
         self.underflowed += ran?.underflowed;
         Ok(())
