@@ -58,7 +58,7 @@ function offline() {
 export default defineConfig({
   base: "./",
   plugins: [sample(), offline()],
-  build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
+  build: { target: "es2022", rollupOptions: { input: ["index.html", "embed.html"] }, modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
   worker: { format: "es" },
   optimizeDeps: { exclude: ["mwa-merge"] },
 });
