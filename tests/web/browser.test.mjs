@@ -175,7 +175,7 @@ test("a log that ends in NaN marks the checkpoints that had diverged", async () 
     }
   });
   await openFolder(run.path);
-  await page.locator(".problem").first().waitFor();
+  await page.locator(".problem:visible").first().waitFor();
   assert.match(await page.locator(".problem").allTextContents().then((all) => all.join()), /must not be averaged: checkpoint-950/);
   assert.equal(await page.locator(".warning", { hasText: "diverged" }).count(), 2);
   assert.ok(await page.locator("#merge").isDisabled());

@@ -7,9 +7,9 @@ export function heatmap({ names, norms, cosines, residual }: Comparison): Node[]
   const low = Math.min(...cosines.flat(), 0.999);
   const cell = (cosine: number) => {
     const td = h("td", {}, cosine.toFixed(2));
-    const strength = (cosine - low) / (1 - low || 1);
-    td.style.setProperty("--heat", String(Math.round(strength * 100)));
-    td.className = strength > 0.55 ? "heat hot" : "heat";
+    // up to where text is still easy to read on it
+    td.style.setProperty("--heat", String(Math.round(((cosine - low) / (1 - low || 1)) * 44)));
+    td.className = "heat";
     return td;
   };
   const head = h("tr", {}, h("th", { scope: "col" }, "step"), ...labels.map((label) => h("th", { scope: "col" }, label)), h("th", { scope: "col" }, "norm"));
