@@ -99,7 +99,8 @@ impl History {
     /// nothing of that name is logged.
     #[must_use]
     pub fn curve(&self, metric: &str) -> Vec<(u64, f64)> {
-        let branch = self.branches.iter().max_by_key(|branch| (branch.saved.len(), branch.generation, branch.end));
+        let branch =
+            self.branches.iter().max_by_key(|branch| (branch.saved.len(), branch.generation, branch.end));
         let series = branch.and_then(|branch| branch.log.get(metric));
         series.into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
     }

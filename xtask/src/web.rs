@@ -90,7 +90,9 @@ fn tests(file: &str, environment: &[(&str, PathBuf)], count: &mut Count) -> Resu
     node.envs(environment.iter().map(|(name, value)| (name, value)));
     let mut seen = Count::default();
     let succeeded = stream(node, |line| {
-        for (word, n) in [("# pass ", &mut seen.passed), ("# fail ", &mut seen.failed), ("# skipped ", &mut seen.skipped)] {
+        for (word, n) in
+            [("# pass ", &mut seen.passed), ("# fail ", &mut seen.failed), ("# skipped ", &mut seen.skipped)]
+        {
             *n += line.strip_prefix(word).and_then(|n| n.parse().ok()).unwrap_or(0);
         }
     })?;

@@ -64,8 +64,9 @@ impl Factors {
         // strictly read later, where it must be right: here it only weighs residuals of modules against each other
         let scalings: Vec<_> =
             configs.iter().map(|config| config.and_then(|config| Scaling::new(config).ok())).collect();
-        let scale =
-            |i: usize, name: &str, rank| scalings[i].as_ref().map_or(1.0, |scaling| scaling.scale(name, rank));
+        let scale = |i: usize, name: &str, rank| {
+            scalings[i].as_ref().map_or(1.0, |scaling| scaling.scale(name, rank))
+        };
         Self::with_scale(inputs, configs, weights, scale)
     }
 
@@ -73,11 +74,7 @@ impl Factors {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn unscaled(
-        inputs: &[Input],
-        configs: &[Option<&AdapterConfig>],
-        weights: &Weights,
-    ) -> Result<Self> {
+    pub fn unscaled(inputs: &[Input], configs: &[Option<&AdapterConfig>], weights: &Weights) -> Result<Self> {
         Self::with_scale(inputs, configs, weights, |_, _, _| 1.0)
     }
 

@@ -16,7 +16,7 @@ export interface ChartData {
   marks: Mark[];
 }
 
-const [TOP, CURVE, GAP, BARS, BOTTOM, LEFT, RIGHT] = [12, 190, 30, 84, 30, 56, 14];
+const [TOP, CURVE, GAP, BARS, BOTTOM, LEFT, RIGHT] = [12, 190, 30, 84, 30, 56, 22];
 
 /** Draw into `svg`, as wide as its place. */
 export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): void {
@@ -35,7 +35,7 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
   const largest = Math.max(...marks.map(({ weight }) => Math.abs(weight ?? 0)), 1e-9);
 
   const parts: SVGElement[] = [];
-  for (const tick of finite.length > 0 ? ticks(y.low, y.high, 4) : []) {
+  for (const tick of finite.length > 0 ? ticks(y.low, y.high, 6) : []) {
     parts.push(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y.at(tick), y2: y.at(tick) }));
     parts.push(s("text", { class: "tick", x: LEFT - 8, y: y.at(tick) + 4, "text-anchor": "end" }, short(tick)));
   }

@@ -65,8 +65,7 @@ export class Pool {
   /** Start `wanted` workers; 0 for none, undefined for one per core. */
   static async open(wanted: number | undefined): Promise<Pool> {
     const module = await load();
-    const cores = globalThis.navigator?.hardwareConcurrency ?? 4;
-    const count = wanted ?? Math.min(cores, MOST);
+    const count = wanted ?? Math.min(await cores(), MOST);
     if (count === 0) return new Pool([here()], "cpu, this thread, SIMD");
     const starting = await Promise.allSettled(Array.from({ length: count }, () => start(module)));
     const threads = starting.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
@@ -105,6 +104,12 @@ export class Pool {
   close(): void {
     for (const thread of this.threads) thread.close();
   }
+}
+
+/** Node 20 has no `navigator`. */
+async function cores(): Promise<number> {
+  if (globalThis.navigator) return navigator.hardwareConcurrency;
+  return (await import(/* @vite-ignore */ "node:os")).availableParallelism();
 }
 
 /** This thread, as one of a pool. */

@@ -83,7 +83,10 @@ impl Checkpoint {
             Some(AdapterConfig::parse(text).map_err(|error| error.file(path_of_config))?)
         } else if last(&weights).starts_with("adapter_model") {
             let error = Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json");
-            return Err(error.file(path).help("copy adapter_config.json from another checkpoint of the run").into());
+            return Err(error
+                .file(path)
+                .help("copy adapter_config.json from another checkpoint of the run")
+                .into());
         } else {
             None
         };
@@ -159,11 +162,14 @@ fn open_shards(files: &Files, folder: &str, index: &str) -> Maybe<Vec<Weights>> 
         .map_err(|error| bad(format!("is not a shard index: {error}")))?;
     let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
     // all are asked for before the first unread one stops this
-    let opened: Vec<_> = shards.iter().map(|shard| Weights::open(files, &format!("{folder}/{shard}"))).collect();
+    let opened: Vec<_> =
+        shards.iter().map(|shard| Weights::open(files, &format!("{folder}/{shard}"))).collect();
     let opened = opened.into_iter().collect::<Maybe<Vec<_>>>()?;
     let held: BTreeMap<&str, &str> = opened
         .iter()
-        .flat_map(|file| file.header.tensors().iter().map(|tensor| (tensor.name.as_str(), file.name.as_str())))
+        .flat_map(|file| {
+            file.header.tensors().iter().map(|tensor| (tensor.name.as_str(), file.name.as_str()))
+        })
         .collect();
     for (tensor, shard) in &parsed.weight_map {
         if held.get(tensor.as_str()) != Some(&shard.as_str()) {

@@ -77,7 +77,8 @@ impl Options {
 
     fn metric(&self) -> Result<MetricOptions> {
         let goal = self.goal.as_deref().map(str::parse).transpose()?;
-        let (name, smooth, tolerance, strict) = (self.metric.clone(), self.smooth, self.tolerance, self.strict_metrics);
+        let (name, smooth, tolerance, strict) =
+            (self.metric.clone(), self.smooth, self.tolerance, self.strict_metrics);
         Ok(MetricOptions { name, goal, smooth, tolerance, strict })
     }
 }
@@ -91,10 +92,13 @@ pub(crate) fn choose(found: &Found, options: &Options, excluded: &[usize]) -> Re
         let names: Vec<_> = indexes.iter().map(|&index| found.checkpoints[index].label()).collect();
         let (have, want) = (values.len(), names.len());
         let detail = format!("there are {have} weights for {want} checkpoints: {}", names.join(", "));
-        return Err(Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order"));
+        return Err(
+            Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
+        );
     }
     let scheme: Scheme = options.scheme.as_deref().map_or(Ok(Scheme::default()), str::parse)?;
-    let mut explicit: Vec<_> = (0..indexes.len()).map(|i| options.weights.as_ref().map(|values| values[i])).collect();
+    let mut explicit: Vec<_> =
+        (0..indexes.len()).map(|i| options.weights.as_ref().map(|values| values[i])).collect();
     let kept: Vec<_> = indexes.iter().map(|index| !excluded.contains(index)).collect();
     retain(&mut indexes, &kept);
     retain(&mut explicit, &kept);
@@ -119,7 +123,8 @@ pub(crate) fn choose(found: &Found, options: &Options, excluded: &[usize]) -> Re
             }
         }
         metric.values()?;
-        let value = |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
+        let value =
+            |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
         readings = metric.readings.iter().map(value).collect();
     }
     let candidates = indexes.into_iter().zip(readings).zip(explicit);
@@ -181,8 +186,10 @@ fn select(found: &Found, options: &Options) -> Result<Vec<usize>> {
         let mut place = 0..;
         indexes.retain(|_| place.next().is_some_and(|i: usize| i % every.max(1) == offset));
     }
-    let is_free =
-        options.checkpoints.is_none() && options.steps.is_none() && options.every.is_none() && options.top.is_none();
+    let is_free = options.checkpoints.is_none()
+        && options.steps.is_none()
+        && options.every.is_none()
+        && options.top.is_none();
     let last = options.last.or((found.searched && is_free).then_some(LAST));
     if let Some(last) = last {
         indexes.drain(..indexes.len().saturating_sub(last));
@@ -199,7 +206,10 @@ pub(crate) fn read_metric(found: &Found, indexes: &[usize], options: &Options) -
     let labels: Vec<_> = indexes.iter().map(|&index| found.checkpoints[index].label().to_owned()).collect();
     let how = options.metric()?;
     let mut metric = if let Some(table) = &options.table {
-        let wanted = labels.iter().zip(indexes).map(|(name, &index)| Wanted { name, step: found.checkpoints[index].step });
+        let wanted = labels
+            .iter()
+            .zip(indexes)
+            .map(|(name, &index)| Wanted { name, step: found.checkpoints[index].step });
         Table::parse(table)?.read(&wanted.collect::<Vec<_>>(), &how)?
     } else {
         read_logs(found, indexes, how)?
@@ -231,7 +241,8 @@ fn read_logs(found: &Found, indexes: &[usize], mut options: MetricOptions) -> Re
     let mut readings = vec![Outcome::Missing(String::new()); indexes.len()];
     for (root, members) in roots {
         let steps: Vec<_> = members.iter().map(|&i| steps[i]).collect();
-        let metric = mwa::read_metric(&found.histories[root], &steps, &options).map_err(|error| error.file(root))?;
+        let metric =
+            mwa::read_metric(&found.histories[root], &steps, &options).map_err(|error| error.file(root))?;
         for (i, outcome) in members.into_iter().zip(&metric.readings) {
             readings[i] = outcome.clone();
         }
@@ -320,17 +331,19 @@ pub(crate) fn mean_cosine(a: &Sample, b: &Sample) -> Option<f64> {
 impl Choice {
     /// The rows of the report, without files.
     pub(crate) fn inputs<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = report::Input> + 'a {
-        self.indexes.iter().zip(&self.readings).zip(self.weights.values()).map(|((&index, reading), &weight)| {
-            let checkpoint = &found.checkpoints[index];
-            report::Input {
-                name: checkpoint.name.clone(),
-                path: checkpoint.name.clone(),
-                step: checkpoint.step,
-                metric: reading.map(|reading| reading.value),
-                source: reading.map(|reading| reading.source.to_string()),
-                weight,
-                files: Vec::new(),
-            }
-        })
+        self.indexes.iter().zip(&self.readings).zip(self.weights.values()).map(
+            |((&index, reading), &weight)| {
+                let checkpoint = &found.checkpoints[index];
+                report::Input {
+                    name: checkpoint.name.clone(),
+                    path: checkpoint.name.clone(),
+                    step: checkpoint.step,
+                    metric: reading.map(|reading| reading.value),
+                    source: reading.map(|reading| reading.source.to_string()),
+                    weight,
+                    files: Vec::new(),
+                }
+            },
+        )
     }
 }

@@ -34,7 +34,8 @@ impl Comparison {
         let plan = Plan::new(&inputs, &even, &Recipe { allow_non_finite: true, ..Recipe::default() })?;
         let configs: Vec<Option<&AdapterConfig>> = checkpoints.iter().map(|it| it.config.as_ref()).collect();
         // what is no product of factors has no residual
-        let factors = Factors::unscaled(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
+        let factors =
+            Factors::unscaled(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
         let numbers = checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect();
         Ok(Self { plan, inputs, factors, job_bytes, numbers })
     }
@@ -56,7 +57,8 @@ impl Comparison {
         let unknown = || Error::new(ErrorKind::Usage, "there is no such job");
         let first = self.sums();
         if let Some(module) = index.checked_sub(first) {
-            let job = self.factors.as_ref().and_then(|factors| factors.jobs().nth(module)).ok_or_else(unknown)?;
+            let job =
+                self.factors.as_ref().and_then(|factors| factors.jobs().nth(module)).ok_or_else(unknown)?;
             if let Some(residual) = job.residual(&slices) {
                 sums[k * k..].copy_from_slice(&[residual.error, residual.norm]);
             }
@@ -101,7 +103,8 @@ impl Comparison {
     /// # Errors
     /// When there is no such job.
     pub fn run(&self, job: usize, inputs: &Array) -> core::result::Result<Vec<f64>, JsValue> {
-        let inputs: Vec<_> = inputs.iter().map(|input| input.unchecked_into::<Uint8Array>().to_vec()).collect();
+        let inputs: Vec<_> =
+            inputs.iter().map(|input| input.unchecked_into::<Uint8Array>().to_vec()).collect();
         self.try_run(job, &inputs).map_err(|error| fail(&error))
     }
 }

@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use mwa::{report, Goal, Metric, Outcome, Result};
+use mwa::{Goal, Metric, Outcome, Result, report};
 use serde_json::{Value, json};
 
 use crate::choose::{Choice, Options, choose, mean_cosine, read_metric};
@@ -61,7 +61,8 @@ fn metrics(found: &Found) -> Vec<Value> {
             *covered.entry(name).or_default() += count;
         }
     }
-    let metric = |name: &&str| json!({ "name": name, "goal": Goal::infer(name).map(goal), "covered": covered[name] });
+    let metric =
+        |name: &&str| json!({ "name": name, "goal": Goal::infer(name).map(goal), "covered": covered[name] });
     order.iter().map(metric).collect()
 }
 
@@ -71,7 +72,8 @@ fn goal(goal: Goal) -> &'static str {
 
 /// Step and value of each record of a metric, by run; null where the value is not finite.
 pub(crate) fn curves(found: &Found, metric: &str) -> String {
-    let curve = |(root, history): (&String, &mwa::History)| json!({ "run": root, "points": history.curve(metric) });
+    let curve =
+        |(root, history): (&String, &mwa::History)| json!({ "run": root, "points": history.curve(metric) });
     Value::from_iter(found.histories.iter().map(curve)).to_string()
 }
 
@@ -86,7 +88,9 @@ pub(crate) fn readings(found: &Found, options: &Options) -> Result<String> {
             "value": reading.value,
             "source": reading.source.to_string(),
         }),
-        Outcome::Missing(facts) => json!({ "checkpoint": checkpoint.name, "state": "missing", "source": facts }),
+        Outcome::Missing(facts) => {
+            json!({ "checkpoint": checkpoint.name, "state": "missing", "source": facts })
+        }
         Outcome::Bad(reason) => json!({ "checkpoint": checkpoint.name, "state": "bad", "source": reason }),
     };
     let readings: Vec<_> = found.checkpoints.iter().zip(readings).map(reading).collect();

@@ -75,7 +75,8 @@ impl Files {
     pub(crate) fn names<'a>(&'a self, folder: &str) -> impl Iterator<Item = &'a str> {
         let start = format!("{folder}/");
         let len = start.len();
-        let inside = self.numbers.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start));
+        let inside =
+            self.numbers.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start));
         inside.map(move |(path, _)| path[len..].split('/').next().unwrap_or_default())
     }
 

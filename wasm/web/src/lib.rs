@@ -14,9 +14,9 @@ mod describe;
 mod files;
 mod hash;
 mod merge;
+mod run;
 #[cfg(target_arch = "wasm32")]
 mod runtime;
-mod run;
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -70,7 +70,11 @@ impl Run {
     #[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
     #[must_use]
     pub fn wants(&self) -> Vec<f64> {
-        self.files.wants().into_iter().flat_map(|(file, start, end)| [file as f64, start as f64, end as f64]).collect()
+        self.files
+            .wants()
+            .into_iter()
+            .flat_map(|(file, start, end)| [file as f64, start as f64, end as f64])
+            .collect()
     }
 
     /// Hand over a piece that was read.

@@ -189,7 +189,12 @@ impl Merge {
         for job in (0..self.jobs.len()).map(|index| self.job(index)) {
             let write = job.write();
             let reads = job.reads();
-            flat.extend([write.file as f64, write.range.start as f64, write.range.end as f64, reads.len() as f64]);
+            flat.extend([
+                write.file as f64,
+                write.range.start as f64,
+                write.range.end as f64,
+                reads.len() as f64,
+            ]);
             for read in reads {
                 let number = self.numbers[read.input][read.file];
                 flat.extend([number as f64, read.range.start as f64, read.range.end as f64]);

@@ -202,7 +202,8 @@ fn open_named(files: &Files, path: &str, adapter: Option<&str>) -> Maybe<Checkpo
 /// What the run in the folder `root` logged: the states of all its checkpoints and its own, or else another log.
 fn history(files: &Files, root: &str) -> Maybe<History> {
     let folders = numbered(files, root).into_iter().map(|(_, folder)| folder);
-    let paths: Vec<_> = folders.chain([root.to_owned()]).map(|folder| format!("{folder}/trainer_state.json")).collect();
+    let paths: Vec<_> =
+        folders.chain([root.to_owned()]).map(|folder| format!("{folder}/trainer_state.json")).collect();
     // all are asked for before the first unread one stops this
     let there = paths.iter().filter(|path| files.is_file(path));
     let read: Vec<_> = there.map(|path| (path, files.text(path))).collect();

@@ -34,7 +34,9 @@ pub fn gram(inputs: &[&[u8]], floats: &[Float], sums: &mut [f64]) {
         for ((block, bytes), float) in blocks.iter_mut().zip(inputs).zip(floats) {
             let size = float.bytes();
             block.fill(0.0);
-            for (value, word) in block.iter_mut().zip(bytes[start * size..(start + n) * size].chunks_exact(size)) {
+            for (value, word) in
+                block.iter_mut().zip(bytes[start * size..(start + n) * size].chunks_exact(size))
+            {
                 #[expect(clippy::cast_possible_truncation, reason = "f32 is enough to look at")]
                 let widened = float.value(word) as f32;
                 *value = widened;
