@@ -232,6 +232,21 @@ test("all vectors in Chromium", async () => {
   assert.ok(count > 250);
 });
 
+test("files over 4 GiB are read in ranges", async () => {
+  await openPage();
+  const { size, last } = await page.evaluate(async (url) => {
+    const { openRun, merge } = await import(`${url}/package/index.js`);
+    const { huge } = await import(`${url}/tests/huge.mjs`);
+    let [size, last] = [0, []];
+    const output = new WritableStream({ write: (bytes) => void ([size, last] = [size + bytes.length, [...bytes.subarray(-4)]]) });
+    await merge(await openRun(huge(4 * 2 ** 30 + 2 ** 20)), { output, threads: 0, weights: [1, 3], skipInputHashes: true });
+    return { size, last };
+  }, server.url);
+  assert.ok(size > 2 ** 32);
+  // (1 · 1.0 + 3 · 2.0) / 4
+  assert.deepEqual([...new Float32Array(Uint8Array.from(last).buffer)], [1.75]);
+});
+
 test("it works offline once it was loaded", async () => {
   await openPage();
   await page.evaluate(() => navigator.serviceWorker.ready);
