@@ -2,7 +2,7 @@
 
 /** Two files of `size` bytes of zeros that end in a number of their own. */
 export function huge(size, hear = () => {}) {
-  const zeros = new Uint8Array(1 << 20);
+  const zeros = new Uint8Array(4 << 20);
   return [1, 2].map((value) => {
     const filler = size - 4;
     const header = new TextEncoder().encode(JSON.stringify({

@@ -3,7 +3,7 @@ import { call, MergeError } from "./error.js";
 import { hasher, hashFile, Passing } from "./hash.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { Pool, type Piece, type Reply } from "./pool.js";
-import type { Run } from "./run.js";
+import { weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { Report, WeighOptions } from "./types.js";
 import type { Comparison as ComparisonCore, Merge as Core } from "./wasm/mwa.js";
@@ -66,8 +66,13 @@ export interface Preview {
   files: string[];
 }
 
-/** Bytes that a job reads of one input. */
-const JOB_BYTES = 1 << 20;
+/** Most bytes that a job reads of one input: caches like small pieces, but Blobs are read twice as fast in larger ones. */
+const MOST = 1 << 20;
+const MOST_OF_BLOBS = 4 << 20;
+/** Least: below this, messages cost more than the work. */
+const LEAST = 256 << 10;
+/** Bytes of input in all jobs under way. */
+const MEMORY = 256 << 20;
 
 /**
  * Check that a merge can be done and say what it would write; reads nothing.
@@ -75,7 +80,7 @@ const JOB_BYTES = 1 << 20;
  * @throws {MergeError} what keeps the checkpoints from being averaged
  */
 export function preview(run: Run, options: MergeOptions = {}): Preview {
-  const core = plan(run, options, []);
+  const core = plan(run, options, [], MOST);
   try {
     const { report, texts, copies }: Finished = JSON.parse(core.preview());
     const names = [...report.outputs, ...texts.map(([name]) => ({ name })), ...copies.map(([name]) => ({ name }))];
@@ -128,17 +133,19 @@ export interface Comparison {
 
 /** Compare the chosen checkpoints, over all of their weights. */
 export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighOptions | "signal" | "threads" | "onProgress"> = {}): Promise<Comparison> {
-  const core = call(() => run.core.compare(wanted(options), JOB_BYTES));
-  const k = core.inputs();
+  const { inputs } = weigh(run, weighing(options));
   const pool = await Pool.open(options.threads);
+  let core: ComparisonCore | undefined;
   try {
-    await pool.begin(begin(run, options, [], true));
+    const jobBytes = bytesOfJobs(run, pool, inputs.length);
+    core = call(() => run.core.compare(wanted(options), jobBytes));
+    const k = core.inputs();
+    await pool.begin(begin(run, options, [], jobBytes, true));
     const sums = new Float64Array(k * k + 2);
     await runJobs(run, core, pool, options, undefined, async ({ bytes }) => {
       const part = new Float64Array(bytes!.buffer);
       for (let i = 0; i < sums.length; i += 1) sums[i]! += part[i]!;
     });
-    const { inputs } = JSON.parse(run.core.weigh(wanted(options))) as { inputs: { name: string }[] };
     const dot = (i: number, j: number) => sums[Math.min(i, j) * k + Math.max(i, j)]!;
     const norms = inputs.map((_, i) => Math.sqrt(dot(i, i)));
     const cosines = norms.map((a, i) => norms.map((b, j) => (i === j ? 1 : dot(i, j) / (a * b))));
@@ -146,7 +153,7 @@ export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighO
     return { names: inputs.map(({ name }) => name), norms, cosines, residual: norm! > 0 ? Math.sqrt(error! / norm!) : null };
   } finally {
     pool.close();
-    core.free();
+    core?.free();
   }
 }
 
@@ -161,8 +168,18 @@ function wanted({ output, onProgress, signal, threads, skipInputHashes, ...optio
   return JSON.stringify(options);
 }
 
-function plan(run: Run, options: MergeOptions, excluded: number[]): Core {
-  return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), JOB_BYTES));
+function weighing({ dtype, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+  return options;
+}
+
+/** How much a job reads of each input; twice as many jobs as threads are under way. */
+function bytesOfJobs(run: Run, pool: Pool, inputs: number): number {
+  const most = run.sources.some(({ blob }) => blob) ? MOST_OF_BLOBS : MOST;
+  return Math.min(Math.max(Math.floor(MEMORY / (2 * pool.size * inputs)), LEAST), most);
+}
+
+function plan(run: Run, options: MergeOptions, excluded: number[], jobBytes: number): Core {
+  return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), jobBytes));
 }
 
 let clones: boolean | undefined;
@@ -177,22 +194,23 @@ function clonesBlobs(): boolean {
   return clones;
 }
 
-function begin(run: Run, options: MergeOptions, excluded: number[], compares: boolean) {
+function begin(run: Run, options: MergeOptions, excluded: number[], jobBytes: number, compares: boolean) {
   const { sources, given, adapter } = run;
   const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
   const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
-  return { blobs, paths, sizes, adapter, given, options: wanted(options), excluded, jobBytes: JOB_BYTES, compares };
+  return { blobs, paths, sizes, adapter, given, options: wanted(options), excluded, jobBytes, compares };
 }
 
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], dropped: string[], pool: Pool): Promise<Merged> {
   const began = performance.now();
-  const core = plan(run, options, excluded);
+  const jobBytes = bytesOfJobs(run, pool, weigh(run, weighing(options)).inputs.length);
+  const core = plan(run, options, excluded, jobBytes);
   const written: Writer[] = [];
   try {
     const { report: { outputs } }: Finished = JSON.parse(core.preview());
     checkOutput(options.output, outputs.length);
-    await pool.begin(begin(run, options, excluded, false));
+    await pool.begin(begin(run, options, excluded, jobBytes, false));
     const files: MergedFile[] = [];
     const hashes: string[] = [];
     const open = async (name: string, isWeights: boolean) => {
@@ -369,7 +387,7 @@ function stream(source: Source): ReadableStream<Uint8Array<ArrayBuffer>> {
   let at = 0;
   return new ReadableStream({
     async pull(controller) {
-      const length = Math.min(JOB_BYTES, source.size - at);
+      const length = Math.min(LEAST, source.size - at);
       if (length > 0) controller.enqueue(await source.read(at, length));
       at += length;
       if (at >= source.size) controller.close();
