@@ -95,6 +95,16 @@ impl History {
         diverged::diverged(&self.branches[self.pick(&[step], step)].records, step)
     }
 
+    /// Step and value of each record of a metric, on the branch that most of the run's checkpoints belong to; empty if
+    /// nothing of that name is logged.
+    #[must_use]
+    pub fn curve(&self, metric: &str) -> Vec<(u64, f64)> {
+        let branch =
+            self.branches.iter().max_by_key(|branch| (branch.saved.len(), branch.generation, branch.end));
+        let series = branch.and_then(|branch| branch.log.get(metric));
+        series.into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
+    }
+
     /// Check that no ReLoRA restart lies between the checkpoints: after one, adapters refer to another base
     /// model.
     pub fn check_restarts(&self, steps: &[u64]) -> Result<()> {

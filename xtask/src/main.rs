@@ -12,6 +12,7 @@ mod run;
 mod target;
 mod test;
 mod vectors;
+mod web;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ usage: cargo xtask VERB …
   build python             the wheel and the source distribution, in target/wheels
   build c                  header, libraries and pkg-config file, in target/c
   build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
+  build web                the npm package, wasm/web/dist
+  build page               the page, examples/browser/dist
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
@@ -33,6 +36,8 @@ usage: cargo xtask VERB …
   test c                   the C face from C and C++ with gcc and clang, under AddressSanitizer and valgrind
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
+  test web                 the npm package in Node and Deno; needs npm
+  test browser             the page in Chromium; needs npm and Chromium
   test all                 everything above
 
   vectors                  remake tests/vectors with the numpy oracle and show what changed
@@ -42,12 +47,15 @@ usage: cargo xtask VERB …
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
+  bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
   ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python,gpu   fail where a test would be skipped for want of these
+  MWA_REQUIRE=python,gpu,browser,deno
+                            fail where a test would be skipped for want of one of these
+  MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
                            `bench` measures a torch loop only with one that has torch
   MWA_MERGEKIT=PATH        mergekit-yaml for `bench full`, if it is not on the PATH
@@ -61,8 +69,11 @@ fn main() -> ExitCode {
         ["build", "python"] => bindings::build_python_alone(),
         ["build", "c"] => bindings::build_c(),
         ["build", "component"] => component::build(),
+        ["build", "web"] => web::package(),
+        ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
         ["vectors"] => vectors::remake(),
+        ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),
         ["ci"] => ci::ci(),
         [] | ["help" | "-h" | "--help", ..] => {

@@ -1,6 +1,6 @@
 //! Build for a target without an operating system, whether or not rustup can download its library.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::{Result, cargo, output, target};
@@ -13,6 +13,8 @@ const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library";
 pub(crate) struct Build {
     pub(crate) command: Command,
     pub(crate) road: &'static str,
+    /// Whether the library is compiled too, so that its flags can be chosen.
+    pub(crate) from_source: bool,
 }
 
 /// A command that builds `package` for `triple`: with rustup's library, else with one built from Debian's sources.
@@ -25,7 +27,7 @@ pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
     let why = match output(add) {
         Ok(_) => {
             let command = cargo(["build", "--package", package, "--target", triple]);
-            return Ok(Build { command, road: "the library that rustup has" });
+            return Ok(Build { command, road: "the library that rustup has", from_source: false });
         }
         Err(why) => why,
     };
@@ -40,8 +42,16 @@ pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
     // another compiler: a folder of its own keeps the two from rebuilding each other's work
     command.arg("--target-dir").arg(target().join("debian"));
     command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-    command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), "rust-lld");
-    Ok(Build { command, road: "a library built from Debian's rust-web-src" })
+    command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker());
+    Ok(Build { command, road: "a library built from Debian's rust-web-src", from_source: true })
+}
+
+/// rustup's linker, where it is; Debian's compiler has none of its own.
+fn linker() -> PathBuf {
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--print", "target-libdir"]);
+    let folder = output(rustc).map(|libraries| PathBuf::from(libraries.trim()).join("../bin/rust-lld"));
+    folder.ok().filter(|path| path.is_file()).unwrap_or_else(|| "rust-lld".into())
 }
 
 fn has_debian() -> bool {

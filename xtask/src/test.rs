@@ -23,6 +23,8 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["all"] => {
             everything(&mut count)?;
             peft(&mut count)?;
+            crate::web::test_package(&mut count)?;
+            crate::web::test_page(&mut count)?;
         }
         ["core", ref more @ ..] => cargo_test(&[&["--package", "mwa"], more].concat(), &mut count)?,
         ["host", ref more @ ..] => cargo_test(&[&["--package", "mwa-host"], more].concat(), &mut count)?,
@@ -33,6 +35,8 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["python"] => python_package(&mut count)?,
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
+        ["web"] => crate::web::test_package(&mut count)?,
+        ["browser"] => crate::web::test_page(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
     }
     println!("\n{count}");

@@ -63,7 +63,30 @@ impl Factors {
     /// # Errors
     /// [`ErrorKind::Names`], [`ErrorKind::Shape`] or [`ErrorKind::Dtype`] if factors are torn or do not fit each other.
     pub fn new(inputs: &[Input], configs: &[Option<&AdapterConfig>], weights: &Weights) -> Result<Self> {
-        let (modules, gaps) = modules(inputs, configs, weights)?;
+        // strictly read later, where it must be right: here it only weighs residuals of modules against each other
+        let scalings: Vec<_> =
+            configs.iter().map(|config| config.and_then(|config| Scaling::new(config).ok())).collect();
+        let scale = |i: usize, name: &str, rank| {
+            scalings[i].as_ref().map_or(1.0, |scaling| scaling.scale(name, rank))
+        };
+        Self::with_scale(inputs, configs, weights, scale)
+    }
+
+    /// The same without the scales, for residuals where all modules count alike: spares reading patterns.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn unscaled(inputs: &[Input], configs: &[Option<&AdapterConfig>], weights: &Weights) -> Result<Self> {
+        Self::with_scale(inputs, configs, weights, |_, _, _| 1.0)
+    }
+
+    fn with_scale(
+        inputs: &[Input],
+        configs: &[Option<&AdapterConfig>],
+        weights: &Weights,
+        scale: impl Fn(usize, &str, u64) -> f64,
+    ) -> Result<Self> {
+        let (modules, gaps) = modules(inputs, configs, weights, scale)?;
         Ok(Self { modules, names: inputs.iter().map(|input| input.name.clone()).collect(), gaps })
     }
 

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::panel;
-use super::scale::Scaling;
 use crate::agree::{Half, half};
 use crate::dtype::Float;
 use crate::safetensors::Tensor;
@@ -81,16 +80,15 @@ impl Module {
 pub(super) type Gap = (usize, String);
 
 /// All modules of the inputs, by name of their tensors, each with the inputs that have it; then the modules that
-/// some input lacks.
+/// some input lacks. `scale` is that of an input's module at its rank.
 pub(super) fn modules(
     inputs: &[Input],
     configs: &[Option<&AdapterConfig>],
     weights: &Weights,
+    scale: impl Fn(usize, &str, u64) -> f64,
 ) -> Result<(Vec<Module>, Vec<Gap>)> {
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
     for (i, input) in inputs.iter().enumerate() {
-        // strictly read later, where it must be right: here it only weighs residuals of modules against each other
-        let scaling = configs[i].and_then(|config| Scaling::new(config).ok());
         let at = |error: Error| error.file(&*input.name);
         let tensors: BTreeMap<&str, (usize, &Tensor)> = input
             .files
@@ -112,8 +110,7 @@ pub(super) fn modules(
             let known = modules.entry((*name).to_string()).or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
             let weight = weights.values()[i];
-            let scale =
-                scaling.as_ref().map_or(1.0, |scaling| scaling.scale(&known.name, source.rank as u64));
+            let scale = scale(i, &known.name, source.rank as u64);
             known.sources.push(Source { input: i, weight, scale: weight * scale, ..source });
         }
     }

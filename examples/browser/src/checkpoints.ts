@@ -1,0 +1,82 @@
+/** The table of checkpoints: which are chosen, their metric, their weight, and warnings where they belong. */
+import type { Reading, Readings, Run, Weighing } from "mwa-merge";
+import { bytes, h, short } from "./dom";
+
+/** As many as the package takes of a run unless told otherwise. */
+const LAST = 10;
+/** Below this cosine a checkpoint is of another run than the one before. */
+const OTHER_RUN = 0.2;
+
+export class Checkpoints {
+  readonly element: HTMLElement;
+  readonly #metric = h("th", { scope: "col", class: "number" }, "metric");
+  readonly #rows: { name: string; box: HTMLInputElement; value: HTMLElement; source: HTMLElement; weight: HTMLElement; bar: HTMLElement; row: HTMLElement }[];
+
+  constructor(private readonly run: Run, change: () => void) {
+    const searched = run.checkpoints.some(({ run }) => run !== "");
+    const first = searched ? run.checkpoints.length - LAST : 0;
+    const severalRuns = new Set(run.checkpoints.map(({ run }) => run)).size > 1;
+    this.#rows = run.checkpoints.map(({ name, label, cosineToPrevious: cosine, step, bytes: size, rank, dtypes }, i) => {
+      const box = h("input", { type: "checkbox", checked: i >= first, "aria-label": `merge ${name}`, change });
+      const [value, weight] = [h("td", { class: "number" }), h("td", { class: "number" })];
+      const bar = h("div", { class: "fill" });
+      const other = cosine !== null && cosine < OTHER_RUN;
+      const facts = [rank === null ? null : `rank ${rank}`, dtypes.join("/"), bytes(size)].filter(Boolean).join(", ");
+      const source = h("td", { class: "source" });
+      const row = h("tr", {},
+        h("td", {}, box),
+        h("th", { scope: "row", title: facts }, severalRuns ? name : label, other ? h("span", { class: "warning" }, `another run: its factors point elsewhere (cosine ${cosine.toFixed(2)})`) : null),
+        h("td", { class: "number" }, step === null ? "–" : String(step)),
+        value, source, weight,
+        h("td", { class: "bar-cell", "aria-hidden": "true" }, bar));
+      return { name, box, value, source, weight, bar, row };
+    });
+    const pick = (label: string, keep: (i: number) => boolean) =>
+      h("button", { type: "button", class: "small", click: () => {
+        for (const [i, { box }] of this.#rows.entries()) box.checked = keep(i);
+        change();
+      } }, label);
+    const count = run.checkpoints.length;
+    this.element = h("div", {},
+      h("div", { class: "row picks", role: "group", "aria-label": "Choose checkpoints" },
+        count > LAST ? pick(`Last ${LAST}`, (i) => i >= count - LAST) : null, count > 5 ? pick("Last 5", (i) => i >= count - 5) : null, pick("All", () => true), pick("None", () => false)),
+      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" },
+        h("table", {},
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, "merge")), h("th", { scope: "col" }, "checkpoint"), h("th", { scope: "col", class: "number" }, "step"), this.#metric, h("th", { scope: "col" }, "read from"), h("th", { scope: "col", class: "number" }, "weight"), h("td", {}))),
+          h("tbody", {}, ...this.#rows.map(({ row }) => row), ...this.#broken()))));
+  }
+
+  picked(): string[] {
+    return this.#rows.filter(({ box }) => box.checked).map(({ name }) => name);
+  }
+
+  show(readings: Readings | undefined, weighing: Weighing | undefined): void {
+    this.#metric.textContent = readings?.metric ?? "metric";
+    const reading = new Map(readings?.readings.map((one) => [one.checkpoint, one]));
+    const weight = new Map(weighing?.inputs.map((input) => [input.name, input.weight]));
+    const largest = Math.max(...[...weight.values()].map(Math.abs), 1e-9);
+    for (const { name, value, source, weight: cell, bar, row, box } of this.#rows) {
+      const one = reading.get(name);
+      value.textContent = one?.value === undefined ? "–" : short(one.value);
+      source.replaceChildren(...told(one));
+      const share = weight.get(name);
+      cell.textContent = share === undefined ? "" : share.toFixed(4);
+      bar.style.width = `${(Math.abs(share ?? 0) / largest) * 100}%`;
+      row.classList.toggle("out", !box.checked);
+    }
+  }
+
+  #broken(): HTMLElement[] {
+    return this.run.broken.map(({ name, message, help }) =>
+      h("tr", { class: "out" }, h("td", {}), h("th", { scope: "row" }, name.split("/").at(-1)!),
+        h("td", { colspan: 5 }, h("span", { class: "warning" }, "left out: ", message.replace(`${name}/`, ""), help ? `. ${help[0]!.toUpperCase()}${help.slice(1)}.` : ""))));
+  }
+}
+
+function told(reading: Reading | undefined): (Node | string)[] {
+  if (!reading) return [];
+  if (reading.state === "bad") return [h("span", { class: "warning" }, `diverged: ${reading.source}`)];
+  if (reading.state === "missing") return [h("span", { class: "warning" }, `no value: ${reading.source}`)];
+  if (reading.state === "flagged") return [h("span", { class: "warning" }, reading.source)];
+  return [reading.source];
+}

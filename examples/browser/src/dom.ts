@@ -1,0 +1,56 @@
+/** Make elements, and say numbers in words. */
+
+type Child = Node | string | null | undefined;
+type Attributes = Record<string, string | number | boolean | undefined | ((event: never) => void)>;
+
+/** An HTML element; attributes whose value is a function are listeners. */
+export function h<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  fill(element, attributes, children);
+  return element;
+}
+
+/** An SVG element. */
+export function s(tag: string, attributes: Attributes = {}, ...children: Child[]): SVGElement {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  fill(element, attributes, children);
+  return element;
+}
+
+function fill(element: Element, attributes: Attributes, children: Child[]): void {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value as EventListener);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== undefined && value !== false) element.setAttribute(name, String(value));
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+}
+
+/** The element with an id that index.html has. */
+export function byId<T extends HTMLElement>(id: string): T {
+  return document.getElementById(id) as T;
+}
+
+/** `237 kB`, `1.1 GB`. */
+export function bytes(count: number): string {
+  let value = count;
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (value < 999.5) return unit === "B" || value >= 99.95 ? `${value.toFixed(0)} ${unit}` : `${value.toFixed(1)} ${unit}`;
+    value /= 1000;
+  }
+  return `${value.toFixed(1)} TB`;
+}
+
+/** Five significant digits. */
+export function short(value: number): string {
+  if (Number.isInteger(value)) return String(value);
+  const size = Math.abs(value);
+  return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(5))) : value.toExponential(3);
+}
+
+/** What went wrong, and what to do. */
+export function problem(error: unknown): (Node | string)[] {
+  const message = error instanceof Error ? error.message : String(error);
+  const help = error instanceof Error && "help" in error ? (error.help as string | undefined) : undefined;
+  return [h("p", {}, message), ...(help ? [h("p", { class: "hint" }, help)] : [])];
+}

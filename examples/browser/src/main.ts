@@ -1,0 +1,105 @@
+/** Open a run from what the user drops, picks, or the sample; hand it to the view. */
+import { openRun, ready, type Input } from "mwa-merge";
+import { byId, problem } from "./dom";
+import { openSample, type Sample } from "./sample";
+import { RunView } from "./view";
+
+const [drop, folder, files] = [byId("drop"), byId<HTMLInputElement>("folder"), byId<HTMLInputElement>("files")];
+const [opening, failed, place] = [byId("opening"), byId("open-error"), byId("run")];
+
+let view: RunView | undefined;
+let turn = 0;
+
+async function open(inputs: Iterable<Input> | Promise<Iterable<Input>>, sample?: Sample): Promise<void> {
+  const mine = (turn += 1);
+  view?.close();
+  place.hidden = failed.hidden = true;
+  opening.textContent = "Reading heads and logs…";
+  try {
+    const { loose, table } = apart([...(await inputs)]);
+    const run = await openRun(loose);
+    if (mine !== turn) return;
+    opening.textContent = `${run.checkpoints.length} checkpoints found.`;
+    view = new RunView(run, await table?.text(), sample);
+    place.replaceChildren(view.element);
+    place.hidden = false;
+    view.start();
+    document.body.classList.add("opened");
+  } catch (error) {
+    if (mine !== turn) return;
+    opening.textContent = "";
+    failed.replaceChildren(...problem(error));
+    failed.hidden = false;
+  }
+}
+
+/** A loose table of metrics is no checkpoint: it goes to the weights. */
+function apart(inputs: Input[]): { loose: Input[]; table: File | undefined } {
+  const isTable = (input: Input) => input instanceof File && !input.webkitRelativePath && /\.(csv|jsonl)$/i.test(input.name);
+  return { loose: inputs.filter((input) => !isTable(input)), table: inputs.find(isTable) as File | undefined };
+}
+
+/** Files of dropped folders; the handle API where there is one, entries elsewhere. */
+async function dropped(items: DataTransferItemList): Promise<Input[]> {
+  const all = [...items].filter(({ kind }) => kind === "file");
+  // both must be asked for before the first wait: the list is emptied after the event
+  const waiting = all.map((item) => {
+    const entry = item.webkitGetAsEntry();
+    return entry ? walk(entry) : Promise.resolve([item.getAsFile()!]);
+  });
+  return (await Promise.all(waiting)).flat();
+}
+
+async function walk(entry: FileSystemEntry): Promise<Input[]> {
+  if (entry.isFile) {
+    const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
+    const name = entry.fullPath.replace(/^\//, "");
+    return [name.includes("/") ? { name, data: file } : file];
+  }
+  const reader = (entry as FileSystemDirectoryEntry).createReader();
+  const found: Input[] = [];
+  for (;;) {
+    const some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+    if (some.length === 0) return found;
+    for (const inner of await Promise.all(some.map(walk))) found.push(...inner);
+  }
+}
+
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  drop.classList.add("over");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  if (event.dataTransfer) void open(dropped(event.dataTransfer.items));
+});
+
+for (const input of [folder, files]) {
+  input.addEventListener("change", () => {
+    if (input.files?.length) void open([...input.files]);
+    input.value = "";
+  });
+}
+byId("pick-files").addEventListener("click", () => files.click());
+byId("pick-folder").addEventListener("click", () => folder.click());
+byId("sample").addEventListener("click", async () => {
+  const sample = openSample();
+  void open(sample.then(({ inputs }) => inputs), await sample.catch(() => undefined));
+});
+
+ready().then(
+  () => document.documentElement.setAttribute("data-ready", ""),
+  (error) => {
+    failed.replaceChildren(...problem(error));
+    failed.hidden = false;
+  },
+);
+
+if (import.meta.env.PROD && "serviceWorker" in navigator) {
+  // without it the page works too, only not offline
+  navigator.serviceWorker.register("./offline.js").catch(() => {});
+}

@@ -1,0 +1,46 @@
+/** Save merged files: one by one, or all into a folder where the browser can. */
+import type { MergedFile } from "mwa-merge";
+
+/** Save one file as a download. */
+export function download({ name, blob }: MergedFile): void {
+  if (!blob) return;
+  const url = URL.createObjectURL(blob);
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  // the download has its own hold on the bytes by then
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/** Whether the browser can write into a folder. */
+export const canSaveFolder = "showDirectoryPicker" in window;
+
+type Picker = (options: { mode: "readwrite" }) => Promise<FileSystemDirectoryHandle>;
+
+/** Write all files into a folder `merged` inside one that the user picks; its name, or nothing if they pick none. */
+export async function saveFolder(files: MergedFile[]): Promise<string | undefined> {
+  let picked: FileSystemDirectoryHandle;
+  try {
+    picked = await (window as unknown as { showDirectoryPicker: Picker }).showDirectoryPicker({ mode: "readwrite" });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") return undefined;
+    throw error;
+  }
+  const folder = await fresh(picked);
+  for (const { name, blob } of files) {
+    const file = await folder.getFileHandle(name, { create: true });
+    const stream = await file.createWritable();
+    await blob!.stream().pipeTo(stream);
+  }
+  return `${picked.name}/${folder.name}`;
+}
+
+/** A folder that nobody has used yet. */
+async function fresh(parent: FileSystemDirectoryHandle): Promise<FileSystemDirectoryHandle> {
+  for (let i = 1; ; i += 1) {
+    const name = i === 1 ? "merged" : `merged-${i}`;
+    const taken = await parent.getDirectoryHandle(name).then(() => true, (error: DOMException) => error.name !== "NotFoundError");
+    if (!taken) return parent.getDirectoryHandle(name, { create: true });
+  }
+}

@@ -1,0 +1,290 @@
+/** The page in Chromium, as people use it: by mouse, by keyboard, with good files and bad ones, online and off. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import test, { after, before, beforeEach, afterEach } from "node:test";
+import { chromium } from "playwright-core";
+
+import { serve } from "./serve.mjs";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+let server, browser, context, page, foreign, complaints;
+
+before(async () => {
+  server = await serve({
+    "/some/path/": `${root}/examples/browser/dist`,
+    "/package/": `${root}/wasm/web/dist`,
+    "/vectors/": `${root}/tests/vectors`,
+    "/tests/": `${root}/tests/web`,
+  });
+  // "--no-sandbox": CI runs as root in a container
+  browser = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+});
+
+after(async () => {
+  await browser?.close();
+  server?.close();
+});
+
+beforeEach(async () => {
+  context = await browser.newContext({ acceptDownloads: true, viewport: { width: 1280, height: 900 } });
+  await watch(context);
+});
+
+afterEach(async () => {
+  await context.close();
+  assert.deepEqual(foreign, [], "requests left the origin");
+  assert.deepEqual(complaints, [], "the console complained");
+});
+
+/** Note requests to elsewhere, and what the console says: CSP violations are told there. */
+async function watch(context) {
+  [foreign, complaints] = [[], []];
+  context.on("request", (request) => {
+    const { protocol, origin } = new URL(request.url());
+    if (protocol.startsWith("http") && origin !== server.url) foreign.push(request.url());
+  });
+  context.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  context.on("weberror", (error) => complaints.push(error.error().message));
+  page = await context.newPage();
+}
+
+async function openPage(path = "") {
+  await page.goto(`${server.url}/some/path/${path}`);
+  await page.waitForSelector("html[data-ready]");
+}
+
+async function openSample() {
+  await page.click("#sample");
+  await page.getByText("10 of 10 checkpoints").waitFor();
+}
+
+/** A copy of the sample run, changed. */
+async function changed(change) {
+  const folder = await mkdtemp(join(tmpdir(), "mwa-web-"));
+  await cp(`${root}/examples/sample-run`, join(folder, "run"), { recursive: true });
+  await change(join(folder, "run"));
+  return { path: join(folder, "run"), remove: () => rm(folder, { recursive: true }) };
+}
+
+async function openFolder(path) {
+  await openPage();
+  await page.setInputFiles("#folder", path);
+}
+
+const weights = async () => page.locator("tbody tr td:nth-child(6)").allTextContents();
+const sha256 = async (download) => createHash("sha256").update(await readFile(await download.path())).digest("hex");
+
+test("the sample run by mouse: weights follow the penalty, the saved file is the native one", async () => {
+  await openPage();
+  await openSample();
+  const first = await weights();
+  await page.locator("#penalty").fill("0");
+  assert.deepEqual(new Set(await weights()), new Set(["0.1000"]));
+  await page.locator("#penalty").fill("0.8");
+  assert.deepEqual(await weights(), first);
+  await page.selectOption("#scheme", "rank");
+  assert.notDeepEqual(await weights(), first);
+  await page.selectOption("#scheme", "linear");
+  await page.selectOption("#metric", "loss");
+  await page.getByText("on loss (min)").waitFor();
+  await page.selectOption("#metric", "eval_loss");
+  await page.getByRole("button", { name: "Compare" }).click();
+  await page.locator(".heatmap").waitFor();
+  assert.equal(await page.locator(".heatmap tbody tr").count(), 10);
+  await page.click("#merge");
+  await page.getByText(SAMPLE).first().waitFor();
+  assert.match(await page.locator(".good").textContent(), /Merged 10 checkpoints .* on cpu, \d+ worker/);
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "adapter_model.safetensors" }).click()]);
+  assert.equal(await sha256(download), SAMPLE);
+});
+
+test("the sample run by keyboard alone", async () => {
+  await openPage();
+  const reach = async (id) => {
+    for (let i = 0; i < 60; i += 1) {
+      await page.keyboard.press("Tab");
+      if (await page.evaluate((id) => document.activeElement?.id === id, id)) return;
+    }
+    assert.fail(`#${id} is not reached with Tab`);
+  };
+  await reach("sample");
+  await page.keyboard.press("Enter");
+  await page.getByText("10 of 10 checkpoints").waitFor();
+  await reach("penalty");
+  await page.keyboard.press("Home");
+  assert.deepEqual(new Set(await weights()), new Set(["0.1000"]));
+  for (let i = 0; i < 80; i += 1) await page.keyboard.press("ArrowRight");
+  await reach("merge");
+  await page.keyboard.press("Enter");
+  await page.getByText(SAMPLE).first().waitFor();
+});
+
+test("the scores are those of score.py", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#count", "100");
+  await page.click("#score");
+  await page.waitForFunction(() => [...document.querySelectorAll(".scores tbody tr td:last-child")].filter((td) => td.textContent === "100").length === 3, undefined, { timeout: 240_000 });
+  const rows = await page.locator(".scores tbody tr").allTextContents();
+  // score.py --n 100, to four digits
+  const expected = JSON.parse(await readFile(new URL("scores.json", import.meta.url), "utf8"));
+  for (const [name, { exact, loss }] of Object.entries(expected)) {
+    const row = rows.find((text) => text.startsWith(name));
+    assert.ok(row.includes(exact) && row.includes(loss), `${row}, expected ${exact} and ${loss}`);
+  }
+});
+
+test("a dropped folder is opened from its files", async () => {
+  await openFolder(`${root}/examples/sample-run`);
+  await page.getByText("10 of 10 checkpoints").waitFor();
+  await page.click("#merge");
+  await page.getByText(SAMPLE).first().waitFor();
+});
+
+test("a torn file and a git-lfs pointer are left out, with the reason in their rows", async () => {
+  const run = await changed(async (folder) => {
+    await truncate(join(folder, "checkpoint-700/adapter_model.safetensors"), 1000);
+    await writeFile(join(folder, "checkpoint-750/adapter_model.safetensors"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  });
+  await openFolder(run.path);
+  await page.getByText("8 of 8 checkpoints").waitFor();
+  const rows = await page.locator("tbody tr.out").allTextContents();
+  assert.match(rows[0], /checkpoint-700.*left out.*declares a header of \d+ bytes, but the file is 1000 bytes long.*cut short/);
+  assert.match(rows[1], /checkpoint-750.*left out.*git-lfs pointer.*git lfs pull/);
+  await run.remove();
+});
+
+test("a log that ends in NaN marks the checkpoints that had diverged", async () => {
+  const run = await changed(async (folder) => {
+    for (const step of [950, 1000]) {
+      const path = join(folder, `checkpoint-${step}/trainer_state.json`);
+      const state = JSON.parse(await readFile(path, "utf8"));
+      for (const record of state.log_history) {
+        if (record.step > 920 && "loss" in record) record.loss = "NaN";
+        if (record.step > 920 && "eval_loss" in record) record.eval_loss = "NaN";
+      }
+      await writeFile(path, JSON.stringify(state).replaceAll('"NaN"', "NaN"));
+    }
+  });
+  await openFolder(run.path);
+  await page.locator(".problem:visible").first().waitFor();
+  assert.match(await page.locator(".problem").allTextContents().then((all) => all.join()), /must not be averaged: checkpoint-950/);
+  assert.equal(await page.locator(".warning", { hasText: "diverged" }).count(), 2);
+  assert.ok(await page.locator("#merge").isDisabled());
+  for (const step of [950, 1000]) await page.getByLabel(`merge run/checkpoint-${step}`).uncheck();
+  await page.getByText("8 of 10 checkpoints").waitFor();
+  assert.ok(await page.locator("#merge").isEnabled());
+  await run.remove();
+});
+
+test("two runs mixed are told apart, and refused", async () => {
+  const run = await changed(async (folder) => {
+    const path = join(folder, "checkpoint-1000/adapter_model.safetensors");
+    const file = await readFile(path);
+    const start = 8 + Number(file.readBigUInt64LE());
+    // f16 numbers turned round end to end point elsewhere
+    const words = new Uint16Array(file.buffer.slice(file.byteOffset + start, file.byteOffset + file.length)).reverse();
+    await writeFile(path, Buffer.concat([file.subarray(0, start), Buffer.from(words.buffer)]));
+  });
+  await openFolder(run.path);
+  await page.locator(".warning", { hasText: "another run" }).waitFor();
+  assert.match((await page.locator(".problem").allTextContents()).join(), /is not of the same run as run\/checkpoint-950/);
+  assert.ok(await page.locator("#merge").isDisabled());
+  await page.getByLabel("average across runs").check();
+  assert.ok(await page.locator("#merge").isEnabled());
+  await run.remove();
+});
+
+test("cancelled merges leave nothing in the folder", async () => {
+  await openPage();
+  const left = await page.evaluate(async (url) => {
+    const { openRun, merge } = await import(`${url}/package/index.js`);
+    const list = await (await fetch("sample/files.json")).json();
+    const files = list.filter(({ path }) => path.startsWith("sample-run/"));
+    const inputs = await Promise.all(files.map(async ({ path }) => ({ name: path, data: await (await fetch(`sample/${path}`)).blob() })));
+    const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("out", { create: true });
+    const names = async () => Array.fromAsync(folder.keys());
+    const stop = new AbortController();
+    const kind = await merge(await openRun(inputs), { output: folder, signal: stop.signal, onProgress: () => stop.abort() }).catch((error) => error.kind);
+    const after = await names();
+    await merge(await openRun(inputs), { output: folder });
+    return { kind, after, written: (await names()).sort() };
+  }, server.url);
+  assert.deepEqual(left, { kind: "stopped", after: [], written: ["README.md", "adapter_config.json", "adapter_model.safetensors", "mwa-report.json"] });
+});
+
+test("all vectors in Chromium", async () => {
+  await openPage();
+  const { count, wrong } = await page.evaluate(async (url) => {
+    const mwa = await import(`${url}/package/index.js`);
+    const { runVectors } = await import(`${url}/tests/vectors.mjs`);
+    return runVectors(mwa, async (path) => new Uint8Array(await (await fetch(`${url}/vectors/${path}`)).arrayBuffer()), 0);
+  }, server.url);
+  assert.deepEqual(wrong, []);
+  assert.ok(count > 250);
+});
+
+test("files over 4 GiB are read in ranges", async () => {
+  await openPage();
+  const { size, last } = await page.evaluate(async (url) => {
+    const { openRun, merge } = await import(`${url}/package/index.js`);
+    const { huge } = await import(`${url}/tests/huge.mjs`);
+    let [size, last] = [0, []];
+    const output = new WritableStream({ write: (bytes) => void ([size, last] = [size + bytes.length, [...bytes.subarray(-4)]]) });
+    await merge(await openRun(huge(4 * 2 ** 30 + 2 ** 20)), { output, threads: 0, weights: [1, 3], skipInputHashes: true });
+    return { size, last };
+  }, server.url);
+  assert.ok(size > 2 ** 32);
+  // (1 · 1.0 + 3 · 2.0) / 4
+  assert.deepEqual([...new Float32Array(Uint8Array.from(last).buffer)], [1.75]);
+});
+
+test("it works offline once it was loaded", async () => {
+  await openPage();
+  await page.evaluate(() => navigator.serviceWorker.ready);
+  await page.reload();
+  await page.waitForFunction(() => navigator.serviceWorker.controller !== null);
+  await context.setOffline(true);
+  await page.reload();
+  await page.waitForSelector("html[data-ready]");
+  await openSample();
+  await page.click("#merge");
+  await page.getByText(SAMPLE).first().waitFor();
+});
+
+test("the element merges on another page", async () => {
+  await page.goto(`${server.url}/some/path/embed.html`);
+  await page.locator("mwa-merge input[type=file]").setInputFiles(`${root}/examples/sample-run`);
+  await page.getByText("Merged 10 checkpoints").waitFor();
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "adapter_model.safetensors" }).click()]);
+  assert.equal(await sha256(download), SAMPLE);
+});
+
+for (const [width, height] of [[360, 780], [1280, 900], [3840, 2160]]) {
+  for (const colorScheme of ["light", "dark"]) {
+    test(`accessible and inside the window at ${width} pixels, ${colorScheme}`, async () => {
+      await context.close();
+      context = await browser.newContext({ viewport: { width, height }, colorScheme, reducedMotion: "reduce" });
+      await watch(context);
+      await openPage();
+      await openSample();
+      await page.getByRole("button", { name: "Compare" }).click();
+      await page.locator(".heatmap").waitFor();
+      await page.click("#merge");
+      await page.getByText(SAMPLE).first().waitFor();
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+      await page.evaluate(axe);
+      const { violations } = await page.evaluate(() => window.axe.run());
+      assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`), []);
+      if (process.env.MWA_SHOTS) await page.screenshot({ path: join(process.env.MWA_SHOTS, `${width}-${colorScheme}.png`), fullPage: true });
+    });
+  }
+}

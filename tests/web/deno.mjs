@@ -1,0 +1,13 @@
+/** Run by Deno: prints what went wrong and the sample's hash. */
+import { readFile } from "node:fs/promises";
+import process from "node:process";
+
+import * as mwa from "../../wasm/web/dist/index.js";
+import { disk } from "../../wasm/web/dist/node.js";
+import { runVectors } from "./vectors.mjs";
+
+const root = new URL("../..", import.meta.url).pathname;
+const { wrong } = await runVectors(mwa, (path) => readFile(`${root}/tests/vectors/${path}`).then((bytes) => new Uint8Array(bytes)), 2);
+const merged = await mwa.merge(await mwa.openRun(await disk(`${root}/examples/sample-run`)));
+console.log(JSON.stringify({ wrong, sha256: merged.report.outputs[0].sha256 }));
+process.exit(0);

@@ -1,0 +1,123 @@
+/** The package in Node: vectors, the sample run, streams, abort, files of any size; and the vectors in Deno. */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import test from "node:test";
+
+import * as mwa from "../../wasm/web/dist/index.js";
+import { disk } from "../../wasm/web/dist/node.js";
+import { huge } from "./huge.mjs";
+import { runVectors } from "./vectors.mjs";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+/** What the native binary makes of the sample run, which host/tests and the page's tests know too. */
+export const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const sha256 = async (blob) => createHash("sha256").update(Buffer.from(await blob.arrayBuffer())).digest("hex");
+const sample = async () => mwa.openRun(await disk(`${root}/examples/sample-run`));
+const weights = ({ files }) => files.find(({ name }) => name === "adapter_model.safetensors");
+
+for (const threads of [0, 2]) {
+  test(`all vectors, with ${threads} workers`, async () => {
+    const { count, wrong } = await runVectors(mwa, (path) => readFile(`${root}/tests/vectors/${path}`).then((b) => new Uint8Array(b)), threads);
+    assert.deepEqual(wrong, []);
+    assert.ok(count > 250, `only ${count} cases`);
+  });
+
+  test(`the sample run gives the native bytes, with ${threads} workers`, async () => {
+    const merged = await mwa.merge(await sample(), { threads });
+    assert.equal(await sha256(weights(merged).blob), SAMPLE);
+    assert.equal(merged.report.outputs[0].sha256, SAMPLE);
+    const first = createHash("sha256").update(await readFile(`${root}/examples/sample-run/checkpoint-550/adapter_model.safetensors`)).digest("hex");
+    assert.equal(merged.report.inputs[0].files[0].sha256, first);
+    assert.deepEqual(merged.files.map(({ name }) => name), ["adapter_model.safetensors", "adapter_config.json", "README.md", "mwa-report.json"]);
+  });
+}
+
+test("Blobs, buffers and ranges give the same bytes", async () => {
+  const ranges = await disk(`${root}/examples/sample-run`);
+  const whole = await Promise.all(ranges.map(async ({ name, size, read }) => ({ name, data: await read(0, size) })));
+  const blobs = whole.map(({ name, data }) => ({ name, data: new Blob([data]) }));
+  for (const inputs of [whole, blobs]) {
+    const merged = await mwa.merge(await mwa.openRun(inputs), { threads: 1 });
+    assert.equal(await sha256(weights(merged).blob), SAMPLE);
+  }
+});
+
+test("a stream takes the weights", async () => {
+  const hash = createHash("sha256");
+  const output = new WritableStream({ write: (bytes) => void hash.update(bytes) });
+  const merged = await mwa.merge(await sample(), { output, threads: 1 });
+  assert.equal(hash.digest("hex"), SAMPLE);
+  assert.equal(weights(merged).blob, undefined);
+});
+
+test("abort stops, and aborts the stream", async () => {
+  let aborted = false;
+  const stop = new AbortController();
+  const output = new WritableStream({ abort: () => void (aborted = true) });
+  const onProgress = ({ done }) => done > 0 && stop.abort();
+  const merging = mwa.merge(await mwa.openRun(huge(3 << 20)), { output, signal: stop.signal, onProgress, threads: 1, weights: [1, 1] });
+  await assert.rejects(merging, { kind: "stopped" });
+  assert.ok(aborted);
+});
+
+test("files over 4 GiB are read in ranges, beyond 32 bits, in bounded memory", async () => {
+  const size = 4 * 2 ** 30 + 2 ** 20;
+  const last = [];
+  let written = 0;
+  const output = new WritableStream({
+    write(bytes) {
+      written += bytes.length;
+      last.splice(0, last.length, ...bytes.subarray(-4));
+    },
+  });
+  let largest = 0;
+  const files = huge(size, (length) => (largest = Math.max(largest, length)));
+  const before = process.memoryUsage().rss;
+  const merged = await mwa.merge(await mwa.openRun(files), { output, threads: 0, weights: [1, 3], skipInputHashes: true });
+  assert.equal(merged.files[0].size, written);
+  // (1 · 1.0 + 3 · 2.0) / 4
+  assert.deepEqual([...new Float32Array(Uint8Array.from(last).buffer)], [1.75]);
+  assert.ok(largest <= 4 << 20, `a read of ${largest} bytes`);
+  assert.ok(process.memoryUsage().rss - before < 400 << 20);
+});
+
+test("messages name the file, both facts, and what to do", async () => {
+  const fails = (inputs, options) => mwa.openRun(inputs).then((run) => mwa.weigh(run, options)).then(() => assert.fail("it succeeded"), (error) => error);
+  const text = (value) => new TextEncoder().encode(value).buffer;
+  const pointer = await fails({ name: "a.safetensors", data: text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n") });
+  assert.deepEqual([pointer.kind, pointer.message, pointer.help], ["header", "a.safetensors: is a git-lfs pointer, not a safetensors file", "fetch the file itself: `git lfs pull`"]);
+  const unknown = await fails(await disk(`${root}/examples/sample-run`), { metric: "eval_los" });
+  assert.equal(unknown.help, "did you mean --metric eval_loss?");
+  assert.ok(unknown instanceof mwa.MergeError);
+});
+
+test("weighing answers in the time of a slider's step", async () => {
+  const run = await sample();
+  const sums = [0, 0.25, 0.5, 1].map((penalty) => mwa.weigh(run, { penalty }).inputs.reduce((sum, { weight }) => sum + weight, 0));
+  for (const sum of sums) assert.ok(Math.abs(sum - 1) < 1e-12);
+});
+
+test("comparing finds norms, cosines and the residual", async () => {
+  const { cosines, norms, residual } = await mwa.compare(await sample(), { threads: 1 });
+  assert.equal(cosines.length, 10);
+  assert.ok(cosines[0][9] > 0.8 && cosines[0][9] < 0.83);
+  assert.ok(Math.abs(norms[9] - 23.349) < 0.01);
+  assert.ok(residual > 0.03 && residual < 0.05);
+});
+
+test("all vectors and the sample run in Deno", async (context) => {
+  const deno = fileURLToPath(new URL("node_modules/deno/bin.cjs", import.meta.url));
+  try {
+    await promisify(execFile)(process.execPath, [deno, "--version"]);
+  } catch (error) {
+    if (process.env.MWA_REQUIRE?.includes("deno")) throw error;
+    context.skip(`deno does not run here: ${error.message.split("\n")[0]}`);
+    return;
+  }
+  const { stdout } = await promisify(execFile)(process.execPath, [deno, "run", "--allow-read", "--allow-env", "--allow-sys", fileURLToPath(new URL("deno.mjs", import.meta.url))]);
+  assert.deepEqual(JSON.parse(stdout.trim().split("\n").at(-1)), { wrong: [], sha256: SAMPLE });
+});

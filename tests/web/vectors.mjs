@@ -1,0 +1,103 @@
+/** The vectors of tests/vectors, run by the package wherever it runs: Node, Deno, a browser. */
+
+/** Run all cases; `read(path)` gives a file of tests/vectors. Returns what went wrong, and how many cases there were. */
+export async function runVectors({ openRun, merge, weights, ready }, read, threads) {
+  await ready();
+  const index = JSON.parse(new TextDecoder().decode(await read("index.json")));
+  const wrong = [];
+  let count = 0;
+  const check = async (name, work) => {
+    count += 1;
+    try {
+      await work();
+    } catch (error) {
+      wrong.push(`${name}: ${error.message}`);
+    }
+  };
+
+  for (const { case: name, inputs, weights: raw, dtype, output, error, tensor, non_finite } of index.cases) {
+    await check(name, async () => {
+      const files = [];
+      // names without a number, which would count as a step
+      for (const [i, path] of inputs.entries()) {
+        files.push({ name: `${"abcdefghijklmnop"[i]}.safetensors`, data: await read(path) });
+      }
+      const options = { weights: raw, dtype, threads, allowCrossRun: true, allowNonFinite: non_finite === "allow", rewrite: true };
+      const made = attempt(async () => {
+        const run = await openRun(files);
+        return (await merge(run, options)).files[0].blob.arrayBuffer();
+      });
+      const result = await made;
+      // what a plan can do, but no program would ask for
+      if (name === "no-tensors") return expectError(result, "input");
+      if (error) return expectError(result, error, tensor);
+      if (result.error) throw result.error;
+      same(tensors(new Uint8Array(result.value)), tensors(await read(output)));
+    });
+  }
+  for (const { case: name, metrics, values, goal, scheme, penalty, weights: expected, error } of index.weights) {
+    await check(name, async () => {
+      const result = await attempt(async () => weights((metrics ?? values).map(Number), { goal, scheme, penalty }));
+      if (error) return expectError(result, error);
+      if (result.error) throw result.error;
+      for (const [i, want] of expected.entries()) {
+        const have = result.value[i];
+        const near = Math.abs(have - want) <= Math.max(1e-14 * Math.abs(want), 1e-16);
+        if (want === 0 ? have !== 0 : !near) throw new Error(`weight ${i} is ${have}, expected ${want}`);
+      }
+    });
+  }
+  for (const { file, error, says, tensor, tensors: legal } of index.hostile) {
+    await check(file, async () => {
+      const result = await attempt(async () => openRun({ name: "a.safetensors", data: await read(file) }));
+      if (legal) {
+        if (result.error) throw result.error;
+        return;
+      }
+      expectError(result, error, tensor);
+      if (!result.error.message.toLowerCase().includes(says.toLowerCase())) {
+        throw new Error(`says "${result.error.message}", expected "${says}"`);
+      }
+    });
+  }
+  return { count, wrong };
+}
+
+async function attempt(work) {
+  try {
+    return { value: await work() };
+  } catch (error) {
+    return { error };
+  }
+}
+
+function expectError({ error }, kind, tensor) {
+  if (!error) throw new Error(`succeeded, expected an error of kind ${kind}`);
+  if (error.kind !== kind) throw new Error(`failed with kind ${error.kind} (${error.message}), expected ${kind}`);
+  // several missing tensors are listed in the message
+  if (tensor && !`${error.tensor} ${error.message}`.includes(tensor)) throw new Error(`names tensor ${error.tensor}, expected ${tensor}: ${error.message}`);
+}
+
+/** Dtype, shape and bytes of each tensor. */
+function tensors(file) {
+  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
+  delete header.__metadata__;
+  const data = file.subarray(8 + length);
+  const entry = ([name, { dtype, shape, data_offsets: [start, end] }]) => [name, { dtype, shape, bytes: data.subarray(start, end) }];
+  return new Map(Object.entries(header).map(entry));
+}
+
+/** Throw unless both hold the same tensors, to the bit. */
+export function same(have, want) {
+  const names = (tensors) => [...tensors.keys()].sort().join(", ");
+  if (names(have) !== names(want)) throw new Error(`holds ${names(have)}, expected ${names(want)}`);
+  for (const [name, { dtype, shape, bytes }] of want) {
+    const other = have.get(name);
+    if (other.dtype !== dtype || `${other.shape}` !== `${shape}`) {
+      throw new Error(`${name} is ${other.dtype} [${other.shape}], expected ${dtype} [${shape}]`);
+    }
+    const at = bytes.findIndex((byte, i) => byte !== other.bytes[i]);
+    if (at >= 0 || bytes.length !== other.bytes.length) throw new Error(`${name} differs from byte ${at} on`);
+  }
+}

@@ -1,0 +1,66 @@
+/** The work of one thread: read Blobs, run jobs, hash files. */
+import { Hash, type Comparison, type Merge } from "./wasm/mwa.js";
+import { reopen } from "./core.js";
+import type { Begin, Piece, Reply, Request } from "./pool.js";
+
+/** Bytes hashed at once. */
+const HASHED = 1 << 20;
+
+/** What one thread has on its desk. */
+export class Desk {
+  #work: Merge | Comparison | undefined;
+  #blobs: (Blob | null)[] = [];
+
+  /** Do what is asked, all but loading the core. */
+  async answer(request: Exclude<Request, { what: "load" }>): Promise<Omit<Reply, "id" | "error">> {
+    if (request.what === "begin") this.#begin(request.begin);
+    else if (request.what === "end") this.#end();
+    else if (request.what === "hash") return { hash: await this.#hash(request.file) };
+    else return this.#job(request.job, request.pieces);
+    return {};
+  }
+
+  #begin({ blobs, paths, sizes, adapter, given, options, excluded, jobBytes, compares }: Begin): void {
+    this.#end();
+    this.#blobs = blobs;
+    const run = reopen(paths, sizes, adapter, given);
+    try {
+      this.#work = compares
+        ? run.compare(options, jobBytes)
+        : run.merge(options, Uint32Array.from(excluded), jobBytes);
+    } finally {
+      run.free();
+    }
+  }
+
+  #end(): void {
+    this.#work?.free();
+    this.#work = undefined;
+    this.#blobs = [];
+  }
+
+  async #job(index: number, pieces: Piece[]): Promise<Omit<Reply, "id">> {
+    const inputs = await Promise.all(pieces.map((piece) => this.#read(piece)));
+    const work = this.#work;
+    if (!work) throw { kind: "stopped", message: "stopped; nothing was written" };
+    if ("inputs" in work) return { bytes: new Uint8Array(work.run(index, inputs).buffer as ArrayBuffer) };
+    const bytes = work.run(index, inputs) as Uint8Array<ArrayBuffer>;
+    return { bytes, underflowed: work.underflowed() };
+  }
+
+  async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array> {
+    if (bytes) return bytes;
+    const read = new Uint8Array(await this.#blobs[file]!.slice(start, end).arrayBuffer());
+    if (read.length === end - start) return read;
+    throw { kind: "io", message: "a file has changed since it was opened", help: "open it again" };
+  }
+
+  async #hash(file: number): Promise<string> {
+    const { size } = this.#blobs[file]!;
+    const hash = new Hash();
+    for (let start = 0; start < size; start += HASHED) {
+      hash.update(await this.#read({ file, start, end: Math.min(start + HASHED, size) }));
+    }
+    return hash.finish();
+  }
+}

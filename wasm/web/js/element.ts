@@ -1,0 +1,123 @@
+/**
+ * `<mwa-merge>`: a small merger to put on any page. Import this module; then
+ *
+ * ```html
+ * <mwa-merge metric="eval_loss" penalty="0.8"></mwa-merge>
+ * ```
+ *
+ * Attributes: `last`, `metric`, `scheme`, `penalty`, `dtype`, as the options of `merge`. After a merge it offers the files and
+ * fires `merged` (a `CustomEvent` whose detail is what `merge` returned). Style it by `::part(button)`, `::part(status)`.
+ *
+ * @module
+ */
+import { merge, type Merged, type MergeOptions } from "./merge.js";
+import { openRun } from "./run.js";
+
+const STYLE = `
+  :host { display: block; border: 2px dashed currentColor; border-radius: 10px; padding: 1rem; font: inherit; }
+  :host([hidden]) { display: none; }
+  p { margin: 0 0 .6rem; }
+  button { font: inherit; margin: 0 .5rem .5rem 0; padding: .4rem .9rem; cursor: pointer; }
+  progress { width: 100%; }
+  [hidden] { display: none; }
+`;
+
+/** The element; `<mwa-merge>` once this module is loaded. */
+export class MwaMerge extends HTMLElement {
+  readonly #status = make("p", { part: "status", role: "status" }, "Drop a LoRA run folder here. Nothing is uploaded.");
+  readonly #picker = make("input", { type: "file", webkitdirectory: "", multiple: "", hidden: "" });
+  readonly #button = make("button", { type: "button", part: "button" }, "Choose a folder…");
+  readonly #cancel = make("button", { type: "button", part: "button", hidden: "" }, "Cancel");
+  readonly #bar = make("progress", { part: "progress", max: "1", value: "0", "aria-label": "Merge", hidden: "" });
+  readonly #files = make("div", { part: "files" });
+  #running: AbortController | undefined;
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open" });
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(STYLE);
+    root.adoptedStyleSheets = [sheet];
+    root.append(this.#status, this.#button, this.#cancel, this.#bar, this.#files, this.#picker);
+    this.#button.addEventListener("click", () => this.#picker.click());
+    this.#cancel.addEventListener("click", () => this.#running?.abort());
+    this.#picker.addEventListener("change", () => void this.merge([...(this.#picker.files ?? [])]));
+    this.addEventListener("dragover", (event) => event.preventDefault());
+    this.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const items = [...(event.dataTransfer?.items ?? [])].filter(({ kind }) => kind === "file");
+      void Promise.all(items.map(asInputs)).then((inputs) => this.merge(inputs.flat()));
+    });
+  }
+
+  disconnectedCallback(): void {
+    this.#running?.abort();
+  }
+
+  /** Merge these files with the element's options, and offer the result. */
+  async merge(inputs: Parameters<typeof openRun>[0]): Promise<Merged | undefined> {
+    const { signal } = (this.#running = new AbortController());
+    this.#files.replaceChildren();
+    this.#busy(true);
+    try {
+      const run = await openRun(inputs, { signal });
+      const onProgress: MergeOptions["onProgress"] = ({ done, total, device }) => {
+        this.#bar.value = done / Math.max(total, 1);
+        this.#status.textContent = `Merging on ${device}…`;
+      };
+      const merged = await merge(run, { ...this.#options(), signal, onProgress });
+      this.#status.textContent = `Merged ${merged.report.inputs.length} checkpoints in ${merged.seconds.toFixed(1)} s.`;
+      this.#files.replaceChildren(...merged.files.map(({ name, blob }) => offer(name, blob!)));
+      this.dispatchEvent(new CustomEvent("merged", { detail: merged }));
+      return merged;
+    } catch (error) {
+      const { message, help } = error as { message: string; help?: string };
+      this.#status.textContent = help ? `${message} (${help})` : message;
+      return undefined;
+    } finally {
+      this.#busy(false);
+    }
+  }
+
+  #busy(is: boolean): void {
+    this.#button.hidden = is;
+    this.#cancel.hidden = this.#bar.hidden = !is;
+  }
+
+  #options(): MergeOptions {
+    const text = (name: string) => this.getAttribute(name) ?? undefined;
+    const number = (name: string) => (text(name) === undefined ? undefined : Number(text(name)));
+    const options = { last: number("last"), metric: text("metric"), scheme: text("scheme"), penalty: number("penalty"), dtype: text("dtype") };
+    return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as MergeOptions;
+  }
+}
+
+function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Record<string, string>, text = ""): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.textContent = text;
+  return element;
+}
+
+function offer(name: string, blob: Blob): HTMLElement {
+  const button = make("button", { type: "button", part: "button" }, name);
+  button.addEventListener("click", () => {
+    const url = URL.createObjectURL(blob);
+    Object.assign(document.createElement("a"), { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  });
+  return button;
+}
+
+interface Entries {
+  getAsFileSystemHandle?(): Promise<FileSystemDirectoryHandle | FileSystemFileHandle | null>;
+}
+
+/** A dropped folder, where the browser gives a handle to it; a dropped file anywhere. */
+async function asInputs(item: DataTransferItem) {
+  const file = item.getAsFile();
+  const handle = await (item as Entries).getAsFileSystemHandle?.();
+  return handle ? [handle] : file ? [file] : [];
+}
+
+customElements.define("mwa-merge", MwaMerge);

@@ -1,0 +1,12 @@
+/**
+ * Merge LoRA checkpoints by their metrics. Nothing is uploaded: files are read where they are, in ranges.
+ *
+ * @module
+ */
+export { MergeError, type ErrorKind } from "./error.js";
+export { load as ready } from "./core.js";
+export { openRun, weigh, weights, Run, type OpenOptions, type Weighing } from "./run.js";
+export { compare, merge, preview, type Comparison, type Merged, type MergedFile, type MergeOptions, type Preview, type Progress } from "./merge.js";
+export type { Output } from "./output.js";
+export type { Input, NamedData, RangeFile } from "./source.js";
+export type * from "./types.js";

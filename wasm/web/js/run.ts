@@ -1,0 +1,130 @@
+/** Open a run: list the files, read their heads and logs, find the checkpoints. */
+import { load, type Given } from "./core.js";
+import { call } from "./error.js";
+import { sources, type Input, type Source } from "./source.js";
+import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
+import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
+
+/** How a run is opened. */
+export interface OpenOptions {
+  /** The adapter to take from checkpoints that hold several. */
+  adapter?: string;
+  /** Stops the reading. */
+  signal?: AbortSignal;
+}
+
+/** Reads under way at once while a run is opened. */
+const AT_ONCE = 32;
+
+/** Checkpoints and their logs. Only heads and logs have been read; nothing holds the weights. */
+export class Run {
+  /** In the order given, those of a run by step. */
+  readonly checkpoints: Checkpoint[];
+  /** Checkpoints of a searched run that cannot be opened. They are left out. */
+  readonly broken: BrokenCheckpoint[];
+  /** The metrics that the logs hold, those with a known goal first. */
+  readonly metrics: MetricInfo[];
+  /** What was left out and why. */
+  readonly notes: string[];
+
+  /** @internal */
+  constructor(
+    /** @internal */ readonly core: Core,
+    /** @internal */ readonly sources: Source[],
+    /** @internal */ readonly given: Given,
+    /** @internal */ readonly adapter: string | undefined,
+  ) {
+    ({ checkpoints: this.checkpoints, broken: this.broken, metrics: this.metrics, notes: this.notes } =
+      JSON.parse(core.describe()));
+  }
+
+  /** The values of a metric over the steps of each run, as they were logged. */
+  curves(metric: string): Curve[] {
+    return JSON.parse(this.core.curves(metric));
+  }
+
+  /** What the metric of `options` says of every checkpoint found, bad and missing ones too. */
+  readings(options: WeighOptions = {}): Readings {
+    return JSON.parse(call(() => this.core.readings(JSON.stringify(options))));
+  }
+}
+
+/**
+ * Open a run folder, several, checkpoints, or single files. Reads their heads and logs only.
+ *
+ * ```ts
+ * const run = await openRun(await showDirectoryPicker());
+ * ```
+ *
+ * @throws {MergeError} what is wrong with the files, and what to do about it
+ */
+export async function openRun(input: Input | Iterable<Input>, options: OpenOptions = {}): Promise<Run> {
+  await load();
+  const { adapter, signal } = options;
+  const found = await sources(isIterable(input) ? input : [input]);
+  const core = new Core(found.map(({ path }) => path), Float64Array.from(found, ({ size }) => size), adapter);
+  const given: Given = [];
+  try {
+    while (!call(() => core.open())) {
+      await eachOf(AT_ONCE, triples(core.wants()), async ([file, start, end]) => {
+        signal?.throwIfAborted();
+        const bytes = await found[file]!.read(start, end - start).catch((error: unknown) => call(() => { throw error; }));
+        core.give(file, start, end, bytes);
+        given.push({ file, start, end, bytes });
+      });
+    }
+  } catch (error) {
+    core.free();
+    throw error;
+  }
+  return new Run(core, found, given, adapter);
+}
+
+/** The chosen checkpoints and their weights. */
+export interface Weighing {
+  /** In the order in which they are summed: oldest first. */
+  inputs: Report["inputs"];
+  weighting: Report["weighting"];
+  /** In words: "linear, penalty 0.8, on eval_loss (min)". */
+  description: string;
+  /** What there is to say: how the metric was chosen, smoothed or flagged. */
+  notes: string[];
+}
+
+/**
+ * Choose and weigh checkpoints. Quick enough to call at every movement of a slider.
+ *
+ * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
+ */
+export function weigh(run: Run, options: WeighOptions = {}): Weighing {
+  return JSON.parse(call(() => run.core.weigh(JSON.stringify(options))));
+}
+
+/**
+ * Weights of plain numbers, without a run: for a program that has its metrics elsewhere. Await `ready()` first.
+ *
+ * @throws {MergeError} of kind `weights` or `usage`
+ */
+export function weights(
+  metrics: number[],
+  { goal = "min", scheme = "linear", penalty = 0.8 }: { goal?: "min" | "max"; scheme?: WeighOptions["scheme"] | "explicit"; penalty?: number } = {},
+): number[] {
+  return [...call(() => coreWeights(Float64Array.from(metrics), goal, scheme, penalty))];
+}
+
+function isIterable(input: Input | Iterable<Input>): input is Iterable<Input> {
+  return Symbol.iterator in input;
+}
+
+function* triples(flat: Float64Array): Generator<[number, number, number]> {
+  for (let i = 0; i < flat.length; i += 3) yield [flat[i]!, flat[i + 1]!, flat[i + 2]!];
+}
+
+/** Run `work` on all items, at most `atOnce` at a time. */
+async function eachOf<T>(atOnce: number, items: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
+  const rest = items[Symbol.iterator]();
+  const next = async () => {
+    for (let item = rest.next(); !item.done; item = rest.next()) await work(item.value);
+  };
+  await Promise.all(Array.from({ length: atOnce }, next));
+}

@@ -1,0 +1,127 @@
+/** Inputs of any kind, as files with a path and ranges to read. */
+
+/** A file that is read in ranges, wherever it lies. */
+export interface RangeFile {
+  /** Its name or path, with `/` between folders: `run/checkpoint-100/adapter_model.safetensors`. */
+  name: string;
+  /** Its length in bytes. */
+  size: number;
+  /** Read exactly `length` bytes from byte `offset` on. Several reads may be under way at once. */
+  read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer> | ArrayBuffer>;
+}
+
+/** Bytes with a name. */
+export interface NamedData {
+  /** Its name or path, with `/` between folders. */
+  name: string;
+  /** All of it. */
+  data: Blob | ArrayBuffer | Uint8Array<ArrayBuffer>;
+}
+
+/**
+ * What can be opened. A `File` from a folder picker keeps its place in the folder (`webkitRelativePath`); a `Blob` or an
+ * `ArrayBuffer` has no name, and is called `input-1.safetensors` and so on.
+ */
+export type Input =
+  | File | Blob | ArrayBuffer | FileSystemDirectoryHandle | FileSystemFileHandle | RangeFile | NamedData;
+
+/** One file, ready to be read here or, as a Blob, in a worker. */
+export interface Source {
+  path: string;
+  size: number;
+  blob?: Blob;
+  read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Folders that hold nothing to merge, and may hold a great many files. */
+const SKIPPED = new Set([".git", "node_modules", "__pycache__"]);
+
+/** List all files of all inputs. */
+export async function sources(inputs: Iterable<Input>): Promise<Source[]> {
+  const found: Source[] = [];
+  let unnamed = 0;
+  for (const input of inputs) {
+    if (isHandle(input)) await walk(input, input.name, found);
+    else if (input instanceof ArrayBuffer) found.push(fromBlob(`input-${++unnamed}.safetensors`, new Blob([input])));
+    else if (input instanceof Blob) found.push(fromBlob(pathOf(input) ?? `input-${++unnamed}.safetensors`, input));
+    else if ("read" in input) found.push(fromRanges(input));
+    else found.push(fromBlob(input.name, input.data instanceof Blob ? input.data : new Blob([input.data])));
+  }
+  return distinct(together(found));
+}
+
+function isHandle(input: Input): input is FileSystemDirectoryHandle | FileSystemFileHandle {
+  return "kind" in input && (input.kind === "directory" || input.kind === "file");
+}
+
+function pathOf(blob: Blob): string | undefined {
+  if (!("name" in blob)) return undefined;
+  const file = blob as File;
+  return file.webkitRelativePath || file.name;
+}
+
+async function walk(handle: FileSystemDirectoryHandle | FileSystemFileHandle, path: string, found: Source[]) {
+  if (handle.kind === "file") {
+    found.push(fromBlob(path, await handle.getFile()));
+    return;
+  }
+  for await (const [name, inner] of handle as unknown as AsyncIterable<[string, typeof handle]>) {
+    if (!SKIPPED.has(name)) await walk(inner, `${path}/${name}`, found);
+  }
+}
+
+function fromBlob(path: string, blob: Blob): Source {
+  const read = async (offset: number, length: number) =>
+    new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+  return { path: plain(path), size: blob.size, blob, read: exact(path, read) };
+}
+
+function fromRanges(file: RangeFile): Source {
+  const read = async (offset: number, length: number) => {
+    const bytes = await file.read(offset, length);
+    return bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
+  };
+  return { path: plain(file.name), size: file.size, read: exact(file.name, read) };
+}
+
+/** Refuse short reads: they would go on as zeros. */
+function exact(path: string, read: Source["read"]): Source["read"] {
+  return async (offset, length) => {
+    let bytes: Uint8Array<ArrayBuffer>;
+    try {
+      bytes = await read(offset, length);
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw { kind: "io", message: `${path}: cannot read it: ${why}`, file: path, help: "open it again if it has changed" };
+    }
+    if (bytes.length === length) return bytes;
+    const message = `${path}: gave ${bytes.length} of ${length} bytes at byte ${offset}`;
+    throw { kind: "io", message, file: path, help: "the file has changed since it was opened: open it again" };
+  };
+}
+
+function plain(path: string): string {
+  return path.replaceAll("\\", "/").replace(/^\/+|^\.\//, "");
+}
+
+/** The loose files of one adapter, picked without their folder, are one checkpoint. */
+function together(found: Source[]): Source[] {
+  const isLoose = found.every(({ path }) => !path.includes("/"));
+  const isAdapter = found.some(({ path }) => path === "adapter_config.json");
+  if (!isLoose || !isAdapter) return found;
+  return found.map((source) => ({ ...source, path: `adapter/${source.path}` }));
+}
+
+/** Two folders of one name get different ones. */
+function distinct(found: Source[]): Source[] {
+  const taken = new Set<string>();
+  return found.map((source) => {
+    let path = source.path;
+    for (let i = 2; taken.has(path); i += 1) {
+      const [root, ...rest] = source.path.split("/");
+      path = [rest.length > 0 ? `${root} (${i})` : `${i}-${root}`, ...rest].join("/");
+    }
+    taken.add(path);
+    return { ...source, path };
+  });
+}

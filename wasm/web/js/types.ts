@@ -1,0 +1,140 @@
+/** What a run, a weighing and a merge say of themselves. */
+import type { ErrorKind } from "./error.js";
+
+/** A checkpoint that can be merged. */
+export interface Checkpoint {
+  /** Its path: how options, messages and reports call it. */
+  name: string;
+  /** The last part of the name. */
+  label: string;
+  /** The folder of its run; empty for a loose file. */
+  run: string;
+  /** Its training step, if its name tells. */
+  step: number | null;
+  /** Bytes of its files with weights. */
+  bytes: number;
+  tensors: number;
+  parameters: number;
+  dtypes: string[];
+  /** PEFT's method (`LORA`, …); null for a whole model. */
+  method: string | null;
+  rank: number | null;
+  baseModel: string | null;
+  /** Mean cosine of its A factors with those of the checkpoint before: near 1 within a run, near 0 between runs. */
+  cosineToPrevious: number | null;
+}
+
+/** A checkpoint of a run that cannot be opened. */
+export interface BrokenCheckpoint {
+  name: string;
+  kind: ErrorKind;
+  message: string;
+  help: string | null;
+}
+
+/** A metric that the logs hold. */
+export interface MetricInfo {
+  name: string;
+  /** Whether lower or higher is better, as far as the name gives it away. */
+  goal: "min" | "max" | null;
+  /** How many of the checkpoints have a value. */
+  covered: number;
+}
+
+/** One metric over the steps of one run; a value that is not finite is null. */
+export interface Curve {
+  run: string;
+  points: [step: number, value: number | null][];
+}
+
+/** What a metric says of one checkpoint. */
+export interface Reading {
+  checkpoint: string;
+  /** `flagged`: a value that does not cover the checkpoint's own step; `bad`: it must not be averaged. */
+  state: "read" | "flagged" | "missing" | "bad";
+  value?: number;
+  /** Where the value comes from, or why there is none. */
+  source: string;
+}
+
+/** What a metric says of every checkpoint of a run. */
+export interface Readings {
+  metric: string;
+  goal: "min" | "max";
+  readings: Reading[];
+  notes: string[];
+}
+
+/** How checkpoints are chosen and weighed. Everything has a default: the last ten of a run, by its loss. */
+export interface WeighOptions {
+  /** Exactly these, by name. */
+  checkpoints?: string[];
+  /** Steps from … to, both included. */
+  steps?: [first: number, last: number];
+  /** Every so manyth, counted from the newest. */
+  every?: number;
+  /** The newest so many. */
+  last?: number;
+  /** The so many with the best metric. */
+  top?: number;
+  /** A logged metric, or `step`; without one `eval_loss`, else the smoothed training loss, else the step. */
+  metric?: string;
+  /** Which way it gets better; without one, as its name tells. */
+  goal?: "min" | "max";
+  /** The window to smooth training metrics over, in steps; 0 interpolates. */
+  smooth?: number;
+  /** How many steps an evaluation may lie away from its checkpoint. */
+  tolerance?: number;
+  /** Fail rather than take a value that does not cover a checkpoint's step. */
+  strictMetrics?: boolean;
+  /** A table of metrics (CSV, JSON or JSON Lines, as text), instead of the run's own logs. */
+  table?: string;
+  /** From metric to weight. */
+  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
+  /** How hard a worse checkpoint is punished: 0 is the plain mean. The default is 0.8. */
+  penalty?: number;
+  /** Your own weights, one per checkpoint, instead of a scheme. They are divided by their sum. */
+  weights?: number[];
+  /** Leave out checkpoints that diverged, instead of failing. */
+  dropBad?: boolean;
+}
+
+/** One input of a merge. */
+export interface WeighedInput {
+  name: string;
+  path: string;
+  step: number | null;
+  metric?: number;
+  /** Where the metric's value comes from. */
+  source?: string;
+  /** Its share; all shares sum to 1. */
+  weight: number;
+  files?: HashedFile[];
+}
+
+/** How weights came about. */
+export interface Weighting {
+  scheme: string;
+  penalty?: number;
+  metric?: string;
+  goal?: "min" | "max";
+}
+
+/** A file by content. */
+export interface HashedFile {
+  name: string;
+  bytes: number;
+  sha256: string;
+}
+
+/** `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it. */
+export interface Report {
+  mwa: string;
+  weighting: Weighting;
+  space: string;
+  dtype: string;
+  adapter?: string;
+  inputs: WeighedInput[];
+  outputs: HashedFile[];
+  notes: string[];
+}

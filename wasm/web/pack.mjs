@@ -1,0 +1,21 @@
+// After the compilers: make what is downloaded smaller, and say how large it is. The types keep their comments.
+import { execFileSync } from "node:child_process";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const features = ["simd", "bulk-memory", "bulk-memory-opt", "nontrapping-float-to-int", "sign-ext", "mutable-globals", "reference-types", "multivalue"];
+// no -O: LLVM has optimised already, and more of it compresses worse
+const passes = ["--duplicate-function-elimination", "--dae", "--remove-unused-module-elements", "--vacuum"];
+const wasm = here("dist/wasm/mwa_bg.wasm");
+execFileSync(process.execPath, [here("node_modules/binaryen/bin/wasm-opt"), ...features.map((name) => `--enable-${name}`), ...passes, wasm, "-o", wasm]);
+
+const glue = here("dist/wasm/mwa.js");
+writeFileSync(glue, readFileSync(glue, "utf8").replace(/^ *(\/\*\*|\*).*\n/gm, ""));
+
+const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js")).map((name) => here(`dist/${name}`));
+const size = (paths) => gzipSync(Buffer.concat(paths.map((path) => readFileSync(path))), { level: 9 }).length;
+const [all, core] = [size([...scripts, glue, wasm]), size([wasm])];
+console.log(`package: ${(all / 1000).toFixed(1)} kB gzipped, of which the wasm module ${(core / 1000).toFixed(1)} kB`);
+if (all > 250_000) throw new Error("the package is larger than 250 kB gzipped");

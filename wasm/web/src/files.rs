@@ -1,0 +1,154 @@
+//! The files that JavaScript offers, by path: what there is, and what of it was read so far.
+//!
+//! Nothing here waits. What is asked for and not yet read is remembered as wanted; the caller reads it and asks again.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::ops::Range;
+
+use mwa::{Error, ErrorKind};
+
+/// A byte range of a file, by the file's number.
+pub(crate) type Piece = (usize, u64, u64);
+
+/// The offered files. A folder is there when a file lies in it; paths use `/`.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    paths: Vec<(String, u64)>,
+    numbers: BTreeMap<String, usize>,
+    read: BTreeMap<Piece, Vec<u8>>,
+    wanted: RefCell<BTreeSet<Piece>>,
+}
+
+/// Why something cannot be had now.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It must be read first; it is noted as wanted.
+    Unread,
+    /// It is bad.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Something that may have to be read first.
+pub(crate) type Maybe<T> = Result<T, Stop>;
+
+impl Files {
+    /// Files by path and size, in the order in which the user gave them.
+    pub(crate) fn new(paths: Vec<(String, u64)>) -> Self {
+        let numbers = paths.iter().enumerate().map(|(number, (path, _))| (path.clone(), number)).collect();
+        Self { paths, numbers, ..Self::default() }
+    }
+
+    /// What the user gave: the first part of each path, once, in order.
+    pub(crate) fn roots(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let firsts = self.paths.iter().map(|(path, _)| path.split('/').next().unwrap_or_default());
+        firsts.filter(|first| seen.insert(*first)).collect()
+    }
+
+    pub(crate) fn number(&self, path: &str) -> Option<usize> {
+        self.numbers.get(path).copied()
+    }
+
+    pub(crate) fn size(&self, number: usize) -> u64 {
+        self.paths[number].1
+    }
+
+    pub(crate) fn is_file(&self, path: &str) -> bool {
+        self.numbers.contains_key(path)
+    }
+
+    pub(crate) fn is_folder(&self, path: &str) -> bool {
+        self.names(path).next().is_some()
+    }
+
+    /// What lies in a folder, sorted; a name may occur more than once.
+    pub(crate) fn names<'a>(&'a self, folder: &str) -> impl Iterator<Item = &'a str> {
+        let start = format!("{folder}/");
+        let len = start.len();
+        let inside =
+            self.numbers.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start));
+        inside.map(move |(path, _)| path[len..].split('/').next().unwrap_or_default())
+    }
+
+    /// Bytes of a file, as far as the file goes.
+    pub(crate) fn bytes(&self, number: usize, range: Range<u64>) -> Maybe<&[u8]> {
+        let end = range.end.min(self.size(number));
+        if range.start >= end {
+            return Ok(&[]);
+        }
+        let piece = (number, range.start, end);
+        self.read.get(&piece).map(Vec::as_slice).ok_or_else(|| {
+            self.wanted.borrow_mut().insert(piece);
+            Stop::Unread
+        })
+    }
+
+    /// The first bytes of a file, which were read when it was opened.
+    pub(crate) fn head(&self, number: usize, len: u64) -> &[u8] {
+        let starts = self.read.range((number, 0, len)..=(number, 0, u64::MAX));
+        let bytes = starts.map(|(_, bytes)| bytes).next().expect("opening a checkpoint reads its heads");
+        &bytes[..usize::try_from(len).expect("a head is at most 100 MB")]
+    }
+
+    /// A whole file as text.
+    pub(crate) fn text(&self, path: &str) -> Maybe<&str> {
+        let failed = |detail: &'static str| Error::new(ErrorKind::Io, detail).file(path);
+        let number = self.number(path).ok_or_else(|| failed("is not among the files given"))?;
+        let bytes = self.bytes(number, 0..self.size(number))?;
+        core::str::from_utf8(bytes).map_err(|_| failed("is not text in UTF-8").into())
+    }
+
+    /// What to read next; empty when nothing was missing.
+    pub(crate) fn wants(&self) -> Vec<Piece> {
+        self.wanted.take().into_iter().collect()
+    }
+
+    /// What was read.
+    pub(crate) fn give(&mut self, piece: Piece, bytes: Vec<u8>) {
+        self.read.insert(piece, bytes);
+    }
+}
+
+/// The last part of a path.
+pub(crate) fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The path less its last part; empty for what lies at the top.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_what_files_lie_in() {
+        let paths = ["run/checkpoint-2/a", "run/checkpoint-10/a", "run-2/b", "c"];
+        let files = Files::new(paths.iter().map(|path| ((*path).to_owned(), 1)).collect());
+        assert_eq!(files.roots(), ["run", "run-2", "c"]);
+        assert_eq!(files.names("run").collect::<Vec<_>>(), ["checkpoint-10", "checkpoint-2"]);
+        assert!(files.is_folder("run-2") && !files.is_folder("c") && files.is_file("c"));
+    }
+
+    #[test]
+    fn what_is_missing_is_wanted_once() {
+        let mut files = Files::new(vec![("a".into(), 5)]);
+        assert!(files.bytes(0, 0..9).is_err() && files.bytes(0, 0..9).is_err());
+        assert_eq!(files.wants(), [(0, 0, 5)]);
+        files.give((0, 0, 5), b"hello".to_vec());
+        assert_eq!(files.text("a").unwrap(), "hello");
+        assert!(files.wants().is_empty());
+    }
+}

@@ -1,0 +1,326 @@
+//! One merge: checked, cut into jobs, run piece by piece, and told in a report.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use js_sys::{Array, Uint8Array};
+use mwa::report::{self, HashedFile};
+use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Report, Result, Shard};
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::choose::{Options, choose, same_run};
+use crate::fail;
+use crate::files::Files;
+use crate::run::Found;
+
+/// The report's file name in a merged folder.
+const REPORT: &str = "mwa-report.json";
+
+/// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
+const COMPANIONS: [&str; 18] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.model",
+    "vocab.txt",
+];
+
+/// A merge in the making.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Merge {
+    plan: Plan,
+    job_bytes: usize,
+    /// Where each job begins.
+    jobs: Vec<Cursor>,
+    /// The number of each input file, by input and file.
+    numbers: Vec<Vec<usize>>,
+    /// The head of each output file.
+    heads: Vec<Vec<u8>>,
+    config: Option<AdapterConfig>,
+    /// Name and number of each file that is copied from the newest checkpoint.
+    companions: Vec<(String, usize)>,
+    report: Report,
+    underflowed: u64,
+    /// Kept between jobs, so that their memory is reused.
+    buffers: Vec<Vec<u8>>,
+    out: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Finished<'a> {
+    report: &'a Report,
+    /// Small files to write: name, text.
+    texts: Vec<(String, String)>,
+    /// Input files to copy: name, number.
+    copies: &'a [(String, usize)],
+}
+
+/// Hashes, as JavaScript found them.
+#[derive(Deserialize)]
+struct Hashes {
+    outputs: Vec<String>,
+    /// By the number of the file.
+    inputs: BTreeMap<usize, String>,
+}
+
+impl Merge {
+    pub(crate) fn new(
+        files: &Files,
+        found: &Found,
+        options: &Options,
+        excluded: &[usize],
+        job_bytes: usize,
+    ) -> Result<Self> {
+        let mut choice = choose(found, options, excluded)?;
+        let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
+        let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
+        let how = MergeOptions {
+            dtype: dtype(options)?,
+            allow_non_finite: options.allow_non_finite,
+            rewrite: options.rewrite,
+            ..MergeOptions::default()
+        };
+        let inputs = inputs(&checkpoints);
+        let merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
+        let plan = match merge.copied {
+            Some(only) => Plan::copy(&inputs, only),
+            None => Plan::new(&inputs, &choice.weights, &merge.recipe)?,
+        };
+        let mut notes = core::mem::take(&mut choice.notes);
+        notes.extend(merge.notes.iter().cloned());
+        notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
+
+        let owner = checkpoints[merge.copied.unwrap_or(checkpoints.len() - 1)];
+        let outputs = plan.outputs();
+        let heads = outputs.iter().zip(&owner.files).map(|(output, file)| match merge.copied {
+            Some(_) => files.head(file.number, file.header.data_start()).to_vec(),
+            None => output.header.to_bytes(),
+        });
+        let heads = heads.collect();
+        let mut rows: Vec<_> = choice.inputs(found).collect();
+        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
+            // the merged folder is likely saved beside the run
+            row.path = format!("../{}", row.name);
+            let file = |file: &Weights| hashed(file.name.clone(), files.size(file.number));
+            row.files = checkpoint.files.iter().map(file).collect();
+        }
+        let report = Report {
+            mwa: env!("CARGO_PKG_VERSION").into(),
+            weighting: choice.weighting.clone(),
+            space: "factors".into(),
+            dtype: report::dtype_name(how.dtype),
+            rank: None,
+            residual: None,
+            adapter: found.adapter.clone(),
+            inputs: rows,
+            outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
+            notes,
+        };
+        let next = |at: &Cursor| Some(plan.job(*at, job_bytes)?.1);
+        let jobs = core::iter::successors(Some(Cursor::default()), next);
+        let jobs = jobs.filter(|at| plan.job(*at, job_bytes).is_some()).collect();
+        Ok(Self {
+            jobs,
+            job_bytes,
+            numbers: checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect(),
+            heads,
+            config: owner.config.clone(),
+            companions: companions(files, owner),
+            report,
+            underflowed: 0,
+            buffers: Vec::new(),
+            out: Vec::new(),
+            plan,
+        })
+    }
+
+    fn job(&self, index: usize) -> mwa::Job<'_> {
+        let (job, _) = self.plan.job(self.jobs[index], self.job_bytes).expect("new() found this job");
+        job
+    }
+
+    fn try_run(&mut self, index: usize, inputs: &Array) -> Result<()> {
+        let mut buffers = core::mem::take(&mut self.buffers);
+        let mut out = core::mem::take(&mut self.out);
+        let count = inputs.length() as usize;
+        buffers.resize_with(buffers.len().max(count), Vec::new);
+        for (buffer, input) in buffers.iter_mut().zip(inputs.iter()) {
+            let input: Uint8Array = input.unchecked_into();
+            buffer.resize(input.length() as usize, 0);
+            input.copy_to(buffer);
+        }
+        let job = self.job(index);
+        let range = job.write().range;
+        out.resize(usize::try_from(range.end - range.start).expect("a job is small"), 0);
+        let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
+        let ran = mwa_web_fast::run(&job, &slices, &mut out);
+        (self.buffers, self.out) = (buffers, out);
+        self.underflowed += ran?.underflowed;
+        Ok(())
+    }
+}
+
+#[wasm_bindgen]
+#[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
+impl Merge {
+    /// What each job reads and writes: per job its output file, start and end there, how many reads follow, and each
+    /// read's file number, start and end.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<f64> {
+        let mut flat = Vec::new();
+        for job in (0..self.jobs.len()).map(|index| self.job(index)) {
+            let write = job.write();
+            let reads = job.reads();
+            flat.extend([
+                write.file as f64,
+                write.range.start as f64,
+                write.range.end as f64,
+                reads.len() as f64,
+            ]);
+            for read in reads {
+                let number = self.numbers[read.input][read.file];
+                flat.extend([number as f64, read.range.start as f64, read.range.end as f64]);
+            }
+        }
+        flat
+    }
+
+    /// Run a job over the bytes of its reads; the bytes to write.
+    ///
+    /// # Errors
+    /// As the core's `Job::run`.
+    pub fn run(&mut self, job: usize, inputs: &Array) -> core::result::Result<Uint8Array, JsValue> {
+        self.try_run(job, inputs).map_err(|error| fail(&error))?;
+        Ok(Uint8Array::from(self.out.as_slice()))
+    }
+
+    /// How many values became zero in the output dtype, in the jobs run here.
+    #[must_use]
+    pub fn underflowed(&self) -> f64 {
+        self.underflowed as f64
+    }
+
+    /// The head of an output file.
+    #[must_use]
+    pub fn head(&self, file: usize) -> Vec<u8> {
+        self.heads[file].clone()
+    }
+
+    /// The report so far, without hashes: what will be written, from what, and what there is to say; as JSON.
+    #[must_use]
+    pub fn preview(&self) -> String {
+        json(&self.finished())
+    }
+
+    /// The numbers of all files with weights.
+    #[wasm_bindgen(js_name = inputFiles)]
+    #[must_use]
+    pub fn input_files(&self) -> Vec<u32> {
+        self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
+    }
+
+    /// The report and all other files, once the hashes are known, as JSON.
+    ///
+    /// # Errors
+    /// When the hashes are not what `Hashes` says.
+    pub fn finish(&mut self, hashes: &str, underflowed: f64) -> core::result::Result<String, JsValue> {
+        let hashes: Hashes = serde_json::from_str(hashes)
+            .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
+        for (file, hash) in self.report.outputs.iter_mut().zip(hashes.outputs) {
+            file.sha256 = hash;
+        }
+        for (row, numbers) in self.report.inputs.iter_mut().zip(&self.numbers) {
+            for (file, number) in row.files.iter_mut().zip(numbers) {
+                file.sha256 = hashes.inputs.get(number).cloned().unwrap_or_default();
+            }
+            // a file that was not hashed cannot be checked; the merge itself still can
+            row.files.retain(|file| !file.sha256.is_empty());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
+        self.report.notes.extend(mwa::Merge::note_underflow(&self.plan, underflowed as u64));
+        note_twins(&mut self.report);
+        Ok(json(&self.finished()))
+    }
+
+    fn finished(&self) -> Finished<'_> {
+        let mut texts: Vec<_> = mwa::shard_index(self.plan.outputs()).into_iter().collect();
+        if let Some(config) = &self.config {
+            texts.push(("adapter_config.json".into(), config.text().into()));
+        }
+        texts.push(("README.md".into(), mwa::card(&self.report, self.config.as_ref())));
+        texts.push((REPORT.into(), self.report.to_json()));
+        Finished { report: &self.report, texts, copies: &self.companions }
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("it is plain data")
+}
+
+fn dtype(options: &Options) -> Result<Option<Float>> {
+    match options.dtype.as_deref() {
+        None | Some("keep") => Ok(None),
+        Some("f32") => Ok(Some(Float::F32)),
+        Some("bf16") => Ok(Some(Float::BF16)),
+        Some("f16") => Ok(Some(Float::F16)),
+        Some(other) => Err(Error::new(ErrorKind::Usage, format!("there is no output dtype `{other}`"))
+            .help("use keep, f32, bf16 or f16")),
+    }
+}
+
+pub(crate) fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
+    checkpoint.files.iter().map(|file| file.number).collect()
+}
+
+fn hashed(name: String, bytes: u64) -> HashedFile {
+    HashedFile { name, bytes, sha256: String::new() }
+}
+
+fn companions(files: &Files, owner: &Checkpoint) -> Vec<(String, usize)> {
+    let Some(folder) = &owner.folder else { return Vec::new() };
+    let companion = |name: &&str| Some((name.to_string(), files.number(&format!("{folder}/{name}"))?));
+    COMPANIONS.iter().filter_map(companion).collect()
+}
+
+/// Checkpoints as the core plans with them, their files under the names that the output gives them.
+pub(crate) fn inputs(checkpoints: &[&Checkpoint]) -> Vec<Input> {
+    let differs = |file: &Weights| checkpoints.iter().any(|other| other.files[0].name != file.name);
+    let each = checkpoints.iter().map(|checkpoint| {
+        let name = |file: &Weights| match checkpoint.folder.is_none() && differs(file) {
+            true => "merged.safetensors".into(),
+            false => file.name.clone(),
+        };
+        let shard = |file: &Weights| Shard { name: name(file), header: file.header.clone() };
+        Input { name: checkpoint.name.clone(), files: checkpoint.files.iter().map(shard).collect() }
+    });
+    each.collect()
+}
+
+/// Say so when two inputs are the same model.
+fn note_twins(report: &mut Report) {
+    let mut seen: BTreeMap<Vec<&str>, &str> = BTreeMap::new();
+    for input in report.inputs.iter().filter(|input| !input.files.is_empty()) {
+        let content: Vec<_> = input.files.iter().map(|file| file.sha256.as_str()).collect();
+        if let Some(twin) = seen.insert(content, &input.name) {
+            report.notes.push(format!("{twin} and {} hold the same weights, byte for byte", input.name));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Build the npm package and the page, and test them in Node, Deno and a browser.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wasm_bindgen_cli_support::Bindgen;
+
+use crate::run::{Result, output, root, run, stream, target};
+use crate::target;
+use crate::test::Count;
+
+const TRIPLE: &str = "wasm32-unknown-unknown";
+/// Where Debian puts its Chromium; elsewhere `MWA_CHROMIUM` says.
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// The npm package, into `wasm/web/dist`.
+pub(crate) fn package() -> Result {
+    let build = target::build("mwa-web", TRIPLE)?;
+    let (mut command, mut flags) = (build.command, "-C target-feature=+simd128".to_owned());
+    command.args(["--profile", "web"]);
+    let folder = if build.from_source {
+        // panics trap without a message, and sorts are short: a quarter of the module's size
+        flags += " -Zunstable-options -Cpanic=immediate-abort";
+        command.args(["-Z", "build-std-features=optimize_for_size"]);
+        target().join("debian")
+    } else {
+        target()
+    };
+    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags);
+    run(command)?;
+    println!("built the web module with {}", build.road);
+    let web = root().join("wasm/web");
+    fs::create_dir_all(web.join("dist/wasm")).map_err(|error| error.to_string())?;
+    let mut bindgen = Bindgen::new();
+    bindgen.input_path(folder.join(TRIPLE).join("web/mwa_web.wasm")).typescript(true).out_name("mwa");
+    bindgen.remove_name_section(true).remove_producers_section(true);
+    let bound = bindgen.web(true).and_then(|bindgen| bindgen.generate(web.join("dist/wasm")));
+    bound.map_err(|error| format!("wasm-bindgen: {error:#}"))?;
+    npm(&web)?;
+    script(&web, "build")
+}
+
+/// The page, into `examples/browser/dist`.
+pub(crate) fn page() -> Result {
+    package()?;
+    let page = root().join("examples/browser");
+    npm(&page)?;
+    script(&page, "build")
+}
+
+/// The package in Node and Deno.
+pub(crate) fn test_package(count: &mut Count) -> Result {
+    package()?;
+    tests("node.test.mjs", &[], count)
+}
+
+/// The page in Chromium, headless.
+pub(crate) fn test_page(count: &mut Count) -> Result {
+    page()?;
+    let chromium = std::env::var_os("MWA_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
+    if !chromium.is_file() && target::install(&["chromium"]).is_err() {
+        let why = format!("there is no Chromium at {}; MWA_CHROMIUM=PATH names one", chromium.display());
+        if std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == "browser")) {
+            return Err(why);
+        }
+        println!("ignored: {why}");
+        count.skipped += 1;
+        return Ok(());
+    }
+    tests("browser.test.mjs", &[("MWA_CHROMIUM", chromium)], count)
+}
+
+/// Speeds of the package in Node and Chromium beside the native binary's.
+pub(crate) fn bench() -> Result {
+    page()?;
+    crate::build()?;
+    let folder = root().join("tests/web");
+    npm(&folder)?;
+    let mut node = Command::new("node");
+    node.arg("bench.mjs").arg(target().join("release/mwa")).current_dir(folder);
+    run(node)
+}
+
+fn tests(file: &str, environment: &[(&str, PathBuf)], count: &mut Count) -> Result {
+    let folder = root().join("tests/web");
+    npm(&folder)?;
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-reporter=tap", file]).current_dir(folder);
+    node.envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut seen = Count::default();
+    let succeeded = stream(node, |line| {
+        for (word, n) in
+            [("# pass ", &mut seen.passed), ("# fail ", &mut seen.failed), ("# skipped ", &mut seen.skipped)]
+        {
+            *n += line.strip_prefix(word).and_then(|n| n.parse().ok()).unwrap_or(0);
+        }
+    })?;
+    count.passed += seen.passed;
+    count.failed += seen.failed;
+    count.skipped += seen.skipped;
+    if succeeded || seen.failed > 0 { Ok(()) } else { Err(format!("{file} did not run to its end")) }
+}
+
+/// Install what the lock file says, once.
+fn npm(folder: &Path) -> Result {
+    let made = |path: &str| fs::metadata(folder.join(path)).and_then(|it| it.modified()).ok();
+    if made("node_modules/.package-lock.json") >= made("package-lock.json") {
+        return Ok(());
+    }
+    let mut npm = Command::new("npm");
+    npm.arg("ci").current_dir(folder);
+    output(npm).map(drop)
+}
+
+fn script(folder: &Path, name: &str) -> Result {
+    let mut npm = Command::new("npm");
+    npm.args(["run", "--silent", name]).current_dir(folder);
+    run(npm)
+}
