@@ -80,7 +80,8 @@ def test_inspect_and_verify(sample_run: Path, tmp_path: Path) -> None:
 
 
 def test_python_m_mwa(sample_run: Path) -> None:
-    module = [sys.executable, "-m", "mwa"]
+    # -P: the installed package, not the sources in this folder
+    module = [sys.executable, "-P", "-m", "mwa"]
     assert subprocess.run([*module, "weights", sample_run, "-q"], check=False).returncode == 0
     assert subprocess.run([*module, "weights", "/nowhere"], check=False, capture_output=True).returncode == 1
     wrong = subprocess.run([*module, "weigh"], check=False, capture_output=True, text=True)
@@ -106,8 +107,11 @@ def test_a_failing_callback_stops_the_merge(sample_run: Path, tmp_path: Path) ->
 
 
 def test_ctrl_c_stops_the_merge(sample_run: Path, tmp_path: Path) -> None:
+    # a shell that starts the tests in the background lets them ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         mwa.merge(sample_run, tmp_path / "out", progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, before)
     assert not any(tmp_path.iterdir())
 
 
