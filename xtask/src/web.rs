@@ -19,14 +19,18 @@ pub(crate) fn package() -> Result {
     let build = target::build("mwa-web", TRIPLE)?;
     let (mut command, mut flags) = (build.command, "-C target-feature=+simd128".to_owned());
     command.args(["--profile", "web"]);
-    let folder = if build.from_source {
-        // panics trap without a message, and sorts are short: a quarter of the module's size
+    let mut sources = Command::new("rustup");
+    sources.args(["component", "add", "rust-src"]);
+    let from_source = build.from_source || output(sources).is_ok();
+    if from_source {
+        // panics trap without a message, and sorts are short: that spares an eighth of the download
         flags += " -Zunstable-options -Cpanic=immediate-abort";
-        command.args(["-Z", "build-std-features=optimize_for_size"]);
-        target().join("debian")
-    } else {
-        target()
-    };
+        command.args(["-Z", "build-std-features=optimize_for_size"]).env("RUSTC_BOOTSTRAP", "1");
+        if !build.from_source {
+            command.args(["-Z", "build-std=core,alloc"]);
+        }
+    }
+    let folder = if build.from_source { target().join("debian") } else { target() };
     command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags);
     run(command)?;
     println!("built the web module with {}", build.road);
