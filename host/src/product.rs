@@ -53,7 +53,7 @@ pub(crate) fn merge(
     } else {
         Vec::new()
     };
-    let ranks = products.ranks(rank, &found);
+    let ranks = products.ranks(rank, &found)?;
     recipe.elsewhere = products.layout(&ranks, how.dtype);
     let plan = Plan::new(inputs, &choice.weights, &recipe)?;
     let mut outputs = Vec::new();

@@ -188,8 +188,17 @@ impl Products {
     }
 
     /// The rank of each module of the output; `found` are the results of [`Self::surveys`] for [`Rank::Energy`].
-    #[must_use]
-    pub fn ranks(&self, rank: Rank, found: &[usize]) -> Vec<usize> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a fixed rank above the sum of the inputs' ranks in every module: it would only add zeros.
+    pub fn ranks(&self, rank: Rank, found: &[usize]) -> Result<Vec<usize>> {
+        let most = self.factors.modules.iter().map(Module::full_rank).max().unwrap_or(0);
+        if let Rank::Fixed(rank) = rank
+            && rank > most
+        {
+            let detail = format!("rank {rank} is more than the inputs' ranks together, {most}");
+            return Err(Error::new(ErrorKind::Usage, detail).help("ask for less, or for the full rank"));
+        }
         let each = self.factors.modules.iter().enumerate().map(|(i, module)| match rank {
             Rank::Inputs => module.sources.iter().map(|source| source.rank).max().unwrap_or(1),
             Rank::Fixed(rank) => rank,
@@ -201,7 +210,7 @@ impl Products {
         let experts = |i: &usize| self.factors.modules[*i].experts > 1;
         let most = (0..each.len()).filter(experts).map(|i| each[i]).max();
         (0..each.len()).filter(experts).for_each(|i| each[i] = most.unwrap_or(each[i]));
-        each
+        Ok(each)
     }
 
     /// The dtype and shape of each tensor that the jobs write, at these ranks, for [`crate::Recipe::elsewhere`].

@@ -48,7 +48,9 @@ fn the_concatenation_is_exact() {
 #[test]
 fn every_rank_is_as_good_as_dense_svd() {
     for case in cases() {
-        for rank in [1, 2, 3, 5, 8, 16] {
+        // more than all ranks together is refused
+        let most = case.ranks(Rank::Full).into_iter().max().unwrap();
+        for rank in [1, 2, 3, 5, 8, 16].into_iter().filter(|&rank| rank <= most) {
             let merged = case.merge(Rank::Fixed(rank));
             for (name, error, norm, singular) in errors(&case, &merged) {
                 let best = singular.iter().skip(rank).map(|s| s * s).sum::<f64>().sqrt();

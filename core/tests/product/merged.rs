@@ -162,7 +162,7 @@ impl Case {
                 .collect(),
             _ => Vec::new(),
         };
-        products.ranks(rank, &found)
+        products.ranks(rank, &found).unwrap()
     }
 
     pub(crate) fn merge(&self, rank: Rank) -> Merged {

@@ -369,6 +369,20 @@ help: DoRA's magnitudes belong to the directions of their own run: merge checkpo
 }
 
 #[test]
+fn a_rank_above_all_ranks_together_is_refused() {
+    let ran = two_runs().mwa("merge one two -o out --weights 1,1 --space product --rank 5");
+    assert_eq!(ran.code, Some(2));
+    assert_data_eq!(
+        ran.err,
+        str![[r#"
+error: rank 5 is more than the inputs' ranks together, 4
+help: ask for less, or for the full rank
+
+"#]]
+    );
+}
+
+#[test]
 fn options_that_contradict_each_other_are_wrong_usage() {
     let place = two_runs();
     for (options, fact) in [
