@@ -11,7 +11,7 @@ use crate::hash::hash_file;
 use crate::output::Staging;
 use crate::report::Distance;
 use crate::tasks::{self, Merge, Sum, Survey, parallel};
-use crate::{Machine, MergeOptions, Progress, cpu};
+use crate::{DeviceChoice, Machine, MergeOptions, Progress, cpu};
 
 /// A product merge, written but for its config.
 pub(crate) struct Merged {
@@ -35,6 +35,9 @@ pub(crate) fn merge(
     notes: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Merged> {
+    if matches!(how.machine.device, DeviceChoice::Gpu(_)) {
+        progress.note("product space is computed on the CPU, in f64");
+    }
     let checkpoints = &choice.checkpoints;
     let configs = configs(checkpoints)?;
     let optional: Vec<_> = configs.iter().copied().map(Some).collect();
