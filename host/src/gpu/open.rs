@@ -29,10 +29,17 @@ pub struct Found {
 }
 
 /// Find the GPUs of this machine, open each, and probe every kernel on it.
+///
+/// They stay open until the process ends: NVIDIA's driver was seen to crash when a device of many kernels is closed.
 #[must_use]
 pub fn devices() -> Vec<Found> {
     let look = |adapter: &Adapter| {
-        let verdict = pollster::block_on(async { probe_all(&adapter.open(None).await?).await });
+        let verdict = pollster::block_on(async {
+            let device = adapter.open(None).await?;
+            let verdict = probe_all(&device).await;
+            core::mem::forget(device);
+            verdict
+        });
         Found {
             name: adapter.name(),
             kind: adapter.kind().into(),
