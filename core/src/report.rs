@@ -151,6 +151,28 @@ pub struct HashedFile {
     pub sha256: String,
 }
 
+/// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
+pub const COMPANIONS: [&str; 18] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.model",
+    "vocab.txt",
+];
+
 /// No conversion: each tensor keeps the widest dtype of the inputs.
 const KEEP: &str = "keep";
 

@@ -4,34 +4,13 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use mwa::report::COMPANIONS;
 use mwa::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 
 use crate::REPORT;
 use crate::checkpoint::Checkpoint;
 use crate::files::io_error;
-
-/// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
-const COMPANIONS: [&str; 18] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-    "vocab.model",
-    "vocab.txt",
-];
 
 /// An output folder in the making; gone when dropped before [`Staging::publish`].
 pub(crate) struct Staging {

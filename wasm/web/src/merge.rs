@@ -6,6 +6,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
+use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
 use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Report, Result, Shard};
 use serde::{Deserialize, Serialize};
@@ -19,28 +20,6 @@ use crate::run::Found;
 
 /// The report's file name in a merged folder.
 const REPORT: &str = "mwa-report.json";
-
-/// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
-const COMPANIONS: [&str; 18] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-    "vocab.model",
-    "vocab.txt",
-];
 
 /// A merge in the making.
 #[wasm_bindgen]
