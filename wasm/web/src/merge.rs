@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::choose::{Options, choose, same_run};
+use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
 use crate::run::Found;
@@ -68,7 +68,7 @@ impl Merge {
         excluded: &[usize],
         job_bytes: usize,
     ) -> Result<Self> {
-        let mut choice = choose(found, options, excluded)?;
+        let Choice { mut choice, inputs: mut rows } = choose(found, options, excluded)?;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let how = MergeOptions {
@@ -94,7 +94,6 @@ impl Merge {
             None => output.header.to_bytes(),
         });
         let heads = heads.collect();
-        let mut rows: Vec<_> = choice.inputs(found).collect();
         for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
             // the merged folder is likely saved beside the run
             row.path = format!("../{}", row.name);
