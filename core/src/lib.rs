@@ -45,6 +45,7 @@ extern crate alloc;
 mod adapter;
 mod agree;
 mod card;
+pub mod checkpoint;
 mod choose;
 mod csv;
 mod diverged;

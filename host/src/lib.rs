@@ -19,7 +19,6 @@ mod cpu;
 mod device;
 mod execute;
 mod files;
-mod foreign;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(not(feature = "gpu"))]

@@ -6,9 +6,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use mwa::checkpoint::step_of_folder;
 use mwa::{Error, ErrorKind, History, Sample, TrainerState};
 
-use crate::checkpoint::{Checkpoint, step_of_folder, weights_in};
+use crate::checkpoint::{Checkpoint, weights_in};
 use crate::files::{Files, Maybe, Stop, parent};
 
 /// What was found.
