@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use mwa::kernel::{self, Operand, Tally};
 use mwa::{Float, Result};
 
-use super::device::{Device, lock};
-use super::failed;
-use super::kernel::{Layout, MIXED, Slot};
+use crate::device::{Device, lock};
+use crate::failed;
+use crate::kernel::{Layout, MIXED, Slot};
 
 /// The dtypes that the kernel reads and writes.
 const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
