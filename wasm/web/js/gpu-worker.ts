@@ -28,7 +28,7 @@ let gpu: Gpu | undefined;
 let last: Promise<unknown> = Promise.resolve();
 const free = Array.from({ length: AT_ONCE }, () => Promise.resolve());
 
-await serve<GpuRequest & { id: number }>(async (request) => {
+await serve<GpuRequest>(async (request): Promise<Omit<GpuReply, "id">> => {
   try {
     if (request.what === "open") return await start();
     if (request.what === "sum") return await inTurn(() => run(request.sum, request.inputs));

@@ -42,7 +42,7 @@ export async function openGpu(device: DeviceChoice, bytes: number, tell: (reason
 /** A merge is done: a page keeps the device for the next one, without buffers; a program lets it go, so that it can end. */
 export function restGpu(): void {
   const isProgram = globalThis.process?.versions?.node;
-  opening?.then(({ thread, close }) => (isProgram ? close() : thread.ask({ what: "rest" }))).catch(() => {});
+  opening?.then(({ thread, close }) => (isProgram ? close() : void thread.ask({ what: "rest" }).catch(() => {}))).catch(() => {});
 }
 
 async function open(): Promise<Gpu & { emulated: boolean }> {

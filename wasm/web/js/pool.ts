@@ -192,9 +192,8 @@ function here(): Worked {
 
 /** A worker with its core loaded. */
 async function worker(module: WebAssembly.Module): Promise<Worked> {
-  const isNode = typeof Worker === "undefined";
-  const spawn = isNode
-    ? overNode<Reply>(new URL(/* @vite-ignore */ "./worker.js", import.meta.url))
+  const spawn = typeof Worker === "undefined"
+    ? overNode<Reply>("./worker.js")
     : overWeb<Reply>(new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
   const thread = await start<Request, Reply>(spawn);
   await thread.ask({ what: "load", module });

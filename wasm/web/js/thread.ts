@@ -70,11 +70,11 @@ export function overWeb<Reply>(worker: Worker): Spawn<Reply> {
   };
 }
 
-/** A worker as Node has it. */
-export function overNode<Reply>(url: URL): Spawn<Reply> {
+/** A worker as Node has it, of the file at `path`; no bundler is to follow that. */
+export function overNode<Reply>(path: string): Spawn<Reply> {
   return async (hear, fail) => {
     const threads = await import(/* @vite-ignore */ "node:worker_threads");
-    const worker = new threads.Worker(url);
+    const worker = new threads.Worker(new URL(path, import.meta.url));
     worker.on("message", hear).on("error", fail);
     return {
       send: (message, transfer) => worker.postMessage(message, transfer as never),

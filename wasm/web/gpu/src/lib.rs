@@ -4,9 +4,6 @@
 
 #![cfg(target_arch = "wasm32")]
 
-extern crate alloc;
-
-use alloc::rc::Rc;
 use core::cell::RefCell;
 use core::iter::once;
 
@@ -18,11 +15,11 @@ use wasm_bindgen::prelude::*;
 
 /// An open device, and buffers of jobs that are done.
 #[wasm_bindgen]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Gpu {
-    device: Rc<Device>,
+    device: Device,
     emulated: bool,
-    free: Rc<RefCell<Vec<Buffers>>>,
+    free: RefCell<Vec<Buffers>>,
 }
 
 /// Buffers of a job, and what they hold.
@@ -43,7 +40,7 @@ pub async fn open() -> Result<Gpu, JsValue> {
     let adapter =
         adapters.first().ok_or_else(|| Error::new("gpu: the browser has WebGPU, but no device for it"))?;
     let device = adapter.open(None).await.map_err(fail)?;
-    Ok(Gpu { device: Rc::new(device), emulated: adapter.is_cpu(), free: Rc::default() })
+    Ok(Gpu { device, emulated: adapter.is_cpu(), free: RefCell::default() })
 }
 
 #[wasm_bindgen]
@@ -64,7 +61,7 @@ impl Gpu {
     ///
     /// # Errors
     /// How it differs, or how the device failed.
-    pub async fn probe(self, sum: Vec<f64>) -> Result<(), JsValue> {
+    pub async fn probe(&self, sum: Vec<f64>) -> Result<(), JsValue> {
         let Some(layout) = layout(&sum) else { return Ok(()) };
         probe(&self.device, once(&layout)).await.map_err(fail)
     }
@@ -74,13 +71,13 @@ impl Gpu {
     ///
     /// # Errors
     /// How the device failed.
-    pub async fn run(self, sum: Vec<f64>, inputs: Array) -> Result<JsValue, JsValue> {
+    pub async fn run(&self, sum: Vec<f64>, inputs: Array) -> Result<JsValue, JsValue> {
         let Some(layout) = layout(&sum) else { return Ok(JsValue::NULL) };
         if layout.input_bytes().max(layout.output_bytes()) > self.device.max_buffer() {
             return Ok(JsValue::NULL);
         }
         let buffers = self.take(&layout);
-        let (device, slot) = (&*self.device, &buffers.slot);
+        let (device, slot) = (&self.device, &buffers.slot);
         for (k, input) in inputs.iter().enumerate() {
             slot.write_array(device, &layout, k, input.unchecked_ref()).map_err(fail)?;
         }
