@@ -1,5 +1,7 @@
 /** The package in Chromium with WebGPU, which SwiftShader stands in for, and without: the same bytes, and said which ran and why. */
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import test, { after, before } from "node:test";
 import { chromium } from "playwright-core";
@@ -8,6 +10,7 @@ import { serve } from "./serve.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const executablePath = process.env.MWA_CHROMIUM ?? "/usr/bin/chromium";
 const EMULATED = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
 let server;
@@ -25,7 +28,7 @@ after(() => server?.close());
 
 /** Do something in a page of a Chromium that was started with `flags`. */
 async function inChromium(flags, work) {
-  const browser = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", ...flags] });
+  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...flags] });
   try {
     const page = await browser.newPage();
     await page.goto(`${server.url}/page/`);
@@ -56,6 +59,25 @@ test("a GPU gives the native bytes", async () => {
   assert.equal(gpu.reason, "it gave the CPU's bytes when it was probed");
   assert.deepEqual([auto.device, cpu.device], ["cpu, 2 workers, SIMD", "cpu, 2 workers, SIMD"]);
   assert.match(auto.reason, /over before a GPU is open/);
+});
+
+test("the page merges on the GPU that is chosen, and saves the native bytes", async () => {
+  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...EMULATED] });
+  try {
+    const page = await browser.newPage();
+    await page.goto(`${server.url}/page/`);
+    await page.click("#sample");
+    await page.getByText("10 of 10 checkpoints").waitFor();
+    await page.selectOption("#device", "gpu");
+    await page.click("#merge");
+    await page.getByText(SAMPLE).first().waitFor();
+    assert.match(await page.locator(".good").textContent(), /Merged 10 checkpoints .* on gpu, /);
+    assert.match(await page.locator("#reason").textContent(), /gave the CPU's bytes/);
+    const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "adapter_model.safetensors" }).click()]);
+    assert.equal(createHash("sha256").update(await readFile(await download.path())).digest("hex"), SAMPLE);
+  } finally {
+    await browser.close();
+  }
 });
 
 test("without WebGPU the CPU gives the same bytes, and it is said why", async () => {

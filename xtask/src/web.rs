@@ -80,7 +80,10 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
         count.skipped += 1;
         return Ok(());
     }
-    tests("browser.test.mjs", &[("MWA_CHROMIUM", chromium)], count)
+    for file in ["browser.test.mjs", "gpu.test.mjs"] {
+        tests(file, &[("MWA_CHROMIUM", &chromium)], count)?;
+    }
+    Ok(())
 }
 
 /// Speeds of the package in Node and Chromium beside the native binary's.
@@ -94,7 +97,7 @@ pub(crate) fn bench() -> Result {
     run(node)
 }
 
-fn tests(file: &str, environment: &[(&str, PathBuf)], count: &mut Count) -> Result {
+fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result {
     let folder = root().join("tests/web");
     npm(&folder)?;
     let mut node = Command::new("node");

@@ -42,7 +42,14 @@ await serve<GpuRequest>(async (request): Promise<Omit<GpuReply, "id">> => {
 async function start() {
   await init({ module_or_path: await compile(new URL("./wasm-gpu/mwa_gpu_bg.wasm", import.meta.url)) });
   gpu = await open();
-  return { name: gpu.name(), emulated: gpu.emulated() };
+  return { name: await label(), emulated: gpu.emulated() };
+}
+
+/** What people call the device: wgpu knows the description alone, which most browsers keep to themselves. */
+async function label(): Promise<string> {
+  const { gpu } = navigator as unknown as { gpu: { requestAdapter(): Promise<{ info?: Record<string, string> } | null> } };
+  const { description, vendor, architecture } = (await gpu.requestAdapter())?.info ?? {};
+  return description || [vendor, architecture].filter(Boolean).join(" ") || "WebGPU";
 }
 
 /** Wait until fewer than `AT_ONCE` of the earlier ones are under way. */

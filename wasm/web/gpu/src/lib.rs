@@ -45,12 +45,6 @@ pub async fn open() -> Result<Gpu, JsValue> {
 
 #[wasm_bindgen]
 impl Gpu {
-    /// What messages call it.
-    #[must_use]
-    pub fn name(&self) -> String {
-        self.device.name().into()
-    }
-
     /// Whether it is a program on the CPU: correct, and slower than the CPU itself.
     #[must_use]
     pub fn emulated(&self) -> bool {
