@@ -1,6 +1,6 @@
 // After the compilers: make what is downloaded smaller, and say how large it is. The types keep their comments.
 import { execFileSync } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
@@ -14,7 +14,11 @@ execFileSync(process.execPath, [here("node_modules/binaryen/bin/wasm-opt"), ...f
 const glue = here("dist/wasm/mwa.js");
 writeFileSync(glue, readFileSync(glue, "utf8").replace(/^ *(\/\*\*|\*).*\n/gm, ""));
 
-const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js")).map((name) => here(`dist/${name}`));
+chmodSync(here("dist/cli.js"), 0o755);
+
+// what reads disks is not downloaded by a browser
+const NODE = ["cli.js", "disk.js", "node.js", "staging.js"];
+const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js") && !NODE.includes(name)).map((name) => here(`dist/${name}`));
 const size = (paths) => gzipSync(Buffer.concat(paths.map((path) => readFileSync(path))), { level: 9 }).length;
 const [all, core] = [size([...scripts, glue, wasm]), size([wasm])];
 console.log(`package: ${(all / 1000).toFixed(1)} kB gzipped, of which the wasm module ${(core / 1000).toFixed(1)} kB`);
