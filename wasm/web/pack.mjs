@@ -1,6 +1,6 @@
 // After the compilers: make what is downloaded smaller, and say how large it is. The types keep their comments.
 import { execFileSync } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
@@ -18,7 +18,11 @@ function pack(name) {
 }
 
 const [core, gpu] = [pack("wasm/mwa"), pack("wasm-gpu/mwa_gpu")];
-const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js")).map((name) => here(`dist/${name}`));
+chmodSync(here("dist/cli.js"), 0o755);
+
+// what reads disks is not downloaded by a browser
+const NODE = ["cli.js", "disk.js", "node.js", "staging.js"];
+const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js") && !NODE.includes(name)).map((name) => here(`dist/${name}`));
 const isForGpu = (path) => path.endsWith("gpu-worker.js");
 const size = (paths) => gzipSync(Buffer.concat(paths.map((path) => readFileSync(path))), { level: 9 }).length;
 const kB = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;

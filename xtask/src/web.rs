@@ -1,4 +1,4 @@
-//! Build the npm package and the page, and test them in Node, Deno and a browser.
+//! Build the npm package and the page, and test them in Node, Deno, Bun and a browser.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,8 +63,53 @@ pub(crate) fn page() -> Result {
 
 /// The package in Node and Deno.
 pub(crate) fn test_package(count: &mut Count) -> Result {
+    npm(&root().join("tests/web"))?;
     package()?;
-    tests("node.test.mjs", &[], count)
+    test_node(count)
+}
+
+/// The package in Node, if that can be had here: its own tests, and those of its face to disks beside the native binary.
+pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
+    if let Err(why) = ready() {
+        return if requires("node") {
+            Err(format!("MWA_REQUIRE asks for Node, but {why}"))
+        } else {
+            crate::test::skip(&why, count)
+        };
+    }
+    package()?;
+    test_node(count)
+}
+
+fn test_node(count: &mut Count) -> Result {
+    crate::build()?;
+    let binary = target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX));
+    tests("node.test.mjs", &[], count)?;
+    tests("disk.test.mjs", &[("MWA_BINARY", &binary)], count)
+}
+
+/// Whether there is all that the package is built with.
+fn ready() -> Result {
+    for program in ["node", "npm"] {
+        let mut version = Command::new(program);
+        version.arg("--version");
+        let version = output(version).map_err(|_| format!("there is no {program}"))?;
+        let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
+        if program == "node" && major.is_none_or(|major: u32| major < 20) {
+            return Err(format!("node is {}, older than 20", version.trim()));
+        }
+    }
+    target::build("mwa-web", TRIPLE)?;
+    npm(&root().join("wasm/web"))
+}
+
+fn requires(what: &str) -> bool {
+    std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == what))
+}
+
+/// The page in Chromium, if the Node lane could run; it has said so otherwise.
+pub(crate) fn test_page_if_there(count: &mut Count) -> Result {
+    if ready().is_ok() { test_page(count) } else { Ok(()) }
 }
 
 /// The page in Chromium, headless.
@@ -73,13 +118,14 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
     let chromium = std::env::var_os("MWA_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
     if !chromium.is_file() && target::install(&["chromium"]).is_err() {
         let why = format!("there is no Chromium at {}; MWA_CHROMIUM=PATH names one", chromium.display());
-        if std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == "browser")) {
+        if requires("browser") {
             return Err(why);
         }
         println!("ignored: {why}");
         count.skipped += 1;
         return Ok(());
     }
+    npm(&root().join("tests/web"))?;
     for file in ["browser.test.mjs", "gpu.test.mjs"] {
         tests(file, &[("MWA_CHROMIUM", &chromium)], count)?;
     }
@@ -99,7 +145,6 @@ pub(crate) fn bench() -> Result {
 
 fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result {
     let folder = root().join("tests/web");
-    npm(&folder)?;
     let mut node = Command::new("node");
     node.args(["--test", "--test-reporter=tap", file]).current_dir(folder);
     node.envs(environment.iter().map(|(name, value)| (name, value)));

@@ -1,7 +1,7 @@
 //! From the files given to checkpoints and their logs: run folders are searched, everything else is taken as it is.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use mwa::{Error, ErrorKind, Float, History, TrainerState};
 
 use crate::checkpoint::{Checkpoint, step_of_folder, weights_in};
-use crate::files::{Files, Maybe, Stop, parent};
+use crate::files::{Files, Maybe, Stop, join, parent};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -55,6 +55,7 @@ impl Found {
                 .help("give a run folder or checkpoints")
                 .into());
         }
+        found.count_once();
         unread |= found.read_logs(files)?;
         unread |= found.sample(files)?;
         if unread { Err(Stop::Unread) } else { Ok(found) }
@@ -98,6 +99,18 @@ impl Found {
         self.broken.extend(broken);
         self.note_ignored(files, run);
         Ok(unread)
+    }
+
+    /// A checkpoint that was named by itself and in its run is one.
+    fn count_once(&mut self) {
+        let mut seen = BTreeSet::new();
+        self.checkpoints.retain(|checkpoint| {
+            let is_new = seen.insert(checkpoint.name.clone());
+            if !is_new {
+                self.notes.push(format!("{} is named twice; it counts once", checkpoint.name));
+            }
+            is_new
+        });
     }
 
     /// Say which neighbours of the checkpoints are not taken, so that nobody has to wonder.
@@ -172,7 +185,7 @@ const ELEMENTS: u64 = 1024;
 
 /// The folders in `run` that are named as checkpoints, by step.
 fn numbered(files: &Files, run: &str) -> Vec<(u64, String)> {
-    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, format!("{run}/{name}"))));
+    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, join(run, name))));
     let mut folders: Vec<_> = folders.filter(|(_, path)| files.is_folder(path)).collect();
     folders.sort();
     folders.dedup();
@@ -203,7 +216,7 @@ fn open_named(files: &Files, path: &str, adapter: Option<&str>) -> Maybe<Checkpo
 fn history(files: &Files, root: &str) -> Maybe<History> {
     let folders = numbered(files, root).into_iter().map(|(_, folder)| folder);
     let paths: Vec<_> =
-        folders.chain([root.to_owned()]).map(|folder| format!("{folder}/trainer_state.json")).collect();
+        folders.chain([root.to_owned()]).map(|folder| join(&folder, "trainer_state.json")).collect();
     // all are asked for before the first unread one stops this
     let there = paths.iter().filter(|path| files.is_file(path));
     let read: Vec<_> = there.map(|path| (path, files.text(path))).collect();
@@ -211,7 +224,7 @@ fn history(files: &Files, root: &str) -> Maybe<History> {
     for (path, text) in read {
         states.push(TrainerState::parse(text?).map_err(|error| error.file(path))?);
     }
-    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| format!("{root}/{log}")) {
+    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| join(root, log)) {
         if states.is_empty() && files.is_file(&path) {
             states = TrainerState::parse_lines(files.text(&path)?).map_err(|error| error.file(path))?;
         }
