@@ -51,7 +51,8 @@ pub struct Settings {
     threads: Option<AtLeastOne>,
     /// Bytes.
     memory: Option<u64>,
-    #[serde(deserialize_with = "parsed")]
+    /// A word of the command line's, or the places of GPUs: `[0, 1]` is `"gpu:0,1"`.
+    #[serde(deserialize_with = "device")]
     device: Option<DeviceChoice>,
 }
 
@@ -194,6 +195,21 @@ fn parsed<'de, D: Deserializer<'de>, T: core::str::FromStr<Err = Error>>(
         .transpose()
 }
 
+fn device<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> core::result::Result<Option<DeviceChoice>, D::Error> {
+    let text = match Option::<serde_json::Value>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(serde_json::Value::String(text)) => text,
+        Some(serde_json::Value::Array(places)) => {
+            let places: Vec<_> = places.iter().map(serde_json::Value::to_string).collect();
+            format!("gpu:{}", places.join(","))
+        }
+        Some(other) => other.to_string(),
+    };
+    text.parse().map(Some).map_err(|error: Error| D::Error::custom(error))
+}
+
 fn rank<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Option<RankChoice>, D::Error> {
     let text = match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::String(text) => text,
@@ -230,6 +246,7 @@ mod tests {
         let device = |json| Settings::parse(json).map(|settings| settings.machine().device);
         assert_eq!(device("{}"), Ok(DeviceChoice::Auto));
         assert_eq!(device(r#"{"device": "cpu"}"#), Ok(DeviceChoice::Cpu));
+        assert_eq!(device(r#"{"device": [0, 3]}"#), "gpu:0,3".parse());
     }
 
     #[test]
@@ -267,6 +284,7 @@ mod tests {
             refused(r#"{"weights": [1], "metric": "loss"}"#),
             "options weights and metric contradict each other"
         );
+        assert!(refused(r#"{"device": ["a"]}"#).starts_with("option device: "));
         assert!(refused("[").starts_with("options are not JSON: "));
     }
 }

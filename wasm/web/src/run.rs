@@ -1,7 +1,7 @@
 //! From the files given to checkpoints and their logs: run folders are searched, everything else is taken as it is.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use mwa::checkpoint::step_of_folder;
 use mwa::{Error, ErrorKind, History, Sample, TrainerState};
 
 use crate::checkpoint::{Checkpoint, weights_in};
-use crate::files::{Files, Maybe, Stop, parent};
+use crate::files::{Files, Maybe, Stop, join, parent};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -53,6 +53,7 @@ impl Found {
                 .help("give a run folder or checkpoints")
                 .into());
         }
+        found.count_once();
         unread |= found.read_logs(files)?;
         unread |= found.sample(files)?;
         if unread { Err(Stop::Unread) } else { Ok(found) }
@@ -96,6 +97,18 @@ impl Found {
         self.broken.extend(broken);
         self.note_ignored(files, run);
         Ok(unread)
+    }
+
+    /// A checkpoint that was named by itself and in its run is one.
+    fn count_once(&mut self) {
+        let mut seen = BTreeSet::new();
+        self.checkpoints.retain(|checkpoint| {
+            let is_new = seen.insert(checkpoint.name.clone());
+            if !is_new {
+                self.notes.push(format!("{} is named twice; it counts once", checkpoint.name));
+            }
+            is_new
+        });
     }
 
     /// Say which neighbours of the checkpoints are not taken, so that nobody has to wonder.
@@ -159,7 +172,7 @@ impl Found {
 
 /// The folders in `run` that are named as checkpoints, by step.
 fn numbered(files: &Files, run: &str) -> Vec<(u64, String)> {
-    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, format!("{run}/{name}"))));
+    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, join(run, name))));
     let mut folders: Vec<_> = folders.filter(|(_, path)| files.is_folder(path)).collect();
     folders.sort();
     folders.dedup();
@@ -190,7 +203,7 @@ fn open_named(files: &Files, path: &str, adapter: Option<&str>) -> Maybe<Checkpo
 fn history(files: &Files, root: &str) -> Maybe<History> {
     let folders = numbered(files, root).into_iter().map(|(_, folder)| folder);
     let paths: Vec<_> =
-        folders.chain([root.to_owned()]).map(|folder| format!("{folder}/trainer_state.json")).collect();
+        folders.chain([root.to_owned()]).map(|folder| join(&folder, "trainer_state.json")).collect();
     // all are asked for before the first unread one stops this
     let there = paths.iter().filter(|path| files.is_file(path));
     let read: Vec<_> = there.map(|path| (path, files.text(path))).collect();
@@ -198,7 +211,7 @@ fn history(files: &Files, root: &str) -> Maybe<History> {
     for (path, text) in read {
         states.push(TrainerState::parse(text?).map_err(|error| error.file(path))?);
     }
-    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| format!("{root}/{log}")) {
+    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| join(root, log)) {
         if states.is_empty() && files.is_file(&path) {
             states = TrainerState::parse_lines(files.text(&path)?).map_err(|error| error.file(path))?;
         }
