@@ -83,7 +83,7 @@ pub use merge::{Merge, MergeOptions, shard_index};
 pub use method::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, Verdict, method};
 pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
-pub use product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space};
+pub use product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use read::read_metric;
 pub use report::Report;
 pub use same_run::{Sample, same_run};
