@@ -56,7 +56,7 @@ test("a GPU gives the native bytes", async () => {
   const { gpu, auto, cpu } = await inChromium(EMULATED, sample);
   assert.deepEqual([gpu, auto, cpu].map(({ sha256 }) => sha256), [SAMPLE, SAMPLE, SAMPLE]);
   assert.match(gpu.device, /^gpu, /);
-  assert.equal(gpu.reason, "it gave the CPU's bytes when it was probed");
+  assert.equal(gpu.reason, "the GPU gave the CPU's bytes when it was probed");
   assert.deepEqual([auto.device, cpu.device], ["cpu, 2 workers, SIMD", "cpu, 2 workers, SIMD"]);
   assert.match(auto.reason, /over before a GPU is open/);
 });

@@ -48,7 +48,8 @@ fn module(package: &str, library: &str, folder: &Path, name: &str) -> Result {
     let mut bindgen = Bindgen::new();
     let file = format!("{}.wasm", package.replace('-', "_"));
     bindgen.input_path(built.join(TRIPLE).join("web").join(file)).typescript(true).out_name(name);
-    bindgen.remove_name_section(true).remove_producers_section(true);
+    // pack.mjs sorts functions by name, then drops the names
+    bindgen.demangle(false).remove_producers_section(true);
     let bound = bindgen.web(true).and_then(|bindgen| bindgen.generate(folder));
     bound.map_err(|error| format!("wasm-bindgen: {error:#}"))
 }

@@ -25,13 +25,13 @@ let opening: Promise<Gpu & { emulated: boolean }> | undefined;
 export async function openGpu(device: DeviceChoice, bytes: number, tell: (reason: string) => void): Promise<Gpu | undefined> {
   const refuse = (reason: string) => void tell(reason);
   if (!(globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return refuse("there is no WebGPU here");
-  if (device === "auto" && bytes < WORTH_A_LOOK) return refuse(`the merge is over before a GPU is open: it reads less than ${WORTH_A_LOOK / 1e6} MB`);
+  if (device === "auto" && bytes < WORTH_A_LOOK) return refuse(`with less than ${WORTH_A_LOOK / 1e6} MB to read, a merge is over before a GPU is open`);
   tell("the merge was over before the GPU was open");
   opening ??= open();
   try {
     const gpu = await opening;
     if (device === "auto" && gpu.emulated) return refuse(`${gpu.name} is a program on the CPU, and slower than the CPU itself`);
-    tell("it gave the CPU's bytes when it was probed");
+    tell("the GPU gave the CPU's bytes when it was probed");
     return gpu;
   } catch (error) {
     opening = undefined;
