@@ -7,7 +7,8 @@ import { gzipSync } from "node:zlib";
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const features = ["simd", "bulk-memory", "bulk-memory-opt", "nontrapping-float-to-int", "sign-ext", "mutable-globals", "reference-types", "multivalue"];
 // no -O: LLVM has optimised already, and more of it compresses worse
-const passes = ["--duplicate-function-elimination", "--dae", "--remove-unused-module-elements", "--vacuum"];
+// functions of one kind are alike: side by side, they compress better
+const passes = ["--duplicate-function-elimination", "--dae", "--remove-unused-module-elements", "--vacuum", "--reorder-functions-by-name", "--strip-debug"];
 
 /** Pack a module and its glue. */
 function pack(name) {

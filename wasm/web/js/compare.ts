@@ -27,10 +27,10 @@ export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighO
     const jobBytes = bytesOfJobs(run, pool, inputs.length);
     core = call(() => run.core.compare(wanted(options), jobBytes));
     const k = core.inputs();
-    await pool.begin(begin(run, options, [], jobBytes, true));
+    await pool.begin(begin(run, options, { what: "compare", excluded: [], ranks: [], jobBytes }));
     const sums = new Float64Array(k * k + 2);
-    await runJobs(run, core, pool, options, undefined, async (bytes) => {
-      const part = new Float64Array(bytes.buffer);
+    await runJobs(run, core, pool, options, undefined, async ({ bytes }) => {
+      const part = new Float64Array(bytes!.buffer);
       for (let i = 0; i < sums.length; i += 1) sums[i]! += part[i]!;
     });
     const dot = (i: number, j: number) => sums[Math.min(i, j) * k + Math.max(i, j)]!;

@@ -1,5 +1,5 @@
 /** The work of one thread: read Blobs, run jobs, hash files. */
-import { Hash, type Comparison, type Merge } from "./wasm/mwa.js";
+import { Hash, type Comparison, type Merge, type Survey } from "./wasm/mwa.js";
 import { reopen } from "./core.js";
 import type { Begin, Piece, Reply, Request } from "./pool.js";
 
@@ -8,7 +8,7 @@ const HASHED = 1 << 20;
 
 /** What one thread has on its desk. */
 export class Desk {
-  #work: Merge | Comparison | undefined;
+  #work: Merge | Comparison | Survey | undefined;
   #blobs: (Blob | null)[] = [];
 
   /** Do what is asked, all but loading the core. */
@@ -20,14 +20,14 @@ export class Desk {
     return {};
   }
 
-  #begin({ blobs, paths, sizes, adapter, given, options, excluded, jobBytes, compares }: Begin): void {
+  #begin({ blobs, paths, sizes, adapter, given, options, what, excluded, ranks, jobBytes }: Begin): void {
     this.#end();
     this.#blobs = blobs;
     const run = reopen(paths, sizes, adapter, given);
     try {
-      this.#work = compares
-        ? run.compare(options, jobBytes)
-        : run.merge(options, Uint32Array.from(excluded), jobBytes);
+      if (what === "compare") this.#work = run.compare(options, jobBytes);
+      else if (what === "survey") this.#work = run.survey(options, Uint32Array.from(excluded));
+      else this.#work = run.merge(options, Uint32Array.from(excluded), Uint32Array.from(ranks), jobBytes);
     } finally {
       run.free();
     }
@@ -44,8 +44,10 @@ export class Desk {
     const work = this.#work;
     if (!work) throw { kind: "stopped", message: "stopped; nothing was written" };
     if ("inputs" in work) return { bytes: new Uint8Array(work.run(index, inputs).buffer as ArrayBuffer) };
+    if (!("sum" in work)) return { found: [work.run(index, inputs)] };
     const bytes = work.run(index, inputs) as Uint8Array<ArrayBuffer>;
-    return { bytes, underflowed: work.underflowed() };
+    const lost = work.lost();
+    return { bytes, underflowed: work.underflowed(), ...(lost.length > 0 && { found: [...lost] }) };
   }
 
   async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array> {

@@ -5,7 +5,7 @@ import type { MergeOptions } from "./merge.js";
 import type { Begin, Piece, Pool, Reply } from "./pool.js";
 import type { Run } from "./run.js";
 import type { WeighOptions } from "./types.js";
-import type { Comparison, Merge } from "./wasm/mwa.js";
+import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
 
 /** Most bytes that a job reads of one input: caches like small pieces, but Blobs are read twice as fast in larger ones. */
 export const MOST = 1 << 20;
@@ -21,7 +21,7 @@ export function wanted({ output, onProgress, signal, threads, device, skipInputH
 }
 
 /** Those of them that choose and weigh. */
-export function weighing({ dtype, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+export function weighing({ dtype, space, rank, energy, strict, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
   return options;
 }
 
@@ -44,23 +44,23 @@ export function clonesBlobs(): boolean {
 }
 
 /** What threads need to know, to plan the same jobs. */
-export function begin(run: Run, options: MergeOptions, excluded: number[], jobBytes: number, compares: boolean): Begin {
+export function begin(run: Run, options: MergeOptions, work: Pick<Begin, "what" | "excluded" | "ranks" | "jobBytes">): Begin {
   const { sources, given, adapter } = run;
   const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
   const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
-  return { blobs, paths, sizes, adapter, given, options: wanted(options), excluded, jobBytes, compares };
+  return { blobs, paths, sizes, adapter, given, options: wanted(options), ...work };
 }
 
-/** Run all jobs; `take` hears their results in order. */
+/** Run all jobs; `take` hears their results in the order in which they are written. */
 export async function runJobs(
   run: Run,
-  core: Merge | Comparison,
+  core: Merge | Comparison | Survey,
   pool: Pool,
-  { signal, onProgress }: Pick<MergeOptions, "signal" | "onProgress">,
+  { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: MergeOptions["onProgress"] | undefined },
   passing: Passing | undefined,
-  take: (bytes: Uint8Array<ArrayBuffer>, file: number) => Promise<void>,
+  take: (result: Result, job: Job) => Promise<void>,
 ): Promise<void> {
-  const jobs = [...parse(core.jobs())];
+  const jobs = [...parse(core.jobs())].sort(byPlace);
   const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
   const began = performance.now();
   const report = (done: number) => {
@@ -69,43 +69,48 @@ export async function runJobs(
   };
   let done = 0;
   report(done);
-  const running: Promise<Pick<Reply, "bytes">>[] = [];
+  const running: Promise<Result>[] = [];
   for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
     for (; next < jobs.length && running.length < pool.atOnce; next += 1) {
-      const reply = start(run, core, jobs[next]!, next, pool, passing);
+      const reply = start(run, core, jobs[next]!, pool, passing);
       reply.catch(() => {});
       running.push(reply);
     }
     signal?.throwIfAborted();
-    const { file, pieces } = jobs[taken]!;
-    const { bytes } = await running.shift()!;
-    await take(bytes!, file);
-    report((done += length(pieces)));
+    const job = jobs[taken]!;
+    await take(await running.shift()!, job);
+    report((done += length(job.pieces)));
   }
 }
 
+/** What a job gave. */
+type Result = Pick<Reply, "bytes" | "found">;
+
+/** A job: its number, and what it reads and writes. */
 interface Job {
-  file: number;
+  index: number;
   pieces: Piece[];
+  writes: Piece[];
 }
 
 function* parse(flat: Float64Array): Generator<Job> {
-  for (let i = 0; i < flat.length; ) {
-    const [file, count] = [flat[i]!, flat[i + 3]!];
-    i += 4;
-    const piece = (_: unknown, n: number): Piece => {
-      const at = i + 3 * n;
-      return { file: flat[at]!, start: flat[at + 1]!, end: flat[at + 2]! };
-    };
-    yield { file, pieces: Array.from({ length: count }, piece) };
-    i += 3 * count;
+  let i = 0;
+  const ranges = () => Array.from({ length: flat[i++]! }, () => ({ file: flat[i++]!, start: flat[i++]!, end: flat[i++]! }));
+  for (let index = 0; i < flat.length; index += 1) {
+    const writes = ranges();
+    yield { index, writes, pieces: ranges() };
   }
+}
+
+/** Jobs by where they begin to write; those that write nothing stay as they are. */
+function byPlace({ writes: [a] }: Job, { writes: [b] }: Job): number {
+  return a && b ? a.file - b.file || a.start - b.start : 0;
 }
 
 const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 
 /** Read what threads cannot, then have the GPU or a thread run the job. */
-async function start(run: Run, core: Merge | Comparison, { pieces }: Job, job: number, pool: Pool, passing: Passing | undefined): Promise<Pick<Reply, "bytes">> {
+async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, pool: Pool, passing: Passing | undefined): Promise<Result> {
   const fill = async (piece: Piece): Promise<Piece> => {
     const source = run.sources[piece.file]!;
     if (source.blob && clonesBlobs()) return piece;

@@ -1,6 +1,7 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
+import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hasher, hashFile, Passing } from "./hash.js";
+import { hashFile, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, clonesBlobs, MOST, runJobs, wanted, weighing } from "./jobs.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
@@ -26,6 +27,17 @@ export interface Progress {
 export interface MergeOptions extends WeighOptions {
   /** The dtype of averaged tensors; `keep` takes the widest of the inputs. */
   dtype?: "keep" | "f32" | "bf16" | "f16";
+  /**
+   * What is averaged: the tensors as they are, or with `product` what LoRA adapters do, B·A of each module. The latter merges across
+   * runs and ranks, on the CPU.
+   */
+  space?: "factors" | "product";
+  /** The rank in product space: without one the inputs' own; `full` loses nothing; `auto` keeps 0.999 of the squared norm, or `energy`. */
+  rank?: number | "auto" | "full";
+  /** The share of the squared norm that the rank is to keep, in 0…1. */
+  energy?: number;
+  /** Refuse modules that only some of the adapters have, which in product space count as zero elsewhere. */
+  strict?: boolean;
   /** Average the factors of adapters that are not of one run. */
   allowCrossRun?: boolean;
   /** Let NaN and infinity through instead of failing. */
@@ -78,7 +90,7 @@ export interface Preview {
  * @throws {MergeError} what keeps the checkpoints from being averaged
  */
 export function preview(run: Run, options: MergeOptions = {}): Preview {
-  const core = plan(run, options, [], MOST);
+  const core = plan(run, options, [], [], MOST);
   try {
     const { report, texts, copies }: Finished = JSON.parse(core.preview());
     const names = [...report.outputs, ...texts.map(([name]) => ({ name })), ...copies.map(([name]) => ({ name }))];
@@ -124,60 +136,58 @@ interface Finished {
   copies: [name: string, file: number][];
 }
 
-function plan(run: Run, options: MergeOptions, excluded: number[], jobBytes: number): Core {
-  return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), jobBytes));
+function plan(run: Run, options: MergeOptions, excluded: number[], ranks: number[], jobBytes: number): Core {
+  return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), Uint32Array.from(ranks), jobBytes));
+}
+
+/** The rank of each module, where product space has to find it first. */
+async function survey(run: Run, options: MergeOptions, excluded: number[], pool: Pool): Promise<number[]> {
+  const ranks: number[] = [];
+  const core = call(() => run.core.survey(wanted(options), Uint32Array.from(excluded)));
+  if (!core) return ranks;
+  try {
+    await pool.begin(begin(run, options, { what: "survey", excluded, ranks, jobBytes: 0 }));
+    await runJobs(run, core, pool, { signal: options.signal }, undefined, async ({ found }) => void ranks.push(...found!));
+    return ranks;
+  } finally {
+    core.free();
+  }
 }
 
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], dropped: string[], pool: Pool): Promise<Merged> {
   const began = performance.now();
   const jobBytes = bytesOfJobs(run, pool, weigh(run, weighing(options)).inputs.length);
-  const core = plan(run, options, excluded, jobBytes);
+  const ranks = await survey(run, options, excluded, pool);
+  const core = plan(run, options, excluded, ranks, jobBytes);
   const written: Writer[] = [];
   try {
     const { report: { outputs } }: Finished = JSON.parse(core.preview());
     checkOutput(options.output, outputs.length);
     await pool.use(options.device ?? "auto", core.inputFiles().reduce((sum, file) => sum + run.sources[file]!.size, 0));
-    await pool.begin(begin(run, options, excluded, jobBytes, false));
-    const files: MergedFile[] = [];
-    const hashes: string[] = [];
+    await pool.begin(begin(run, options, { what: "merge", excluded, ranks, jobBytes }));
     const open = async (name: string, isWeights: boolean) => {
       const writer = await openOutput(options.output, name, isWeights);
       written.push(writer);
       return writer;
     };
-
-    let current: { file: number; writer: Writer; hash: ReturnType<typeof hasher> } | undefined;
-    const turnTo = async (file: number) => {
-      while (!current || current.file < file) {
-        const next: number = current ? current.file + 1 : 0;
-        if (current) {
-          hashes.push(current.hash.finish());
-          const { name, bytes: size } = outputs[current.file]!;
-          files.push({ name, size, blob: await current.writer.close() });
-        }
-        if (next >= outputs.length) return;
-        current = { file: next, writer: await open(outputs[next]!.name, true), hash: hasher() };
-        const head = core.head(next) as Uint8Array<ArrayBuffer>;
-        current.hash.update(head);
-        await current.writer.write(head);
-      }
-    };
+    const assembly = new Assembly(outputs, (file) => core.head(file) as Uint8Array<ArrayBuffer>, (name) => open(name, true));
+    const lost: number[][] = [];
     const passing = options.skipInputHashes ? undefined : new Passing();
     const inputHashes = options.skipInputHashes ? {} : hashBlobs(run, core, pool, options.signal);
-    await runJobs(run, core, pool, options, passing, async (bytes, file) => {
-      await turnTo(file);
-      current!.hash.update(bytes);
-      await current!.writer.write(bytes);
+    await runJobs(run, core, pool, options, passing, async ({ bytes, found }, { index, writes }) => {
+      if (found) lost[index] = found;
+      await assembly.take(bytes!, writes);
     });
-    await turnTo(outputs.length);
+    await assembly.finish();
+    const { files, hashes } = assembly;
 
     const inputs: Record<number, string> = { ...(await inputHashes) };
     for (const file of passing ? core.inputFiles() : []) {
       const source = run.sources[file]!;
       inputs[file] ??= passing?.finish(file, source.size) ?? (await hashFile(source, file, undefined));
     }
-    const finished: Finished = JSON.parse(call(() => core.finish(JSON.stringify({ outputs: hashes, inputs }), pool.underflowed)));
+    const finished: Finished = JSON.parse(call(() => core.finish(JSON.stringify({ outputs: hashes, inputs }), pool.underflowed, Float64Array.from(lost.flat()))));
     const { report, texts, copies } = finished;
     for (const [name, text] of texts) {
       files.push(await copy(name, new Blob([withDropped(name, text, dropped)]).stream(), await open(name, false)));

@@ -22,9 +22,11 @@ export interface Begin {
   adapter: string | undefined;
   given: Given;
   options: string;
+  what: "merge" | "compare" | "survey";
   excluded: number[];
+  /** Of each module, as a survey found them. */
+  ranks: number[];
   jobBytes: number;
-  compares: boolean;
 }
 
 /** What a thread is asked. */
@@ -38,6 +40,8 @@ export type Request =
 /** What it answers. */
 export interface Reply extends Answer {
   bytes?: Uint8Array<ArrayBuffer>;
+  /** In product space: what a module's merge has lost, or the rank that a survey found. */
+  found?: number[];
   /** Values that underflowed in this thread so far. */
   underflowed?: number;
   hash?: string;

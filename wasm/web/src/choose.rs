@@ -12,6 +12,7 @@ use mwa::{
 use serde::Deserialize;
 
 use crate::files::parent;
+use crate::product::RankChoice;
 use crate::run::Found;
 
 /// What JavaScript asks for; the parts of the selection apply in the order of the fields.
@@ -39,6 +40,10 @@ pub(crate) struct Options {
     pub(crate) allow_non_finite: bool,
     pub(crate) rewrite: bool,
     pub(crate) dtype: Option<String>,
+    pub(crate) space: Option<String>,
+    pub(crate) rank: Option<RankChoice>,
+    pub(crate) energy: Option<f64>,
+    pub(crate) strict: bool,
 }
 
 impl Options {

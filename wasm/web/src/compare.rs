@@ -11,7 +11,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::choose::{Options, choose};
 use crate::fail;
-use crate::merge::{inputs, numbers};
+use crate::merge::{Ranges, flat, inputs, numbers};
 use crate::run::Found;
 
 /// A comparison, in jobs like a merge's, whose results are added up.
@@ -87,7 +87,6 @@ impl Comparison {
 }
 
 #[wasm_bindgen]
-#[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Comparison {
     /// How many inputs are compared.
     #[must_use]
@@ -98,14 +97,7 @@ impl Comparison {
     /// What each job reads, laid out as `Merge.jobs` does; it writes nothing.
     #[must_use]
     pub fn jobs(&self) -> Vec<f64> {
-        let reads = |reads: Vec<mwa::Read>| {
-            let head = [0.0, 0.0, 0.0, reads.len() as f64];
-            let reads = reads.into_iter().flat_map(|read| {
-                let number = self.numbers[read.input][read.file];
-                [number as f64, read.range.start as f64, read.range.end as f64]
-            });
-            head.into_iter().chain(reads).collect::<Vec<_>>()
-        };
+        let reads = |reads: Vec<mwa::Read>| flat(&Ranges::new(), reads.into_iter(), &self.numbers);
         let sums = self.plan.jobs(self.job_bytes).map(|job| job.reads().collect());
         let modules = self.factors.iter().flat_map(|factors| factors.jobs().map(|job| job.reads().collect()));
         sums.chain(modules).flat_map(reads).collect()

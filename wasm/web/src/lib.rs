@@ -14,6 +14,7 @@ mod describe;
 mod files;
 mod hash;
 mod merge;
+mod product;
 mod run;
 #[cfg(target_arch = "wasm32")]
 mod runtime;
@@ -32,6 +33,7 @@ use run::Found;
 pub use compare::Comparison;
 pub use hash::Hash;
 pub use merge::Merge;
+pub use product::Survey;
 
 /// What the user gave, and what was found in it.
 #[wasm_bindgen]
@@ -115,13 +117,30 @@ impl Run {
             .map_err(|error| fail(&error))
     }
 
-    /// Plan a merge in jobs that read at most `job_bytes` of each input; `excluded` checkpoints, by index, are left out.
+    /// Plan a merge in jobs that read at most `job_bytes` of each input; `excluded` checkpoints, by index, are left out;
+    /// `ranks` is what a [`Survey`] found.
     ///
     /// # Errors
     /// What keeps the checkpoints from being averaged.
-    pub fn merge(&self, options: &str, excluded: Vec<usize>, job_bytes: usize) -> Result<Merge, JsValue> {
+    pub fn merge(
+        &self,
+        options: &str,
+        excluded: Vec<usize>,
+        ranks: Vec<usize>,
+        job_bytes: usize,
+    ) -> Result<Merge, JsValue> {
         Options::parse(options)
-            .and_then(|options| Merge::new(&self.files, self.found(), &options, &excluded, job_bytes))
+            .and_then(|options| Merge::new(&self.files, self.found(), &options, &excluded, &ranks, job_bytes))
+            .map_err(|error| fail(&error))
+    }
+
+    /// Plan to find the ranks that a merge needs first; `undefined` if it needs none.
+    ///
+    /// # Errors
+    /// What keeps the checkpoints from being averaged.
+    pub fn survey(&self, options: &str, excluded: Vec<usize>) -> Result<Option<Survey>, JsValue> {
+        Options::parse(options)
+            .and_then(|options| Survey::new(self.found(), &options, &excluded))
             .map_err(|error| fail(&error))
     }
 

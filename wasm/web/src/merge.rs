@@ -4,12 +4,16 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use js_sys::{Array, Uint8Array};
 use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
-use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Report, Result, Shard};
+use mwa::{
+    AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Read, Report, Result,
+    Shard, Space,
+};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
@@ -17,6 +21,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
+use crate::product::{Modules, space};
 use crate::run::Found;
 
 /// The report's file name in a merged folder.
@@ -35,6 +40,10 @@ pub struct Merge {
     /// The head of each output file.
     heads: Vec<Vec<u8>>,
     config: Option<AdapterConfig>,
+    /// In product space, the jobs after the sums.
+    modules: Option<Modules>,
+    /// What the last job's cut to the output's rank has lost: error and norm; nothing after a sum.
+    lost: Vec<f64>,
     /// Name and number of each file that is copied from the newest checkpoint.
     companions: Vec<(String, usize)>,
     report: Report,
@@ -67,6 +76,7 @@ impl Merge {
         found: &Found,
         options: &Options,
         excluded: &[usize],
+        ranks: &[usize],
         job_bytes: usize,
     ) -> Result<Self> {
         let Choice { mut choice, inputs: mut rows } = choose(found, options, excluded)?;
@@ -74,19 +84,33 @@ impl Merge {
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let how = MergeOptions {
             dtype: dtype(options)?,
+            space: space(options)?,
             allow_non_finite: options.allow_non_finite,
             rewrite: options.rewrite,
-            ..MergeOptions::default()
         };
         let inputs = inputs(&checkpoints);
-        let merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
+        let mut merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
+        let modules = match (merge.copied, how.space) {
+            (None, Space::Product(rank)) => {
+                let rank = rank.unwrap_or(Rank::Inputs);
+                let modules = Modules::new(&inputs, &configs, &choice.weights, rank, ranks)?;
+                merge.recipe.elsewhere = modules.layout(how.dtype);
+                Some(modules)
+            }
+            _ => None,
+        };
         let plan = match merge.copied {
             Some(only) => Plan::copy(&inputs, only),
             None => Plan::new(&inputs, &choice.weights, &merge.recipe)?,
         };
         let mut notes = core::mem::take(&mut choice.notes);
         notes.extend(merge.notes.iter().cloned());
-        notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
+        if how.space == Space::Factors {
+            notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
+        }
+        if let Some(modules) = &modules {
+            notes.extend(modules.gaps(options.strict)?);
+        }
 
         let owner = checkpoints[merge.copied.unwrap_or(checkpoints.len() - 1)];
         let outputs = plan.outputs();
@@ -101,12 +125,13 @@ impl Merge {
             let file = |file: &Weights| hashed(file.name.clone(), files.size(file.number));
             row.files = checkpoint.files.iter().map(file).collect();
         }
+        let (space, rank) = report::space_name(how.space);
         let report = Report {
             mwa: env!("CARGO_PKG_VERSION").into(),
             weighting: choice.weighting.clone(),
-            space: "factors".into(),
+            space,
             dtype: report::dtype_name(how.dtype),
-            rank: None,
+            rank,
             residual: None,
             adapter: found.adapter.clone(),
             inputs: rows,
@@ -122,6 +147,8 @@ impl Merge {
             numbers: checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect(),
             heads,
             config: owner.config.clone(),
+            modules,
+            lost: Vec::new(),
             companions: companions(files, owner),
             report,
             underflowed: 0,
@@ -146,13 +173,29 @@ impl Merge {
             buffer.resize(input.length() as usize, 0);
             input.copy_to(buffer);
         }
-        let job = self.job(index);
-        let range = job.write().range;
-        out.resize(usize::try_from(range.end - range.start).expect("a job is small"), 0);
         let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
-        let ran = mwa_web_fast::run(&job, &slices, &mut out);
+        let size = |range: &Range<u64>| usize::try_from(range.end - range.start).expect("a job fits memory");
+        let ran = if let Some(module) = index.checked_sub(self.jobs.len()) {
+            let modules = self.modules.as_ref().expect("only they have jobs after the sums");
+            let job = &modules.jobs(&self.plan)[module];
+            out.resize(job.writes().map(|write| size(&write.range)).sum(), 0);
+            let mut rest = out.as_mut_slice();
+            let mut outputs = Vec::new();
+            for write in job.writes() {
+                let (one, after) = rest.split_at_mut(size(&write.range));
+                outputs.push(one);
+                rest = after;
+            }
+            mwa_web_fast::merge(job, &slices, &mut outputs).map(|lost| (0, [lost.error, lost.norm].into()))
+        } else {
+            let job = self.job(index);
+            out.resize(size(&job.write().range), 0);
+            mwa_web_fast::run(&job, &slices, &mut out).map(|tally| (tally.underflowed, Vec::new()))
+        };
         (self.buffers, self.out) = (buffers, out);
-        self.underflowed += ran?.underflowed;
+        let (underflowed, lost) = ran?;
+        self.underflowed += underflowed;
+        self.lost = lost;
         Ok(())
     }
 }
@@ -160,26 +203,24 @@ impl Merge {
 #[wasm_bindgen]
 #[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Merge {
-    /// What each job reads and writes: per job its output file, start and end there, how many reads follow, and each
-    /// read's file number, start and end.
+    /// What each job writes and reads: per job how many writes follow, each write's output file, start and end, how many
+    /// reads follow, and each read's file number, start and end.
     #[must_use]
     pub fn jobs(&self) -> Vec<f64> {
-        let mut flat = Vec::new();
-        for job in (0..self.jobs.len()).map(|index| self.job(index)) {
-            let write = job.write();
-            let reads = job.reads();
-            flat.extend([
-                write.file as f64,
-                write.range.start as f64,
-                write.range.end as f64,
-                reads.len() as f64,
-            ]);
-            for read in reads {
-                let number = self.numbers[read.input][read.file];
-                flat.extend([number as f64, read.range.start as f64, read.range.end as f64]);
-            }
-        }
-        flat
+        let place = |write: &mwa::Write| (write.file, write.range.clone());
+        let sums = (0..self.jobs.len()).map(|index| self.job(index));
+        let sums = sums.flat_map(|job| flat(&[place(&job.write())].into(), job.reads(), &self.numbers));
+        let modules = self.modules.as_ref().map(|modules| modules.jobs(&self.plan)).unwrap_or_default();
+        let modules = modules
+            .iter()
+            .flat_map(|job| flat(&job.writes().map(place).collect(), job.reads(), &self.numbers));
+        sums.chain(modules).collect()
+    }
+
+    /// What the last job's cut to the output's rank has lost, in product space: error and norm.
+    #[must_use]
+    pub fn lost(&self) -> Vec<f64> {
+        self.lost.clone()
     }
 
     /// Run a job over the bytes of its reads; the bytes to write.
@@ -195,6 +236,9 @@ impl Merge {
     /// do it.
     #[must_use]
     pub fn sum(&self, job: usize) -> Vec<f64> {
+        if job >= self.jobs.len() {
+            return Vec::new();
+        }
         let job = self.job(job);
         let describe = || {
             let (dtype, operands) = job.sum()?;
@@ -242,11 +286,20 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once the hashes are known, as JSON.
+    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs in product space gave,
+    /// in their order.
     ///
     /// # Errors
-    /// When the hashes are not what `Hashes` says.
-    pub fn finish(&mut self, hashes: &str, underflowed: f64) -> core::result::Result<String, JsValue> {
+    /// When the hashes are not what `Hashes` says, and when there was nothing to merge.
+    pub fn finish(
+        &mut self,
+        hashes: &str,
+        underflowed: f64,
+        lost: Vec<f64>,
+    ) -> core::result::Result<String, JsValue> {
+        if let Some(modules) = &self.modules {
+            self.report.residual = modules.distance(&lost).map_err(|error| fail(&error))?;
+        }
         let hashes: Hashes = serde_json::from_str(hashes)
             .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
         for (file, hash) in self.report.outputs.iter_mut().zip(hashes.outputs) {
@@ -268,12 +321,30 @@ impl Merge {
     fn finished(&self) -> Finished<'_> {
         let mut texts: Vec<_> = mwa::shard_index(self.plan.outputs()).into_iter().collect();
         if let Some(config) = &self.config {
-            texts.push(("adapter_config.json".into(), config.text().into()));
+            let text = self.modules.as_ref().map_or_else(|| config.text(), |modules| &modules.config);
+            texts.push(("adapter_config.json".into(), text.into()));
         }
         texts.push(("README.md".into(), mwa::card(&self.report, self.config.as_ref())));
         texts.push((REPORT.into(), self.report.to_json()));
         Finished { report: &self.report, texts, copies: &self.companions }
     }
+}
+
+/// Ranges of files.
+pub(crate) type Ranges = Vec<(usize, Range<u64>)>;
+
+/// A job as `Merge.jobs` lists it; `numbers` are those of the files by input and file.
+#[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
+pub(crate) fn flat(writes: &Ranges, reads: impl Iterator<Item = Read>, numbers: &[Vec<usize>]) -> Vec<f64> {
+    let reads: Ranges = reads.map(|read| (numbers[read.input][read.file], read.range)).collect();
+    let mut flat = Vec::new();
+    for ranges in [writes, &reads] {
+        flat.push(ranges.len() as f64);
+        for (file, range) in ranges {
+            flat.extend([*file as f64, range.start as f64, range.end as f64]);
+        }
+    }
+    flat
 }
 
 fn json<T: Serialize>(value: &T) -> String {
