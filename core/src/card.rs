@@ -19,7 +19,7 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     text += "tags:\n- merge\n- mwa\n";
     if let Some(config) = config {
-        text += &format!("- {}\n", yaml(&config.peft_type().to_lowercase()));
+        text += &format!("- {}\n", yaml(&config.peft_type().to_ascii_lowercase()));
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(

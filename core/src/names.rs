@@ -22,7 +22,7 @@ pub(crate) fn closest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>
 /// Names with their separators and case levelled: `eval/Loss` is `eval_loss`.
 fn plain(name: &str) -> String {
     name.chars()
-        .map(|letter| if letter.is_alphanumeric() { letter.to_ascii_lowercase() } else { '_' })
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' })
         .collect()
 }
 

@@ -112,13 +112,15 @@ impl Plan {
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let mut indexes = inputs.iter().map(index).collect::<Result<Vec<_>>>()?;
-        let mut unplaced = recipe.elsewhere.clone();
-        indexes.iter_mut().for_each(|index| index.retain(|name, _| !recipe.elsewhere.contains_key(*name)));
+        let made_here = |index: BTreeMap<_, _>| -> BTreeMap<&str, Found<'_>> {
+            index.into_iter().filter(|(name, _)| !recipe.elsewhere.contains_key(*name)).collect()
+        };
+        let indexes = inputs.iter().map(|input| index(input).map(made_here)).collect::<Result<Vec<_>>>()?;
         same_names(inputs, &indexes)?;
-        newest.files.iter().flat_map(|file| file.header.tensors()).for_each(|tensor| {
-            unplaced.remove(&tensor.name);
-        });
+        let placed = index(newest)?;
+        let unplaced = recipe.elsewhere.iter().filter(|(name, _)| !placed.contains_key(name.as_str()));
+        let mut unplaced: Vec<_> =
+            unplaced.map(|(name, (dtype, shape))| (name.clone(), *dtype, shape.clone())).collect();
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
@@ -136,9 +138,7 @@ impl Plan {
                 works.insert(tensor.name.as_str(), (work, found));
             }
             // what the newest input lacks goes into its first file
-            layout.extend(
-                core::mem::take(&mut unplaced).into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)),
-            );
+            layout.append(&mut unplaced);
             let header =
                 Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
             for tensor in header.tensors() {

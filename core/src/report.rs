@@ -198,7 +198,7 @@ pub fn space_name(space: Space) -> (String, Option<String>) {
 /// A merge's output dtype as the command line and the report call it.
 #[must_use]
 pub fn dtype_name(dtype: Option<Float>) -> String {
-    dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_lowercase())
+    dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_ascii_lowercase())
 }
 
 impl Weighting {

@@ -6,7 +6,6 @@ mod closing;
 mod modules;
 mod order;
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -14,11 +13,13 @@ use alloc::vec::Vec;
 
 use self::modules::{Modules, Piece, Task};
 use self::order::weigh;
+use crate::kernel::Tally;
 use crate::report::Weighting;
 use crate::safetensors::Header;
 use crate::{
     AdapterConfig, Cursor, Error, ErrorKind, Exactness, Factors, Float, Input, Merge, MergeOptions, Metric,
-    Plan, Products, Rank, Read, Recipe, Result, Shard, Space, Weights, Write, adapter_configs,
+    ModuleJob, Plan, Products, Rank, Read, Reader, Recipe, Residual, Result, Shard, Space, Weights, Write,
+    adapter_configs,
 };
 
 pub use closing::{Found, Text};
@@ -38,6 +39,20 @@ pub struct Job {
     pub reads: Vec<Read>,
     /// Where the result goes; empty for a job that only takes in.
     pub writes: Vec<Write>,
+}
+
+/// The loops, compiled by the caller's crate: with the instructions or for the speed that it wants.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::type_complexity, reason = "they are the signatures of the methods named")]
+pub struct Loops {
+    /// [`crate::Job::run`].
+    pub run: fn(&crate::Job<'_>, &[&[u8]], &mut [u8]) -> Result<Tally>,
+    /// [`ModuleJob::residual`].
+    pub residual: fn(&ModuleJob<'_>, usize, &mut Reader<'_>) -> Result<Option<Residual>>,
+    /// [`ModuleJob::rank_for`].
+    pub rank_for: fn(&ModuleJob<'_>, &[&[u8]], f64) -> Result<usize>,
+    /// [`ModuleJob::merge`].
+    pub merge: fn(&ModuleJob<'_>, &[&[u8]], &mut [&mut [u8]]) -> Result<Residual>,
 }
 
 /// A merge under way.
@@ -60,7 +75,8 @@ pub struct Session {
     notes: Vec<String>,
     chunk: usize,
     next: Option<Step>,
-    handed_out: BTreeMap<u64, Step>,
+    /// by number; few, so that a list serves
+    handed_out: Vec<(u64, Step)>,
     count: u64,
     underflowed: u64,
 }
@@ -158,7 +174,7 @@ impl Session {
             modules: None,
             notes,
             next: None,
-            handed_out: BTreeMap::new(),
+            handed_out: Vec::new(),
             count: 0,
             underflowed: 0,
         };
@@ -278,7 +294,7 @@ impl Session {
             Step::Module(piece) => modules.and_then(|modules| modules.after(piece, chunk)).map(Step::Module),
         };
         let number = self.count;
-        self.handed_out.insert(number, step);
+        self.handed_out.push((number, step));
         self.count += 1;
         Ok(Some(Job { number, reads, writes }))
     }
@@ -307,7 +323,8 @@ impl Session {
     }
 
     fn step(&self, number: u64) -> Result<Step> {
-        self.handed_out.get(&number).copied().ok_or_else(|| {
+        let step = self.handed_out.iter().find(|(other, _)| *other == number).map(|(_, step)| *step);
+        step.ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("job {number} is not handed out, or was run already"))
                 .help("run each job once, by the number that came with it")
         })
@@ -315,14 +332,12 @@ impl Session {
 
     /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its writes.
     ///
-    /// A job that succeeded is done with; one that failed can be run again. Inlined, so that the kernels are compiled with
-    /// the settings of the caller's crate.
+    /// A job that succeeded is done with; one that failed can be run again.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out, the chunks have other lengths, or a job that it depends on was
     /// not run; else as [`crate::Job::run`] and [`crate::ModuleJob::merge`].
-    #[inline]
-    pub fn run(&mut self, number: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
+    pub fn run(&mut self, number: u64, chunks: &[&[u8]], loops: &Loops) -> Result<Vec<u8>> {
         let step = self.step(number)?;
         let wanted = self.lengths(number)?;
         let given: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
@@ -337,15 +352,15 @@ impl Session {
                 let write = job.write().range;
                 let length = usize::try_from(write.end - write.start);
                 let mut out = vec![0; length.expect("a job writes at most eight bytes per element")];
-                self.underflowed += job.run(chunks, &mut out)?.underflowed;
+                self.underflowed += (loops.run)(&job, chunks, &mut out)?.underflowed;
                 out
             }
             Step::Module(piece) => {
                 let modules = self.modules.as_mut().expect("it was handed out");
-                modules.run(piece, self.chunk as u64, chunks, plan)?
+                modules.run(piece, self.chunk as u64, chunks, plan, loops)?
             }
         };
-        self.handed_out.remove(&number);
+        self.handed_out.retain(|(other, _)| *other != number);
         Ok(out)
     }
 

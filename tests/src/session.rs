@@ -2,6 +2,7 @@
 
 use mwa::safetensors::Header;
 use mwa::session::{Checkpoint, Head, Order, Session, Weighing};
+use mwa_wasm_fast::LOOPS;
 
 use crate::{Executor, Failure, Merge};
 
@@ -46,7 +47,7 @@ fn run(merge: &Merge) -> mwa::Result<Vec<u8>> {
         let chunk =
             |read: &mwa::Read| &merge.inputs[read.input][index(read.range.start)..index(read.range.end)];
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
-        let piece = session.run(job.number, &chunks)?;
+        let piece = session.run(job.number, &chunks, &LOOPS)?;
         pieces.extend(job.writes.first().map(|write| (index(write.range.start), piece)));
     }
     let (_, head, length) = session.outputs().next().expect("there is one output");

@@ -19,8 +19,6 @@ const CORE_LINKS: &[&str] = &[
     "libm",
     "memchr",
     "mwa",
-    "regex-automata",
-    "regex-syntax",
     "safetensors",
     "serde",
     "serde_core",

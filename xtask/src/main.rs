@@ -25,6 +25,7 @@ usage: cargo xtask VERB …
   build python             the wheel and the source distribution, in target/wheels
   build c                  header, libraries and pkg-config file, in target/c
   build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
+  build component --check  … and once more in another folder: the same bytes, or an error
   build web                the npm package, wasm/web/dist
   build page               the page, examples/browser/dist
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         ["build", "python"] => bindings::build_python_alone(),
         ["build", "c"] => bindings::build_c(),
         ["build", "component"] => component::build(),
+        ["build", "component", "--check"] => component::check(),
         ["build", "web"] => web::package(),
         ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),

@@ -48,10 +48,30 @@ pub(crate) fn build_with(library: &str, package: &str, triple: &str) -> Result<B
     let mut command = cargo(["build", "--package", package, "--target", triple]);
     command.args(["-Z", &format!("build-std={library}")]);
     // another compiler: a folder of its own keeps the two from rebuilding each other's work
-    command.arg("--target-dir").arg(target().join("debian"));
+    command.env("CARGO_TARGET_DIR", target().join("debian"));
     command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
     command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker());
     Ok(Build { command, road: "a library built from Debian's rust-web-src", from_source: true })
+}
+
+impl Build {
+    /// Build for size: panics trap without a message, and the library, compiled too, prefers small code; as flags of rustc.
+    ///
+    /// # Errors
+    /// That the library's sources cannot be had: `rust-src` of rustup, or Debian's.
+    pub(crate) fn small(&mut self) -> Result<Vec<String>> {
+        if !self.from_source {
+            let mut sources = Command::new("rustup");
+            sources.args(["component", "add", "rust-src"]);
+            output(sources)?;
+            self.command.args(["-Z", "build-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
+        }
+        self.command.args(["-Z", "build-std-features=optimize_for_size"]);
+        // the loops are inlined by order; the rest is to be small
+        Ok(["-Zunstable-options", "-Cpanic=immediate-abort", "-Cllvm-args=-inline-threshold=50"]
+            .map(String::from)
+            .to_vec())
+    }
 }
 
 /// rustup's linker, where it is; Debian's compiler has none of its own.

@@ -155,7 +155,7 @@ pub(super) fn same_base(ours: Option<&str>, theirs: Option<&str>) -> Result<&'st
     if a == b {
         return Ok("taken as one model in two places");
     }
-    let (a, b) = (a.to_lowercase(), b.to_lowercase());
+    let (a, b) = (a.to_ascii_lowercase(), b.to_lowercase());
     if a == b {
         return Ok("taken as one model in two places");
     }

@@ -74,7 +74,8 @@ impl Matrix {
 /// Y = X·T, each element summed in the order of the inner index.
 ///
 /// Shapes: `x` is `[n, stride]` with at least `t.rows` columns in use, `t` is `[t.rows, c]`, `y` is `[n, t.stride]`.
-#[inline(always)]
+#[cfg_attr(target_family = "wasm", inline)]
+#[cfg_attr(not(target_family = "wasm"), inline(always))]
 pub(crate) fn multiply(x: &[f64], stride: usize, t: &Matrix, y: &mut [f64]) {
     if t.stride == 0 || stride == 0 {
         return y.fill(0.0);

@@ -177,7 +177,8 @@ impl ModuleJob<'_> {
         )
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     fn decompose(&self, down: &Stack<'_>, up: &Stack<'_>, inputs: &[&[u8]]) -> Result<LowRank> {
         let (gram_a, gram_b) = (down.gram(), up.gram());
         let is_finite = |gram: &Matrix| (0..gram.rows).all(|p| gram.at(p, p).is_finite());
@@ -193,7 +194,8 @@ impl ModuleJob<'_> {
     }
 
     /// Map a stack to the output's factor, or without a map put it there as it is, wγ on B.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     fn write(
         &self,
         stack: &Stack<'_>,

@@ -4,11 +4,15 @@
 //! three ways: [`ModuleJob::residual`] says how far the average of the factors is from D; [`ModuleJob::rank_for`] finds the
 //! rank that keeps a share of the energy; [`ModuleJob::merge`] writes the factors of the output. The tensors that are no
 //! factors are averaged by the jobs of a [`Plan`], which leaves out those of [`Products::layout`].
+//!
+//! The loops are inlined into whatever calls them, so that a host may compile them for wider instructions. WebAssembly has
+//! one width and wants to be small: there the compiler decides.
 
 mod distance;
 mod job;
 mod module;
 mod panel;
+mod pattern;
 mod residual;
 mod scale;
 mod window;

@@ -44,7 +44,8 @@ impl Stack<'_> {
     }
 
     /// Write points `start..start + count` into `panel`, one per row of `stride`.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(super) fn read(&self, start: usize, count: usize, panel: &mut [f64], stride: usize) {
         let mut offset = 0;
         for factor in &self.factors {
@@ -98,7 +99,8 @@ impl Stack<'_> {
     }
 
     /// Add the inner products of all stacked rows to the upper triangle of `sums`.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(super) fn add_gram(&self, sums: &mut Matrix) {
         let stride = sums.stride;
         let mut panel = vec![0.0; BLOCK * stride];

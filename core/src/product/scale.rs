@@ -7,10 +7,9 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use regex_automata::nfa::thompson::pikevm::PikeVM;
-use regex_automata::util::syntax;
 use serde_json::Value;
 
+use super::pattern::Pattern;
 use crate::{AdapterConfig, Error, ErrorKind, Result};
 
 /// How one adapter scales its modules.
@@ -23,18 +22,12 @@ pub(super) struct Scaling {
 }
 
 /// A pattern field: keys in their order, each with its value.
-struct Patterns(Vec<Pattern>);
+struct Patterns(Vec<Entry>);
 
-struct Pattern {
+struct Entry {
     key: String,
-    regex: PikeVM,
+    pattern: Pattern,
     number: f64,
-}
-
-impl Pattern {
-    fn matches(&self, module: &str) -> bool {
-        self.regex.is_match(&mut self.regex.create_cache(), module)
-    }
 }
 
 impl Scaling {
@@ -74,8 +67,8 @@ impl Scaling {
     pub(super) fn idle<'a>(&'a self, modules: &[&str]) -> Option<(&'static str, &'a str)> {
         [("rank_pattern", &self.ranks), ("alpha_pattern", &self.alphas)].into_iter().find_map(
             |(field, patterns)| {
-                let is_idle = |pattern: &&Pattern| !modules.iter().any(|name| pattern.matches(name));
-                patterns.0.iter().find(is_idle).map(|pattern| (field, pattern.key.as_str()))
+                let is_idle = |entry: &&Entry| !modules.iter().any(|name| entry.pattern.matches_end(name));
+                patterns.0.iter().find(is_idle).map(|entry| (field, entry.key.as_str()))
             },
         )
     }
@@ -91,20 +84,18 @@ impl Patterns {
                     format!("has {value} for `{key}` in {field}, which is not a number"),
                 )
             })?;
-            let bytes = syntax::Config::new().unicode(false).utf8(false);
-            let whole = format!(r"^(?:.*\.)?(?:{key})$");
-            let regex = PikeVM::builder().syntax(bytes).build(&whole).map_err(|error| {
+            let pattern = Pattern::new(key).map_err(|why| {
                 let detail =
-                    format!("has the key `{key}` in {field}, which cannot be read as a pattern: {error}");
+                    format!("has the key `{key}` in {field}, which cannot be read as a pattern: {why}");
                 Error::new(ErrorKind::Config, detail).help("name the modules in full instead")
             })?;
-            Ok(Pattern { key: key.clone(), regex, number })
+            Ok(Entry { key: key.clone(), pattern, number })
         };
         entries.iter().map(parse).collect::<Result<_>>().map(Self)
     }
 
     fn find(&self, module: &str) -> Option<f64> {
-        self.0.iter().find(|pattern| pattern.matches(module)).map(|pattern| pattern.number)
+        self.0.iter().find(|entry| entry.pattern.matches_end(module)).map(|entry| entry.number)
     }
 }
 

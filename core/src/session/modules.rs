@@ -1,10 +1,10 @@
 //! Work on whole modules over a border that only chunks cross: tensors are gathered piece by piece, results handed out so.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::Loops;
 use crate::product::Places;
 use crate::report::Distance;
 use crate::{Error, ErrorKind, Factors, ModuleJob, Plan, Products, Rank, Read, Residual, Result, Write};
@@ -25,7 +25,8 @@ pub(super) enum Task {
 pub(super) struct Modules {
     pub(super) task: Task,
     shapes: Vec<Shape>,
-    desks: BTreeMap<usize, Desk>,
+    /// by module; few, so that a list serves
+    desks: Vec<Desk>,
     found: Vec<Option<Found>>,
 }
 
@@ -40,6 +41,7 @@ struct Shape {
 /// A module under way.
 #[derive(Debug)]
 struct Desk {
+    module: usize,
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
     /// Pieces to be gathered before the work can be done, and to be handed out after it.
@@ -79,7 +81,7 @@ impl Modules {
                 products.jobs(plan, *rank, ranks).into_iter().map(shape).collect()
             }
         };
-        Self { task, found: vec![None; shapes.len()], shapes, desks: BTreeMap::new() }
+        Self { task, found: vec![None; shapes.len()], shapes, desks: Vec::new() }
     }
 
     /// The first piece of all.
@@ -119,23 +121,25 @@ impl Modules {
     }
 
     /// Take or give the bytes of a piece; the last that was missing does the work.
-    #[inline(always)]
     pub(super) fn run(
         &mut self,
         piece: Piece,
         chunk: u64,
         chunks: &[&[u8]],
         plan: Option<&Plan>,
+        loops: &Loops,
     ) -> Result<Vec<u8>> {
         if piece.is_result {
             return self.hand_out(piece, chunk);
         }
-        let desk = match self.desks.entry(piece.module) {
-            alloc::collections::btree_map::Entry::Occupied(desk) => desk.into_mut(),
-            alloc::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(self.shapes[piece.module].desk(chunk)?)
+        let at = match self.desk(piece.module) {
+            Some(at) => at,
+            None => {
+                self.desks.push(self.shapes[piece.module].desk(piece.module, chunk)?);
+                self.desks.len() - 1
             }
         };
+        let desk = &mut self.desks[at];
         let mut chunks = chunks.iter();
         for (at, read) in self.shapes[piece.module].of_sources(piece.tensor) {
             if piece.start < read.range.end - read.range.start {
@@ -145,59 +149,63 @@ impl Modules {
             }
         }
         if desk.missing == 1 {
-            self.work(piece.module, plan)?;
+            self.work(at, plan, loops)?;
         }
-        if let Some(desk) = self.desks.get_mut(&piece.module) {
-            desk.missing -= 1;
+        let desk = &mut self.desks[at];
+        desk.missing -= 1;
+        if desk.missing + desk.owed == 0 {
+            self.desks.swap_remove(at);
         }
         Ok(Vec::new())
     }
 
+    fn desk(&self, module: usize) -> Option<usize> {
+        self.desks.iter().position(|desk| desk.module == module)
+    }
+
     fn hand_out(&mut self, piece: Piece, chunk: u64) -> Result<Vec<u8>> {
-        let done = self.desks.get_mut(&piece.module).filter(|desk| desk.missing == 0);
-        let desk = done.ok_or_else(|| {
+        let done = self.desk(piece.module).filter(|at| self.desks[*at].missing == 0);
+        let at = done.ok_or_else(|| {
             Error::new(ErrorKind::Usage, "the job writes what jobs before it compute, and not all were run")
                 .help("run the jobs that read before those that write")
         })?;
+        let desk = &mut self.desks[at];
         let output = &desk.outputs[piece.tensor];
         let start = index(piece.start)?;
         let bytes = output[start..output.len().min(start.saturating_add(index(chunk)?))].to_vec();
         desk.owed -= 1;
         if desk.owed == 0 {
-            self.desks.remove(&piece.module);
+            self.desks.swap_remove(at);
         }
         Ok(bytes)
     }
 
     /// All of a module is here.
-    #[inline(always)]
-    fn work(&mut self, module: usize, plan: Option<&Plan>) -> Result<()> {
-        let desk = self.desks.get_mut(&module).expect("its last piece came just now");
+    fn work(&mut self, at: usize, plan: Option<&Plan>, loops: &Loops) -> Result<()> {
+        let desk = &mut self.desks[at];
+        let module = desk.module;
         let inputs: Vec<_> = desk.inputs.iter().map(Vec::as_slice).collect();
         let shape = &self.shapes[module];
         let found = match &self.task {
             Task::Survey(products, share) => {
                 let job = products.surveys().nth(module).expect("one per shape");
-                Found::Rank(job.rank_for(&inputs, *share)?)
+                Found::Rank((loops.rank_for)(&job, &inputs, *share)?)
             }
             Task::Residual(factors) => {
                 let job = factors.jobs().nth(module).expect("one per shape");
                 let mut read = |read: &Read, bytes: &mut [u8]| shape.read(&inputs, read, bytes);
-                Found::Residual(job.residual(WINDOW, &mut read)?)
+                Found::Residual((loops.residual)(&job, WINDOW, &mut read)?)
             }
             Task::Merge(products, rank, ranks) => {
                 let job = products.job(module, &Places::new(plan.expect("a merge has a plan")), *rank, ranks);
                 let lengths = shape.writes.iter().map(|write| write.range.end - write.range.start);
                 desk.outputs = lengths.map(room).collect::<Result<_>>()?;
                 let mut outputs: Vec<_> = desk.outputs.iter_mut().map(Vec::as_mut_slice).collect();
-                Found::Lost(job.merge(&inputs, &mut outputs)?)
+                Found::Lost((loops.merge)(&job, &inputs, &mut outputs)?)
             }
         };
         self.found[module] = Some(found);
         desk.inputs = Vec::new();
-        if desk.owed == 0 {
-            self.desks.remove(&module);
-        }
         Ok(())
     }
 
@@ -256,13 +264,14 @@ impl Shape {
         lengths.max().unwrap_or(0)
     }
 
-    fn desk(&self, chunk: u64) -> Result<Desk> {
+    fn desk(&self, module: usize, chunk: u64) -> Result<Desk> {
         let pieces = |is_result: bool, tensors: usize| -> u64 {
             let tensor = |tensor| Piece { module: 0, is_result, tensor, start: 0 };
             (0..tensors).map(|at| self.longest(&tensor(at)).div_ceil(chunk)).sum()
         };
         let lengths = self.reads.iter().map(|read| read.range.end - read.range.start);
         Ok(Desk {
+            module,
             inputs: lengths.map(room).collect::<Result<_>>()?,
             outputs: Vec::new(),
             missing: index(pieces(false, self.tensors()))?,

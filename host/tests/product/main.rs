@@ -309,7 +309,7 @@ help: if the training ignored it too, take it out of adapter_config.json
     assert_data_eq!(
         fails("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"(?=q)q\": 8}"),
         str![[r#"
-error: two: has the key `(?=q)q` in alpha_pattern, which cannot be read as a pattern: error parsing regex
+error: two: has the key `(?=q)q` in alpha_pattern, which cannot be read as a pattern: it looks around, or sets flags
 help: name the modules in full instead
 
 "#]]

@@ -135,7 +135,7 @@ impl GuestMerge for Running {
 
     fn run(&self, job: u64, chunks: Vec<Vec<u8>>) -> Result<Vec<u8>> {
         let chunks: Vec<_> = chunks.iter().map(Vec::as_slice).collect();
-        Ok(self.0.borrow_mut().run(job, &chunks)?)
+        Ok(self.0.borrow_mut().run(job, &chunks, &mwa_wasm_fast::LOOPS)?)
     }
 
     fn owner(&self) -> u32 {

@@ -144,7 +144,7 @@ pub extern "C" fn mwa_run(handle: u32, number: u64, chunks: usize) -> u32 {
         if !rest.is_empty() {
             return Err(usage("the chunks are too long"));
         }
-        Ok((1, session.run(number, &chunks)?))
+        Ok((1, session.run(number, &chunks, &mwa_wasm_fast::LOOPS)?))
     })
 }
 

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
 use mwa::{AdapterConfig, Error, ErrorKind, Factors, Float, Input, Plan, Recipe, Result, Weights};
+use mwa_wasm_fast::LOOPS;
 use wasm_bindgen::prelude::*;
 
 use crate::choose::{Options, choose};
@@ -72,7 +73,7 @@ impl Comparison {
                 out.copy_from_slice(&slices[place][first..first + out.len()]);
                 Ok(())
             };
-            if let Some(residual) = job.residual(usize::MAX, &mut read)? {
+            if let Some(residual) = (LOOPS.residual)(&job, usize::MAX, &mut read)? {
                 sums[k * k..].copy_from_slice(&[residual.error, residual.norm]);
             }
             return Ok(sums);

@@ -14,6 +14,7 @@ use mwa::{
     AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Read, Report, Result,
     Shard, Space,
 };
+use mwa_wasm_fast::LOOPS;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
@@ -186,11 +187,11 @@ impl Merge {
                 outputs.push(one);
                 rest = after;
             }
-            mwa_web_fast::merge(job, &slices, &mut outputs).map(|lost| (0, [lost.error, lost.norm].into()))
+            (LOOPS.merge)(job, &slices, &mut outputs).map(|lost| (0, [lost.error, lost.norm].into()))
         } else {
             let job = self.job(index);
             out.resize(size(&job.write().range), 0);
-            mwa_web_fast::run(&job, &slices, &mut out).map(|tally| (tally.underflowed, Vec::new()))
+            (LOOPS.run)(&job, &slices, &mut out).map(|tally| (tally.underflowed, Vec::new()))
         };
         (self.buffers, self.out) = (buffers, out);
         let (underflowed, lost) = ran?;

@@ -10,6 +10,7 @@ use mwa::{
     AdapterConfig, Dtype, Error, ErrorKind, Factors, Float, Input, ModuleJob, Plan, Products, Rank, Residual,
     Result, Space, Weights, adapter_configs,
 };
+use mwa_wasm_fast::LOOPS;
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
@@ -147,6 +148,6 @@ impl Survey {
             inputs.iter().map(|input| input.unchecked_into::<Uint8Array>().to_vec()).collect();
         let slices: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
         let job = self.products.surveys().nth(job).expect("jobs() listed it");
-        mwa_web_fast::rank_for(&job, &slices, self.share).map_err(|error| crate::fail(&error))
+        (LOOPS.rank_for)(&job, &slices, self.share).map_err(|error| crate::fail(&error))
     }
 }

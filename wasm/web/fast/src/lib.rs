@@ -1,4 +1,4 @@
-//! The loops of the web module, compiled for speed while the rest is compiled for size.
+//! The loop of the comparison, compiled for speed while the rest is compiled for size; `mwa-wasm-fast` has the others.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -6,35 +6,7 @@ extern crate alloc;
 
 use alloc::vec;
 
-use mwa::kernel::Tally;
-use mwa::{Float, Job, ModuleJob, Residual, Result};
-
-/// Run a job; see [`Job::run`].
-///
-/// # Errors
-/// As [`Job::run`].
-#[inline(never)]
-pub fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-    job.run(inputs, out)
-}
-
-/// Merge a module in product space; see [`ModuleJob::merge`].
-///
-/// # Errors
-/// As [`ModuleJob::merge`].
-#[inline(never)]
-pub fn merge(job: &ModuleJob<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
-    job.merge(inputs, outputs)
-}
-
-/// Find a module's rank; see [`ModuleJob::rank_for`].
-///
-/// # Errors
-/// As [`ModuleJob::rank_for`].
-#[inline(never)]
-pub fn rank_for(job: &ModuleJob<'_>, inputs: &[&[u8]], energy: f64) -> Result<usize> {
-    job.rank_for(inputs, energy)
-}
+use mwa::Float;
 
 /// Add the dot product of each pair of inputs to the upper half of `sums`, a square matrix.
 ///
