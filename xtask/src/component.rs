@@ -87,6 +87,8 @@ fn compile(root: &Path, features: &str, folder: &Path) -> Result<[Vec<u8>; 2]> {
         format!("--remap-path-prefix={}=rust", sysroot.trim()),
     ]
     .to_vec();
+    // the loops are inlined by order; the rest is to be small
+    flags.push("-Cllvm-args=-inline-threshold=50".into());
     flags.extend(small);
     // a folder for each: cargo keeps builds with different flags apart, but not their results
     command.current_dir(root).args([

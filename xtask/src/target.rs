@@ -15,6 +15,8 @@ pub(crate) struct Build {
     pub(crate) road: &'static str,
     /// Whether the library is compiled too, so that its flags can be chosen.
     pub(crate) from_source: bool,
+    /// The parts of the library that are needed.
+    library: String,
 }
 
 /// [`build_with`] no more of the library than a package without std needs.
@@ -35,7 +37,12 @@ pub(crate) fn build_with(library: &str, package: &str, triple: &str) -> Result<B
     let why = match output(add) {
         Ok(_) => {
             let command = cargo(["build", "--package", package, "--target", triple]);
-            return Ok(Build { command, road: "the library that rustup has", from_source: false });
+            return Ok(Build {
+                command,
+                road: "the library that rustup has",
+                from_source: false,
+                library: library.into(),
+            });
         }
         Err(why) => why,
     };
@@ -51,7 +58,12 @@ pub(crate) fn build_with(library: &str, package: &str, triple: &str) -> Result<B
     command.env("CARGO_TARGET_DIR", target().join("debian"));
     command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
     command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker());
-    Ok(Build { command, road: "a library built from Debian's rust-web-src", from_source: true })
+    Ok(Build {
+        command,
+        road: "a library built from Debian's rust-web-src",
+        from_source: true,
+        library: library.into(),
+    })
 }
 
 impl Build {
@@ -64,13 +76,10 @@ impl Build {
             let mut sources = Command::new("rustup");
             sources.args(["component", "add", "rust-src"]);
             output(sources)?;
-            self.command.args(["-Z", "build-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
+            self.command.args(["-Z", &format!("build-std={}", self.library)]).env("RUSTC_BOOTSTRAP", "1");
         }
         self.command.args(["-Z", "build-std-features=optimize_for_size"]);
-        // the loops are inlined by order; the rest is to be small
-        Ok(["-Zunstable-options", "-Cpanic=immediate-abort", "-Cllvm-args=-inline-threshold=50"]
-            .map(String::from)
-            .to_vec())
+        Ok(["-Zunstable-options", "-Cpanic=immediate-abort"].map(String::from).to_vec())
     }
 }
 

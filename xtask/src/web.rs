@@ -17,7 +17,7 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 /// The npm package, into `wasm/web/dist`.
 pub(crate) fn package() -> Result {
     let web = root().join("wasm/web");
-    module("mwa-web", "core,alloc", &web.join("dist/wasm"), "mwa")?;
+    module("mwa-web-module", "core,alloc", &web.join("dist/wasm"), "mwa")?;
     // wgpu needs all of std
     module("mwa-web-gpu", "std,panic_abort", &web.join("dist/wasm-gpu"), "mwa_gpu")?;
     npm(&web)?;
@@ -26,23 +26,16 @@ pub(crate) fn package() -> Result {
 
 /// One WebAssembly module and its glue, into `folder`; `library` is what it needs of Rust's.
 fn module(package: &str, library: &str, folder: &Path, name: &str) -> Result {
-    let build = target::build_with(library, package, TRIPLE)?;
-    let (mut command, mut flags) = (build.command, "-C target-feature=+simd128".to_owned());
-    command.args(["--profile", "web"]);
-    let mut sources = Command::new("rustup");
-    sources.args(["component", "add", "rust-src"]);
-    let from_source = build.from_source || output(sources).is_ok();
-    if from_source {
-        // panics trap without a message, and sorts are short: that spares an eighth of the download
-        flags += " -Zunstable-options -Cpanic=immediate-abort";
-        command.args(["-Z", "build-std-features=optimize_for_size"]).env("RUSTC_BOOTSTRAP", "1");
-        if !build.from_source {
-            command.args(["-Z", &format!("build-std={library}")]);
-        }
-    }
+    let mut build = target::build_with(library, package, TRIPLE)?;
+    let mut flags = vec!["-Ctarget-feature=+simd128".to_owned()];
+    // without the library's sources it is larger
+    flags.extend(build.small().unwrap_or_default());
     let built = if build.from_source { target().join("debian") } else { target() };
-    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags);
-    run(command)?;
+    build
+        .command
+        .args(["--profile", "web"])
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags.join(" "));
+    run(build.command)?;
     println!("built {package} with {}", build.road);
     fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let mut bindgen = Bindgen::new();
