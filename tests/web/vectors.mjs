@@ -63,6 +63,30 @@ export async function runVectors({ openRun, merge, weights, ready }, read, threa
   return { count, wrong };
 }
 
+/** Merges in product space: their hashes must be those that are written down. */
+export async function runProducts({ openRun, merge }, read, threads) {
+  const json = async (path) => JSON.parse(new TextDecoder().decode(await read(`product/${path}`)));
+  const [cases, known] = [await json("index.json"), await json("sha256.json")];
+  const ranks = { inputs: {}, 1: { rank: 1 }, full: { rank: "full" }, "energy 0.9": { energy: 0.9 } };
+  const wrong = [];
+  let count = 0;
+  for (const { name, weights, configs } of cases) {
+    const inputs = [];
+    for (const [i, config] of configs.entries()) {
+      const folder = "abcdefghijklmnop"[i];
+      inputs.push({ name: `${folder}/adapter_config.json`, data: new Blob([JSON.stringify(config)]) });
+      inputs.push({ name: `${folder}/adapter_model.safetensors`, data: await read(`product/${name}-${i}.safetensors`) });
+    }
+    for (const [rank, options] of Object.entries(ranks)) {
+      count += 1;
+      const result = await attempt(async () => merge(await openRun(inputs), { ...options, space: "product", weights, threads, rewrite: true }));
+      const have = result.error?.message ?? result.value.report.outputs[0].sha256;
+      if (have !== known[`${name} at rank ${rank}`]) wrong.push(`${name} at rank ${rank}: ${have}`);
+    }
+  }
+  return { count, wrong };
+}
+
 async function attempt(work) {
   try {
     return { value: await work() };
