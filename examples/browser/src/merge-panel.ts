@@ -3,11 +3,20 @@ import { merge, type Merged, type MergeOptions, type Preview, type Progress, typ
 import { bytes, h, problem } from "./dom";
 import { canSaveFolder, download, saveFolder } from "./save";
 
+/** A select of these values, each with what people call it. */
+function choice(id: string, values: Record<string, string>): HTMLSelectElement {
+  return h("select", { id }, ...Object.entries(values).map(([value, label]) => h("option", { value }, label)));
+}
+
 export class MergePanel {
   readonly element: HTMLElement;
   readonly #plan = h("div");
-  readonly #dtype = h("select", { id: "dtype" }, ...[["keep", "as the inputs"], ["bf16", "bf16"], ["f16", "f16"], ["f32", "f32"]].map(([value, label]) => h("option", { value: value! }, label!)));
-  readonly #device = h("select", { id: "device" }, ...[["auto", "whatever is quickest"], ["gpu", "the GPU"], ["cpu", "the CPU"]].map(([value, label]) => h("option", { value: value! }, label!)));
+  readonly #dtype = choice("dtype", { keep: "as the inputs", bf16: "bf16", f16: "f16", f32: "f32" });
+  readonly #space = choice("space", { factors: "the factors", product: "their products B·A" });
+  readonly #rankBy = choice("rank-by", { inputs: "as the inputs", number: "this one:", auto: "what keeps 99.9 %", full: "in full" });
+  readonly #rank = h("input", { id: "rank", type: "number", min: 1, step: 1, value: 8, "aria-label": "Rank as a number" });
+  readonly #rankField = h("div", { class: "field", hidden: true }, h("label", { for: "rank-by" }, "Rank"), h("div", { class: "slider" }, this.#rankBy, this.#rank));
+  readonly #device = choice("device", { auto: "whatever is quickest", gpu: "the GPU", cpu: "the CPU" });
   readonly #cross = h("input", { id: "cross", type: "checkbox" });
   readonly #go = h("button", { type: "button", id: "merge", class: "primary big", click: () => void this.#merge() }, "Merge");
   readonly #cancel = h("button", { type: "button", id: "cancel", hidden: true, click: () => this.#running?.abort() }, "Cancel");
@@ -20,25 +29,40 @@ export class MergePanel {
     this.element = h("section", { "aria-labelledby": "merge-title" },
       h("h2", { id: "merge-title" }, "Merge"),
       h("div", { class: "controls" },
+        h("div", { class: "field" }, h("label", { for: "space" }, "Averaged are"), this.#space),
+        this.#rankField,
         h("div", { class: "field" }, h("label", { for: "dtype" }, "Numbers are written"), this.#dtype),
         h("div", { class: "field" }, h("label", { for: "device" }, "Computed by"), this.#device),
         h("div", { class: "field check" }, this.#cross, h("label", { for: "cross" }, "average across runs all the same"))),
       this.#plan,
       h("div", { class: "row" }, this.#go, this.#cancel, this.#bar),
       this.#speed, this.#result);
+    this.element.addEventListener("change", () => this.#fit());
+    this.#fit();
   }
 
   /** The options that belong to this panel. */
-  options(): Pick<MergeOptions, "dtype" | "device" | "allowCrossRun"> {
+  options(): Pick<MergeOptions, "dtype" | "space" | "rank" | "device" | "allowCrossRun"> {
+    const isProduct = this.#space.value === "product";
+    const by = isProduct ? this.#rankBy.value : "inputs";
+    const rank = by === "number" ? this.#rank.valueAsNumber : (by as "auto" | "full");
     const [dtype, device] = [this.#dtype.value, this.#device.value] as [NonNullable<MergeOptions["dtype"]>, NonNullable<MergeOptions["device"]>];
-    return { dtype, device, allowCrossRun: this.#cross.checked };
+    return { dtype, device, allowCrossRun: this.#cross.checked, ...(isProduct && { space: "product" }), ...(by !== "inputs" && { rank }) };
+  }
+
+  /** Show the controls that the space has. */
+  #fit(): void {
+    this.#rankField.hidden = this.#space.value !== "product";
+    this.#rank.hidden = this.#rankBy.value !== "number";
   }
 
   /** Say what will be written. */
   show({ files, report }: Preview): void {
     this.#go.disabled = false;
     const sizes = new Map(report.outputs.map((file) => [file.name, file.bytes]));
-    const list = files.map((name) => `${name}${sizes.has(name) ? ` (${bytes(sizes.get(name)!)})` : ""}`);
+    // a rank that is yet to be found leaves the size open
+    const isKnown = this.options().rank !== "auto";
+    const list = files.map((name) => `${name}${isKnown && sizes.has(name) ? ` (${bytes(sizes.get(name)!)})` : ""}`);
     this.#plan.replaceChildren(h("p", {}, `Will be written: ${list.join(", ")}.`));
   }
 
