@@ -37,7 +37,7 @@ export class MergePanel {
       this.#plan,
       h("div", { class: "row" }, this.#go, this.#cancel, this.#bar),
       this.#speed, this.#result);
-    this.element.addEventListener("change", () => this.#fit());
+    this.element.addEventListener("input", () => this.#fit());
     this.#fit();
   }
 

@@ -43,7 +43,7 @@ export class RunView {
     this.#compare = new ComparePanel(run, () => this.options());
     this.#score = sample && new ScorePanel(run, sample, () => this.options());
     this.#merge = new MergePanel(run, () => this.options(), (merged) => this.#score?.offer(merged));
-    this.#merge.element.addEventListener("change", () => this.#update());
+    this.#merge.element.addEventListener("input", () => this.#update());
     for (const { name, covered } of run.metrics) {
       this.#metric.append(h("option", { value: name }, covered < run.checkpoints.length ? `${name} (${covered} of ${run.checkpoints.length})` : name));
     }
