@@ -100,6 +100,19 @@ for (const it of index.cases) {
     return tensors(bytes) === tensors(read(it.output)) ? undefined : `differs from ${it.output}`;
   });
 }
+const products = JSON.parse(readFileSync(join(vectors, "product/sha256.json"), "utf8"));
+const ranks = [["inputs", "inputs"], ["1", { fixed: 1 }], ["full", "full"], ["energy 0.9", { energy: 0.9 }]];
+for (const { name, weights, configs } of JSON.parse(readFileSync(join(vectors, "product/index.json"), "utf8"))) {
+  for (const [asked, rank] of ranks) {
+    const title = `${name} at rank ${asked}`;
+    check(title, () => {
+      const inputs = configs.map((config, i) => ({ name: `input ${i}`, bytes: read(`product/${name}-${i}.safetensors`), config: JSON.stringify(config) }));
+      const { bytes } = merge(inputs, { weighing: { explicit: weights }, space: { product: rank }, chunk: 1000 });
+      outputs.update(bytes);
+      return sha256(bytes) === products[title] ? undefined : `${sha256(bytes)}, expected ${products[title]}`;
+    });
+  }
+}
 const number = (value) => (typeof value === "string" ? Number(value) : value);
 for (const it of index.weights.filter((it) => it.metrics && weigh)) {
   check(it.case, () => {

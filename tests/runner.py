@@ -60,7 +60,9 @@ def case(it):
     weighing = Variant("explicit", [float(weight) for weight in it["weights"]])
 
     def call():
-        return merger.merge(inputs, weighing, dtype, allow, True, 1000)
+        return merger.merge(
+            inputs, weighing, dtype=dtype, allow_non_finite=allow, rewrite=True, chunk=1000
+        )
 
     if it["case"] == "no-tensors":  # what the plan can do, but no program would ask for
         return fails(call, {"error": "input", "says": "no tensors"})
@@ -69,6 +71,25 @@ def case(it):
     merged = call()
     outputs.update(merged)
     assert tensors(merged) == tensors((vectors / it["output"]).read_bytes()), f"differs from {it['output']}"
+
+
+RANKS = {
+    "inputs": Variant("inputs"),
+    "1": Variant("fixed", 1),
+    "full": Variant("full"),
+    "energy 0.9": Variant("energy", 0.9),
+}
+
+
+def product(it, rank, title):
+    inputs = []
+    for i, config in enumerate(it["configs"]):
+        data = (vectors / f"product/{it['name']}-{i}.safetensors").read_bytes()
+        inputs.append((f"input {i}", None, json.dumps(config), data))
+    weighing = Variant("explicit", it["weights"])
+    merged = merger.merge(inputs, weighing, Variant("product", rank), chunk=1000)
+    outputs.update(merged)
+    assert hashlib.sha256(merged).hexdigest() == products[title], f"differs from {products[title]}"
 
 
 def weights(it):
@@ -94,6 +115,11 @@ def hostile(it):
 
 for it in index["cases"]:
     check(it["case"], lambda: case(it))
+products = json.loads((vectors / "product/sha256.json").read_text())
+for it in json.loads((vectors / "product/index.json").read_text()):
+    for asked, rank in RANKS.items():
+        title = f"{it['name']} at rank {asked}"
+        check(title, lambda: product(it, rank, title))
 for it in index["weights"]:
     if "metrics" in it:
         check(it["case"], lambda: weights(it))

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use conformance::wasm::{built, checkpoints};
 use mwa::ErrorKind;
-use mwa_host::sandbox::{Found, Limits, Recipe, Sandbox, Weighing};
+use mwa_host::sandbox::{Found, Limits, Rank as WitRank, Recipe, Sandbox, Space as WitSpace, Weighing};
+use mwa_host::{DeviceChoice, Machine, MergeOptions, Options, Rank, Report, Space};
 
 fn sandbox(limits: Limits) -> Sandbox {
     Sandbox::new(&built("mwa.component.wasm").expect("the component is built"), limits).unwrap()
@@ -64,6 +65,40 @@ fn what_is_no_component_is_an_error() {
     assert_eq!(Sandbox::new(b"\0asm", Limits::default()).unwrap_err().kind(), ErrorKind::Device);
 }
 
+/// The sample run merged on a device: every file of weights and text, but for the notes of how it was made.
+fn sample(space: Space, device: DeviceChoice) -> (Vec<u8>, String, Report) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("merged");
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/sample-run");
+    let options = Options { inputs: vec![run], ..Options::default() };
+    let machine = Machine { device, ..Machine::default() };
+    let report =
+        mwa_host::merge(&options, &MergeOptions { space, machine, ..MergeOptions::default() }, &out, &());
+    let read = |name: &str| fs::read(out.join(name)).unwrap();
+    let config = String::from_utf8(read("adapter_config.json")).unwrap();
+    (read("adapter_model.safetensors"), config, report.unwrap())
+}
+
+#[test]
+fn a_run_merged_in_the_sandbox_is_the_same_in_every_space_and_rank() {
+    let product = |rank| Space::Product(Some(rank));
+    let spaces = [
+        Space::Factors,
+        Space::Product(None),
+        product(Rank::Fixed(3)),
+        product(Rank::Full),
+        product(Rank::Energy(0.999)),
+    ];
+    for space in spaces {
+        let (bytes, config, report) = sample(space, DeviceChoice::Cpu);
+        let (inside, config_inside, report_inside) = sample(space, DeviceChoice::Wasm);
+        assert!(bytes == inside, "{space:?}: other bytes");
+        assert_eq!(config, config_inside, "{space:?}");
+        assert_eq!(report.residual, report_inside.residual, "{space:?}");
+        assert!(report.residual.is_some(), "{space:?}: nothing was compared");
+    }
+}
+
 /// A small generator (Knuth's MMIX constants), so that a failing seed can be run again.
 struct Random(u64);
 
@@ -77,17 +112,27 @@ impl Random {
 #[test]
 fn random_heads_and_random_call_orders_never_trap() {
     let sandbox = sandbox(Limits::default());
-    let seeds = ["in/ten-0.safetensors", "in/ten-1.safetensors", "in/shapes-0.safetensors"].map(vector);
+    let sums = ["in/ten-0.safetensors", "in/ten-1.safetensors"].map(vector);
+    let products = ["product/two-runs-0.safetensors", "product/two-runs-1.safetensors"].map(vector);
+    const ADAPTER: &str = r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q", "v"]}"#;
     let (mut opened, mut refused) = (0, 0);
-    for seed in 0..60 {
+    for seed in 0..90 {
         let mut random = Random(seed);
+        let seeds = if seed % 2 == 0 { &products } else { &sums };
         let mut inputs: Vec<_> = (0..1 + random.below(3)).map(|_| seeds[random.below(2)].clone()).collect();
         for _ in 0..random.below(4) {
             let input = random.below(inputs.len());
             let at = random.below(inputs[input].len().min(600));
             inputs[input][at] = u8::try_from(random.below(256)).unwrap();
         }
-        let mut merge = match sandbox.open(&checkpoints(&inputs), &recipe(inputs.len())) {
+        let mut opened_with = checkpoints(&inputs);
+        let mut recipe = recipe(inputs.len());
+        if seed % 2 == 0 {
+            let ranks = [WitRank::Inputs, WitRank::Full, WitRank::Energy(0.9), WitRank::Fixed(2)];
+            recipe.space = WitSpace::Product(Some(ranks[random.below(4)]));
+            opened_with.iter_mut().for_each(|checkpoint| checkpoint.config = Some(ADAPTER.into()));
+        }
+        let mut merge = match sandbox.open(&opened_with, &recipe) {
             Ok(merge) => merge,
             Err(error) => {
                 assert_ne!(error.kind(), ErrorKind::Device, "seed {seed}: {error}");
@@ -97,7 +142,7 @@ fn random_heads_and_random_call_orders_never_trap() {
         };
         opened += 1;
         let mut jobs = Vec::new();
-        for _ in 0..40 {
+        for _ in 0..60 {
             let trapped = match random.below(6) {
                 0 => merge.try_next().map(|job| jobs.extend(job.ok().flatten())).err(),
                 1 => merge.notes().err(),

@@ -68,15 +68,20 @@ pub fn conclude(trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// `gpu` requires `gpu_one_thread` too.
+/// `gpu` requires `gpu_one_thread` too, and `wasm` every face of the component.
 fn is_required(required: &str, executor: &str) -> bool {
     let covers =
         |name: &str| executor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-    required.split(',').any(|name| !name.is_empty() && covers(name))
+    let names = required.split(',').filter(|name| !name.is_empty());
+    let mut names = names.flat_map(|name| if name == WASM { ["component", "module"] } else { [name, name] });
+    names.any(covers)
 }
 
+/// What `MWA_REQUIRE` calls the executors of WebAssembly together.
+const WASM: &str = "wasm";
+
 /// What `MWA_REQUIRE` may name besides executors: tests that `cargo xtask test` runs with other programs.
-const LANES: [&str; 6] = ["python", "c", "node", "browser", "deno", "bun"];
+const LANES: [&str; 7] = ["python", "c", "node", "browser", "deno", "bun", WASM];
 
 fn unknown(required: &str) -> Vec<&str> {
     let is_known =
@@ -145,6 +150,7 @@ mod tests {
     #[test]
     fn a_required_name_covers_its_kinds() {
         assert!(is_required("avx2,gpu", "gpu_one_thread") && is_required("gpu", "gpu"));
+        assert!(is_required("cpu,wasm", "component_plain") && is_required("wasm", "module"));
         assert!(!is_required("gpu", "gpus") && !is_required("", "gpu") && !is_required("gpu_small", "gpu"));
     }
 

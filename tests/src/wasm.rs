@@ -131,7 +131,7 @@ impl Plain {
         let mut store = Store::new(&self.engine, ());
         let instance = Instance::new(&mut store, &self.module, &[]).expect("it imports nothing");
         let mut guest = Guest { store, instance };
-        let files: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| {
+        let files = merge.inputs.iter().enumerate().map(|(i, bytes)| {
             let file =
                 json!({ "name": "merged.safetensors", "head": head(bytes).len(), "length": bytes.len() });
             json!({ "name": format!("input {i}"), "config": merge.configs.get(i), "files": [file] })

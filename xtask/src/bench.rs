@@ -40,6 +40,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["full"] => full(runs),
         ["product"] => product(runs),
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
+        ["wasm"] => crate::hashes::bench(),
         _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),
     }
 }

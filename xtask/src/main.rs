@@ -33,6 +33,7 @@ usage: cargo xtask VERB …
   test core                the core alone; more arguments go to `cargo test`
   test host                the host and the command line
   test conformance         the vectors and the laws, on every executor
+  test wasm                build the component, then conformance with it too, in wasmtime, and the sandbox
   test python              build the wheel, install it into a fresh environment, test it there
   test c                   the C face from C and C++ with gcc and clang, under AddressSanitizer and valgrind
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
@@ -48,13 +49,14 @@ usage: cargo xtask VERB …
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
+  bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
   ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python,gpu,node,browser,deno,bun
+  MWA_REQUIRE=python,gpu,wasm,node,browser,deno,bun
                             fail where a test would be skipped for want of one of these
   MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;

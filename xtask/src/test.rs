@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::python::{Python, python};
 use crate::run::{Result, cargo, root, stream, target};
-use crate::{bindings, build, gpu, hashes, vectors};
+use crate::{bindings, build, component, gpu, hashes, vectors};
 
 /// What became of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["host", ref more @ ..] => cargo_test(&[&["--package", "mwa-host"], more].concat(), &mut count)?,
         ["conformance", ref more @ ..] => {
             cargo_test(&[&["--package", "conformance"], more].concat(), &mut count)?;
+        }
+        ["wasm", ref more @ ..] => {
+            component::build()?;
+            cargo_test(&[&["--package", "conformance", "--features", "wasm"], more].concat(), &mut count)?;
         }
         ["c", ref more @ ..] => cargo_test(&[&["--package", "mwa-c"], more].concat(), &mut count)?,
         ["python"] => python_package(&mut count)?,
@@ -55,7 +59,14 @@ fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {
 /// All tests but those that need gigabytes.
 fn everything(count: &mut Count) -> Result {
     gpu::provide();
-    cargo_test(&["--workspace"], count)?;
+    match component::build() {
+        Ok(()) => cargo_test(&["--workspace", "--features", "conformance/wasm"], count)?,
+        Err(why) if is_required("wasm") => return Err(format!("MWA_REQUIRE asks for wasm, but {why}")),
+        Err(why) => {
+            skip(&format!("WebAssembly: {why}"), count)?;
+            cargo_test(&["--workspace"], count)?;
+        }
+    }
     vectors::check(count)?;
     python_package(count)?;
     crate::web::test_node_if_there(count)?;
@@ -94,6 +105,11 @@ fn lane(name: &str, tests: Command, count: &mut Count) -> Result {
         (false, _) if count.failed == before.failed => Err(format!("the {name} failed")),
         _ => Ok(()),
     }
+}
+
+/// Whether `MWA_REQUIRE` forbids to go without.
+pub(crate) fn is_required(what: &str) -> bool {
+    std::env::var("MWA_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == what))
 }
 
 pub(crate) fn skip(why: &str, count: &mut Count) -> Result {

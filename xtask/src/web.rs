@@ -65,7 +65,7 @@ pub(crate) fn test_package(count: &mut Count) -> Result {
 /// The package in Node, if that can be had here: its own tests, and those of its face to disks beside the native binary.
 pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
     if let Err(why) = ready() {
-        return if requires("node") {
+        return if crate::test::is_required("node") {
             Err(format!("MWA_REQUIRE asks for Node, but {why}"))
         } else {
             crate::test::skip(&why, count)
@@ -93,12 +93,8 @@ fn ready() -> Result {
             return Err(format!("node is {}, older than 20", version.trim()));
         }
     }
-    target::build("mwa-web", TRIPLE)?;
+    target::build("mwa-web-module", TRIPLE)?;
     npm(&root().join("wasm/web"))
-}
-
-fn requires(what: &str) -> bool {
-    std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == what))
 }
 
 /// The page in Chromium, if the Node lane could run; it has said so otherwise.
@@ -112,7 +108,7 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
     let chromium = std::env::var_os("MWA_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
     if !chromium.is_file() && target::install(&["chromium"]).is_err() {
         let why = format!("there is no Chromium at {}; MWA_CHROMIUM=PATH names one", chromium.display());
-        if requires("browser") {
+        if crate::test::is_required("browser") {
             return Err(why);
         }
         println!("ignored: {why}");

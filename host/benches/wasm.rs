@@ -1,0 +1,161 @@
+//! Bytes per second of the component beside the native kernel, one thread each, copies included; and how long it takes to start.
+//!
+//! In rounds, everyone once in each; each answer is checked. `cargo xtask bench wasm` builds the component first.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use mwa::safetensors::Header;
+use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+use mwa_host::InstructionSet;
+use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Weighing};
+use wasmtime::component::Component;
+use wasmtime::{Config, Engine};
+
+const INPUTS: usize = 4;
+const BYTES: usize = 32 << 20;
+const ROUNDS: usize = 5;
+/// What a job of the component reads of one input, and of the native merge too.
+const CHUNK: usize = 256 << 10;
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let folder = std::env::var("MWA_COMPONENT").unwrap_or_else(|_| "target/wasm".into());
+    let read = |name: &str| {
+        let path = Path::new(&folder).join(name);
+        std::fs::read(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}; run cargo xtask bench wasm", path.display()))
+    };
+    let (simd, plain) = (read("mwa.component.wasm"), read("mwa.plain.component.wasm"));
+    start(&simd);
+    let (simd, plain) = (open(&simd), open(&plain));
+    println!(
+        "\n| {INPUTS} inputs of {} MiB | native GB/s | wasmtime SIMD | × native | wasmtime plain | × native |",
+        BYTES >> 20
+    );
+    println!("|---|---|---|---|---|---|");
+    for float in [Float::BF16, Float::F16, Float::F32] {
+        let files = files(float);
+        let wanted = native(&files);
+        let mut seconds = [const { Vec::new() }; 3];
+        for _ in 0..ROUNDS {
+            let mut time = |at: usize, run: &dyn Fn() -> Vec<u8>| {
+                let start = Instant::now();
+                let merged = run();
+                seconds[at].push(start.elapsed().as_secs_f64());
+                assert!(merged == wanted, "{float:?}: the bytes differ");
+            };
+            time(0, &|| native(&files));
+            time(1, &|| inside(&simd, &files));
+            time(2, &|| inside(&plain, &files));
+        }
+        let speed = seconds.map(|mut seconds| {
+            seconds.sort_by(f64::total_cmp);
+            (INPUTS * BYTES) as f64 / seconds[ROUNDS / 2] / 1e9
+        });
+        let [native, simd, plain] = speed;
+        println!(
+            "| {} | {native:.2} | {simd:.2} | {:.2} | {plain:.2} | {:.2} |",
+            float.dtype(),
+            simd / native,
+            plain / native
+        );
+    }
+}
+
+fn open(component: &[u8]) -> Sandbox {
+    Sandbox::new(component, Limits::default()).expect("it is a component")
+}
+
+/// Times to start: compiled here, and compiled before.
+fn start(component: &[u8]) {
+    let timed = |what: &str, run: &dyn Fn()| {
+        let mut seconds: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let start = Instant::now();
+                run();
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        seconds.sort_by(f64::total_cmp);
+        println!("{what}: {:.1} ms", seconds[ROUNDS / 2] * 1e3);
+    };
+    timed("start-up, compiling the component", &|| drop(open(component)));
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    let engine = Engine::new(&config).expect("this machine runs wasmtime");
+    let compiled = engine.precompile_component(component).expect("it is a component");
+    timed("start-up, component compiled before", &|| {
+        // SAFETY: the bytes come from this engine, some lines above.
+        let component = unsafe { Component::deserialize(&engine, &compiled) };
+        drop(component.expect("it was compiled for this engine"));
+    });
+}
+
+/// Single-tensor files of finite numbers.
+fn files(float: Float) -> Vec<Vec<u8>> {
+    let elements = (BYTES / float.bytes()) as u64;
+    let header = Header::layout([("w".to_string(), float.dtype(), vec![elements])], BTreeMap::new());
+    let head = header.expect("one tensor").to_bytes();
+    let file = |seed: u64| {
+        let mut state = seed;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0] & 0xbf
+        };
+        head.iter().copied().chain((0..BYTES).map(|_| byte())).collect()
+    };
+    (0..INPUTS as u64).map(file).collect()
+}
+
+/// One thread, the widest instructions, over files that are in memory.
+fn native(files: &[Vec<u8>]) -> Vec<u8> {
+    let input = |(i, file): (usize, &Vec<u8>)| {
+        let header = Header::parse(file, file.len() as u64).expect("a whole file");
+        Input { name: i.to_string(), files: vec![Shard { name: "w".into(), header }] }
+    };
+    let inputs: Vec<_> = files.iter().enumerate().map(input).collect();
+    let weights = Weights::explicit(&[1.0; INPUTS]).expect("equal weights");
+    let plan = Plan::new(&inputs, &weights, &Recipe::default()).expect("the files are alike");
+    let mut merged = plan.outputs()[0].header.to_bytes();
+    merged.resize(files[0].len(), 0);
+    for job in plan.jobs(CHUNK) {
+        let chunks: Vec<_> = job.reads().map(|read| &files[read.input][range(&read.range)]).collect();
+        let out = &mut merged[range(&job.write().range)];
+        InstructionSet::widest().run(&job, &chunks, out).expect("finite numbers");
+    }
+    merged
+}
+
+/// The same inside the component, chunks copied in and results copied out.
+fn inside(sandbox: &Sandbox, files: &[Vec<u8>]) -> Vec<u8> {
+    let checkpoint = |(i, file): (usize, &Vec<u8>)| {
+        let size = Header::size(file, file.len() as u64).expect("a whole file");
+        let bytes = file[..usize::try_from(size).expect("a short head")].to_vec();
+        let head = Head { name: "w".into(), bytes, length: file.len() as u64 };
+        Checkpoint { name: i.to_string(), step: None, config: None, files: vec![head] }
+    };
+    let checkpoints: Vec<_> = files.iter().enumerate().map(checkpoint).collect();
+    let recipe = sandbox::Recipe { weighing: Weighing::Explicit(vec![1.0; INPUTS]), ..Default::default() };
+    let mut merge = sandbox.open(&checkpoints, &recipe).expect("the files are alike");
+    let mut merged = merge.outputs().expect("no limit is near").remove(0).head;
+    merged.resize(files[0].len(), 0);
+    let mut chunks = vec![Vec::new(); INPUTS];
+    while let Some(job) = merge.next().expect("no limit is near") {
+        for (span, chunk) in job.reads.iter().zip(&mut chunks) {
+            chunk.clear();
+            chunk.extend_from_slice(&files[span.input as usize][range(&(span.start..span.end))]);
+        }
+        let piece = merge.run(job.number, &chunks).expect("finite numbers");
+        merged[range(&(job.writes[0].start..job.writes[0].end))].copy_from_slice(&piece);
+    }
+    merged
+}
+
+fn range(range: &core::ops::Range<u64>) -> core::ops::Range<usize> {
+    let index = |at: u64| usize::try_from(at).expect("the files are in memory");
+    index(range.start)..index(range.end)
+}
