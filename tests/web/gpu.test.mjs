@@ -87,6 +87,19 @@ test("without WebGPU the CPU gives the same bytes, and it is said why", async ()
   assert.match(gpu.reason, /WebGPU/);
 });
 
+test("auto leaves an emulated GPU alone, whatever there is to read", async () => {
+  const { device, reason, last } = await inChromium(EMULATED, async (url) => {
+    const { openRun, merge } = await import(`${url}/package/index.js`);
+    const { huge } = await import(`${url}/tests/huge.mjs`);
+    const { files, device, reason } = await merge(await openRun(huge(130 << 20)), { threads: 2, weights: [1, 3], skipInputHashes: true });
+    const last = new Float32Array(await files[0].blob.slice(-4).arrayBuffer());
+    return { device, reason, last: last[0] };
+  });
+  assert.equal(device, "cpu, 2 workers, SIMD");
+  assert.match(reason, /is a program on the CPU|over before the GPU was open/);
+  assert.equal(last, 1.75);
+});
+
 test("all vectors on a GPU", async () => {
   const { count, wrong, devices } = await inChromium(EMULATED, async (url) => {
     const mwa = await import(`${url}/package/index.js`);
