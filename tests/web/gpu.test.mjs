@@ -21,8 +21,18 @@ before(async () => {
     "/package/": `${root}/wasm/web/dist`,
     "/vectors/": `${root}/tests/vectors`,
     "/tests/": `${root}/tests/web`,
-  });
+    "/lost/": `${root}/wasm/web/dist`,
+  }, lose);
 });
+
+/** Below /lost/, the package's GPU fails at its fifth sum. */
+function lose(path, body) {
+  if (path !== "/lost/gpu-worker.js") return body;
+  const call = "const result = await gpu.run(";
+  const lost = 'if ((globalThis.sums = (globalThis.sums ?? 0) + 1) > 4) throw new Error("gpu: lost by a test");';
+  assert.ok(body.includes(call));
+  return String(body).replace(call, `${lost} ${call}`);
+}
 
 after(() => server?.close());
 
@@ -85,6 +95,23 @@ test("without WebGPU the CPU gives the same bytes, and it is said why", async ()
   assert.deepEqual([gpu, auto].map(({ sha256 }) => sha256), [SAMPLE, SAMPLE]);
   assert.equal(gpu.device, "cpu, 2 workers, SIMD");
   assert.match(gpu.reason, /WebGPU/);
+});
+
+test("the CPU goes on when a GPU is lost midway, with bytes of any source", async () => {
+  const results = await inChromium(EMULATED, async (url) => {
+    const { openRun, merge } = await import(`${url}/lost/index.js`);
+    const { huge } = await import(`${url}/tests/huge.mjs`);
+    const ranges = huge(32 << 20);
+    const blobs = await Promise.all(ranges.map(async ({ name, size, read }) => ({ name, data: new Blob([await read(0, size)]) })));
+    const results = [];
+    for (const [inputs, device] of [[ranges, "cpu"], [ranges, "gpu"], [blobs, "gpu"]]) {
+      const { report, reason } = await merge(await openRun(inputs), { device, threads: 2, weights: [1, 3] });
+      results.push({ sha256: report.outputs[0].sha256, reason });
+    }
+    return results;
+  });
+  assert.equal(new Set(results.map(({ sha256 }) => sha256)).size, 1);
+  for (const { reason } of results.slice(1)) assert.equal(reason, "gpu: lost by a test; the CPU does the rest");
 });
 
 test("auto leaves an emulated GPU alone, whatever there is to read", async () => {
