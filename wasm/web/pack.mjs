@@ -30,5 +30,4 @@ const kB = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 const all = size([...scripts.filter((path) => !isForGpu(path)), ...core]);
 console.log(`package: ${kB(all)} gzipped, of which the wasm module ${kB(size(core.slice(1)))}`);
 console.log(`for a GPU, loaded when one is used: ${kB(size([...scripts.filter(isForGpu), ...gpu]))} more`);
-// the library that rustup has prebuilt carries panic messages; from source it goes without
-if (all > 250_000) console.warn("package: larger than the 250 kB that a build with the library's sources stays below");
+if (all > 250_000) console.warn("package: larger than the 250 kB that it is meant to stay below");
