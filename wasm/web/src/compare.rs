@@ -12,7 +12,8 @@ use wasm_bindgen::prelude::*;
 
 use crate::choose::{Options, choose};
 use crate::fail;
-use crate::merge::{Ranges, flat, inputs, numbers};
+use crate::merge::{inputs, numbers};
+use crate::ranges::{Ranges, flat};
 use crate::run::Found;
 
 /// A comparison, in jobs like a merge's, whose results are added up.

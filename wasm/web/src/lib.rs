@@ -15,6 +15,7 @@ mod files;
 mod hash;
 mod merge;
 mod product;
+mod ranges;
 mod run;
 #[cfg(target_arch = "wasm32")]
 mod runtime;

@@ -11,8 +11,8 @@ use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
 use mwa::{
-    AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Read, Report, Result,
-    Shard, Space,
+    AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Report, Result, Shard,
+    Space,
 };
 use mwa_wasm_fast::LOOPS;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
 use crate::product::{Modules, space};
+use crate::ranges::flat;
 use crate::run::Found;
 
 /// The report's file name in a merged folder.
@@ -329,23 +330,6 @@ impl Merge {
         texts.push((REPORT.into(), self.report.to_json()));
         Finished { report: &self.report, texts, copies: &self.companions }
     }
-}
-
-/// Ranges of files.
-pub(crate) type Ranges = Vec<(usize, Range<u64>)>;
-
-/// A job as `Merge.jobs` lists it; `numbers` are those of the files by input and file.
-#[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
-pub(crate) fn flat(writes: &Ranges, reads: impl Iterator<Item = Read>, numbers: &[Vec<usize>]) -> Vec<f64> {
-    let reads: Ranges = reads.map(|read| (numbers[read.input][read.file], read.range)).collect();
-    let mut flat = Vec::new();
-    for ranges in [writes, &reads] {
-        flat.push(ranges.len() as f64);
-        for (file, range) in ranges {
-            flat.extend([*file as f64, range.start as f64, range.end as f64]);
-        }
-    }
-    flat
 }
 
 fn json<T: Serialize>(value: &T) -> String {

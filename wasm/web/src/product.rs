@@ -15,7 +15,8 @@ use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
 use crate::choose::{Choice, Options, choose};
-use crate::merge::{Ranges, flat, inputs, numbers};
+use crate::merge::{inputs, numbers};
+use crate::ranges::{Ranges, flat};
 use crate::run::Found;
 
 /// The share of the squared norm that rank `auto` keeps.
