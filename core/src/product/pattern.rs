@@ -23,10 +23,10 @@ enum Node {
     End,
     /// Between a letter, digit or underscore and something else, or not.
     Boundary(bool),
-    All(Vec<Node>),
-    Any(Vec<Node>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
     /// From … to so many times.
-    Repeat(Box<Node>, u32, Option<u32>),
+    Repeat(Box<Self>, u32, Option<u32>),
 }
 
 const DIGIT: &[(char, char)] = &[('0', '9')];
