@@ -120,8 +120,8 @@ impl Sandbox {
         let deadline = u64::try_from(ticks).unwrap_or(u64::MAX);
         store.set_epoch_deadline(deadline);
         let linker = Linker::<StoreLimits>::new(&self.engine);
-        let guest =
-            world::Mwa::instantiate(&mut store, &self.component, &linker).map_err(|error| failed(&error))?;
+        let instance = linker.instantiate(&mut store, &self.component).map_err(|error| failed(&error))?;
+        let guest = world::Mwa::new(&mut store, &instance).map_err(|error| failed(&error))?;
         let opened = guest.mwa_merge_merger().merge().call_open(&mut store, checkpoints, recipe);
         let resource = opened.map_err(|error| failed(&error))??;
         Ok(Merge { store, guest, resource, deadline })
