@@ -1,16 +1,19 @@
 //! Build and test the packages for other languages.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build;
-use crate::python::{Python, python};
+use crate::python::{Python, made, python};
 use crate::run::{Result, cargo, root, run, target};
+
+/// What maturin and the tests need.
+const REQUIREMENTS: &str = "requirements-bindings.txt";
 
 /// A Python that has maturin.
 fn ready() -> Result<Python> {
-    python("requirements-bindings.txt")
+    python(REQUIREMENTS)
 }
 
 /// The wheel and the source distribution, in the folder that is returned.
@@ -42,11 +45,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
         Python::Missing(why) => return Ok(Err(why)),
     };
     build()?;
-    let wheels = build_python(&python)?;
-    let wheel = fs::read_dir(&wheels).map_err(|error| error.to_string())?;
-    let wheel =
-        wheel.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "whl"));
-    let wheel = wheel.ok_or("maturin left no wheel")?;
+    let wheel = wheel(&python)?;
     let folder = target().join("python/fresh");
     let mut make = Command::new(&python);
     make.args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder);
@@ -56,11 +55,55 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     install.args(["-m", "pip", "--python"]).arg(&fresh).args(["install", "--quiet"]).arg(wheel);
     install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
     run(install)?;
-    let mut test = Command::new(fresh);
-    test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]);
+    let mut test = pytest(&fresh);
     test.env("MWA_BINARY", target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
-    test.current_dir(root().join("bindings/python"));
     Ok(Ok(test))
+}
+
+/// The command that trains an adapter and merges it, with an interpreter that has torch, transformers and PEFT.
+pub(crate) fn test_training(torch: &Path) -> Result<core::result::Result<Command, String>> {
+    let packages = match beside(torch, &["pytest"])? {
+        Ok(packages) => packages,
+        Err(why) => return Ok(Err(why)),
+    };
+    let mut test = pytest(torch);
+    test.arg("tests/test_training.py").env("PYTHONPATH", packages);
+    Ok(Ok(test))
+}
+
+/// A folder with this package, and `more` from PyPI, for an environment that is not ours to change.
+fn beside(python: &Path, more: &[&str]) -> Result<core::result::Result<PathBuf, String>> {
+    let maturin = match made(REQUIREMENTS)? {
+        Python::Ready(maturin) => maturin,
+        Python::Missing(why) => return Ok(Err(why)),
+    };
+    let wheel = wheel(&maturin)?;
+    let folder = target().join("python/beside");
+    let _ = fs::remove_dir_all(&folder);
+    let mut install = Command::new(maturin);
+    install.args(["-m", "pip", "--python"]).arg(python).args(["install", "--quiet", "--target"]).arg(&folder);
+    run({
+        install.arg(wheel).args(more);
+        install
+    })?;
+    Ok(Ok(folder))
+}
+
+/// The wheel, built anew.
+fn wheel(python: &PathBuf) -> Result<PathBuf> {
+    let wheels = fs::read_dir(build_python(python)?).map_err(|error| error.to_string())?;
+    let mut paths = wheels.flatten().map(|entry| entry.path());
+    paths
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+        .ok_or_else(|| "maturin left no wheel".into())
+}
+
+fn pytest(python: &Path) -> Command {
+    let mut test = Command::new(python);
+    // -P: the installed package, not the sources
+    test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]);
+    test.current_dir(root().join("bindings/python"));
+    test
 }
 
 /// `cargo xtask build c`: header, libraries and pkg-config file, laid out as a prefix.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, SAMPLE
 
 
 def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_run: Path) -> None:
@@ -18,4 +19,5 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_run: Pat
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 2
     exec("\n".join(blocks), {})
-    assert (tmp_path / "merged" / "adapter_model.safetensors").is_file()
+    merged = (tmp_path / "merged" / "adapter_model.safetensors").read_bytes()
+    assert hashlib.sha256(merged).hexdigest() == SAMPLE
