@@ -37,7 +37,7 @@ usage: cargo xtask VERB …
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
-  test browser             the page in Chromium; needs npm and Chromium
+  test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
   test all                 everything above
 
   vectors                  remake tests/vectors with the numpy oracle and show what changed

@@ -6,9 +6,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use mwa::{Error, ErrorKind, Float, History, TrainerState};
+use mwa::checkpoint::step_of_folder;
+use mwa::{Error, ErrorKind, History, Sample, TrainerState};
 
-use crate::checkpoint::{Checkpoint, step_of_folder, weights_in};
+use crate::checkpoint::{Checkpoint, weights_in};
 use crate::files::{Files, Maybe, Stop, join, parent};
 
 /// What was found.
@@ -29,9 +30,6 @@ pub(crate) struct Found {
     /// The beginnings of some A factors of each checkpoint, by name.
     pub(crate) samples: Vec<Sample>,
 }
-
-/// The first elements of tensors, by name.
-pub(crate) type Sample = BTreeMap<String, Vec<f64>>;
 
 impl Found {
     /// Open everything that the user gave; `adapter` names one inside multi-adapter checkpoints.
@@ -152,21 +150,15 @@ impl Found {
     /// Read the beginnings of some A factors, to tell checkpoints of one run from those of several.
     fn sample(&mut self, files: &Files) -> Maybe<bool> {
         let Some(first) = self.checkpoints.first() else { return Ok(true) };
-        let is_factor = |name: &&str| name.contains(".lora_A") || name.contains("lora_embedding_A");
-        let names: Vec<_> = first.tensors().map(|tensor| tensor.name.as_str()).filter(is_factor).collect();
-        let names: Vec<_> = names.iter().step_by(names.len().div_ceil(TENSORS).max(1)).copied().collect();
+        let names = Sample::names(first.tensors());
         let mut unread = false;
         for checkpoint in &self.checkpoints {
-            let mut sample = Sample::new();
+            let mut sample = Sample::default();
             for file in &checkpoint.files {
                 for tensor in file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name)) {
-                    let Some(float) = Float::of(tensor.dtype) else { continue };
-                    let len = tensor.len().min(ELEMENTS * float.bytes() as u64);
-                    match files.bytes(file.number, tensor.range.start..tensor.range.start + len) {
-                        Ok(bytes) => {
-                            let values = bytes.chunks_exact(float.bytes()).map(|word| float.value(word));
-                            sample.insert(tensor.name.clone(), values.collect());
-                        }
+                    let Some(range) = Sample::range(tensor) else { continue };
+                    match files.bytes(file.number, range) {
+                        Ok(bytes) => sample.insert(tensor, bytes),
                         Err(Stop::Unread) => unread = true,
                         Err(failed) => return Err(failed),
                     }
@@ -177,11 +169,6 @@ impl Found {
         Ok(unread)
     }
 }
-
-/// Tensors compared, spread over the whole adapter.
-const TENSORS: usize = 32;
-/// Elements compared of each: enough for a cosine, cheap for any size.
-const ELEMENTS: u64 = 1024;
 
 /// The folders in `run` that are named as checkpoints, by step.
 fn numbered(files: &Files, run: &str) -> Vec<(u64, String)> {
