@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::build;
-use crate::python::{Python, made, python};
+use crate::python::{Python, made, own, python};
 use crate::run::{Result, cargo, root, run, target};
+use crate::{build, web};
 
 /// What maturin and the tests need.
 const REQUIREMENTS: &str = "requirements-bindings.txt";
@@ -22,10 +22,14 @@ pub(crate) fn build_python(python: &PathBuf) -> Result<PathBuf> {
     fs::remove_dir_all(&wheels).or_else(|error| {
         if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error.to_string()) }
     })?;
-    let mut maturin = Command::new(python);
-    maturin.args(["-m", "maturin", "build", "--quiet", "--release", "--sdist", "--out"]).arg(&wheels);
-    maturin.current_dir(root().join("bindings/python"));
-    run(maturin)?;
+    // not `build --sdist`: its wheel is built from the unpacked sources, whose times are so old that cargo takes what it
+    // built of earlier ones for theirs
+    for what in [&["build", "--release", "--quiet"][..], &["sdist"]] {
+        let mut maturin = Command::new(python);
+        maturin.args(["-m", "maturin"]).args(what).arg("--out").arg(&wheels);
+        maturin.current_dir(root().join("bindings/python"));
+        run(maturin)?;
+    }
     println!("built {}", wheels.display());
     Ok(wheels)
 }
@@ -96,6 +100,40 @@ fn wheel(python: &PathBuf) -> Result<PathBuf> {
     paths
         .find(|path| path.extension().is_some_and(|e| e == "whl"))
         .ok_or_else(|| "maturin left no wheel".into())
+}
+
+/// Measure Python, C and Node beside the binary on the checkpoints in `run`, and state dicts beside torch, if `MWA_PYTHON` has it.
+pub(crate) fn bench(run_folder: &Path, runs: usize) -> Result {
+    build()?;
+    build_c()?;
+    let (c, program) = (target().join("c"), target().join("bench/merge-in-c"));
+    let mut compile = Command::new("cc");
+    compile.arg("-O2").arg(root().join("bindings/c/examples/merge.c")).arg("-I").arg(c.join("include"));
+    compile.arg("-L").arg(c.join("lib")).arg("-lmwa").arg(format!("-Wl,-rpath,{}", c.join("lib").display()));
+    run({
+        compile.arg("-o").arg(&program);
+        compile
+    })?;
+    let python = match own() {
+        Some(own) => own,
+        None => match made(REQUIREMENTS)? {
+            Python::Ready(python) => python,
+            Python::Missing(why) => return Err(why),
+        },
+    };
+    let packages = beside(&python, &[])??;
+    let web = root().join("wasm/web/dist/cli.js");
+    match web::ready() {
+        Ok(()) => web::package()?,
+        Err(why) => println!("not measured: Node, {why}"),
+    }
+    let mut bench = Command::new(python);
+    bench.arg("-P").arg(root().join("bindings/python/bench.py")).env("PYTHONPATH", packages);
+    bench.arg(run_folder).arg(target().join("release/mwa")).arg(program).arg(web).arg(runs.to_string());
+    run({
+        bench.arg(target().join("bench/out"));
+        bench
+    })
 }
 
 fn pytest(python: &Path) -> Command {
