@@ -152,12 +152,22 @@ def memory(run: Path, rounds: int) -> None:
             else:
                 assert torch.equal(tensor.view(torch.int16), expected[key].view(torch.int16)), key
 
+    def torch_with(threads: int) -> Work:
+        def work() -> dict[str, Any]:
+            torch.set_num_threads(threads)
+            return torch_loop(torch, states, weights)
+
+        return work
+
+    # where others want the cores too, torch's threads wait for each other and burn processor meanwhile; one does not
     calls: dict[str, Work] = {
-        "torch loop": lambda: torch_loop(torch, states, weights),
+        "torch loop": torch_with(torch.get_num_threads()),
+        "torch loop, one thread": torch_with(1),
         "merge_state_dicts": lambda: mwa.merge_state_dicts(states, weights),
+        "merge_state_dicts, one thread": lambda: mwa.merge_state_dicts(states, weights, threads=1),
     }
-    samples = take_turns(calls, rounds, check)
     threads = f"{torch.get_num_threads()} threads of torch, {os.cpu_count()} cores"
+    samples = take_turns(calls, rounds, check)
     table(f"{len(states)} state dicts of {output // MB} MB in bf16, in memory; {threads}", samples, "torch loop")
     print(f"merge_state_dicts: {added / MB:.1f} MB more than before at its peak, of which {output / MB:.1f} MB are the output")
 
