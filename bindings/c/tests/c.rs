@@ -186,7 +186,7 @@ fn conform(mut runner: Command, work: &Path, failures: u32) {
     }
     assert_eq!(answers[answers.len() - 2..], ["ok", "ok"]);
     let mut options = Options { inputs: vec![run], ..Options::default() };
-    options.select.last = Some(4);
+    options.choose.select.last = Some(4);
     mwa_host::merge(&options, &MergeOptions::default(), &work.join("native"), &()).unwrap();
     let merged = |folder: &str| fs::read(work.join(folder).join("adapter_model.safetensors")).unwrap();
     assert!(merged("run") == merged("native"), "C and Rust give other bytes");
