@@ -237,7 +237,7 @@ test("npx, and what type checkers see, from the packed package", async () => {
   assert.deepEqual([again.code, again.stderr.includes("error: out: exists already\nhelp: ")], [1, true]);
   const weights = await npx("weights", sample, "--steps", "900..", "--weights=1,2,1", "--json");
   assert.deepEqual(JSON.parse(weights.stdout).inputs.map(({ weight }) => weight), [0.25, 0.5, 0.25]);
-  for (const wrong of [["weigh", sample], ["merge", sample], ["merge", sample, "-o", "x", "--lst", "3"], ["weights", sample, "--last", "0"], ["weights"]]) {
+  for (const wrong of [["weigh", sample], ["merge", sample], ["merge", sample, "-o", "x", "--lst", "3"], ["weights", sample, "--last", "0"], ["merge", sample, "-o", "x", "--device", "tpu"], ["weights"]]) {
     const { code, stderr } = await npx(...wrong);
     assert.deepEqual([code, stderr.includes("error: ")], [2, true], `${wrong.map((word) => basename(word))}: ${stderr}`);
   }

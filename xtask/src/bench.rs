@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::inputs;
 use crate::run::{Result, cargo, output, root, run, target};
-use crate::{build, python};
+use crate::{bindings, build, python};
 
 /// What a contender is called, and how one run of it is started; it writes to `out` and nowhere else.
 struct Contender {
@@ -39,6 +39,11 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["adapters"] => adapters(runs),
         ["full"] => full(runs),
         ["product"] => product(runs),
+        ["bindings"] => {
+            let folder = target().join("bench/adapters");
+            inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
+            bindings::bench(&folder, runs)
+        }
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
         ["wasm"] => crate::hashes::bench(),
         _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),

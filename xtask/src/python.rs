@@ -18,9 +18,11 @@ pub(crate) enum Python {
 /// # Errors
 /// That there is none, if `MWA_REQUIRE` asks for Python.
 pub(crate) fn python(requirements: &str) -> Result<Python> {
-    if let Some(own) = own() {
-        return Ok(Python::Ready(own));
-    }
+    own().map_or_else(|| made(requirements), |own| Ok(Python::Ready(own)))
+}
+
+/// The same, but never the contributor's own.
+pub(crate) fn made(requirements: &str) -> Result<Python> {
     match environment(&root().join("tests").join(requirements)) {
         Ok(python) => Ok(Python::Ready(python)),
         Err(why) if is_required() => Err(format!("MWA_REQUIRE asks for Python, but {why}")),

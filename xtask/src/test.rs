@@ -87,13 +87,17 @@ fn peft(count: &mut Count) -> Result {
         Python::Missing(why) => return skip(&why, count),
     };
     build()?;
-    let mut tests = Command::new(python);
+    let mut tests = Command::new(&python);
     tests
         .arg("tests/peft_lane.py")
         .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)))
         .arg(target().join("peft-lane"))
         .current_dir(root());
-    lane("PEFT lane", tests, count)
+    lane("PEFT lane", tests, count)?;
+    match bindings::test_training(&python)? {
+        Ok(tests) => lane("training lane", tests, count),
+        Err(why) => skip(&why, count),
+    }
 }
 
 /// Run tests that are no Rust, and that close with a line such as `12 passed, 1 failed`.

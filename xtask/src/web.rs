@@ -83,7 +83,7 @@ fn test_node(count: &mut Count) -> Result {
 }
 
 /// Whether there is all that the package is built with.
-fn ready() -> Result {
+pub(crate) fn ready() -> Result {
     for program in ["node", "npm"] {
         let mut version = Command::new(program);
         version.arg("--version");

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class MergeCallback(TrainerCallback):
+class MergeCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # Any where transformers is not
     """When training ends, merges the run into the folder `name` beside its checkpoints.
 
     >>> trainer = Trainer(..., callbacks=[MergeCallback(metric="eval_loss", penalty=0.8)])    # doctest: +SKIP
@@ -45,5 +45,5 @@ class MergeCallback(TrainerCallback):
     ) -> None:
         """Merge."""
         if state.is_world_process_zero:
-            out = os.path.join(args.output_dir, self.name)
-            self.report = mwa.merge(args.output_dir, out, **self.options)
+            run = str(args.output_dir)
+            self.report = mwa.merge(run, os.path.join(run, self.name), **self.options)

@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "vectors"
 INDEX: dict[str, Any] = json.loads((VECTORS / "index.json").read_text())
 
+SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1"
+"""SHA-256 of the sample run's merge, on every runtime."""
+
 
 @pytest.fixture
 def sample_run() -> Path:

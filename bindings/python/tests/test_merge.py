@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_merge_is_the_command_line(options: dict[str, Any], sample_run: Path, tm
 
 
 def test_weights_are_those_of_the_merge(sample_run: Path, tmp_path: Path) -> None:
-    options = mwa.MergeOptions(metric="loss", top=4, scheme="exponential", penalty=2.5, goal="min", smooth=10)
+    options = mwa.WeightOptions(metric="loss", top=4, scheme="exponential", penalty=2.5, goal="min", smooth=10)
     weighed, merged = mwa.weights(sample_run, **options), mwa.merge([sample_run], tmp_path / "out", **options)
     assert [(i.step, i.weight) for i in weighed.inputs] == [(i.step, i.weight) for i in merged.inputs]
     assert len(weighed.inputs) == 4 and sum(i.weight for i in weighed.inputs) == pytest.approx(1)
@@ -157,9 +158,10 @@ def test_wrong_paths(sample_run: Path, tmp_path: Path) -> None:
         assert caught.value.path == str(tmp_path / "nowhere") and caught.value.kind in ("io", "input")
         again = pickle.loads(pickle.dumps(caught.value))
         assert (str(again), again.kind) == (str(caught.value), caught.value.kind)
-    for wrong in (3, None, [3], b"bytes"):
+    wrongs: list[Any] = [3, None, [3], b"bytes"]
+    for wrong in wrongs:
         with pytest.raises(TypeError):
-            mwa.merge(wrong, tmp_path / "out")  # type: ignore[arg-type]
+            mwa.merge(wrong, tmp_path / "out")
     with pytest.raises(mwa.MergeError) as caught:
         mwa.merge([], tmp_path / "out")
     assert caught.value.kind == "input"
@@ -170,9 +172,9 @@ def test_failing_calls_keep_memory_flat(tmp_path: Path) -> None:
     if not status.exists():
         pytest.skip("no /proc to read the memory from")
     big, other = {"w": np.zeros((64, 1024), np.float32)}, {"w": np.zeros((64, 1025), np.float32)}
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: mwa.merge_state_dicts([big, other], [1, 1]),
-        lambda: mwa.merge_state_dicts([{"w": big["w"].T}, {"w": "no tensor"}], [1, 1]),  # type: ignore[list-item]
+        lambda: mwa.merge_state_dicts([{"w": big["w"].T}, {"w": "no tensor"}], [1, 1]),
         lambda: mwa.merge_state_dicts([{"w": big["w"] + np.inf}], [1]),
         lambda: mwa.weights(tmp_path / "nowhere", last=3),
         lambda: mwa.weights(tmp_path, lst=3),  # type: ignore[call-arg]

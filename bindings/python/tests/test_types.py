@@ -12,6 +12,6 @@ import pytest
 def test_mypy_strict() -> None:
     pytest.importorskip("mypy")
     package = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.10", "tests/typed.py", "mwa/__init__.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.10", "mwa", "tests"]
     done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -31,7 +31,7 @@ def is_for_files(case: dict[str, Any]) -> bool:
     return "non_finite" not in case and used > 1 and case["case"] != "no-tensors"
 
 
-@pytest.mark.parametrize("case", list(filter(is_for_files, CASES)), ids=lambda case: case["case"])
+@pytest.mark.parametrize("case", [case for case in CASES if is_for_files(case)], ids=lambda case: case["case"])
 def test_files(case: dict[str, Any], tmp_path: Path) -> None:
     # one file may be several inputs, and a number at the end of a name would be a step
     inputs = [tmp_path / f"{chr(ord('a') + i)}.safetensors" for i in range(len(case["inputs"]))]

@@ -47,23 +47,31 @@ pub(crate) fn add_gram<T: Real, const LANES: usize>(block: &[T], stride: usize, 
     assert!(stride.is_multiple_of(LANES) && stride == sums.stride && sums.rows == sums.columns, "shapes fit");
     for p in (0..sums.rows).step_by(TILE) {
         for q in (p / LANES * LANES..stride).step_by(LANES) {
-            let mut tile = [[T::default(); LANES]; TILE];
+            // one name each: without link-time optimisation LLVM vectorises across the rows of an array, by gathers
+            let [mut first, mut second, mut third, mut fourth] = [[T::default(); LANES]; TILE];
             for point in block.chunks_exact(stride) {
                 let left: [T; TILE] = *point[p..].first_chunk().expect("the stride is a multiple of TILE");
                 let right: [T; LANES] = *point[q..].first_chunk().expect("the stride is a multiple of LANES");
-                for (sums, left) in tile.iter_mut().zip(left) {
-                    for (sum, right) in sums.iter_mut().zip(right) {
-                        *sum = *sum + left * right;
-                    }
-                }
+                add(&mut first, left[0], right);
+                add(&mut second, left[1], right);
+                add(&mut third, left[2], right);
+                add(&mut fourth, left[3], right);
             }
-            for (i, tile) in tile.iter().enumerate().take(sums.rows - p) {
-                let more: [f64; LANES] = tile.map(Into::into);
+            let tile = [first, second, third, fourth];
+            for (i, row) in tile.into_iter().enumerate().take(sums.rows - p) {
+                let more: [f64; LANES] = row.map(Into::into);
                 for (sum, more) in sums.row_mut(p + i)[q..q + LANES].iter_mut().zip(more) {
                     *sum += more;
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn add<T: Real, const LANES: usize>(sums: &mut [T; LANES], factor: T, values: [T; LANES]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = *sum + factor * value;
     }
 }
 

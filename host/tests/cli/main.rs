@@ -19,9 +19,9 @@
 //! | checkpoint-1000 beside checkpoint-500 | `inputs::checkpoints_are_in_numeric_order` |
 //! | the root's copy, `best` and `last` links, twins | `inputs::the_model_in_the_run_s_root_…`, `inputs::one_checkpoint_under_two_names_…`, `unix::symbolic_links_…` |
 //! | an interrupted save, a file cut short, a temporary folder | `inputs::an_unfinished_checkpoint_is_skipped_in_a_run_and_an_error_by_name` |
-//! | a git-lfs pointer, an HTML page, an empty file | `inputs::files_that_are_not_safetensors_are_called_what_they_are` |
-//! | both `.safetensors` and `.bin` | `inputs::safetensors_win_over_a_newer_bin` |
-//! | a pickle with foreign globals | `inputs::a_pickle_with_foreign_globals_is_never_executed` |
+//! | a git-lfs pointer, an HTML page, an empty file | `damaged::files_that_are_not_safetensors_are_called_what_they_are` |
+//! | both `.safetensors` and `.bin` | `formats::safetensors_win_over_a_newer_bin` |
+//! | a pickle with foreign globals | `formats::a_pickle_with_foreign_globals_is_never_executed` |
 //! | other rank, alpha, scaling or patterns | `agreement::rank_alpha_scaling_and_patterns_must_agree` |
 //! | other tensor names, known prefixes among them | `agreement::differing_tensor_names_are_shown_and_known_prefixes_named` |
 //! | other shapes under the same names | `agreement::differing_shapes_name_both`; AdaLoRA's masks are tested in the core |
@@ -33,10 +33,10 @@
 //! | dtypes mixed | `agreement::mixed_dtypes_take_the_widest_or_the_one_asked_for` |
 //! | overflow or underflow on the way to f16 | `output::a_merged_value_that_overflows_…` |
 //! | integer tensors that differ | `agreement::integer_tensors_must_be_the_same` |
-//! | flat or empty factors, no tensors, half a pair | `inputs::adapters_without_elements_are_refused`, `inputs::half_a_pair_is_refused` |
+//! | flat or empty factors, no tensors, half a pair | `damaged::adapters_without_elements_are_refused`, `damaged::half_a_pair_is_refused` |
 //! | FSDP, DeepSpeed, DCP, Megatron, NeMo, LitGPT, Lightning, MLX folders | `inputs::checkpoints_of_other_frameworks_are_recognised` |
-//! | duplicate keys, overlaps, holes, huge or deep headers, shards outside | `inputs::damaged_headers_are_refused`, `inputs::a_shard_index_cannot_lead_outside_or_lie`; more in the conformance suite |
-//! | unaligned data, null metadata | `inputs::unaligned_data_and_null_metadata_are_fine` |
+//! | duplicate keys, overlaps, holes, huge or deep headers, shards outside | `damaged::damaged_headers_are_refused`, `formats::a_shard_index_cannot_lead_outside_or_lie`; more in the conformance suite |
+//! | unaligned data, null metadata | `damaged::unaligned_data_and_null_metadata_are_fine` |
 //! | weights that do not sum to 1, are NaN, too few | `metrics::weights_must_match_and_are_made_to_sum_to_one` |
 //! | one checkpoint, or one with all the weight | `inputs::one_checkpoint_is_copied_byte_for_byte` |
 //! | an output that exists, lies over an input, meets a full disk (here: a limit on file sizes) or Ctrl-C | `output::an_output_…`, `unix::a_file_size_limit_…`, `unix::ctrl_c_leaves_nothing_behind` |
@@ -45,7 +45,7 @@
 //! | kohya files with other alphas, stale hashes | `agreement::kohya_files_average_under_one_alpha_only`, `agreement::stale_hashes_are_not_carried_over` |
 //! | diffusers files with and without their scale | `agreement::metadata_that_sets_the_scale_must_be_in_every_file` |
 //! | several adapters in a checkpoint | `inputs::an_adapter_inside_can_be_chosen` |
-//! | odd file and tensor names | `inputs::odd_tensor_names_pass_through` |
+//! | odd file and tensor names | `damaged::odd_tensor_names_pass_through` |
 //! | the same merge twice, other thread counts | `output::the_same_merge_gives_the_same_bytes_in_every_file` |
 //! | Lightning's table, whose steps count from 0 | `metrics::lightning_counts_steps_from_zero` |
 //!
@@ -55,6 +55,8 @@
 
 mod adapter;
 mod agreement;
+mod damaged;
+mod formats;
 mod inputs;
 mod metrics;
 mod output;

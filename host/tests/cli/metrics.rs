@@ -6,7 +6,7 @@ use crate::adapter;
 use crate::place::Place;
 
 /// `run/checkpoint-{10,20,30}`, whose last state has this log.
-fn logged(entries: &[&str]) -> Place {
+fn logged(entries: &[impl AsRef<str>]) -> Place {
     let place = Place::with_run();
     for step in [10, 20, 30] {
         place.log(&format!("run/checkpoint-{step}"), &[""; 0]);
@@ -15,13 +15,16 @@ fn logged(entries: &[&str]) -> Place {
     place
 }
 
+/// The same, of one metric that was logged at each checkpoint.
+fn measured(metric: &str, values: [f64; 3]) -> Place {
+    let entry = |(step, value)| format!(r#"{{"step": {step}, "{metric}": {value:?}}}"#);
+    let entries = [10, 20, 30].into_iter().zip(values).map(entry).collect::<Vec<_>>();
+    logged(&entries)
+}
+
 #[test]
 fn bare_nan_in_the_log_is_a_bad_value_not_a_parse_error() {
-    let place = logged(&[
-        r#"{"step": 10, "eval_loss": 2.0}"#,
-        r#"{"step": 20, "eval_loss": NaN}"#,
-        r#"{"step": 30, "eval_loss": 1.0}"#,
-    ]);
+    let place = measured("eval_loss", [2.0, f64::NAN, 1.0]);
     assert_data_eq!(
         place.fails("merge run -o out"),
         str![[r#"
@@ -68,11 +71,7 @@ note: run/checkpoint-30 is dropped: diverged: grad_norm is NaN in the log of ste
 
 #[test]
 fn equal_metrics_give_equal_weights() {
-    let place = logged(&[
-        r#"{"step": 10, "eval_loss": 1.5}"#,
-        r#"{"step": 20, "eval_loss": 1.5}"#,
-        r#"{"step": 30, "eval_loss": 1.5}"#,
-    ]);
+    let place = measured("eval_loss", [1.5, 1.5, 1.5]);
     let ran = place.mwa("weights run");
     assert_data_eq!(
         ran.err,
@@ -86,11 +85,7 @@ note: eval_loss is the same for every checkpoint, so all weigh the same
 
 #[test]
 fn the_power_scheme_refuses_a_negative_metric() {
-    let place = logged(&[
-        r#"{"step": 10, "reward": -1.5}"#,
-        r#"{"step": 20, "reward": 0.5}"#,
-        r#"{"step": 30, "reward": 1.5}"#,
-    ]);
+    let place = measured("reward", [-1.5, 0.5, 1.5]);
     assert_data_eq!(
         place.fails("merge run --metric reward --scheme power -o out"),
         str![[r#"
@@ -104,7 +99,7 @@ help: use --scheme linear, exponential or rank
 
 #[test]
 fn without_any_metric_the_step_weighs_and_says_so() {
-    let place = logged(&[]);
+    let place = logged(&[""; 0]);
     let ran = place.mwa("weights run");
     assert_data_eq!(
         ran.err,
@@ -184,11 +179,7 @@ help: did you mean --metric eval_loss?
 
 #[test]
 fn a_metric_without_a_known_direction_needs_a_goal() {
-    let place = logged(&[
-        r#"{"step": 10, "sparkle": 2.0}"#,
-        r#"{"step": 20, "sparkle": 1.5}"#,
-        r#"{"step": 30, "sparkle": 1.0}"#,
-    ]);
+    let place = measured("sparkle", [2.0, 1.5, 1.0]);
     assert_data_eq!(
         place.fails("weights run --metric sparkle"),
         str![[r#"

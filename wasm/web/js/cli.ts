@@ -16,7 +16,7 @@ Merge the checkpoints of a training run into one better model, each weighted by 
 Selection  --last N  --every K  --steps A..B  --top N  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
-Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N
+Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu
 Print      --json  -q, --quiet
 
 They mean what they mean to the native mwa, which also merges in product space, inspects and verifies.
@@ -31,7 +31,7 @@ const WEIGHING = {
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
 const MERGING = {
-  ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text,
+  ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -102,7 +102,9 @@ function weighing(given: Given): WeighRunOptions {
 function merging(given: Given): MergeRunOptions {
   const threads = number("threads", given.threads);
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is no number of threads`);
-  const options = { dtype: given.dtype, allowCrossRun: given["allow-cross-run"], force: given.force, threads };
+  const { device } = given;
+  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
+  const options = { device, dtype: given.dtype, allowCrossRun: given["allow-cross-run"], force: given.force, threads };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 

@@ -14,6 +14,7 @@ import type { Report, WeighOptions } from "./types.js";
 
 export { disk } from "./disk.js";
 export { MergeError, type ErrorKind } from "./error.js";
+export type { DeviceChoice } from "./gpu.js";
 export type { MergeOptions, Progress } from "./merge.js";
 export type { Weighing } from "./run.js";
 export type * from "./types.js";
