@@ -8,6 +8,7 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
+mod board;
 mod checkpoint;
 mod choose;
 #[cfg(feature = "cli")]
