@@ -45,6 +45,8 @@ pub mod sandbox;
 mod sandbox;
 mod settings;
 mod sha256;
+#[cfg(target_arch = "x86_64")]
+mod sha_ni;
 #[cfg(feature = "cli")]
 mod show;
 mod simd;

@@ -46,6 +46,7 @@ usage: cargo xtask VERB …
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
+  bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
