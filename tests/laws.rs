@@ -58,7 +58,7 @@ fn merge(painting: Painting) -> impl Strategy<Value = Merge> {
         let mut weights: Vec<f64> = inputs.iter().map(|(weight, ..)| *weight).collect();
         weights[0] = weights.iter().map(|weight| weight.abs()).sum::<f64>() + 0.1;
         let inputs = inputs.iter().map(|(_, floats, seed)| file(floats, *seed)).collect();
-        Merge { inputs, weights, dtype, allow_non_finite }
+        Merge { inputs, weights, dtype, allow_non_finite, ..Merge::default() }
     })
 }
 

@@ -15,7 +15,7 @@ fn sandbox(limits: Limits) -> Sandbox {
 
 fn recipe(inputs: usize) -> Recipe {
     let weighing = Weighing::Explicit(vec![1.0; inputs]);
-    Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: Some(64) }
+    Recipe { weighing, chunk: Some(64), ..Recipe::default() }
 }
 
 fn vector(name: &str) -> Vec<u8> {
@@ -99,7 +99,7 @@ fn random_heads_and_random_call_orders_never_trap() {
         let mut jobs = Vec::new();
         for _ in 0..40 {
             let trapped = match random.below(6) {
-                0 => merge.next().map(|job| jobs.extend(job)).err(),
+                0 => merge.try_next().map(|job| jobs.extend(job.ok().flatten())).err(),
                 1 => merge.notes().err(),
                 2 => merge.outputs().err(),
                 3 => merge.try_texts(&Found { paths: vec![], inputs: vec![], outputs: vec![] }).err(),

@@ -52,28 +52,37 @@ class Merger:
             raise MergeError(result)
         return result
 
-    def merge(self, inputs, weighing, dtype=None, allow_non_finite=False, rewrite=False, chunk=None):
-        """Merge single-file checkpoints: `inputs` are (name, step, config text or None, bytes); gives the bytes."""
+    def merge(self, inputs, weighing, space=None, **recipe):
+        """Merge single-file checkpoints: `inputs` are (name, step, config text or None, bytes); gives the bytes.
+
+        The recipe's other fields are those of wit/world.wit, with their usual values where they are not given.
+        """
         checkpoints = []
         for name, step, config, data in inputs:
             size = self.call("head-size", data[:512], len(data))
             head = record(name="adapter_model.safetensors", bytes=data[:size], length=len(data))
             checkpoints.append(record(name=name, step=step, config=config, files=[head]))
-        recipe = record(
-            weighing=weighing, dtype=dtype, allow_non_finite=allow_non_finite, rewrite=rewrite, chunk=chunk
+        usual = dict(strict=False, residual=False, dtype=None, allow_non_finite=False, rewrite=False, chunk=None)
+        space = space or Variant("factors")
+        merge = self.call(
+            "[static]merge.open", checkpoints, record(weighing=weighing, space=space, **(usual | recipe))
         )
-        merge = self.call("[static]merge.open", checkpoints, recipe)
-        [output] = self.call("[method]merge.outputs", merge)
-        merged = bytearray(output.length)
-        merged[: len(output.head)] = bytes(output.head)
+        merged = None
         while (job := self.call("[method]merge.next", merge)) is not None:
             chunks = [inputs[read.input][3][read.start : read.end] for read in job.reads]
             piece = bytes(self.call("[method]merge.run", merge, job.number, chunks))
             for write in job.writes:
+                merged = merged or self.start(merge)
                 length = write.end - write.start
                 merged[write.start : write.end], piece = piece[:length], piece[length:]
+        merged = merged or self.start(merge)
         merge.drop(self.store)
         return bytes(merged)
+
+    def start(self, merge):
+        """The output before any job has written into it: its head, and zeros."""
+        [output] = self.call("[method]merge.outputs", merge)
+        return bytearray(bytes(output.head)) + bytearray(output.length - len(output.head))
 
 
 if __name__ == "__main__":

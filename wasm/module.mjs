@@ -48,17 +48,25 @@ export function mergeFiles(module, inputs, recipe) {
   const handle = module.mwa_open(pass(module, length, json, ...heads));
   if (handle === 0) throw failure(module);
   try {
-    const opened = JSON.parse(text(answer(module)));
-    const merged = new Uint8Array(opened.outputs[0].length);
-    if (module.mwa_head(handle, 0) === 0) throw failure(module);
-    merged.set(answer(module));
+    let merged, state;
+    const open = () => {
+      if (module.mwa_state(handle) === 0) throw failure(module);
+      state = JSON.parse(text(answer(module)));
+      merged = new Uint8Array(state.outputs[0].length);
+      if (module.mwa_head(handle, 0) === 0) throw failure(module);
+      merged.set(answer(module));
+    };
     while (module.mwa_next(handle) === 1) {
       const job = JSON.parse(text(answer(module)));
       const chunks = job.reads.map(({ input, start, end }) => inputs[input].bytes.subarray(start, end));
       if (module.mwa_run(handle, BigInt(job.number), pass(module, ...chunks)) === 0) throw failure(module);
-      merged.set(answer(module), job.writes[0].start);
+      const piece = answer(module).slice();
+      if (job.writes.length > 0 && !merged) open();
+      for (const { start } of job.writes) merged.set(piece, start);
     }
-    return { bytes: merged, weights: opened.weights, notes: opened.notes };
+    if (answer(module).length > 0) throw failure(module);
+    if (!merged) open();
+    return { bytes: merged, weights: state.weights, notes: state.notes };
   } finally {
     module.mwa_close(handle);
   }

@@ -2,137 +2,65 @@
 //!
 //! This is what crosses every language border: the component, the core module and the bindings translate it.
 
+mod closing;
+mod modules;
+mod order;
+
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use serde::Deserialize;
-
-use crate::report::{self, HashedFile, Report, Weighting};
+use self::modules::{Modules, Piece, Task};
+use self::order::weigh;
+use crate::report::Weighting;
 use crate::safetensors::Header;
 use crate::{
-    AdapterConfig, Cursor, Error, ErrorKind, Float, Goal, History, Input, Job, Merge, MergeOptions, Metric,
-    MetricOptions, Outcome, Plan, Reading, Result, Scheme, Shard, Space, TrainerState, Weights, card,
-    read_metric, shard_index,
+    AdapterConfig, Cursor, Error, ErrorKind, Exactness, Factors, Float, Input, Merge, MergeOptions, Metric,
+    Plan, Products, Rank, Read, Recipe, Result, Shard, Space, Weights, Write, adapter_configs,
 };
+
+pub use closing::{Found, Text};
+pub use order::{Checkpoint, Head, Order, Weighing};
 
 /// Bytes that a job reads of one input unless the host says otherwise: fits caches.
 const CHUNK: u32 = 256 << 10;
 /// Most bytes that a job reads of all inputs together: hosts limit what one call may copy.
 const MOST: usize = 8 << 20;
 
-/// A checkpoint as it comes over the border; oldest first, the last one names the output's files.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpoint {
-    /// How messages call it.
-    pub name: String,
-    /// The training step, where the metric comes from a log.
-    pub step: Option<u64>,
-    /// The text of its `adapter_config.json`.
-    pub config: Option<String>,
-    /// Its files.
-    pub files: Vec<Head>,
+/// A piece of work for the host.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What [`Session::run`] calls it.
+    pub number: u64,
+    /// What to read, in the order in which [`Session::run`] takes it.
+    pub reads: Vec<Read>,
+    /// Where the result goes; empty for a job that only takes in.
+    pub writes: Vec<Write>,
 }
-
-/// The head of a safetensors file.
-#[derive(Clone, Debug, Default)]
-pub struct Head {
-    /// The file's name within the checkpoint.
-    pub name: String,
-    /// Its first [`Header::size`] bytes; more do no harm.
-    pub bytes: Vec<u8>,
-    /// Its whole length in bytes.
-    pub length: u64,
-}
-
-/// What is wanted.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Order {
-    /// From checkpoints to weights.
-    pub weighing: Weighing,
-    /// The dtype of averaged tensors: `f32`, `bf16` or `f16`; none keeps the widest of the inputs.
-    #[serde(default)]
-    pub dtype: Option<String>,
-    /// Let NaN and infinity through instead of failing.
-    #[serde(default)]
-    pub allow_non_finite: bool,
-    /// Write the files anew where one checkpoint alone has weight, instead of copying its own.
-    #[serde(default)]
-    pub rewrite: bool,
-    /// Most bytes that a job reads of one input; 256 KiB unless given.
-    #[serde(default)]
-    pub chunk: Option<u32>,
-}
-
-/// From checkpoints to weights.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Weighing {
-    /// The caller's own, divided by their sum.
-    Explicit(Vec<f64>),
-    /// Made by this crate before: they sum to 1 and are taken to the bit.
-    Exact(Vec<f64>),
-    /// By a scheme, from values that the caller has.
-    Measured {
-        /// One per checkpoint.
-        values: Vec<f64>,
-        /// Which way is better.
-        goal: Goal,
-        /// How badness becomes weight.
-        scheme: Scheme,
-        /// How hard a worse checkpoint is punished.
-        penalty: f64,
-    },
-    /// By a scheme, from what the run logged.
-    Logged {
-        /// The texts of the `trainer_state.json` files of one run, in any order.
-        logs: Vec<String>,
-        /// Which metric, and how it is read.
-        #[serde(default)]
-        options: MetricOptions,
-        /// How badness becomes weight.
-        scheme: Scheme,
-        /// How hard a worse checkpoint is punished.
-        penalty: f64,
-    },
-}
-
-/// What a host has found out when all is written, for the report.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Found {
-    /// The way from the output folder to each checkpoint; may be empty.
-    #[serde(default)]
-    pub paths: Vec<String>,
-    /// SHA-256 in hex of each checkpoint's files.
-    pub inputs: Vec<Vec<String>>,
-    /// SHA-256 in hex of each output file.
-    pub outputs: Vec<String>,
-}
-
-/// A file of text that belongs beside the weights: its name and what is in it.
-pub type Text = (String, String);
 
 /// A merge under way.
 #[derive(Debug)]
 pub struct Session {
     checkpoints: Vec<Named>,
+    inputs: Vec<Input>,
+    configs: Vec<Option<AdapterConfig>>,
     weights: Weights,
     weighting: Weighting,
     metric: Option<Metric>,
-    plan: Plan,
-    heads: Vec<Vec<u8>>,
+    space: Space,
     dtype: Option<Float>,
+    recipe: Recipe,
+    /// the outputs; none until the ranks of modules are known
+    laid: Option<Laid>,
+    modules: Option<Modules>,
     /// the checkpoint that gives the config
     owner: usize,
-    config: Option<AdapterConfig>,
     notes: Vec<String>,
     chunk: usize,
-    next: Cursor,
-    handed_out: BTreeMap<u64, Cursor>,
+    next: Option<Step>,
+    handed_out: BTreeMap<u64, Step>,
     count: u64,
     underflowed: u64,
 }
@@ -145,13 +73,27 @@ struct Named {
     files: Vec<(String, u64)>,
 }
 
+/// The outputs.
+#[derive(Debug)]
+struct Laid {
+    plan: Plan,
+    heads: Vec<Vec<u8>>,
+}
+
+/// A job, by where it begins.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Sum(Cursor),
+    Module(Piece),
+}
+
 impl Session {
     /// Read the heads, weigh, check who may be averaged with whom, and plan.
     ///
     /// # Errors
     /// Whatever is wrong with heads, configs, logs, weights, or the order itself ([`ErrorKind::Usage`]).
     pub fn open(checkpoints: Vec<Checkpoint>, order: &Order) -> Result<Self> {
-        let dtype = order.dtype.as_deref().map(averaged).transpose()?;
+        let (dtype, space) = (order.dtype()?, order.space()?);
         let mut inputs = Vec::new();
         let mut configs = Vec::new();
         for checkpoint in &checkpoints {
@@ -173,53 +115,108 @@ impl Session {
             let detail = format!("there are {have} weights for {want} checkpoints");
             return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
         }
-        let options = MergeOptions {
-            dtype,
-            space: Space::Factors,
-            allow_non_finite: order.allow_non_finite,
-            rewrite: order.rewrite,
-        };
+        let allow_non_finite = order.allow_non_finite;
+        let options = MergeOptions { dtype, space, allow_non_finite, rewrite: order.rewrite };
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let merge = Merge::new(&inputs, &optional, &weights, options)?;
-        let plan = match merge.copied {
-            Some(only) => Plan::copy(&inputs, only),
-            None => Plan::new(&inputs, &weights, &merge.recipe)?,
-        };
-        let owner = merge.copied.unwrap_or(inputs.len() - 1);
-        let head = |(i, output): (usize, &Shard)| match merge.copied {
-            Some(only) => {
-                let bytes = &checkpoints[only].files[i].bytes;
-                bytes[..usize::try_from(output.header.data_start()).unwrap_or(usize::MAX).min(bytes.len())]
-                    .to_vec()
-            }
-            None => output.header.to_bytes(),
-        };
-        let heads = plan.outputs().iter().enumerate().map(head).collect();
         let mut notes = metric.as_ref().map(|metric| metric.notes.clone()).unwrap_or_default();
         notes.extend(merge.notes);
+        let task = match (merge.copied, space) {
+            (Some(_), _) => None,
+            (None, Space::Product(rank)) => {
+                let configs = adapter_configs(&inputs, &optional)?;
+                let products = Products::new(Factors::new(&inputs, &optional, &weights)?, &configs)?;
+                notes.extend(products.gaps(order.strict)?);
+                let rank = rank.unwrap_or(Rank::Inputs);
+                Some(match rank {
+                    Rank::Energy(share) => Task::Survey(products, share),
+                    _ => {
+                        let ranks = products.ranks(rank, &[])?;
+                        Task::Merge(products, rank, ranks)
+                    }
+                })
+            }
+            (None, Space::Factors) if order.residual && merge.exactness == Exactness::Product => {
+                Some(Task::Residual(Factors::new(&inputs, &optional, &weights)?))
+            }
+            (None, Space::Factors) => None,
+        };
         let most = usize::try_from(order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
+        let mut session = Self {
+            chunk: most.min(MOST / inputs.len()).max(1),
+            owner: merge.copied.unwrap_or(inputs.len() - 1),
+            checkpoints: Vec::new(),
+            inputs,
+            configs,
+            weights,
+            weighting,
+            metric,
+            space,
+            dtype,
+            recipe: merge.recipe,
+            laid: None,
+            modules: None,
+            notes,
+            next: None,
+            handed_out: BTreeMap::new(),
+            count: 0,
+            underflowed: 0,
+        };
+        match (merge.copied, task) {
+            (Some(only), _) => session.lay_copy(only, &checkpoints[only]),
+            (None, Some(task @ Task::Survey(..))) => {
+                let modules = Modules::new(task, None);
+                session.next = modules.first().map(Step::Module);
+                session.modules = Some(modules);
+            }
+            (None, task) => session.lay(task)?,
+        }
         let named = |checkpoint: Checkpoint| Named {
             name: checkpoint.name,
             step: checkpoint.step,
             files: checkpoint.files.into_iter().map(|file| (file.name, file.length)).collect(),
         };
-        Ok(Self {
-            chunk: most.min(MOST / inputs.len()).max(1),
-            checkpoints: checkpoints.into_iter().map(named).collect(),
-            weights,
-            weighting,
-            metric,
-            plan,
-            heads,
-            dtype,
-            owner,
-            config: configs.swap_remove(owner),
-            notes,
-            next: Cursor::default(),
-            handed_out: BTreeMap::new(),
-            count: 0,
-            underflowed: 0,
-        })
+        session.checkpoints = checkpoints.into_iter().map(named).collect();
+        Ok(session)
+    }
+
+    /// The outputs are the files of one input as they are.
+    fn lay_copy(&mut self, only: usize, checkpoint: &Checkpoint) {
+        let plan = Plan::copy(&self.inputs, only);
+        let head = |(output, head): (&Shard, &Head)| {
+            let length = usize::try_from(output.header.data_start()).unwrap_or(usize::MAX);
+            head.bytes[..length.min(head.bytes.len())].to_vec()
+        };
+        let heads = plan.outputs().iter().zip(&checkpoint.files).map(head).collect();
+        self.laid = Some(Laid { plan, heads });
+        self.next = Some(Step::Sum(Cursor::default()));
+    }
+
+    /// Lay the outputs out, and begin with the sums.
+    fn lay(&mut self, task: Option<Task>) -> Result<()> {
+        if let Some(Task::Merge(products, _, ranks)) = &task {
+            self.recipe.elsewhere = products.layout(ranks, self.dtype);
+        }
+        let plan = Plan::new(&self.inputs, &self.weights, &self.recipe)?;
+        let heads = plan.outputs().iter().map(|output| output.header.to_bytes()).collect();
+        self.modules = task.map(|task| Modules::new(task, Some(&plan)));
+        self.laid = Some(Laid { plan, heads });
+        self.next = Some(Step::Sum(Cursor::default()));
+        Ok(())
+    }
+
+    /// All modules were surveyed: their ranks are known, and with them the outputs.
+    fn lay_surveyed(&mut self) -> Result<()> {
+        if !self.handed_out.is_empty() {
+            return Err(Error::new(ErrorKind::Usage, "the next job depends on those that were handed out")
+                .help("run them first: they find the ranks"));
+        }
+        let Some(Modules { task: Task::Survey(products, share), .. }) = &self.modules else { return Ok(()) };
+        let rank = Rank::Energy(*share);
+        let found = self.modules.as_ref().map(Modules::ranks).unwrap_or_default();
+        let ranks = products.ranks(rank, &found)?;
+        let task = Task::Merge(products.clone(), rank, ranks);
+        self.lay(Some(task))
     }
 
     /// The weights, one per checkpoint.
@@ -234,25 +231,69 @@ impl Session {
         self.metric.as_ref()
     }
 
-    /// The files to write: name, head, and whole length in bytes.
-    pub fn outputs(&self) -> impl ExactSizeIterator<Item = (&str, &[u8], u64)> {
-        let each = self.plan.outputs().iter().zip(&self.heads);
+    /// The files to write: name, head, and whole length in bytes. None before the first job that writes, where
+    /// [`Rank::Energy`] is asked for; else known from the beginning.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &[u8], u64)> {
+        let each = self.laid.iter().flat_map(|laid| laid.plan.outputs().iter().zip(&laid.heads));
         each.map(|(file, head)| (file.name.as_str(), head.as_slice(), file.header.file_len()))
     }
 
     /// What the user should be told, so far.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        self.notes.iter().cloned().chain(Merge::note_underflow(&self.plan, self.underflowed)).collect()
+        let note = self.modules.as_ref().and_then(|modules| modules.distance().ok()?.1);
+        let underflow =
+            self.laid.as_ref().and_then(|laid| Merge::note_underflow(&laid.plan, self.underflowed));
+        self.notes.iter().cloned().chain(note.map(ToString::to_string)).chain(underflow).collect()
     }
 
-    /// The next job and its number; `None` after the last. Many may be under way, and finish in any order.
-    pub fn next_job(&mut self) -> Option<(u64, Job<'_>)> {
-        let (job, next) = self.plan.job(self.next, self.chunk)?;
-        self.handed_out.insert(self.count, self.next);
-        self.next = next;
+    /// The next job; `None` after the last. Many may be under way, and finish in any order, as far as one does not
+    /// depend on another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when the next job depends on others that were not run; [`ErrorKind::Input`] when all jobs were
+    /// run and there was nothing to merge.
+    pub fn next_job(&mut self) -> Result<Option<Job>> {
+        if self.next.is_none() && self.laid.is_none() {
+            self.lay_surveyed()?;
+        }
+        let chunk = self.chunk as u64;
+        let plan = self.laid.as_ref().map(|laid| &laid.plan);
+        let modules = self.modules.as_ref();
+        let sum = |at| plan.and_then(|plan| plan.job(at, self.chunk));
+        if let Some(Step::Sum(at)) = self.next
+            && sum(at).is_none()
+        {
+            self.next = modules.and_then(Modules::first).map(Step::Module);
+        }
+        let Some(step) = self.next else {
+            if let (true, Some(modules)) = (self.handed_out.is_empty(), modules) {
+                modules.distance()?;
+            }
+            return Ok(None);
+        };
+        let (reads, writes) = self.ranges(step);
+        self.next = match step {
+            Step::Sum(at) => sum(at).map(|(_, next)| Step::Sum(next)),
+            Step::Module(piece) => modules.and_then(|modules| modules.after(piece, chunk)).map(Step::Module),
+        };
+        let number = self.count;
+        self.handed_out.insert(number, step);
         self.count += 1;
-        Some((self.count - 1, job))
+        Ok(Some(Job { number, reads, writes }))
+    }
+
+    fn ranges(&self, step: Step) -> (Vec<Read>, Vec<Write>) {
+        match step {
+            Step::Sum(at) => {
+                let job = self.laid.as_ref().and_then(|laid| laid.plan.job(at, self.chunk));
+                job.map(|(job, _)| (job.reads().collect(), vec![job.write()])).unwrap_or_default()
+            }
+            Step::Module(piece) => {
+                let modules = self.modules.as_ref();
+                modules.map(|modules| modules.ranges(piece, self.chunk as u64)).unwrap_or_default()
+            }
+        }
     }
 
     /// The lengths of the chunks that a job reads, in bytes.
@@ -260,152 +301,57 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out.
     pub fn lengths(&self, number: u64) -> Result<Vec<usize>> {
-        let job = self.job(number)?;
-        let length = |read: crate::Read| usize::try_from(read.range.end - read.range.start);
-        Ok(job.reads().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
+        let (reads, _) = self.ranges(self.step(number)?);
+        let length = |read: Read| usize::try_from(read.range.end - read.range.start);
+        Ok(reads.into_iter().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
     }
 
-    fn job(&self, number: u64) -> Result<Job<'_>> {
-        let at = self.handed_out.get(&number).copied();
-        let job = at.and_then(|at| self.plan.job(at, self.chunk));
-        job.map(|(job, _)| job).ok_or_else(|| {
+    fn step(&self, number: u64) -> Result<Step> {
+        self.handed_out.get(&number).copied().ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("job {number} is not handed out, or was run already"))
                 .help("run each job once, by the number that came with it")
         })
     }
 
-    /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its write.
+    /// Run a job: `chunks` are the bytes of its reads in order; the result is the bytes of its writes.
     ///
     /// A job that succeeded is done with; one that failed can be run again. Inlined, so that the kernels are compiled with
     /// the settings of the caller's crate.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when no such job is handed out or the chunks have other lengths; else as [`Job::run`].
+    /// [`ErrorKind::Usage`] when no such job is handed out, the chunks have other lengths, or a job that it depends on was
+    /// not run; else as [`crate::Job::run`] and [`crate::ModuleJob::merge`].
     #[inline]
     pub fn run(&mut self, number: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
-        let job = self.job(number)?;
-        let wanted: Vec<u64> = job.reads().map(|read| read.range.end - read.range.start).collect();
-        let given: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
+        let step = self.step(number)?;
+        let wanted = self.lengths(number)?;
+        let given: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         if wanted != given {
             let detail = format!("job {number} reads chunks of {wanted:?} bytes, but got {given:?}");
             return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
         }
-        let write = job.write().range;
-        let length =
-            usize::try_from(write.end - write.start).expect("a job writes at most eight bytes per element");
-        let mut out = vec![0; length];
-        self.underflowed += job.run(chunks, &mut out)?.underflowed;
+        let plan = self.laid.as_ref().map(|laid| &laid.plan);
+        let out = match step {
+            Step::Sum(at) => {
+                let (job, _) = plan.and_then(|plan| plan.job(at, self.chunk)).expect("it was handed out");
+                let write = job.write().range;
+                let length = usize::try_from(write.end - write.start);
+                let mut out = vec![0; length.expect("a job writes at most eight bytes per element")];
+                self.underflowed += job.run(chunks, &mut out)?.underflowed;
+                out
+            }
+            Step::Module(piece) => {
+                let modules = self.modules.as_mut().expect("it was handed out");
+                modules.run(piece, self.chunk as u64, chunks, plan)?
+            }
+        };
         self.handed_out.remove(&number);
         Ok(out)
-    }
-
-    /// The files of text that belong beside the weights: shard index, adapter config, model card and report.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when there is not one hash per file.
-    pub fn texts(&self, found: &Found) -> Result<Vec<Text>> {
-        let report = self.report(found)?;
-        let mut texts: Vec<_> = shard_index(self.plan.outputs()).into_iter().collect();
-        if let Some(config) = &self.config {
-            texts.push(("adapter_config.json".to_string(), config.text().to_string()));
-        }
-        texts.push(("README.md".to_string(), card(&report, self.config.as_ref())));
-        texts.push(("mwa-report.json".to_string(), report.to_json()));
-        Ok(texts)
-    }
-
-    /// The report of the merge.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when there is not one hash per file.
-    pub fn report(&self, found: &Found) -> Result<Report> {
-        let is_whole = found.outputs.len() == self.heads.len()
-            && found.inputs.len() == self.checkpoints.len()
-            && found.inputs.iter().zip(&self.checkpoints).all(|(a, b)| a.len() == b.files.len());
-        if !is_whole {
-            return Err(Error::new(ErrorKind::Usage, "the report needs one SHA-256 per file, in order"));
-        }
-        let readings = self.metric.iter().flat_map(|metric| &metric.readings).map(|outcome| match outcome {
-            Outcome::Read(reading) => Some(*reading),
-            _ => None,
-        });
-        let readings: Vec<Option<Reading>> = readings.collect();
-        let hashed = |(name, bytes): &(String, u64), sha256: &String| HashedFile {
-            name: name.clone(),
-            bytes: *bytes,
-            sha256: sha256.clone(),
-        };
-        let inputs = self.checkpoints.iter().enumerate().map(|(i, checkpoint)| report::Input {
-            name: checkpoint.name.clone(),
-            path: found.paths.get(i).unwrap_or(&checkpoint.name).clone(),
-            step: checkpoint.step,
-            metric: readings.get(i).copied().flatten().map(|reading| reading.value),
-            source: readings.get(i).copied().flatten().map(|reading| reading.source.to_string()),
-            weight: self.weights.values()[i],
-            files: checkpoint
-                .files
-                .iter()
-                .zip(&found.inputs[i])
-                .map(|(file, hash)| hashed(file, hash))
-                .collect(),
-        });
-        let outputs = self.plan.outputs().iter().zip(&found.outputs);
-        let (space, rank) = report::space_name(Space::Factors);
-        Ok(Report {
-            mwa: env!("CARGO_PKG_VERSION").to_string(),
-            weighting: self.weighting.clone(),
-            space,
-            rank,
-            residual: None,
-            dtype: report::dtype_name(self.dtype),
-            adapter: None,
-            inputs: inputs.collect(),
-            outputs: outputs
-                .map(|(file, hash)| hashed(&(file.name.clone(), file.header.file_len()), hash))
-                .collect(),
-            notes: self.notes(),
-        })
     }
 
     /// The checkpoint whose tokenizer and other companions go beside the output.
     #[must_use]
     pub fn owner(&self) -> usize {
         self.owner
-    }
-}
-
-/// The dtypes that a merge can be asked for.
-fn averaged(name: &str) -> Result<Float> {
-    [Float::F32, Float::BF16, Float::F16]
-        .into_iter()
-        .find(|float| report::dtype_name(Some(*float)) == name)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("there is no dtype `{name}`")).help("use f32, bf16 or f16")
-        })
-}
-
-fn weigh(checkpoints: &[Checkpoint], weighing: &Weighing) -> Result<(Weights, Weighting, Option<Metric>)> {
-    let explicit = || Weighting { scheme: "explicit".to_string(), penalty: None, metric: None, goal: None };
-    match weighing {
-        Weighing::Explicit(values) => Ok((Weights::explicit(values)?, explicit(), None)),
-        Weighing::Exact(values) => Ok((Weights::normalised(values)?, explicit(), None)),
-        Weighing::Measured { values, goal, scheme, penalty } => {
-            let weights = Weights::new(values, *goal, *scheme, *penalty)?;
-            Ok((weights, Weighting::new(*scheme, *penalty, None), None))
-        }
-        Weighing::Logged { logs, options, scheme, penalty } => {
-            let states = logs.iter().map(|log| TrainerState::parse(log)).collect::<Result<Vec<_>>>()?;
-            let step = |checkpoint: &Checkpoint| {
-                checkpoint.step.ok_or_else(|| {
-                    Error::new(ErrorKind::Metric, "has no step, so no logged metric belongs to it")
-                        .file(&*checkpoint.name)
-                })
-            };
-            let steps = checkpoints.iter().map(step).collect::<Result<Vec<_>>>()?;
-            let mut metric = read_metric(&History::new(states), &steps, options)?;
-            metric.checkpoints = checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
-            let weights = Weights::new(&metric.values()?, metric.goal, *scheme, *penalty)?;
-            Ok((weights, Weighting::new(*scheme, *penalty, Some(&metric)), Some(metric)))
-        }
     }
 }

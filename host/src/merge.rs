@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use mwa::{AdapterConfig, Error, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
+use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
 use crate::checkpoint::Checkpoint;
 use crate::choose::{Choice, choose};
@@ -23,7 +23,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
-        inputs: choice.inputs().collect(),
+        inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
         rank: None,
@@ -46,7 +46,7 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     loop {
         let mut choice = choose(options, &excluded)?;
         match merge_choice(&mut choice, how, options.adapter.as_deref(), out, &dropped, progress) {
-            Err(error) if options.drop_bad && error.kind() == ErrorKind::NonFinite => {
+            Err(error) if options.choose.drop_bad && error.kind() == ErrorKind::NonFinite => {
                 let bad =
                     choice.checkpoints.iter().find(|checkpoint| Some(&*checkpoint.name) == error.at_file());
                 let bad = bad.ok_or_else(|| error.clone())?;
@@ -97,7 +97,7 @@ pub(crate) fn merge_choice(
         file.check_unchanged()?;
     }
 
-    let mut inputs: Vec<_> = choice.inputs().collect();
+    let mut inputs = choice.inputs.clone();
     for ((row, checkpoint), hashes) in inputs.iter_mut().zip(&choice.checkpoints).zip(written.input_hashes) {
         row.path = path_from(staging.target(), &checkpoint.path);
         row.files = checkpoint
@@ -157,6 +157,13 @@ struct Written {
     config: Option<String>,
 }
 
+impl product::Merged {
+    fn written(self, owner: usize) -> Written {
+        let Self { shards, hashes, input_hashes, distance, config } = self;
+        Written { shards, hashes, input_hashes, owner, distance, config }
+    }
+}
+
 /// Check who may be averaged with whom, and how.
 fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge> {
     let checkpoints = &choice.checkpoints;
@@ -191,34 +198,29 @@ fn average(
 ) -> Result<Written> {
     let checkpoints = &choice.checkpoints;
     let owner = checkpoints.len() - 1;
+    let weights = choice.weights.values();
     if let Space::Product(rank) = how.space {
-        if how.machine.device == DeviceChoice::Wasm {
-            return Err(Error::new(ErrorKind::Usage, "--space product is not computed by --device wasm")
-                .help("leave --device out"));
-        }
-        let rank = rank.unwrap_or(Rank::Inputs);
-        let done = product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?;
-        let shards = done.plan.outputs().to_vec();
-        let (hashes, input_hashes, distance) = (done.hashes, done.input_hashes, done.distance);
-        return Ok(Written { shards, hashes, input_hashes, owner, distance, config: Some(done.config) });
+        let done = if how.machine.device == DeviceChoice::Wasm {
+            let work = sandbox::Work { checkpoints, inputs: &inputs, weights, how, expected: None };
+            sandbox::run(&work, staging, notes, progress)?
+        } else {
+            let rank = rank.unwrap_or(Rank::Inputs);
+            product::merge(choice, merge.recipe, &inputs, (rank, how), staging, notes, progress)?
+        };
+        return Ok(done.written(owner));
     }
     let plan = Plan::new(&inputs, &choice.weights, &merge.recipe)?;
+    if how.machine.device == DeviceChoice::Wasm {
+        let expected = Some(plan.outputs());
+        let work = sandbox::Work { checkpoints, inputs: &inputs, weights, how, expected };
+        return Ok(sandbox::run(&work, staging, notes, progress)?.written(owner));
+    }
     let outputs = plan
         .outputs()
         .iter()
         .map(|shard| staging.create(&shard.name, shard.header.file_len()))
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-    if how.machine.device == DeviceChoice::Wasm {
-        let weights = choice.weights.values();
-        let work = sandbox::Work { checkpoints, weights, dtype: how.dtype, plan: &plan };
-        let told = sandbox::run(&work, &outputs, progress)?;
-        notes.extend(told.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
-        let (hashes, input_hashes) =
-            product::hash(checkpoints, &plan, staging, outputs, how.machine, progress)?;
-        let shards = plan.outputs().to_vec();
-        return Ok(Written { shards, hashes, input_hashes, owner, distance: None, config: None });
-    }
     let written = |error: mwa::Error| match error.kind() {
         ErrorKind::Io => error.file(staging.shown().display().to_string()),
         _ => error,

@@ -13,7 +13,7 @@
 //!     Ok(Checkpoint { name: path.into(), step: None, config: None, files: vec![head] })
 //! };
 //! let weighing = Weighing::Explicit(vec![0.7, 0.3]);
-//! let recipe = Recipe { weighing, dtype: None, allow_non_finite: false, rewrite: false, chunk: None };
+//! let recipe = Recipe { weighing, ..Recipe::default() };
 //! let mut merge = sandbox.open(&[file("a.safetensors")?, file("b.safetensors")?], &recipe)?;
 //! while let Some(job) = merge.next()? {
 //!     // read the ranges of `job.reads`, then: let bytes = merge.run(job.number, &chunks)?;
@@ -40,7 +40,7 @@ mod world {
 }
 
 pub use world::exports::mwa::merge::merger::{
-    Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Recipe, Span, Text, Weighing,
+    Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Rank, Recipe, Space, Span, Text, Weighing,
 };
 
 /// How often a running guest is looked at.
@@ -168,8 +168,8 @@ calls! {
     fn notes() -> Vec<String> = call_notes;
     /// The files to write.
     fn outputs() -> Vec<Output> = call_outputs;
-    /// The next job; `None` after the last.
-    fn next() -> Option<Job> = call_next;
+    /// The next job; `None` after the last; the inner failure is what the core says.
+    fn try_next() -> core::result::Result<Option<Job>, Failure> = call_next;
     /// Run a job; the inner failure is what the core says of the data.
     fn try_run(job: u64, chunks: &[Vec<u8>]) -> core::result::Result<Vec<u8>, Failure> = call_run;
     /// The checkpoint whose companions belong beside the output.
@@ -179,12 +179,38 @@ calls! {
 }
 
 impl Merge {
+    /// The next job; `None` after the last.
+    ///
+    /// # Errors
+    /// That the next job depends on others, or that there was nothing to merge; [`ErrorKind::Device`] when the guest
+    /// trapped or ran into a limit.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and go on")]
+    pub fn next(&mut self) -> Result<Option<Job>> {
+        Ok(self.try_next()??)
+    }
+
     /// Run a job on the bytes of its reads; the result is the bytes of its writes.
     ///
     /// # Errors
     /// What the core says of the data; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
     pub fn run(&mut self, job: u64, chunks: &[Vec<u8>]) -> Result<Vec<u8>> {
         Ok(self.try_run(job, chunks)??)
+    }
+}
+
+impl Default for Recipe {
+    /// Equal weights for nothing: the weighing is to be given; all else is as in the command line.
+    fn default() -> Self {
+        Self {
+            weighing: Weighing::Explicit(Vec::new()),
+            space: Space::Factors,
+            strict: false,
+            residual: false,
+            dtype: None,
+            allow_non_finite: false,
+            rewrite: false,
+            chunk: None,
+        }
     }
 }
 

@@ -1,22 +1,23 @@
 //! The names of `sandbox.rs` where it is not compiled in: asked for, it says so.
 
-use std::fs::File;
+use mwa::{Error, ErrorKind, Input, Result, Shard};
 
-use mwa::{Error, ErrorKind, Float, Plan, Result};
-
-use crate::Progress;
 use crate::checkpoint::Checkpoint;
+use crate::output::Staging;
+use crate::product::Merged;
+use crate::{MergeOptions, Progress};
 
 /// What is merged.
 #[expect(dead_code, reason = "the enabled module reads it")]
 pub(crate) struct Work<'a> {
     pub(crate) checkpoints: &'a [Checkpoint],
+    pub(crate) inputs: &'a [Input],
     pub(crate) weights: &'a [f64],
-    pub(crate) dtype: Option<Float>,
-    pub(crate) plan: &'a Plan,
+    pub(crate) how: &'a MergeOptions,
+    pub(crate) expected: Option<&'a [Shard]>,
 }
 
-pub(crate) fn run(_: &Work<'_>, _: &[File], _: &dyn Progress) -> Result<Vec<String>> {
+pub(crate) fn run(_: &Work<'_>, _: &Staging, _: &mut Vec<String>, _: &dyn Progress) -> Result<Merged> {
     Err(Error::new(ErrorKind::Device, "wasm: this program was built without its WebAssembly runtime")
         .help("build it with `cargo build --release --features wasm`"))
 }

@@ -153,10 +153,10 @@ struct Desk {
 
 /// The file last used of each source.
 #[derive(Default)]
-struct Files(Vec<Option<(usize, File)>>);
+pub(crate) struct Files(Vec<Option<(usize, File)>>);
 
 impl Files {
-    fn fill(&mut self, sources: &[&[InputFile]], read: &Read, bytes: &mut [u8]) -> Result<()> {
+    pub(crate) fn fill(&mut self, sources: &[&[InputFile]], read: &Read, bytes: &mut [u8]) -> Result<()> {
         let input = &sources[read.input][read.file];
         let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
         self.0.resize_with(sources.len().max(self.0.len()), || None);

@@ -1,7 +1,7 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
 use mwa::safetensors::Header;
-use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+use mwa::{Float, Input, Plan, Recipe, Shard, Space, Weights};
 
 /// A merge of single files.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,10 @@ pub struct Merge {
     pub dtype: Option<Float>,
     /// Let NaN and infinity through.
     pub allow_non_finite: bool,
+    /// What is averaged.
+    pub space: Space,
+    /// The text of each input's `adapter_config.json`; for product space.
+    pub configs: Vec<String>,
 }
 
 impl Merge {
@@ -22,15 +26,23 @@ impl Merge {
     /// # Errors
     /// As the core: heads, weights, names, shapes, dtypes.
     pub fn plan(&self) -> mwa::Result<Plan> {
-        let mut inputs = Vec::new();
-        for (i, bytes) in self.inputs.iter().enumerate() {
-            let header = Header::parse(bytes, bytes.len() as u64)?;
-            let files = vec![Shard { name: "merged.safetensors".into(), header }];
-            inputs.push(Input { name: format!("input {i}"), files });
-        }
+        let inputs = self.heads()?;
         let recipe =
             Recipe { dtype: self.dtype, allow_non_finite: self.allow_non_finite, ..Recipe::default() };
         Plan::new(&inputs, &Weights::explicit(&self.weights)?, &recipe)
+    }
+
+    /// The inputs as the core plans with them.
+    ///
+    /// # Errors
+    /// As [`Header::parse`].
+    pub fn heads(&self) -> mwa::Result<Vec<Input>> {
+        let input = |(i, bytes): (usize, &Vec<u8>)| {
+            let header = Header::parse(bytes, bytes.len() as u64)?;
+            let files = vec![Shard { name: "merged.safetensors".into(), header }];
+            Ok(Input { name: format!("input {i}"), files })
+        };
+        self.inputs.iter().enumerate().map(input).collect()
     }
 }
 
@@ -49,7 +61,7 @@ impl From<mwa::Error> for Failure {
     }
 }
 
-/// A way to merge: a processor, a device, a runtime, a binding.
+/// A way to merge: a processor, a device, a runtime, a binding. Product space is for those of [`PRODUCTS`].
 pub trait Executor: Sync {
     /// Merge, and give the output file's bytes.
     ///
@@ -74,8 +86,13 @@ pub const EXECUTORS: &[(&str, Open)] = &[
     ("avx512", || crate::native::instructions("avx512")),
     ("gpu", crate::native::gpu),
     ("gpu_one_thread", crate::native::gpu_one_thread),
+    ("session", crate::session::open),
     ("component", || crate::wasm::component("mwa.component.wasm")),
     ("component_plain", || crate::wasm::component("mwa.plain.component.wasm")),
     ("module", || crate::wasm::module("mwa.module.wasm")),
     ("module_plain", || crate::wasm::module("mwa.plain.module.wasm")),
 ];
+
+/// The executors that merge in product space too, which is for processors alone.
+pub const PRODUCTS: [&str; 8] =
+    ["baseline", "avx2", "avx512", "session", "component", "component_plain", "module", "module_plain"];

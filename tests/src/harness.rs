@@ -76,7 +76,7 @@ fn is_required(required: &str, executor: &str) -> bool {
 }
 
 /// What `MWA_REQUIRE` may name besides executors: tests that `cargo xtask test` runs with other programs.
-const LANES: [&str; 4] = ["python", "c", "browser", "deno"];
+const LANES: [&str; 6] = ["python", "c", "node", "browser", "deno", "bun"];
 
 fn unknown(required: &str) -> Vec<&str> {
     let is_known =

@@ -5,6 +5,7 @@ pub mod executor;
 pub mod harness;
 pub mod native;
 pub mod paint;
+pub mod session;
 pub mod vectors;
 #[cfg(feature = "wasm")]
 pub mod wasm;

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use mwa::kernel::Tally;
-use mwa::{Job, Plan};
+use mwa::{AdapterConfig, Factors, Job, ModuleJob, Plan, Products, Rank, Recipe, Space, Weights};
 use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
+use crate::session::index;
 use crate::{Executor, Failure, Merge};
 
 /// Open the obvious loop, job by job: what all others are measured against.
@@ -87,6 +88,9 @@ pub struct Jobs {
 
 impl Executor for Jobs {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
+        if let (Space::Product(rank), Kernel::Fast(set)) = (merge.space, self.kernel) {
+            return Ok(products(merge, rank.unwrap_or(Rank::Inputs), set)?);
+        }
         let plan = merge.plan()?;
         let jobs: Vec<_> = plan.jobs(self.bytes).collect();
         Ok(self.run_jobs(&plan, &jobs, &merge.inputs)?)
@@ -116,8 +120,38 @@ impl Jobs {
     }
 }
 
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("vectors fit in memory")
+/// A merge in product space of adapters that hold factors alone, each module whole.
+fn products(merge: &Merge, rank: Rank, set: InstructionSet) -> mwa::Result<Vec<u8>> {
+    let (inputs, weights) = (merge.heads()?, Weights::explicit(&merge.weights)?);
+    let configs =
+        merge.configs.iter().map(|text| AdapterConfig::parse(text)).collect::<mwa::Result<Vec<_>>>()?;
+    let configs: Vec<_> = configs.iter().collect();
+    let optional: Vec<_> = configs.iter().copied().map(Some).collect();
+    let products = Products::new(Factors::new(&inputs, &optional, &weights)?, &configs)?;
+    let slice = |read: mwa::Read| &merge.inputs[read.input][index(read.range.start)..index(read.range.end)];
+    let whole = |job: &ModuleJob<'_>| job.reads().map(slice).collect::<Vec<_>>();
+    let found = match rank {
+        Rank::Energy(share) => products
+            .surveys()
+            .map(|job| set.rank_for(&job, &whole(&job), share))
+            .collect::<mwa::Result<_>>()?,
+        _ => Vec::new(),
+    };
+    let ranks = products.ranks(rank, &found)?;
+    let elsewhere = products.layout(&ranks, merge.dtype);
+    let plan = Plan::new(&inputs, &weights, &Recipe { elsewhere, ..Recipe::default() })?;
+    assert_eq!(plan.jobs(1 << 20).count(), 0, "there is nothing but factors");
+    let mut merged = plan.outputs()[0].header.to_bytes();
+    merged.resize(index(plan.outputs()[0].header.file_len()), 0xaa);
+    for job in products.jobs(&plan, rank, &ranks) {
+        let ranges: Vec<_> =
+            job.writes().map(|write| index(write.range.start)..index(write.range.end)).collect();
+        let mut outputs: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();
+        let mut slices: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        set.merge(&job, &whole(&job), &mut slices)?;
+        ranges.into_iter().zip(&outputs).for_each(|(range, bytes)| merged[range].copy_from_slice(bytes));
+    }
+    Ok(merged)
 }
 
 /// The host: files, threads, hashes.

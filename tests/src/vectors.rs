@@ -130,6 +130,7 @@ impl Case {
             weights: self.weights.clone(),
             dtype,
             allow_non_finite: self.non_finite.as_deref() == Some("allow"),
+            ..Merge::default()
         }
     }
 

@@ -2,16 +2,13 @@
 
 use std::path::PathBuf;
 
-use mwa::Float;
-use mwa::safetensors::Header;
+use mwa::{Float, Rank, Space};
 use mwa_host::sandbox::{Checkpoint, Dtype, Head, Limits, Recipe, Sandbox, Weighing};
 use serde_json::{Value, json};
 use wasmtime::{Engine, Instance, Module, Store, WasmParams, WasmResults};
 
+use crate::session::{CHUNK, head, index, told};
 use crate::{Executor, Failure, Merge};
-
-/// Most bytes of one input in a job: small, so that vectors take several.
-const CHUNK: u32 = 1000;
 
 /// A file that `cargo xtask build component` makes.
 ///
@@ -46,24 +43,20 @@ impl Executor for Component {
         });
         let recipe = Recipe {
             weighing: Weighing::Explicit(merge.weights.clone()),
+            space: merge.space.into(),
             dtype,
             allow_non_finite: merge.allow_non_finite,
             rewrite: true,
             chunk: Some(CHUNK),
+            ..Recipe::default()
         };
-        let merged = merge_files(&self.0, &checkpoints(&merge.inputs), &merge.inputs, &recipe);
+        let mut checkpoints = checkpoints(&merge.inputs);
+        for (checkpoint, config) in checkpoints.iter_mut().zip(&merge.configs) {
+            checkpoint.config = Some(config.clone());
+        }
+        let merged = merge_files(&self.0, &checkpoints, &merge.inputs, &recipe);
         told(merge, merged.map_err(Failure::from))
     }
-}
-
-/// A checkpoint without tensors is refused by every program that merges checkpoints, though the plan has no fault to find
-/// with it: where the vectors ask for the plan's answer, hear the refusal and give that answer.
-fn told(merge: &Merge, merged: Result<Vec<u8>, Failure>) -> Result<Vec<u8>, Failure> {
-    let plan = merge.plan().ok().filter(|plan| plan.outputs()[0].header.tensors().is_empty());
-    let Some(plan) = plan else { return merged };
-    let failure = merged.expect_err("a checkpoint without tensors is refused");
-    assert!(failure.message.contains("holds no tensors"), "{}", failure.message);
-    Ok(plan.outputs()[0].header.to_bytes())
 }
 
 /// Files in memory as checkpoints.
@@ -91,32 +84,22 @@ pub fn merge_files(
     recipe: &Recipe,
 ) -> mwa::Result<Vec<u8>> {
     let mut running = sandbox.open(checkpoints, recipe)?;
-    let output = running.outputs()?.remove(0);
-    let mut merged = output.head;
-    merged.resize(usize::try_from(output.length).expect("vectors fit in memory"), 0xaa);
+    let mut pieces = Vec::new();
     while let Some(job) = running.next()? {
         let chunk = |span: &mwa_host::sandbox::Span| {
             inputs[span.input as usize][index(span.start)..index(span.end)].to_vec()
         };
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
         let piece = running.run(job.number, &chunks)?;
-        let mut rest = piece.as_slice();
-        for span in &job.writes {
-            let (now, after) = rest.split_at(index(span.end - span.start));
-            merged[index(span.start)..index(span.end)].copy_from_slice(now);
-            rest = after;
-        }
+        pieces.extend(job.writes.first().map(|span| (index(span.start), piece)));
+    }
+    let output = running.outputs()?.remove(0);
+    let mut merged = output.head;
+    merged.resize(index(output.length), 0xaa);
+    for (start, piece) in pieces {
+        merged[start..start + piece.len()].copy_from_slice(&piece);
     }
     Ok(merged)
-}
-
-fn head(bytes: &[u8]) -> &[u8] {
-    let size = Header::size(bytes, bytes.len() as u64).map_or(bytes.len(), index);
-    &bytes[..size.min(bytes.len())]
-}
-
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("vectors fit in memory")
 }
 
 /// Open the core module through wasmtime's API for modules.
@@ -151,12 +134,13 @@ impl Plain {
         let files: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| {
             let file =
                 json!({ "name": "merged.safetensors", "head": head(bytes).len(), "length": bytes.len() });
-            json!({ "name": format!("input {i}"), "files": [file] })
+            json!({ "name": format!("input {i}"), "config": merge.configs.get(i), "files": [file] })
         });
         let files: Vec<_> = files.collect();
         let dtype = merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase());
         let request = json!({ "checkpoints": files, "recipe": {
             "weighing": { "explicit": merge.weights },
+            "space": space(merge.space),
             "dtype": dtype,
             "allow_non_finite": merge.allow_non_finite,
             "rewrite": true,
@@ -168,13 +152,11 @@ impl Plain {
         merge.inputs.iter().for_each(|input| bytes.extend_from_slice(head(input)));
         let request = guest.pass(&bytes);
         let handle: u32 = guest.call("mwa_open", request);
-        let opened = guest.json();
+        let opened = guest.answer();
         if handle == 0 {
             return Err(failure(&opened));
         }
-        let _: u32 = guest.call("mwa_head", (handle, 0));
-        let mut merged = guest.answer();
-        merged.resize(number(&opened["outputs"][0]["length"]), 0xaa);
+        let mut pieces = Vec::new();
         while guest.call::<_, u32>("mwa_next", handle) == 1 {
             let job = guest.json();
             let mut chunks = Vec::new();
@@ -183,13 +165,40 @@ impl Plain {
                 chunks.extend_from_slice(&bytes[number(&read["start"])..number(&read["end"])]);
             }
             let chunks = guest.pass(&chunks);
-            if guest.call::<_, u32>("mwa_run", (handle, number(&job["number"]) as u64, chunks)) == 0 {
-                return Err(failure(&guest.json()));
+            let done: u32 = guest.call("mwa_run", (handle, number(&job["number"]) as u64, chunks));
+            let answer = guest.answer();
+            if done == 0 {
+                return Err(failure(&answer));
             }
-            let write = &job["writes"][0];
-            merged[number(&write["start"])..number(&write["end"])].copy_from_slice(&guest.answer());
+            pieces.extend(job["writes"].get(0).map(|write| (number(&write["start"]), answer)));
+        }
+        let answer = guest.answer();
+        if !answer.is_empty() {
+            return Err(failure(&answer));
+        }
+        let _: u32 = guest.call("mwa_state", handle);
+        let length = number(&guest.json()["outputs"][0]["length"]);
+        let _: u32 = guest.call("mwa_head", (handle, 0));
+        let mut merged = guest.answer();
+        merged.resize(length, 0xaa);
+        for (start, piece) in pieces {
+            merged[start..start + piece.len()].copy_from_slice(&piece);
         }
         Ok(merged)
+    }
+}
+
+/// What is averaged, as the module's requests say it.
+fn space(space: Space) -> Value {
+    let rank = |rank| match rank {
+        Rank::Inputs => json!("inputs"),
+        Rank::Fixed(rank) => json!({ "fixed": rank }),
+        Rank::Full => json!("full"),
+        Rank::Energy(share) => json!({ "energy": share }),
+    };
+    match space {
+        Space::Factors => json!("factors"),
+        Space::Product(wanted) => json!({ "product": wanted.map(rank) }),
     }
 }
 
@@ -227,7 +236,8 @@ fn number(value: &Value) -> usize {
     index(value.as_u64().expect("the module answers with a number"))
 }
 
-fn failure(answer: &Value) -> Failure {
+fn failure(answer: &[u8]) -> Failure {
+    let answer: Value = serde_json::from_slice(answer).expect("a failure is JSON");
     let error = &answer["error"];
     let text = |field: &str| error[field].as_str().map(str::to_owned);
     let mut made = mwa::Error::new(mwa::ErrorKind::Usage, text("detail").unwrap_or_default());

@@ -49,6 +49,7 @@ override UNPACKS: bool = true;    // unpack2x16float() keeps subnormals here, wh
 const SIGN = 0x80000000u;
 const EXPONENT = 0x7f800000u;
 const MAGNITUDE = 0x7fffffffu;
+const LEAST_NORMAL = 0x1p-126f;
 
 // Eight elements as f32; as bits, because these cannot be changed on the way.
 struct Eight { low: vec4<u32>, high: vec4<u32> }
@@ -118,17 +119,36 @@ fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
 // flush(sum + flush(weight · flush(value))). The factors 0 and 1 of a flush may be fused or moved: the result is the same.
 fn add_four(sum: vec4<f32>, weight: f32, bits: vec4<u32>) -> vec4<f32> {
     let value = bitcast<vec4<f32>>(bits);
-    let product = weight * value;
     // the detour over `zero` keeps product and sum from being fused into one rounding
-    let exact = bitcast<vec4<f32>>(bitcast<vec4<u32>>(product) ^ vec4(job.zero));
+    let product = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value) ^ vec4(job.zero));
     // a subnormal value makes a zero, whatever the product is
-    let next = sum + exact * normal(min(abs(value), abs(exact)));
-    return next * normal(abs(next));
+    let is_tiny = min(abs(value), abs(product)) < vec4(LEAST_NORMAL);
+    var flushed = product * select(vec4(1.0), vec4(0.0), is_tiny);
+    if any(is_tiny) { flushed = rounded_up(bitcast<u32>(weight), bits, flushed); }
+    let next = sum + flushed;
+    return next * select(vec4(1.0), vec4(0.0), abs(next) < vec4(LEAST_NORMAL));
 }
 
-// 0 for subnormals and zeros, else 1.
-fn normal(size: vec4<f32>) -> vec4<f32> {
-    return select(vec4(1.0), vec4(0.0), size < vec4(bitcast<f32>(0x00800000u)));
+// Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
+// round make zero of those.
+fn rounded_up(weight: u32, value: vec4<u32>, flushed: vec4<f32>) -> vec4<f32> {
+    let is_near = (value & vec4(EXPONENT)) == vec4(partner(weight));
+    if !any(is_near) { return flushed; }
+    let a = (weight & 0x7fffffu) | 0x800000u;
+    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
+    // the 48 bits of a · b
+    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
+    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
+    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
+    let is_up = is_near & (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
+    let up = ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u);
+    return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(flushed), up, is_up));
+}
+
+// The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
+fn partner(weight: u32) -> u32 {
+    let exponent = weight & EXPONENT;
+    return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
 }
 
 // Elements 8i … 8i + 7 of an operand, widened at once where the operands' dtypes differ.

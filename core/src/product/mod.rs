@@ -5,6 +5,7 @@
 //! rank that keeps a share of the energy; [`ModuleJob::merge`] writes the factors of the output. The tensors that are no
 //! factors are averaged by the jobs of a [`Plan`], which leaves out those of [`Products::layout`].
 
+mod distance;
 mod job;
 mod module;
 mod panel;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 
 use self::module::{Gap, Module, modules};
 use self::scale::Scaling;
+use crate::safetensors::Tensor;
 use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, Weights, Write};
 
 pub use job::ModuleJob;
@@ -27,7 +29,8 @@ pub use residual::Residual;
 pub use window::Reader;
 
 /// What is averaged.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Space {
     /// Each tensor by itself: right for models, close for LoRA checkpoints of one run.
     #[default]
@@ -37,7 +40,8 @@ pub enum Space {
 }
 
 /// The rank that merged factors get.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rank {
     /// The inputs' own rank in each module, or the largest of several.
     Inputs,
@@ -110,6 +114,25 @@ pub struct Products {
     factors: Factors,
 }
 
+/// The adapters' configs, which say how their factors are scaled.
+///
+/// # Errors
+/// [`ErrorKind::Config`] if an input has none.
+pub fn adapter_configs<'a>(
+    inputs: &[Input],
+    configs: &[Option<&'a AdapterConfig>],
+) -> Result<Vec<&'a AdapterConfig>> {
+    let config = |(input, config): (&Input, &Option<&'a AdapterConfig>)| {
+        config.ok_or_else(|| {
+            let detail = "has no adapter_config.json, so nothing says how its factors are scaled";
+            Error::new(ErrorKind::Config, detail)
+                .file(&*input.name)
+                .help("product space merges PEFT adapters; name the folder that holds the config too")
+        })
+    };
+    inputs.iter().zip(configs).map(config).collect()
+}
+
 impl Products {
     /// Read the scale of every module of every input from its config.
     ///
@@ -159,8 +182,10 @@ impl Products {
     }
 
     /// What to say of modules that some inputs lack; they count as zero there.
-    #[must_use]
-    pub fn gaps(&self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Names`] if there are any and `is_strict` forbids them.
+    pub fn gaps(&self, is_strict: bool) -> Result<Vec<String>> {
         let mut by_input: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
         for (input, tensor) in &self.factors.gaps {
             let module = self.factors.modules.iter().find(|module| module.down.tensor == *tensor);
@@ -179,7 +204,12 @@ impl Products {
                 ),
             }
         };
-        by_input.into_iter().map(say).collect()
+        let gaps: Vec<String> = by_input.into_iter().map(say).collect();
+        match gaps.first().filter(|_| is_strict) {
+            Some(gap) => Err(Error::new(ErrorKind::Names, gap.clone())
+                .help("--strict forbids this; merge adapters of the same modules")),
+            None => Ok(gaps),
+        }
     }
 
     /// One job per module without an output, for [`ModuleJob::rank_for`].
@@ -238,27 +268,22 @@ impl Products {
     /// # Panics
     /// If `plan` was not.
     pub fn jobs<'a>(&'a self, plan: &Plan, rank: Rank, ranks: &[usize]) -> Vec<ModuleJob<'a>> {
-        let mut places = BTreeMap::new();
-        for (file, shard) in plan.outputs().iter().enumerate() {
-            places.extend(shard.header.tensors().iter().map(|tensor| (tensor.name.as_str(), (file, tensor))));
+        let places = Places::new(plan);
+        (0..ranks.len()).map(|i| self.job(i, &places, rank, ranks)).collect()
+    }
+
+    /// The job of one module.
+    pub(crate) fn job(&self, i: usize, places: &Places<'_>, rank: Rank, ranks: &[usize]) -> ModuleJob<'_> {
+        let module = &self.factors.modules[i];
+        let sides = [Some(&module.down), Some(&module.up), module.bias.as_ref()];
+        ModuleJob {
+            module,
+            names: &self.factors.names,
+            rank: ranks[i],
+            // experts share one rank, so that some may have more than their own
+            is_full: rank == Rank::Full && ranks[i] == module.full_rank(),
+            writes: sides.into_iter().flatten().map(|side| places.of(side)).collect(),
         }
-        let job = |(module, rank_here): (&'a Module, &usize)| {
-            let write = |side: &module::Side| {
-                let (file, tensor) = places[side.tensor.as_str()];
-                let float = Float::of(tensor.dtype).expect("layout() gave it a float's dtype");
-                (Write { file, range: tensor.range.clone() }, float)
-            };
-            let sides = [Some(&module.down), Some(&module.up), module.bias.as_ref()];
-            ModuleJob {
-                module,
-                names: &self.factors.names,
-                rank: *rank_here,
-                // experts share one rank, so that some may have more than their own
-                is_full: rank == Rank::Full && *rank_here == module.full_rank(),
-                writes: sides.into_iter().flatten().map(write).collect(),
-            }
-        };
-        self.factors.modules.iter().zip(ranks).map(job).collect()
     }
 
     /// The fields of `adapter_config.json` that the output changes: γ is 1 in every module.
@@ -308,6 +333,24 @@ impl Products {
         let first = fields.last().copied().flatten().and_then(Value::as_array);
         let is_same = first.is_some_and(|list| list.len() == names.len());
         (!is_same).then(|| names.into())
+    }
+}
+
+/// Where the tensors of the outputs lie, by name.
+pub(crate) struct Places<'a>(BTreeMap<&'a str, (usize, &'a Tensor)>);
+
+impl<'a> Places<'a> {
+    pub(crate) fn new(plan: &'a Plan) -> Self {
+        let tensors = plan.outputs().iter().enumerate().flat_map(|(file, shard)| {
+            shard.header.tensors().iter().map(move |tensor| (tensor.name.as_str(), (file, tensor)))
+        });
+        Self(tensors.collect())
+    }
+
+    fn of(&self, side: &module::Side) -> (Write, Float) {
+        let (file, tensor) = self.0[side.tensor.as_str()];
+        let float = Float::of(tensor.dtype).expect("layout() gave it a float's dtype");
+        (Write { file, range: tensor.range.clone() }, float)
     }
 }
 

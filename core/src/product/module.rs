@@ -159,13 +159,17 @@ fn one(
     let (down, a_side) = place(file, a)?;
     let (up, b_side) = place(up_file, b)?;
     let bias = bias.map(|(file, tensor)| place(file, tensor)).transpose()?;
-    let size =
-        |count: u64| usize::try_from(count).expect("a tensor in memory has fewer elements than addresses");
+    let size = |count: u64| {
+        usize::try_from(count).map_err(|_| {
+            let detail = "is too large for this machine's memory, and product space takes factors whole";
+            Error::new(ErrorKind::Shape, detail).tensor(&*a.name)
+        })
+    };
     let source = Source {
         input: 0,
         weight: 0.0,
         scale: 0.0,
-        rank: size(rows / experts.max(1)),
+        rank: size(rows / experts.max(1))?,
         down,
         up,
         bias: bias.as_ref().map(|(place, _)| place.clone()),
@@ -175,9 +179,9 @@ fn one(
         down: a_side,
         up: b_side,
         bias: bias.map(|(_, side)| side),
-        inside: size(a.shape[1..].iter().product()),
-        outside: size(b.shape[0]),
-        experts: size(experts),
+        inside: size(a.shape[1..].iter().product())?,
+        outside: size(b.shape[0])?,
+        experts: size(experts)?,
         sources: Vec::new(),
     };
     Ok((module, source))

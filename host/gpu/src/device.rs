@@ -44,7 +44,11 @@ impl Adapter {
     #[must_use]
     pub fn name(&self) -> String {
         let info = self.0.get_info();
-        format!("{} ({})", info.name, info.backend)
+        // browsers keep names to themselves
+        match info.name.is_empty() {
+            true => info.backend.to_string(),
+            false => format!("{} ({})", info.name, info.backend),
+        }
     }
 
     /// `discrete`, `integrated`, `virtual`, `cpu` or `unknown`.

@@ -16,13 +16,13 @@ use crate::{failed, or_failed};
 /// Bytes of the uniform buffer: `Job` in weighted_sum.wgsl.
 pub(crate) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
 /// Bytes before the results: the counters of `Out`.
-const COUNTERS: u64 = 16;
+pub(crate) const COUNTERS: u64 = 16;
 /// The code of operands that do not share a dtype.
 pub(crate) const MIXED: u32 = 5;
 /// Bytes to which operands are aligned, as the kernel reads so many at once.
 const ALIGN: u64 = 16;
 /// Bytes to which mapped ranges are aligned (WebGPU's rule).
-const MAP_ALIGN: u64 = 8;
+pub(crate) const MAP_ALIGN: u64 = 8;
 
 /// The compiled kernel for one pair of dtypes.
 #[derive(Clone, Debug)]
@@ -100,6 +100,17 @@ impl Layout {
         self.elements.into()
     }
 
+    /// Bytes of the result.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn result_bytes(&self) -> u64 {
+        self.elements() * self.output.bytes() as u64
+    }
+
+    /// Where operand `k` begins in staging.
+    pub(crate) fn start(&self, k: usize) -> u64 {
+        self.operands[k].start
+    }
+
     /// Codes of the dtypes, operands' and result's.
     pub(crate) fn dtypes(&self) -> (u32, u32) {
         (self.input, wgsl_dtype(self.output).expect("new() refuses F64"))
@@ -128,12 +139,12 @@ impl Layout {
 #[derive(Debug)]
 pub struct Slot {
     /// written by the host: head and operands
-    staging: wgpu::Buffer,
+    pub(crate) staging: wgpu::Buffer,
     job: wgpu::Buffer,
     inputs: wgpu::Buffer,
     out: wgpu::Buffer,
     /// read by the host: counters and results
-    readback: wgpu::Buffer,
+    pub(crate) readback: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
 }
 
@@ -180,7 +191,7 @@ impl Slot {
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
     pub fn write(&self, device: &Device, layout: &Layout, k: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.write_at(device, layout.operands[k].start + offset, bytes)
+        self.write_at(device, layout.start(k) + offset, bytes)
     }
 
     fn write_at(&self, device: &Device, start: u64, bytes: &[u8]) -> Result<()> {

@@ -7,6 +7,8 @@
 mod device;
 mod kernel;
 mod probe;
+#[cfg(target_arch = "wasm32")]
+mod web;
 
 use core::fmt;
 

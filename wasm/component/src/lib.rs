@@ -6,6 +6,7 @@ extern crate alloc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::ops::Range;
 
 use mwa::session::{self, Session};
 use mwa::{AdapterConfig, Error, History, Outcome, TrainerState, Weights};
@@ -16,7 +17,7 @@ mod world {
 
 use world::exports::mwa::merge::merger::{
     Adapter, Checkpoint, Contents, Dtype, Failure, Found, Goal, Guest, GuestMerge, Job, Merge, Metric,
-    MetricOptions, Output, Reading, Recipe, Scheme, Span, Tensor, Text, Weighing,
+    MetricOptions, Output, Rank, Reading, Recipe, Scheme, Space, Span, Tensor, Text, Weighing,
 };
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -117,19 +118,19 @@ impl GuestMerge for Running {
         session.outputs().map(output).collect()
     }
 
-    fn next(&self) -> Option<Job> {
-        let mut session = self.0.borrow_mut();
-        let (number, job) = session.next_job()?;
-        let read = |read: mwa::Read| Span {
-            input: small(read.input),
-            file: small(read.file),
-            start: read.range.start,
-            end: read.range.end,
+    fn next(&self) -> Result<Option<Job>> {
+        let span = |input: usize, file: usize, range: Range<u64>| Span {
+            input: small(input),
+            file: small(file),
+            start: range.start,
+            end: range.end,
         };
-        let write = job.write();
-        let (file, start, end) = (small(write.file), write.range.start, write.range.end);
-        let writes = [Span { input: 0, file, start, end }].into();
-        Some(Job { number, reads: job.reads().map(read).collect(), writes })
+        let job = |job: session::Job| Job {
+            number: job.number,
+            reads: job.reads.into_iter().map(|read| span(read.input, read.file, read.range)).collect(),
+            writes: job.writes.into_iter().map(|write| span(0, write.file, write.range)).collect(),
+        };
+        Ok(self.0.borrow_mut().next_job()?.map(job))
     }
 
     fn run(&self, job: u64, chunks: Vec<Vec<u8>>) -> Result<Vec<u8>> {
@@ -248,8 +249,20 @@ impl From<Recipe> for session::Order {
                 penalty: it.penalty,
             },
         };
+        let space = match recipe.space {
+            Space::Factors => mwa::Space::Factors,
+            Space::Product(rank) => mwa::Space::Product(rank.map(|rank| match rank {
+                Rank::Inputs => mwa::Rank::Inputs,
+                Rank::Fixed(rank) => mwa::Rank::Fixed(rank as usize),
+                Rank::Full => mwa::Rank::Full,
+                Rank::Energy(share) => mwa::Rank::Energy(share),
+            })),
+        };
         Self {
             weighing,
+            space,
+            strict: recipe.strict,
+            residual: recipe.residual,
             dtype: dtype.map(ToString::to_string),
             allow_non_finite: recipe.allow_non_finite,
             rewrite: recipe.rewrite,

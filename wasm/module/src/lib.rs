@@ -90,19 +90,17 @@ pub extern "C" fn mwa_answer_length() -> usize {
 pub extern "C" fn mwa_open(request: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
         let session = open(&state.take(request)?)?;
-        let outputs = session
-            .outputs()
-            .map(|(name, head, length)| json!({ "name": name, "length": length, "head": head.len() }));
-        let answer = json!({
-            "weights": session.weights().values(),
-            "notes": session.notes(),
-            "owner": session.owner(),
-            "outputs": outputs.collect::<Vec<_>>(),
-        });
+        let answer = state_of(&session);
         state.last += 1;
         state.sessions.insert(state.last, session);
         Ok((state.last, text(&answer)))
     })
+}
+
+/// What is known by now, as [`mwa_open`] tells it: 1, or 0 for a failure.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_state(handle: u32) -> u32 {
+    STATE.0.borrow_mut().answer(|state| Ok((1, text(&state_of(state.session(handle)?)))))
 }
 
 /// The head of an output file: 1, or 0 for a failure.
@@ -119,13 +117,15 @@ pub extern "C" fn mwa_head(handle: u32, output: u32) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_next(handle: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let Some((number, job)) = state.session(handle)?.next_job() else { return Ok((0, Vec::new())) };
-        let reads = job.reads().map(|read| {
+        let Some(job) = state.session(handle)?.next_job()? else { return Ok((0, Vec::new())) };
+        let reads = job.reads.iter().map(|read| {
             json!({ "input": read.input, "file": read.file, "start": read.range.start, "end": read.range.end })
         });
-        let write = job.write();
-        let writes = json!([{ "file": write.file, "start": write.range.start, "end": write.range.end }]);
-        Ok((1, text(&json!({ "number": number, "reads": reads.collect::<Vec<_>>(), "writes": writes }))))
+        let writes = job.writes.iter().map(
+            |write| json!({ "file": write.file, "start": write.range.start, "end": write.range.end }),
+        );
+        let (reads, writes): (Vec<_>, Vec<_>) = (reads.collect(), writes.collect());
+        Ok((1, text(&json!({ "number": job.number, "reads": reads, "writes": writes }))))
     })
 }
 
@@ -226,6 +226,19 @@ fn open(request: &[u8]) -> Result<Session> {
         checkpoints.push(Checkpoint { name, step, config, files: opened });
     }
     Session::open(checkpoints, &request.recipe)
+}
+
+/// What a merge has to tell at any time.
+fn state_of(session: &Session) -> Value {
+    let outputs = session
+        .outputs()
+        .map(|(name, head, length)| json!({ "name": name, "length": length, "head": head.len() }));
+    json!({
+        "weights": session.weights().values(),
+        "notes": session.notes(),
+        "owner": session.owner(),
+        "outputs": outputs.collect::<Vec<_>>(),
+    })
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
