@@ -107,7 +107,7 @@ fn destroy(device: &Device) {
 
 /// An allocation that no device can make.
 fn exhaust(device: &Device) {
-    device.wgpu().0.create_buffer(&wgpu::BufferDescriptor {
+    drop(device.wgpu().0.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: u64::MAX / 16 * 16,
         usage: wgpu::BufferUsages::STORAGE,

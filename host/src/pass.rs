@@ -136,8 +136,8 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
             board: Arc::new(Board::new(hashes, own)),
             input_hashes,
             output_hashes,
-            // alone a stream is faster; with few threads, hashing two costs less than one after the other
-            at_once: if 2 * threads > 3 * sources.len() { 1 } else { 2 },
+            // a thread for each stream if there are as many; else two at a time, which costs less than one after the other
+            at_once: if threads > sources.len() { 1 } else { 2 },
             alone,
             alone_hashes: Mutex::default(),
             next_alone: AtomicUsize::new(0),
