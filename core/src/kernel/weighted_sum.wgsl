@@ -80,22 +80,14 @@ fn eight(i: u32) {
     var sum = Sum(bitcast<vec4<f32>>(vec4(SIGN)), bitcast<vec4<f32>>(vec4(SIGN)));
     let first = load(job.operand[0], i);
     var differs = Packed();
-    var k = 0u;
-    // four loads on their way at a time hide most of what memory takes
-    for (; k + 4u <= job.operands; k += 4u) {
-        let a = load(job.operand[k], i);
-        let b = load(job.operand[k + 1u], i);
-        let c = load(job.operand[k + 2u], i);
-        let d = load(job.operand[k + 3u], i);
-        sum = add(add(add(add(sum, k, a), k + 1u, b), k + 2u, c), k + 3u, d);
-        differs.low |= (a.low ^ first.low) | (b.low ^ first.low) | (c.low ^ first.low) | (d.low ^ first.low);
-        differs.high |= (a.high ^ first.high) | (b.high ^ first.high) | (c.high ^ first.high) | (d.high ^ first.high);
-    }
-    for (; k < job.operands; k += 1u) {
-        let a = load(job.operand[k], i);
-        sum = add(sum, k, a);
-        differs.low |= a.low ^ first.low;
-        differs.high |= a.high ^ first.high;
+    var next = first;
+    for (var k = 0u; k < job.operands; k += 1u) {
+        let packed = next;
+        // on its way while this one is added; after the last, the last again
+        next = load(job.operand[min(k + 1u, job.operands - 1u)], i);
+        sum = add(sum, job.operand[k].weight, packed);
+        differs.low |= packed.low ^ first.low;
+        differs.high |= packed.high ^ first.high;
     }
     // only zeros make zero bits
     let value = values(dtype(), first);
@@ -110,9 +102,8 @@ fn eight(i: u32) {
     count(i * 8u + 4u, total.high, result.high);
 }
 
-fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
+fn add(sum: Sum, weight: f32, packed: Packed) -> Sum {
     let value = values(dtype(), packed);
-    let weight = job.operand[k].weight;
     return Sum(add_four(sum.low, weight, value.low), add_four(sum.high, weight, value.high));
 }
 
