@@ -109,18 +109,16 @@ fn add(sum: Sum, weight: f32, packed: Packed) -> Sum {
 }
 
 // flush(sum + flush(weight · flush(value))). The factors 0 and 1 of a flush may be fused or moved: the result is the same.
-// That the 0 is one is kept from compilers, which make +0 of x · 0 whatever the sign of x.
 fn add_four(sum: vec4<f32>, weight: f32, bits: vec4<u32>) -> vec4<f32> {
     let value = bitcast<vec4<f32>>(bits);
     // the detour over `zero` keeps product and sum from being fused into one rounding
     let product = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value) ^ vec4(job.zero));
     // a subnormal value makes a zero, whatever the product is
     let is_tiny = min(abs(value), abs(product)) < vec4(LEAST_NORMAL);
-    let nothing = vec4(bitcast<f32>(job.zero));
-    var flushed = product * select(vec4(1.0), nothing, is_tiny);
+    var flushed = product * select(vec4(1.0), vec4(0.0), is_tiny);
     if any(is_tiny) { flushed = rounded_up(bitcast<u32>(weight), bits, flushed); }
     let next = sum + flushed;
-    return next * select(vec4(1.0), nothing, abs(next) < vec4(LEAST_NORMAL));
+    return next * select(vec4(1.0), vec4(0.0), abs(next) < vec4(LEAST_NORMAL));
 }
 
 // Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
