@@ -85,9 +85,9 @@ const K: [u32; 64] = [
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 pub(crate) fn compress<const N: usize>(states: [&mut [u32; 8]; N], blocks: [&[[u8; 64]]; N]) {
     let mut state: [State; N] = core::array::from_fn(|n| State::load(states[n]));
-    for i in 0..blocks[0].len() {
+    for (at, _) in blocks[0].iter().enumerate() {
         let before = state;
-        let mut words: [[__m128i; 4]; N] = core::array::from_fn(|n| load(&blocks[n][i]));
+        let mut words: [[__m128i; 4]; N] = core::array::from_fn(|n| load(&blocks[n][at]));
         for sixteen in 0..4 {
             for i in 0..4 {
                 for n in 0..N {

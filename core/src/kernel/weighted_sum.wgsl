@@ -81,14 +81,22 @@ fn eight(i: u32) {
     var sum = Sum(nothing, nothing);
     let first = load(job.operand[0], i);
     var differs = Packed();
-    var next = first;
-    for (var k = 0u; k < job.operands; k += 1u) {
-        let packed = next;
-        // on its way while this one is added; after the last, the last again
-        next = load(job.operand[min(k + 1u, job.operands - 1u)], i);
-        sum = add(sum, job.operand[k].weight, packed);
-        differs.low |= packed.low ^ first.low;
-        differs.high |= packed.high ^ first.high;
+    var k = 0u;
+    // four loads on their way at a time hide most of what memory takes
+    for (; k + 4u <= job.operands; k += 4u) {
+        let a = load(job.operand[k], i);
+        let b = load(job.operand[k + 1u], i);
+        let c = load(job.operand[k + 2u], i);
+        let d = load(job.operand[k + 3u], i);
+        sum = add(add(add(add(sum, k, a), k + 1u, b), k + 2u, c), k + 3u, d);
+        differs.low |= (a.low ^ first.low) | (b.low ^ first.low) | (c.low ^ first.low) | (d.low ^ first.low);
+        differs.high |= (a.high ^ first.high) | (b.high ^ first.high) | (c.high ^ first.high) | (d.high ^ first.high);
+    }
+    for (; k < job.operands; k += 1u) {
+        let a = load(job.operand[k], i);
+        sum = add(sum, k, a);
+        differs.low |= a.low ^ first.low;
+        differs.high |= a.high ^ first.high;
     }
     // only zeros make zero bits
     let value = values(dtype(), first);
@@ -103,22 +111,33 @@ fn eight(i: u32) {
     count(i * 8u + 4u, total.high, result.high);
 }
 
-fn add(sum: Sum, weight: f32, packed: Packed) -> Sum {
-    let value = values(dtype(), packed);
-    return Sum(add_four(sum.low, weight, value.low), add_four(sum.high, weight, value.high));
+// flush(sum + flush(weight · flush(value)))
+fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
+    let weight = job.operand[k].weight;
+    let bits = values(dtype(), packed);
+    let value = Sum(bitcast<vec4<f32>>(bits.low), bitcast<vec4<f32>>(bits.high));
+    // the detour over `zero` keeps product and sum from being fused into one rounding
+    let low = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.low) ^ vec4(job.zero));
+    let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.high) ^ vec4(job.zero));
+    var size = Sum(abs(low), abs(high));
+    // a subnormal value makes a zero, whatever the product is; other dtypes have none
+    if INPUT == F32 || INPUT == BF16 || INPUT == MIXED {
+        size = Sum(min(abs(value.low), size.low), min(abs(value.high), size.high));
+    }
+    let live = Sum(normal(size.low), normal(size.high));
+    var next = Sum(sum.low + low * live.low, sum.high + high * live.high);
+    // one test for all eight: products this small are rare
+    let all = live.low * live.high;
+    if all.x * all.y * all.z * all.w == 0.0 {
+        next.low = sum.low + rounded_up(bitcast<u32>(weight), bits.low, low * live.low);
+        next.high = sum.high + rounded_up(bitcast<u32>(weight), bits.high, high * live.high);
+    }
+    return Sum(next.low * normal(abs(next.low)), next.high * normal(abs(next.high)));
 }
 
-// flush(sum + flush(weight · flush(value))). The factors 0 and 1 of a flush may be fused or moved: the result is the same.
-fn add_four(sum: vec4<f32>, weight: f32, bits: vec4<u32>) -> vec4<f32> {
-    let value = bitcast<vec4<f32>>(bits);
-    // the detour over `zero` keeps product and sum from being fused into one rounding
-    let product = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value) ^ vec4(job.zero));
-    // a subnormal value makes a zero, whatever the product is
-    let is_tiny = min(abs(value), abs(product)) < vec4(LEAST_NORMAL);
-    var flushed = product * select(vec4(1.0), vec4(0.0), is_tiny);
-    if any(is_tiny) { flushed = rounded_up(bitcast<u32>(weight), bits, flushed); }
-    let next = sum + flushed;
-    return next * select(vec4(1.0), vec4(0.0), abs(next) < vec4(LEAST_NORMAL));
+// 0 for subnormals and zeros, else 1. Such a factor may be fused or moved: the result is the same.
+fn normal(size: vec4<f32>) -> vec4<f32> {
+    return select(vec4(1.0), vec4(0.0), size < vec4(LEAST_NORMAL));
 }
 
 // Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
