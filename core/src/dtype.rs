@@ -100,16 +100,20 @@ impl Float {
 pub(crate) trait Element {
     /// The bit pattern.
     type Word: Copy;
+    /// The bytes of one word, little-endian.
+    type Bytes: AsRef<[u8]>;
     /// Bytes per word.
     const BYTES: usize;
-    /// Whether a widened value can be an f32 subnormal (which sums flush to zero).
-    const MAY_BE_SUBNORMAL: bool;
+    /// Cut into words; what is left at the end is not among them.
+    fn split(bytes: &[u8]) -> &[Self::Bytes];
     /// Read one little-endian word from exactly `BYTES` bytes.
     fn read(bytes: &[u8]) -> Self::Word;
     /// Write one little-endian word to exactly `BYTES` bytes.
     fn write(word: Self::Word, bytes: &mut [u8]);
     /// Exact value as f32 (F64, which has no exact f32, is never summed in f32).
     fn widen(word: Self::Word) -> f32;
+    /// Zero or at least 2⁻⁶⁰ in magnitude, as nearly all that training leaves: far from the f32 subnormals.
+    fn is_plain(word: Self::Word) -> bool;
     /// Nearest word, ties to even.
     fn narrow(value: f32) -> Self::Word;
     /// Neither infinity nor NaN.
@@ -121,7 +125,12 @@ pub(crate) trait Element {
 macro_rules! words {
     ($word:ty, $bytes:literal) => {
         type Word = $word;
+        type Bytes = [u8; $bytes];
         const BYTES: usize = $bytes;
+        #[inline(always)]
+        fn split(bytes: &[u8]) -> &[[u8; $bytes]] {
+            bytes.as_chunks().0
+        }
         #[inline(always)]
         fn read(bytes: &[u8]) -> $word {
             let mut word = [0; $bytes];
@@ -138,10 +147,14 @@ macro_rules! words {
 pub(crate) struct F32;
 impl Element for F32 {
     words!(u32, 4);
-    const MAY_BE_SUBNORMAL: bool = true;
     #[inline(always)]
     fn widen(word: u32) -> f32 {
         f32::from_bits(word)
+    }
+    #[inline(always)]
+    fn is_plain(word: u32) -> bool {
+        // the exponent of 2⁻⁶⁰ is 67; zero, less one, is the largest of all
+        (word & 0x7fff_ffff).wrapping_sub(1) >= (67 << 23) - 1
     }
     #[inline(always)]
     fn narrow(value: f32) -> u32 {
@@ -161,10 +174,14 @@ impl Element for F32 {
 pub(crate) struct Bf16;
 impl Element for Bf16 {
     words!(u16, 2);
-    const MAY_BE_SUBNORMAL: bool = true;
     #[inline(always)]
     fn widen(word: u16) -> f32 {
         f32::from_bits(u32::from(word) << 16)
+    }
+    #[inline(always)]
+    fn is_plain(word: u16) -> bool {
+        // the exponent of 2⁻⁶⁰ is 67; zero, less one, is the largest of all
+        (word & 0x7fff).wrapping_sub(1) >= (67 << 7) - 1
     }
     #[inline(always)]
     fn narrow(value: f32) -> u16 {
@@ -185,10 +202,13 @@ impl Element for Bf16 {
 pub(crate) struct F16;
 impl Element for F16 {
     words!(u16, 2);
-    const MAY_BE_SUBNORMAL: bool = false;
     #[inline(always)]
     fn widen(word: u16) -> f32 {
         widen_small::<5, 10, true>(u32::from(word))
+    }
+    #[inline(always)]
+    fn is_plain(_: u16) -> bool {
+        true
     }
     #[inline(always)]
     fn narrow(value: f32) -> u16 {
@@ -207,10 +227,13 @@ impl Element for F16 {
 pub(crate) struct F8E4M3;
 impl Element for F8E4M3 {
     words!(u8, 1);
-    const MAY_BE_SUBNORMAL: bool = false;
     #[inline(always)]
     fn widen(word: u8) -> f32 {
         widen_small::<4, 3, false>(u32::from(word))
+    }
+    #[inline(always)]
+    fn is_plain(_: u8) -> bool {
+        true
     }
     #[inline(always)]
     fn narrow(value: f32) -> u8 {
@@ -229,10 +252,13 @@ impl Element for F8E4M3 {
 pub(crate) struct F8E5M2;
 impl Element for F8E5M2 {
     words!(u8, 1);
-    const MAY_BE_SUBNORMAL: bool = false;
     #[inline(always)]
     fn widen(word: u8) -> f32 {
         widen_small::<5, 2, true>(u32::from(word))
+    }
+    #[inline(always)]
+    fn is_plain(_: u8) -> bool {
+        true
     }
     #[inline(always)]
     fn narrow(value: f32) -> u8 {

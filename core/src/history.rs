@@ -22,7 +22,7 @@ const RELATIVE: f64 = 1e-6;
 const ABSOLUTE: f64 = 1e-8;
 
 /// Everything that was logged in one run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct History {
     /// Invariant: not empty.
     branches: Vec<Branch>,
@@ -31,7 +31,7 @@ pub struct History {
 }
 
 /// One course of the run, without contradiction.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Branch {
     pub(crate) log: Log,
     pub(crate) records: Vec<Record>,
@@ -43,7 +43,7 @@ pub(crate) struct Branch {
 }
 
 /// Where a branch first contradicts one that reaches further.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Conflict {
     step: u64,
     metric: String,

@@ -60,14 +60,18 @@ fn kernels(criterion: &mut Criterion) {
     }
 }
 
-/// Finite numbers of one sign or the other: random bits with the top bit of the exponent cleared.
+/// Numbers between 2⁻¹⁰ and 1 of either sign, as training leaves them.
 fn noise(float: Float, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let mut word = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8 & 0xBF
+        u32::try_from(state >> 32).expect("32 bits are left")
     };
-    (0..ELEMENTS * float.bytes()).map(|_| word()).collect()
+    let values = (0..ELEMENTS).map(|_| (word() & 0x807f_ffff) | ((117 + word() % 10) << 23));
+    let bytes: Vec<_> = values.flat_map(u32::to_le_bytes).collect();
+    let mut narrow = vec![0; ELEMENTS * float.bytes()];
+    reference(&[Operand { dtype: Float::F32, bytes: &bytes, weight: 1.0 }], float, &mut narrow);
+    narrow
 }
 
 criterion_group!(benches, kernels);

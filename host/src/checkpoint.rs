@@ -1,15 +1,13 @@
 //! One checkpoint on disk: which files hold its weights, its adapter config, its step.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use mwa::checkpoint::{ShardIndex, WEIGHTS, foreign, step_of_file, step_of_folder};
 use mwa::safetensors::Tensor;
 use mwa::{AdapterConfig, Error, ErrorKind, Result};
-use serde::Deserialize;
 
 use crate::files::{InputFile, io_error};
-use crate::foreign;
 
 /// A checkpoint that can be merged.
 #[derive(Debug)]
@@ -29,18 +27,6 @@ pub(crate) struct Checkpoint {
     /// What the user should know about it.
     pub(crate) notes: Vec<String>,
 }
-
-/// Weight files in the order in which they are preferred, as PEFT and transformers do.
-pub(crate) const WEIGHTS: [&str; 8] = [
-    "adapter_model.safetensors",
-    "adapter_model.safetensors.index.json",
-    "adapter_model.bin",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_lora_weights.safetensors",
-];
 
 impl Checkpoint {
     /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
@@ -63,11 +49,12 @@ impl Checkpoint {
     }
 
     fn open_file(path: &Path, name: String) -> Result<Self> {
-        if let Some((what, help)) = foreign::file(path) {
+        let last = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some((what, help)) = foreign::file(&last) {
             return Err(Error::new(ErrorKind::Input, what).file(name).help(help));
         }
         let file = InputFile::open(path)?;
-        let step = step_of_file(path).or_else(|| file.header.metadata().get("ss_steps")?.parse().ok());
+        let step = step_of_file(&last).or_else(|| file.header.metadata().get("ss_steps")?.parse().ok());
         Ok(Self {
             name,
             path: path.to_owned(),
@@ -85,7 +72,7 @@ impl Checkpoint {
         let Some(weights) = weights_in(&folder) else {
             return Err(match adapter {
                 Some(adapter) => no_adapter(path, adapter),
-                None => foreign::folder(path),
+                None => no_weights(path),
             }
             .file(name));
         };
@@ -131,30 +118,6 @@ pub(crate) fn weights_in(folder: &Path) -> Option<PathBuf> {
     WEIGHTS.iter().map(|file| folder.join(file)).find(|path| path.is_file())
 }
 
-/// The step that a folder's name gives; `None` when it is not a checkpoint's name.
-///
-/// `checkpoint-N` (Trainer and what builds on it), `epoch_N` and `step_N` (torchtune), `step-N` (litgpt), `global_stepN`.
-pub(crate) fn step_of_folder(name: &str) -> Option<u64> {
-    ["checkpoint-", "epoch_", "step_", "step-", "global_step"]
-        .iter()
-        .find_map(|prefix| number(name.strip_prefix(prefix)?))
-}
-
-/// The step or epoch that a file's name gives: `NAME-000010`, `NAME-step00000050` (kohya), `0000100_adapters` (MLX),
-/// `NAME_000000500` (ai-toolkit).
-fn step_of_file(path: &Path) -> Option<u64> {
-    let stem = path.file_stem()?.to_str()?;
-    if let Some(step) = stem.strip_suffix("_adapters").and_then(number) {
-        return Some(step);
-    }
-    let (_, last) = stem.rsplit_once(['-', '_'])?;
-    number(last.strip_prefix("step").unwrap_or(last))
-}
-
-fn number(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
 fn modified(path: &Path) -> Option<std::time::SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
@@ -183,64 +146,32 @@ fn read_config(path: &Path) -> Result<AdapterConfig> {
     AdapterConfig::parse(&read_text(path)?).map_err(|error| error.file(path.display().to_string()))
 }
 
-/// Which file holds which tensor: `model.safetensors.index.json`.
-#[derive(Deserialize)]
-#[serde(expecting = "an object with a weight_map from tensors to files")]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
-}
-
 fn open_shards(folder: &Path, index: &Path) -> Result<Vec<InputFile>> {
-    let name = index.display().to_string();
-    let bad = |detail: String| Error::new(ErrorKind::Header, detail).file(&*name);
-    let parsed: ShardIndex = serde_json::from_str(&read_text(index)?)
-        .map_err(|error| bad(format!("is not a shard index: {error}")))?;
-    let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
+    let at = |error: Error| error.file(index.display().to_string());
+    let parsed = ShardIndex::parse(&read_text(index)?).map_err(at)?;
     let mut files = Vec::new();
-    for shard in shards {
-        let mut parts = Path::new(shard).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(bad(format!("names the shard `{shard}`, which is not a plain file name"))
-                .help("shards lie beside their index"));
-        }
+    for shard in parsed.files() {
         let path = folder.join(shard);
         if !path.exists() {
-            return Err(bad(format!("names the shard {shard}, which is missing"))
-                .help("download the rest of the checkpoint"));
+            let detail = format!("names the shard {shard}, which is missing");
+            let error = Error::new(ErrorKind::Header, detail).help("download the rest of the checkpoint");
+            return Err(at(error));
         }
         files.push(InputFile::open(&path)?);
     }
-    let mut mapped = 0;
-    for file in &files {
-        let shard = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        for tensor in file.header.tensors() {
-            match parsed.weight_map.get(&tensor.name) {
-                Some(expected) if *expected == shard => mapped += 1,
-                Some(other) => {
-                    let detail = format!("is in {shard}, but the index says {other}");
-                    return Err(bad(detail).tensor(&*tensor.name).help("download the checkpoint again"));
-                }
-                None => {
-                    return Err(bad(format!("is in {shard}, but not in the index"))
-                        .tensor(&*tensor.name)
-                        .help("index and shards are of two checkpoints: download it again"));
-                }
-            }
-        }
-    }
-    if mapped != parsed.weight_map.len() {
-        let present: BTreeSet<&str> =
-            files.iter().flat_map(|file| file.header.tensors()).map(|tensor| tensor.name.as_str()).collect();
-        let (missing, shard) = parsed
-            .weight_map
-            .iter()
-            .find(|(tensor, _)| !present.contains(tensor.as_str()))
-            .expect("fewer tensors were found than the index names");
-        return Err(bad(format!("is listed in the index, but {shard} does not hold it"))
-            .tensor(&**missing)
-            .help("download the checkpoint again"));
-    }
+    let names: Vec<_> = files.iter().map(InputFile::name).collect();
+    let heads = files.iter().map(|file| &file.header);
+    parsed.check(names.iter().map(String::as_str).zip(heads)).map_err(at)?;
     Ok(files)
+}
+
+/// The folder has no weights.
+fn no_weights(folder: &Path) -> Error {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let inside = |name: &str| folder.join(name).display().to_string();
+    foreign::folder(&names, &|name| weights_in(&folder.join(name)).is_some(), &inside)
 }
 
 /// The folder has no adapter of that name.
@@ -249,25 +180,4 @@ fn no_adapter(path: &Path, adapter: &str) -> Error {
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
     let detail = format!("has no adapter `{adapter}`; adapters inside: {found}");
     Error::new(ErrorKind::Input, detail).help("give --adapter one of these names, or leave it out")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_give_steps() {
-        assert_eq!(step_of_folder("checkpoint-1000"), Some(1000));
-        assert_eq!(step_of_folder("epoch_2"), Some(2));
-        for other in
-            ["checkpoint-500-merged", "tmp-checkpoint-500", "checkpoint-500.bak", "checkpoint-", "best"]
-        {
-            assert_eq!(step_of_folder(other), None, "{other}");
-        }
-        let file = |name: &str| step_of_file(Path::new(name));
-        assert_eq!(file("cat-step00000050.safetensors"), Some(50));
-        assert_eq!(file("cat-000010.safetensors"), Some(10));
-        assert_eq!(file("0000100_adapters.safetensors"), Some(100));
-        assert_eq!(file("adapters.safetensors"), None);
-    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::space::{RankChoice, space};
-use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use crate::{ChooseOptions, DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme};
@@ -241,19 +241,21 @@ impl From<Choose> for Options {
         Self {
             inputs: args.inputs,
             adapter: args.adapter,
-            select: Selection { steps: args.steps, every: args.every, last: args.last, top: args.top },
-            metric: MetricOptions {
-                name: args.metric,
-                goal,
-                smooth: args.smooth,
-                tolerance: args.metric_tolerance,
-                strict: args.strict_metrics,
+            choose: ChooseOptions {
+                select: Selection { steps: args.steps, every: args.every, last: args.last, top: args.top },
+                metric: MetricOptions {
+                    name: args.metric,
+                    goal,
+                    smooth: args.smooth,
+                    tolerance: args.metric_tolerance,
+                    strict: args.strict_metrics,
+                },
+                rule: args
+                    .weights
+                    .map_or(WeightRule::Scheme { scheme, penalty: args.penalty }, WeightRule::Explicit),
+                drop_bad: args.drop_bad,
             },
             metrics_file: args.metrics_file,
-            rule: args
-                .weights
-                .map_or(WeightRule::Scheme { scheme, penalty: args.penalty }, WeightRule::Explicit),
-            drop_bad: args.drop_bad,
         }
     }
 }

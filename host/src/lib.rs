@@ -19,7 +19,6 @@ mod cpu;
 mod device;
 mod execute;
 mod files;
-mod foreign;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(not(feature = "gpu"))]
@@ -55,7 +54,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::thread;
 
-use mwa::{Float, Goal, MetricOptions, Result, Scheme, Weights};
+use mwa::{Float, Goal, Result, Weights};
 
 pub use device::{DeviceChoice, Gpus};
 pub use execute::execute;
@@ -63,7 +62,7 @@ pub use guard::guard;
 pub use inspect::{Inspection, inspect};
 pub use merge::{merge, weights};
 pub use mwa::report::{self, Report};
-pub use mwa::{Rank, Space};
+pub use mwa::{ChooseOptions, PENALTY, Rank, Selection, Space, WeightRule};
 pub use paced::Paced;
 pub use settings::Settings;
 pub use simd::InstructionSet;
@@ -79,62 +78,20 @@ pub struct Options {
     pub inputs: Vec<PathBuf>,
     /// The adapter to take from checkpoints that hold several.
     pub adapter: Option<String>,
-    /// Which of the checkpoints found.
-    pub select: Selection,
-    /// Which metric, and how it is read.
-    pub metric: MetricOptions,
+    /// Which of the checkpoints found, and how they are weighed.
+    pub choose: ChooseOptions,
     /// A table of metrics, instead of the run's own logs.
     pub metrics_file: Option<PathBuf>,
-    /// From metric to weight.
-    pub rule: WeightRule,
-    /// Leave out checkpoints that diverged, instead of failing.
-    pub drop_bad: bool,
 }
 
 impl Options {
     /// Itself, unless its penalty or weights suit no checkpoints at all.
     fn checked(self) -> Result<Self> {
-        match &self.rule {
+        match &self.choose.rule {
             WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty)?,
             WeightRule::Explicit(values) => Weights::explicit(values)?,
         };
         Ok(self)
-    }
-}
-
-/// Which of the checkpoints found are taken; the parts apply in the order of the fields.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Selection {
-    /// Steps from … to, both included.
-    pub steps: Option<(u64, u64)>,
-    /// Every so manyth, counted from the newest.
-    pub every: Option<usize>,
-    /// The newest so many. A searched run gives its last ten if nothing at all is selected.
-    pub last: Option<usize>,
-    /// The so many with the best metric.
-    pub top: Option<usize>,
-}
-
-/// From metric to weight.
-#[derive(Clone, Debug)]
-pub enum WeightRule {
-    /// One of the core's schemes.
-    Scheme {
-        /// Which.
-        scheme: Scheme,
-        /// How hard a worse checkpoint is punished.
-        penalty: f64,
-    },
-    /// The caller's own weights, one per checkpoint, in the order in which the checkpoints are found.
-    Explicit(Vec<f64>),
-}
-
-/// The penalty unless the caller gives one.
-pub const PENALTY: f64 = 0.8;
-
-impl Default for WeightRule {
-    fn default() -> Self {
-        Self::Scheme { scheme: Scheme::default(), penalty: PENALTY }
     }
 }
 

@@ -23,7 +23,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
-        inputs: choice.inputs().collect(),
+        inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
         rank: None,
@@ -46,7 +46,7 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     loop {
         let mut choice = choose(options, &excluded)?;
         match merge_choice(&mut choice, how, options.adapter.as_deref(), out, &dropped, progress) {
-            Err(error) if options.drop_bad && error.kind() == ErrorKind::NonFinite => {
+            Err(error) if options.choose.drop_bad && error.kind() == ErrorKind::NonFinite => {
                 let bad =
                     choice.checkpoints.iter().find(|checkpoint| Some(&*checkpoint.name) == error.at_file());
                 let bad = bad.ok_or_else(|| error.clone())?;
@@ -97,7 +97,7 @@ pub(crate) fn merge_choice(
         file.check_unchanged()?;
     }
 
-    let mut inputs: Vec<_> = choice.inputs().collect();
+    let mut inputs = choice.inputs.clone();
     for ((row, checkpoint), hashes) in inputs.iter_mut().zip(&choice.checkpoints).zip(written.input_hashes) {
         row.path = path_from(staging.target(), &checkpoint.path);
         row.files = checkpoint

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use mwa::checkpoint::step_of_folder;
 use mwa::{Error, ErrorKind, History, Result, TrainerState};
 
-use crate::checkpoint::{Checkpoint, named_adapters, read_text, step_of_folder, weights_in};
+use crate::checkpoint::{Checkpoint, named_adapters, read_text, weights_in};
 use crate::files::io_error;
 
 /// The checkpoints that the user named, in the order given, those of a run by step.

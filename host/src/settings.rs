@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use crate::space::{RankChoice, space};
-use crate::{DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
+use crate::{ChooseOptions, DeviceChoice, Machine, MergeOptions, Options, PENALTY, Selection, WeightRule};
 
 /// What [`crate::merge`], [`crate::weights`], [`crate::inspect`] and [`crate::verify`] can be told, except paths of
 /// checkpoints. Names and meanings are the command line's, with `_` for `-`; what is left out has its default.
 ///
 /// ```
 /// let settings = mwa_host::Settings::parse(r#"{"metric": "eval_loss", "last": 4, "penalty": 1}"#)?;
-/// assert_eq!(settings.options(vec!["runs/my-lora".into()])?.select.last, Some(4));
+/// assert_eq!(settings.options(vec!["runs/my-lora".into()])?.choose.select.last, Some(4));
 /// # Ok::<(), mwa::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -51,7 +51,8 @@ pub struct Settings {
     threads: Option<AtLeastOne>,
     /// Bytes.
     memory: Option<u64>,
-    #[serde(deserialize_with = "parsed")]
+    /// A word of the command line's, or the places of GPUs: `[0, 1]` is `"gpu:0,1"`.
+    #[serde(deserialize_with = "device")]
     device: Option<DeviceChoice>,
 }
 
@@ -109,28 +110,30 @@ impl Settings {
         let options = Options {
             inputs,
             adapter: self.adapter.clone(),
-            select: Selection {
-                steps: self.steps.map(|(first, last)| (first.unwrap_or(0), last.unwrap_or(u64::MAX))),
-                every: self.every.map(AtLeastOne::get),
-                last: self.last.map(AtLeastOne::get),
-                top: self.top.map(AtLeastOne::get),
-            },
-            metric: MetricOptions {
-                name: self.metric.clone(),
-                goal: self.goal,
-                smooth: self.smooth,
-                tolerance: self.metric_tolerance,
-                strict: self.strict_metrics,
+            choose: ChooseOptions {
+                select: Selection {
+                    steps: self.steps.map(|(first, last)| (first.unwrap_or(0), last.unwrap_or(u64::MAX))),
+                    every: self.every.map(AtLeastOne::get),
+                    last: self.last.map(AtLeastOne::get),
+                    top: self.top.map(AtLeastOne::get),
+                },
+                metric: MetricOptions {
+                    name: self.metric.clone(),
+                    goal: self.goal,
+                    smooth: self.smooth,
+                    tolerance: self.metric_tolerance,
+                    strict: self.strict_metrics,
+                },
+                rule: match &self.weights {
+                    Some(weights) => WeightRule::Explicit(weights.clone()),
+                    None => WeightRule::Scheme {
+                        scheme: self.scheme.unwrap_or_default(),
+                        penalty: self.penalty.unwrap_or(PENALTY),
+                    },
+                },
+                drop_bad: self.drop_bad,
             },
             metrics_file: self.metrics_file.clone(),
-            rule: match &self.weights {
-                Some(weights) => WeightRule::Explicit(weights.clone()),
-                None => WeightRule::Scheme {
-                    scheme: self.scheme.unwrap_or_default(),
-                    penalty: self.penalty.unwrap_or(PENALTY),
-                },
-            },
-            drop_bad: self.drop_bad,
         };
         options.checked()
     }
@@ -192,6 +195,21 @@ fn parsed<'de, D: Deserializer<'de>, T: core::str::FromStr<Err = Error>>(
         .transpose()
 }
 
+fn device<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> core::result::Result<Option<DeviceChoice>, D::Error> {
+    let text = match Option::<serde_json::Value>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(serde_json::Value::String(text)) => text,
+        Some(serde_json::Value::Array(places)) => {
+            let places: Vec<_> = places.iter().map(serde_json::Value::to_string).collect();
+            format!("gpu:{}", places.join(","))
+        }
+        Some(other) => other.to_string(),
+    };
+    text.parse().map(Some).map_err(|error: Error| D::Error::custom(error))
+}
+
 fn rank<'de, D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Option<RankChoice>, D::Error> {
     let text = match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::String(text) => text,
@@ -218,16 +236,17 @@ mod tests {
         );
         let settings = settings.unwrap();
         let options = settings.options(Vec::new()).unwrap();
-        assert_eq!(options.select.steps, Some((500, u64::MAX)));
-        assert_eq!(options.metric.goal, Some(Goal::Max));
+        assert_eq!(options.choose.select.steps, Some((500, u64::MAX)));
+        assert_eq!(options.choose.metric.goal, Some(Goal::Max));
         assert!(
-            matches!(options.rule, WeightRule::Scheme { scheme: Scheme::Power, penalty } if penalty == PENALTY)
+            matches!(options.choose.rule, WeightRule::Scheme { scheme: Scheme::Power, penalty } if penalty == PENALTY)
         );
         assert_eq!(settings.merge_options().unwrap().dtype, Some(Float::BF16));
         assert_eq!(settings.machine().threads, Some(3));
         let device = |json| Settings::parse(json).map(|settings| settings.machine().device);
         assert_eq!(device("{}"), Ok(DeviceChoice::Auto));
         assert_eq!(device(r#"{"device": "cpu"}"#), Ok(DeviceChoice::Cpu));
+        assert_eq!(device(r#"{"device": [0, 3]}"#), "gpu:0,3".parse());
     }
 
     #[test]
@@ -265,6 +284,7 @@ mod tests {
             refused(r#"{"weights": [1], "metric": "loss"}"#),
             "options weights and metric contradict each other"
         );
+        assert!(refused(r#"{"device": ["a"]}"#).starts_with("option device: "));
         assert!(refused("[").starts_with("options are not JSON: "));
     }
 }

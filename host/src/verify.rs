@@ -117,7 +117,7 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         .collect::<Result<Vec<_>>>()?;
     let values: Vec<_> = report.inputs.iter().map(|input| input.weight).collect();
     let mut choice = Choice {
-        readings: vec![None; checkpoints.len()],
+        inputs: report.inputs.clone(),
         checkpoints,
         weights: Weights::normalised(&values)?,
         weighting: report.weighting.clone(),

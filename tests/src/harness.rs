@@ -81,7 +81,7 @@ fn is_required(required: &str, executor: &str) -> bool {
 const WASM: &str = "wasm";
 
 /// What `MWA_REQUIRE` may name besides executors: tests that `cargo xtask test` runs with other programs.
-const LANES: [&str; 5] = ["python", "c", "browser", "deno", WASM];
+const LANES: [&str; 7] = ["python", "c", "node", "browser", "deno", "bun", WASM];
 
 fn unknown(required: &str) -> Vec<&str> {
     let is_known =

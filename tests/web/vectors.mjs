@@ -79,7 +79,7 @@ function expectError({ error }, kind, tensor) {
 }
 
 /** Dtype, shape and bytes of each tensor. */
-function tensors(file) {
+export function tensors(file) {
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
   delete header.__metadata__;

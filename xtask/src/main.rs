@@ -38,8 +38,8 @@ usage: cargo xtask VERB …
   test c                   the C face from C and C++ with gcc and clang, under AddressSanitizer and valgrind
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
-  test web                 the npm package in Node and Deno; needs npm
-  test browser             the page in Chromium; needs npm and Chromium
+  test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
+  test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
   test all                 everything above
 
   vectors                  remake tests/vectors with the numpy oracle and show what changed
@@ -56,7 +56,7 @@ usage: cargo xtask VERB …
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python,gpu,wasm,browser,deno
+  MWA_REQUIRE=python,gpu,wasm,node,browser,deno,bun
                             fail where a test would be skipped for want of one of these
   MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;

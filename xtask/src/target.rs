@@ -17,11 +17,19 @@ pub(crate) struct Build {
     pub(crate) from_source: bool,
 }
 
-/// A command that builds `package` for `triple`: with rustup's library, else with one built from Debian's sources.
+/// [`build_with`] no more of the library than a package without std needs.
+///
+/// # Errors
+/// As [`build_with`].
+pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
+    build_with("core,alloc", package, triple)
+}
+
+/// A command that builds `package` for `triple`: with rustup's library, else with `library` built from Debian's sources.
 ///
 /// # Errors
 /// Why neither road is open.
-pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
+pub(crate) fn build_with(library: &str, package: &str, triple: &str) -> Result<Build> {
     let mut add = Command::new("rustup");
     add.args(["target", "add", triple]);
     let why = match output(add) {
@@ -37,8 +45,8 @@ pub(crate) fn build(package: &str, triple: &str) -> Result<Build> {
     if !has_debian() {
         return Err(format!("{why}; {DEBIAN_RUSTC} and {DEBIAN_SOURCES} are not there either"));
     }
-    let mut command =
-        cargo(["build", "--package", package, "--target", triple, "-Z", "build-std=core,alloc"]);
+    let mut command = cargo(["build", "--package", package, "--target", triple]);
+    command.args(["-Z", &format!("build-std={library}")]);
     // another compiler: a folder of its own keeps the two from rebuilding each other's work
     command.env("CARGO_TARGET_DIR", target().join("debian"));
     command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");

@@ -1,4 +1,4 @@
-//! Build the npm package and the page, and test them in Node, Deno and a browser.
+//! Build the npm package and the page, and test them in Node, Deno, Bun and a browser.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,17 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// The npm package, into `wasm/web/dist`.
 pub(crate) fn package() -> Result {
-    let build = target::build("mwa-web", TRIPLE)?;
+    let web = root().join("wasm/web");
+    module("mwa-web", "core,alloc", &web.join("dist/wasm"), "mwa")?;
+    // wgpu needs all of std
+    module("mwa-web-gpu", "std,panic_abort", &web.join("dist/wasm-gpu"), "mwa_gpu")?;
+    npm(&web)?;
+    script(&web, "build")
+}
+
+/// One WebAssembly module and its glue, into `folder`; `library` is what it needs of Rust's.
+fn module(package: &str, library: &str, folder: &Path, name: &str) -> Result {
+    let build = target::build_with(library, package, TRIPLE)?;
     let (mut command, mut flags) = (build.command, "-C target-feature=+simd128".to_owned());
     command.args(["--profile", "web"]);
     let mut sources = Command::new("rustup");
@@ -27,22 +37,20 @@ pub(crate) fn package() -> Result {
         flags += " -Zunstable-options -Cpanic=immediate-abort";
         command.args(["-Z", "build-std-features=optimize_for_size"]).env("RUSTC_BOOTSTRAP", "1");
         if !build.from_source {
-            command.args(["-Z", "build-std=core,alloc"]);
+            command.args(["-Z", &format!("build-std={library}")]);
         }
     }
-    let folder = if build.from_source { target().join("debian") } else { target() };
+    let built = if build.from_source { target().join("debian") } else { target() };
     command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags);
     run(command)?;
-    println!("built the web module with {}", build.road);
-    let web = root().join("wasm/web");
-    fs::create_dir_all(web.join("dist/wasm")).map_err(|error| error.to_string())?;
+    println!("built {package} with {}", build.road);
+    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let mut bindgen = Bindgen::new();
-    bindgen.input_path(folder.join(TRIPLE).join("web/mwa_web.wasm")).typescript(true).out_name("mwa");
+    let file = format!("{}.wasm", package.replace('-', "_"));
+    bindgen.input_path(built.join(TRIPLE).join("web").join(file)).typescript(true).out_name(name);
     bindgen.remove_name_section(true).remove_producers_section(true);
-    let bound = bindgen.web(true).and_then(|bindgen| bindgen.generate(web.join("dist/wasm")));
-    bound.map_err(|error| format!("wasm-bindgen: {error:#}"))?;
-    npm(&web)?;
-    script(&web, "build")
+    let bound = bindgen.web(true).and_then(|bindgen| bindgen.generate(folder));
+    bound.map_err(|error| format!("wasm-bindgen: {error:#}"))
 }
 
 /// The page, into `examples/browser/dist`.
@@ -55,8 +63,53 @@ pub(crate) fn page() -> Result {
 
 /// The package in Node and Deno.
 pub(crate) fn test_package(count: &mut Count) -> Result {
+    npm(&root().join("tests/web"))?;
     package()?;
-    tests("node.test.mjs", &[], count)
+    test_node(count)
+}
+
+/// The package in Node, if that can be had here: its own tests, and those of its face to disks beside the native binary.
+pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
+    if let Err(why) = ready() {
+        return if requires("node") {
+            Err(format!("MWA_REQUIRE asks for Node, but {why}"))
+        } else {
+            crate::test::skip(&why, count)
+        };
+    }
+    package()?;
+    test_node(count)
+}
+
+fn test_node(count: &mut Count) -> Result {
+    crate::build()?;
+    let binary = target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX));
+    tests("node.test.mjs", &[], count)?;
+    tests("disk.test.mjs", &[("MWA_BINARY", &binary)], count)
+}
+
+/// Whether there is all that the package is built with.
+fn ready() -> Result {
+    for program in ["node", "npm"] {
+        let mut version = Command::new(program);
+        version.arg("--version");
+        let version = output(version).map_err(|_| format!("there is no {program}"))?;
+        let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
+        if program == "node" && major.is_none_or(|major: u32| major < 20) {
+            return Err(format!("node is {}, older than 20", version.trim()));
+        }
+    }
+    target::build("mwa-web", TRIPLE)?;
+    npm(&root().join("wasm/web"))
+}
+
+fn requires(what: &str) -> bool {
+    std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == what))
+}
+
+/// The page in Chromium, if the Node lane could run; it has said so otherwise.
+pub(crate) fn test_page_if_there(count: &mut Count) -> Result {
+    if ready().is_ok() { test_page(count) } else { Ok(()) }
 }
 
 /// The page in Chromium, headless.
@@ -65,14 +118,18 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
     let chromium = std::env::var_os("MWA_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
     if !chromium.is_file() && target::install(&["chromium"]).is_err() {
         let why = format!("there is no Chromium at {}; MWA_CHROMIUM=PATH names one", chromium.display());
-        if std::env::var("MWA_REQUIRE").is_ok_and(|required| required.split(',').any(|it| it == "browser")) {
+        if requires("browser") {
             return Err(why);
         }
         println!("ignored: {why}");
         count.skipped += 1;
         return Ok(());
     }
-    tests("browser.test.mjs", &[("MWA_CHROMIUM", chromium)], count)
+    npm(&root().join("tests/web"))?;
+    for file in ["browser.test.mjs", "gpu.test.mjs"] {
+        tests(file, &[("MWA_CHROMIUM", &chromium)], count)?;
+    }
+    Ok(())
 }
 
 /// Speeds of the package in Node and Chromium beside the native binary's.
@@ -86,9 +143,8 @@ pub(crate) fn bench() -> Result {
     run(node)
 }
 
-fn tests(file: &str, environment: &[(&str, PathBuf)], count: &mut Count) -> Result {
+fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result {
     let folder = root().join("tests/web");
-    npm(&folder)?;
     let mut node = Command::new("node");
     node.args(["--test", "--test-reporter=tap", file]).current_dir(folder);
     node.envs(environment.iter().map(|(name, value)| (name, value)));

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mwa import _mwa
 from mwa.errors import MergeError
-from mwa.options import MergeOptions, WeightOptions, to_json
+from mwa.options import Device, MergeOptions, WeightOptions, to_json
 from mwa.results import (
     Checked,
     Coverage,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checked",
     "Coverage",
+    "Device",
     "HashedFile",
     "Input",
     "Inspection",
@@ -84,10 +85,15 @@ def inspect(path: Path, *, adapter: str | None = None) -> Inspection:
 
 
 def verify(
-    folder: Path, *, progress: Progress | None = None, threads: int | None = None, memory: int | None = None
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    device: Device | None = None,
 ) -> Verified:
     """Merge again from the report in a merged folder, and compare bytes and hashes."""
-    options = to_json({"threads": threads, "memory": memory})
+    options = to_json({"threads": threads, "memory": memory, "device": device})
     return read(Verified, json.loads(_mwa.verify(folder, options, progress)))
 
 

@@ -10,6 +10,10 @@ from typing import Literal, TypedDict
 from mwa.errors import MergeError
 
 
+Device = Literal["auto", "cpu", "gpu", "wasm"] | Sequence[int]
+"""A word, or the places of GPUs in what ``mwa devices`` lists; wasm only in builds that have it."""
+
+
 class WeightOptions(TypedDict, total=False):
     """Which checkpoints, and how they are weighed."""
 
@@ -43,7 +47,7 @@ class MergeOptions(WeightOptions, total=False):
     force: bool  # replace an earlier merge
     threads: int | None  # one per core
     memory: int | None  # bytes of buffers; 64 MiB, or 256 MiB with a GPU
-    device: Literal["auto", "cpu", "gpu"]  # what computes; auto
+    device: Device | None  # what computes; auto
 
 
 def to_json(options: Mapping[str, object]) -> str:

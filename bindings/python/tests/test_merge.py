@@ -138,6 +138,8 @@ def test_other_threads_run_meanwhile(sample_run: Path, tmp_path: Path) -> None:
         ({"weights": [1], "metric": "loss"}, "usage", "options weights and metric contradict each other"),
         ({"metric": "bleu"}, "metric", "bleu"),
         ({"rank": "all", "space": "product"}, "usage", "option rank: `all` is no rank; write a number, auto or full"),
+        ({"device": "tpu"}, "usage", "option device: `tpu` is no device"),
+        ({"device": ["a"]}, "usage", "option device: "),
         ({"dtype": "int8"}, "usage", "option dtype: unknown variant `int8`"),
     ],
 )  # fmt: skip

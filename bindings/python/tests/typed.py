@@ -18,7 +18,11 @@ assert_type(report.weighting.metric, "str | None")
 assert_type(mwa.weights(["a", Path("b")], scheme="rank").outputs, "tuple[mwa.HashedFile, ...]")
 assert_type(mwa.verify("out").is_good, bool)
 assert_type(mwa.inspect("run").checkpoints[0].ranks, "tuple[int, ...]")
+mwa.verify("out", device="cpu", threads=2)
+device: mwa.Device = [0, 1]
+mwa.merge("run", "out", device=device, space="product", rank="auto", dtype="bf16")
 try:
+    mwa.merge("run", "out", device="tpu")  # type: ignore[arg-type]
     mwa.merge("run", "out", lst=4)  # type: ignore[call-arg]
     mwa.merge("run", "out", last="4")  # type: ignore[arg-type]
     mwa.merge("run", "out", scheme="best")  # type: ignore[arg-type]

@@ -8,6 +8,8 @@
 //! in every operand passes through unchanged, which is right because weights sum to 1. NaN results are canonical.
 //! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
 
+use core::ops::Range;
+
 use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64};
 
 /// The twin for GPUs, in the WebGPU shading language: the same bytes for every dtype but F64. Its head says how a job is
@@ -64,6 +66,35 @@ impl Tally {
     }
 }
 
+/// An expression with `E` the [`Element`] of a dtype that sums in f32.
+macro_rules! for_dtype {
+    ($dtype:expr, $element:ident => $value:expr) => {
+        match $dtype {
+            Float::F64 => unreachable!("needs_f64() sent F64 the other way"),
+            Float::F32 => {
+                type $element = F32;
+                $value
+            }
+            Float::BF16 => {
+                type $element = Bf16;
+                $value
+            }
+            Float::F16 => {
+                type $element = F16;
+                $value
+            }
+            Float::F8E4M3 => {
+                type $element = F8E4M3;
+                $value
+            }
+            Float::F8E5M2 => {
+                type $element = F8E5M2;
+                $value
+            }
+        }
+    };
+}
+
 /// The obvious loop: never optimised, never removed; everything else is measured against it.
 pub fn reference(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
     if needs_f64(operands, dtype) {
@@ -92,8 +123,8 @@ pub fn reference(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tall
     tally
 }
 
-/// The same, fast: in blocks that stay in the first-level cache, one pass per operand, each a loop without branches that
-/// compilers vectorise.
+/// The same, fast: in blocks that stay in the first-level cache, one pass per group of operands, each a loop without
+/// branches that compilers vectorise.
 ///
 /// Every operand holds as many elements as `out`. Always inlined, so that a caller may compile it for a wider
 /// instruction set than the rest of the program; the bits do not depend on it.
@@ -106,75 +137,110 @@ pub fn weighted_sum(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> T
     if needs_f64(operands, dtype) {
         return reference_f64(operands, dtype, out);
     }
-    let mut block = Block { sum: [0; BLOCK], first: [0; BLOCK], differs: [0; BLOCK] };
+    let mut block = Block { sum: [0; BLOCK], last: [0; BLOCK], differs: [0; BLOCK] };
     let mut tally = Tally::default();
     let (out_size, mut start) = (dtype.bytes(), 0);
     for out in out.chunks_mut(BLOCK * out_size) {
-        let n = out.len() / out_size;
-        for (k, operand) in operands.iter().enumerate() {
-            let size = operand.dtype.bytes();
-            let bytes = &operand.bytes[start * size..(start + n) * size];
-            let weight = round(operand.weight);
-            match operand.dtype {
-                Float::F32 | Float::F64 => block.add::<F32>(k == 0, bytes, weight),
-                Float::BF16 => block.add::<Bf16>(k == 0, bytes, weight),
-                Float::F16 => block.add::<F16>(k == 0, bytes, weight),
-                Float::F8E4M3 => block.add::<F8E4M3>(k == 0, bytes, weight),
-                Float::F8E5M2 => block.add::<F8E5M2>(k == 0, bytes, weight),
+        let elements = start..start + out.len() / out_size;
+        start = elements.end;
+        block.begin(&operands[0], &elements);
+        let mut are_plain = true;
+        for operand in operands {
+            are_plain &= is_plain(operand, &elements);
+        }
+        if are_plain {
+            let mut rest = operands;
+            while let [operand, after @ ..] = rest {
+                rest = match rest.split_first_chunk::<GROUP>() {
+                    Some((group, after)) if group.iter().all(|other| other.dtype == operand.dtype) => {
+                        block.add::<GROUP, true>(group, &elements);
+                        after
+                    }
+                    _ => {
+                        block.add::<1, true>(&[*operand], &elements);
+                        after
+                    }
+                }
+            }
+        } else {
+            for operand in operands {
+                block.add::<1, false>(&[*operand], &elements);
             }
         }
-        tally = tally.plus(match dtype {
-            Float::F32 | Float::F64 => block.finish::<F32>(out),
-            Float::BF16 => block.finish::<Bf16>(out),
-            Float::F16 => block.finish::<F16>(out),
-            Float::F8E4M3 => block.finish::<F8E4M3>(out),
-            Float::F8E5M2 => block.finish::<F8E5M2>(out),
-        });
-        start += n;
+        tally = tally.plus(for_dtype!(dtype, E => block.finish::<E>(out)));
     }
     tally
 }
 
 /// Elements per block: three arrays of 4 bytes each take 12 kB of the first-level cache.
 const BLOCK: usize = 1024;
+/// Operands of one dtype that share a pass over the block: between them the sum stays in registers.
+const GROUP: usize = 4;
 
 /// f32 values as bits, so that the compiler may use integer and float instructions alike.
 struct Block {
     sum: [u32; BLOCK],
-    /// the first operand's value
-    first: [u32; BLOCK],
-    /// bits in which any operand differs from the first
+    /// the value of the operand added last; before any, of the first
+    last: [u32; BLOCK],
+    /// bits in which any operand differs from the one before it
     differs: [u32; BLOCK],
 }
 
 impl Block {
     #[inline(always)]
-    fn add<E: Element>(&mut self, is_first: bool, bytes: &[u8], weight: f32) {
-        let words = bytes.chunks_exact(E::BYTES);
-        let state = self.sum.iter_mut().zip(&mut self.first).zip(&mut self.differs);
-        if is_first {
-            for (word, ((sum, first), differs)) in words.zip(state) {
-                let value = E::widen(E::read(word));
-                *sum = product::<E>(weight, value).to_bits();
-                *first = value.to_bits();
-                *differs = 0;
+    fn begin(&mut self, first: &Operand<'_>, elements: &Range<usize>) {
+        // −0 + x is x for every x, zeros of both signs included
+        self.sum.fill((-0.0_f32).to_bits());
+        self.differs.fill(0);
+        for_dtype!(first.dtype, E => self.set_last::<E>(first, elements))
+    }
+
+    #[inline(always)]
+    fn set_last<E: Element>(&mut self, first: &Operand<'_>, elements: &Range<usize>) {
+        for (word, last) in words::<E>(first, elements).iter().zip(&mut self.last) {
+            *last = E::widen(E::read(word.as_ref())).to_bits();
+        }
+    }
+
+    /// All operands of `group` have one dtype.
+    #[inline(always)]
+    fn add<const N: usize, const PLAIN: bool>(&mut self, group: &[Operand<'_>; N], elements: &Range<usize>) {
+        for_dtype!(group[0].dtype, E => self.add_words::<E, N, PLAIN>(group, elements))
+    }
+
+    #[inline(always)]
+    fn add_words<E: Element, const N: usize, const PLAIN: bool>(
+        &mut self,
+        group: &[Operand<'_>; N],
+        elements: &Range<usize>,
+    ) {
+        let weights = group.each_ref().map(|operand| round(operand.weight));
+        let words = group.each_ref().map(|operand| words::<E>(operand, elements));
+        let n = elements.len();
+        let (sums, lasts, differences) = (&mut self.sum[..n], &mut self.last[..n], &mut self.differs[..n]);
+        for i in 0..n {
+            let (mut sum, mut last, mut differs) = (f32::from_bits(sums[i]), lasts[i], differences[i]);
+            for k in 0..N {
+                let value = E::widen(E::read(words[k][i].as_ref()));
+                sum = if PLAIN {
+                    sum + weights[k] * value
+                } else {
+                    flush(sum + flush(weights[k] * flush(value)))
+                };
+                differs |= value.to_bits() ^ last;
+                last = value.to_bits();
             }
-        } else {
-            for (word, ((sum, first), differs)) in words.zip(state) {
-                let value = E::widen(E::read(word));
-                *sum = flush(f32::from_bits(*sum) + product::<E>(weight, value)).to_bits();
-                *differs |= value.to_bits() ^ *first;
-            }
+            (sums[i], lasts[i], differences[i]) = (sum.to_bits(), last, differs);
         }
     }
 
     #[inline(always)]
     fn finish<E: Element>(&self, out: &mut [u8]) -> Tally {
-        let state = self.sum.iter().zip(&self.first).zip(&self.differs);
+        let state = self.sum.iter().zip(&self.last).zip(&self.differs);
         // 32-bit counters: they stay in vector registers
         let (mut non_finite, mut underflowed) = (0u32, 0u32);
-        for (word, ((&sum, &first), &differs)) in out.chunks_exact_mut(E::BYTES).zip(state) {
-            let sum = if differs == 0 { first } else { sum };
+        for (word, ((&sum, &last), &differs)) in out.chunks_exact_mut(E::BYTES).zip(state) {
+            let sum = if differs == 0 { last } else { sum };
             let result = E::narrow(f32::from_bits(sum));
             non_finite += u32::from(!E::is_finite(result));
             underflowed += u32::from(E::is_zero(result) & (sum & 0x7fff_ffff != 0));
@@ -184,9 +250,30 @@ impl Block {
     }
 }
 
+/// The words of some elements of an operand.
 #[inline(always)]
-fn product<E: Element>(weight: f32, value: f32) -> f32 {
-    flush(weight * if E::MAY_BE_SUBNORMAL { flush(value) } else { value })
+fn words<'a, E: Element>(operand: &Operand<'a>, elements: &Range<usize>) -> &'a [E::Bytes] {
+    E::split(&operand.bytes[elements.start * E::BYTES..elements.end * E::BYTES])
+}
+
+/// Whether [`Element::is_plain`] holds for all elements, and the weight leaves their sums plain.
+///
+/// Then no subnormal can occur: elements are zero or at least 2⁻⁶⁰ and weights at least 2⁻⁴⁰, so products are zero or at
+/// least 2⁻¹⁰⁰, multiples of 2⁻¹²³; and a sum of such multiples is zero or at least 2⁻¹²³, a normal number.
+#[inline(always)]
+fn is_plain(operand: &Operand<'_>, elements: &Range<usize>) -> bool {
+    const LEAST_WEIGHT: f32 = 1.0 / (1_u64 << 40) as f32;
+    let are_plain = for_dtype!(operand.dtype, E => are_plain::<E>(operand, elements));
+    are_plain && round(operand.weight).abs() >= LEAST_WEIGHT
+}
+
+#[inline(always)]
+fn are_plain<E: Element>(operand: &Operand<'_>, elements: &Range<usize>) -> bool {
+    let mut are_plain = true;
+    for word in words::<E>(operand, elements) {
+        are_plain &= E::is_plain(E::read(word.as_ref()));
+    }
+    are_plain
 }
 
 /// A subnormal becomes zero of its sign.
@@ -207,25 +294,11 @@ fn needs_f64(operands: &[Operand<'_>], dtype: Float) -> bool {
 }
 
 fn widen(dtype: Float, bytes: &[u8]) -> f32 {
-    match dtype {
-        Float::F64 => unreachable!("needs_f64() sent F64 the other way"),
-        Float::F32 => F32::widen(F32::read(bytes)),
-        Float::BF16 => Bf16::widen(Bf16::read(bytes)),
-        Float::F16 => F16::widen(F16::read(bytes)),
-        Float::F8E4M3 => F8E4M3::widen(F8E4M3::read(bytes)),
-        Float::F8E5M2 => F8E5M2::widen(F8E5M2::read(bytes)),
-    }
+    for_dtype!(dtype, E => E::widen(E::read(bytes)))
 }
 
 fn narrow(dtype: Float, value: f32, bytes: &mut [u8]) {
-    match dtype {
-        Float::F64 => unreachable!("needs_f64() sent F64 the other way"),
-        Float::F32 => F32::write(F32::narrow(value), bytes),
-        Float::BF16 => Bf16::write(Bf16::narrow(value), bytes),
-        Float::F16 => F16::write(F16::narrow(value), bytes),
-        Float::F8E4M3 => F8E4M3::write(F8E4M3::narrow(value), bytes),
-        Float::F8E5M2 => F8E5M2::write(F8E5M2::narrow(value), bytes),
-    }
+    for_dtype!(dtype, E => E::write(E::narrow(value), bytes));
 }
 
 /// F64 checkpoints are rare and small: the plain loop serves.
@@ -255,86 +328,4 @@ fn reference_f64(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tall
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-    use alloc::vec::Vec;
-
-    const F32_KINDS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
-
-    /// Bytes with a prime period, so that no two blocks look alike; every bit pattern occurs, NaN and subnormals included.
-    fn paint(n: usize, seed: u64) -> Vec<u8> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..n)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                state.to_be_bytes()[0]
-            })
-            .collect()
-    }
-
-    #[test]
-    fn fast_equals_reference_for_every_pair_of_dtypes_and_edge_length() {
-        for n in [0, 1, 7, 64, 1023, 1024, 1025, 5000] {
-            for from in F32_KINDS {
-                for to in F32_KINDS {
-                    let inputs: Vec<_> = (0..3).map(|k| paint(n * from.bytes(), k)).collect();
-                    let operands: Vec<_> = [0.5, -0.25, 0.75]
-                        .iter()
-                        .zip(&inputs)
-                        .map(|(&weight, bytes)| Operand { dtype: from, bytes, weight })
-                        .collect();
-                    let (mut slow, mut fast) = (vec![0; n * to.bytes()], vec![1; n * to.bytes()]);
-                    let slow_tally = reference(&operands, to, &mut slow);
-                    assert_eq!(weighted_sum(&operands, to, &mut fast), slow_tally, "{from:?} to {to:?}, {n}");
-                    assert!(fast == slow, "{from:?} to {to:?}, {n} elements");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn mixed_dtypes_sum_alike() {
-        let n = 3000;
-        let inputs: Vec<_> = F32_KINDS.iter().map(|dtype| paint(n * dtype.bytes(), 7)).collect();
-        let operands: Vec<_> = F32_KINDS
-            .iter()
-            .zip(&inputs)
-            .map(|(&dtype, bytes)| Operand { dtype, bytes, weight: 0.2 })
-            .collect();
-        let (mut slow, mut fast) = (vec![0; n * 4], vec![0; n * 4]);
-        assert_eq!(
-            reference(&operands, Float::F32, &mut slow),
-            weighted_sum(&operands, Float::F32, &mut fast)
-        );
-        assert!(fast == slow);
-    }
-
-    fn sum_f32(inputs: &[f32], weights: &[f64]) -> f32 {
-        let bytes: Vec<_> = inputs.iter().map(|x| x.to_le_bytes()).collect();
-        let operands: Vec<_> = bytes
-            .iter()
-            .zip(weights)
-            .map(|(bytes, &weight)| Operand { dtype: Float::F32, bytes, weight })
-            .collect();
-        let mut out = [0; 4];
-        weighted_sum(&operands, Float::F32, &mut out);
-        f32::from_le_bytes(out)
-    }
-
-    #[test]
-    fn equal_elements_pass_through() {
-        let tiny = f32::from_bits(1);
-        assert_eq!(sum_f32(&[tiny; 3], &[1.0 / 3.0; 3]).to_bits(), 1);
-        assert_eq!(sum_f32(&[0.1; 10], &[0.1; 10]), 0.1);
-        assert_eq!(sum_f32(&[-0.0, -0.0], &[0.5, 0.5]).to_bits(), (-0.0f32).to_bits());
-    }
-
-    #[test]
-    fn subnormals_are_flushed_with_their_sign() {
-        let tiny = f32::from_bits(0x8000_0100);
-        assert_eq!(sum_f32(&[tiny, -0.0], &[0.5, 0.5]).to_bits(), (-0.0f32).to_bits());
-        let small = f32::MIN_POSITIVE;
-        assert_eq!(sum_f32(&[small, 0.0], &[0.5, 0.5]).to_bits(), 0);
-    }
-}
+mod tests;

@@ -80,8 +80,29 @@ fn weighted_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_inv
 fn add(sum: vec4<u32>, weight: f32, value: vec4<u32>) -> vec4<u32> {
     let product = weight * bitcast<vec4<f32>>(flush(value));
     // the detour over `zero` keeps product and sum from being fused into one rounding
-    let exact = flush(bitcast<vec4<u32>>(product) ^ vec4(job.zero));
+    var exact = flush(bitcast<vec4<u32>>(product) ^ vec4(job.zero));
+    let is_small = (value & vec4(EXPONENT)) == vec4(partner(bitcast<u32>(weight)));
+    if any(is_small) { exact = select(exact, rounded_up(bitcast<u32>(weight), value, exact), is_small); }
     return flush(bitcast<vec4<u32>>(bitcast<vec4<f32>>(sum) + bitcast<vec4<f32>>(exact)));
+}
+
+// The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
+fn partner(weight: u32) -> u32 {
+    let exponent = weight & EXPONENT;
+    return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
+}
+
+// `product` of `partner`s; where it rounds to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before
+// they round make zero of those.
+fn rounded_up(weight: u32, value: vec4<u32>, product: vec4<u32>) -> vec4<u32> {
+    let a = (weight & 0x7fffffu) | 0x800000u;
+    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
+    // the 48 bits of a · b
+    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
+    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
+    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
+    let is_up = (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
+    return select(product, ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u), is_up);
 }
 
 // A subnormal becomes zero of its sign.

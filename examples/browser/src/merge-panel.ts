@@ -7,6 +7,7 @@ export class MergePanel {
   readonly element: HTMLElement;
   readonly #plan = h("div");
   readonly #dtype = h("select", { id: "dtype" }, ...[["keep", "as the inputs"], ["bf16", "bf16"], ["f16", "f16"], ["f32", "f32"]].map(([value, label]) => h("option", { value: value! }, label!)));
+  readonly #device = h("select", { id: "device" }, ...[["auto", "whatever is quickest"], ["gpu", "the GPU"], ["cpu", "the CPU"]].map(([value, label]) => h("option", { value: value! }, label!)));
   readonly #cross = h("input", { id: "cross", type: "checkbox" });
   readonly #go = h("button", { type: "button", id: "merge", class: "primary big", click: () => void this.#merge() }, "Merge");
   readonly #cancel = h("button", { type: "button", id: "cancel", hidden: true, click: () => this.#running?.abort() }, "Cancel");
@@ -20,6 +21,7 @@ export class MergePanel {
       h("h2", { id: "merge-title" }, "Merge"),
       h("div", { class: "controls" },
         h("div", { class: "field" }, h("label", { for: "dtype" }, "Numbers are written"), this.#dtype),
+        h("div", { class: "field" }, h("label", { for: "device" }, "Computed by"), this.#device),
         h("div", { class: "field check" }, this.#cross, h("label", { for: "cross" }, "average across runs all the same"))),
       this.#plan,
       h("div", { class: "row" }, this.#go, this.#cancel, this.#bar),
@@ -27,8 +29,9 @@ export class MergePanel {
   }
 
   /** The options that belong to this panel. */
-  options(): Pick<MergeOptions, "dtype" | "allowCrossRun"> {
-    return { dtype: this.#dtype.value as NonNullable<MergeOptions["dtype"]>, allowCrossRun: this.#cross.checked };
+  options(): Pick<MergeOptions, "dtype" | "device" | "allowCrossRun"> {
+    const [dtype, device] = [this.#dtype.value, this.#device.value] as [NonNullable<MergeOptions["dtype"]>, NonNullable<MergeOptions["device"]>];
+    return { dtype, device, allowCrossRun: this.#cross.checked };
   }
 
   /** Say what will be written. */
@@ -79,7 +82,7 @@ export class MergePanel {
     this.#speed.textContent = `${bytes(done)} of ${bytes(total)}, ${bytes(speed)}/s on ${device}`;
   }
 
-  #tell({ files, report, device, seconds }: Merged): void {
+  #tell({ files, report, device, reason, seconds }: Merged): void {
     const read = report.inputs.flatMap((input) => input.files ?? []).reduce((sum, file) => sum + file.bytes, 0);
     this.#speed.textContent = "";
     const saved = h("p", { class: "hint", role: "status" });
@@ -93,6 +96,7 @@ export class MergePanel {
     };
     this.#result.replaceChildren(
       h("p", { class: "good" }, `Merged ${report.inputs.length} checkpoints (${bytes(read)}) in ${seconds.toFixed(2)} s on ${device}.`),
+      h("p", { class: "hint", id: "reason" }, `Why there: ${reason}.`),
       ...report.outputs.map(({ name, sha256 }) => h("p", { class: "hash" }, `${name} sha256 `, h("code", {}, sha256))),
       h("div", { class: "row" },
         canSaveFolder ? h("button", { type: "button", class: "primary", click: () => void folder() }, "Save as a folder…") : null,

@@ -2,7 +2,7 @@
 
 use mwa::{Job, Plan};
 
-use super::kernel::{Layout, Slot};
+use super::{Layout, Slot};
 
 /// Most bytes a job reads of one input; larger ones gain nothing.
 const JOB_BYTES: usize = 8 << 20;
@@ -44,7 +44,7 @@ impl<'a> Cut<'a> {
 
     fn new(plan: &'a Plan, job_bytes: usize) -> Self {
         let jobs: Vec<_> = plan.jobs(job_bytes).collect();
-        let layouts = jobs.iter().map(layout).collect();
+        let layouts = jobs.iter().map(Layout::of).collect();
         Self { jobs, layouts, input: 0, output: 0 }.measured()
     }
 
@@ -54,12 +54,6 @@ impl<'a> Cut<'a> {
         };
         Self { input: most(Layout::input_bytes), output: most(Layout::output_bytes), ..self }
     }
-}
-
-fn layout(job: &Job<'_>) -> Option<Layout> {
-    let (output, operands) = job.sum()?;
-    let write = job.write();
-    Layout::new(operands, output, (write.range.end - write.range.start) / output.bytes() as u64)
 }
 
 /// The kernels that `plan` needs, each by a layout.

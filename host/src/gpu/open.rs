@@ -9,10 +9,9 @@ use mwa::kernel::Tally;
 use mwa::{Error, ErrorKind, Plan, Result};
 use serde::Serialize;
 
-use super::device::{Adapter, Device, adapters, lock};
-use super::probe::{probe, probe_all};
-use super::{cut, stream};
+use super::{Adapter, Device, adapters, cut, probe, probe_all, stream};
 use crate::execute::over_files;
+use crate::pass::lock;
 use crate::{Gpus, Machine, Progress};
 
 /// A GPU that was found, and what a look at all its kernels gave.

@@ -15,8 +15,7 @@ use mwa::{Error, Plan, Read, Result, Write};
 
 use super::board::{Board, Phase, State, Task};
 use super::cut::Cut;
-use super::device::Device;
-use super::kernel::{Layout, Slot};
+use super::{Device, Layout, Slot};
 use crate::cpu::{self, on_threads};
 use crate::files::InputFile;
 use crate::pass::{OpenFiles, Pass, Ran, Timings, lock};

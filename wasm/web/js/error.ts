@@ -3,7 +3,7 @@
 /** The kinds of failure. They never change their meaning between versions. */
 export type ErrorKind =
   | "header" | "dtype" | "shape" | "names" | "config" | "method" | "metric" | "weights" | "non-finite" | "overflow"
-  | "differs" | "cross-run" | "input" | "output" | "io" | "usage" | "stopped" | "bug";
+  | "differs" | "cross-run" | "device" | "input" | "output" | "io" | "usage" | "stopped" | "bug";
 
 /** A merge that cannot be done: a stable kind, the place, the facts, and what to do about it. */
 export class MergeError extends Error {

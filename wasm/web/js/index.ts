@@ -6,7 +6,9 @@
 export { MergeError, type ErrorKind } from "./error.js";
 export { load as ready } from "./core.js";
 export { openRun, weigh, weights, Run, type OpenOptions, type Weighing } from "./run.js";
-export { compare, merge, preview, type Comparison, type Merged, type MergedFile, type MergeOptions, type Preview, type Progress } from "./merge.js";
+export { compare, type Comparison } from "./compare.js";
+export type { DeviceChoice } from "./gpu.js";
+export { merge, preview, type Merged, type MergedFile, type MergeOptions, type Preview, type Progress } from "./merge.js";
 export type { Output } from "./output.js";
 export type { Input, NamedData, RangeFile } from "./source.js";
 export type * from "./types.js";

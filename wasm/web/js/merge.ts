@@ -1,12 +1,14 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
 import { call, MergeError } from "./error.js";
 import { hasher, hashFile, Passing } from "./hash.js";
+import type { DeviceChoice } from "./gpu.js";
+import { begin, bytesOfJobs, clonesBlobs, MOST, runJobs, wanted, weighing } from "./jobs.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
-import { Pool, type Piece, type Reply } from "./pool.js";
+import { Pool } from "./pool.js";
 import { weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { Report, WeighOptions } from "./types.js";
-import type { Comparison as ComparisonCore, Merge as Core } from "./wasm/mwa.js";
+import type { Merge as Core } from "./wasm/mwa.js";
 
 /** How far a merge is. */
 export interface Progress {
@@ -38,6 +40,8 @@ export interface MergeOptions extends WeighOptions {
   signal?: AbortSignal;
   /** Workers to start; 0 for none, which blocks this thread; without it one per core, up to eight. */
   threads?: number;
+  /** What computes; the bytes are the same. Without it `auto`. */
+  device?: DeviceChoice;
   /** Leave the inputs' hashes out of the report; spares a second reading of Blobs. */
   skipInputHashes?: boolean;
 }
@@ -57,6 +61,8 @@ export interface Merged {
   report: Report;
   /** What computed. */
   device: string;
+  /** Why that did. */
+  reason: string;
   seconds: number;
 }
 
@@ -65,14 +71,6 @@ export interface Preview {
   report: Report;
   files: string[];
 }
-
-/** Most bytes that a job reads of one input: caches like small pieces, but Blobs are read twice as fast in larger ones. */
-const MOST = 1 << 20;
-const MOST_OF_BLOBS = 4 << 20;
-/** Least: below this, messages cost more than the work. */
-const LEAST = 256 << 10;
-/** Bytes of input in all jobs under way. */
-const MEMORY = 256 << 20;
 
 /**
  * Check that a merge can be done and say what it would write; reads nothing.
@@ -120,85 +118,14 @@ export async function merge(run: Run, options: MergeOptions = {}): Promise<Merge
   }
 }
 
-/** Norms of the chosen checkpoints, the cosine of each pair, and what averaging the factors costs. */
-export interface Comparison {
-  names: string[];
-  /** ‖θ‖ of each. */
-  norms: number[];
-  /** Cosine of each pair; 1 on the diagonal. */
-  cosines: number[][];
-  /** ‖Σ wBA − B̄Ā‖ / ‖Σ wBA‖: how far the average of the factors is from the average of what they do; null without factors. */
-  residual: number | null;
-}
-
-/** Compare the chosen checkpoints, over all of their weights. */
-export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighOptions | "signal" | "threads" | "onProgress"> = {}): Promise<Comparison> {
-  const { inputs } = weigh(run, weighing(options));
-  const pool = await Pool.open(options.threads);
-  let core: ComparisonCore | undefined;
-  try {
-    const jobBytes = bytesOfJobs(run, pool, inputs.length);
-    core = call(() => run.core.compare(wanted(options), jobBytes));
-    const k = core.inputs();
-    await pool.begin(begin(run, options, [], jobBytes, true));
-    const sums = new Float64Array(k * k + 2);
-    await runJobs(run, core, pool, options, undefined, async ({ bytes }) => {
-      const part = new Float64Array(bytes!.buffer);
-      for (let i = 0; i < sums.length; i += 1) sums[i]! += part[i]!;
-    });
-    const dot = (i: number, j: number) => sums[Math.min(i, j) * k + Math.max(i, j)]!;
-    const norms = inputs.map((_, i) => Math.sqrt(dot(i, i)));
-    const cosines = norms.map((a, i) => norms.map((b, j) => (i === j ? 1 : dot(i, j) / (a * b))));
-    const [error, norm] = sums.slice(k * k);
-    return { names: inputs.map(({ name }) => name), norms, cosines, residual: norm! > 0 ? Math.sqrt(error! / norm!) : null };
-  } finally {
-    pool.close();
-    core?.free();
-  }
-}
-
 interface Finished {
   report: Report;
   texts: [name: string, text: string][];
   copies: [name: string, file: number][];
 }
 
-/** Options as the core reads them. */
-function wanted({ output, onProgress, signal, threads, skipInputHashes, ...options }: MergeOptions): string {
-  return JSON.stringify(options);
-}
-
-function weighing({ dtype, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, skipInputHashes, ...options }: MergeOptions): WeighOptions {
-  return options;
-}
-
-/** How much a job reads of each input; twice as many jobs as threads are under way. */
-function bytesOfJobs(run: Run, pool: Pool, inputs: number): number {
-  const most = run.sources.some(({ blob }) => blob) ? MOST_OF_BLOBS : MOST;
-  return Math.min(Math.max(Math.floor(MEMORY / (2 * pool.size * inputs)), LEAST), most);
-}
-
 function plan(run: Run, options: MergeOptions, excluded: number[], jobBytes: number): Core {
   return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), jobBytes));
-}
-
-let clones: boolean | undefined;
-
-/** Whether Blobs may be sent to other threads; Deno cannot. */
-function clonesBlobs(): boolean {
-  try {
-    clones ??= structuredClone(new Blob(["."])).size === 1;
-  } catch {
-    clones = false;
-  }
-  return clones;
-}
-
-function begin(run: Run, options: MergeOptions, excluded: number[], jobBytes: number, compares: boolean) {
-  const { sources, given, adapter } = run;
-  const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
-  const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
-  return { blobs, paths, sizes, adapter, given, options: wanted(options), excluded, jobBytes, compares };
 }
 
 /** One try without the `excluded` checkpoints. */
@@ -210,6 +137,7 @@ async function once(run: Run, options: MergeOptions, excluded: number[], dropped
   try {
     const { report: { outputs } }: Finished = JSON.parse(core.preview());
     checkOutput(options.output, outputs.length);
+    await pool.use(options.device ?? "auto", core.inputFiles().reduce((sum, file) => sum + run.sources[file]!.size, 0));
     await pool.begin(begin(run, options, excluded, jobBytes, false));
     const files: MergedFile[] = [];
     const hashes: string[] = [];
@@ -237,10 +165,10 @@ async function once(run: Run, options: MergeOptions, excluded: number[], dropped
     };
     const passing = options.skipInputHashes ? undefined : new Passing();
     const inputHashes = options.skipInputHashes ? {} : hashBlobs(run, core, pool, options.signal);
-    await runJobs(run, core, pool, options, passing, async ({ bytes }, file) => {
+    await runJobs(run, core, pool, options, passing, async (bytes, file) => {
       await turnTo(file);
-      current!.hash.update(bytes!);
-      await current!.writer.write(bytes!);
+      current!.hash.update(bytes);
+      await current!.writer.write(bytes);
     });
     await turnTo(outputs.length);
 
@@ -257,7 +185,7 @@ async function once(run: Run, options: MergeOptions, excluded: number[], dropped
     for (const [name, file] of copies) files.push(await copy(name, stream(run.sources[file]!), await open(name, false)));
     report.notes.push(...dropped);
     options.signal?.throwIfAborted();
-    return { files, report, device: pool.device, seconds: (performance.now() - began) / 1000 };
+    return { files, report, device: pool.device, reason: pool.reason, seconds: (performance.now() - began) / 1000 };
   } catch (error) {
     await Promise.all(written.map((writer) => writer.abort(error).catch(() => {})));
     await pool.end().catch(() => {});
@@ -289,90 +217,6 @@ async function hashBlobs(run: Run, core: Core, pool: Pool, signal: AbortSignal |
   return hashes;
 }
 
-/** Run all jobs; `take` hears their results in order. */
-async function runJobs(
-  run: Run,
-  core: Core | ComparisonCore,
-  pool: Pool,
-  { signal, onProgress }: Pick<MergeOptions, "signal" | "onProgress">,
-  passing: Passing | undefined,
-  take: (reply: Reply, file: number) => Promise<void>,
-): Promise<void> {
-  const jobs = [...parse(core.jobs())];
-  const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
-  const began = performance.now();
-  const report = (done: number) => {
-    const speed = (done / Math.max(performance.now() - began, 1)) * 1000;
-    onProgress?.({ done, total, speed, device: pool.device });
-  };
-  let done = 0;
-  report(done);
-  const running: Promise<Reply>[] = [];
-  for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
-    // one job computes and one reads, per thread; more would only take memory
-    for (; next < jobs.length && running.length < 2 * pool.size; next += 1) {
-      const reply = start(run, jobs[next]!, next, pool, passing);
-      reply.catch(() => {});
-      running.push(reply);
-    }
-    signal?.throwIfAborted();
-    const { file, pieces } = jobs[taken]!;
-    await take(await running.shift()!, file);
-    report((done += length(pieces)));
-  }
-}
-
-interface Job {
-  file: number;
-  pieces: Piece[];
-}
-
-function* parse(flat: Float64Array): Generator<Job> {
-  for (let i = 0; i < flat.length; ) {
-    const [file, count] = [flat[i]!, flat[i + 3]!];
-    i += 4;
-    const piece = (_: unknown, n: number): Piece => {
-      const at = i + 3 * n;
-      return { file: flat[at]!, start: flat[at + 1]!, end: flat[at + 2]! };
-    };
-    yield { file, pieces: Array.from({ length: count }, piece) };
-    i += 3 * count;
-  }
-}
-
-const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
-
-/** Read what the thread cannot, then let it run the job. */
-async function start(run: Run, { pieces }: Job, job: number, pool: Pool, passing: Passing | undefined): Promise<Reply> {
-  const fill = async (piece: Piece): Promise<Piece> => {
-    const source = run.sources[piece.file]!;
-    if (source.blob && clonesBlobs()) return piece;
-    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start) };
-  };
-  const reading = Promise.all(pieces.map(fill));
-  const filled = await inOrder(run, reading);
-  for (const { file, start, bytes } of filled) {
-    if (bytes && !run.sources[file]!.blob) passing?.take(file, start, bytes, () => head(run, file, start));
-  }
-  return pool.ask({ what: "job", job, pieces: filled });
-}
-
-const turns = new WeakMap<Run, Promise<unknown>>();
-
-/** Wait for what was begun earlier, so that the pieces of a file pass by in order. */
-function inOrder<T>(run: Run, reading: Promise<T>): Promise<T> {
-  const before = turns.get(run) ?? Promise.resolve();
-  const turn = before.then(() => reading, () => reading);
-  turns.set(run, turn);
-  return turn.catch((error: unknown) => call<never>(() => { throw error; }));
-}
-
-/** The first `end` bytes of a file, which were read when it was opened. */
-function head(run: Run, file: number, end: number): Uint8Array | undefined {
-  const first = run.given.find((piece) => piece.file === file && piece.start === 0 && piece.end >= end);
-  return first?.bytes.subarray(0, end);
-}
-
 async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<MergedFile> {
   let size = 0;
   const reader = from.getReader();
@@ -383,11 +227,14 @@ async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>,
   return { name, size, blob: await to.close() };
 }
 
+/** Bytes of a file that is copied, at a time. */
+const COPIED = 256 << 10;
+
 function stream(source: Source): ReadableStream<Uint8Array<ArrayBuffer>> {
   let at = 0;
   return new ReadableStream({
     async pull(controller) {
-      const length = Math.min(LEAST, source.size - at);
+      const length = Math.min(COPIED, source.size - at);
       if (length > 0) controller.enqueue(await source.read(at, length));
       at += length;
       if (at >= source.size) controller.close();

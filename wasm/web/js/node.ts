@@ -1,42 +1,118 @@
-/** Files and folders on disk, for Node and Deno. */
-import { open, readdir, stat } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
-import type { RangeFile } from "./source.js";
+/**
+ * Runs on disk, for Node, Deno and Bun: a merge from folder to folder, as the native `mwa` does it.
+ *
+ * @module
+ */
+import { readFile, realpath, stat } from "node:fs/promises";
+import { relative, sep } from "node:path";
+import { disk } from "./disk.js";
+import { MergeError } from "./error.js";
+import { merge, type MergeOptions } from "./merge.js";
+import { openRun, weigh, type Run, type Weighing } from "./run.js";
+import { Staging } from "./staging.js";
+import type { Report, WeighOptions } from "./types.js";
+
+export { disk } from "./disk.js";
+export { MergeError, type ErrorKind } from "./error.js";
+export type { MergeOptions, Progress } from "./merge.js";
+export type { Weighing } from "./run.js";
+export type * from "./types.js";
+
+/** What is on disk beside the options of `weigh`. */
+interface OnDisk {
+  /** The adapter to take from checkpoints that hold several. */
+  adapter?: string;
+  /** A table of metrics (CSV, JSON or JSON Lines), instead of the run's own logs. */
+  metricsFile?: string;
+}
+
+/** How checkpoints on disk are chosen and weighed. */
+export type WeighRunOptions = OnDisk & WeighOptions;
+
+/** How a run on disk is merged. */
+export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "output"> {
+  /** Replace an earlier merge. */
+  force?: boolean;
+}
 
 /**
- * A file, or all files in a folder, to be read in ranges.
+ * Merge a run, or checkpoints, into the folder `out`, which appears whole or not at all: weights, config, tokenizer, card
+ * and report, as the native command writes them. Files are read in ranges and written as they are made.
  *
  * ```ts
- * const run = await openRun(await disk("runs/my-lora"));
+ * import { mergeRun } from "mwa-merge/node";
+ *
+ * const report = await mergeRun("runs/my-lora", "merged", { metric: "eval_loss", penalty: 0.8 });
  * ```
+ *
+ * @param inputs a run folder, a checkpoint folder or a .safetensors file, or several of them
+ * @throws {MergeError} what keeps the checkpoints from being averaged or written; nothing is left behind
  */
-export async function disk(path: string): Promise<RangeFile[]> {
-  const found: RangeFile[] = [];
-  await walk(resolve(path), basename(resolve(path)), found);
-  return found;
-}
-
-async function walk(path: string, name: string, found: RangeFile[]): Promise<void> {
-  const { size, ...entry } = await stat(path).then((stats) => ({ size: stats.size, isFolder: stats.isDirectory() }));
-  if (!entry.isFolder) {
-    found.push({ name, size, read: (offset, length) => readRange(path, offset, length) });
-    return;
-  }
-  for (const inner of (await readdir(path)).sort()) await walk(join(path, inner), `${name}/${inner}`, found);
-}
-
-async function readRange(path: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
-  const file = await open(path);
+export async function mergeRun(inputs: string | readonly string[], out: string, options: MergeRunOptions = {}): Promise<Report> {
+  if (typeof out !== "string" || out === "") throw new MergeError("usage", "the output is not the path of a folder");
+  const { force, adapter, metricsFile, ...merging } = options;
+  await Staging.check(out, force === true);
+  const run = await open(inputs, options);
   try {
-    const bytes = new Uint8Array(length);
-    let done = 0;
-    while (done < length) {
-      const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
-      if (bytesRead === 0) break;
-      done += bytesRead;
+    const stamps = await stampsOf(run);
+    const table = await read(metricsFile);
+    const staging = await Staging.begin(out, run.checkpoints.map(({ name }) => name), force === true);
+    try {
+      const { report } = await merge(run, { ...merging, ...table, output: staging.handle() });
+      for (const input of report.inputs) input.path = await wayBetween(staging.target, input.name);
+      await staging.rewrite("mwa-report.json", `${JSON.stringify(report, null, 2)}\n`);
+      const [changed] = [...(await stampsOf(run))].filter(([file, stamp]) => stamps.get(file) !== stamp);
+      if (changed) throw new MergeError("io", `${changed[0]}: changed while it was merged`, "wait until it is finished", changed[0]);
+      await staging.publish();
+      return report;
+    } finally {
+      await staging.close();
     }
-    return bytes.subarray(0, done);
   } finally {
-    await file.close();
+    run.core.free();
   }
+}
+
+/**
+ * The same choice and weights as `mergeRun` would take; writes nothing.
+ *
+ * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
+ */
+export async function weighRun(inputs: string | readonly string[], options: WeighRunOptions = {}): Promise<Weighing> {
+  const { adapter, metricsFile, ...weighing } = options;
+  const run = await open(inputs, options);
+  try {
+    return weigh(run, { ...weighing, ...(await read(metricsFile)) });
+  } finally {
+    run.core.free();
+  }
+}
+
+async function open(inputs: string | readonly string[], { adapter, signal }: OnDisk & { signal?: AbortSignal }): Promise<Run> {
+  return openRun(await disk(inputs), { ...(adapter !== undefined && { adapter }), ...(signal && { signal }) });
+}
+
+async function read(metricsFile: string | undefined): Promise<{ table?: string }> {
+  if (metricsFile === undefined) return {};
+  try {
+    return { table: await readFile(metricsFile, "utf8") };
+  } catch (error) {
+    throw new MergeError("io", `${metricsFile}: cannot read it: ${(error as Error).message}`, undefined, metricsFile);
+  }
+}
+
+/** Length and time of change of the files with weights. */
+async function stampsOf(run: Run): Promise<Map<string, string>> {
+  const opened = run.given.map(({ file }) => run.sources[file]!.path.replace(/\/\.(?=\/|$)/, ""));
+  const weights = opened.filter((path) => path.endsWith(".safetensors"));
+  const stamp = async (file: string) => {
+    const { size, mtimeMs } = await stat(file);
+    return [file, `${size} ${mtimeMs}`] as const;
+  };
+  return new Map(await Promise.all([...new Set(weights)].map(stamp)));
+}
+
+/** The way from one folder to a path, so that a report stays true when both are moved together. */
+async function wayBetween(folder: string, path: string): Promise<string> {
+  return relative(folder, await realpath(path)).split(sep).join("/");
 }

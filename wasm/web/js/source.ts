@@ -2,7 +2,10 @@
 
 /** A file that is read in ranges, wherever it lies. */
 export interface RangeFile {
-  /** Its name or path, with `/` between folders: `run/checkpoint-100/adapter_model.safetensors`. */
+  /**
+   * Its name or path, with `/` between folders: `run/checkpoint-100/adapter_model.safetensors`. The first part is what was
+   * named; a longer one may be told as in rsync, by `/./`: `my/run/./checkpoint-100/adapter_model.safetensors`.
+   */
   name: string;
   /** Its length in bytes. */
   size: number;
@@ -86,21 +89,23 @@ function fromRanges(file: RangeFile): Source {
 
 /** Refuse short reads: they would go on as zeros. */
 function exact(path: string, read: Source["read"]): Source["read"] {
+  const file = path.replace(/\/\.(?=\/|$)/, "");
   return async (offset, length) => {
     let bytes: Uint8Array<ArrayBuffer>;
     try {
       bytes = await read(offset, length);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
-      throw { kind: "io", message: `${path}: cannot read it: ${why}`, file: path, help: "open it again if it has changed" };
+      throw { kind: "io", message: `${file}: cannot read it: ${why}`, file, help: "open it again if it has changed" };
     }
     if (bytes.length === length) return bytes;
-    const message = `${path}: gave ${bytes.length} of ${length} bytes at byte ${offset}`;
-    throw { kind: "io", message, file: path, help: "the file has changed since it was opened: open it again" };
+    const message = `${file}: gave ${bytes.length} of ${length} bytes at byte ${offset}`;
+    throw { kind: "io", message, file, help: "the file has changed since it was opened: open it again" };
   };
 }
 
 function plain(path: string): string {
+  if (/\/\.(\/|$)/.test(path)) return path;
   return path.replaceAll("\\", "/").replace(/^\/+|^\.\//, "");
 }
 

@@ -1,15 +1,14 @@
 //! One checkpoint among the files: which of them hold its weights, its adapter config, its step.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mwa::checkpoint::{ShardIndex, WEIGHTS, foreign, step_of_file, step_of_folder};
 use mwa::safetensors::{Header, Tensor};
 use mwa::{AdapterConfig, Error, ErrorKind};
-use serde::Deserialize;
 
 use crate::files::{Files, Maybe, Stop, last};
 
@@ -38,29 +37,14 @@ pub(crate) struct Weights {
     pub(crate) header: Header,
 }
 
-/// Weight files in the order in which they are preferred, as PEFT and transformers do.
-const WEIGHTS: [&str; 8] = [
-    "adapter_model.safetensors",
-    "adapter_model.safetensors.index.json",
-    "adapter_model.bin",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_lora_weights.safetensors",
-];
-
 impl Checkpoint {
     /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
     pub(crate) fn open(files: &Files, path: &str, adapter: Option<&str>) -> Maybe<Self> {
         if !files.is_file(path) {
             return Self::open_folder(files, path, adapter);
         }
-        if last(path).ends_with(".json") {
-            return Err(Error::new(ErrorKind::Input, "is not a checkpoint")
-                .file(path)
-                .help("give the run folder, a checkpoint folder or a .safetensors file")
-                .into());
+        if let Some((what, help)) = foreign::file(last(path)) {
+            return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
         }
         let file = Weights::open(files, path)?;
         let step = step_of_file(last(path)).or_else(|| file.header.metadata().get("ss_steps")?.parse().ok());
@@ -129,86 +113,22 @@ pub(crate) fn weights_in(files: &Files, folder: &str) -> Option<String> {
     WEIGHTS.iter().map(|file| format!("{folder}/{file}")).find(|path| files.is_file(path))
 }
 
-/// The step that a folder's name gives; `None` when it is not a checkpoint's name.
-pub(crate) fn step_of_folder(name: &str) -> Option<u64> {
-    ["checkpoint-", "epoch_", "step_", "step-", "global_step"]
-        .iter()
-        .find_map(|prefix| number(name.strip_prefix(prefix)?))
-}
-
-/// The step or epoch that a file's name gives: `NAME-000010`, `NAME-step00000050`, `0000100_adapters`.
-fn step_of_file(name: &str) -> Option<u64> {
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-    if let Some(step) = stem.strip_suffix("_adapters").and_then(number) {
-        return Some(step);
-    }
-    let (_, last) = stem.rsplit_once(['-', '_'])?;
-    number(last.strip_prefix("step").unwrap_or(last))
-}
-
-fn number(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-/// Which file holds which tensor: `model.safetensors.index.json`.
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
-}
-
 fn open_shards(files: &Files, folder: &str, index: &str) -> Maybe<Vec<Weights>> {
-    let bad = |detail: String| Error::new(ErrorKind::Header, detail).file(index);
-    let parsed: ShardIndex = serde_json::from_str(files.text(index)?)
-        .map_err(|error| bad(format!("is not a shard index: {error}")))?;
-    let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
+    let at = |error: Error| error.file(index);
+    let parsed = ShardIndex::parse(files.text(index)?).map_err(at)?;
     // all are asked for before the first unread one stops this
+    let shards = parsed.files();
     let opened: Vec<_> =
         shards.iter().map(|shard| Weights::open(files, &format!("{folder}/{shard}"))).collect();
     let opened = opened.into_iter().collect::<Maybe<Vec<_>>>()?;
-    let held: BTreeMap<&str, &str> = opened
-        .iter()
-        .flat_map(|file| {
-            file.header.tensors().iter().map(|tensor| (tensor.name.as_str(), file.name.as_str()))
-        })
-        .collect();
-    for (tensor, shard) in &parsed.weight_map {
-        if held.get(tensor.as_str()) != Some(&shard.as_str()) {
-            let detail = format!("is listed in the index, but {shard} does not hold it");
-            return Err(bad(detail).tensor(&**tensor).help("download the checkpoint again").into());
-        }
-    }
-    if let Some((tensor, shard)) = held.iter().find(|(tensor, _)| !parsed.weight_map.contains_key(**tensor)) {
-        return Err(bad(format!("is in {shard}, but not in the index")).tensor(*tensor).into());
-    }
+    parsed.check(opened.iter().map(|file| (file.name.as_str(), &file.header))).map_err(at)?;
     Ok(opened)
 }
 
 /// Why a folder has no weights that can be merged.
 fn no_weights(files: &Files, folder: &str) -> Error {
-    let starts = |prefix: &str| files.names(folder).any(|name| name.starts_with(prefix));
-    let made = |detail: String, help: &'static str| Error::new(ErrorKind::Input, detail).help(help);
-    if starts("pytorch_model_fsdp_") || starts("zero_to_fp32.py") || starts("global_step") {
-        return made(
-            "is a sharded training state (FSDP or DeepSpeed) without an adapter file".into(),
-            "gather it first; `mwa inspect` says how",
-        );
-    }
-    made(
-        format!("holds no weights (looked for {})", WEIGHTS.join(", ")),
-        "give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files",
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_give_steps() {
-        assert_eq!(step_of_folder("checkpoint-1000"), Some(1000));
-        assert_eq!(step_of_folder("checkpoint-500-merged"), None);
-        assert_eq!(step_of_file("cat-step00000050.safetensors"), Some(50));
-        assert_eq!(step_of_file("0000100_adapters.safetensors"), Some(100));
-        assert_eq!(step_of_file("adapters.safetensors"), None);
-    }
+    let mut names: Vec<_> = files.names(folder).map(str::to_owned).collect();
+    names.dedup();
+    let inside = |name: &str| format!("{folder}/{name}");
+    foreign::folder(&names, &|name| weights_in(files, &inside(name)).is_some(), &inside)
 }

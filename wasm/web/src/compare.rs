@@ -27,7 +27,7 @@ pub struct Comparison {
 
 impl Comparison {
     pub(crate) fn new(found: &Found, options: &Options, job_bytes: usize) -> Result<Self> {
-        let choice = choose(found, options, &[])?;
+        let choice = choose(found, options, &[])?.choice;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let inputs = inputs(&checkpoints);
         let even = Weights::explicit(&vec![1.0; inputs.len()])?;

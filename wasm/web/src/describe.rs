@@ -4,10 +4,10 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use mwa::{Goal, Metric, Outcome, Result, report};
+use mwa::{Goal, Metric, Outcome, Result};
 use serde_json::{Value, json};
 
-use crate::choose::{Choice, Options, choose, mean_cosine, read_metric};
+use crate::choose::{Choice, Options, choose, metric_of_all};
 use crate::files::{Files, parent};
 use crate::run::Found;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(files: &Files, found: &Found) -> String {
         let dtypes: BTreeSet<String> = checkpoint.tensors().map(|tensor| tensor.dtype.to_string()).collect();
         let config = checkpoint.config.as_ref();
         let before = index.checked_sub(1).map(|before| &found.samples[before]);
-        let cosine = before.and_then(|before| mean_cosine(before, &found.samples[index]));
+        let cosine = before.and_then(|before| before.cosine(&found.samples[index]));
         json!({
             "name": checkpoint.name,
             "label": checkpoint.label(),
@@ -79,8 +79,7 @@ pub(crate) fn curves(found: &Found, metric: &str) -> String {
 
 /// What the metric says of every checkpoint found.
 pub(crate) fn readings(found: &Found, options: &Options) -> Result<String> {
-    let indexes: Vec<usize> = (0..found.checkpoints.len()).collect();
-    let Metric { name, goal: better, readings, notes, .. } = read_metric(found, &indexes, options)?;
+    let Metric { name, goal: better, readings, notes, .. } = metric_of_all(found, options)?;
     let reading = |(checkpoint, outcome): (&crate::checkpoint::Checkpoint, Outcome)| match outcome {
         Outcome::Read(reading) => json!({
             "checkpoint": checkpoint.name,
@@ -99,8 +98,7 @@ pub(crate) fn readings(found: &Found, options: &Options) -> Result<String> {
 
 /// The chosen checkpoints and their weights.
 pub(crate) fn weighing(found: &Found, options: &Options) -> Result<String> {
-    let choice: Choice = choose(found, options, &[])?;
-    let inputs: Vec<report::Input> = choice.inputs(found).collect();
+    let Choice { choice, inputs } = choose(found, options, &[])?;
     Ok(json!({
         "inputs": inputs,
         "weighting": choice.weighting,

@@ -15,9 +15,14 @@ use mwa::{Error, ErrorKind};
 pub(crate) type Piece = (usize, u64, u64);
 
 /// The offered files. A folder is there when a file lies in it; paths use `/`.
+///
+/// As in rsync, `/./` in a path ends the part that the user named: `runs/a/./checkpoint-1/x` lies in `runs/a`, and
+/// `b.safetensors/.` is a file named itself. Where no path says so, its first part was named.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     paths: Vec<(String, u64)>,
+    /// What the user named, once, in order.
+    roots: Vec<String>,
     numbers: BTreeMap<String, usize>,
     read: BTreeMap<Piece, Vec<u8>>,
     wanted: RefCell<BTreeSet<Piece>>,
@@ -44,15 +49,24 @@ pub(crate) type Maybe<T> = Result<T, Stop>;
 impl Files {
     /// Files by path and size, in the order in which the user gave them.
     pub(crate) fn new(paths: Vec<(String, u64)>) -> Self {
+        let named: Vec<_> = paths.iter().filter_map(|(path, _)| Some(named_and_rest(path)?.0)).collect();
+        let firsts = || paths.iter().filter_map(|(path, _)| path.split('/').next()).collect();
+        let named: Vec<&str> = if named.is_empty() { firsts() } else { named };
+        let mut seen = BTreeSet::new();
+        let roots = named.into_iter().filter(|root| seen.insert(*root)).map(String::from).collect();
+        let whole = |(path, size): (String, u64)| match named_and_rest(&path) {
+            Some((root, "")) => (root.into(), size),
+            Some((root, rest)) => (join(root, rest), size),
+            None => (path, size),
+        };
+        let paths: Vec<_> = paths.into_iter().map(whole).collect();
         let numbers = paths.iter().enumerate().map(|(number, (path, _))| (path.clone(), number)).collect();
-        Self { paths, numbers, ..Self::default() }
+        Self { paths, roots, numbers, ..Self::default() }
     }
 
-    /// What the user gave: the first part of each path, once, in order.
-    pub(crate) fn roots(&self) -> Vec<&str> {
-        let mut seen = BTreeSet::new();
-        let firsts = self.paths.iter().map(|(path, _)| path.split('/').next().unwrap_or_default());
-        firsts.filter(|first| seen.insert(*first)).collect()
+    /// What the user named, once, in order.
+    pub(crate) fn roots(&self) -> &[String] {
+        &self.roots
     }
 
     pub(crate) fn number(&self, path: &str) -> Option<usize> {
@@ -71,9 +85,9 @@ impl Files {
         self.names(path).next().is_some()
     }
 
-    /// What lies in a folder, sorted; a name may occur more than once.
+    /// What lies in a folder, sorted; a name may occur more than once. The folder without a name holds all.
     pub(crate) fn names<'a>(&'a self, folder: &str) -> impl Iterator<Item = &'a str> {
-        let start = format!("{folder}/");
+        let start = join(folder, "");
         let len = start.len();
         let inside =
             self.numbers.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start));
@@ -119,6 +133,16 @@ impl Files {
     }
 }
 
+/// The part of a path that the user named, and what follows, if the path says so.
+fn named_and_rest(path: &str) -> Option<(&str, &str)> {
+    path.split_once("/./").or_else(|| Some((path.strip_suffix("/.")?, "")))
+}
+
+/// A path in a folder; the folder without a name is where paths begin.
+pub(crate) fn join(folder: &str, path: &str) -> String {
+    if folder.is_empty() { path.into() } else { format!("{folder}/{path}") }
+}
+
 /// The last part of a path.
 pub(crate) fn last(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
@@ -140,6 +164,16 @@ mod tests {
         assert_eq!(files.roots(), ["run", "run-2", "c"]);
         assert_eq!(files.names("run").collect::<Vec<_>>(), ["checkpoint-10", "checkpoint-2"]);
         assert!(files.is_folder("run-2") && !files.is_folder("c") && files.is_file("c"));
+    }
+
+    #[test]
+    fn a_path_may_say_what_was_named() {
+        let paths = ["a/run/./checkpoint-2/x", "a/run/./y", "/b.safetensors/.", "a/other"];
+        let files = Files::new(paths.iter().map(|path| ((*path).to_owned(), 1)).collect());
+        assert_eq!(files.roots(), ["a/run", "/b.safetensors"]);
+        assert!(files.is_file("a/run/checkpoint-2/x") && files.is_file("/b.safetensors"));
+        assert_eq!(files.names("a").collect::<Vec<_>>(), ["other", "run", "run"]);
+        assert_eq!(files.names("").collect::<Vec<_>>(), ["", "a", "a", "a"]);
     }
 
     #[test]

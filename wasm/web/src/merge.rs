@@ -6,6 +6,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
+use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
 use mwa::{AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Report, Result, Shard};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::choose::{Options, choose, same_run};
+use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
 use crate::run::Found;
@@ -68,7 +69,7 @@ impl Merge {
         excluded: &[usize],
         job_bytes: usize,
     ) -> Result<Self> {
-        let mut choice = choose(found, options, excluded)?;
+        let Choice { mut choice, inputs: mut rows } = choose(found, options, excluded)?;
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let how = MergeOptions {
@@ -94,7 +95,6 @@ impl Merge {
             None => output.header.to_bytes(),
         });
         let heads = heads.collect();
-        let mut rows: Vec<_> = choice.inputs(found).collect();
         for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
             // the merged folder is likely saved beside the run
             row.path = format!("../{}", row.name);
@@ -189,6 +189,32 @@ impl Merge {
     pub fn run(&mut self, job: usize, inputs: &Array) -> core::result::Result<Uint8Array, JsValue> {
         self.try_run(job, inputs).map_err(|error| fail(&error))?;
         Ok(Uint8Array::from(self.out.as_slice()))
+    }
+
+    /// The sum of a job for a GPU: its dtype, its elements, and dtype and weight of each operand; empty if a GPU cannot
+    /// do it.
+    #[must_use]
+    pub fn sum(&self, job: usize) -> Vec<f64> {
+        let job = self.job(job);
+        let describe = || {
+            let (dtype, operands) = job.sum()?;
+            let code = |float| wgsl_dtype(float).map(f64::from);
+            let range = job.write().range;
+            let mut sum =
+                alloc::vec![code(dtype)?, ((range.end - range.start) / dtype.bytes() as u64) as f64];
+            for (float, weight) in operands {
+                sum.extend([code(float)?, weight]);
+            }
+            Some(sum)
+        };
+        describe().unwrap_or_default()
+    }
+
+    /// Whether a job's result may be written that has so many values that are not finite. If not, `run` says why.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
+    pub fn accepts(&self, job: usize, non_finite: f64) -> bool {
+        self.job(job).accepts(Tally { non_finite: non_finite as u64, underflowed: 0 })
     }
 
     /// How many values became zero in the output dtype, in the jobs run here.

@@ -1,15 +1,16 @@
 //! From the files given to checkpoints and their logs: run folders are searched, everything else is taken as it is.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use mwa::{Error, ErrorKind, Float, History, TrainerState};
+use mwa::checkpoint::step_of_folder;
+use mwa::{Error, ErrorKind, History, Sample, TrainerState};
 
-use crate::checkpoint::{Checkpoint, step_of_folder, weights_in};
-use crate::files::{Files, Maybe, Stop, parent};
+use crate::checkpoint::{Checkpoint, weights_in};
+use crate::files::{Files, Maybe, Stop, join, parent};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -29,9 +30,6 @@ pub(crate) struct Found {
     /// The beginnings of some A factors of each checkpoint, by name.
     pub(crate) samples: Vec<Sample>,
 }
-
-/// The first elements of tensors, by name.
-pub(crate) type Sample = BTreeMap<String, Vec<f64>>;
 
 impl Found {
     /// Open everything that the user gave; `adapter` names one inside multi-adapter checkpoints.
@@ -55,6 +53,7 @@ impl Found {
                 .help("give a run folder or checkpoints")
                 .into());
         }
+        found.count_once();
         unread |= found.read_logs(files)?;
         unread |= found.sample(files)?;
         if unread { Err(Stop::Unread) } else { Ok(found) }
@@ -100,6 +99,18 @@ impl Found {
         Ok(unread)
     }
 
+    /// A checkpoint that was named by itself and in its run is one.
+    fn count_once(&mut self) {
+        let mut seen = BTreeSet::new();
+        self.checkpoints.retain(|checkpoint| {
+            let is_new = seen.insert(checkpoint.name.clone());
+            if !is_new {
+                self.notes.push(format!("{} is named twice; it counts once", checkpoint.name));
+            }
+            is_new
+        });
+    }
+
     /// Say which neighbours of the checkpoints are not taken, so that nobody has to wonder.
     fn note_ignored(&mut self, files: &Files, run: &str) {
         if weights_in(files, run).is_some() {
@@ -139,21 +150,15 @@ impl Found {
     /// Read the beginnings of some A factors, to tell checkpoints of one run from those of several.
     fn sample(&mut self, files: &Files) -> Maybe<bool> {
         let Some(first) = self.checkpoints.first() else { return Ok(true) };
-        let is_factor = |name: &&str| name.contains(".lora_A") || name.contains("lora_embedding_A");
-        let names: Vec<_> = first.tensors().map(|tensor| tensor.name.as_str()).filter(is_factor).collect();
-        let names: Vec<_> = names.iter().step_by(names.len().div_ceil(TENSORS).max(1)).copied().collect();
+        let names = Sample::names(first.tensors());
         let mut unread = false;
         for checkpoint in &self.checkpoints {
-            let mut sample = Sample::new();
+            let mut sample = Sample::default();
             for file in &checkpoint.files {
                 for tensor in file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name)) {
-                    let Some(float) = Float::of(tensor.dtype) else { continue };
-                    let len = tensor.len().min(ELEMENTS * float.bytes() as u64);
-                    match files.bytes(file.number, tensor.range.start..tensor.range.start + len) {
-                        Ok(bytes) => {
-                            let values = bytes.chunks_exact(float.bytes()).map(|word| float.value(word));
-                            sample.insert(tensor.name.clone(), values.collect());
-                        }
+                    let Some(range) = Sample::range(tensor) else { continue };
+                    match files.bytes(file.number, range) {
+                        Ok(bytes) => sample.insert(tensor, bytes),
                         Err(Stop::Unread) => unread = true,
                         Err(failed) => return Err(failed),
                     }
@@ -165,14 +170,9 @@ impl Found {
     }
 }
 
-/// Tensors compared, spread over the whole adapter.
-const TENSORS: usize = 32;
-/// Elements compared of each: enough for a cosine, cheap for any size.
-const ELEMENTS: u64 = 1024;
-
 /// The folders in `run` that are named as checkpoints, by step.
 fn numbered(files: &Files, run: &str) -> Vec<(u64, String)> {
-    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, format!("{run}/{name}"))));
+    let folders = files.names(run).filter_map(|name| Some((step_of_folder(name)?, join(run, name))));
     let mut folders: Vec<_> = folders.filter(|(_, path)| files.is_folder(path)).collect();
     folders.sort();
     folders.dedup();
@@ -203,7 +203,7 @@ fn open_named(files: &Files, path: &str, adapter: Option<&str>) -> Maybe<Checkpo
 fn history(files: &Files, root: &str) -> Maybe<History> {
     let folders = numbered(files, root).into_iter().map(|(_, folder)| folder);
     let paths: Vec<_> =
-        folders.chain([root.to_owned()]).map(|folder| format!("{folder}/trainer_state.json")).collect();
+        folders.chain([root.to_owned()]).map(|folder| join(&folder, "trainer_state.json")).collect();
     // all are asked for before the first unread one stops this
     let there = paths.iter().filter(|path| files.is_file(path));
     let read: Vec<_> = there.map(|path| (path, files.text(path))).collect();
@@ -211,7 +211,7 @@ fn history(files: &Files, root: &str) -> Maybe<History> {
     for (path, text) in read {
         states.push(TrainerState::parse(text?).map_err(|error| error.file(path))?);
     }
-    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| format!("{root}/{log}")) {
+    for path in ["trainer_log.jsonl", "logging.jsonl"].map(|log| join(root, log)) {
         if states.is_empty() && files.is_file(&path) {
             states = TrainerState::parse_lines(files.text(&path)?).map_err(|error| error.file(path))?;
         }

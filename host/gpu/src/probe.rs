@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use mwa::kernel::{self, Operand, Tally};
 use mwa::{Float, Result};
 
-use super::device::{Device, lock};
-use super::failed;
-use super::kernel::{Layout, MIXED, Slot};
+use crate::device::{Device, lock};
+use crate::failed;
+use crate::kernel::{Layout, MIXED, Slot};
 
 /// The dtypes that the kernel reads and writes.
 const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
@@ -48,9 +48,15 @@ async fn probe_these(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<(
             if !wanted.contains(&(from, to)) {
                 continue;
             }
-            for job in
-                LENGTHS.into_iter().flat_map(|n| [spread(input, n), cancelling(input, n), tiny(input, n)])
-            {
+            for job in LENGTHS.into_iter().flat_map(|n| {
+                [
+                    spread(input, n),
+                    cancelling(input, n),
+                    tiny(input, n),
+                    nearly(input, n, 0),
+                    nearly(input, n, 1),
+                ]
+            }) {
                 if let Some(detail) = check(device, &slot, &job, output).await? {
                     let name = name(input, output);
                     return Err(failed(device.name(), format!("refused: {name} {detail}")));
@@ -143,6 +149,26 @@ fn tiny(input: Option<Float>, n: usize) -> Job {
         (dtype, if is_wide(dtype) { weight } else { weight * f64::from(f32::MIN_POSITIVE) }, bytes)
     };
     [1.5, -1.25, 1.125].into_iter().enumerate().map(operand).collect()
+}
+
+/// Products that round up to the smallest normal f32, which units that flush before they round make zero of; `below` that
+/// by a step, they do not.
+fn nearly(input: Option<Float>, n: usize, below: u32) -> Job {
+    let dtype = input.unwrap_or(Float::BF16);
+    let is_wide = matches!(dtype, Float::F32 | Float::BF16);
+    // 1.5 · 2⁻¹²⁶, or as far down as all narrow dtypes have normal numbers: 1.5 · 2⁻³
+    let element: &[u8] = match dtype {
+        Float::F32 | Float::F64 => &[0, 0, 0xc0, 0],
+        Float::BF16 => &[0xc0, 0],
+        Float::F16 => &[0, 0x32],
+        Float::F8E4M3 => &[0x24],
+        Float::F8E5M2 => &[0x32],
+    };
+    // times 1.5, a number between two words, which rounds to the even one: 2 − 2⁻²³
+    let third = f64::from(11_184_810 - below) / f64::from(1 << 23);
+    let weight = if is_wide { third / 2.0 } else { third * f64::from(f32::MIN_POSITIVE) * 4.0 };
+    let last = if input.is_none() { Float::F8E5M2 } else { dtype };
+    vec![(dtype, weight, element.repeat(n)), (last, 1.0, vec![0; n * last.bytes()])]
 }
 
 /// How the device's answer to one job differs from the core's, if it does.

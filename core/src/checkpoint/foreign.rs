@@ -1,22 +1,24 @@
 //! Recognise what cannot be merged as it is, and say how to make it mergeable.
 
-use std::fs;
-use std::path::Path;
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use mwa::{Error, ErrorKind};
-
-use crate::checkpoint::{WEIGHTS, weights_in};
+use super::WEIGHTS;
+use crate::{Error, ErrorKind};
 
 /// What a file is that its name shows not to hold weights alone, and what to do.
-pub(crate) fn file(path: &Path) -> Option<(&'static str, &'static str)> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
+#[must_use]
+pub fn file(name: &str) -> Option<(&'static str, &'static str)> {
+    let name = name.to_lowercase();
     let is_state = ["optimizer.", "scheduler.", "scaler.", "rng_state", "random_states", "training_args."]
         .iter()
         .any(|start| name.starts_with(start));
     if is_state {
         return Some(("is training state, not weights", "give the checkpoint folder that it lies in"));
     }
-    match path.extension()?.to_str()? {
+    match name.rsplit_once('.')?.1 {
         "json" | "jsonl" | "csv" => Some((
             "is not a checkpoint",
             "give the run folder, a checkpoint folder or a .safetensors file; a table of metrics goes to --metrics-file",
@@ -38,14 +40,15 @@ const DCP: &str =
     "convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch CHECKPOINT OUT.bin";
 
 /// Why a folder has no weights that can be merged: each framework's layout has its way out.
-pub(crate) fn folder(path: &Path) -> Error {
-    let mut names: Vec<String> = fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
+///
+/// `names`: all that lies in it, sorted. `has_weights`: whether a folder of that name in it does. `inside`: the path to
+/// type for a name in it.
+#[must_use]
+pub fn folder(
+    names: &[String],
+    has_weights: &dyn Fn(&str) -> bool,
+    inside: &dyn Fn(&str) -> String,
+) -> Error {
     let has = |name: &str| names.iter().any(|found| found == name);
     let starts = |prefix: &str| names.iter().any(|found| found.starts_with(prefix));
     let made = |detail: &str, help: &'static str| Error::new(ErrorKind::Input, detail.to_owned()).help(help);
@@ -86,7 +89,7 @@ pub(crate) fn folder(path: &Path) -> Error {
             "give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv",
         );
     }
-    if let Some(error) = loose(path, &names) {
+    if let Some(error) = loose(names, has_weights, inside) {
         return error;
     }
     made(
@@ -96,30 +99,33 @@ pub(crate) fn folder(path: &Path) -> Error {
 }
 
 /// Weights under names that no framework gives a run: only the user knows which belong together.
-fn loose(path: &Path, names: &[String]) -> Option<Error> {
+fn loose(
+    names: &[String],
+    has_weights: &dyn Fn(&str) -> bool,
+    inside: &dyn Fn(&str) -> String,
+) -> Option<Error> {
     let ends = |end: &str| {
         let found: Vec<_> = names.iter().filter(|name| name.ends_with(end)).map(String::as_str).collect();
         (!found.is_empty()).then_some(found)
     };
-    let folders: Vec<_> =
-        names.iter().filter(|name| weights_in(&path.join(name)).is_some()).map(String::as_str).collect();
+    let folders: Vec<_> = names.iter().map(String::as_str).filter(|name| has_weights(name)).collect();
     let (what, found, help) = if let Some(found) = ends(".ckpt") {
-        let (_, help) = file(Path::new(found[0])).expect("its ending is .ckpt");
+        let (_, help) = file(found[0]).expect("its ending is .ckpt");
         ("holds Lightning checkpoints", found, help.to_owned())
     } else if let Some(found) = ends(".safetensors") {
-        let help = together("files", path, &found);
+        let help = together("files", inside, &found);
         ("holds .safetensors files, but none with the name of a checkpoint's weights", found, help)
     } else if folders.is_empty() {
         return None;
     } else {
-        let help = together("folders", path, &folders);
+        let help = together("folders", inside, &folders);
         ("holds folders with weights, but none is named as a checkpoint", folders, help)
     };
     Some(Error::new(ErrorKind::Input, format!("{what}: {}", some(&found))).help(help))
 }
 
-fn together(what: &str, path: &Path, names: &[&str]) -> String {
-    let shown: Vec<_> = names.iter().take(2).map(|name| path.join(name).display().to_string()).collect();
+fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&str]) -> String {
+    let shown: Vec<_> = names.iter().take(2).map(|name| inside(name)).collect();
     format!("name the {what} that belong together: mwa merge {} … -o OUT", shown.join(" "))
 }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use mwa::{Result, kernel};
 use wgpu::{Backends, DeviceType, Limits};
 
-use super::kernel::{HEAD, Kernel, Layout};
-use super::or_failed;
+use crate::kernel::{HEAD, Kernel, Layout};
+use crate::or_failed;
 
 /// A GPU that could be opened.
 #[derive(Clone, Debug)]
@@ -43,7 +43,11 @@ impl Adapter {
     #[must_use]
     pub fn name(&self) -> String {
         let info = self.0.get_info();
-        format!("{} ({})", info.name, info.backend)
+        // browsers keep names to themselves
+        match info.name.is_empty() {
+            true => info.backend.to_string(),
+            false => format!("{} ({})", info.name, info.backend),
+        }
     }
 
     /// `discrete`, `integrated`, `virtual`, `cpu` or `unknown`.
@@ -99,16 +103,16 @@ impl Adapter {
 pub struct Device {
     /// What messages call it.
     name: String,
-    pub(super) wgpu: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
-    pub(super) bind_group_layout: wgpu::BindGroupLayout,
+    pub(crate) wgpu: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) bind_group_layout: wgpu::BindGroupLayout,
     pipeline_layout: wgpu::PipelineLayout,
     module: wgpu::ShaderModule,
     /// Most bytes of one buffer.
     max_buffer: u64,
     kernels: Mutex<BTreeMap<(u32, u32), Kernel>>,
     /// The kernels that gave the core's bytes when they were probed.
-    pub(super) trusted: Mutex<BTreeSet<(u32, u32)>>,
+    pub(crate) trusted: Mutex<BTreeSet<(u32, u32)>>,
     state: Arc<State>,
     #[cfg(not(target_arch = "wasm32"))]
     poller: poller::Poller,
@@ -119,7 +123,7 @@ type Done = Box<dyn FnOnce(core::result::Result<(), String>) + Send>;
 
 /// What callbacks may reach.
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     /// Why the device failed, once it has; and the submissions in flight until then.
     inner: Mutex<(Option<String>, BTreeMap<u64, Done>, u64)>,
 }
@@ -223,7 +227,7 @@ impl Device {
     }
 
     /// Submit commands and have `buffers` mapped after them; `done` hears when all of that has happened, or of failure.
-    pub(super) fn submit(
+    pub(crate) fn submit(
         &self,
         commands: wgpu::CommandBuffer,
         buffers: [(&wgpu::Buffer, wgpu::MapMode); 2],
@@ -314,7 +318,7 @@ fn bind_group_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     })
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -332,10 +336,10 @@ mod poller {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A thread that waits for each submission in turn; it ends with the device.
-    pub(super) struct Poller(Mutex<Sender<wgpu::SubmissionIndex>>);
+    pub(crate) struct Poller(Mutex<Sender<wgpu::SubmissionIndex>>);
 
     impl Poller {
-        pub(super) fn start(device: wgpu::Device, state: Arc<State>) -> Self {
+        pub(crate) fn start(device: wgpu::Device, state: Arc<State>) -> Self {
             let (sender, submissions) = channel();
             thread::spawn(move || {
                 for index in submissions {
@@ -349,7 +353,7 @@ mod poller {
             Self(Mutex::new(sender))
         }
 
-        pub(super) fn wait_for(&self, index: wgpu::SubmissionIndex) {
+        pub(crate) fn wait_for(&self, index: wgpu::SubmissionIndex) {
             // the thread lives as long as this sender
             let _ = lock(&self.0).send(index);
         }

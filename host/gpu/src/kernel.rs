@@ -7,26 +7,26 @@ use core::task::{Context, Poll, Waker};
 use std::sync::{Arc, Mutex};
 
 use mwa::kernel::{ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Tally, WORKGROUP, wgsl_dtype};
-use mwa::{Float, Result};
+use mwa::{Float, Job, Result};
 use wgpu::BufferUsages as Usage;
 
-use super::device::{Device, lock};
-use super::{failed, or_failed};
+use crate::device::{Device, lock};
+use crate::{failed, or_failed};
 
 /// Bytes of the uniform buffer: `Job` in weighted_sum.wgsl.
-pub(super) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
+pub(crate) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
 /// Bytes before the results: the counters of `Out`.
-const COUNTERS: u64 = 16;
+pub(crate) const COUNTERS: u64 = 16;
 /// The code of operands that do not share a dtype.
-pub(super) const MIXED: u32 = 5;
+pub(crate) const MIXED: u32 = 5;
 /// Bytes to which operands are aligned, as the kernel reads so many at once.
 const ALIGN: u64 = 16;
 /// Bytes to which mapped ranges are aligned (WebGPU's rule).
-const MAP_ALIGN: u64 = 8;
+pub(crate) const MAP_ALIGN: u64 = 8;
 
 /// The compiled kernel for one pair of dtypes.
 #[derive(Clone, Debug)]
-pub struct Kernel(pub(super) wgpu::ComputePipeline);
+pub struct Kernel(pub(crate) wgpu::ComputePipeline);
 
 /// Where the operands of one job lie in a [`Slot`].
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +73,14 @@ impl Layout {
         fits.then_some(Self { input, output, elements: elements as u32, operands: places, end })
     }
 
+    /// Lay out a job of a plan; `None` if the CPU must do it.
+    #[must_use]
+    pub fn of(job: &Job<'_>) -> Option<Self> {
+        let (output, operands) = job.sum()?;
+        let write = job.write().range;
+        Self::new(operands, output, (write.end - write.start) / output.bytes() as u64)
+    }
+
     /// Bytes of a slot's input that it needs.
     #[must_use]
     pub fn input_bytes(&self) -> u64 {
@@ -86,12 +94,25 @@ impl Layout {
         COUNTERS + elements * self.output.bytes() as u64
     }
 
-    pub(super) fn elements(&self) -> u64 {
+    /// Elements of the result, and of each operand.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
         self.elements.into()
     }
 
+    /// Bytes of the result.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn result_bytes(&self) -> u64 {
+        self.elements() * self.output.bytes() as u64
+    }
+
+    /// Where operand `k` begins in staging.
+    pub(crate) fn start(&self, k: usize) -> u64 {
+        self.operands[k].start
+    }
+
     /// Codes of the dtypes, operands' and result's.
-    pub(super) fn dtypes(&self) -> (u32, u32) {
+    pub(crate) fn dtypes(&self) -> (u32, u32) {
         (self.input, wgsl_dtype(self.output).expect("new() refuses F64"))
     }
 
@@ -118,12 +139,12 @@ impl Layout {
 #[derive(Debug)]
 pub struct Slot {
     /// written by the host: head and operands
-    staging: wgpu::Buffer,
+    pub(crate) staging: wgpu::Buffer,
     job: wgpu::Buffer,
     inputs: wgpu::Buffer,
     out: wgpu::Buffer,
     /// read by the host: counters and results
-    readback: wgpu::Buffer,
+    pub(crate) readback: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
 }
 
@@ -170,7 +191,7 @@ impl Slot {
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
     pub fn write(&self, device: &Device, layout: &Layout, k: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.write_at(device, layout.operands[k].start + offset, bytes)
+        self.write_at(device, layout.start(k) + offset, bytes)
     }
 
     fn write_at(&self, device: &Device, start: u64, bytes: &[u8]) -> Result<()> {

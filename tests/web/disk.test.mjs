@@ -1,0 +1,251 @@
+/** The package on disk: vectors and hostile files from folder to folder, the native command's files, failures, `npx`, types. */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import test, { after } from "node:test";
+
+import * as mwa from "../../wasm/web/dist/index.js";
+import { mergeRun, weighRun } from "../../wasm/web/dist/node.js";
+import { same, tensors } from "./vectors.mjs";
+
+const run = promisify(execFile);
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const vectors = (path) => join(root, "tests/vectors", path);
+const sample = join(root, "examples/sample-run");
+const index = JSON.parse(await readFile(vectors("index.json"), "utf8"));
+/** What the native binary makes of the sample run. */
+const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const WEIGHTS = "adapter_model.safetensors";
+
+const work = await mkdtemp(join(tmpdir(), "mwa-disk-"));
+after(() => rm(work, { recursive: true }));
+let last = 0;
+/** A fresh folder. */
+async function fresh() {
+  const folder = join(work, `${(last += 1)}`);
+  await mkdir(folder);
+  return folder;
+}
+const sha256 = async (...path) => createHash("sha256").update(await readFile(join(...path))).digest("hex");
+const failure = (promise) => promise.then(() => assert.fail("it succeeded"), (error) => error);
+
+test("all vectors, from files to a folder", async () => {
+  // a merge has no option for infinities here, and copies the only checkpoint that has weight
+  const used = (weights) => weights.filter((weight) => Math.abs(weight) > 1e-30).length;
+  const cases = index.cases.filter((it) => !it.non_finite && used(it.weights) > 1 && it.case !== "no-tensors");
+  assert.ok(cases.length > 80, `only ${cases.length} cases`);
+  for (const { case: name, inputs, weights, dtype, output, error, tensor } of cases) {
+    const folder = await fresh();
+    // names without a number, which would count as a step
+    const files = inputs.map((_, i) => join(folder, `${"abcdefghijklmnop"[i]}.safetensors`));
+    await Promise.all(inputs.map((input, i) => cp(vectors(input), files[i])));
+    const made = mergeRun(files, join(folder, "out"), { weights, dtype, allowCrossRun: true, threads: 0 });
+    if (error) {
+      const { kind, message } = await failure(made);
+      assert.ok(kind === error && message.includes(tensor ?? ""), `${name}: ${kind}: ${message}`);
+      assert.equal((await readdir(folder)).length, new Set(files).size, name);
+    } else {
+      const { outputs } = await made;
+      same(tensors(await readFile(join(folder, "out", outputs[0].name))), tensors(await readFile(vectors(output))));
+    }
+  }
+});
+
+test("hostile files are refused by name", async () => {
+  const folder = await fresh();
+  for (const { file, error, says, tensor, tensors: legal } of index.hostile) {
+    if (legal) continue;
+    const { kind, message, file: place } = await failure(mergeRun(vectors(file), join(folder, "out"), { scheme: "uniform", threads: 0 }));
+    assert.equal(kind, error, `${file}: ${message}`);
+    assert.ok(message.toLowerCase().includes(says.toLowerCase()) && message.includes(tensor ?? ""), `${file}: ${message}`);
+    assert.equal(place, vectors(file));
+  }
+  assert.deepEqual(await readdir(folder), []);
+});
+
+test("the folder is that of the native command", { skip: !process.env.MWA_BINARY && "MWA_BINARY names no native binary" }, async () => {
+  const folder = await fresh();
+  await cp(sample, join(folder, "runs/sample"), { recursive: true });
+  await writeFile(join(folder, "runs/sample/checkpoint-1000/tokenizer.json"), "{}");
+  const [here, native] = [join(folder, "runs/here"), join(folder, "runs/native")];
+  const report = await mergeRun(join(folder, "runs/sample"), here);
+  await run(process.env.MWA_BINARY, ["merge", join(folder, "runs/sample"), "-o", native, "--no-residual"]);
+  assert.deepEqual(await readdir(here), await readdir(native));
+  for (const name of await readdir(here)) {
+    const [a, b] = await Promise.all([here, native].map((out) => readFile(join(out, name), name === WEIGHTS ? undefined : "utf8")));
+    if (name === "mwa-report.json") assert.deepEqual(JSON.parse(a), JSON.parse(b));
+    else assert.deepEqual(a, b, name);
+    assert.equal((await stat(join(here, name))).mode, (await stat(join(native, name))).mode, name);
+  }
+  assert.equal((await stat(here)).mode, (await stat(native)).mode);
+  assert.equal(report.outputs[0].sha256, SAMPLE);
+  assert.equal(report.inputs[0].path, "../sample/checkpoint-550");
+  await run(process.env.MWA_BINARY, ["verify", here]);
+});
+
+test("checkpoints named one by one have the logs of their run", async () => {
+  const names = ["checkpoint-900", "checkpoint-1000"];
+  const whole = await weighRun(sample, { last: 10, checkpoints: names.map((name) => join(sample, name)) });
+  const each = await weighRun(names.map((name) => join(sample, name)));
+  assert.deepEqual(each.inputs.map(({ weight, metric }) => [weight, metric]), whole.inputs.map(({ weight, metric }) => [weight, metric]));
+  const twice = await weighRun([sample, join(sample, names[0])], { last: 20 });
+  assert.equal(twice.inputs.length, 10);
+  assert.ok(twice.notes.some((note) => note.endsWith("is named twice; it counts once")));
+});
+
+test("paths are told as they were given", async () => {
+  const folder = await fresh();
+  await cp(sample, join(folder, "my/run"), { recursive: true });
+  await symlink("..", join(folder, "my/run/loop"));
+  await symlink("nowhere", join(folder, "my/run/checkpoint-1000/dangling"));
+  const script = `import { mergeRun, weighRun } from ${JSON.stringify(new URL("../../wasm/web/dist/node.js", import.meta.url))};
+    for (const path of ["my/run", "./my/run/", "my/run/checkpoint-900"]) console.log((await weighRun(path, { last: 1 })).inputs[0].name);
+    process.chdir("my/run");
+    for (const path of [".", "checkpoint-900"]) console.log((await weighRun(path, { last: 1 })).inputs[0].name);
+    console.log((await mergeRun(".", "../out/deep", { threads: 0 })).inputs[0].path);`;
+  const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], { cwd: folder });
+  assert.deepEqual(stdout.trim().split("\n"), [
+    "my/run/checkpoint-1000", "my/run/checkpoint-1000", "my/run/checkpoint-900", "./checkpoint-1000", "checkpoint-900", "../../run/checkpoint-550",
+  ]);
+  assert.equal(await sha256(folder, "my/out/deep", WEIGHTS), SAMPLE);
+});
+
+test("an output is whole or not there, and replaced by force only", async () => {
+  const folder = await fresh();
+  const out = join(folder, "new/folders/out");
+  await mergeRun(sample, out, { threads: 0 });
+  assert.equal(await sha256(out, WEIGHTS), SAMPLE);
+  const { kind, help } = await failure(mergeRun(sample, out));
+  assert.deepEqual([kind, help], ["output", "choose another output folder, or replace an earlier merge with force"]);
+  await mergeRun(sample, out, { force: true, last: 2, threads: 0 });
+  assert.notEqual(await sha256(out, WEIGHTS), SAMPLE);
+  assert.deepEqual(await readdir(join(folder, "new/folders")), ["out"]);
+
+  await writeFile(join(folder, "file"), "");
+  await mkdir(join(folder, "mine"));
+  await writeFile(join(folder, "mine/thesis"), "");
+  for (const [place, says] of [["file", "is not a folder"], ["mine", "is not an earlier merge"], ["file/out", "cannot write it"]]) {
+    assert.ok((await failure(mergeRun(sample, join(folder, place), { force: true, threads: 0 }))).message.includes(says), place);
+  }
+  const stop = new AbortController();
+  const onProgress = ({ done }) => done > 0 && stop.abort();
+  assert.equal((await failure(mergeRun(sample, join(folder, "made/out"), { onProgress, signal: stop.signal, threads: 0 }))).kind, "stopped");
+  const boom = new Error("boom");
+  assert.equal(await failure(mergeRun(sample, join(folder, "made/out"), { onProgress: () => { throw boom; } })), boom);
+  assert.deepEqual(await readdir(folder), ["file", "mine", "new"]);
+
+  await cp(sample, join(folder, "run"), { recursive: true });
+  const inside = await failure(mergeRun(join(folder, "run"), join(folder, "run/checkpoint-1000/out"), { threads: 0 }));
+  assert.ok(inside.message.includes("would overwrite the input"), inside.message);
+});
+
+test("a file that changes meanwhile fails the merge", async () => {
+  const folder = await fresh();
+  await cp(sample, join(folder, "run"), { recursive: true });
+  const file = join(folder, "run/checkpoint-1000", WEIGHTS);
+  const whole = await readFile(file);
+  let told = 0;
+  const onProgress = () => (told += 1) === 2 && writeFile(file, whole);
+  const error = await failure(mergeRun(join(folder, "run"), join(folder, "out"), { onProgress, threads: 0 }));
+  assert.deepEqual([error.kind, error.file], ["io", file]);
+  assert.deepEqual(await readdir(folder), ["run"]);
+});
+
+test("mistakes are named", async () => {
+  const nowhere = join(work, "nowhere");
+  const table = join(await fresh(), "table.csv");
+  await writeFile(table, "step,score\n950,1\n1000,3\n");
+  const weighed = await weighRun(sample, { metricsFile: table, goal: "max", last: 2, penalty: 0.5 });
+  assert.deepEqual(weighed.inputs.map(({ weight }) => weight.toFixed(4)), ["0.3333", "0.6667"]);
+  for (const [work, kind, says] of [
+    [() => mergeRun(nowhere, "out"), "input", `${nowhere}: does not exist`],
+    [() => mergeRun(3, "out"), "usage", "an input is 3, which is no path"],
+    [() => mergeRun([], "out"), "input", "no checkpoint was named"],
+    [() => mergeRun(sample, undefined), "usage", "the output is not the path of a folder"],
+    [() => mergeRun("/dev/null", "out"), "input", "/dev/null: is neither a file nor a folder"],
+    [() => weighRun(sample, { lst: 3 }), "usage", "unknown field `lst`"],
+    [() => weighRun(sample, { last: "4" }), "usage", "expected usize"],
+    [() => weighRun(sample, { penalty: 2 }), "weights", "penalty 2 is out of range"],
+    [() => weighRun(sample, { weights: [1, 2] }), "weights", "there are 2 weights for 10 checkpoints"],
+    [() => weighRun(sample, { metricsFile: nowhere }), "io", `${nowhere}: cannot read it`],
+  ]) {
+    const error = await failure((async () => work())());
+    assert.ok(error instanceof mwa.MergeError && error.kind === kind && error.message.includes(says), `${error.kind}: ${error.message}`);
+  }
+});
+
+test("10,000 failing calls keep memory flat", async () => {
+  const folder = await fresh();
+  const pair = index.cases.find((it) => it.error === "shape" && it.inputs.length === 2);
+  const files = pair.inputs.map((input) => vectors(input));
+  const calls = [
+    () => mergeRun(files, join(folder, "out"), { weights: [1, 1], threads: 0, allowCrossRun: true }),
+    () => weighRun(files[0], { metric: "bleu" }),
+    () => weighRun(files[0], { lst: 3 }),
+    () => weighRun(vectors(index.hostile.find(({ error }) => error).file)),
+    () => weighRun(join(folder, "nowhere")),
+  ];
+  const fail = async (times) => {
+    for (let i = 0; i < times; i += 1) for (const call of calls) assert.ok((await failure(call())) instanceof mwa.MergeError);
+    return process.memoryUsage().rss;
+  };
+  const before = await fail(200);
+  const grown = (await fail(2000)) - before;
+  assert.ok(grown < 32 << 20, `they leave ${grown >> 20} MiB behind`);
+});
+
+for (const [name, program, ...before] of [
+  ["deno", process.execPath, fileURLToPath(new URL("node_modules/deno/bin.cjs", import.meta.url)), "run", "--allow-all"],
+  ["bun", "bun"],
+]) {
+  test(`${name} writes the same bytes`, async (context) => {
+    const folder = await fresh();
+    const cli = fileURLToPath(new URL("../../wasm/web/dist/cli.js", import.meta.url));
+    try {
+      await run(program, [...before.slice(0, 1), "--version"]);
+    } catch (error) {
+      if (process.env.MWA_REQUIRE?.split(",").includes(name)) throw error;
+      context.skip(`there is no ${name}`);
+      return;
+    }
+    await run(program, [...before, cli, "merge", sample, "-o", join(folder, "out"), "--threads", "2"]);
+    assert.equal(await sha256(folder, "out", WEIGHTS), SAMPLE);
+  });
+}
+
+test("npx, and what type checkers see, from the packed package", async () => {
+  const folder = await fresh();
+  const npm = (...args) => run(process.platform === "win32" ? "npm.cmd" : "npm", args, { cwd: folder, shell: process.platform === "win32" });
+  await npm("pack", "--silent", join(root, "wasm/web"));
+  const [tarball] = await readdir(folder);
+  await writeFile(join(folder, "package.json"), '{"type": "module"}');
+  await npm("install", "--silent", "--offline", "--no-audit", `./${tarball}`);
+  const npx = async (...args) => {
+    const { code = 0, stdout, stderr } = await npm("exec", "--offline", "--", "mwa-merge", ...args).catch((error) => error);
+    return { code, stdout, stderr };
+  };
+  const merged = await npx("merge", sample, "-o", "out", "--threads", "2");
+  assert.equal(merged.code, 0, merged.stderr);
+  assert.ok(merged.stdout.includes(SAMPLE) && merged.stdout.includes("checkpoint-1000"), merged.stdout);
+  assert.equal(await sha256(folder, "out", WEIGHTS), SAMPLE);
+  const again = await npx("merge", sample, "-o", "out");
+  assert.deepEqual([again.code, again.stderr.includes("error: out: exists already\nhelp: ")], [1, true]);
+  const weights = await npx("weights", sample, "--steps", "900..", "--weights=1,2,1", "--json");
+  assert.deepEqual(JSON.parse(weights.stdout).inputs.map(({ weight }) => weight), [0.25, 0.5, 0.25]);
+  for (const wrong of [["weigh", sample], ["merge", sample], ["merge", sample, "-o", "x", "--lst", "3"], ["weights", sample, "--last", "0"], ["weights"]]) {
+    const { code, stderr } = await npx(...wrong);
+    assert.deepEqual([code, stderr.includes("error: ")], [2, true], `${wrong.map((word) => basename(word))}: ${stderr}`);
+  }
+  assert.ok((await npx("--help")).stdout.includes("-o DIR"));
+
+  await cp(fileURLToPath(new URL("typed.ts", import.meta.url)), join(folder, "typed.ts"));
+  const tsc = join(root, "wasm/web/node_modules/typescript/bin/tsc");
+  const options = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,esnext.disposable,dom"];
+  const checked = await run(process.execPath, [tsc, ...options, "typed.ts"], { cwd: folder }).catch((error) => error);
+  assert.equal(checked.stdout, "");
+});

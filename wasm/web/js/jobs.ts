@@ -1,0 +1,143 @@
+/** The jobs of a merge or a comparison: read what they need, have threads or the GPU run them, hand results on in order. */
+import { call } from "./error.js";
+import type { Passing } from "./hash.js";
+import type { MergeOptions } from "./merge.js";
+import type { Begin, Piece, Pool, Reply } from "./pool.js";
+import type { Run } from "./run.js";
+import type { WeighOptions } from "./types.js";
+import type { Comparison, Merge } from "./wasm/mwa.js";
+
+/** Most bytes that a job reads of one input: caches like small pieces, but Blobs are read twice as fast in larger ones. */
+export const MOST = 1 << 20;
+const MOST_OF_BLOBS = 4 << 20;
+/** Least: below this, messages cost more than the work. */
+const LEAST = 256 << 10;
+/** Bytes of input in all jobs under way. */
+const MEMORY = 256 << 20;
+
+/** Options as the core reads them. */
+export function wanted({ output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): string {
+  return JSON.stringify(options);
+}
+
+/** Those of them that choose and weigh. */
+export function weighing({ dtype, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+  return options;
+}
+
+/** How much a job reads of each input; twice as many jobs as threads are under way. */
+export function bytesOfJobs(run: Run, pool: Pool, inputs: number): number {
+  const most = run.sources.some(({ blob }) => blob) ? MOST_OF_BLOBS : MOST;
+  return Math.min(Math.max(Math.floor(MEMORY / (2 * pool.size * inputs)), LEAST), most);
+}
+
+let clones: boolean | undefined;
+
+/** Whether Blobs may be sent to other threads; Deno cannot. */
+export function clonesBlobs(): boolean {
+  try {
+    clones ??= structuredClone(new Blob(["."])).size === 1;
+  } catch {
+    clones = false;
+  }
+  return clones;
+}
+
+/** What threads need to know, to plan the same jobs. */
+export function begin(run: Run, options: MergeOptions, excluded: number[], jobBytes: number, compares: boolean): Begin {
+  const { sources, given, adapter } = run;
+  const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
+  const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
+  return { blobs, paths, sizes, adapter, given, options: wanted(options), excluded, jobBytes, compares };
+}
+
+/** Run all jobs; `take` hears their results in order. */
+export async function runJobs(
+  run: Run,
+  core: Merge | Comparison,
+  pool: Pool,
+  { signal, onProgress }: Pick<MergeOptions, "signal" | "onProgress">,
+  passing: Passing | undefined,
+  take: (bytes: Uint8Array<ArrayBuffer>, file: number) => Promise<void>,
+): Promise<void> {
+  const jobs = [...parse(core.jobs())];
+  const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
+  const began = performance.now();
+  const report = (done: number) => {
+    const speed = (done / Math.max(performance.now() - began, 1)) * 1000;
+    onProgress?.({ done, total, speed, device: pool.device });
+  };
+  let done = 0;
+  report(done);
+  const running: Promise<Pick<Reply, "bytes">>[] = [];
+  for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
+    for (; next < jobs.length && running.length < pool.atOnce; next += 1) {
+      const reply = start(run, core, jobs[next]!, next, pool, passing);
+      reply.catch(() => {});
+      running.push(reply);
+    }
+    signal?.throwIfAborted();
+    const { file, pieces } = jobs[taken]!;
+    const { bytes } = await running.shift()!;
+    await take(bytes!, file);
+    report((done += length(pieces)));
+  }
+}
+
+interface Job {
+  file: number;
+  pieces: Piece[];
+}
+
+function* parse(flat: Float64Array): Generator<Job> {
+  for (let i = 0; i < flat.length; ) {
+    const [file, count] = [flat[i]!, flat[i + 3]!];
+    i += 4;
+    const piece = (_: unknown, n: number): Piece => {
+      const at = i + 3 * n;
+      return { file: flat[at]!, start: flat[at + 1]!, end: flat[at + 2]! };
+    };
+    yield { file, pieces: Array.from({ length: count }, piece) };
+    i += 3 * count;
+  }
+}
+
+const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
+
+/** Read what threads cannot, then have the GPU or a thread run the job. */
+async function start(run: Run, core: Merge | Comparison, { pieces }: Job, job: number, pool: Pool, passing: Passing | undefined): Promise<Pick<Reply, "bytes">> {
+  const fill = async (piece: Piece): Promise<Piece> => {
+    const source = run.sources[piece.file]!;
+    if (source.blob && clonesBlobs()) return piece;
+    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start) };
+  };
+  let filled = await inOrder(run, Promise.all(pieces.map(fill)));
+  for (const { file, start, bytes } of filled) {
+    if (bytes && !run.sources[file]!.blob) passing?.take(file, start, bytes, () => head(run, file, start));
+  }
+  if ("sum" in core && pool.isForGpu) {
+    const sum = core.sum(job);
+    const inputs = filled.map(({ file, start, end, bytes }) => bytes ?? run.sources[file]!.blob!.slice(start, end));
+    const reply = sum.length > 0 && (await pool.sum(sum as Float64Array<ArrayBuffer>, inputs, (nonFinite) => core.accepts(job, nonFinite)));
+    if (reply) return reply;
+    // the bytes were given away
+    if (sum.length > 0) filled = await Promise.all(pieces.map(fill));
+  }
+  return pool.ask({ what: "job", job, pieces: filled });
+}
+
+const turns = new WeakMap<Run, Promise<unknown>>();
+
+/** Wait for what was begun earlier, so that the pieces of a file pass by in order. */
+function inOrder<T>(run: Run, reading: Promise<T>): Promise<T> {
+  const before = turns.get(run) ?? Promise.resolve();
+  const turn = before.then(() => reading, () => reading);
+  turns.set(run, turn);
+  return turn.catch((error: unknown) => call<never>(() => { throw error; }));
+}
+
+/** The first `end` bytes of a file, which were read when it was opened. */
+function head(run: Run, file: number, end: number): Uint8Array | undefined {
+  const first = run.given.find((piece) => piece.file === file && piece.start === 0 && piece.end >= end);
+  return first?.bytes.subarray(0, end);
+}

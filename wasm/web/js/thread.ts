@@ -1,0 +1,84 @@
+/** A thread that is asked and answers, on any platform: web workers, or Node's. */
+import { asError, type facts } from "./error.js";
+
+/** What every answer has. */
+export interface Answer {
+  id: number;
+  error?: ReturnType<typeof facts>;
+}
+
+/** A thread that takes one kind of request. */
+export interface Thread<Request, Reply> {
+  /** How many requests are not answered yet. */
+  pending: number;
+  /** Buffers that are transferred are gone here. */
+  ask(request: Request, transfer?: Transferable[]): Promise<Reply>;
+  close(): void;
+}
+
+/** The way to a worker, and to its end. */
+interface Port {
+  send(message: unknown, transfer: Transferable[]): void;
+  close(): void;
+}
+
+type Spawn<Reply> = (hear: (reply: Reply) => void, fail: (error: Error) => void) => Port | Promise<Port>;
+
+/** Start a thread. */
+export async function start<Request, Reply extends Answer>(spawn: Spawn<Reply>): Promise<Thread<Request, Reply>> {
+  const waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: unknown) => void }>();
+  let last = 0;
+  const hear = (reply: Reply) => {
+    const waiter = waiting.get(reply.id);
+    waiting.delete(reply.id);
+    thread.pending -= 1;
+    if (reply.error) waiter?.reject(asError(reply.error));
+    else waiter?.resolve(reply);
+  };
+  const fail = (error: Error) => {
+    for (const { reject } of waiting.values()) reject(error);
+    waiting.clear();
+  };
+  const port = await spawn(hear, fail);
+  const thread: Thread<Request, Reply> = {
+    pending: 0,
+    ask(request, transfer = []) {
+      const id = (last += 1);
+      return new Promise((resolve, reject) => {
+        waiting.set(id, { resolve, reject });
+        this.pending += 1;
+        port.send({ id, ...request }, transfer);
+      });
+    },
+    close() {
+      port.close();
+      fail(new Error("the worker was closed"));
+    },
+  };
+  return thread;
+}
+
+/** A worker as browsers and Deno have it. */
+export function overWeb<Reply>(worker: Worker): Spawn<Reply> {
+  return (hear, fail) => {
+    worker.onmessage = ({ data }) => hear(data as Reply);
+    worker.onerror = (event) => fail(new Error(event.message || "it could not be loaded"));
+    return {
+      send: (message, transfer) => worker.postMessage(message, transfer),
+      close: () => worker.terminate(),
+    };
+  };
+}
+
+/** A worker as Node has it, of the file at `path`; no bundler is to follow that. */
+export function overNode<Reply>(path: string): Spawn<Reply> {
+  return async (hear, fail) => {
+    const threads = await import(/* @vite-ignore */ "node:worker_threads");
+    const worker = new threads.Worker(new URL(path, import.meta.url));
+    worker.on("message", hear).on("error", fail);
+    return {
+      send: (message, transfer) => worker.postMessage(message, transfer as never),
+      close: () => void worker.terminate(),
+    };
+  };
+}
