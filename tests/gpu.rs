@@ -1,4 +1,4 @@
-//! GPUs in trouble: with little memory, lost at once, lost in the middle. The CPU goes on, or the merge fails; never zeros.
+//! GPUs in trouble: with little memory, lost, destroyed or misused, at once or in the middle. The CPU goes on, or the merge fails; never zeros.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::process::ExitCode;
@@ -15,11 +15,11 @@ use pollster::block_on;
 
 fn main() -> ExitCode {
     let survivors: [(_, Open); 5] = [
-        ("gpu_small", || open(1, Some(20 << 10), NEVER, false)),
-        ("gpu_twice", || open(2, None, NEVER, true)),
-        ("gpu_lost_at_once", || open(1, None, 0, false)),
-        ("gpu_lost_midway", || open(1, None, LARGE / 2, false)),
-        ("gpu_lost_midway_one_of_two", || open(2, None, LARGE / 2, false)),
+        ("gpu_small", || open(1, Some(20 << 10), give_up, NEVER, false)),
+        ("gpu_twice", || open(2, None, give_up, NEVER, true)),
+        ("gpu_lost_at_once", || open(1, None, give_up, 0, false)),
+        ("gpu_lost_midway", || open(1, None, give_up, LARGE / 2, false)),
+        ("gpu_lost_midway_one_of_two", || open(2, None, give_up, LARGE / 2, false)),
     ];
     let mut trials = harness::trials(
         &survivors,
@@ -29,9 +29,19 @@ fn main() -> ExitCode {
             ("merges_more_inputs_than_a_kernel_takes", merges_more_inputs_than_a_kernel_takes),
         ],
     );
-    let dead: [(_, Open); 2] = [
-        ("gpu_lost_at_once", || open(1, None, 0, true)),
-        ("gpu_lost_midway", || open(1, None, LARGE / 2, true)),
+    // in other ways, which one merge shows as well as all vectors
+    let harmed: [(_, Open); 3] = [
+        ("gpu_destroyed_at_once", || open(1, None, destroy, 0, false)),
+        ("gpu_destroyed_midway", || open(1, None, destroy, LARGE / 2, false)),
+        ("gpu_misused_midway", || open(1, None, misuse, LARGE / 2, false)),
+    ];
+    trials.extend(harness::trials(&harmed, &[("merges_much", merges_much)]));
+    let dead: [(_, Open); 5] = [
+        ("gpu_lost_at_once", || open(1, None, give_up, 0, true)),
+        ("gpu_lost_midway", || open(1, None, give_up, LARGE / 2, true)),
+        ("gpu_destroyed_at_once", || open(1, None, destroy, 0, true)),
+        ("gpu_destroyed_midway", || open(1, None, destroy, LARGE / 2, true)),
+        ("gpu_misused_midway", || open(1, None, misuse, LARGE / 2, true)),
     ];
     trials.extend(harness::trials(&dead, &[("fails_if_it_must_not_lose_the_device", fails)]));
     harness::conclude(trials)
@@ -60,7 +70,7 @@ fn merges_more_inputs_than_a_kernel_takes(executor: &dyn Executor) -> Result<(),
 
 fn fails(executor: &dyn Executor) -> Result<(), String> {
     match executor.merge(&large()) {
-        Err(failure) if failure.kind == "device" && failure.message.contains("lost by a test") => Ok(()),
+        Err(failure) if failure.kind == "device" => Ok(()),
         other => Err(format!("expected the loss, found {:?}", other.map(|bytes| bytes.len()))),
     }
 }
@@ -84,12 +94,40 @@ fn file(float: Float, len: usize, seed: u64) -> Vec<u8> {
 struct Fragile {
     count: usize,
     max_buffer: Option<u64>,
+    harm: fn(&Device),
     after: u64,
     must: bool,
 }
 
-fn open(count: usize, max_buffer: Option<u64>, after: u64, must: bool) -> Result<Box<dyn Executor>, String> {
-    let fragile = Fragile { count, max_buffer, after, must };
+/// As if the driver had said so.
+fn give_up(device: &Device) {
+    device.give_up("lost by a test");
+}
+
+/// The device itself is gone: commands, buffers and maps fail in their own ways.
+fn destroy(device: &Device) {
+    device.wgpu().0.destroy();
+}
+
+/// The device hears of an error that is nobody's to catch, as when it runs out of memory: a buffer larger than any.
+fn misuse(device: &Device) {
+    let largest = wgpu::BufferDescriptor {
+        label: None,
+        size: u64::MAX / 16 * 16,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    };
+    drop(device.wgpu().0.create_buffer(&largest));
+}
+
+fn open(
+    count: usize,
+    max_buffer: Option<u64>,
+    harm: fn(&Device),
+    after: u64,
+    must: bool,
+) -> Result<Box<dyn Executor>, String> {
+    let fragile = Fragile { count, max_buffer, harm, after, must };
     fragile.device().map(|_| Box::new(fragile) as Box<dyn Executor>)
 }
 
@@ -105,7 +143,7 @@ impl Executor for Fragile {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
         let open = || self.device().expect("it could be opened before");
         let devices: Vec<_> = (0..self.count).map(|_| open()).collect();
-        let loss = Loss { device: &devices[0], left: AtomicU64::new(self.after) };
+        let loss = Loss { device: &devices[0], harm: self.harm, left: AtomicU64::new(self.after) };
         loss.advance(0);
         let machine = Machine { threads: Some(3), memory: Some(1 << 20), ..Machine::default() };
         over_files(merge, |plan, inputs, outputs| {
@@ -117,6 +155,7 @@ impl Executor for Fragile {
 /// Loses a device after so many bytes.
 struct Loss<'a> {
     device: &'a Device,
+    harm: fn(&Device),
     left: AtomicU64,
 }
 
@@ -124,7 +163,7 @@ impl Progress for Loss<'_> {
     fn advance(&self, bytes: u64) {
         let left = self.left.fetch_sub(bytes.min(self.left.load(Ordering::Relaxed)), Ordering::Relaxed);
         if left <= bytes {
-            self.device.give_up("lost by a test");
+            (self.harm)(self.device);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Choose what runs a plan: the CPU, or GPUs. The bytes are the same; this is about time only.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::time::Instant;
 
 use mwa::{Error, ErrorKind, Job, Plan, Result};
 
 use crate::files::InputFile;
 use crate::pass::{Ran, bytes};
+use crate::sha256::Sha256;
 use crate::{DeviceChoice, InstructionSet, Machine, Progress, cpu, gpu};
 
 /// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
@@ -18,68 +18,71 @@ pub(crate) fn run(
     machine: Machine,
     progress: &dyn Progress,
 ) -> Result<Ran> {
-    let start = Instant::now();
-    let opened = match machine.device {
-        DeviceChoice::Cpu => None,
+    match machine.device {
+        DeviceChoice::Cpu => cpu::run(plan, sources, outputs, machine, progress),
         DeviceChoice::Wasm => {
             let detail = "the sandbox plans by itself: it takes whole merges, no plan made outside";
-            return Err(
-                Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device")
-            );
+            Err(Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device"))
         }
-        DeviceChoice::Gpu(gpus) => Some(gpu::open(plan, Some(gpus))?),
-        DeviceChoice::Auto => open_if_faster(plan, machine, progress),
-    };
-    let Some(devices) = opened.filter(|devices| !devices.is_empty()) else {
-        return cpu::run(plan, sources, outputs, machine, progress);
-    };
-    for device in &devices {
-        let seconds = start.elapsed().as_secs_f64();
-        progress.note(&format!("{} sums; opened and probed after {seconds:.2} s", device.name()));
+        DeviceChoice::Gpu(gpus) => {
+            // a small merge would be done before a GPU that somebody asked for is open
+            let first = inputs(plan).iter().sum::<f64>() < SMALL;
+            gpu::run(plan, sources, outputs, machine, Some(gpus), first, progress)
+        }
+        DeviceChoice::Auto if is_gpu_faster(plan, machine, progress) => {
+            gpu::run(plan, sources, outputs, machine, None, false, progress)
+        }
+        DeviceChoice::Auto => cpu::run(plan, sources, outputs, machine, progress),
     }
-    let must = machine.device != DeviceChoice::Auto;
-    gpu::run(plan, sources, outputs, machine, &devices, must, progress)
 }
 
-/// Bytes of input below which opening a GPU takes longer than any merge.
-const WORTH_A_LOOK: f64 = 256e6;
-/// Seconds to open a device, compile a kernel and probe it.
-const OPENING: f64 = 0.5;
-/// Bytes a second that one thread reads from the page cache, hashes, or writes into staging memory that a GPU sees
-/// (measured: 11 to 14 GB/s on a server with an H200).
-const READING: f64 = 10e9;
-const HASHING: f64 = 2e9;
-const STAGING: f64 = 12e9;
+/// Bytes of input that a CPU merges while a GPU is opened.
+const SMALL: f64 = 256e6;
+/// Seconds to open a device, compile a kernel and probe it: 0.18 to 0.21 measured on a server with an H200, as are the rest.
+const OPENING: f64 = 0.2;
+/// Bytes a second that one of 16 threads reads from the page cache: 5.5 to 6.5 GB/s.
+const READING: f64 = 6e9;
+/// Bytes a second that a thread writes into staging memory that a GPU sees: 11 to 14.5 GB/s.
+const STAGING: f64 = 14e9;
 
-/// Open a GPU if a merge with it is faster by what the CPU's sums take, measured here.
+/// Whether a merge is faster with a GPU, by what the CPU's sums take, measured here.
 ///
-/// Threads read and hash every byte, whoever sums. What a GPU saves is the summing, what it costs is the staging; and
-/// no merge is faster than the hash of its longest input, which is one stream.
-fn open_if_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> Option<Vec<Arc<gpu::Device>>> {
+/// Threads read and hash every byte, whoever sums, and the CPU sums until a GPU is open. What a GPU saves then is the
+/// summing, what it costs is the staging; and no merge is faster than the hash of its longest input, which is one stream.
+fn is_gpu_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> bool {
+    let inputs = inputs(plan);
+    let total: f64 = inputs.iter().sum();
+    if total < SMALL {
+        return false;
+    }
+    let Some(summing) = summing_speed(plan) else { return false };
+    let hashing = hashing_speed();
+    let longest = inputs.iter().copied().fold(0.0, f64::max) / hashing;
+    let seconds = |summing: f64| {
+        let work = total * (1.0 / READING + 1.0 / hashing + 1.0 / summing) / machine.threads() as f64;
+        work.max(longest)
+    };
+    let cpu = seconds(summing);
+    // what is left when it is open, at the GPU's speed
+    let gpu = OPENING + (1.0 - OPENING / cpu).max(0.0) * seconds(STAGING);
+    let is_faster = gpu < cpu;
+    if !is_faster {
+        progress.note(&format!(
+            "the CPU sums: at {:.1} GB/s per thread it needs about {cpu:.1} s, with a GPU about {gpu:.1} s",
+            summing / 1e9
+        ));
+    }
+    is_faster
+}
+
+/// Bytes to be read of each input.
+fn inputs(plan: &Plan) -> Vec<f64> {
     let mut inputs = Vec::new();
     for read in plan.jobs(usize::MAX).flat_map(|job| job.reads().collect::<Vec<_>>()) {
         inputs.resize(inputs.len().max(read.input + 1), 0.0);
         inputs[read.input] += bytes(&read.range) as f64;
     }
-    let total: f64 = inputs.iter().sum();
-    if total < WORTH_A_LOOK {
-        return None;
-    }
-    let longest = inputs.iter().copied().fold(0.0, f64::max) / HASHING;
-    let seconds = |summing: f64| {
-        let work = total * (1.0 / READING + 1.0 / HASHING + 1.0 / summing) / machine.threads() as f64;
-        work.max(longest)
-    };
-    let summing = summing_speed(plan)?;
-    let (cpu, gpu) = (seconds(summing), OPENING + seconds(STAGING));
-    if cpu <= gpu {
-        progress.note(&format!(
-            "the CPU sums: at {:.1} GB/s per thread it needs about {cpu:.1} s, a GPU {gpu:.1} s with opening it",
-            summing / 1e9
-        ));
-        return None;
-    }
-    gpu::open(plan, None).inspect_err(|error| progress.note(&format!("{error}; the CPU sums"))).ok()
+    inputs
 }
 
 /// Bytes of input that one thread of this CPU sums in a second, in jobs like the plan's largest.
@@ -89,12 +92,24 @@ fn summing_speed(plan: &Plan) -> Option<f64> {
     let inputs: Vec<_> = job.reads().map(|read| vec![0; bytes(&read.range)]).collect();
     let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
     let mut output = vec![0; bytes(&job.write().range)];
-    // the second time, memory is there and caches are warm
-    let mut seconds = f64::INFINITY;
+    let mut sum = || InstructionSet::widest().run(&job, &inputs, &mut output);
+    sum().ok()?;
+    Some(size(&job) as f64 / seconds(|| drop(sum())))
+}
+
+/// Bytes of one stream that one thread of this CPU hashes in a second.
+fn hashing_speed() -> f64 {
+    let bytes = vec![0; cpu::JOB_BYTES];
+    bytes.len() as f64 / seconds(|| Sha256::new().update(&bytes))
+}
+
+/// Seconds that `work` takes when memory is there and caches are warm.
+fn seconds(mut work: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
     for _ in 0..3 {
         let start = Instant::now();
-        InstructionSet::widest().run(&job, &inputs, &mut output).ok()?;
-        seconds = seconds.min(start.elapsed().as_secs_f64());
+        work();
+        best = best.min(start.elapsed().as_secs_f64());
     }
-    Some(size(&job) as f64 / seconds.max(1e-9))
+    best.max(1e-9)
 }

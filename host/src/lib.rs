@@ -8,6 +8,7 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
+mod board;
 mod checkpoint;
 mod choose;
 #[cfg(feature = "cli")]
@@ -43,6 +44,8 @@ pub mod sandbox;
 mod sandbox;
 mod settings;
 mod sha256;
+#[cfg(target_arch = "x86_64")]
+mod sha_ni;
 #[cfg(feature = "cli")]
 mod show;
 mod simd;

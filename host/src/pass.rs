@@ -13,8 +13,9 @@ use mwa::kernel::Tally;
 use mwa::{Error, ErrorKind, Job, Plan, Read, Result, Write};
 
 use crate::Progress;
+use crate::board::{Board, State};
 use crate::files::{self, InputFile, io_error};
-use crate::hash::{OrderedHash, hash_file};
+use crate::hash::{Claim, Hashes, Piece, hash_file};
 
 /// What running a plan gave.
 #[derive(Debug)]
@@ -27,16 +28,19 @@ pub(crate) struct Ran {
 }
 
 /// What the threads of an executor share.
-pub(crate) struct Pass<'a> {
+pub(crate) struct Pass<'a, S> {
     pub(crate) jobs: &'a [Job<'a>],
     sources: &'a [&'a [InputFile]],
     outputs: &'a [File],
     progress: &'a dyn Progress,
-    /// Hashes of the inputs whose bytes all pass through the jobs, in file order: nearly always every one.
-    input_hashes: Vec<Vec<Option<OrderedHash>>>,
-    output_hashes: Vec<OrderedHash>,
+    pub(crate) board: Arc<Board<S>>,
+    /// Which hash is that of an input file, if all of the file's bytes pass through the jobs in order, as they nearly
+    /// always do; by source and file.
+    input_hashes: Vec<Vec<Option<usize>>>,
+    /// Which hash is that of each output.
+    output_hashes: Vec<usize>,
     /// How many files a thread hashes at a time.
-    pub(crate) at_once: usize,
+    at_once: usize,
     /// The other inputs, by source and file, and their hashes.
     alone: Vec<(usize, usize)>,
     alone_hashes: Mutex<Vec<(usize, usize, String)>>,
@@ -60,6 +64,8 @@ pub(crate) struct Timings {
     /// from the submission of a job until its result is back
     pub(crate) device: Arc<AtomicU64>,
     pub(crate) write: AtomicU64,
+    /// for buffers, or for something to do
+    pub(crate) wait: AtomicU64,
 }
 
 impl Timings {
@@ -79,17 +85,18 @@ impl Timings {
     fn list(&self) -> Vec<(&'static str, Duration)> {
         let rows = [
             ("read", &self.read),
-            ("hash, or wait for a turn to", &self.hash),
+            ("hash", &self.hash),
             ("stage for a device", &self.stage),
             ("sum on the CPU", &self.sum),
             ("copy, sum and read back on a device", &self.device),
             ("write", &self.write),
+            ("wait", &self.wait),
         ];
         rows.map(|(name, total)| (name, Duration::from_nanos(total.load(Ordering::Relaxed)))).to_vec()
     }
 }
 
-impl<'a> Pass<'a> {
+impl<'a, S: Send + 'static> Pass<'a, S> {
     /// Begin: write the heads of the outputs, which are open for writing, and say how much there is to read.
     pub(crate) fn new(
         plan: &Plan,
@@ -97,35 +104,39 @@ impl<'a> Pass<'a> {
         sources: &'a [&'a [InputFile]],
         outputs: &'a [File],
         threads: usize,
+        own: S,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         progress.start(jobs.iter().flat_map(Job::reads).map(|read| read.range.end - read.range.start).sum());
+        let mut hashes = Hashes::default();
         let mut output_hashes = Vec::new();
         for (file, output) in outputs.iter().zip(plan.outputs()) {
             let head = output.header.to_bytes();
             files::write_at(file, &head, 0)
                 .map_err(|error| io_error("cannot write the merged file", &error))?;
-            output_hashes.push(OrderedHash::new(&head));
+            output_hashes.push(hashes.add(&head));
         }
         let mut input_hashes = Vec::new();
         let mut alone = Vec::new();
         for (s, (files, in_order)) in sources.iter().zip(read_in_order(jobs, sources)).enumerate() {
-            let mut hashes = Vec::new();
+            let mut of_files = Vec::new();
             for (f, (file, in_order)) in files.iter().zip(in_order).enumerate() {
                 if !in_order {
                     alone.push((s, f));
                 }
-                hashes.push(if in_order { Some(OrderedHash::new(&file.read_head()?)) } else { None });
+                of_files.push(if in_order { Some(hashes.add(&file.read_head()?)) } else { None });
             }
-            input_hashes.push(hashes);
+            input_hashes.push(of_files);
         }
         Ok(Self {
             jobs,
             sources,
             outputs,
             progress,
+            board: Arc::new(Board::new(hashes, own)),
             input_hashes,
             output_hashes,
+            // a thread for each stream if there are as many; else two at a time, which costs less than one after the other
             at_once: if threads > sources.len() { 1 } else { 2 },
             alone,
             alone_hashes: Mutex::default(),
@@ -157,26 +168,57 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Hash bytes that were read, each file's in its turn.
-    pub(crate) fn hash(&self, reads: &[Read], buffers: &[Vec<u8>]) {
-        let pieces = reads.iter().zip(buffers).filter_map(|(read, buffer)| {
-            let hash = self.input_hashes[read.input][read.file].as_ref()?;
-            Some((hash, read.range.start, buffer.as_slice()))
-        });
-        let pieces: Vec<_> = pieces.collect();
-        Timings::time(&self.timings.hash, || OrderedHash::update_all(&pieces, self.at_once, &self.stop));
+    /// The next task that `look` finds, `None` if it finds that there is none any more. While pieces can be hashed, this
+    /// thread does so first: hashes take the longest, and pieces hold memory. `ask` is called now and then.
+    pub(crate) fn next<T>(
+        &self,
+        ask: impl Fn(),
+        mut look: impl FnMut(&mut State<S>) -> Option<Option<T>>,
+    ) -> Option<T> {
+        enum Found<T> {
+            Hash(Vec<Claim>),
+            Task(Option<T>),
+        }
+        let mut look = |state: &mut State<S>| match state.hashes.claim(self.at_once) {
+            none if none.is_empty() => look(state).map(Found::Task),
+            claims => Some(Found::Hash(claims)),
+        };
+        loop {
+            match Timings::time(&self.timings.wait, || self.board.wait(&ask, &mut look)) {
+                Found::Task(task) => return task,
+                Found::Hash(claims) => {
+                    let worked = Timings::time(&self.timings.hash, || Claim::work(claims));
+                    self.board.change(|state| state.hashes.give_back(worked));
+                }
+            }
+        }
     }
 
-    /// Write bytes of an output, and hash them in their turn.
+    /// Which hash is that of a file that is read, and where in the file `read` begins, if it is hashed on the way.
+    pub(crate) fn input_hash(&self, read: &Read) -> Option<(usize, u64)> {
+        self.input_hashes[read.input][read.file].map(|hash| (hash, read.range.start))
+    }
+
+    /// Which hash is that of an output, and where in it `write` begins.
+    pub(crate) fn output_hash(&self, write: &Write) -> (usize, u64) {
+        (self.output_hashes[write.file], write.range.start)
+    }
+
+    /// Queue pieces of files for their hashes.
+    pub(crate) fn hash(&self, pieces: impl Iterator<Item = ((usize, u64), Piece)>) {
+        let pieces: Vec<_> = pieces.collect();
+        let refused: Vec<_> = self.board.change(|state| {
+            let put = |((hash, start), piece)| state.hashes.put(hash, start, piece);
+            pieces.into_iter().filter_map(put).collect()
+        });
+        drop(refused);
+    }
+
+    /// Write bytes of an output; hashing them is another matter.
     pub(crate) fn write(&self, write: &Write, bytes: &[u8]) -> Result<()> {
         let file = &self.outputs[write.file];
         Timings::time(&self.timings.write, || files::write_at(file, bytes, write.range.start))
-            .map_err(|error| io_error("cannot write the merged file", &error))?;
-        let hash = &self.output_hashes[write.file];
-        Timings::time(&self.timings.hash, || {
-            OrderedHash::update_all(&[(hash, write.range.start, bytes)], 1, &self.stop);
-        });
-        Ok(())
+            .map_err(|error| io_error("cannot write the merged file", &error))
     }
 
     /// Hash the files that the jobs do not read through, as one of several threads.
@@ -191,12 +233,17 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Whether a job failed or the caller was heard to want to stop.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Whether a job failed or the caller wants to stop.
     pub(crate) fn is_stopped(&self) -> bool {
         if self.progress.stopped() {
             self.fail(usize::MAX, Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
         }
-        self.stop.load(Ordering::Relaxed)
+        self.is_halted()
     }
 
     /// Job `index` failed: no thread begins anything new.
@@ -209,10 +256,10 @@ impl<'a> Pass<'a> {
         self.halt();
     }
 
-    /// Let no thread take more work, or wait for another's.
+    /// Let no thread take more work, and free what waits to be hashed.
     pub(crate) fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.input_hashes.iter().flatten().flatten().chain(&self.output_hashes).for_each(OrderedHash::wake);
+        drop(self.board.change(|state| state.hashes.close()));
     }
 
     /// The hashes, or the failure.
@@ -221,13 +268,18 @@ impl<'a> Pass<'a> {
             return Err(error);
         }
         self.progress.timings(&self.timings.list());
-        let hex = |hash: Option<OrderedHash>| hash.map(OrderedHash::finish).unwrap_or_default();
-        let mut inputs: Vec<Vec<String>> =
-            self.input_hashes.into_iter().map(|files| files.into_iter().map(hex).collect()).collect();
+        let (mut inputs, outputs) = self.board.change(|state| {
+            let mut hex = |hash: usize| state.hashes.finish(hash);
+            let outputs: Vec<_> = self.output_hashes.iter().map(|&hash| hex(hash)).collect();
+            let of_files = |files: Vec<Option<usize>>| {
+                files.into_iter().map(|hash| hash.map(&mut hex).unwrap_or_default()).collect::<Vec<_>>()
+            };
+            (self.input_hashes.into_iter().map(of_files).collect::<Vec<_>>(), outputs)
+        });
         for (s, f, hash) in self.alone_hashes.into_inner().unwrap_or_else(PoisonError::into_inner) {
             inputs[s][f] = hash;
         }
-        Ok(Ran { tally, inputs, outputs: self.output_hashes.into_iter().map(OrderedHash::finish).collect() })
+        Ok(Ran { tally, inputs, outputs })
     }
 }
 

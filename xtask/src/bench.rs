@@ -44,6 +44,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
             inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
             bindings::bench(&folder, runs)
         }
+        ["gpu"] => gpu(runs),
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
         ["wasm"] => crate::hashes::bench(),
         _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),
@@ -52,7 +53,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
 
 fn adapters(runs: usize) -> Result {
     build()?;
-    let folder = target().join("bench/adapters");
+    let folder = target().join("bench/lora");
     let files = inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
     let out = target().join("bench/out");
     let mut contenders = vec![
@@ -66,13 +67,35 @@ fn adapters(runs: usize) -> Result {
 
 fn full(runs: usize) -> Result {
     build()?;
-    let folder = target().join("bench/full");
+    let folder = target().join("bench/sharded");
     let models = inputs::full(&folder)?;
     let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
     let out = target().join("bench/out");
     let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours("mwa merge", &folder, &out)];
     contenders.extend(mergekit(&models, &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
+}
+
+fn gpu(runs: usize) -> Result {
+    run(cargo(["bench", "--package", "mwa-host", "--bench", "gpu"]))?;
+    build()?;
+    let folder = target().join("bench/files");
+    let files = inputs::large(&folder)?;
+    let out = target().join("bench/out");
+    let lines = ["mwa merge --device cpu", "mwa merge --device gpu", "mwa merge --device auto"];
+    let mut contenders = vec![floor(&files, 1, &out)];
+    contenders.extend(lines.map(|line| ours(line, &folder, &out)));
+    contenders.extend(torch(&files, &out));
+    contenders.extend(torch_cuda(&files, &out));
+    measure("8 checkpoints, bf16, 512 MB each", contenders, runs, &out)?;
+    for line in lines {
+        println!("\n{line} --timings: seconds of all threads together");
+        let mut merge = ours(line, &folder, &out).commands.remove(0);
+        let said = merge.args(["--timings", "--force"]).stdin(Stdio::null()).stdout(Stdio::null()).output();
+        print!("{}", String::from_utf8_lossy(&said.map_err(|error| error.to_string())?.stderr));
+    }
+    let _ = fs::remove_dir_all(&out);
+    Ok(())
 }
 
 /// Reading every input and writing one output: no merge can do with less.
@@ -95,10 +118,10 @@ fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
 const TORCH_LOOP: &str = "\
 import sys, torch
 from safetensors.torch import load_file, save_file
-out, *files = sys.argv[1:]
+device, out, *files = sys.argv[1:]
 total = {}
 for file in files:
-    for name, tensor in load_file(file).items():
+    for name, tensor in load_file(file, device=device).items():
         part = tensor.float() / len(files)
         total[name] = total[name].add_(part) if name in total else part
 save_file({name: tensor.to(torch.bfloat16) for name, tensor in total.items()}, out)
@@ -106,8 +129,14 @@ save_file({name: tensor.to(torch.bfloat16) for name, tensor in total.items()}, o
 
 fn torch(files: &[PathBuf], out: &Path) -> Option<Contender> {
     let mut merge = python_with("import torch, safetensors", TORCH_LOOP)?;
-    merge.arg(out.join("merged.safetensors")).args(files);
+    merge.arg("cpu").arg(out.join("merged.safetensors")).args(files);
     Some(Contender { name: "torch loop", commands: vec![merge] })
+}
+
+fn torch_cuda(files: &[PathBuf], out: &Path) -> Option<Contender> {
+    let mut merge = python_with("import torch, safetensors; torch.zeros(1, device='cuda')", TORCH_LOOP)?;
+    merge.arg("cuda").arg(out.join("merged.safetensors")).args(files);
+    Some(Contender { name: "torch loop on CUDA", commands: vec![merge] })
 }
 
 /// PEFT's own best rank-16 merge. It needs a model to hang the adapters on: one of the right shapes, made here.
@@ -152,7 +181,7 @@ fn product(runs: usize) -> Result {
     build()?;
     let out = target().join("bench/out");
     let merge = "mwa merge --space product";
-    let (small, large) = (target().join("bench/small"), target().join("bench/large"));
+    let (small, large) = (target().join("bench/lora-small"), target().join("bench/lora-ten"));
     let files = inputs::adapters(&small, &inputs::LLAMA_SMALL, 4)?;
     let mut contenders = vec![floor(&files, 1, &out), ours(merge, &small, &out)];
     contenders.extend(peft(&inputs::LLAMA_SMALL, &files, &out));

@@ -1,5 +1,6 @@
 //! Checkpoints for the benchmarks: the shapes of real models, filled with noise, made once in the target folder.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -110,6 +111,19 @@ pub(crate) fn full(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok((1..=4).map(|i| folder.join(format!("checkpoint-{}", i * 100))).collect())
 }
 
+/// Eight checkpoints of one file of 512 MB each, bf16; the files.
+pub(crate) fn large(folder: &Path) -> Result<Vec<PathBuf>> {
+    let tensors: Vec<_> = (0..64).map(|layer| (format!("layers.{layer}.weight"), vec![976, 4096])).collect();
+    let steps = || (1..=8).map(|i| i * 100);
+    once(folder, |folder| {
+        for step in steps() {
+            write_safetensors(&checkpoint(folder, step)?.join("model.safetensors"), &tensors, step)?;
+        }
+        Ok(())
+    })?;
+    Ok(steps().map(|step| folder.join(format!("checkpoint-{step}/model.safetensors"))).collect())
+}
+
 /// The files of a sharded model.
 pub(crate) fn shards(model: &Path) -> Vec<PathBuf> {
     (1..=SHARDS).map(|i| model.join(format!("model-{i:05}-of-{SHARDS:05}.safetensors"))).collect()
@@ -142,11 +156,12 @@ fn write_json(path: &Path, value: &Value) -> Result {
     fs::write(path, format!("{value:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// bf16 tensors of noise. All steps share most of it, as checkpoints of one run do.
+/// bf16 tensors of noise, by name, as the format's own writer sorts them. All steps share most of it, as checkpoints of one run do.
 fn write_safetensors(path: &Path, tensors: &[Tensor], step: u64) -> Result {
     let mut head = Map::new();
     head.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;
+    let tensors: BTreeMap<_, _> = tensors.iter().map(|(name, shape)| (name, shape)).collect();
     for (name, shape) in tensors {
         let start = end;
         end += bytes(shape);

@@ -49,6 +49,7 @@ usage: cargo xtask VERB …
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench bindings [RUNS]    Python, C and Node beside the binary, on the same eight; state dicts in memory beside a torch loop
+  bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory

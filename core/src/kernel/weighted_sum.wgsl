@@ -2,8 +2,8 @@
 //
 // y[i] = round( ((w₀·x₀[i]) + w₁·x₁[i]) + … )
 //
-// One invocation makes eight elements: loads are 16 bytes wide for all but the 8-bit dtypes. Values travel as their bits,
-// and every rounding, flush and NaN is made here with integers, because WGSL promises none of them. Elements beyond
+// One invocation makes eight elements: loads are 16 bytes wide for all but the 8-bit dtypes. WGSL promises neither
+// subnormals nor NaN, so both are made here, by integers or by floats that have no room to differ. Elements beyond
 // `job.elements` are made like the others but not counted; the host does not take them.
 
 struct Operand {
@@ -25,7 +25,8 @@ struct Out {
     non_finite: atomic<u32>,
     underflowed: atomic<u32>,
     workgroups: atomic<u32>,   // how many have finished: proof that the kernel ran
-    words: array<vec2<u32>>,
+    padding: u32,
+    words: array<vec4<u32>>,
 }
 
 @group(0) @binding(0) var<uniform>             job:    Job;
@@ -43,47 +44,115 @@ const MIXED = 5u;
 
 override INPUT: u32 = MIXED;      // the dtype of all operands, known when the pipeline is made
 override OUTPUT: u32 = F32;
+override UNPACKS: bool = true;    // unpack2x16float() keeps subnormals here, which WGSL does not promise
 
 const SIGN = 0x80000000u;
 const EXPONENT = 0x7f800000u;
 const MAGNITUDE = 0x7fffffffu;
+const LEAST_NORMAL = 0x1p-126f;
 
+// Eight elements as f32; as bits, because these cannot be changed on the way.
 struct Eight { low: vec4<u32>, high: vec4<u32> }
+
+// Eight elements of an operand as they lie in memory: in all words, in four, or in two.
+struct Packed { low: vec4<u32>, high: vec4<u32> }
+
+struct Sum { low: vec4<f32>, high: vec4<f32> }
+
+var<workgroup> non_finite: atomic<u32>;
+var<workgroup> underflowed: atomic<u32>;
 
 @compute @workgroup_size(WORKGROUP)
 fn weighted_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let i = id.x;
-    if i * 8u >= job.elements { return; }
-    // −0 + x is x, to the bit, for every x: the first operand needs no case of its own
-    var sum = Eight(vec4(SIGN), vec4(SIGN));
-    var first = Eight();
-    var differs = Eight();
-    for (var k = 0u; k < job.operands; k += 1u) {
-        let operand = job.operand[k];
-        let value = load(operand, i);
-        sum.low = add(sum.low, operand.weight, value.low);
-        sum.high = add(sum.high, operand.weight, value.high);
-        if k == 0u { first = value; }
-        differs.low |= value.low ^ first.low;
-        differs.high |= value.high ^ first.high;
+    if id.x * 8u < job.elements { eight(id.x); }
+    workgroupBarrier();
+    if local == 0u {
+        let counts = vec2(atomicLoad(&non_finite), atomicLoad(&underflowed));
+        if counts.x > 0u { atomicAdd(&out.non_finite, counts.x); }
+        if counts.y > 0u { atomicAdd(&out.underflowed, counts.y); }
+        atomicAdd(&out.workgroups, 1u);
     }
-    sum.low = select(sum.low, first.low, differs.low == vec4(0u));
-    sum.high = select(sum.high, first.high, differs.high == vec4(0u));
-    let result = Eight(narrow(sum.low), narrow(sum.high));
+}
+
+// Elements 8i … 8i + 7 of the result.
+fn eight(i: u32) {
+    // −0 + x is x, to the bit, for every x: the first operand needs no case of its own
+    var sum = Sum(bitcast<vec4<f32>>(vec4(SIGN)), bitcast<vec4<f32>>(vec4(SIGN)));
+    let first = load(job.operand[0], i);
+    var differs = Packed();
+    var k = 0u;
+    // four loads on their way at a time hide most of what memory takes
+    for (; k + 4u <= job.operands; k += 4u) {
+        let a = load(job.operand[k], i);
+        let b = load(job.operand[k + 1u], i);
+        let c = load(job.operand[k + 2u], i);
+        let d = load(job.operand[k + 3u], i);
+        sum = add(add(add(add(sum, k, a), k + 1u, b), k + 2u, c), k + 3u, d);
+        differs.low |= (a.low ^ first.low) | (b.low ^ first.low) | (c.low ^ first.low) | (d.low ^ first.low);
+        differs.high |= (a.high ^ first.high) | (b.high ^ first.high) | (c.high ^ first.high) | (d.high ^ first.high);
+    }
+    for (; k < job.operands; k += 1u) {
+        let a = load(job.operand[k], i);
+        sum = add(sum, k, a);
+        differs.low |= a.low ^ first.low;
+        differs.high |= a.high ^ first.high;
+    }
+    // only zeros make zero bits
+    let value = values(dtype(), first);
+    let different = values(dtype(), differs);
+    let total = Eight(
+        select(bitcast<vec4<u32>>(sum.low), value.low, different.low == vec4(0u)),
+        select(bitcast<vec4<u32>>(sum.high), value.high, different.high == vec4(0u)),
+    );
+    let result = Eight(narrow(total.low), narrow(total.high));
     store(i, result);
-    count(i * 8u, sum.low, result.low);
-    count(i * 8u + 4u, sum.high, result.high);
-    if local == 0u { atomicAdd(&out.workgroups, 1u); }
+    count(i * 8u, total.low, result.low);
+    count(i * 8u + 4u, total.high, result.high);
 }
 
 // flush(sum + flush(weight · flush(value)))
-fn add(sum: vec4<u32>, weight: f32, value: vec4<u32>) -> vec4<u32> {
-    let product = weight * bitcast<vec4<f32>>(flush(value));
+fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
+    let weight = job.operand[k].weight;
+    let bits = values(dtype(), packed);
+    let value = Sum(bitcast<vec4<f32>>(bits.low), bitcast<vec4<f32>>(bits.high));
     // the detour over `zero` keeps product and sum from being fused into one rounding
-    var exact = flush(bitcast<vec4<u32>>(product) ^ vec4(job.zero));
-    let is_small = (value & vec4(EXPONENT)) == vec4(partner(bitcast<u32>(weight)));
-    if any(is_small) { exact = select(exact, rounded_up(bitcast<u32>(weight), value, exact), is_small); }
-    return flush(bitcast<vec4<u32>>(bitcast<vec4<f32>>(sum) + bitcast<vec4<f32>>(exact)));
+    let low = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.low) ^ vec4(job.zero));
+    let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.high) ^ vec4(job.zero));
+    var size = Sum(abs(low), abs(high));
+    // a subnormal value makes a zero, whatever the product is; other dtypes have none
+    if INPUT == F32 || INPUT == BF16 || INPUT == MIXED {
+        size = Sum(min(abs(value.low), size.low), min(abs(value.high), size.high));
+    }
+    let live = Sum(normal(size.low), normal(size.high));
+    var next = Sum(sum.low + low * live.low, sum.high + high * live.high);
+    // one test for all eight: products this small are rare
+    let all = live.low * live.high;
+    if all.x * all.y * all.z * all.w == 0.0 {
+        next.low = sum.low + rounded_up(bitcast<u32>(weight), bits.low, low * live.low);
+        next.high = sum.high + rounded_up(bitcast<u32>(weight), bits.high, high * live.high);
+    }
+    return Sum(next.low * normal(abs(next.low)), next.high * normal(abs(next.high)));
+}
+
+// 0 for subnormals and zeros, else 1. Such a factor may be fused or moved: the result is the same.
+fn normal(size: vec4<f32>) -> vec4<f32> {
+    return select(vec4(1.0), vec4(0.0), size < vec4(LEAST_NORMAL));
+}
+
+// Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
+// round make zero of those.
+fn rounded_up(weight: u32, value: vec4<u32>, flushed: vec4<f32>) -> vec4<f32> {
+    let is_near = (value & vec4(EXPONENT)) == vec4(partner(weight));
+    if !any(is_near) { return flushed; }
+    let a = (weight & 0x7fffffu) | 0x800000u;
+    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
+    // the 48 bits of a · b
+    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
+    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
+    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
+    let is_up = is_near & (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
+    let up = ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u);
+    return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(flushed), up, is_up));
 }
 
 // The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
@@ -92,54 +161,59 @@ fn partner(weight: u32) -> u32 {
     return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
 }
 
-// `product` of `partner`s; where it rounds to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before
-// they round make zero of those.
-fn rounded_up(weight: u32, value: vec4<u32>, product: vec4<u32>) -> vec4<u32> {
-    let a = (weight & 0x7fffffu) | 0x800000u;
-    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
-    // the 48 bits of a · b
-    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
-    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
-    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
-    let is_up = (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
-    return select(product, ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u), is_up);
+// Elements 8i … 8i + 7 of an operand, widened at once where the operands' dtypes differ.
+fn load(operand: Operand, i: u32) -> Packed {
+    if INPUT != MIXED { return load_as(INPUT, operand.start, i); }
+    let value = values(operand.dtype, load_as(operand.dtype, operand.start, i));
+    return Packed(value.low, value.high);
 }
 
-// A subnormal becomes zero of its sign.
-fn flush(bits: vec4<u32>) -> vec4<u32> {
-    return bits & select(vec4(~0u), vec4(SIGN), (bits & vec4(EXPONENT)) == vec4(0u));
-}
-
-// Elements 8i … 8i + 7 of an operand, widened to f32.
-fn load(operand: Operand, i: u32) -> Eight {
-    var dtype = INPUT;
-    if INPUT == MIXED { dtype = operand.dtype; }
-    switch dtype {
-        case F32: {
-            return Eight(inputs[operand.start + 2u * i], inputs[operand.start + 2u * i + 1u]);
-        }
-        case BF16: {
-            let words = inputs[operand.start + i];
-            return Eight(halves(words.xy) << vec4(16u), halves(words.zw) << vec4(16u));
-        }
-        case F16: {
-            let words = inputs[operand.start + i];
-            return Eight(widen(halves(words.xy), 5u, 10u, true), widen(halves(words.zw), 5u, 10u, true));
-        }
-        case F8E4M3: {
-            let words = pair(operand.start, i);
-            return Eight(widen(quarters(words.x), 4u, 3u, false), widen(quarters(words.y), 4u, 3u, false));
-        }
+fn load_as(kind: u32, start: u32, i: u32) -> Packed {
+    switch kind {
+        case F32: { return Packed(inputs[start + 2u * i], inputs[start + 2u * i + 1u]); }
+        case BF16, F16: { return Packed(inputs[start + i], vec4(0u)); }
         default: {
-            let words = pair(operand.start, i);
-            return Eight(widen(quarters(words.x), 5u, 2u, true), widen(quarters(words.y), 5u, 2u, true));
+            let words = inputs[start + i / 2u];
+            return Packed(vec4(select(words.xy, words.zw, (i & 1u) == 1u), 0u, 0u), vec4(0u));
         }
     }
 }
 
-fn pair(start: u32, i: u32) -> vec2<u32> {
-    let words = inputs[start + i / 2u];
-    return select(words.xy, words.zw, (i & 1u) == 1u);
+// The dtype of what load() gives.
+fn dtype() -> u32 {
+    if INPUT == MIXED { return F32; }
+    return INPUT;
+}
+
+// Elements to f32, exactly.
+fn values(kind: u32, packed: Packed) -> Eight {
+    let words = packed.low;
+    switch kind {
+        case F32: { return Eight(words, packed.high); }
+        case BF16: { return Eight(halves(words.xy) << vec4(16u), halves(words.zw) << vec4(16u)); }
+        case F16: { return Eight(f16(words.xy), f16(words.zw)); }
+        case F8E4M3: { return Eight(f8e4m3(words.x), f8e4m3(words.y)); }
+        default: { return Eight(f8e5m2(words.x), f8e5m2(words.y)); }
+    }
+}
+
+fn f16(words: vec2<u32>) -> vec4<u32> {
+    if UNPACKS { return bitcast<vec4<u32>>(vec4(unpack2x16float(words.x), unpack2x16float(words.y))); }
+    return widen(halves(words));
+}
+
+// The upper half of an f16.
+fn f8e5m2(word: u32) -> vec4<u32> {
+    let bytes = quarters(word) << vec4(8u);
+    return f16(bytes.xz | (bytes.yw << vec2(16u)));
+}
+
+// 2⁸ times the f16 with its bits, one place further up; 480 would be next after its largest value, and is NaN.
+fn f8e4m3(word: u32) -> vec4<u32> {
+    let bytes = quarters(word);
+    let bits = ((bytes & vec4(0x80u)) << vec4(8u)) | ((bytes & vec4(0x7fu)) << vec4(7u));
+    let value = bitcast<vec4<f32>>(f16(bits.xz | (bits.yw << vec2(16u)))) * 256.0;
+    return select(bitcast<vec4<u32>>(value), vec4(0x7fc00000u), abs(value) == vec4(480.0));
 }
 
 fn halves(words: vec2<u32>) -> vec4<u32> {
@@ -153,20 +227,19 @@ fn quarters(word: u32) -> vec4<u32> {
 fn store(i: u32, result: Eight) {
     switch OUTPUT {
         case F32: {
-            out.words[4u * i] = result.low.xy;
-            out.words[4u * i + 1u] = result.low.zw;
-            out.words[4u * i + 2u] = result.high.xy;
-            out.words[4u * i + 3u] = result.high.zw;
+            out.words[2u * i] = result.low;
+            out.words[2u * i + 1u] = result.high;
         }
         case BF16, F16: {
-            out.words[2u * i] = result.low.xz | (result.low.yw << vec2(16u));
-            out.words[2u * i + 1u] = result.high.xz | (result.high.yw << vec2(16u));
+            out.words[i] = vec4(result.low.xz | (result.low.yw << vec2(16u)), result.high.xz | (result.high.yw << vec2(16u)));
         }
         default: {
             let shift = vec4(0u, 8u, 16u, 24u);
             let low = result.low << shift;
             let high = result.high << shift;
-            out.words[i] = vec2(low.x | low.y | low.z | low.w, high.x | high.y | high.z | high.w);
+            let half = 2u * (i & 1u);
+            out.words[i / 2u][half] = low.x | low.y | low.z | low.w;
+            out.words[i / 2u][half + 1u] = high.x | high.y | high.z | high.w;
         }
     }
 }
@@ -186,21 +259,15 @@ fn narrow(bits: vec4<u32>) -> vec4<u32> {
     }
 }
 
-// widen_small() in dtype.rs: a sign–exponent–mantissa pattern of `exp` and `man` bits to f32, exactly.
-fn widen(bits: vec4<u32>, exp: u32, man: u32, ieee: bool) -> vec4<u32> {
-    let rebias = (128u - (1u << (exp - 1u))) << 23u;
-    let magnitude = bits & vec4((1u << (exp + man)) - 1u);
-    let shifted = magnitude << vec4(23u - man);
-    let one = rebias + (1u << 23u);
-    let subnormal = bitcast<vec4<u32>>(bitcast<vec4<f32>>(shifted + vec4(one)) - vec4(bitcast<f32>(one)));
-    var is_special = magnitude == vec4((1u << (exp + man)) - 1u);
-    var special = vec4(0x7fc00000u);
-    if ieee {
-        is_special = (magnitude >> vec4(man)) == vec4((1u << exp) - 1u);
-        special = shifted + vec4(2u * rebias);
-    }
-    let finite = select(shifted + vec4(rebias), subnormal, (magnitude >> vec4(man)) == vec4(0u));
-    return select(finite, special, is_special) | ((bits >> vec4(exp + man)) << vec4(31u));
+// widen_small() in dtype.rs, for f16.
+fn widen(bits: vec4<u32>) -> vec4<u32> {
+    let rebias = vec4(112u << 23u);
+    let magnitude = bits & vec4(0x7fffu);
+    let shifted = magnitude << vec4(13u);
+    let one = vec4(113u << 23u);
+    let subnormal = bitcast<vec4<u32>>(bitcast<vec4<f32>>(shifted + one) - bitcast<vec4<f32>>(one));
+    let finite = select(shifted + rebias, subnormal, magnitude < vec4(0x400u));
+    return select(finite, shifted + 2u * rebias, magnitude >= vec4(0x7c00u)) | ((bits >> vec4(15u)) << vec4(31u));
 }
 
 // narrow_small() in dtype.rs.
@@ -236,8 +303,8 @@ fn count(start: u32, sum: vec4<u32>, result: vec4<u32>) {
     let size = result & magnitude;
     let is_non_finite = is_live & (size >= infinity);
     let is_underflowed = is_live & (size == vec4(0u)) & ((sum & vec4(MAGNITUDE)) != vec4(0u));
-    if any(is_non_finite) { atomicAdd(&out.non_finite, total(is_non_finite)); }
-    if any(is_underflowed) { atomicAdd(&out.underflowed, total(is_underflowed)); }
+    if any(is_non_finite) { atomicAdd(&non_finite, total(is_non_finite)); }
+    if any(is_underflowed) { atomicAdd(&underflowed, total(is_underflowed)); }
 }
 
 fn total(flags: vec4<bool>) -> u32 {

@@ -1,6 +1,7 @@
 //! Find GPUs and open one; a device that fails once gives errors from then on, never zeros.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -111,6 +112,8 @@ pub struct Device {
     /// Most bytes of one buffer.
     max_buffer: u64,
     kernels: Mutex<BTreeMap<(u32, u32), Kernel>>,
+    /// Whether its conversion from f16 is taken to be exact.
+    unpacks: AtomicBool,
     /// The kernels that gave the core's bytes when they were probed.
     pub(crate) trusted: Mutex<BTreeSet<(u32, u32)>>,
     state: Arc<State>,
@@ -165,6 +168,7 @@ impl Device {
             module,
             max_buffer,
             kernels: Mutex::default(),
+            unpacks: AtomicBool::new(true),
             trusted: Mutex::default(),
             state,
         }
@@ -217,13 +221,24 @@ impl Device {
                 module: &self.module,
                 entry_point: Some("weighted_sum"),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &[("INPUT", f64::from(input)), ("OUTPUT", f64::from(output))],
+                    constants: &[
+                        ("INPUT", f64::from(input)),
+                        ("OUTPUT", f64::from(output)),
+                        ("UNPACKS", f64::from(u8::from(self.unpacks.load(Ordering::Relaxed)))),
+                    ],
                     ..wgpu::PipelineCompilationOptions::default()
                 },
                 cache: None,
             }))
         };
         lock(&self.kernels).entry((input, output)).or_insert_with(make).clone()
+    }
+
+    /// Do without the device's conversion from f16; whether that is new. The kernels are to be made and probed again.
+    pub(crate) fn distrust_unpacking(&self) -> bool {
+        lock(&self.kernels).clear();
+        lock(&self.trusted).clear();
+        self.unpacks.swap(false, Ordering::Relaxed)
     }
 
     /// Submit commands and have `buffers` mapped after them; `done` hears when all of that has happened, or of failure.
@@ -313,7 +328,7 @@ fn bind_group_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
         entries: &[
             entry(0, wgpu::BufferBindingType::Uniform, HEAD),
             entry(1, wgpu::BufferBindingType::Storage { read_only: true }, 16),
-            entry(2, wgpu::BufferBindingType::Storage { read_only: false }, 24),
+            entry(2, wgpu::BufferBindingType::Storage { read_only: false }, 32),
         ],
     })
 }

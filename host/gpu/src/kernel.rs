@@ -258,22 +258,44 @@ impl Slot {
         Ok(Tally { non_finite: counter(0).into(), underflowed: counter(1).into() })
     }
 
-    /// Look at bytes of the finished job's result; `range` begins at a multiple of 8. Several threads may do so at once.
+    /// Bytes of the finished job's result; `range` begins at a multiple of 8. There may be several views at once, of
+    /// different bytes, and none any more when the slot is recycled.
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
-    pub fn read<T>(&self, device: &Device, range: Range<u64>, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+    pub fn view(&self, device: &Device, range: Range<u64>) -> Result<View> {
         let len = usize::try_from(range.end - range.start)
             .expect("results are mapped, so they fit the address space");
         let start = COUNTERS + range.start;
         let mapped = start..start + (len as u64).next_multiple_of(MAP_ALIGN);
         let view = or_failed(device.name(), self.readback.get_mapped_range(mapped))?;
-        Ok(look(&view[..len]))
+        Ok(View { view, len })
+    }
+
+    /// Look at bytes of the finished job's result, as [`Slot::view`] shows them.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Device`] when the device has failed.
+    pub fn read<T>(&self, device: &Device, range: Range<u64>, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        Ok(look(self.view(device, range)?.as_ref()))
     }
 
     /// Be done with the result, so that the slot takes the next job.
     pub fn recycle(&self) {
         self.readback.unmap();
+    }
+}
+
+/// Bytes of a result, where the device put them.
+#[derive(Debug)]
+pub struct View {
+    view: wgpu::BufferView,
+    len: usize,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        &self.view[..self.len]
     }
 }
 

@@ -15,7 +15,7 @@ use core::fmt;
 use mwa::{Error, ErrorKind, Result};
 
 pub use device::{Adapter, Device, adapters};
-pub use kernel::{Kernel, Layout, Slot};
+pub use kernel::{Kernel, Layout, Slot, View};
 pub use probe::{probe, probe_all};
 
 /// A failure of a device, not of the data.

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use mwa::kernel::Tally;
 use mwa::{Error, ErrorKind, Plan, Result};
 use serde::Serialize;
 
-use super::{Adapter, Device, adapters, cut, probe, probe_all, stream};
+use super::batch::BATCH_BYTES;
+use super::stream::{self, Devices};
+use super::{Adapter, Device, Layout, adapters, probe, probe_all};
 use crate::execute::over_files;
-use crate::pass::lock;
+use crate::files::InputFile;
+use crate::pass::{Ran, lock};
 use crate::{Gpus, Machine, Progress};
 
 /// A GPU that was found, and what a look at all its kernels gave.
@@ -59,8 +64,8 @@ pub fn is_there() -> bool {
 static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new());
 
 /// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
-pub(crate) fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    let layouts = cut::layouts(plan);
+fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
+    let layouts: Vec<_> = plan.jobs(BATCH_BYTES).filter_map(|job| Layout::of(&job)).collect();
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -94,6 +99,34 @@ fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
     pollster::block_on(adapter.open(None))
 }
 
+/// Run all jobs of `plan`, on GPUs as soon as they are open: those wanted, or else the best. Nothing begins before that if
+/// `first`. If any that are wanted cannot be opened or fail, so does this; in place of others the CPU goes on.
+pub(crate) fn run(
+    plan: &Plan,
+    sources: &[&[InputFile]],
+    outputs: &[File],
+    machine: Machine,
+    wanted: Option<Gpus>,
+    first: bool,
+    progress: &dyn Progress,
+) -> Result<Ran> {
+    let start = Instant::now();
+    let open = || {
+        let opened = open(plan, wanted)?;
+        for device in &opened {
+            let seconds = start.elapsed().as_secs_f64();
+            progress.note(&format!("{} sums; opened and probed after {seconds:.2} s", device.name()));
+        }
+        Ok(opened)
+    };
+    let count = wanted.map_or(1, |wanted| wanted.places().count());
+    let devices = Devices { open, max_buffer: GUARANTEED_BUFFER, count, must: wanted.is_some(), first };
+    stream::run(plan, sources, outputs, machine, devices, progress)
+}
+
+/// Bytes of one buffer that WebGPU guarantees.
+const GUARANTEED_BUFFER: u64 = 128 << 20;
+
 /// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
 /// on in its place.
 ///
@@ -111,7 +144,14 @@ pub fn execute(
     machine: Machine,
     progress: &dyn Progress,
 ) -> Result<Tally> {
+    let devices = Devices {
+        open: || Ok(devices.to_vec()),
+        max_buffer: devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0),
+        count: devices.len(),
+        must,
+        first: true,
+    };
     over_files(inputs, outputs, |sources, outputs| {
-        stream::run(plan, sources, outputs, machine, devices, must, progress)
+        stream::run(plan, sources, outputs, machine, devices, progress)
     })
 }

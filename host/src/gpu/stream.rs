@@ -1,98 +1,163 @@
-//! Run a plan on GPUs: threads read, hash and stage pieces of jobs, devices compute, threads write and hash results.
+//! Run a plan with GPUs: threads read, stage, write and hash, devices sum; until they are open, the CPU does.
 //!
-//! A ring of slots bounds memory: job j uses slot j mod N, and waits until the job before it there is written. All
-//! tasks are handed out in the order of the jobs, so whoever waits for its turn to hash waits for a thread that works.
+//! Jobs are taken in their order, each with a tray, so that what is in flight can always be hashed and trays come back.
+//! Batches in flight are bounded by the seats; nothing waits for a turn.
 
-use core::mem::replace;
-use core::time::Duration;
-use std::collections::BTreeSet;
+use core::mem;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Instant;
 
 use mwa::kernel::Tally;
-use mwa::{Error, Plan, Read, Result, Write};
+use mwa::{Error, Plan, Result};
 
-use super::board::{Board, Phase, State, Task};
-use super::cut::Cut;
-use super::{Device, Layout, Slot};
+use super::batch::{Batch, Cut, Seat};
+use super::{Device, Slot};
+use crate::board::{State, Tray};
 use crate::cpu::{self, on_threads};
 use crate::files::InputFile;
+use crate::hash::Piece;
 use crate::pass::{OpenFiles, Pass, Ran, Timings, lock};
 use crate::{Machine, Progress};
 
-/// Bytes that a thread reads, stages, hashes or writes at a time: they stay in its second-level cache.
-const PIECE: u64 = 256 << 10;
-/// Jobs in flight per device: two being filled, one on its way there, one computed, two being written.
-const SLOTS: usize = 6;
+/// Batches in flight per device: two being filled, one on its way there, one computed, two being written.
+const SEATS: usize = 6;
 /// Bytes of buffers, on the host and on the devices, unless the caller says otherwise.
 const MEMORY: u64 = 256 << 20;
 
-/// Run all jobs of `plan` on `devices` and write the heads of its outputs, which are open for writing. If one fails and
-/// `must` is not set, the CPU goes on in its place.
-pub(crate) fn run(
+/// Which devices compute, and what their failure means.
+pub(super) struct Devices<F> {
+    pub(super) open: F,
+    /// Most bytes of one buffer of any of them, if that is known before.
+    pub(super) max_buffer: u64,
+    /// How many there are at most.
+    pub(super) count: usize,
+    /// A device that fails fails the merge; else the CPU goes on in its place.
+    pub(super) must: bool,
+    /// Nothing begins before they are open.
+    pub(super) first: bool,
+}
+
+/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
+pub(super) fn run(
     plan: &Plan,
     sources: &[&[InputFile]],
     outputs: &[File],
     machine: Machine,
-    devices: &[Arc<Device>],
-    must: bool,
+    devices: Devices<impl FnOnce() -> Result<Vec<Arc<Device>>> + Send>,
     progress: &dyn Progress,
 ) -> Result<Ran> {
+    let Devices { open, max_buffer, count, must, first } = devices;
     let threads = machine.threads();
-    let slots = SLOTS * devices.len();
-    let max_buffer = devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0);
-    let pieces = 2 * PIECE * threads as u64;
-    let memory = machine.memory.unwrap_or(MEMORY).saturating_sub(pieces);
-    let Cut { jobs, layouts, input, output } = Cut::fitting(plan, slots, memory, max_buffer);
-    let slot = |i: usize| Slot::new(&devices[i % devices.len()], input, output);
-    let slots: Vec<_> = (0..slots.min(jobs.len())).map(slot).collect();
+    let memory = machine.memory.unwrap_or(MEMORY);
+    let half = usize::try_from(memory / 2).unwrap_or(usize::MAX);
+    let (job_bytes, trays) = cpu::cut(half, threads, sources.len());
+    let jobs: Vec<_> = plan.jobs(job_bytes).collect();
+    let cut = Cut::fitting(&jobs, job_bytes, SEATS * count, memory - memory / 2, max_buffer);
+    let own = Own { limit: jobs.len(), ..Own::default() };
     let stream = Stream {
-        pass: Pass::new(plan, &jobs, sources, outputs, threads, progress)?,
-        layouts,
-        devices,
-        board: Arc::new(Board::new(slots.len())),
-        slots,
+        pass: Pass::new(plan, &jobs, sources, outputs, threads, own, progress)?,
+        cut,
         must,
         lost: Mutex::default(),
         progress,
     };
-    for slot in 0..stream.slots.len() {
-        // the memory may not have sufficed
-        if let Err(error) = stream.device(slot).check().or_else(|error| stream.device_failed(slot, error)) {
-            stream.fail(0, error);
+    stream.pass.board.change(|state| state.add_trays(trays));
+    let tally = thread::scope(|scope| {
+        let open = || stream.seat(open());
+        if first {
+            open();
+        } else {
+            scope.spawn(open);
         }
-    }
-    let tally = on_threads(threads, || stream.stop_at(0), || stream.work());
+        on_threads(threads, || stream.stop_at(0), || stream.work())
+    });
     stream.pass.finish(tally)
 }
 
 struct Stream<'a> {
-    pass: Pass<'a>,
-    layouts: Vec<Option<Layout>>,
-    devices: &'a [Arc<Device>],
-    slots: Vec<Slot>,
-    board: Arc<Board>,
+    pass: Pass<'a, Own>,
+    cut: Cut,
     must: bool,
     /// The devices that were given up and told about.
     lost: Mutex<BTreeSet<usize>>,
     progress: &'a dyn Progress,
 }
 
+/// What the board keeps for a stream.
+#[derive(Default)]
+pub(super) struct Own {
+    /// The job to be begun next, and its batch.
+    next: (usize, usize),
+    /// Jobs from this one on are not begun: an earlier one has failed.
+    limit: usize,
+    /// The next job's batch, if it is begun and a device computes it.
+    filling: Option<Arc<Batch>>,
+    /// Those that are free.
+    seats: VecDeque<Seat>,
+    /// Batches that have a seat.
+    in_flight: usize,
+    todo: VecDeque<Task>,
+}
+
+impl Own {
+    /// A batch is done; its seat can be used again, if its device can.
+    pub(super) fn finish(&mut self, seat: Option<Seat>) {
+        self.in_flight -= 1;
+        self.seats.extend(seat);
+    }
+}
+
+/// What a thread does next.
+enum Task {
+    /// Read, stage and hash a job of a batch.
+    Stage(Arc<Batch>, usize, Tray<Own>),
+    /// Do all of a job.
+    Sum(usize, Tray<Own>),
+    /// Look at what came back.
+    Check(Arc<Batch>, Result<()>),
+    /// Write and hash the result of a job of a batch.
+    Write(Arc<Batch>, usize),
+    /// Do a job that was staged and hashed, but not computed.
+    Remake(usize),
+}
+
 impl Stream<'_> {
+    /// Let devices that were opened join, or say why not.
+    fn seat(&self, opened: Result<Vec<Arc<Device>>>) {
+        let devices = match opened {
+            Ok(devices) => devices,
+            Err(error) if self.must => return self.fail(0, error),
+            Err(error) => return self.progress.note(&format!("{error}; the CPU sums")),
+        };
+        let seats = (0..SEATS * devices.len()).map(|i| {
+            let (place, device) = (i % devices.len(), Arc::clone(&devices[i % devices.len()]));
+            Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output), device }
+        });
+        let seats: Vec<_> = seats.take(self.cut.batches.len()).collect();
+        for (place, device) in devices.iter().enumerate() {
+            // the memory may not have sufficed
+            if let Err(error) = device.check().or_else(|error| self.device_failed(place, device, error)) {
+                return self.fail(0, error);
+            }
+        }
+        self.pass.board.change(|state| state.own.seats.extend(seats));
+    }
+
     /// One thread's share.
     fn work(&self) -> Tally {
         let mut tally = Tally::default();
         let (mut open, mut buffers) = (self.pass.open_files(), Vec::new());
-        while let Some(task) = self.next() {
+        while let Some(task) = self.pass.next(|| self.ask(), |state| self.take(state)) {
             let (job, done) = match task {
-                Task::Stage(job, piece) => (job, self.stage(job, piece, &mut open, &mut buffers)),
-                Task::Sum(job) => (job, self.sum(job, &mut open, &mut buffers, true, &mut tally)),
-                Task::Check(job, result) => {
-                    (job, self.check(job, result, &mut open, &mut buffers, &mut tally))
-                }
-                Task::Write(job, piece, bytes) => {
-                    (job, self.write(job, piece, bytes, &mut open, &mut buffers))
+                Task::Stage(batch, job, tray) => (job, self.stage(&batch, job, tray, &mut open)),
+                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut open, &mut tally)),
+                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut tally)),
+                Task::Write(batch, job) => (job, self.write(&batch, job, &mut open, &mut buffers)),
+                Task::Remake(job) => {
+                    (job, self.remake(job, &mut open, &mut buffers).map(|more| tally = tally.plus(more)))
                 }
             };
             if let Err(error) = done {
@@ -103,205 +168,137 @@ impl Stream<'_> {
         tally
     }
 
-    /// Wait for something to do; `None` when all is done or has failed.
-    fn next(&self) -> Option<Task> {
-        loop {
-            // not under the lock: the caller may take its time to answer
-            if self.progress.stopped() && self.pass.is_stopped() {
-                self.stop_at(0);
-            }
-            let mut state = lock(&self.board.state);
-            let end = state.limit.min(self.pass.jobs.len());
-            if state.next_output.0 >= end {
-                return None;
-            }
-            if let Some(task) = self.take(&mut state, end) {
-                return Some(task);
-            }
-            // now and then, to hear of the caller's wish to stop
-            let wait = self.board.changed.wait_timeout(state, Duration::from_millis(50));
-            drop(wait.unwrap_or_else(PoisonError::into_inner));
+    /// What to do next; `Some(None)` when all is done or has failed.
+    fn take(&self, state: &mut State<Own>) -> Option<Option<Task>> {
+        if let Some(task) = state.own.todo.pop_front() {
+            return Some(Some(task));
         }
-    }
-
-    fn take(&self, state: &mut State, end: usize) -> Option<Task> {
-        let ring = state.slots.len();
-        // the slot of a later job still belongs to an earlier one
-        let begun = state.next_input.0 + usize::from(state.next_input.1 > 0);
-        for job in state.next_output.0..begun.min(end) {
-            let phase = &mut state.slots[job % ring];
-            if matches!(phase, Phase::Back(_))
-                && let Phase::Back(result) = replace(phase, Phase::Checking)
-            {
-                return Some(Task::Check(job, result));
-            }
+        let ((job, batch), is_filling) = (state.own.next, state.own.filling.is_some());
+        if job >= state.own.limit && !is_filling {
+            let is_whole = state.own.limit == self.pass.jobs.len();
+            return (state.own.in_flight == 0 && (state.is_idle() || !is_whole)).then_some(None);
         }
-        let (job, piece) = state.next_output;
-        if job < begun
-            && let Phase::Writing(_, bytes) = &state.slots[job % ring]
+        let planned = &self.cut.batches[batch];
+        let layout = planned.layout.as_ref().filter(|_| job == planned.jobs.start);
+        if layout.is_some() && self.must && state.own.seats.is_empty() && state.own.in_flight > 0 {
+            return None; // a seat will be free soon
+        }
+        let tray = state.tray(&self.pass.board)?;
+        let own = &mut state.own;
+        if let Some(layout) = layout
+            && let Some(seat) = self.free_seat(own)
         {
-            let task = Task::Write(job, piece, bytes.clone());
-            if piece + 1 < self.write_pieces(job) {
-                state.next_output = (job, piece + 1);
-            } else {
-                state.next_output = (job + 1, 0);
-                self.board.changed.notify_all(); // the next job may have been waiting for this
-            }
-            return Some(task);
+            let begun = Batch::new(planned.jobs.clone(), layout.clone(), seat, &self.pass.board);
+            own.filling = Some(Arc::new(begun));
+            own.in_flight += 1;
         }
-        let (job, piece) = state.next_input;
-        if job >= end {
-            return None;
-        }
-        let phase = &mut state.slots[job % ring];
-        if piece == 0 {
-            if !matches!(phase, Phase::Free) {
-                return None;
-            }
-            if self.layouts[job].is_none() || self.device(job).check().is_err() {
-                *phase = Phase::Checking;
-                state.next_input = (job + 1, 0);
-                return Some(Task::Sum(job));
-            }
-            *phase = Phase::Filling(self.stage_pieces(job));
-        }
-        state.next_input = if piece + 1 == self.stage_pieces(job) { (job + 1, 0) } else { (job, piece + 1) };
-        Some(Task::Stage(job, piece))
+        own.next = (job + 1, if job + 1 == planned.jobs.end { batch + 1 } else { batch });
+        let filling = if job + 1 == planned.jobs.end { own.filling.take() } else { own.filling.clone() };
+        Some(Some(match filling {
+            Some(batch) => Task::Stage(batch, job, tray),
+            None => Task::Sum(job, tray),
+        }))
     }
 
-    /// Read a piece of some operands, stage it, hash it, and after the last piece start the device.
-    fn stage(
-        &self,
-        job: usize,
-        piece: usize,
-        open: &mut OpenFiles,
-        buffers: &mut Vec<Vec<u8>>,
-    ) -> Result<()> {
-        let (device, slot, layout) = (self.device(job), self.slot(job), self.layout(job));
-        let groups = self.pass.jobs[job].reads().len().div_ceil(self.pass.at_once);
-        let (row, group) = (piece / groups, piece % groups);
-        let reads: Vec<_> = self.pass.jobs[job].reads().collect();
-        let elements = self.elements_per_piece(job);
-        let total = layout.elements();
-        let first = row as u64 * elements;
-        let count = elements.min(total - first);
-        buffers.resize_with(self.pass.at_once.max(buffers.len()), Vec::new);
-        let mut pieces = Vec::new();
-        for (k, read) in reads.iter().enumerate().skip(group * self.pass.at_once).take(self.pass.at_once) {
-            let size = (read.range.end - read.range.start) / total;
-            let start = read.range.start + first * size;
-            let piece = Read { range: start..start + count * size, ..read.clone() };
-            let buffer = &mut buffers[pieces.len()];
-            self.pass.read(open, &piece, buffer)?;
-            let write = || slot.write(device, layout, k, first * size, buffer);
+    /// A seat whose device works, or where one must not fail, any: its failure will be noticed.
+    fn free_seat(&self, own: &mut Own) -> Option<Seat> {
+        let works = |seat: &Seat| self.must || seat.device.check().is_ok();
+        core::iter::from_fn(|| own.seats.pop_front()).find(works)
+    }
+
+    /// Read the operands of a job, stage them, and after the last job of the batch start the device.
+    fn stage(&self, batch: &Arc<Batch>, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles) -> Result<()> {
+        let Seat { device, slot, .. } = batch.seat();
+        let (job, first) = (&self.pass.jobs[job], &self.pass.jobs[batch.jobs.start]);
+        tray.buffers.resize_with(tray.buffers.len().max(job.reads().len()), Vec::new);
+        for (k, (read, first)) in job.reads().zip(first.reads()).enumerate() {
+            let buffer = &mut tray.buffers[k];
+            self.pass.read(open, &read, buffer)?;
+            let offset = read.range.start - first.range.start;
+            let write = || slot.write(device, &batch.layout, k, offset, buffer);
             if let Err(error) = Timings::time(&self.pass.timings.stage, write) {
-                device.give_up(error.detail()); // noticed when the job comes back
+                device.give_up(error.detail()); // noticed when the batch comes back
             }
-            pieces.push(piece);
         }
-        self.pass.hash(&pieces, buffers);
-        let mut state = lock(&self.board.state);
-        let phase = &mut state.slots[job % self.slots.len()];
-        let Phase::Filling(left) = phase else { return Ok(()) };
-        *left -= 1;
-        if *left > 0 {
+        let piece = tray.pieces();
+        let hashes = job.reads().map(|read| self.pass.input_hash(&read)).enumerate();
+        self.pass.hash(hashes.filter_map(|(k, hash)| Some((hash?, piece(k)))));
+        if !batch.staged() {
             return Ok(());
         }
-        *phase = Phase::Running;
-        drop(state);
-        let board = Arc::clone(&self.board);
         let start = Instant::now();
-        let timings = Arc::clone(&self.pass.timings.device);
+        let (timings, board) = (Arc::clone(&self.pass.timings.device), Arc::clone(&self.pass.board));
+        let sent = Arc::clone(batch);
         let back = move |result| {
             Timings::add(&timings, start.elapsed());
-            board.put(job, Phase::Back(result));
+            board.change(|state| state.own.todo.push_back(Task::Check(sent, result)));
         };
-        if let Err(error) = slot.submit(device, &device.kernel_of(layout), layout, back) {
-            self.board.put(job, Phase::Back(Err(error)));
-        }
+        slot.submit(device, &device.kernel_of(&batch.layout), &batch.layout, back).or_else(|error| {
+            self.do_later([Task::Check(Arc::clone(batch), Err(error))]);
+            Ok(())
+        })
+    }
+
+    fn sum(&self, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles, tally: &mut Tally) -> Result<()> {
+        *tally = tally.plus(cpu::sum(&self.pass, &self.pass.jobs[job], open, &mut tray.buffers)?);
+        cpu::hash(&self.pass, &self.pass.jobs[job], tray);
         Ok(())
     }
 
-    /// Do a whole job on the CPU; its inputs were hashed before unless `hash`.
-    fn sum(
-        &self,
-        job: usize,
-        open: &mut OpenFiles,
-        buffers: &mut Vec<Vec<u8>>,
-        hash: bool,
-        tally: &mut Tally,
-    ) -> Result<()> {
-        let mut output = Vec::new();
-        let more = cpu::sum(&self.pass, &self.pass.jobs[job], open, buffers, &mut output, hash)?;
-        *tally = tally.plus(more);
-        buffers.clear(); // they are larger than pieces
-        self.board.put(job, Phase::Writing(self.write_pieces(job), Some(Arc::new(output))));
-        Ok(())
-    }
-
-    /// Take a job's result if it is good; else the CPU makes it, or says what is wrong with the data.
-    fn check(
-        &self,
-        job: usize,
-        result: Result<()>,
-        open: &mut OpenFiles,
-        buffers: &mut Vec<Vec<u8>>,
-        tally: &mut Tally,
-    ) -> Result<()> {
-        match result.and_then(|()| self.slot(job).tally(self.device(job), self.layout(job))) {
-            Ok(more) if self.pass.jobs[job].accepts(more) => {
-                *tally = tally.plus(more);
-                self.board.put(job, Phase::Writing(self.write_pieces(job), None));
-                return Ok(());
+    /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.
+    fn check(&self, batch: &Arc<Batch>, result: Result<()>, tally: &mut Tally) -> Result<()> {
+        let Seat { device, slot, place } = batch.seat();
+        match result.and_then(|()| slot.tally(device, &batch.layout)) {
+            Ok(more) => {
+                batch.came_back();
+                if self.pass.jobs[batch.jobs.start].accepts(more) {
+                    *tally = tally.plus(more);
+                    self.do_later(batch.jobs.clone().map(|job| Task::Write(Arc::clone(batch), job)));
+                    return Ok(());
+                }
             }
-            Ok(_) => self.slot(job).recycle(),
-            Err(error) => self.device_failed(job, error)?,
+            Err(error) => self.device_failed(*place, device, error)?,
         }
-        self.sum(job, open, buffers, false, tally)
+        self.do_later(batch.jobs.clone().map(Task::Remake));
+        Ok(())
     }
 
     fn write(
         &self,
+        batch: &Arc<Batch>,
         job: usize,
-        piece: usize,
-        bytes: Option<Arc<Vec<u8>>>,
         open: &mut OpenFiles,
         buffers: &mut Vec<Vec<u8>>,
     ) -> Result<()> {
         let write = self.pass.jobs[job].write();
-        let len = write.range.end - write.range.start;
-        let (start, end) = (piece as u64 * PIECE, len.min((piece as u64 + 1) * PIECE));
-        let target = Write { range: write.range.start + start..write.range.start + end, ..write };
-        let at = |place| usize::try_from(place).expect("the bytes are in memory");
-        match bytes {
-            Some(bytes) => self.pass.write(&target, &bytes[at(start)..at(end)])?,
-            None => {
-                let write = |bytes: &[u8]| self.pass.write(&target, bytes);
-                match self.slot(job).read(self.device(job), start..end, write) {
-                    Ok(written) => written?,
-                    Err(error) => {
-                        // the result was good and counted, but is gone: make it again
-                        self.device_failed(job, error)?;
-                        let mut output = Vec::new();
-                        cpu::sum(&self.pass, &self.pass.jobs[job], open, buffers, &mut output, false)?;
-                        self.pass.write(&target, &output[at(start)..at(end)])?;
-                    }
-                }
+        match batch.result(self.pass.jobs[batch.jobs.start].write().range.start, &write) {
+            Ok(result) => {
+                self.pass.write(&write, result.as_ref())?;
+                self.hash_output(job, Box::new(result));
+                Ok(())
+            }
+            Err(error) => {
+                self.device_failed(batch.seat().place, &batch.seat().device, error)?;
+                self.remake(job, open, buffers).map(drop) // the result was counted, but is gone
             }
         }
-        let mut state = lock(&self.board.state);
-        let phase = &mut state.slots[job % self.slots.len()];
-        let Phase::Writing(left, bytes) = phase else { return Ok(()) };
-        *left -= 1;
-        if *left == 0 {
-            if bytes.is_none() {
-                self.slot(job).recycle();
-            }
-            *phase = Phase::Free;
-            drop(state);
-            self.board.changed.notify_all();
-        }
-        Ok(())
+    }
+
+    fn remake(&self, job: usize, open: &mut OpenFiles, buffers: &mut Vec<Vec<u8>>) -> Result<Tally> {
+        let tally = cpu::sum(&self.pass, &self.pass.jobs[job], open, buffers)?;
+        let output = mem::take(&mut buffers[self.pass.jobs[job].reads().len()]);
+        self.hash_output(job, Box::new(output));
+        Ok(tally)
+    }
+
+    fn hash_output(&self, job: usize, piece: Piece) {
+        let hash = self.pass.output_hash(&self.pass.jobs[job].write());
+        self.pass.hash([(hash, piece)].into_iter());
+    }
+
+    fn do_later(&self, tasks: impl IntoIterator<Item = Task>) {
+        let tasks: Vec<_> = tasks.into_iter().collect();
+        self.pass.board.change(|state| state.own.todo.extend(tasks));
     }
 
     fn fail(&self, job: usize, error: Error) {
@@ -312,52 +309,30 @@ impl Stream<'_> {
     /// Begin nothing from job `job` on.
     fn stop_at(&self, job: usize) {
         self.pass.halt();
-        let mut state = lock(&self.board.state);
-        state.limit = state.limit.min(job);
-        drop(state);
-        self.board.changed.notify_all();
+        let unfinished = self.pass.board.change(|state| {
+            let own = &mut state.own;
+            own.limit = own.limit.min(job);
+            own.filling.take_if(|batch| own.limit <= batch.jobs.start)
+        });
+        drop(unfinished); // not under the lock, which it takes
     }
 
-    /// Give the device of a job up; say so once if the CPU may go on, or fail.
-    fn device_failed(&self, job: usize, error: Error) -> Result<()> {
-        self.device(job).give_up(error.detail());
+    /// Ask whether the caller wants to stop.
+    fn ask(&self) {
+        if self.progress.stopped() && self.pass.is_stopped() {
+            self.stop_at(0);
+        }
+    }
+
+    /// Give a device up; say so once if the CPU may go on, or fail.
+    fn device_failed(&self, place: usize, device: &Device, error: Error) -> Result<()> {
+        device.give_up(error.detail());
         if self.must {
             return Err(error);
         }
-        if lock(&self.lost).insert(job % self.slots.len() % self.devices.len()) {
+        if lock(&self.lost).insert(place) {
             self.progress.note(&format!("{error}; the CPU does the rest"));
         }
         Ok(())
-    }
-
-    fn device(&self, job: usize) -> &Device {
-        &self.devices[job % self.slots.len() % self.devices.len()]
-    }
-
-    fn slot(&self, job: usize) -> &Slot {
-        &self.slots[job % self.slots.len()]
-    }
-
-    fn layout(&self, job: usize) -> &Layout {
-        self.layouts[job].as_ref().expect("take() gives jobs without a layout to the CPU")
-    }
-
-    /// Elements of each operand in a piece; a multiple of 8, so that pieces begin where staging can be mapped.
-    fn elements_per_piece(&self, job: usize) -> u64 {
-        let elements = self.layout(job).elements();
-        let widest =
-            self.pass.jobs[job].reads().map(|read| (read.range.end - read.range.start) / elements).max();
-        PIECE / widest.unwrap_or(1)
-    }
-
-    fn stage_pieces(&self, job: usize) -> usize {
-        let rows = self.layout(job).elements().div_ceil(self.elements_per_piece(job));
-        let groups = self.pass.jobs[job].reads().len().div_ceil(self.pass.at_once);
-        usize::try_from(rows).expect("a job fits memory") * groups
-    }
-
-    fn write_pieces(&self, job: usize) -> usize {
-        let write = self.pass.jobs[job].write();
-        usize::try_from((write.range.end - write.range.start).div_ceil(PIECE)).expect("a job fits memory")
     }
 }
