@@ -76,8 +76,9 @@ fn weighted_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_inv
 
 // Elements 8i … 8i + 7 of the result.
 fn eight(i: u32) {
-    // −0 + x is x, to the bit, for every x: the first operand needs no case of its own
-    var sum = Sum(bitcast<vec4<f32>>(vec4(SIGN)), bitcast<vec4<f32>>(vec4(SIGN)));
+    // −0 + x is x, to the bit, for every x: the first operand needs no case of its own. A constant −0 may become +0.
+    let nothing = bitcast<vec4<f32>>(vec4(SIGN ^ job.zero));
+    var sum = Sum(nothing, nothing);
     let first = load(job.operand[0], i);
     var differs = Packed();
     var k = 0u;
