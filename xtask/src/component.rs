@@ -14,7 +14,7 @@ use crate::target;
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
 
-/// Most bytes that the component may take.
+/// Most bytes that the component may take; it takes 552 kB now, and 400 kB is wanted.
 const MOST: usize = 570_000;
 
 const PACKAGES: [&str; 2] = ["mwa-component", "mwa-module"];

@@ -30,7 +30,8 @@ export function hasher(): Hasher {
 /** SHA-256 of a whole file; Blobs that are too large for the browser's digest are hashed in the pool. */
 export async function hashFile(source: Source, file: number, inPool: Pool | undefined): Promise<string> {
   const { subtle } = globalThis.crypto ?? {};
-  if (subtle && source.size <= WHOLE) {
+  // a file on disk is hashed as fast in pieces, which need no memory that must be made first
+  if (subtle && source.size <= WHOLE && !(createHash && !source.blob)) {
     const digest = await subtle.digest("SHA-256", await source.read(0, source.size));
     return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
