@@ -235,9 +235,15 @@ test("npx, and what type checkers see, from the packed package", async () => {
   assert.equal(await sha256(folder, "out", WEIGHTS), SAMPLE);
   const again = await npx("merge", sample, "-o", "out");
   assert.deepEqual([again.code, again.stderr.includes("error: out: exists already\nhelp: ")], [1, true]);
+  const products = await npx("merge", sample, "-o", "products", "--space", "product", "--rank", "4", "--json");
+  assert.equal(products.code, 0, products.stderr);
+  if (process.env.MWA_BINARY) {
+    await run(process.env.MWA_BINARY, ["merge", sample, "-o", join(folder, "native"), "--space", "product", "--rank", "4"]);
+    assert.equal(await sha256(folder, "products", WEIGHTS), await sha256(folder, "native", WEIGHTS));
+  }
   const weights = await npx("weights", sample, "--steps", "900..", "--weights=1,2,1", "--json");
   assert.deepEqual(JSON.parse(weights.stdout).inputs.map(({ weight }) => weight), [0.25, 0.5, 0.25]);
-  for (const wrong of [["weigh", sample], ["merge", sample], ["merge", sample, "-o", "x", "--lst", "3"], ["weights", sample, "--last", "0"], ["merge", sample, "-o", "x", "--device", "tpu"], ["weights"]]) {
+  for (const wrong of [["weigh", sample], ["merge", sample], ["merge", sample, "-o", "x", "--lst", "3"], ["weights", sample, "--last", "0"], ["merge", sample, "-o", "x", "--device", "tpu"], ["merge", sample, "-o", "x", "--rank", "4"], ["merge", sample, "-o", "x", "--space", "product", "--rank", "0"], ["weights"]]) {
     const { code, stderr } = await npx(...wrong);
     assert.deepEqual([code, stderr.includes("error: ")], [2, true], `${wrong.map((word) => basename(word))}: ${stderr}`);
   }

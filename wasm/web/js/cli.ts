@@ -17,9 +17,10 @@ Selection  --last N  --every K  --steps A..B  --top N  --adapter NAME  --drop-ba
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
 Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu
+Products   --space factors|product  --rank R|auto|full  --energy E  --strict
 Print      --json  -q, --quiet
 
-They mean what they mean to the native mwa, which also merges in product space, inspects and verifies.
+They mean what they mean to the native mwa, which also inspects and verifies.
 Exit codes: 0 done, 1 failed, 2 wrong usage.
 `;
 
@@ -32,6 +33,7 @@ const WEIGHING = {
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
+  space: text, rank: text, energy: text, strict: flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -104,8 +106,15 @@ function merging(given: Given): MergeRunOptions {
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is no number of threads`);
   const { device } = given;
   if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
-  const options = { device, dtype: given.dtype, allowCrossRun: given["allow-cross-run"], force: given.force, threads };
+  const { dtype, space, strict, force, "allow-cross-run": allowCrossRun } = given;
+  const options = { device, dtype, allowCrossRun, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
+}
+
+function rank(given: string | undefined): number | "auto" | "full" | undefined {
+  if (given === undefined || given === "auto" || given === "full") return given;
+  if (/^[1-9]\d*$/.test(given)) return Number(given);
+  throw usage(`--rank: \`${given}\` is no rank; use a number, auto or full`);
 }
 
 function number(name: string, given: string | undefined): number | undefined {
