@@ -13,7 +13,7 @@ const { merger } = await import(pathToFileURL(join(resolve(folder), "mwa.js")));
 const module = await modules.instantiate(readFileSync(file));
 const [count, bytes, rounds] = [4, 32 << 20, 5];
 
-/** A file of one tensor of finite numbers. */
+/** A file of one tensor of numbers as training leaves them. */
 function make(dtype, size, seed) {
   const json = JSON.stringify({ w: { dtype, shape: [bytes / size], data_offsets: [0, bytes] } });
   const head = json.padEnd(Math.ceil(json.length / 8) * 8);
@@ -21,9 +21,11 @@ function make(dtype, size, seed) {
   new DataView(made.buffer).setBigUint64(0, BigInt(head.length), true);
   made.set(new TextEncoder().encode(head), 8);
   let state = seed;
-  for (let at = 8 + head.length; at < made.length; at += 1) {
-    state = (Math.imul(state, 1664525) + 1013904223) | 0;
-    made[at] = (state >>> 24) & 0xbf;
+  const next = () => (state = (Math.imul(state, 1664525) + 1013904223) | 0) >>> 8;
+  for (let at = 8 + head.length; at < made.length; at += size) {
+    // the exponent in the middle of its range, as training leaves it; sign and mantissa anything
+    for (let i = 0; i < size; i += 1) made[at + i] = next() >>> 16;
+    made[at + size - 1] = (made[at + size - 1] & 0x80) | (dtype === "F16" ? 0x20 : 0x3a) | (next() & 3);
   }
   return made;
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use mwa::kernel::{Operand, reference};
 use mwa::safetensors::Header;
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 use mwa_host::InstructionSet;
@@ -95,18 +96,28 @@ fn start(component: &[u8]) {
     });
 }
 
-/// Single-tensor files of finite numbers.
+/// Single-tensor files of numbers between 2⁻¹⁰ and 1 of either sign, as training leaves them.
 fn files(float: Float) -> Vec<Vec<u8>> {
-    let elements = (BYTES / float.bytes()) as u64;
-    let header = Header::layout([("w".to_string(), float.dtype(), vec![elements])], BTreeMap::new());
+    let elements = BYTES / float.bytes();
+    let header = Header::layout([("w".to_string(), float.dtype(), vec![elements as u64])], BTreeMap::new());
     let head = header.expect("one tensor").to_bytes();
     let file = |seed: u64| {
         let mut state = seed;
-        let mut byte = || {
+        let mut word = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state.to_be_bytes()[0] & 0xbf
+            u32::try_from(state >> 32).expect("32 bits are left")
         };
-        head.iter().copied().chain((0..BYTES).map(|_| byte())).collect()
+        let values = (0..elements).map(|_| (word() & 0x807f_ffff) | ((117 + word() % 10) << 23));
+        let values: Vec<_> = values.flat_map(u32::to_le_bytes).collect();
+        let mut file = head.clone();
+        file.resize(head.len() + BYTES, 0);
+        // a sum of one narrows
+        reference(
+            &[Operand { dtype: Float::F32, bytes: &values, weight: 1.0 }],
+            float,
+            &mut file[head.len()..],
+        );
+        file
     };
     (0..INPUTS as u64).map(file).collect()
 }

@@ -220,7 +220,7 @@ impl Block {
         let (sums, lasts, differences) = (&mut self.sum[..n], &mut self.last[..n], &mut self.differs[..n]);
         for i in 0..n {
             let (mut sum, mut last, mut differs) = (f32::from_bits(sums[i]), lasts[i], differences[i]);
-            for k in 0..N {
+            let mut add = |k: usize| {
                 let value = E::widen(E::read(words[k][i].as_ref()));
                 sum = if PLAIN {
                     sum + weights[k] * value
@@ -229,6 +229,13 @@ impl Block {
                 };
                 differs |= value.to_bits() ^ last;
                 last = value.to_bits();
+            };
+            // written out: where code is to be small, as in WebAssembly, a loop would stay one and not be vectorised
+            add(0);
+            if N == GROUP {
+                add(1);
+                add(2);
+                add(3);
             }
             (sums[i], lasts[i], differences[i]) = (sum.to_bits(), last, differs);
         }
