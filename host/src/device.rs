@@ -3,6 +3,7 @@
 use core::str::FromStr;
 
 use mwa::{Error, ErrorKind};
+use serde::Serialize;
 
 /// What computes the sums; the bytes are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,19 @@ pub enum DeviceChoice {
     Gpu(Gpus),
     /// The WebAssembly component in a sandbox, on one thread: for files that are not trusted.
     Wasm,
+}
+
+/// A GPU that was found, and what a look at all its kernels gave.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    /// The device's name and the interface it is reached through.
+    pub name: String,
+    /// `discrete`, `integrated`, `virtual`, `cpu` or `unknown`.
+    pub kind: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// Why it is refused; `None` when it gives the same bytes as the CPU.
+    pub refused: Option<String>,
 }
 
 /// Some of the GPUs that [`crate::gpu::devices`] lists, by their places there; by default the first.

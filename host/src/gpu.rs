@@ -4,6 +4,7 @@ mod batch;
 mod open;
 mod stream;
 
+pub use crate::device::Found;
 pub use mwa_gpu::{Adapter, Device, Kernel, Layout, Slot, View, adapters, probe, probe_all};
 pub(crate) use open::run;
-pub use open::{Found, devices, execute, is_there};
+pub use open::{devices, execute, is_there};

@@ -3,24 +3,11 @@
 use std::fs::File;
 
 use mwa::{Error, ErrorKind, Plan, Result};
-use serde::Serialize;
 
+pub use crate::device::Found;
 use crate::files::InputFile;
 use crate::pass::Ran;
 use crate::{Gpus, Machine, Progress, cpu};
-
-/// A GPU that was found; there is none.
-#[derive(Clone, Debug, Serialize)]
-pub struct Found {
-    /// What messages call it.
-    pub name: String,
-    /// The kind of device.
-    pub kind: String,
-    /// The driver and its version.
-    pub driver: String,
-    /// Why it is refused.
-    pub refused: Option<String>,
-}
 
 /// No device.
 #[must_use]

@@ -9,28 +9,15 @@ use std::time::Instant;
 
 use mwa::kernel::Tally;
 use mwa::{Error, ErrorKind, Plan, Result};
-use serde::Serialize;
 
 use super::batch::BATCH_BYTES;
 use super::stream::{self, Devices};
 use super::{Adapter, Device, Layout, adapters, probe, probe_all};
+use crate::device::Found;
 use crate::execute::over_files;
 use crate::files::InputFile;
 use crate::pass::{Ran, lock};
 use crate::{Gpus, Machine, Progress};
-
-/// A GPU that was found, and what a look at all its kernels gave.
-#[derive(Clone, Debug, Serialize)]
-pub struct Found {
-    /// The device's name and the interface it is reached through.
-    pub name: String,
-    /// `discrete`, `integrated`, `virtual`, `cpu` or `unknown`.
-    pub kind: String,
-    /// The driver and its version.
-    pub driver: String,
-    /// Why it is refused; `None` when it gives the same bytes as the CPU.
-    pub refused: Option<String>,
-}
 
 /// Find the GPUs of this machine, open each, and probe every kernel on it.
 ///
