@@ -53,6 +53,7 @@ mod dtype;
 mod error;
 mod goal;
 mod history;
+mod index;
 mod json;
 pub mod kernel;
 mod merge;
