@@ -56,6 +56,7 @@ mod history;
 mod index;
 mod json;
 pub mod kernel;
+mod log;
 mod merge;
 mod method;
 mod metric;
