@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 use alloc::string::String;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Above this, not every whole number is an f64, so none is read as a step.
 const LARGEST_STEP: f64 = 9_007_199_254_740_992.0;
@@ -55,6 +55,21 @@ pub(crate) fn quote_non_finite(text: &str) -> Cow<'_, str> {
     }
     quoted.push_str(&text[copied..]);
     Cow::Owned(quoted)
+}
+
+/// A value as text, without spaces. `Display` would do, but is another serialiser to compile.
+pub(crate) fn text(value: &Value) -> String {
+    serde_json::to_string(value).expect("values always serialise")
+}
+
+/// A text in quotes, escaped.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string always serialises")
+}
+
+/// An object as text, indented by two spaces.
+pub(crate) fn pretty(fields: &Map<String, Value>) -> String {
+    serde_json::to_string_pretty(fields).expect("string keys and values always serialise")
 }
 
 /// A number, or a string that holds one: `"0.25"`, `"NaN"`, and ms-swift's `"5/100"`, which is 5.
