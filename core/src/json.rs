@@ -189,16 +189,16 @@ mod tests {
         words.split_whitespace().for_each(same);
         ["", " 1", "1 ", "\u{feff}1"].into_iter().for_each(same);
         let mut seed = 1u64;
-        let mut next = |below: u64| {
+        let mut next = |below: u32| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % below
+            u32::try_from(seed >> 33).expect("31 bits") % below
         };
         for _ in 0..20_000 {
-            let value = f64::from_bits(next(1 << 31) << 33 | next(1 << 31) << 2 | next(4));
+            let value = f64::from_bits(u64::from(next(1 << 31)) << 33 | u64::from(next(1 << 31)) << 2);
             same(&format!("{value}"));
             same(&format!("{value:e}"));
             let letters = b"0123456789.eE+-";
-            let letter = |next: &mut dyn FnMut(u64) -> u64| letters[next(15) as usize] as char;
+            let letter = |next: &mut dyn FnMut(u32) -> u32| letters[next(15) as usize] as char;
             let length = 1 + next(24);
             same(&(0..length).map(|_| letter(&mut next)).collect::<String>());
             let digits: String = (0..length).map(|_| letters[next(10) as usize] as char).collect();
