@@ -5,7 +5,7 @@
 //! wants the whole file in memory and accepts duplicate names; its writer orders metadata at random. So heads are
 //! read and written here, with 64-bit offsets, and the tests hold the result against that crate.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -15,7 +15,11 @@ use core::ops::Range;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use serde_json::{Map, Value};
+
 use crate::dtype::Dtype;
+use crate::index::Index;
+use crate::json::quoted;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest header that is read, in bytes. The format's own reader stops here too.
@@ -154,13 +158,12 @@ impl Header {
         tensors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let mut end = 0u64;
         let mut laid = Vec::with_capacity(tensors.len());
-        let mut seen = BTreeSet::new();
+        if let Some(twice) = Index::new(tensors.iter().map(|(name, ..)| name.as_str())).repeated() {
+            return Err(bad("occurs twice").tensor(&tensors[twice].0));
+        }
         for (name, dtype, shape) in tensors {
             let size = byte_size(dtype, &shape).and_then(|size| end.checked_add(size));
             let next = size.ok_or_else(|| bad("is larger than any file can be").tensor(&name))?;
-            if !seen.insert(name.clone()) {
-                return Err(bad("occurs twice").tensor(&name));
-            }
             laid.push(Tensor { name, dtype, shape, range: end..next });
             end = next;
         }
@@ -176,15 +179,18 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut json = String::from("{");
+        for (i, (key, value)) in self.metadata.iter().enumerate() {
+            let start = if i == 0 { "\"__metadata__\":{" } else { "," };
+            json += &format!("{start}{}:{}", quoted(key), quoted(value));
+        }
         if !self.metadata.is_empty() {
-            json += "\"__metadata__\":";
-            json += &serde_json::to_string(&self.metadata).expect("a map of strings always serialises");
+            json.push('}');
         }
         for tensor in &self.tensors {
             if json.len() > 1 {
                 json.push(',');
             }
-            let name = serde_json::to_string(&tensor.name).expect("a string always serialises");
+            let name = quoted(&tensor.name);
             let (start, end) = (tensor.range.start - self.data_start, tensor.range.end - self.data_start);
             let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
             let (dtype, shape) = (tensor.dtype, shape.join(","));
@@ -341,9 +347,10 @@ impl<'de> Deserialize<'de> for Entries {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Entries, A::Error> {
                 let mut metadata = None;
                 let mut tensors = Vec::new();
-                let mut seen = BTreeSet::new();
+                // a map that is compiled already
+                let mut seen = Map::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
+                    if seen.insert(name.clone(), Value::Null).is_some() {
                         return Err(A::Error::custom(format!("the key `{name}` occurs twice")));
                     }
                     let at = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));

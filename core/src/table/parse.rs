@@ -181,7 +181,7 @@ impl Cell {
         match value {
             Value::Null => None,
             Value::String(text) => Some(Self::from_text(text)),
-            other => Some(json::number(other).map_or_else(|| Self::Text(other.to_string()), Self::Number)),
+            other => Some(json::number(other).map_or_else(|| Self::Text(json::text(other)), Self::Number)),
         }
     }
 }
