@@ -155,7 +155,7 @@ impl Header {
         metadata: BTreeMap<String, String>,
     ) -> Result<Self> {
         let mut tensors: Vec<_> = tensors.into_iter().collect();
-        tensors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        tensors.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let mut end = 0u64;
         let mut laid = Vec::with_capacity(tensors.len());
         if let Some(twice) = Index::new(tensors.iter().map(|(name, ..)| name.as_str())).repeated() {
