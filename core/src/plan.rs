@@ -530,7 +530,7 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     }
     let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
     match floats {
-        Some(floats) if !recipe.identical.get(&newest.name).is_some() => {
+        Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
             Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
         }
