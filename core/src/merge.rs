@@ -1,7 +1,6 @@
 //! From heads and weights to a recipe: who may be averaged, which tensors are copied, what the output says of itself.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,7 +9,7 @@ use serde_json::Map;
 
 use crate::json;
 use crate::plan::Tensors;
-use crate::safetensors::Tensor;
+use crate::safetensors::{Tensor, TextMap};
 use crate::{AdapterConfig, Candidate, Exactness, Float, Input, Plan, Recipe, Result, Shard, Space, Weights};
 use crate::{agree, agree_as_products, agree_metadata};
 
@@ -70,7 +69,7 @@ impl Merge {
             notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
             return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
-        let none = BTreeMap::new();
+        let none = TextMap::default();
         let named = inputs.iter().map(|input| {
             (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
         });

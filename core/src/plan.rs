@@ -4,7 +4,6 @@
 //! output, a few MiB at most, so memory is bounded by the jobs in flight, never by a file. Neighbouring tensors that
 //! lie side by side in every file share jobs: a whole adapter is usually one long sum.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,7 +12,7 @@ use core::ops::Range;
 use crate::dtype::{Dtype, Float};
 use crate::index::Index;
 use crate::kernel::{self, Operand, Tally};
-use crate::safetensors::{Header, Tensor};
+use crate::safetensors::{Header, Tensor, TextMap};
 use crate::{Error, ErrorKind, Result, Weights};
 
 /// One input of a merge: a checkpoint, in one file or several shards.
@@ -40,9 +39,9 @@ pub struct Recipe {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
     /// Names of float tensors that must be the same in every input and are copied; what to do when they are not.
-    pub identical: BTreeMap<String, String>,
+    pub identical: TextMap,
     /// The `__metadata__` of the output files.
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: TextMap,
     /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
     /// under their names, and leaves their bytes alone.
     pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
@@ -56,7 +55,7 @@ pub struct Plan {
     outputs: Vec<Shard>,
     segments: Vec<Segment>,
     names: Vec<String>,
-    identical: BTreeMap<String, String>,
+    identical: TextMap,
     allow_non_finite: bool,
 }
 
@@ -177,7 +176,7 @@ impl Plan {
             outputs: input.files.clone(),
             segments: segments.collect(),
             names: inputs.iter().map(|input| input.name.clone()).collect(),
-            identical: BTreeMap::new(),
+            identical: TextMap::default(),
             allow_non_finite: true,
         }
     }
@@ -375,8 +374,8 @@ impl Job<'_> {
                 let other = &self.plan.names[places[0].input];
                 let detail = format!("is copied, never averaged, but differs from {other}");
                 let error = self.at(ErrorKind::Differs, place.input, element, detail);
-                let advice = error.at_tensor().and_then(|tensor| self.plan.identical.get(tensor)).cloned();
-                return Err(error.help(advice.unwrap_or_else(|| {
+                let advice = error.at_tensor().and_then(|tensor| self.plan.identical.get(tensor));
+                return Err(error.help(advice.map(String::from).unwrap_or_else(|| {
                     "integer and frozen tensors must be the same in every input; merge checkpoints of one run".into()
                 })));
             }
@@ -531,7 +530,7 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     }
     let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
     match floats {
-        Some(floats) if !recipe.identical.contains_key(&newest.name) => {
+        Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
             Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
         }

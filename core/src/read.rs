@@ -76,7 +76,7 @@ impl History {
     /// The names of the metrics that say something of the model, those with a known goal first.
     fn comparable(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.names().into_iter().filter(|name| !is_timing(name)).collect();
-        names.sort_by_key(|name| (Goal::infer(name).is_none(), !is_evaluation(name), *name));
+        names.sort_unstable_by_key(|name| (Goal::infer(name).is_none(), !is_evaluation(name), *name));
         names
     }
 }

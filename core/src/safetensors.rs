@@ -5,7 +5,6 @@
 //! wants the whole file in memory and accepts duplicate names; its writer orders metadata at random. So heads are
 //! read and written here, with 64-bit offsets, and the tests hold the result against that crate.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -21,6 +20,10 @@ use crate::dtype::Dtype;
 use crate::index::Index;
 use crate::json::quoted;
 use crate::{Error, ErrorKind, Result};
+
+pub use text_map::TextMap;
+
+mod text_map;
 
 /// Longest header that is read, in bytes. The format's own reader stops here too.
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -59,7 +62,7 @@ impl Tensor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     tensors: Vec<Tensor>,
-    metadata: BTreeMap<String, String>,
+    metadata: TextMap,
     data_start: u64,
 }
 
@@ -152,10 +155,10 @@ impl Header {
     /// [`ErrorKind::Header`] when a shape overflows or a name occurs twice.
     pub fn layout(
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<u64>)>,
-        metadata: BTreeMap<String, String>,
+        metadata: TextMap,
     ) -> Result<Self> {
         let mut tensors: Vec<_> = tensors.into_iter().collect();
-        tensors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        tensors.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let mut end = 0u64;
         let mut laid = Vec::with_capacity(tensors.len());
         if let Some(twice) = Index::new(tensors.iter().map(|(name, ..)| name.as_str())).repeated() {
@@ -179,11 +182,11 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut json = String::from("{");
-        for (i, (key, value)) in self.metadata.iter().enumerate() {
+        for (i, (key, value)) in self.metadata.pairs().iter().enumerate() {
             let start = if i == 0 { "\"__metadata__\":{" } else { "," };
             json += &format!("{start}{}:{}", quoted(key), quoted(value));
         }
-        if !self.metadata.is_empty() {
+        if !self.metadata.pairs().is_empty() {
             json.push('}');
         }
         for tensor in &self.tensors {
@@ -216,7 +219,7 @@ impl Header {
 
     /// The `__metadata__` map.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &TextMap {
         &self.metadata
     }
 
@@ -275,13 +278,9 @@ fn other_format(start: &[u8]) -> Option<(&'static str, &'static str)> {
 
 /// The header's JSON, in file order, names checked to be distinct.
 struct Entries {
-    metadata: BTreeMap<String, String>,
+    metadata: TextMap,
     tensors: Vec<(String, Entry)>,
 }
-
-/// `__metadata__`, keys checked to be distinct.
-#[derive(Default)]
-struct Metadata(BTreeMap<String, String>);
 
 #[derive(Deserialize)]
 struct Entry {
@@ -309,31 +308,6 @@ impl Entry {
     }
 }
 
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Metadata;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Metadata, A::Error> {
-                let mut pairs = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if pairs.contains_key(&key) {
-                        return Err(A::Error::custom(format!("the key `{key}` occurs twice")));
-                    }
-                    pairs.insert(key, value);
-                }
-                Ok(Metadata(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
-}
-
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
         struct Head;
@@ -355,13 +329,13 @@ impl<'de> Deserialize<'de> for Entries {
                     }
                     let at = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));
                     if name == "__metadata__" {
-                        metadata = map.next_value::<Option<Metadata>>().map_err(at)?;
+                        metadata = map.next_value::<Option<TextMap>>().map_err(at)?;
                     } else {
                         let entry = map.next_value().map_err(at)?;
                         tensors.push((name, entry));
                     }
                 }
-                Ok(Entries { metadata: metadata.unwrap_or_default().0, tensors })
+                Ok(Entries { metadata: metadata.unwrap_or_default(), tensors })
             }
         }
         deserializer.deserialize_map(Head)

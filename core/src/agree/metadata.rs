@@ -1,19 +1,19 @@
 //! Merge the `__metadata__` of safetensors files.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 use super::config::{is_training_only, same_field};
+use crate::safetensors::TextMap;
 use crate::{Error, ErrorKind, Result, json};
 
 /// What of the inputs' metadata is true of their average.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// The keys that all inputs have, with one value.
-    pub kept: BTreeMap<String, String>,
+    pub kept: TextMap,
     /// What was dropped, and why.
     pub notes: Vec<String>,
 }
@@ -31,16 +31,16 @@ const DIFFUSERS: &str = "lora_adapter_metadata";
 ///
 /// # Errors
 /// [`ErrorKind::Config`] if inputs disagree in diffusers' `lora_adapter_metadata`, or only some have it.
-pub fn agree_metadata(inputs: &[(&str, &BTreeMap<String, String>)]) -> Result<Metadata> {
+pub fn agree_metadata(inputs: &[(&str, &TextMap)]) -> Result<Metadata> {
     let Some(((name, first), rest)) = inputs.split_first() else { return Ok(Metadata::default()) };
     for (other, metadata) in rest {
         same_adapter(name, first.get(DIFFUSERS), other, metadata.get(DIFFUSERS))?;
     }
     let mut all: Vec<&str> = Vec::new();
-    inputs.iter().for_each(|(_, metadata)| all.extend(metadata.keys().map(String::as_str)));
+    inputs.iter().for_each(|(_, metadata)| all.extend(metadata.pairs().iter().map(|(key, _)| key.as_str())));
     all.sort_unstable();
     all.dedup();
-    let (mut kept, mut differing, mut stale) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (mut kept, mut differing, mut stale) = (Vec::new(), Vec::new(), Vec::new());
     for key in all {
         let value = first.get(key);
         if STALE.contains(&key) {
@@ -48,7 +48,7 @@ pub fn agree_metadata(inputs: &[(&str, &BTreeMap<String, String>)]) -> Result<Me
         } else if let Some(value) = value
             && (key == DIFFUSERS || rest.iter().all(|(_, metadata)| metadata.get(key) == Some(value)))
         {
-            kept.insert(key.to_string(), value.clone());
+            kept.push((key.to_string(), value.to_string()));
         } else {
             differing.push(key);
         }
@@ -67,10 +67,10 @@ pub fn agree_metadata(inputs: &[(&str, &BTreeMap<String, String>)]) -> Result<Me
         notes
             .push("the files name different base models; their average fits neither for certain".to_string());
     }
-    Ok(Metadata { kept, notes })
+    Ok(Metadata { kept: kept.into(), notes })
 }
 
-fn same_adapter(name: &str, ours: Option<&String>, other: &str, theirs: Option<&String>) -> Result<()> {
+fn same_adapter(name: &str, ours: Option<&str>, other: &str, theirs: Option<&str>) -> Result<()> {
     let (ours, theirs) = match (ours, theirs) {
         (None, None) => return Ok(()),
         (Some(ours), Some(theirs)) => (ours, theirs),

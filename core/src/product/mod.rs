@@ -18,8 +18,9 @@ mod scale;
 mod window;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use serde_json::{Map, Value};
 
 use self::module::{Gap, Module, modules};
@@ -295,19 +296,21 @@ impl Products {
         let count = |rank: &usize| ranks.iter().filter(|other| *other == rank).count();
         let usual =
             experts.or_else(|| ranks.iter().copied().max_by_key(|rank| (count(rank), *rank))).unwrap_or(1);
-        let mut unusual: Vec<(&str, usize)> = modules
-            .iter()
-            .zip(ranks)
-            .map(|(module, rank)| (module.name.as_str(), *rank))
-            .filter(|(name, rank)| *rank != usual || modules.iter().any(|other| ends_with(name, &other.name)))
-            .collect();
+        let mut unusual = Vec::new();
+        for (module, rank) in modules.iter().zip(ranks) {
+            if *rank != usual || modules.iter().any(|other| ends_with(&module.name, &other.name)) {
+                unusual.push((Reverse(module.name.len()), &module.name, *rank));
+            }
+        }
         if ranks.iter().all(|rank| *rank == usual) {
             unusual.clear();
         }
         // a name also matches the end of longer ones, so these come first
-        unusual.sort_by_key(|(name, _)| (core::cmp::Reverse(name.len()), *name));
-        let patterns: Map<String, Value> =
-            unusual.iter().map(|(name, rank)| ((*name).to_string(), Value::from(*rank))).collect();
+        unusual.sort_unstable();
+        let mut patterns = Map::new();
+        for (_, name, rank) in unusual {
+            patterns.insert(name.clone(), rank.into());
+        }
         let mut changes = [
             ("r", Value::from(usual)),
             ("lora_alpha", Value::from(usual)),
@@ -329,7 +332,7 @@ impl Products {
             None if fields.iter().all(|field| *field == fields[0]) => return None,
             None => self.factors.modules.iter().map(|module| module.name.clone()).collect(),
         };
-        names.sort();
+        names.sort_unstable();
         names.dedup();
         let first = fields.last().copied().flatten().and_then(Value::as_array);
         let is_same = first.is_some_and(|list| list.len() == names.len());
