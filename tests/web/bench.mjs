@@ -27,7 +27,8 @@ function makeRun() {
     mkdirSync(path, { recursive: true });
     const header = {};
     let end = 0;
-    for (let m = 0; m < modules; m += 1) {
+    // in the order of names, as safetensors writes them
+    for (const m of Array.from({ length: modules }, (_, m) => `${m}`).sort()) {
       for (const [half, shape] of [["A", [rank, width]], ["B", [width, rank]]]) {
         header[`base_model.model.layers.${m}.q_proj.lora_${half}.weight`] = { dtype: "BF16", shape, data_offsets: [end, (end += rank * width * 2)] };
       }

@@ -46,9 +46,12 @@ test("Blobs, buffers and ranges give the same bytes", async () => {
   const ranges = await disk(`${root}/examples/sample-run`);
   const whole = await Promise.all(ranges.map(async ({ name, size, read }) => ({ name, data: await read(0, size) })));
   const blobs = whole.map(({ name, data }) => ({ name, data: new Blob([data]) }));
+  const hashes = ({ report }) => report.inputs.map(({ files }) => files[0].sha256);
+  const expected = hashes(await mwa.merge(await mwa.openRun(ranges), { threads: 0 }));
   for (const inputs of [whole, blobs]) {
     const merged = await mwa.merge(await mwa.openRun(inputs), { threads: 1 });
     assert.equal(await sha256(weights(merged).blob), SAMPLE);
+    assert.deepEqual(hashes(merged), expected);
   }
 });
 
