@@ -2,7 +2,7 @@
 import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
 import { reopen } from "./core.js";
 import { hashBlob } from "./hash.js";
-import type { Begin, Piece, Reply, Request } from "./pool.js";
+import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
 import { Tap } from "./tap.js";
 
 /** What one thread has on its desk. */
@@ -49,8 +49,12 @@ export class Desk {
     const work = this.#work;
     if (!work) throw { kind: "stopped", message: "stopped; nothing was written" };
     const answer = this.#run(work, index, inputs);
-    for (const [i, { bytes }] of pieces.entries()) if (!bytes) this.#spare.push(inputs[i]!.buffer);
-    return answer;
+    const spent: Spent = [];
+    for (const [i, { file, bytes }] of pieces.entries()) {
+      if (bytes) spent.push([file, bytes.buffer]);
+      else this.#spare.push(inputs[i]!.buffer);
+    }
+    return { ...answer, spent };
   }
 
   #run(work: Merge | Comparison | Survey, index: number, inputs: Uint8Array[]): Omit<Reply, "id"> {

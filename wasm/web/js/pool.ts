@@ -38,9 +38,14 @@ export type Request =
   | { what: "hash"; blob: Blob }
   | { what: "end" };
 
+/** Memory that is no longer needed, and the file that was read into it. */
+export type Spent = [file: number, memory: ArrayBuffer][];
+
 /** What it answers. */
 export interface Reply extends Answer {
   bytes?: Uint8Array<ArrayBuffer>;
+  /** The memory of the pieces that were given, by file, to be used again. */
+  spent?: Spent;
   /** In product space: what a module's merge has lost, or the rank that a survey found. */
   found?: number[];
   /** Values that underflowed in this thread so far. */
