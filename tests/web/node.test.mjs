@@ -158,6 +158,9 @@ test("comparing finds norms, cosines and the residual", async () => {
   assert.ok(cosines[0][9] > 0.8 && cosines[0][9] < 0.83);
   assert.ok(Math.abs(norms[9] - 23.349) < 0.01);
   assert.ok(residual > 0.03 && residual < 0.05);
+  // both weigh all modules by the same factor, which no ratio keeps
+  const { report } = await mwa.merge(await sample(), { threads: 1 });
+  assert.ok(Math.abs(report.residual.overall / residual - 1) < 1e-9);
 });
 
 test("all vectors and the sample run in Deno", async (context) => {

@@ -21,7 +21,7 @@ export function wanted({ output, onProgress, signal, threads, device, skipInputH
 }
 
 /** Those of them that choose and weigh. */
-export function weighing({ dtype, space, rank, energy, strict, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+export function weighing({ dtype, space, rank, energy, strict, residual, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
   return options;
 }
 

@@ -38,6 +38,11 @@ export interface MergeOptions extends WeighOptions {
   energy?: number;
   /** Refuse modules that only some of the adapters have, which in product space count as zero elsewhere. */
   strict?: boolean;
+  /**
+   * Whether the report says how far the average of the factors is from the average of what they do, which reads the adapters
+   * once more; without it true.
+   */
+  residual?: boolean;
   /** Average the factors of adapters that are not of one run. */
   allowCrossRun?: boolean;
   /** Let NaN and infinity through instead of failing. */

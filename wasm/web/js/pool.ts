@@ -46,7 +46,7 @@ export interface Reply extends Answer {
   bytes?: Uint8Array<ArrayBuffer>;
   /** The memory of the pieces that were given, by file, to be used again. */
   spent?: Spent;
-  /** In product space: what a module's merge has lost, or the rank that a survey found. */
+  /** How far a module of the output is off, or the rank that a survey found. */
   found?: number[];
   /** Values that underflowed in this thread so far. */
   underflowed?: number;
