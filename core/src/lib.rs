@@ -81,6 +81,7 @@ pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
 pub use goal::Goal;
 pub use history::History;
+pub use index::Index;
 pub use merge::{Merge, MergeOptions, shard_index};
 pub use method::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, Verdict, method};
 pub use metric::{Metric, MetricOptions, Outcome, Reading, Source};

@@ -159,7 +159,7 @@ impl Notes {
     fn each_once(self) -> Vec<String> {
         let index = Index::new(self.subjects.iter().map(String::as_str));
         let said = self.said.into_iter().zip(&self.subjects).enumerate();
-        said.filter(|(i, (_, subject))| index.place(subject) == Some(*i)).map(|(_, (text, _))| text).collect()
+        said.filter(|(i, (_, subject))| index.is_first(subject, *i)).map(|(_, (text, _))| text).collect()
     }
 }
 
