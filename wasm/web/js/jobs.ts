@@ -21,7 +21,7 @@ export function wanted({ output, onProgress, signal, threads, device, skipInputH
 }
 
 /** Those of them that choose and weigh. */
-export function weighing({ dtype, space, rank, energy, strict, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+export function weighing({ dtype, space, rank, energy, strict, residual, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
   return options;
 }
 
@@ -58,7 +58,7 @@ export async function runJobs(
   pool: Pool,
   { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: MergeOptions["onProgress"] | undefined },
   passing: Passing | undefined,
-  take: (result: Result, job: Job) => Promise<void>,
+  take: (result: Reply, job: Job) => Promise<void>,
 ): Promise<void> {
   const jobs = [...parse(core.jobs())].sort(byPlace);
   const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
@@ -69,22 +69,25 @@ export async function runJobs(
   };
   let done = 0;
   report(done);
-  const running: Promise<Result>[] = [];
+  const running: Promise<Reply>[] = [];
+  const spare: Spare = new Map();
   for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
     for (; next < jobs.length && running.length < pool.atOnce; next += 1) {
-      const reply = start(run, core, jobs[next]!, pool, passing);
+      const reply = start(run, core, jobs[next]!, pool, passing, spare);
       reply.catch(() => {});
       running.push(reply);
     }
     signal?.throwIfAborted();
     const job = jobs[taken]!;
-    await take(await running.shift()!, job);
+    const reply = await running.shift()!;
+    for (const [file, memory] of reply.spent ?? []) spare.set(file, [memory, ...(spare.get(file) ?? [])]);
+    await take(reply, job);
     report((done += length(job.pieces)));
   }
 }
 
-/** What a job gave. */
-type Result = Pick<Reply, "bytes" | "found">;
+/** Memory to read a file into; never another, for who gave it may have kept it. */
+type Spare = Map<number, ArrayBuffer[]>;
 
 /** A job: its number, and what it reads and writes. */
 interface Job {
@@ -110,11 +113,11 @@ function byPlace({ writes: [a] }: Job, { writes: [b] }: Job): number {
 const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 
 /** Read what threads cannot, then have the GPU or a thread run the job. */
-async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, pool: Pool, passing: Passing | undefined): Promise<Result> {
+async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, pool: Pool, passing: Passing | undefined, spare: Spare): Promise<Reply> {
   const fill = async (piece: Piece): Promise<Piece> => {
     const source = run.sources[piece.file]!;
     if (source.blob && clonesBlobs()) return piece;
-    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start) };
+    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start, spare.get(piece.file)?.pop()) };
   };
   let filled = await inOrder(run, Promise.all(pieces.map(fill)));
   for (const { file, start, bytes } of filled) {

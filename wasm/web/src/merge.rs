@@ -10,8 +10,8 @@ use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
 use mwa::{
-    AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Report, Result, Shard,
-    Space,
+    AdapterConfig, Cursor, Error, ErrorKind, Exactness, Factors, Input, MergeOptions, Plan, Rank, Report,
+    Result, Shard, Space,
 };
 use mwa_wasm_fast::LOOPS;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,8 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
-use crate::product::{Modules, space};
-use crate::ranges::flat;
+use crate::product::{Modules, distance, pair, residual, space};
+use crate::ranges::{Ranges, flat};
 use crate::run::Found;
 
 /// The report's file name in a merged folder.
@@ -44,7 +44,9 @@ pub struct Merge {
     config: Option<AdapterConfig>,
     /// In product space, the jobs after the sums.
     modules: Option<Modules>,
-    /// What the last job's cut to the output's rank has lost: error and norm; nothing after a sum.
+    /// If averaged factors are compared with the average of their products, the jobs after the sums.
+    factors: Option<Factors>,
+    /// How far the last job's module is off: error and norm; NaN if that says nothing, empty after a sum.
     lost: Vec<f64>,
     /// Name and number of each file that is copied from the newest checkpoint.
     companions: Vec<(String, usize)>,
@@ -85,7 +87,7 @@ impl Merge {
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let how = MergeOptions {
-            dtype: dtype(options)?,
+            dtype: options.dtype()?,
             space: space(options)?,
             allow_non_finite: options.allow_non_finite,
             rewrite: options.rewrite,
@@ -98,6 +100,12 @@ impl Merge {
                 let modules = Modules::new(&inputs, &configs, &choice.weights, rank, ranks)?;
                 merge.recipe.elsewhere = modules.layout(how.dtype);
                 Some(modules)
+            }
+            _ => None,
+        };
+        let factors = match (merge.copied, how.space, merge.exactness) {
+            (None, Space::Factors, Exactness::Product) if options.residual != Some(false) => {
+                Some(Factors::new(&inputs, &configs, &choice.weights)?)
             }
             _ => None,
         };
@@ -150,6 +158,7 @@ impl Merge {
             heads,
             config: owner.config.clone(),
             modules,
+            factors,
             lost: Vec::new(),
             companions: companions(files, owner),
             report,
@@ -177,7 +186,11 @@ impl Merge {
         }
         let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
         let size = |range: &Range<u64>| usize::try_from(range.end - range.start).expect("a job fits memory");
-        let ran = if let Some(module) = index.checked_sub(self.jobs.len()) {
+        let module = index.checked_sub(self.jobs.len());
+        let ran = if let (Some(module), Some(factors)) = (module, &self.factors) {
+            out.clear();
+            residual(factors, module, &slices).map(|found| (0, pair(found).into()))
+        } else if let Some(module) = module {
             let modules = self.modules.as_ref().expect("only they have jobs after the sums");
             let job = &modules.jobs(&self.plan)[module];
             out.resize(job.writes().map(|write| size(&write.range)).sum(), 0);
@@ -216,10 +229,14 @@ impl Merge {
         let modules = modules
             .iter()
             .flat_map(|job| flat(&job.writes().map(place).collect(), job.reads(), &self.numbers));
-        sums.chain(modules).collect()
+        let none = Ranges::new();
+        let residuals = self.factors.iter().flat_map(Factors::jobs);
+        let residuals = residuals.flat_map(|job| flat(&none, job.reads(), &self.numbers));
+        sums.chain(modules).chain(residuals).collect()
     }
 
-    /// What the last job's cut to the output's rank has lost, in product space: error and norm.
+    /// How far the last job's module is off, error and norm: the average of its factors from that of its products, or in
+    /// product space its cut to the output's rank.
     #[must_use]
     pub fn lost(&self) -> Vec<f64> {
         self.lost.clone()
@@ -288,8 +305,8 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs in product space gave,
-    /// in their order.
+    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs after the sums gave, in
+    /// their order.
     ///
     /// # Errors
     /// When the hashes are not what `Hashes` says, and when there was nothing to merge.
@@ -301,6 +318,11 @@ impl Merge {
     ) -> core::result::Result<String, JsValue> {
         if let Some(modules) = &self.modules {
             self.report.residual = modules.distance(&lost).map_err(|error| fail(&error))?;
+        }
+        if let Some(factors) = &self.factors {
+            let (distance, note) = distance(factors, &lost);
+            self.report.residual = distance;
+            self.report.notes.extend(note.map(Into::into));
         }
         let hashes: Hashes = serde_json::from_str(hashes)
             .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
@@ -335,17 +357,6 @@ impl Merge {
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("it is plain data")
-}
-
-fn dtype(options: &Options) -> Result<Option<Float>> {
-    match options.dtype.as_deref() {
-        None | Some("keep") => Ok(None),
-        Some("f32") => Ok(Some(Float::F32)),
-        Some("bf16") => Ok(Some(Float::BF16)),
-        Some("f16") => Ok(Some(Float::F16)),
-        Some(other) => Err(Error::new(ErrorKind::Usage, format!("there is no output dtype `{other}`"))
-            .help("use keep, f32, bf16 or f16")),
-    }
 }
 
 pub(crate) fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
