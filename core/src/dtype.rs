@@ -112,14 +112,22 @@ pub(crate) trait Element {
     fn write(word: Self::Word, bytes: &mut [u8]);
     /// Exact value as f32 (F64, which has no exact f32, is never summed in f32).
     fn widen(word: Self::Word) -> f32;
-    /// Zero or at least 2⁻⁶⁰ in magnitude, as nearly all that training leaves: far from the f32 subnormals.
-    fn is_plain(word: Self::Word) -> bool;
+    /// How plain a word is: if at least [`Element::PLAIN`], its value is zero or at least 2⁻⁶⁰ in magnitude, far from the
+    /// f32 subnormals, or not finite, and [`Element::widen_plain`] gives it. Nearly all that training leaves is plain.
+    fn plainness(word: Self::Word) -> u32;
+    /// See [`Element::plainness`].
+    const PLAIN: u32;
+    /// [`Element::widen`] of plain words, in less time.
+    #[inline(always)]
+    fn widen_plain(word: Self::Word) -> f32 {
+        Self::widen(word)
+    }
     /// Nearest word, ties to even.
     fn narrow(value: f32) -> Self::Word;
-    /// Neither infinity nor NaN.
-    fn is_finite(word: Self::Word) -> bool;
-    /// Plus or minus zero.
-    fn is_zero(word: Self::Word) -> bool;
+    /// The largest magnitude that narrows to zero, as the bits of an f32.
+    const UNDERFLOWS: u32;
+    /// The least magnitude that narrows to no finite word, as the bits of an f32.
+    const OVERFLOWS: u32;
 }
 
 macro_rules! words {
@@ -151,24 +159,19 @@ impl Element for F32 {
     fn widen(word: u32) -> f32 {
         f32::from_bits(word)
     }
+    // the exponent of 2⁻⁶⁰ is 67; zero, less two, is among the largest
+    const PLAIN: u32 = (67 << 24) - 2;
     #[inline(always)]
-    fn is_plain(word: u32) -> bool {
-        // the exponent of 2⁻⁶⁰ is 67; zero, less one, is the largest of all
-        (word & 0x7fff_ffff).wrapping_sub(1) >= (67 << 23) - 1
+    fn plainness(word: u32) -> u32 {
+        (word << 1).wrapping_sub(2)
     }
     #[inline(always)]
     fn narrow(value: f32) -> u32 {
         let bits = value.to_bits();
         if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0_0000 } else { bits }
     }
-    #[inline(always)]
-    fn is_finite(word: u32) -> bool {
-        word & 0x7f80_0000 != 0x7f80_0000
-    }
-    #[inline(always)]
-    fn is_zero(word: u32) -> bool {
-        word & 0x7fff_ffff == 0
-    }
+    const UNDERFLOWS: u32 = 0;
+    const OVERFLOWS: u32 = 0x7f80_0000;
 }
 
 pub(crate) struct Bf16;
@@ -178,10 +181,10 @@ impl Element for Bf16 {
     fn widen(word: u16) -> f32 {
         f32::from_bits(u32::from(word) << 16)
     }
+    const PLAIN: u32 = F32::PLAIN;
     #[inline(always)]
-    fn is_plain(word: u16) -> bool {
-        // the exponent of 2⁻⁶⁰ is 67; zero, less one, is the largest of all
-        (word & 0x7fff).wrapping_sub(1) >= (67 << 7) - 1
+    fn plainness(word: u16) -> u32 {
+        F32::plainness(u32::from(word) << 16)
     }
     #[inline(always)]
     fn narrow(value: f32) -> u16 {
@@ -189,14 +192,8 @@ impl Element for Bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         low16(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0 } else { rounded })
     }
-    #[inline(always)]
-    fn is_finite(word: u16) -> bool {
-        word & 0x7f80 != 0x7f80
-    }
-    #[inline(always)]
-    fn is_zero(word: u16) -> bool {
-        word & 0x7fff == 0
-    }
+    const UNDERFLOWS: u32 = 0x8000;
+    const OVERFLOWS: u32 = 0x7f7f_8000;
 }
 
 pub(crate) struct F16;
@@ -206,22 +203,22 @@ impl Element for F16 {
     fn widen(word: u16) -> f32 {
         widen_small::<5, 10, true>(u32::from(word))
     }
+    // neither infinity nor NaN
+    const PLAIN: u32 = 0x0400;
     #[inline(always)]
-    fn is_plain(_: u16) -> bool {
-        true
+    fn plainness(word: u16) -> u32 {
+        u32::from(!word & 0x7fff)
+    }
+    #[inline(always)]
+    fn widen_plain(word: u16) -> f32 {
+        widen_finite::<5, 10>(u32::from(word))
     }
     #[inline(always)]
     fn narrow(value: f32) -> u16 {
         low16(narrow_small::<5, 10, true>(value))
     }
-    #[inline(always)]
-    fn is_finite(word: u16) -> bool {
-        word & 0x7c00 != 0x7c00
-    }
-    #[inline(always)]
-    fn is_zero(word: u16) -> bool {
-        word & 0x7fff == 0
-    }
+    const UNDERFLOWS: u32 = (127 - 25) << 23;
+    const OVERFLOWS: u32 = 65520.0_f32.to_bits();
 }
 
 pub(crate) struct F8E4M3;
@@ -231,22 +228,22 @@ impl Element for F8E4M3 {
     fn widen(word: u8) -> f32 {
         widen_small::<4, 3, false>(u32::from(word))
     }
+    // not NaN
+    const PLAIN: u32 = 1;
     #[inline(always)]
-    fn is_plain(_: u8) -> bool {
-        true
+    fn plainness(word: u8) -> u32 {
+        u32::from(!word & 0x7f)
+    }
+    #[inline(always)]
+    fn widen_plain(word: u8) -> f32 {
+        widen_finite::<4, 3>(u32::from(word))
     }
     #[inline(always)]
     fn narrow(value: f32) -> u8 {
         low8(narrow_small::<4, 3, false>(value))
     }
-    #[inline(always)]
-    fn is_finite(word: u8) -> bool {
-        word & 0x7f != 0x7f
-    }
-    #[inline(always)]
-    fn is_zero(word: u8) -> bool {
-        word & 0x7f == 0
-    }
+    const UNDERFLOWS: u32 = (127 - 10) << 23;
+    const OVERFLOWS: u32 = 464.0_f32.to_bits() + 1;
 }
 
 pub(crate) struct F8E5M2;
@@ -256,22 +253,22 @@ impl Element for F8E5M2 {
     fn widen(word: u8) -> f32 {
         widen_small::<5, 2, true>(u32::from(word))
     }
+    // neither infinity nor NaN
+    const PLAIN: u32 = 4;
     #[inline(always)]
-    fn is_plain(_: u8) -> bool {
-        true
+    fn plainness(word: u8) -> u32 {
+        u32::from(!word & 0x7f)
+    }
+    #[inline(always)]
+    fn widen_plain(word: u8) -> f32 {
+        widen_finite::<5, 2>(u32::from(word))
     }
     #[inline(always)]
     fn narrow(value: f32) -> u8 {
         low8(narrow_small::<5, 2, true>(value))
     }
-    #[inline(always)]
-    fn is_finite(word: u8) -> bool {
-        word & 0x7c != 0x7c
-    }
-    #[inline(always)]
-    fn is_zero(word: u8) -> bool {
-        word & 0x7f == 0
-    }
+    const UNDERFLOWS: u32 = (127 - 17) << 23;
+    const OVERFLOWS: u32 = 61440.0_f32.to_bits();
 }
 
 /// Round an f64 once to the words of `float`; F64 itself passes through (its NaN made canonical).
@@ -320,20 +317,27 @@ fn low8(bits: u32) -> u8 {
 /// otherwise only the all-ones pattern is NaN.
 #[inline(always)]
 fn widen_small<const EXP: u32, const MAN: u32, const IEEE: bool>(bits: u32) -> f32 {
-    let bias = (1 << (EXP - 1)) - 1;
-    let rebias = (127 - bias) << 23;
     let magnitude = bits & ((1 << (EXP + MAN)) - 1);
-    let shifted = magnitude << (23 - MAN);
-    // as if normal, one binade up, less the hidden bit that a subnormal does not have
-    let one = rebias + (1 << 23);
-    let subnormal = (f32::from_bits(shifted + one) - f32::from_bits(one)).to_bits();
-    // 255 − (2^EXP − 1) − (127 − bias) = 127 − bias: adding the bias twice reaches the top exponent
-    let special = shifted + 2 * rebias;
     let is_special =
         if IEEE { magnitude >> MAN == (1 << EXP) - 1 } else { magnitude == (1 << (EXP + MAN)) - 1 };
-    let special = if IEEE { special } else { 0x7fc0_0000 };
-    let finite = if magnitude >> MAN == 0 { subnormal } else { shifted + rebias };
-    f32::from_bits(if is_special { special } else { finite } | ((bits >> (EXP + MAN)) << 31))
+    let sign = (bits >> (EXP + MAN)) << 31;
+    let special = if IEEE { magnitude << (23 - MAN) | 0x7f80_0000 | sign } else { 0x7fc0_0000 | sign };
+    if is_special { f32::from_bits(special) } else { widen_finite::<EXP, MAN>(bits) }
+}
+
+/// [`widen_small`] of what is neither infinity nor NaN.
+#[inline(always)]
+fn widen_finite<const EXP: u32, const MAN: u32>(bits: u32) -> f32 {
+    let bias = (1 << (EXP - 1)) - 1;
+    let magnitude = (bits & ((1 << (EXP + MAN)) - 1)) << (23 - MAN);
+    // as if normal; a subnormal then has a hidden bit too much, and comes out between half the least normal and that
+    let normal = f32::from_bits(magnitude + ((127 - bias) << 23));
+    let least = f32::from_bits((128 - bias) << 23);
+    // what it lacks to the least normal is what it has too much: both differences are exact, and negative floats are
+    // negative integers
+    let excess = (normal - least).to_bits().cast_signed().min(0);
+    let value = normal + f32::from_bits(excess.cast_unsigned());
+    f32::from_bits(value.to_bits() | (bits >> (EXP + MAN)) << 31)
 }
 
 /// Round to nearest even; see [`widen_small`] for the parameters.
@@ -370,10 +374,10 @@ mod tests {
         for word in 0..=u16::MAX {
             assert!(same(F16::widen(word), f16::from_bits(word).to_f32()), "f16 {word:#x}");
             assert!(same(Bf16::widen(word), bf16::from_bits(word).to_f32()), "bf16 {word:#x}");
-            if F16::is_finite(word) {
+            if f16::from_bits(word).is_finite() {
                 assert_eq!(F16::narrow(F16::widen(word)), word);
             }
-            if Bf16::is_finite(word) {
+            if bf16::from_bits(word).is_finite() {
                 assert_eq!(Bf16::narrow(Bf16::widen(word)), word);
             }
         }
@@ -423,6 +427,44 @@ mod tests {
         assert_eq!(F16::narrow(nan), 0x7e00);
         assert_eq!(F8E4M3::narrow(nan), 0x7f);
         assert_eq!(F8E5M2::narrow(nan), 0x7e);
+    }
+
+    #[test]
+    fn magnitudes_underflow_and_overflow_from_where_it_is_said() {
+        fn check<E: Element>() {
+            let narrowed = |bits: u32| E::widen(E::narrow(f32::from_bits(bits)));
+            if E::UNDERFLOWS > 0 {
+                assert_eq!(narrowed(E::UNDERFLOWS), 0.0);
+            }
+            assert_ne!(narrowed(E::UNDERFLOWS + 1), 0.0);
+            assert!(narrowed(E::OVERFLOWS - 1).is_finite() && !narrowed(E::OVERFLOWS).is_finite());
+        }
+        check::<F32>();
+        check::<Bf16>();
+        check::<F16>();
+        check::<F8E4M3>();
+        check::<F8E5M2>();
+    }
+
+    #[test]
+    fn plain_words_widen_alike() {
+        fn check<E: Element>(word: E::Word) {
+            let value = E::widen(word);
+            if E::plainness(word) >= E::PLAIN {
+                assert_eq!(E::widen_plain(word).to_bits(), value.to_bits());
+                assert!(value == 0.0 || value.is_nan() || value.abs() >= f32::from_bits(67 << 23));
+            } else {
+                assert!(!value.is_finite() || value.abs() < f32::from_bits(67 << 23));
+            }
+        }
+        for word in 0..=u16::MAX {
+            check::<F16>(word);
+            check::<Bf16>(word);
+            check::<F32>(u32::from(word) << 16);
+            check::<F32>(u32::from(word) << 16 | 0xffff);
+            check::<F8E4M3>(low8(u32::from(word) >> 8));
+            check::<F8E5M2>(low8(u32::from(word) >> 8));
+        }
     }
 
     #[test]

@@ -89,6 +89,8 @@ fn compile(root: &Path, features: &str, folder: &Path) -> Result<[Vec<u8>; 2]> {
     .to_vec();
     // the loops are inlined by order; the rest is to be small
     flags.push("-Cllvm-args=-inline-threshold=50".into());
+    // else the kernel's block, which has many uses, is taken to overlap its inputs, and each loop is compiled a second time
+    flags.push("-Cllvm-args=-capture-tracking-max-uses-to-explore=10000".into());
     flags.extend(small);
     // a folder for each: cargo keeps builds with different flags apart, but not their results
     command.current_dir(root).args([

@@ -8,6 +8,7 @@
 //! in every operand passes through unchanged, which is right because weights sum to 1. NaN results are canonical.
 //! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
 
+use core::hint::select_unpredictable;
 use core::ops::Range;
 
 use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64};
@@ -97,11 +98,16 @@ macro_rules! for_dtype {
 
 /// The obvious loop: never optimised, never removed; everything else is measured against it.
 pub fn reference(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
+    reference_from(0, operands, dtype, out)
+}
+
+/// The elements from `first` on.
+fn reference_from(first: usize, operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
     if needs_f64(operands, dtype) {
         return reference_f64(operands, dtype, out);
     }
     let mut tally = Tally::default();
-    for (i, result) in out.chunks_exact_mut(dtype.bytes()).enumerate() {
+    for (i, result) in (first..).zip(out.chunks_exact_mut(dtype.bytes())) {
         let value = |operand: &Operand<'_>| {
             let size = operand.dtype.bytes();
             widen(operand.dtype, &operand.bytes[i * size..(i + 1) * size])
@@ -137,41 +143,33 @@ pub fn weighted_sum(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> T
     if needs_f64(operands, dtype) {
         return reference_f64(operands, dtype, out);
     }
+    // see `Block::add` for what this makes of the words that are plain
+    const LEAST_WEIGHT: f32 = 1.0 / (1_u64 << 40) as f32;
+    let may_be_plain = operands.iter().all(|operand| round(operand.weight).abs() >= LEAST_WEIGHT);
     let mut block = Block { sum: [0; BLOCK], last: [0; BLOCK], differs: [0; BLOCK] };
-    let mut tally = Tally::default();
-    let (out_size, mut start) = (dtype.bytes(), 0);
-    for out in out.chunks_mut(BLOCK * out_size) {
-        let elements = start..start + out.len() / out_size;
-        start = elements.end;
-        block.begin(&operands[0], &elements);
-        let mut are_plain = true;
-        for operand in operands {
-            are_plain &= is_plain(operand, &elements);
+    let size = dtype.bytes();
+    let whole = out.len() / (STEP * size) * STEP;
+    let (out, rest) = out.split_at_mut(whole * size);
+    let mut tally = reference_from(whole, operands, dtype, rest);
+    let blocks = (0..).step_by(BLOCK).zip(out.chunks_mut(BLOCK * size));
+    for (start, out) in blocks {
+        let elements = start..start + out.len() / size;
+        // nearly all words are plain, which shows while they are summed: the rare block with others is summed again
+        if !(may_be_plain && block.sum_plain(operands, &elements)) {
+            block.sum(operands, &elements);
         }
-        if are_plain {
-            let mut rest = operands;
-            while let [operand, after @ ..] = rest {
-                rest = match rest.split_first_chunk::<GROUP>() {
-                    Some((group, after)) if group.iter().all(|other| other.dtype == operand.dtype) => {
-                        block.add::<GROUP, true>(group, &elements);
-                        after
-                    }
-                    _ => {
-                        block.add::<1, true>(&[*operand], &elements);
-                        after
-                    }
-                }
-            }
-        } else {
-            for operand in operands {
-                block.add::<1, false>(&[*operand], &elements);
-            }
+        let (extremes, [underflows, overflows]) =
+            for_dtype!(dtype, E => (block.finish::<E>(out), [E::UNDERFLOWS, E::OVERFLOWS]));
+        // nearly always there is nothing to count
+        if extremes.least < underflows || extremes.most >= overflows {
+            tally = tally.plus(block.count(elements.len(), underflows, overflows));
         }
-        tally = tally.plus(for_dtype!(dtype, E => block.finish::<E>(out)));
     }
     tally
 }
 
+/// The loops go over multiples of this many elements, so that none needs a second loop for what is left of a vector.
+const STEP: usize = 64;
 /// Elements per block: three arrays of 4 bytes each take 12 kB of the first-level cache.
 const BLOCK: usize = 1024;
 /// Operands of one dtype that share a pass over the block: between them the sum stays in registers.
@@ -180,54 +178,93 @@ const GROUP: usize = 4;
 /// f32 values as bits, so that the compiler may use integer and float instructions alike.
 struct Block {
     sum: [u32; BLOCK],
-    /// the value of the operand added last; before any, of the first
+    /// the value of the operand added last
     last: [u32; BLOCK],
     /// bits in which any operand differs from the one before it
     differs: [u32; BLOCK],
 }
 
-impl Block {
-    #[inline(always)]
-    fn begin(&mut self, first: &Operand<'_>, elements: &Range<usize>) {
-        // −0 + x is x for every x, zeros of both signs included
-        self.sum.fill((-0.0_f32).to_bits());
-        self.differs.fill(0);
-        for_dtype!(first.dtype, E => self.set_last::<E>(first, elements))
-    }
+/// Magnitudes of the results of a block, as bits.
+struct Extremes {
+    /// the smallest but zero, less one
+    least: u32,
+    most: u32,
+}
 
+impl Block {
+    /// The sum, whatever the words are.
     #[inline(always)]
-    fn set_last<E: Element>(&mut self, first: &Operand<'_>, elements: &Range<usize>) {
-        for (word, last) in words::<E>(first, elements).iter().zip(&mut self.last) {
-            *last = E::widen(E::read(word.as_ref())).to_bits();
+    fn sum(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) {
+        let (first, rest) = operands.split_first().expect("a sum has at least one operand");
+        self.add::<1, false, true>(&[*first], elements);
+        for operand in rest {
+            self.add::<1, false, false>(&[*operand], elements);
         }
     }
 
-    /// All operands of `group` have one dtype.
+    /// The sum as if all words were plain ([`Element::plainness`]); whether they are.
     #[inline(always)]
-    fn add<const N: usize, const PLAIN: bool>(&mut self, group: &[Operand<'_>; N], elements: &Range<usize>) {
-        for_dtype!(group[0].dtype, E => self.add_words::<E, N, PLAIN>(group, elements))
+    fn sum_plain(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) -> bool {
+        let (mut are_plain, mut rest) = (true, operands);
+        while let [operand, after @ ..] = rest {
+            let is_first = rest.len() == operands.len();
+            let is_alike = |other: &Operand<'_>| other.dtype == operand.dtype;
+            let group = rest.split_first_chunk::<GROUP>().filter(|(group, _)| group.iter().all(is_alike));
+            let is_plain;
+            (is_plain, rest) = match (group, is_first) {
+                (Some((group, after)), true) => (self.add::<GROUP, true, true>(group, elements), after),
+                (Some((group, after)), false) => (self.add::<GROUP, true, false>(group, elements), after),
+                (None, true) => (self.add::<1, true, true>(&[*operand], elements), after),
+                (None, false) => (self.add::<1, true, false>(&[*operand], elements), after),
+            };
+            are_plain &= is_plain;
+        }
+        are_plain
     }
 
+    /// Add operands of one dtype; whether all their words are plain.
+    ///
+    /// With words and weights that are `PLAIN` no subnormal can occur: elements are zero or at least 2⁻⁶⁰ and weights at
+    /// least 2⁻⁴⁰, so products are zero or at least 2⁻¹⁰⁰, multiples of 2⁻¹²³; and a sum of such multiples is zero or at
+    /// least 2⁻¹²³, a normal number.
     #[inline(always)]
-    fn add_words<E: Element, const N: usize, const PLAIN: bool>(
+    fn add<const N: usize, const PLAIN: bool, const FIRST: bool>(
         &mut self,
         group: &[Operand<'_>; N],
         elements: &Range<usize>,
-    ) {
+    ) -> bool {
+        for_dtype!(group[0].dtype, E => self.add_words::<E, N, PLAIN, FIRST>(group, elements))
+    }
+
+    #[inline(always)]
+    fn add_words<E: Element, const N: usize, const PLAIN: bool, const FIRST: bool>(
+        &mut self,
+        group: &[Operand<'_>; N],
+        elements: &Range<usize>,
+    ) -> bool {
         let weights = group.each_ref().map(|operand| round(operand.weight));
         let words = group.each_ref().map(|operand| words::<E>(operand, elements));
-        let n = elements.len();
+        let n = elements.len() / STEP * STEP;
         let (sums, lasts, differences) = (&mut self.sum[..n], &mut self.last[..n], &mut self.differs[..n]);
+        let mut plainness = u32::MAX;
         for i in 0..n {
-            let (mut sum, mut last, mut differs) = (f32::from_bits(sums[i]), lasts[i], differences[i]);
+            // −0 + x is x for every x, zeros of both signs included
+            let (mut sum, mut last, mut differs) =
+                if FIRST { (-0.0, 0, 0) } else { (f32::from_bits(sums[i]), lasts[i], differences[i]) };
+            // of these operands: the minimum over all would make each wait for the last
+            let mut least = u32::MAX;
             let mut add = |k: usize| {
-                let value = E::widen(E::read(words[k][i].as_ref()));
+                let word = E::read(words[k][i].as_ref());
+                let value = if PLAIN { E::widen_plain(word) } else { E::widen(word) };
                 sum = if PLAIN {
+                    least = least.min(E::plainness(word));
                     sum + weights[k] * value
                 } else {
                     flush(sum + flush(weights[k] * flush(value)))
                 };
-                differs |= value.to_bits() ^ last;
+                if !(FIRST && k == 0) {
+                    differs |= value.to_bits() ^ last;
+                }
                 last = value.to_bits();
             };
             // written out: where code is to be small, as in WebAssembly, a loop would stay one and not be vectorised
@@ -237,23 +274,45 @@ impl Block {
                 add(2);
                 add(3);
             }
+            plainness = plainness.min(least);
             (sums[i], lasts[i], differences[i]) = (sum.to_bits(), last, differs);
         }
+        plainness >= E::PLAIN
+    }
+
+    /// Narrow the results into `out`.
+    #[inline(always)]
+    fn finish<E: Element>(&self, out: &mut [u8]) -> Extremes {
+        let n = out.len() / (STEP * E::BYTES) * STEP;
+        let out = &mut out[..n * E::BYTES];
+        let (mut least, mut most) = (u32::MAX, 0);
+        for i in 0..n {
+            let sum = self.result(i);
+            let magnitude = sum & 0x7fff_ffff;
+            // zero, less one, is the largest of all
+            least = least.min(magnitude.wrapping_sub(1));
+            most = most.max(magnitude);
+            E::write(E::narrow(f32::from_bits(sum)), &mut out[i * E::BYTES..(i + 1) * E::BYTES]);
+        }
+        Extremes { least, most }
+    }
+
+    /// Count the results that are below or above what narrows well, both as bits of magnitudes.
+    #[inline(always)]
+    fn count(&self, n: usize, underflows: u32, overflows: u32) -> Tally {
+        let (mut non_finite, mut underflowed) = (0u32, 0u32);
+        for i in 0..n {
+            let magnitude = self.result(i) & 0x7fff_ffff;
+            non_finite += u32::from(magnitude >= overflows);
+            underflowed += u32::from(magnitude.wrapping_sub(1) < underflows);
+        }
+        Tally { non_finite: non_finite.into(), underflowed: underflowed.into() }
     }
 
     #[inline(always)]
-    fn finish<E: Element>(&self, out: &mut [u8]) -> Tally {
-        let state = self.sum.iter().zip(&self.last).zip(&self.differs);
-        // 32-bit counters: they stay in vector registers
-        let (mut non_finite, mut underflowed) = (0u32, 0u32);
-        for (word, ((&sum, &last), &differs)) in out.chunks_exact_mut(E::BYTES).zip(state) {
-            let sum = if differs == 0 { last } else { sum };
-            let result = E::narrow(f32::from_bits(sum));
-            non_finite += u32::from(!E::is_finite(result));
-            underflowed += u32::from(E::is_zero(result) & (sum & 0x7fff_ffff != 0));
-            E::write(result, word);
-        }
-        Tally { non_finite: non_finite.into(), underflowed: underflowed.into() }
+    fn result(&self, i: usize) -> u32 {
+        // no branch: the loads would follow it, one by one
+        select_unpredictable(self.differs[i] == 0, self.last[i], self.sum[i])
     }
 }
 
@@ -261,26 +320,6 @@ impl Block {
 #[inline(always)]
 fn words<'a, E: Element>(operand: &Operand<'a>, elements: &Range<usize>) -> &'a [E::Bytes] {
     E::split(&operand.bytes[elements.start * E::BYTES..elements.end * E::BYTES])
-}
-
-/// Whether [`Element::is_plain`] holds for all elements, and the weight leaves their sums plain.
-///
-/// Then no subnormal can occur: elements are zero or at least 2⁻⁶⁰ and weights at least 2⁻⁴⁰, so products are zero or at
-/// least 2⁻¹⁰⁰, multiples of 2⁻¹²³; and a sum of such multiples is zero or at least 2⁻¹²³, a normal number.
-#[inline(always)]
-fn is_plain(operand: &Operand<'_>, elements: &Range<usize>) -> bool {
-    const LEAST_WEIGHT: f32 = 1.0 / (1_u64 << 40) as f32;
-    let are_plain = for_dtype!(operand.dtype, E => are_plain::<E>(operand, elements));
-    are_plain && round(operand.weight).abs() >= LEAST_WEIGHT
-}
-
-#[inline(always)]
-fn are_plain<E: Element>(operand: &Operand<'_>, elements: &Range<usize>) -> bool {
-    let mut are_plain = true;
-    for word in words::<E>(operand, elements) {
-        are_plain &= E::is_plain(E::read(word.as_ref()));
-    }
-    are_plain
 }
 
 /// A subnormal becomes zero of its sign.

@@ -86,6 +86,7 @@ impl ModuleJob<'_> {
 
     /// ‖Σ wBA‖² straight from the factors, in f64.
     #[cold]
+    #[cfg_attr(target_family = "wasm", inline)] // where `add_gram` is compiled already
     fn norm_of_sum(
         &self,
         weights: &[f64],

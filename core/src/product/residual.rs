@@ -102,7 +102,8 @@ impl<'a> Spread<'a> {
     }
 
     /// Take the next points, a multiple of [`BLOCK`] but for the last.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(super) fn add(&mut self, stack: &Stack<'_>) {
         let (stride, features, rank) = (self.sums.stride, self.sums.rows, self.mean.len());
         for start in (0..stack.points).step_by(BLOCK) {

@@ -151,7 +151,7 @@ impl Metrics for Logs<'_> {
     }
 
     fn log(&self, run: &str) -> Result<Cow<'_, History>> {
-        Ok(Cow::Borrowed(&self.found.histories[run]))
+        Ok(Cow::Borrowed(self.found.history(run)))
     }
 }
 

@@ -1,6 +1,5 @@
 //! One merge: checked, cut into jobs, run piece by piece, and told in a report.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -16,6 +15,7 @@ use mwa::{
 };
 use mwa_wasm_fast::LOOPS;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Weights};
@@ -71,7 +71,7 @@ struct Finished<'a> {
 struct Hashes {
     outputs: Vec<String>,
     /// By the number of the file.
-    inputs: BTreeMap<usize, String>,
+    inputs: Map<String, Value>,
 }
 
 impl Merge {
@@ -331,7 +331,8 @@ impl Merge {
         }
         for (row, numbers) in self.report.inputs.iter_mut().zip(&self.numbers) {
             for (file, number) in row.files.iter_mut().zip(numbers) {
-                file.sha256 = hashes.inputs.get(number).cloned().unwrap_or_default();
+                let hash = hashes.inputs.get(&number.to_string()).and_then(Value::as_str);
+                file.sha256 = hash.unwrap_or_default().into();
             }
             // a file that was not hashed cannot be checked; the merge itself still can
             row.files.retain(|file| !file.sha256.is_empty());
@@ -388,11 +389,14 @@ pub(crate) fn inputs(checkpoints: &[&Checkpoint]) -> Vec<Input> {
 
 /// Say so when two inputs are the same model.
 fn note_twins(report: &mut Report) {
-    let mut seen: BTreeMap<Vec<&str>, &str> = BTreeMap::new();
-    for input in report.inputs.iter().filter(|input| !input.files.is_empty()) {
-        let content: Vec<_> = input.files.iter().map(|file| file.sha256.as_str()).collect();
-        if let Some(twin) = seen.insert(content, &input.name) {
-            report.notes.push(format!("{twin} and {} hold the same weights, byte for byte", input.name));
+    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
+    for (i, input) in report.inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
+        let mut before =
+            report.inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());
+        let twin = before.find(|other| other.files.iter().zip(&input.files).all(is_same));
+        if let Some(twin) = twin {
+            let (a, b) = (&twin.name, &input.name);
+            report.notes.push(format!("{a} and {b} hold the same weights, byte for byte"));
         }
     }
 }

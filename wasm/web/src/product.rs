@@ -1,6 +1,5 @@
 //! Product space: what adapters do is averaged, module by module, after the sums over all other tensors.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -91,7 +90,7 @@ impl Modules {
         self.products.gaps(is_strict)
     }
 
-    pub(crate) fn layout(&self, dtype: Option<Float>) -> BTreeMap<String, (Dtype, Vec<u64>)> {
+    pub(crate) fn layout(&self, dtype: Option<Float>) -> Vec<(String, Dtype, Vec<u64>)> {
         self.products.layout(&self.ranks, dtype)
     }
 
