@@ -21,7 +21,7 @@ export interface Comparison {
 export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighOptions | "signal" | "threads" | "onProgress"> = {}): Promise<Comparison> {
   const { inputs } = weigh(run, weighing(options));
   return withPool(options.threads, async (pool) => {
-    const jobBytes = bytesOfJobs(run, pool, inputs.length);
+    const jobBytes = bytesOfJobs(pool, inputs.length);
     const core = call(() => run.core.compare(wanted(options), jobBytes));
     try {
       const k = core.inputs();

@@ -4,12 +4,18 @@ import { reopen } from "./core.js";
 import { hashBlob } from "./hash.js";
 import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
 import { Tap } from "./tap.js";
+import { Turns } from "./turns.js";
+
+const STOPPED = { kind: "stopped", message: "stopped; nothing was written" };
+/** Jobs under way: one computes and one reads; more would only take memory. */
+export const AT_ONCE = 2;
 
 /** What one thread has on its desk. */
 export class Desk {
   #work: Merge | Comparison | Survey | undefined;
   #blobs: (Blob | null)[] = [];
   #taps = new Map<number, Tap>();
+  readonly #turns = new Turns(AT_ONCE);
   /** Memory of earlier reads. */
   #spare: ArrayBuffer[] = [];
 
@@ -18,7 +24,7 @@ export class Desk {
     if (request.what === "begin") this.#begin(request.begin);
     else if (request.what === "end") this.#end();
     else if (request.what === "hash") return { hash: await hashBlob(request.blob) };
-    else return this.#job(request.job, request.pieces);
+    else return this.#turns.take(() => this.#job(request.job, request.pieces));
     return {};
   }
 
@@ -45,9 +51,10 @@ export class Desk {
   }
 
   async #job(index: number, pieces: Piece[]): Promise<Omit<Reply, "id">> {
+    if (!this.#work) throw STOPPED;
     const inputs = await Promise.all(pieces.map((piece) => this.#read(piece)));
     const work = this.#work;
-    if (!work) throw { kind: "stopped", message: "stopped; nothing was written" };
+    if (!work) throw STOPPED;
     const answer = this.#run(work, index, inputs);
     const spent: Spent = [];
     for (const [i, { file, bytes }] of pieces.entries()) {

@@ -162,7 +162,7 @@ async function survey(run: Run, options: MergeOptions, excluded: number[], pool:
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], dropped: string[], pool: Pool): Promise<Merged> {
   const began = performance.now();
-  const jobBytes = bytesOfJobs(run, pool, weigh(run, weighing(options)).inputs.length);
+  const jobBytes = bytesOfJobs(pool, weigh(run, weighing(options)).inputs.length);
   const ranks = await survey(run, options, excluded, pool);
   const core = plan(run, options, excluded, ranks, jobBytes);
   const written: Writer[] = [];

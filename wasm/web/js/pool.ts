@@ -1,6 +1,6 @@
 /** Threads that run jobs: workers, each with a core of its own, or this thread where there can be none. */
 import { load, type Given } from "./core.js";
-import { Desk } from "./desk.js";
+import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
 import { hashBlob, WHOLE } from "./hash.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
@@ -63,8 +63,6 @@ type Worked = Thread<Request, Reply> & { underflowed: number };
 
 /** Most threads that are started unless the caller asks for more: memory bandwidth ends the gain. */
 const MOST = 8;
-/** Jobs under way in each thread: one computes and one reads; more would only take memory. */
-const AT_ONCE = 2;
 /** And on a GPU, where one more comes back. */
 const AT_ONCE_ON_GPU = 3;
 
@@ -128,9 +126,9 @@ export class Pool {
     return this.threads.length;
   }
 
-  /** Jobs to have under way. */
-  get atOnce(): number {
-    return AT_ONCE * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
+  /** Jobs to have given out, if a thread is given `each`. */
+  atOnce(each: number): number {
+    return each * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
   }
 
   /** Values that underflowed, over all threads. */
@@ -157,19 +155,19 @@ export class Pool {
     }));
   }
 
-  /** Ask the thread with the least to do. */
-  async ask(request: Request): Promise<Reply> {
-    const thread = idlest(this.threads);
+  /** Ask the thread of that number, or the one with the least to do. */
+  async ask(request: Request, number?: number): Promise<Reply> {
+    const thread = number === undefined ? idlest(this.threads) : this.threads[number % this.size]!;
     const transfer = request.what === "job" ? request.pieces.flatMap(({ bytes }) => (bytes ? [bytes.buffer] : [])) : [];
     const reply = await thread.ask(request, transfer);
     thread.underflowed = reply.underflowed ?? thread.underflowed;
     return reply;
   }
 
-  /** Whether the next sum is for the GPU. */
-  get isForGpu(): boolean {
+  /** Whether the next sum is for the GPU, if a thread is given `each`. */
+  isForGpu(each: number): boolean {
     if (!this.#gpu) return false;
-    return this.#all || this.#gpu.thread.pending / AT_ONCE_ON_GPU <= idlest(this.threads).pending / AT_ONCE;
+    return this.#all || this.#gpu.thread.pending / AT_ONCE_ON_GPU <= idlest(this.threads).pending / each;
   }
 
   /** Run a sum on the GPU; undefined if it failed, or if its result cannot be accepted: then a thread must run the job. */
