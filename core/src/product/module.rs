@@ -8,7 +8,6 @@ use core::ops::Range;
 use super::panel;
 use crate::agree::{Half, half};
 use crate::dtype::Float;
-use crate::index::Index;
 use crate::plan::{Found, Tensors};
 use crate::safetensors::Tensor;
 use crate::{AdapterConfig, Error, ErrorKind, Input, Result, Weights};
@@ -89,24 +88,31 @@ pub(super) fn modules(
     scale: impl Fn(usize, &str, u64) -> f64,
 ) -> Result<(Vec<Module>, Vec<Gap>)> {
     let tensors: Vec<_> = inputs.iter().map(|input| Tensors::new(&input.files)).collect();
-    let is_down = |name: &&str| matches!(half(name), Some((Half::Down, _)));
-    let names = tensors.iter().flat_map(Tensors::sorted).map(|(_, tensor)| tensor.name.as_str());
-    let mut names: Vec<&str> = names.filter(is_down).collect();
+    let (mut downs, mut names) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for input in &tensors {
+        let mut halves = Vec::new();
+        for found in input.sorted() {
+            if let Some((Half::Down, other)) = half(&found.1.name) {
+                names.push(found.1.name.as_str());
+                halves.push((found, other));
+            }
+        }
+        downs.push(halves);
+    }
     names.sort_unstable();
     names.dedup();
-    let index = Index::new(names.iter().copied());
     let mut modules: Vec<Option<Module>> = names.iter().map(|_| None).collect();
     for (i, input) in inputs.iter().enumerate() {
         let at = |error: Error| error.file(&*input.name);
-        for found in tensors[i].sorted() {
+        for (found, other) in &downs[i] {
             let name = &found.1.name;
-            let (Some(place), Some((_, other))) = (index.place(name), half(name)) else { continue };
-            let up = tensors[i].find(&other).ok_or_else(|| {
+            let up = tensors[i].find(other).ok_or_else(|| {
                 at(Error::new(ErrorKind::Names, format!("has no other half: `{other}` is missing"))
                     .tensor(name))
             })?;
             let bias = other.strip_suffix("weight").and_then(|stem| tensors[i].find(&format!("{stem}bias")));
-            let (module, source) = one(found, up, bias, configs[i]).map_err(at)?;
+            let (module, source) = one(*found, up, bias, configs[i]).map_err(at)?;
+            let place = names.binary_search(&name.as_str()).expect("names has all of them");
             let known = modules[place].get_or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
             let weight = weights.values()[i];
