@@ -1,45 +1,47 @@
-// Run all vectors and the sample run in Node: through jco's transpiled component, or through the core module.
+// Run all vectors and the sample run: through jco's transpiled component, here or in Chromium, or through the core module.
 //
 //   node tests/runner.mjs component DIR   (DIR: what `jco transpile` wrote)
+//   node tests/runner.mjs browser DIR     (playwright-core is found from there)
 //   node tests/runner.mjs module FILE
 //
 // Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import * as components from "../wasm/host.mjs";
 import * as modules from "../wasm/module.mjs";
+import { face } from "./component.mjs";
+import { pack, unpack } from "./web/pack.mjs";
+import { serve } from "./web/serve.mjs";
 
 const root = join(fileURLToPath(import.meta.url), "../..");
 const vectors = join(root, "tests/vectors");
-const [face, path] = process.argv.slice(2);
-const { merge, weigh, inspect } = face === "component" ? await component(path) : await module(path);
+const [kind, path] = process.argv.slice(2);
+let close = () => {};
+const { merge, weigh, inspect } = await { component, browser, module }[kind](path);
 
-/** One way to merge, whichever the face: dtype, raw weights or logs. */
 async function component(folder) {
   const { merger } = await import(pathToFileURL(join(resolve(folder), "mwa.js")));
-  const told = (call) => {
-    try {
-      return call();
-    } catch (error) {
-      if (error.payload === undefined) throw error;
-      throw Object.assign(new Error(error.payload.detail), error.payload);
-    }
+  return face(merger);
+}
+
+/** The same in Chromium, asked from here: numbers and bytes go there and come back. */
+async function browser(folder) {
+  const { chromium } = createRequire(join(resolve(folder), "mwa.js"))("playwright-core");
+  const server = await serve({ "/component/": resolve(folder), "/wasm/": join(root, "wasm"), "/tests/": join(root, "tests") });
+  // "--no-sandbox": CI runs as root in a container
+  const program = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+  close = () => (server.close(), program.close());
+  const page = await program.newPage();
+  await page.goto(`${server.url}/tests/web/component.html`);
+  const call = (name) => async (...given) => {
+    const { value, error } = await page.evaluate(([name, given]) => globalThis.call(name, given), [name, pack(given)]);
+    if (error) throw Object.assign(new Error(error.detail), error);
+    return unpack(value);
   };
-  const weighing = ({ explicit, logged }) =>
-    explicit
-      ? { tag: "explicit", val: Float64Array.from(explicit) }
-      : { tag: "logged", val: { ...logged, options: { tolerance: 0n, strict: false } } };
-  const tagged = (it) => (typeof it === "string" ? { tag: it } : { tag: Object.keys(it)[0], val: Object.values(it)[0] });
-  const space = (it) => (it.product === undefined ? tagged(it) : { tag: "product", val: tagged(it.product) });
-  return {
-    merge: (inputs, { weighing: how, space: where = "factors", allow_non_finite = false, ...recipe }) =>
-      told(() => components.mergeFiles(merger, inputs, { weighing: weighing(how), space: space(where), allowNonFinite: allow_non_finite, ...recipe })),
-    weigh: (metrics, goal, scheme, penalty) => told(() => merger.weigh(Float64Array.from(metrics), goal, scheme, penalty)),
-    inspect: (bytes) => told(() => merger.inspect(components.head(merger, bytes), BigInt(bytes.length))),
-  };
+  return { merge: call("merge"), weigh: call("weigh"), inspect: call("inspect") };
 }
 
 async function module(file) {
@@ -53,9 +55,9 @@ const index = JSON.parse(readFileSync(join(vectors, "index.json"), "utf8"));
 const count = { passed: 0, failed: 0, skipped: 0 };
 const outputs = createHash("sha256");
 
-function check(name, body) {
+async function check(name, body) {
   try {
-    const wrong = body();
+    const wrong = await body();
     if (wrong) throw new Error(wrong);
     count.passed += 1;
   } catch (error) {
@@ -75,9 +77,9 @@ function tensors(bytes) {
 }
 
 /** Expect a failure of a kind that names what it should. */
-function fails(call, { error: kind, tensor, says }) {
+async function fails(call, { error: kind, tensor, says }) {
   try {
-    call();
+    await call();
   } catch (error) {
     if (error.kind !== kind) return `failed with ${error.kind} (${error.message}), expected ${kind}`;
     const all = `${error.file ?? ""}: ${error.tensor ?? ""} ${error.message} ${error.help ?? ""}`;
@@ -88,14 +90,14 @@ function fails(call, { error: kind, tensor, says }) {
 }
 
 for (const it of index.cases) {
-  check(it.case, () => {
+  await check(it.case, async () => {
     const inputs = it.inputs.map((name, i) => ({ name: `input ${i}`, bytes: read(name) }));
     const dtype = it.dtype === "keep" ? undefined : it.dtype;
     const recipe = { weighing: { explicit: it.weights }, dtype, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
     // what the plan can do, but no program would ask for
     if (it.case === "no-tensors") return fails(() => merge(inputs, recipe), { error: "input", says: "no tensors" });
     if (it.error) return fails(() => merge(inputs, recipe), it);
-    const { bytes } = merge(inputs, recipe);
+    const { bytes } = await merge(inputs, recipe);
     outputs.update(bytes);
     return tensors(bytes) === tensors(read(it.output)) ? undefined : `differs from ${it.output}`;
   });
@@ -105,9 +107,9 @@ const ranks = [["inputs", "inputs"], ["1", { fixed: 1 }], ["full", "full"], ["en
 for (const { name, weights, configs } of JSON.parse(readFileSync(join(vectors, "product/index.json"), "utf8"))) {
   for (const [asked, rank] of ranks) {
     const title = `${name} at rank ${asked}`;
-    check(title, () => {
+    await check(title, async () => {
       const inputs = configs.map((config, i) => ({ name: `input ${i}`, bytes: read(`product/${name}-${i}.safetensors`), config: JSON.stringify(config) }));
-      const { bytes } = merge(inputs, { weighing: { explicit: weights }, space: { product: rank }, chunk: 1000 });
+      const { bytes } = await merge(inputs, { weighing: { explicit: weights }, space: { product: rank }, chunk: 1000 });
       outputs.update(bytes);
       return sha256(bytes) === products[title] ? undefined : `${sha256(bytes)}, expected ${products[title]}`;
     });
@@ -115,22 +117,22 @@ for (const { name, weights, configs } of JSON.parse(readFileSync(join(vectors, "
 }
 const number = (value) => (typeof value === "string" ? Number(value) : value);
 for (const it of index.weights.filter((it) => it.metrics && weigh)) {
-  check(it.case, () => {
+  await check(it.case, async () => {
     const call = () => weigh(it.metrics.map(number), it.goal ?? "min", it.scheme, number(it.penalty ?? 0));
     if (it.error) return fails(call, it);
     const close = (a, b) => a === b || (b !== 0 && Math.abs(a - b) <= Math.max(1e-14 * Math.abs(b), 1e-16));
-    return [...call()].every((weight, i) => close(weight, it.weights[i])) ? undefined : `weights differ`;
+    return [...(await call())].every((weight, i) => close(weight, it.weights[i])) ? undefined : `weights differ`;
   });
 }
 for (const it of index.hostile) {
-  check(it.case ?? it.file, () => {
+  await check(it.case ?? it.file, async () => {
     const bytes = read(it.file);
     const call = inspect
       ? () => inspect(bytes)
       : () => merge([{ name: it.file, bytes }], { weighing: { explicit: [1] }, dtype: "f32", allow_non_finite: true });
     if (it.error) return fails(call, it);
     if (!inspect && it.tensors.length === 0) return fails(call, { error: "input", says: "no tensors" });
-    call();
+    await call();
   });
 }
 
@@ -143,7 +145,8 @@ const inputs = steps.sort((a, b) => a - b).map((step) => {
 });
 const logs = steps.map((step) => readFileSync(join(run, `checkpoint-${step}/trainer_state.json`), "utf8"));
 const start = performance.now();
-const merged = merge(inputs, { weighing: { logged: { logs, scheme: "linear", penalty: 0.8 } } });
+const merged = await merge(inputs, { weighing: { logged: { logs, scheme: "linear", penalty: 0.8 } } });
 const seconds = (performance.now() - start) / 1000;
 console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: sha256(merged.bytes), seconds }));
 process.exitCode = count.failed === 0 ? 0 : 1;
+await close();

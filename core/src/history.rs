@@ -71,17 +71,21 @@ impl History {
                     notes.push(note.clone());
                 }
             }
-            let conflicts: Vec<Option<Conflict>> =
-                branches.iter().map(|branch| branch.conflict(&state)).collect();
-            if branches.is_empty() || conflicts.iter().all(Option::is_some) {
-                let conflict = conflicts.into_iter().flatten().max_by_key(|conflict| conflict.step);
-                branches.push(Branch { conflict, ..Branch::new(state) });
-            } else {
-                for (branch, _) in
-                    branches.iter_mut().zip(&conflicts).filter(|(_, conflict)| conflict.is_none())
-                {
-                    branch.unite(&state);
+            let (mut latest, mut is_known) = (None::<Conflict>, false);
+            for branch in &mut branches {
+                match branch.conflict(&state) {
+                    None => {
+                        branch.unite(&state);
+                        is_known = true;
+                    }
+                    Some(conflict) if latest.as_ref().is_none_or(|latest| latest.step <= conflict.step) => {
+                        latest = Some(conflict);
+                    }
+                    Some(_) => {}
                 }
+            }
+            if !is_known {
+                branches.push(Branch { conflict: latest, ..Branch::new(state) });
             }
         }
         if branches.is_empty() {
@@ -117,7 +121,8 @@ impl History {
             let log = &self.branches[self.pick(steps, *step)].log;
             let series = log.get("num_lora_restarts").unwrap_or_default();
             let last = series[..series.partition_point(|(at, _)| at <= step)].last();
-            counts.push(last.and_then(|(_, count)| crate::json::whole(*count)).unwrap_or(0));
+            let count = last.and_then(|(_, count)| crate::json::whole(*count)).unwrap_or(0);
+            counts.push(count);
         }
         let groups = grouped(&counts, steps);
         if groups.len() < 2 {
@@ -141,8 +146,13 @@ impl History {
         notes.extend(self.branches.iter().filter_map(|branch| branch.conflict.as_ref()).map(Conflict::text));
         if let Some(last) = notes.last_mut().filter(|_| self.branches.len() > 1) {
             let mut link = "; ";
-            for (branch, steps) in grouped(&picked, steps) {
-                let (steps, end) = (list_steps(&steps), self.branches[branch].end);
+            for (i, branch) in self.branches.iter().enumerate() {
+                let here = steps.iter().zip(&picked).filter(|(_, picked)| **picked == i);
+                let here: Vec<u64> = here.map(|(step, _)| *step).collect();
+                if here.is_empty() {
+                    continue;
+                }
+                let (steps, end) = (list_steps(&here), branch.end);
                 *last += &format!("{link}{steps} read from the log that ends at step {end}");
                 link = ", ";
             }
@@ -240,12 +250,16 @@ fn first_difference(series: &Series, known: &Series) -> Option<(u64, f64, f64)> 
 }
 
 /// The steps of each key, keys rising.
-fn grouped<K: Copy + Ord>(keys: &[K], steps: &[u64]) -> Vec<(K, Vec<u64>)> {
+fn grouped(keys: &[u64], steps: &[u64]) -> Vec<(u64, Vec<u64>)> {
     let mut distinct = keys.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
-    let of = |key: K| keys.iter().zip(steps).filter(move |(other, _)| **other == key).map(|(_, step)| *step);
-    distinct.into_iter().map(|key| (key, of(key).collect())).collect()
+    let mut groups: Vec<_> = distinct.into_iter().map(|key| (key, Vec::new())).collect();
+    for (key, step) in keys.iter().zip(steps) {
+        let at = groups.partition_point(|(other, _)| other < key);
+        groups[at].1.push(*step);
+    }
+    groups
 }
 
 fn is_same(a: f64, b: f64) -> bool {

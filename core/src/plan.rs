@@ -15,6 +15,10 @@ use crate::kernel::{self, Operand, Tally};
 use crate::safetensors::{Header, Tensor, TextMap};
 use crate::{Error, ErrorKind, Result, Weights};
 
+pub(crate) use tensors::{Found, Tensors};
+
+mod tensors;
+
 /// One input of a merge: a checkpoint, in one file or several shards.
 #[derive(Clone, Debug)]
 pub struct Input {
@@ -115,7 +119,7 @@ impl Plan {
         let elsewhere = Index::new(recipe.elsewhere.iter().map(|(name, ..)| name.as_str()));
         let mut tensors = Vec::with_capacity(inputs.len());
         for input in inputs {
-            tensors.push(distinct(input)?);
+            tensors.push(Tensors::distinct(input)?);
         }
         same_names(inputs, &tensors, &elsewhere)?;
         let placed = &tensors[inputs.len() - 1];
@@ -458,61 +462,22 @@ impl Segment {
     }
 }
 
-/// A tensor of a input: which file, and its entry.
-pub(crate) type Found<'a> = (usize, &'a Tensor);
-
-/// The tensors of several files, by name.
-pub(crate) struct Tensors<'a> {
-    all: Vec<Found<'a>>,
-    index: Index<'a>,
-}
-
-impl<'a> Tensors<'a> {
-    pub(crate) fn new(files: &'a [Shard]) -> Self {
-        let mut all = Vec::new();
-        for (i, file) in files.iter().enumerate() {
-            all.extend(file.header.tensors().iter().map(|tensor| (i, tensor)));
-        }
-        let index = Index::new(all.iter().map(|(_, tensor)| tensor.name.as_str()));
-        Self { all, index }
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Option<Found<'a>> {
-        self.index.place(name).map(|place| self.all[place])
-    }
-
-    /// All, sorted by name.
-    pub(crate) fn sorted(&self) -> impl Iterator<Item = Found<'a>> {
-        self.index.sorted().iter().map(|(_, place)| self.all[*place])
-    }
-}
-
-/// The tensors of an input, none of them in two files.
-fn distinct(input: &Input) -> Result<Tensors<'_>> {
-    let tensors = Tensors::new(&input.files);
-    let Some(twice) = tensors.index.repeated() else { return Ok(tensors) };
-    let (second, tensor) = tensors.all[twice];
-    let (first, _) = tensors.find(&tensor.name).unwrap_or((second, tensor));
-    let (a, b) = (&input.files[first].name, &input.files[second].name);
-    let detail = format!("lies in two files of the checkpoint, {a} and {b}");
-    Err(Error::new(ErrorKind::Header, detail).file(&*input.name).tensor(&*tensor.name))
-}
-
 /// The same tensors everywhere. `agree` shows the difference better; this is what makes the plan sound by itself.
 fn same_names(inputs: &[Input], tensors: &[Tensors<'_>], elsewhere: &Index<'_>) -> Result<()> {
     let (newest, expected) = (&inputs[inputs.len() - 1], &tensors[tensors.len() - 1]);
-    let lacking =
-        |there: &Tensors<'_>, (name, _): &(&str, usize)| !there.index.has(name) && !elsewhere.has(name);
+    let lacks = |there: &Tensors<'_>, (_, tensor): &Found<'_>| {
+        there.find(&tensor.name).is_none() && !elsewhere.has(&tensor.name)
+    };
     for (input, found) in inputs.iter().zip(tensors) {
-        let missing = expected.index.sorted().iter().find(|name| lacking(found, name));
-        let extra = found.index.sorted().iter().find(|name| lacking(expected, name));
-        let (name, has, lacks) = match (missing, extra) {
-            (Some((name, _)), _) => (name, newest, input),
-            (None, Some((name, _))) => (name, input, newest),
+        let missing = expected.sorted().find(|tensor| lacks(found, tensor));
+        let extra = found.sorted().find(|tensor| lacks(expected, tensor));
+        let ((_, tensor), with, without) = match (missing, extra) {
+            (Some(tensor), _) => (tensor, newest, input),
+            (None, Some(tensor)) => (tensor, input, newest),
             (None, None) => continue,
         };
-        let detail = format!("is missing, but {} has it", has.name);
-        return Err(Error::new(ErrorKind::Names, detail).file(&*lacks.name).tensor(*name));
+        let detail = format!("is missing, but {} has it", with.name);
+        return Err(Error::new(ErrorKind::Names, detail).file(&*without.name).tensor(&*tensor.name));
     }
     Ok(())
 }

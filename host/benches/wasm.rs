@@ -9,7 +9,7 @@ use mwa::kernel::{Operand, reference};
 use mwa::safetensors::{Header, TextMap};
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 use mwa_host::InstructionSet;
-use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Weighing};
+use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Span, Weighing};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
@@ -154,12 +154,9 @@ fn inside(sandbox: &Sandbox, files: &[Vec<u8>]) -> Vec<u8> {
     let mut merge = sandbox.open(&checkpoints, &recipe).expect("the files are alike");
     let mut merged = merge.outputs().expect("no limit is near").remove(0).head;
     merged.resize(files[0].len(), 0);
-    let mut chunks = vec![Vec::new(); INPUTS];
     while let Some(job) = merge.next().expect("no limit is near") {
-        for (span, chunk) in job.reads.iter().zip(&mut chunks) {
-            chunk.clear();
-            chunk.extend_from_slice(&files[span.input as usize][range(&(span.start..span.end))]);
-        }
+        let chunk = |span: &Span| &files[span.input as usize][range(&(span.start..span.end))];
+        let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
         let piece = merge.run(job.number, &chunks).expect("finite numbers");
         merged[range(&(job.writes[0].start..job.writes[0].end))].copy_from_slice(&piece);
     }

@@ -29,7 +29,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 
 use mwa::{Error, ErrorKind, Result};
-use wasmtime::component::{Component, Linker, ResourceAny};
+use wasmtime::component::{Component, Func, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
 pub(crate) use run::{Work, run};
@@ -42,6 +42,9 @@ mod world {
 pub use world::exports::mwa::merge::merger::{
     Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Rank, Recipe, Space, Span, Text, Weighing,
 };
+
+/// What the component exports.
+const INTERFACE: &str = "mwa:merge/merger@0.1.0";
 
 /// How often a running guest is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -124,7 +127,12 @@ impl Sandbox {
         let guest = world::Mwa::new(&mut store, &instance).map_err(|error| failed(&error))?;
         let opened = guest.mwa_merge_merger().merge().call_open(&mut store, checkpoints, recipe);
         let resource = opened.map_err(|error| failed(&error))??;
-        Ok(Merge { store, guest, resource, deadline })
+        let run = [INTERFACE, "[method]merge.run"].iter().try_fold(None, |within, name| {
+            instance.get_export_index(&mut store, within.as_ref(), name).map(Some)
+        });
+        let run = run.flatten().and_then(|index| instance.get_func(&mut store, index));
+        let run = run.expect("the guest was found to export the whole world");
+        Ok(Merge { store, guest, run, resource, deadline })
     }
 }
 
@@ -138,6 +146,7 @@ impl core::fmt::Debug for Sandbox {
 pub struct Merge {
     store: Store<StoreLimits>,
     guest: world::Mwa,
+    run: Func,
     resource: ResourceAny,
     deadline: u64,
 }
@@ -170,8 +179,6 @@ calls! {
     fn outputs() -> Vec<Output> = call_outputs;
     /// The next job; `None` after the last; the inner failure is what the core says.
     fn try_next() -> core::result::Result<Option<Job>, Failure> = call_next;
-    /// Run a job; the inner failure is what the core says of the data.
-    fn try_run(job: u64, chunks: &[Vec<u8>]) -> core::result::Result<Vec<u8>, Failure> = call_run;
     /// The checkpoint whose companions belong beside the output.
     fn owner() -> u32 = call_owner;
     /// The texts to write beside the weights; the inner failure is what the core says of `found`.
@@ -193,8 +200,23 @@ impl Merge {
     ///
     /// # Errors
     /// What the core says of the data; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
-    pub fn run(&mut self, job: u64, chunks: &[Vec<u8>]) -> Result<Vec<u8>> {
+    pub fn run(&mut self, job: u64, chunks: &[&[u8]]) -> Result<Vec<u8>> {
         Ok(self.try_run(job, chunks)??)
+    }
+
+    /// Run a job; the inner failure is what the core says of the data.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] when the guest trapped or ran into a limit.
+    pub fn try_run(&mut self, job: u64, chunks: &[&[u8]]) -> Result<core::result::Result<Vec<u8>, Failure>> {
+        type Parameters<'a> = (ResourceAny, u64, &'a [&'a [u8]]);
+        type Results = (core::result::Result<Vec<u8>, Failure>,);
+        self.store.set_epoch_deadline(self.deadline);
+        // the generated method wants vectors: bytes that are in memory already would be copied once more
+        let run = self.run.typed::<Parameters<'_>, Results>(&self.store).map_err(|error| failed(&error))?;
+        let (result,) =
+            run.call(&mut self.store, (self.resource, job, chunks)).map_err(|error| failed(&error))?;
+        Ok(result)
     }
 }
 

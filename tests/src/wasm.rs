@@ -86,9 +86,8 @@ pub fn merge_files(
     let mut running = sandbox.open(checkpoints, recipe)?;
     let mut pieces = Vec::new();
     while let Some(job) = running.next()? {
-        let chunk = |span: &mwa_host::sandbox::Span| {
-            inputs[span.input as usize][index(span.start)..index(span.end)].to_vec()
-        };
+        let chunk =
+            |span: &mwa_host::sandbox::Span| &inputs[span.input as usize][index(span.start)..index(span.end)];
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
         let piece = running.run(job.number, &chunks)?;
         pieces.extend(job.writes.first().map(|span| (index(span.start), piece)));

@@ -14,8 +14,8 @@ use crate::test::Count;
 /// The sample run: small enough for every runtime.
 const SAMPLE: &str = "examples/sample-run";
 
-/// From npm, as `cargo xtask test hashes` installs it: the translator and the runtimes that are not Node.
-const NPM: [&str; 3] = ["@bytecodealliance/jco@1.35.0", "bun@1", "deno@2"];
+/// From npm, as `cargo xtask test hashes` installs it: the translator, the runtimes that are not Node, and what drives Chromium.
+const NPM: [&str; 4] = ["@bytecodealliance/jco@1.35.0", "bun@1", "deno@2", "playwright-core@1"];
 
 /// What a runtime made of the sample run and of the vectors.
 struct Row {
@@ -49,10 +49,15 @@ pub(crate) fn hashes(count: &mut Count) -> Result {
     ];
     let packages = install();
     let transpiled = packages.clone().and_then(|bin| transpile(&bin, &component));
-    for (runtime, program) in [("node (jco)", "node"), ("bun (jco)", "bun"), ("deno (jco)", "deno")] {
+    for (runtime, program, face) in [
+        ("node (jco)", "node", "component"),
+        ("bun (jco)", "bun", "component"),
+        ("deno (jco)", "deno", "component"),
+        ("chromium (jco)", "node", "browser"),
+    ] {
         let made = transpiled.clone().and_then(|js| {
             let bin = packages.clone()?;
-            javascript(&if program == "node" { program.into() } else { bin.join(program) }, "component", &js)
+            javascript(&if program == "node" { program.into() } else { bin.join(program) }, face, &js)
         });
         rows.push(Row { runtime, made });
     }

@@ -185,7 +185,8 @@ impl Desk {
             buffer.resize(length(span), 0);
             self.files.fill(&sources, &Read { input, file: number, range: span.start..span.end }, buffer)?;
         }
-        merge.run(number, &self.buffers)
+        let chunks: Vec<_> = self.buffers.iter().map(Vec::as_slice).collect();
+        merge.run(number, &chunks)
     }
 }
 
