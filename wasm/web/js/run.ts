@@ -113,7 +113,7 @@ export function weights(
 }
 
 function isIterable(input: Input | Iterable<Input>): input is Iterable<Input> {
-  return Symbol.iterator in input;
+  return typeof input === "object" && input !== null && Symbol.iterator in input;
 }
 
 function* triples(flat: Float64Array): Generator<[number, number, number]> {

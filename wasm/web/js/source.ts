@@ -1,4 +1,5 @@
 /** Inputs of any kind, as files with a path and ranges to read. */
+import { MergeError } from "./error.js";
 
 /** A file that is read in ranges, wherever it lies. */
 export interface RangeFile {
@@ -50,6 +51,10 @@ export async function sources(inputs: Iterable<Input>): Promise<Source[]> {
   const found: Source[] = [];
   let unnamed = 0;
   for (const input of inputs) {
+    if (typeof input !== "object" || input === null) {
+      const help = "give files, Blobs, buffers or folders; disk() of mwa-merge/node opens paths";
+      throw new MergeError("usage", `an input is ${JSON.stringify(input)}, which is no file`, help);
+    }
     if (isHandle(input)) await walk(input, input.name, found);
     else if (input instanceof ArrayBuffer) found.push(fromBlob(`input-${++unnamed}.safetensors`, new Blob([input])));
     else if (input instanceof Blob) found.push(fromBlob(pathOf(input) ?? `input-${++unnamed}.safetensors`, input));
