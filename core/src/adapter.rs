@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use serde_json::{Map, Value};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// PEFT's `adapter_config.json`, with every field kept: unknown ones too, in their order.
 ///
@@ -41,7 +41,7 @@ impl AdapterConfig {
         match fields.get("peft_type") {
             Some(Value::String(_)) => Ok(Self { text: text.to_string(), fields }),
             Some(Value::Null) | None => Err(no_peft_type(&fields)),
-            Some(other) => Err(bad(format!("has peft_type {other}, which is not a name"))),
+            Some(other) => Err(bad(format!("has peft_type {}, which is not a name", json::text(other)))),
         }
     }
 
@@ -109,7 +109,7 @@ impl AdapterConfig {
         for (name, value) in changes {
             fields.insert((*name).to_string(), value.clone());
         }
-        serde_json::to_string_pretty(&fields).expect("string keys and parsed values always serialise")
+        json::pretty(&fields)
     }
 }
 

@@ -4,22 +4,24 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::AdapterConfig;
+use crate::json::quoted;
 use crate::report::Report;
 
 /// The README.md of a merge; `config` is the adapter's, none for a full model.
 #[must_use]
 pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     let is_product = report.space == "product";
+    // JSON's quotes make YAML scalars that cannot be misread
     let mut text = String::from("---\n");
     if let Some(config) = config {
         if let Some(base) = config.base_model() {
-            text += &format!("base_model: {}\n", yaml(base));
+            text += &format!("base_model: {}\n", quoted(base));
         }
         text += "library_name: peft\n";
     }
     text += "tags:\n- merge\n- mwa\n";
     if let Some(config) = config {
-        text += &format!("- {}\n", yaml(&config.peft_type().to_ascii_lowercase()));
+        text += &format!("- {}\n", quoted(&config.peft_type().to_ascii_lowercase()));
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
@@ -57,9 +59,4 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
         text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
     }
     text
-}
-
-/// A YAML scalar that cannot be misread.
-fn yaml(text: &str) -> String {
-    serde_json::to_string(text).expect("a string always serialises")
 }

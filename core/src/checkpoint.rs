@@ -1,12 +1,13 @@
 //! How frameworks lay a checkpoint out: the names of its files, the step in its name, its shard index.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use crate::safetensors::Header;
+use crate::index::Index;
+use crate::safetensors::{Header, TextMap};
 use crate::{Error, ErrorKind, Result};
 
 pub mod foreign;
@@ -54,7 +55,7 @@ fn number(text: &str) -> Option<u64> {
 #[serde(expecting = "an object with a weight_map from tensors to files")]
 pub struct ShardIndex {
     /// Invariant: files are plain names, because shards lie beside their index.
-    weight_map: BTreeMap<String, String>,
+    weight_map: TextMap,
 }
 
 impl ShardIndex {
@@ -77,8 +78,11 @@ impl ShardIndex {
 
     /// The names of the shards, each once, sorted.
     #[must_use]
-    pub fn files(&self) -> BTreeSet<&str> {
-        self.weight_map.values().map(String::as_str).collect()
+    pub fn files(&self) -> Vec<&str> {
+        let mut files: Vec<_> = self.weight_map.pairs().iter().map(|(_, file)| file.as_str()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
     }
 
     /// Check that each tensor lies where the index says, given name and head of every shard.
@@ -87,12 +91,12 @@ impl ShardIndex {
     /// [`ErrorKind::Header`], with the tensor and both places.
     pub fn check<'a>(&self, shards: impl Iterator<Item = (&'a str, &'a Header)>) -> Result<()> {
         let bad = |detail: String, tensor: &str| Error::new(ErrorKind::Header, detail).tensor(tensor);
-        let mut present = BTreeSet::new();
+        let mut present = Vec::new();
         for (shard, header) in shards {
             for tensor in header.tensors() {
                 match self.weight_map.get(&tensor.name) {
                     Some(expected) if expected == shard => {
-                        present.insert(tensor.name.as_str());
+                        present.push(tensor.name.as_str());
                     }
                     Some(other) => {
                         let detail = format!("is in {shard}, but the index says {other}");
@@ -105,7 +109,8 @@ impl ShardIndex {
                 }
             }
         }
-        match self.weight_map.iter().find(|(tensor, _)| !present.contains(tensor.as_str())) {
+        let present = Index::new(present.into_iter());
+        match self.weight_map.pairs().iter().find(|(tensor, _)| !present.has(tensor)) {
             Some((tensor, shard)) => {
                 let detail = format!("is listed in the index, but {shard} does not hold it");
                 Err(bad(detail, tensor).help("download the checkpoint again"))

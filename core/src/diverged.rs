@@ -6,13 +6,12 @@
 //! Weights that are NaN stay NaN, so what follows such a record is bad until a record shows a loss and a
 //! `grad_norm` that weights with NaN cannot have.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::log::{Log, value_at};
 use crate::smooth::origin;
-use crate::trainer::Log;
 
 /// One training record: what it says about the checkpoints in its steps, `from` < step ≤ `to`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,13 +37,12 @@ enum Kind {
 
 /// The training records of a log, in the order of steps.
 pub(crate) fn records(log: &Log) -> Vec<Record> {
-    let at = |name: &str, step: u64| log.get(name).and_then(|series| series.get(&step)).copied();
-    let steps: BTreeSet<u64> = ["loss", "grad_norm"]
-        .iter()
-        .filter_map(|name| log.get(*name))
-        .flat_map(|series| series.keys().copied())
-        .collect();
-    let steps: Vec<u64> = steps.into_iter().collect();
+    let series = |name: &str| log.get(name).unwrap_or_default();
+    let at = |name: &str, step: u64| value_at(series(name), step);
+    let mut steps: Vec<u64> =
+        [series("loss"), series("grad_norm")].concat().iter().map(|(step, _)| *step).collect();
+    steps.sort_unstable();
+    steps.dedup();
     let mut from = origin(&steps);
     let mut carried: Option<Trouble> = None;
     let mut records = Vec::with_capacity(steps.len());
@@ -121,14 +119,16 @@ fn shows_recovery(kind: Kind, loss: Option<f64>, grad_norm: Option<f64>) -> bool
 
 #[cfg(test)]
 mod tests {
-    use alloc::string::ToString;
-
     use super::*;
-    use crate::trainer::Series;
+    use crate::log::Point;
 
     fn log(loss: &[(u64, f64)], grad_norm: &[(u64, f64)]) -> Log {
-        let series = |values: &[(u64, f64)]| values.iter().copied().collect::<Series>();
-        Log::from([("loss".to_string(), series(loss)), ("grad_norm".to_string(), series(grad_norm))])
+        let series = |name: &'static str, values: &[(u64, f64)]| -> Vec<Point> {
+            let point =
+                |(step, value): &(u64, f64)| Point { metric: name.into(), step: *step, value: *value };
+            values.iter().map(point).collect()
+        };
+        Log::new([series("loss", loss), series("grad_norm", grad_norm)].concat())
     }
 
     fn bad(log: &Log, steps: &[u64]) -> Vec<bool> {
@@ -169,12 +169,13 @@ mod tests {
     fn a_zero_with_a_gradient_or_a_reward_is_real() {
         let mut log = log(&[(10, 0.0), (20, 0.0), (30, -0.01)], &[(10, 0.4), (20, 0.0), (30, 0.1)]);
         assert_eq!(bad(&log, &[5, 10, 20, 30]), [false, true, true, false]);
-        log.insert("reward".to_string(), Series::from([(10, 0.5), (20, 0.5), (30, 0.5)]));
+        let reward = |step| Point { metric: "reward".into(), step, value: 0.5 };
+        log.unite(&Log::new([10, 20, 30].map(reward).to_vec()));
         assert_eq!(bad(&log, &[5, 10, 20, 30]), [false; 4]);
     }
 
     #[test]
     fn nothing_is_known_without_records() {
-        assert_eq!(bad(&Log::new(), &[0, 5]), [false, false]);
+        assert_eq!(bad(&Log::default(), &[0, 5]), [false, false]);
     }
 }

@@ -5,15 +5,16 @@
 //! wins. Logs that give different values for one (metric, step) are of different branches: the run was
 //! resumed or restarted. Each checkpoint is read from the branch its own state belongs to.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use crate::diverged::{self, Record};
+use crate::log::{Log, Series, value_at};
 use crate::metric::list_steps;
 use crate::smooth::median_gap;
-use crate::trainer::{Log, Series, TrainerState, is_timing};
+use crate::trainer::{TrainerState, is_timing};
 use crate::{Error, ErrorKind, Result};
 
 /// Logs count as equal up to this share: ms-swift rounds what it writes to eight decimals.
@@ -35,8 +36,8 @@ pub struct History {
 pub(crate) struct Branch {
     pub(crate) log: Log,
     pub(crate) records: Vec<Record>,
-    /// The steps of the checkpoints whose states belong here.
-    saved: BTreeSet<u64>,
+    /// The steps of the checkpoints whose states belong here, rising.
+    saved: Vec<u64>,
     end: u64,
     generation: usize,
     conflict: Option<Conflict>,
@@ -56,8 +57,11 @@ impl History {
     /// Unite the logs of one run: the states of all its checkpoints, of its root, and other logs.
     #[must_use]
     pub fn new(states: impl IntoIterator<Item = TrainerState>) -> Self {
-        let mut states: Vec<TrainerState> = states.into_iter().collect();
-        states.sort_by_key(|state| core::cmp::Reverse(state.end()));
+        let mut states: Vec<Option<TrainerState>> = states.into_iter().map(Some).collect();
+        let ends = states.iter().flatten().map(|state| Reverse(state.end()));
+        let mut furthest_first: Vec<_> = ends.zip(0..).collect();
+        furthest_first.sort_unstable();
+        let states: Vec<_> = furthest_first.iter().filter_map(|(_, i)| states[*i].take()).collect();
         let save_steps = states.iter().find_map(|state| state.save_steps);
         let mut notes: Vec<String> = Vec::new();
         let mut branches: Vec<Branch> = Vec::new();
@@ -67,17 +71,21 @@ impl History {
                     notes.push(note.clone());
                 }
             }
-            let conflicts: Vec<Option<Conflict>> =
-                branches.iter().map(|branch| branch.conflict(&state)).collect();
-            if branches.is_empty() || conflicts.iter().all(Option::is_some) {
-                let conflict = conflicts.into_iter().flatten().max_by_key(|conflict| conflict.step);
-                branches.push(Branch { conflict, ..Branch::new(state) });
-            } else {
-                for (branch, _) in
-                    branches.iter_mut().zip(&conflicts).filter(|(_, conflict)| conflict.is_none())
-                {
-                    branch.unite(&state);
+            let (mut latest, mut is_known) = (None::<Conflict>, false);
+            for branch in &mut branches {
+                match branch.conflict(&state) {
+                    None => {
+                        branch.unite(&state);
+                        is_known = true;
+                    }
+                    Some(conflict) if latest.as_ref().is_none_or(|latest| latest.step <= conflict.step) => {
+                        latest = Some(conflict);
+                    }
+                    Some(_) => {}
                 }
+            }
+            if !is_known {
+                branches.push(Branch { conflict: latest, ..Branch::new(state) });
             }
         }
         if branches.is_empty() {
@@ -102,25 +110,26 @@ impl History {
         let branch =
             self.branches.iter().max_by_key(|branch| (branch.saved.len(), branch.generation, branch.end));
         let series = branch.and_then(|branch| branch.log.get(metric));
-        series.into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
+        series.unwrap_or_default().to_vec()
     }
 
     /// Check that no ReLoRA restart lies between the checkpoints: after one, adapters refer to another base
     /// model.
     pub fn check_restarts(&self, steps: &[u64]) -> Result<()> {
-        let mut counts: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let mut counts = Vec::new();
         for step in steps {
             let log = &self.branches[self.pick(steps, *step)].log;
-            let series = log.get("num_lora_restarts");
-            let last = series.and_then(|series| series.range(..=*step).next_back());
+            let series = log.get("num_lora_restarts").unwrap_or_default();
+            let last = series[..series.partition_point(|(at, _)| at <= step)].last();
             let count = last.and_then(|(_, count)| crate::json::whole(*count)).unwrap_or(0);
-            counts.entry(count).or_default().push(*step);
+            counts.push(count);
         }
-        if counts.len() < 2 {
+        let groups = grouped(&counts, steps);
+        if groups.len() < 2 {
             return Ok(());
         }
         let groups: Vec<String> =
-            counts.iter().map(|(count, steps)| format!("{count} at {}", list_steps(steps))).collect();
+            groups.iter().map(|(count, steps)| format!("{count} at {}", list_steps(steps))).collect();
         let detail = format!(
             "the checkpoints refer to different base models, as ReLoRA merged the adapter between them: \
              num_lora_restarts is {}",
@@ -135,18 +144,18 @@ impl History {
         let picked: Vec<usize> = steps.iter().map(|step| self.pick(steps, *step)).collect();
         let mut notes = self.notes.clone();
         notes.extend(self.branches.iter().filter_map(|branch| branch.conflict.as_ref()).map(Conflict::text));
-        let mut groups: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for (step, branch) in steps.iter().zip(&picked) {
-            groups.entry(*branch).or_default().push(*step);
-        }
         if let Some(last) = notes.last_mut().filter(|_| self.branches.len() > 1) {
-            let part = |(branch, steps): (&usize, &Vec<u64>)| {
-                let end = self.branches[*branch].end;
-                format!("{} read from the log that ends at step {end}", list_steps(steps))
-            };
-            let parts: Vec<String> = groups.iter().map(part).collect();
-            last.push_str("; ");
-            last.push_str(&parts.join(", "));
+            let mut link = "; ";
+            for (i, branch) in self.branches.iter().enumerate() {
+                let here = steps.iter().zip(&picked).filter(|(_, picked)| **picked == i);
+                let here: Vec<u64> = here.map(|(step, _)| *step).collect();
+                if here.is_empty() {
+                    continue;
+                }
+                let (steps, end) = (list_steps(&here), branch.end);
+                *last += &format!("{link}{steps} read from the log that ends at step {end}");
+                link = ", ";
+            }
         }
         (picked, notes)
     }
@@ -157,23 +166,28 @@ impl History {
 
     /// The usual distance between two checkpoints of the run, in steps; 0 when there is only one.
     pub(crate) fn save_spacing(&self, steps: &[u64]) -> u64 {
-        let saved = self.branches.iter().flat_map(|branch| branch.saved.iter());
-        let all: BTreeSet<u64> = saved.chain(steps).copied().collect();
-        let all: Vec<u64> = all.into_iter().collect();
+        let mut all = steps.to_vec();
+        self.branches.iter().for_each(|branch| all.extend(&branch.saved));
+        all.sort_unstable();
+        all.dedup();
         median_gap(&all).or(self.save_steps).unwrap_or(0)
     }
 
     /// The names of all metrics, sorted.
-    pub(crate) fn names(&self) -> BTreeSet<&str> {
-        self.branches.iter().flat_map(|branch| branch.log.keys().map(String::as_str)).collect()
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        self.branches.iter().for_each(|branch| names.extend(branch.log.iter().map(|(name, _)| name)));
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The branch that the checkpoint at `step` belongs to: the one that holds its own state, else one that
     /// reaches it; among those, the one with the most of the checkpoints, then the newest, then the longest.
     fn pick(&self, steps: &[u64], step: u64) -> usize {
         let rank = |branch: &Branch| {
-            let count = steps.iter().filter(|step| branch.saved.contains(step)).count();
-            (branch.saved.contains(&step), branch.end >= step, count, branch.generation)
+            let count = steps.iter().filter(|step| branch.has(**step)).count();
+            (branch.has(step), branch.end >= step, count, branch.generation)
         };
         // max_by_key takes the last of equals, and the longest branch is the first.
         let ranked = self.branches.iter().enumerate().rev().max_by_key(|(_, branch)| rank(branch));
@@ -187,16 +201,20 @@ impl Branch {
         Self { saved, end: state.end(), generation: state.generation, log: state.log, ..Self::default() }
     }
 
+    /// Whether the state of the checkpoint at `step` belongs here.
+    fn has(&self, step: u64) -> bool {
+        self.saved.binary_search(&step).is_ok()
+    }
+
     /// Add what a state knows beyond this branch, which reaches at least as far.
     fn unite(&mut self, state: &TrainerState) {
-        self.saved.extend(state.global_step);
-        self.generation = self.generation.max(state.generation);
-        for (name, series) in &state.log {
-            let known = self.log.entry(name.to_string()).or_default();
-            for (step, value) in series {
-                known.entry(*step).or_insert(*value);
-            }
+        if let Some(step) = state.global_step
+            && let Err(at) = self.saved.binary_search(&step)
+        {
+            self.saved.insert(at, step);
         }
+        self.generation = self.generation.max(state.generation);
+        self.log.unite(&state.log);
     }
 
     /// The first step at which a state says something else.
@@ -207,7 +225,7 @@ impl Branch {
             if let Some((step, here, there)) = first_difference(series, known)
                 && first.as_ref().is_none_or(|first| step < first.step)
             {
-                first = Some(Conflict { step, metric: metric.clone(), here, there, other_end: self.end });
+                first = Some(Conflict { step, metric: metric.to_string(), here, there, other_end: self.end });
             }
         }
         first
@@ -225,8 +243,23 @@ impl Conflict {
 }
 
 fn first_difference(series: &Series, known: &Series) -> Option<(u64, f64, f64)> {
-    let both = series.iter().filter_map(|(step, here)| known.get(step).map(|there| (*step, *here, *there)));
-    both.into_iter().find(|(_, here, there)| !is_same(*here, *there))
+    series.iter().find_map(|(step, here)| {
+        let there = value_at(known, *step).filter(|there| !is_same(*here, *there))?;
+        Some((*step, *here, there))
+    })
+}
+
+/// The steps of each key, keys rising.
+fn grouped(keys: &[u64], steps: &[u64]) -> Vec<(u64, Vec<u64>)> {
+    let mut distinct = keys.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let mut groups: Vec<_> = distinct.into_iter().map(|key| (key, Vec::new())).collect();
+    for (key, step) in keys.iter().zip(steps) {
+        let at = groups.partition_point(|(other, _)| other < key);
+        groups[at].1.push(*step);
+    }
+    groups
 }
 
 fn is_same(a: f64, b: f64) -> bool {
@@ -236,10 +269,16 @@ fn is_same(a: f64, b: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Point;
 
     fn state(global_step: u64, loss: &[(u64, f64)]) -> TrainerState {
-        let log = Log::from([("loss".to_string(), loss.iter().copied().collect())]);
+        let point = |(step, value): &(u64, f64)| Point { metric: "loss".into(), step: *step, value: *value };
+        let log = Log::new(loss.iter().map(point).collect());
         TrainerState { global_step: Some(global_step), log, ..TrainerState::default() }
+    }
+
+    fn loss(history: &History, branch: usize, step: u64) -> Option<f64> {
+        value_at(history.branch(branch).log.get("loss")?, step)
     }
 
     const OLD: [(u64, f64); 4] = [(10, 3.0), (20, 2.0), (30, 1.5), (40, 1.25)];
@@ -250,7 +289,7 @@ mod tests {
         let states = [state(10, &OLD[..1]), state(7, &[]), state(40, &OLD), state(20, &OLD[..2])];
         let history = History::new(states.clone());
         assert_eq!(history.branches.len(), 1);
-        assert_eq!(history.branches[0].log["loss"].len(), 4);
+        assert_eq!(history.branches[0].log.get("loss").map(<[_]>::len), Some(4));
         assert_eq!(history.branches_of(&[7, 10]), (alloc::vec![0, 0], alloc::vec![]));
         assert_eq!(history.branches, History::new(states.into_iter().rev()).branches);
         assert_eq!(history.save_spacing(&[20]), 10);
@@ -270,8 +309,8 @@ mod tests {
             History::new([state(10, &OLD[..1]), state(20, &OLD[..2]), state(30, &NEW), state(40, &OLD)]);
         assert_eq!(history.branches.len(), 2);
         let (picked, notes) = history.branches_of(&[20, 30, 40]);
-        assert_eq!(history.branch(picked[1]).log["loss"][&30], 1.75);
-        assert_eq!(history.branch(picked[2]).log["loss"][&30], 1.5);
+        assert_eq!(loss(&history, picked[1], 30), Some(1.75));
+        assert_eq!(loss(&history, picked[2], 30), Some(1.5));
         assert_eq!(notes.len(), 1);
         assert!(notes[0].contains("disagree from step 30 on (loss is 1.75 in one and 1.5"), "{}", notes[0]);
         assert!(notes[0].contains("30 read from the log that ends at step 30"), "{}", notes[0]);
@@ -281,7 +320,7 @@ mod tests {
     fn a_shared_checkpoint_goes_with_the_majority() {
         let history = History::new([state(20, &OLD[..2]), state(30, &NEW), state(40, &OLD)]);
         let (picked, _) = history.branches_of(&[20, 30]);
-        assert_eq!(history.branch(picked[0]).log["loss"][&30], 1.75);
+        assert_eq!(loss(&history, picked[0], 30), Some(1.75));
     }
 
     #[test]
@@ -290,8 +329,8 @@ mod tests {
                      {\"step\": 10, \"loss\": 3.5}\n{\"step\": 20, \"loss\": 2.5}\n";
         let history = History::new(TrainerState::parse_lines(lines).unwrap());
         let (picked, notes) = history.branches_of(&[20, 30]);
-        assert_eq!(history.branch(picked[0]).log["loss"][&20], 2.5);
-        assert_eq!(history.branch(picked[1]).log["loss"][&20], 2.0);
+        assert_eq!(loss(&history, picked[0], 20), Some(2.5));
+        assert_eq!(loss(&history, picked[1], 20), Some(2.0));
         assert_eq!(notes.len(), 1);
     }
 

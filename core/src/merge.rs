@@ -1,12 +1,15 @@
 //! From heads and weights to a recipe: who may be averaged, which tensors are copied, what the output says of itself.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::safetensors::Tensor;
+use serde_json::Map;
+
+use crate::json;
+use crate::plan::Tensors;
+use crate::safetensors::{Tensor, TextMap};
 use crate::{AdapterConfig, Candidate, Exactness, Float, Input, Plan, Recipe, Result, Shard, Space, Weights};
 use crate::{agree, agree_as_products, agree_metadata};
 
@@ -66,7 +69,7 @@ impl Merge {
             notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
             return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
-        let none = BTreeMap::new();
+        let none = TextMap::default();
         let named = inputs.iter().map(|input| {
             (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
         });
@@ -100,13 +103,18 @@ impl Merge {
 #[must_use]
 pub fn shard_index(files: &[Shard]) -> Option<(String, String)> {
     let first = files.first().filter(|_| files.len() > 1)?;
-    let tensors =
-        || files.iter().flat_map(|file| file.header.tensors().iter().map(move |it| (it, &file.name)));
-    let weight_map: BTreeMap<_, _> = tensors().map(|(tensor, file)| (&tensor.name, file)).collect();
-    let total_size: u64 = tensors().map(|(tensor, _)| tensor.len()).sum();
+    let (mut weight_map, mut total_size) = (Map::new(), 0);
+    for (file, tensor) in Tensors::new(files).sorted() {
+        weight_map.insert(tensor.name.clone(), files[file].name.as_str().into());
+        total_size += tensor.len();
+    }
     let stem = if first.name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let index = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    Some((format!("{stem}.safetensors.index.json"), format!("{index:#}\n")))
+    let mut metadata = Map::new();
+    metadata.insert("total_size".to_owned(), total_size.into());
+    let mut index = Map::new();
+    index.insert("metadata".to_owned(), metadata.into());
+    index.insert("weight_map".to_owned(), weight_map.into());
+    Some((format!("{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
 }
 
 /// The one input with weight.

@@ -4,16 +4,20 @@
 //! output, a few MiB at most, so memory is bounded by the jobs in flight, never by a file. Neighbouring tensors that
 //! lie side by side in every file share jobs: a whole adapter is usually one long sum.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::dtype::{Dtype, Float};
+use crate::index::Index;
 use crate::kernel::{self, Operand, Tally};
-use crate::safetensors::{Header, Tensor};
+use crate::safetensors::{Header, Tensor, TextMap};
 use crate::{Error, ErrorKind, Result, Weights};
+
+pub(crate) use tensors::{Found, Tensors};
+
+mod tensors;
 
 /// One input of a merge: a checkpoint, in one file or several shards.
 #[derive(Clone, Debug)]
@@ -39,12 +43,12 @@ pub struct Recipe {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
     /// Names of float tensors that must be the same in every input and are copied; what to do when they are not.
-    pub identical: BTreeMap<String, String>,
+    pub identical: TextMap,
     /// The `__metadata__` of the output files.
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: TextMap,
     /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
     /// under their names, and leaves their bytes alone.
-    pub elsewhere: BTreeMap<String, (Dtype, Vec<u64>)>,
+    pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
 }
@@ -55,7 +59,7 @@ pub struct Plan {
     outputs: Vec<Shard>,
     segments: Vec<Segment>,
     names: Vec<String>,
-    identical: BTreeMap<String, String>,
+    identical: TextMap,
     allow_non_finite: bool,
 }
 
@@ -112,37 +116,40 @@ impl Plan {
             )
             .help("give one weight per input, in the order of the inputs"));
         }
-        let made_here = |index: BTreeMap<_, _>| -> BTreeMap<&str, Found<'_>> {
-            index.into_iter().filter(|(name, _)| !recipe.elsewhere.contains_key(*name)).collect()
-        };
-        let indexes = inputs.iter().map(|input| index(input).map(made_here)).collect::<Result<Vec<_>>>()?;
-        same_names(inputs, &indexes)?;
-        let placed = index(newest)?;
-        let unplaced = recipe.elsewhere.iter().filter(|(name, _)| !placed.contains_key(name.as_str()));
-        let mut unplaced: Vec<_> =
-            unplaced.map(|(name, (dtype, shape))| (name.clone(), *dtype, shape.clone())).collect();
+        let elsewhere = Index::new(recipe.elsewhere.iter().map(|(name, ..)| name.as_str()));
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            tensors.push(Tensors::distinct(input)?);
+        }
+        same_names(inputs, &tensors, &elsewhere)?;
+        let placed = &tensors[inputs.len() - 1];
+        let unplaced = recipe.elsewhere.iter().filter(|(name, ..)| placed.find(name).is_none());
+        let mut unplaced: Vec<_> = unplaced.cloned().collect();
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
         for (output, file) in newest.files.iter().enumerate() {
-            let mut works = BTreeMap::new();
+            let mut works = Vec::new();
             let mut layout = Vec::new();
             for tensor in file.header.tensors() {
-                if let Some((dtype, shape)) = recipe.elsewhere.get(&tensor.name) {
-                    layout.push((tensor.name.clone(), *dtype, shape.clone()));
+                if let Some(place) = elsewhere.place(&tensor.name) {
+                    layout.push(recipe.elsewhere[place].clone());
                     continue;
                 }
-                let found: Vec<_> = indexes.iter().map(|index| index[tensor.name.as_str()]).collect();
+                let found = tensors.iter().map(|input| input.find(&tensor.name));
+                let found: Vec<_> = found.map(|found| found.expect("same_names() checked this")).collect();
                 let work = work(inputs, &found, recipe)?;
                 let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
-                works.insert(tensor.name.as_str(), (work, found));
+                works.push((tensor.name.as_str(), work, found));
             }
             // what the newest input lacks goes into its first file
             layout.append(&mut unplaced);
             let header =
                 Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
+            let made_here = Index::new(works.iter().map(|(name, ..)| *name));
             for tensor in header.tensors() {
-                let Some((work, found)) = works.get(tensor.name.as_str()) else { continue };
+                let Some(place) = made_here.place(&tensor.name) else { continue };
+                let (_, work, found) = &works[place];
                 let segment = segment(output, tensor, *work, found, weights);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
                     segments.push(segment);
@@ -173,7 +180,7 @@ impl Plan {
             outputs: input.files.clone(),
             segments: segments.collect(),
             names: inputs.iter().map(|input| input.name.clone()).collect(),
-            identical: BTreeMap::new(),
+            identical: TextMap::default(),
             allow_non_finite: true,
         }
     }
@@ -371,8 +378,8 @@ impl Job<'_> {
                 let other = &self.plan.names[places[0].input];
                 let detail = format!("is copied, never averaged, but differs from {other}");
                 let error = self.at(ErrorKind::Differs, place.input, element, detail);
-                let advice = error.at_tensor().and_then(|tensor| self.plan.identical.get(tensor)).cloned();
-                return Err(error.help(advice.unwrap_or_else(|| {
+                let advice = error.at_tensor().and_then(|tensor| self.plan.identical.get(tensor));
+                return Err(error.help(advice.map(String::from).unwrap_or_else(|| {
                     "integer and frozen tensors must be the same in every input; merge checkpoints of one run".into()
                 })));
             }
@@ -455,40 +462,22 @@ impl Segment {
     }
 }
 
-/// A tensor of a input: which file, and its entry.
-type Found<'a> = (usize, &'a Tensor);
-
-fn index(input: &Input) -> Result<BTreeMap<&str, Found<'_>>> {
-    let mut index = BTreeMap::new();
-    for (i, file) in input.files.iter().enumerate() {
-        for tensor in file.header.tensors() {
-            if let Some((first, _)) = index.insert(tensor.name.as_str(), (i, tensor)) {
-                let (a, b) = (&input.files[first].name, &file.name);
-                return Err(Error::new(
-                    ErrorKind::Header,
-                    format!("lies in two files of the checkpoint, {a} and {b}"),
-                )
-                .file(&*input.name)
-                .tensor(&*tensor.name));
-            }
-        }
-    }
-    Ok(index)
-}
-
 /// The same tensors everywhere. `agree` shows the difference better; this is what makes the plan sound by itself.
-fn same_names(inputs: &[Input], indexes: &[BTreeMap<&str, Found<'_>>]) -> Result<()> {
-    let (newest, expected) = (&inputs[inputs.len() - 1], &indexes[indexes.len() - 1]);
-    for (input, index) in inputs.iter().zip(indexes) {
-        let missing = expected.keys().find(|name| !index.contains_key(*name));
-        let extra = index.keys().find(|name| !expected.contains_key(*name));
-        let (name, has, lacks) = match (missing, extra) {
-            (Some(name), _) => (name, newest, input),
-            (None, Some(name)) => (name, input, newest),
+fn same_names(inputs: &[Input], tensors: &[Tensors<'_>], elsewhere: &Index<'_>) -> Result<()> {
+    let (newest, expected) = (&inputs[inputs.len() - 1], &tensors[tensors.len() - 1]);
+    let lacks = |there: &Tensors<'_>, (_, tensor): &Found<'_>| {
+        there.find(&tensor.name).is_none() && !elsewhere.has(&tensor.name)
+    };
+    for (input, found) in inputs.iter().zip(tensors) {
+        let missing = expected.sorted().find(|tensor| lacks(found, tensor));
+        let extra = found.sorted().find(|tensor| lacks(expected, tensor));
+        let ((_, tensor), with, without) = match (missing, extra) {
+            (Some(tensor), _) => (tensor, newest, input),
+            (None, Some(tensor)) => (tensor, input, newest),
             (None, None) => continue,
         };
-        let detail = format!("is missing, but {} has it", has.name);
-        return Err(Error::new(ErrorKind::Names, detail).file(&*lacks.name).tensor(*name));
+        let detail = format!("is missing, but {} has it", with.name);
+        return Err(Error::new(ErrorKind::Names, detail).file(&*without.name).tensor(&*tensor.name));
     }
     Ok(())
 }
@@ -506,7 +495,7 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     }
     let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
     match floats {
-        Some(floats) if !recipe.identical.contains_key(&newest.name) => {
+        Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
             Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
         }

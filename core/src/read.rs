@@ -5,17 +5,17 @@
 //! nearest within the tolerance that the user allows. Evaluation and training loss are never mixed. A
 //! checkpoint of a diverged run is bad whatever the metric.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::diverged::diverged;
 use crate::history::{Branch, History};
+use crate::log::Series;
 use crate::metric::{Metric, MetricOptions, Outcome, Reading, Source};
 use crate::names::closest;
 use crate::smooth::{Intervals, covers};
-use crate::trainer::{Series, is_timing};
+use crate::trainer::is_timing;
 use crate::{Error, ErrorKind, Goal, Result};
 
 /// How many metrics a message lists.
@@ -76,7 +76,7 @@ impl History {
     /// The names of the metrics that say something of the model, those with a known goal first.
     fn comparable(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.names().into_iter().filter(|name| !is_timing(name)).collect();
-        names.sort_by_key(|name| (Goal::infer(name).is_none(), !is_evaluation(name), *name));
+        names.sort_unstable_by_key(|name| (Goal::infer(name).is_none(), !is_evaluation(name), *name));
         names
     }
 }
@@ -107,7 +107,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The metric with this name, or an error that lists what there is.
     fn known(&self, name: &str) -> Result<String> {
-        if name == "step" || self.history.names().contains(name) {
+        if name == "step" || self.history.names().contains(&name) {
             return Ok(name.to_string());
         }
         let shown = self.history.comparable();
@@ -140,7 +140,7 @@ impl Reader<'_> {
             ["eval_loss", "loss"].into_iter().filter(|name| names.contains(name)).collect();
         for name in &candidates {
             if self.is_complete(name) {
-                if *name == "loss" && names.contains("reward") {
+                if *name == "loss" && names.contains(&"reward") {
                     self.notes
                         .push("the loss of such a run says little: consider --metric reward".to_string());
                 }
@@ -188,7 +188,8 @@ impl Reader<'_> {
     }
 
     fn outcomes(&self, name: &str) -> Vec<Outcome> {
-        let mut intervals: BTreeMap<usize, Intervals> = BTreeMap::new();
+        let mut intervals: Vec<Option<Intervals>> = Vec::new();
+        intervals.resize_with(self.branches.iter().max().map_or(0, |last| last + 1), || None);
         let outcome = |((step, branch), index): ((u64, &Branch), &usize)| {
             if let Some(reason) = diverged(&branch.records, step) {
                 return Outcome::Bad(reason);
@@ -203,7 +204,7 @@ impl Reader<'_> {
                 return self.evaluation(name, series, step);
             }
             let new = || Intervals::new(series, &branch.records);
-            self.training(name, intervals.entry(*index).or_insert_with(new), step)
+            self.training(name, intervals[*index].get_or_insert_with(new), step)
         };
         self.each().zip(&self.branches).map(outcome).collect()
     }
@@ -273,10 +274,10 @@ fn is_evaluation(name: &str) -> bool {
 
 /// The value nearest to a step, the earlier of two.
 fn nearest(series: &Series, step: u64, tolerance: u64) -> Option<(u64, f64)> {
-    let before = series.range(..=step).next_back();
-    let after = series.range(step..).next();
-    let near = before.into_iter().chain(after).min_by_key(|(at, _)| at.abs_diff(step));
-    near.map(|(at, value)| (*at, *value)).filter(|(at, _)| at.abs_diff(step) <= tolerance)
+    let after = series.partition_point(|(at, _)| *at < step);
+    let around = &series[after.saturating_sub(1)..series.len().min(after + 1)];
+    let near = around.iter().min_by_key(|(at, _)| at.abs_diff(step));
+    near.copied().filter(|(at, _)| at.abs_diff(step) <= tolerance)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::float;
 use crate::{Error, ErrorKind, Float, Goal, Metric, Rank, Residual, Result, Scheme, Space};
 
 /// The report beside every merged model, enough to make it again.
@@ -256,7 +257,7 @@ impl Report {
             (PRODUCT, Some("inputs")) => Ok(Space::Product(Some(Rank::Inputs))),
             (PRODUCT, Some("full")) => Ok(Space::Product(Some(Rank::Full))),
             (PRODUCT, Some(text)) => match text.strip_prefix("energy ") {
-                Some(share) => share.parse().ok().map(Rank::Energy),
+                Some(share) => float(share).map(Rank::Energy),
                 None => number(text).map(Rank::Fixed),
             }
             .map(|rank| Space::Product(Some(rank)))

@@ -5,7 +5,6 @@
 //! wants the whole file in memory and accepts duplicate names; its writer orders metadata at random. So heads are
 //! read and written here, with 64-bit offsets, and the tests hold the result against that crate.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -15,8 +14,16 @@ use core::ops::Range;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use serde_json::{Map, Value};
+
 use crate::dtype::Dtype;
+use crate::index::Index;
+use crate::json::quoted;
 use crate::{Error, ErrorKind, Result};
+
+pub use text_map::TextMap;
+
+mod text_map;
 
 /// Longest header that is read, in bytes. The format's own reader stops here too.
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -55,7 +62,7 @@ impl Tensor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     tensors: Vec<Tensor>,
-    metadata: BTreeMap<String, String>,
+    metadata: TextMap,
     data_start: u64,
 }
 
@@ -148,19 +155,18 @@ impl Header {
     /// [`ErrorKind::Header`] when a shape overflows or a name occurs twice.
     pub fn layout(
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<u64>)>,
-        metadata: BTreeMap<String, String>,
+        metadata: TextMap,
     ) -> Result<Self> {
         let mut tensors: Vec<_> = tensors.into_iter().collect();
-        tensors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        tensors.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let mut end = 0u64;
         let mut laid = Vec::with_capacity(tensors.len());
-        let mut seen = BTreeSet::new();
+        if let Some(twice) = Index::new(tensors.iter().map(|(name, ..)| name.as_str())).repeated() {
+            return Err(bad("occurs twice").tensor(&tensors[twice].0));
+        }
         for (name, dtype, shape) in tensors {
             let size = byte_size(dtype, &shape).and_then(|size| end.checked_add(size));
             let next = size.ok_or_else(|| bad("is larger than any file can be").tensor(&name))?;
-            if !seen.insert(name.clone()) {
-                return Err(bad("occurs twice").tensor(&name));
-            }
             laid.push(Tensor { name, dtype, shape, range: end..next });
             end = next;
         }
@@ -176,15 +182,18 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut json = String::from("{");
-        if !self.metadata.is_empty() {
-            json += "\"__metadata__\":";
-            json += &serde_json::to_string(&self.metadata).expect("a map of strings always serialises");
+        for (i, (key, value)) in self.metadata.pairs().iter().enumerate() {
+            let start = if i == 0 { "\"__metadata__\":{" } else { "," };
+            json += &format!("{start}{}:{}", quoted(key), quoted(value));
+        }
+        if !self.metadata.pairs().is_empty() {
+            json.push('}');
         }
         for tensor in &self.tensors {
             if json.len() > 1 {
                 json.push(',');
             }
-            let name = serde_json::to_string(&tensor.name).expect("a string always serialises");
+            let name = quoted(&tensor.name);
             let (start, end) = (tensor.range.start - self.data_start, tensor.range.end - self.data_start);
             let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
             let (dtype, shape) = (tensor.dtype, shape.join(","));
@@ -210,7 +219,7 @@ impl Header {
 
     /// The `__metadata__` map.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &TextMap {
         &self.metadata
     }
 
@@ -269,13 +278,9 @@ fn other_format(start: &[u8]) -> Option<(&'static str, &'static str)> {
 
 /// The header's JSON, in file order, names checked to be distinct.
 struct Entries {
-    metadata: BTreeMap<String, String>,
+    metadata: TextMap,
     tensors: Vec<(String, Entry)>,
 }
-
-/// `__metadata__`, keys checked to be distinct.
-#[derive(Default)]
-struct Metadata(BTreeMap<String, String>);
 
 #[derive(Deserialize)]
 struct Entry {
@@ -303,31 +308,6 @@ impl Entry {
     }
 }
 
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Metadata;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Metadata, A::Error> {
-                let mut pairs = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if pairs.contains_key(&key) {
-                        return Err(A::Error::custom(format!("the key `{key}` occurs twice")));
-                    }
-                    pairs.insert(key, value);
-                }
-                Ok(Metadata(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
-}
-
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
         struct Head;
@@ -341,20 +321,21 @@ impl<'de> Deserialize<'de> for Entries {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Entries, A::Error> {
                 let mut metadata = None;
                 let mut tensors = Vec::new();
-                let mut seen = BTreeSet::new();
+                // a map that is compiled already
+                let mut seen = Map::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
+                    if seen.insert(name.clone(), Value::Null).is_some() {
                         return Err(A::Error::custom(format!("the key `{name}` occurs twice")));
                     }
                     let at = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));
                     if name == "__metadata__" {
-                        metadata = map.next_value::<Option<Metadata>>().map_err(at)?;
+                        metadata = map.next_value::<Option<TextMap>>().map_err(at)?;
                     } else {
                         let entry = map.next_value().map_err(at)?;
                         tensors.push((name, entry));
                     }
                 }
-                Ok(Entries { metadata: metadata.unwrap_or_default().0, tensors })
+                Ok(Entries { metadata: metadata.unwrap_or_default(), tensors })
             }
         }
         deserializer.deserialize_map(Head)

@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 
 use crate::diverged::Record;
 use crate::json::whole;
+use crate::log::Series;
 use crate::metric::{Reading, Source};
-use crate::trainer::Series;
 
 /// The records of one training metric.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Interval {
 impl Intervals {
     /// The series as intervals; those that touch a bad training record will not be used.
     pub(crate) fn new(series: &Series, records: &[Record]) -> Self {
-        let steps: Vec<u64> = series.keys().copied().collect();
+        let steps = steps(series);
         let spacing = median_gap(&steps).or(steps.first().copied()).unwrap_or(0);
         let mut from = origin(&steps);
         let intervals = series.iter().map(|(to, value)| {
@@ -134,11 +134,15 @@ impl Interval {
 
 /// Whether a record of the series covers the step.
 pub(crate) fn covers(series: &Series, step: u64) -> bool {
-    let ends = series.first_key_value().zip(series.last_key_value());
+    let ends = series.first().zip(series.last());
     ends.is_some_and(|((first, _), (last, _))| {
-        let after_origin = || step > origin(&series.keys().copied().collect::<Vec<_>>());
+        let after_origin = || step > origin(&steps(series));
         step <= *last && (step >= *first || after_origin())
     })
+}
+
+fn steps(series: &Series) -> Vec<u64> {
+    series.iter().map(|(step, _)| *step).collect()
 }
 
 /// Where the first record's interval begins: 0, unless the log starts later than one usual distance.
@@ -158,7 +162,7 @@ mod tests {
     use super::*;
 
     fn every_ten(values: &[f64]) -> Intervals {
-        let series: Series =
+        let series: Vec<_> =
             values.iter().enumerate().map(|(i, value)| (10 * (i as u64 + 1), *value)).collect();
         Intervals::new(&series, &[])
     }
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn before_a_log_that_starts_late_a_value_is_flagged() {
-        let series = Series::from([(1010, 3.0), (1020, 2.0), (1030, 1.0)]);
+        let series = [(1010, 3.0), (1020, 2.0), (1030, 1.0)];
         let intervals = Intervals::new(&series, &[]);
         assert_eq!(
             intervals.read(900, 0.0).unwrap(),
@@ -244,11 +248,11 @@ mod tests {
         let covered = |series: &Series, steps: &[u64]| -> Vec<bool> {
             steps.iter().map(|step| covers(series, *step)).collect()
         };
-        let early = Series::from([(10, 4.0), (20, 2.0)]);
+        let early = [(10, 4.0), (20, 2.0)];
         assert_eq!(covered(&early, &[0, 1, 10, 20, 21]), [false, true, true, true, false]);
-        let late = Series::from([(1010, 4.0), (1020, 2.0)]);
+        let late = [(1010, 4.0), (1020, 2.0)];
         assert_eq!(covered(&late, &[1, 1000, 1001, 1020]), [false, false, true, true]);
-        assert!(!covers(&Series::new(), 1));
+        assert!(!covers(&[], 1));
     }
 
     #[test]

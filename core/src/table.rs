@@ -8,7 +8,6 @@
 //! PyTorch Lightning counts steps from 0 in its `metrics.csv` but from 1 in the names of its checkpoints: a
 //! CSV table with `epoch` and `step` is read one step later when that finds more of the checkpoints.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -72,7 +71,10 @@ impl Table {
     pub fn metrics(&self) -> Vec<&str> {
         let cells = self.rows.iter().flat_map(|row| &row.cells);
         let numbers = cells.filter(|(name, cell)| matches!(cell, Cell::Number(_)) && *name != "epoch");
-        numbers.map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>().into_iter().collect()
+        let mut names: Vec<_> = numbers.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Read one metric for the wanted checkpoints; without a name, the only one there is.
@@ -110,7 +112,7 @@ impl Table {
             metrics.iter().map(of).collect::<Vec<_>>().join(", ")
         };
         match (&options.name, metrics.as_slice()) {
-            (Some(name), _) if self.rows.iter().any(|row| row.cells.contains_key(name)) => Ok(name.clone()),
+            (Some(name), _) if self.rows.iter().any(|row| row.cell(name).is_some()) => Ok(name.clone()),
             (Some(_), [UNNAMED]) => Ok(UNNAMED.to_string()),
             (Some(name), [_, ..]) => {
                 let detail = format!("the table of metrics has no column `{name}`; it has {}", coverage());
@@ -152,7 +154,7 @@ impl Table {
     ) -> impl Iterator<Item = (&'a Row, &'a Cell)> {
         let wanted = *wanted;
         let rows = self.rows.iter().filter(move |row| row.is_of(&wanted, shift));
-        rows.filter_map(move |row| row.cells.get(column).map(|cell| (row, cell)))
+        rows.filter_map(move |row| row.cell(column).map(|cell| (row, cell)))
     }
 
     fn outcome(&self, wanted: &Wanted<'_>, column: &str, shift: u64, tolerance: u64) -> Result<Outcome> {
@@ -177,7 +179,7 @@ impl Table {
 
     fn nearest(&self, wanted: &Wanted<'_>, column: &str, shift: u64, tolerance: u64) -> Result<Outcome> {
         let by_step = self.rows.iter().filter(|row| !row.has_path());
-        let filled = by_step.filter_map(|row| Some((row, row.cells.get(column)?, row.step? + shift)));
+        let filled = by_step.filter_map(|row| Some((row, row.cell(column)?, row.step? + shift)));
         let near = wanted.step.and_then(|wanted| {
             let distances = filled.map(|(row, cell, step)| (step.abs_diff(wanted), step, row, cell));
             distances.min_by_key(|(by, step, ..)| (*by, *step))

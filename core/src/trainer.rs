@@ -5,21 +5,15 @@
 //! training. Where the training loss goes back to an earlier step, the run was resumed or restarted: values
 //! from that step on belong to another branch.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
 use crate::json;
+use crate::log::{Log, Point};
 use crate::{Error, ErrorKind, Result};
-
-/// One metric over the steps of a run.
-pub(crate) type Series = BTreeMap<u64, f64>;
-
-/// All metrics of a log.
-pub(crate) type Log = BTreeMap<String, Series>;
 
 /// The keys under which trainers write the step of a record: Trainer, LLaMA-Factory, ms-swift,
 /// Megatron-swift.
@@ -88,8 +82,8 @@ impl TrainerState {
                 states.extend(log.add(&record));
             }
         }
-        if !log.state.log.is_empty() {
-            states.push(log.state);
+        if !log.points.is_empty() {
+            states.push(log.finish());
         }
         states.append(&mut summaries);
         if states.is_empty() {
@@ -101,9 +95,7 @@ impl TrainerState {
 
     /// The last step that the log knows of.
     pub(crate) fn end(&self) -> u64 {
-        let last =
-            self.log.values().filter_map(|series| series.last_key_value()).map(|(step, _)| *step).max();
-        last.max(self.global_step).unwrap_or(0)
+        self.log.end().max(self.global_step).unwrap_or(0)
     }
 
     fn from_map(map: &Map<String, Value>) -> Self {
@@ -112,7 +104,7 @@ impl TrainerState {
             if let Value::Object(record) = record
                 && let Some(abandoned) = log.add(record)
             {
-                let (old, new) = (abandoned.end(), log.train);
+                let (old, new) = (abandoned.end(), log.train());
                 log.state.notes.push(format!(
                     "one log goes back from step {old} to step {new}: the run was resumed or restarted, its later \
                      records are used"
@@ -125,7 +117,7 @@ impl TrainerState {
             max_steps: step("max_steps"),
             logging_steps: step("logging_steps"),
             save_steps: step("save_steps"),
-            ..log.state
+            ..log.finish()
         }
     }
 }
@@ -134,8 +126,9 @@ impl TrainerState {
 #[derive(Default)]
 struct Branch {
     state: TrainerState,
-    /// The step of the last record with a training loss.
-    train: u64,
+    points: Vec<Point>,
+    /// The last record with a training loss: its step, and the loss.
+    last: Option<(u64, f64)>,
 }
 
 impl Branch {
@@ -143,9 +136,10 @@ impl Branch {
     fn add(&mut self, record: &Map<String, Value>) -> Option<TrainerState> {
         let step = STEP_KEYS.into_iter().find_map(|key| record.get(key).and_then(json::step))?;
         let abandoned = record.get("loss").and_then(json::number).and_then(|loss| {
-            let repeats = self.state.log.get("loss").and_then(|series| series.get(&step)) == Some(&loss);
-            let restarts = step < self.train || step == self.train && self.train > 0 && !repeats;
-            self.train = step;
+            let train = self.train();
+            let repeats = self.last == Some((step, loss));
+            let restarts = step < train || step == train && train > 0 && !repeats;
+            self.last = Some((step, loss));
             restarts.then(|| self.restart(step))
         });
         let is_summary = record.contains_key("train_runtime") || record.contains_key("total_flos");
@@ -155,23 +149,27 @@ impl Branch {
                 continue;
             }
             if let Some(value) = json::number(value) {
-                if !self.state.log.contains_key(name) {
-                    self.state.log.insert(name.to_string(), Series::new());
-                }
-                self.state.log.get_mut(name).expect("inserted above").entry(step).or_insert(value);
+                self.points.push(Point { metric: name.clone(), step, value });
             }
         }
         abandoned
     }
 
     fn restart(&mut self, step: u64) -> TrainerState {
-        let abandoned = self.state.clone();
+        let log = Log::new(self.points.clone());
+        let abandoned = TrainerState { log, ..self.state.clone() };
         self.state.generation += 1;
-        for series in self.state.log.values_mut() {
-            series.split_off(&step);
-        }
-        self.state.log.retain(|_, series| !series.is_empty());
+        self.points.retain(|point| point.step < step);
         abandoned
+    }
+
+    /// The step of the last record with a training loss.
+    fn train(&self) -> u64 {
+        self.last.map_or(0, |(step, _)| step)
+    }
+
+    fn finish(self) -> TrainerState {
+        TrainerState { log: Log::new(self.points), ..self.state }
     }
 }
 
@@ -200,10 +198,12 @@ mod tests {
         ]}"#;
         let state = TrainerState::parse(text).unwrap();
         assert_eq!((state.global_step, state.logging_steps, state.save_steps), (Some(12), Some(3), Some(3)));
-        assert_eq!(state.log["loss"], Series::from([(9, 2.7796150843302407), (12, 0.5)]));
-        assert!(state.log["grad_norm"][&9].is_nan() && state.log["eval_loss"][&9].is_nan());
+        assert_eq!(state.log.get("loss"), Some(&[(9, 2.7796150843302407), (12, 0.5)][..]));
+        for name in ["grad_norm", "eval_loss"] {
+            assert!(state.log.get(name).unwrap()[0].1.is_nan(), "{name}");
+        }
         for absent in ["step", "epoch", "note", "list", "total_flos", "train_loss"] {
-            assert!(!state.log.contains_key(absent), "{absent}");
+            assert!(state.log.get(absent).is_none(), "{absent}");
         }
         assert_eq!(state.end(), 12);
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn the_first_of_two_evaluations_counts() {
         let text = r#"{"log_history": [{"step": 25, "eval_loss": 4.1}, {"step": 25, "eval_loss": 9.0}]}"#;
-        assert_eq!(TrainerState::parse(text).unwrap().log["eval_loss"][&25], 4.1);
+        assert_eq!(TrainerState::parse(text).unwrap().log.get("eval_loss"), Some(&[(25, 4.1)][..]));
     }
 
     #[test]
@@ -236,8 +236,8 @@ mod tests {
         );
         let states = TrainerState::parse_lines(text).unwrap();
         assert_eq!(states.len(), 2);
-        assert_eq!(states[0].log["loss"], Series::from([(10, 1.5), (20, 1.4), (30, 1.2)]));
-        assert_eq!(states[1].log["loss"], Series::from([(10, 1.5), (20, 1.0)]));
+        assert_eq!(states[0].log.get("loss"), Some(&[(10, 1.5), (20, 1.4), (30, 1.2)][..]));
+        assert_eq!(states[1].log.get("loss"), Some(&[(10, 1.5), (20, 1.0)][..]));
         assert!(states[1].generation > states[0].generation);
         assert_eq!(states[0].global_step, None);
     }
@@ -252,10 +252,10 @@ mod tests {
         );
         let states = TrainerState::parse_lines(text).unwrap();
         assert_eq!(states.len(), 2);
-        assert_eq!(states[0].log["loss"], Series::from([(5, 1.5)]));
-        assert_eq!(states[0].log["eval_loss"], Series::from([(5, 1.4)]));
+        assert_eq!(states[0].log.get("loss"), Some(&[(5, 1.5)][..]));
+        assert_eq!(states[0].log.get("eval_loss"), Some(&[(5, 1.4)][..]));
         assert_eq!(states[1].global_step, Some(10));
-        assert_eq!(states[1].log["loss"], Series::from([(5, 1.5), (10, 1.25)]));
+        assert_eq!(states[1].log.get("loss"), Some(&[(5, 1.5), (10, 1.25)][..]));
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let text = r#"{"global_step": 30, "log_history": [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0},
             {"step": 30, "loss": 1.0}, {"step": 20, "loss": 2.5}, {"step": 30, "loss": 1.5}]}"#;
         let state = TrainerState::parse(text).unwrap();
-        assert_eq!(state.log["loss"], Series::from([(10, 3.0), (20, 2.5), (30, 1.5)]));
+        assert_eq!(state.log.get("loss"), Some(&[(10, 3.0), (20, 2.5), (30, 1.5)][..]));
         assert_eq!(state.notes.len(), 1);
         assert!(state.notes[0].contains("from step 30 to step 20"), "{}", state.notes[0]);
     }

@@ -3,11 +3,10 @@
 //! Bytes are those read and written: eight inputs and one output. Each case checks its answer before it is timed.
 
 use core::hint::black_box;
-use std::collections::BTreeMap;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mwa::kernel::{Operand, reference};
-use mwa::safetensors::Header;
+use mwa::safetensors::{Header, TextMap};
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 use mwa_host::InstructionSet;
 
@@ -28,7 +27,7 @@ fn kernels(criterion: &mut Criterion) {
     for (from, to) in PAIRS {
         let inputs: Vec<_> = (0..INPUTS).map(|seed| noise(from, seed as u64)).collect();
         let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-        let header = Header::layout([("x".into(), from.dtype(), vec![ELEMENTS as u64])], BTreeMap::new());
+        let header = Header::layout([("x".into(), from.dtype(), vec![ELEMENTS as u64])], TextMap::default());
         let files = vec![Shard { name: "x.safetensors".into(), header: header.expect("one tensor") }];
         let checkpoints: Vec<_> =
             (0..INPUTS).map(|i| Input { name: i.to_string(), files: files.clone() }).collect();

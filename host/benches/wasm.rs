@@ -2,12 +2,11 @@
 //!
 //! In rounds, everyone once in each; each answer is checked. `cargo xtask bench wasm` builds the component first.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use mwa::kernel::{Operand, reference};
-use mwa::safetensors::Header;
+use mwa::safetensors::{Header, TextMap};
 use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
 use mwa_host::InstructionSet;
 use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Span, Weighing};
@@ -99,7 +98,8 @@ fn start(component: &[u8]) {
 /// Single-tensor files of numbers between 2⁻¹⁰ and 1 of either sign, as training leaves them.
 fn files(float: Float) -> Vec<Vec<u8>> {
     let elements = BYTES / float.bytes();
-    let header = Header::layout([("w".to_string(), float.dtype(), vec![elements as u64])], BTreeMap::new());
+    let header =
+        Header::layout([("w".to_string(), float.dtype(), vec![elements as u64])], TextMap::default());
     let head = header.expect("one tensor").to_bytes();
     let file = |seed: u64| {
         let mut state = seed;

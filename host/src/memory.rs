@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use mwa::kernel::Tally;
-use mwa::safetensors::{self, Header};
+use mwa::safetensors::{self, Header, TextMap};
 use mwa::{Dtype, Error, ErrorKind, Job, Plan, Recipe, Result, Shard, Weights};
 
 use crate::{InstructionSet, Machine, Progress};
@@ -139,7 +139,7 @@ impl<'a> InMemory<'a> {
 impl<'a> Source<'a> {
     fn new(tensors: &[Tensor<'a>]) -> Result<Self> {
         let laid = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
-        let header = Header::layout(laid, BTreeMap::new())?;
+        let header = Header::layout(laid, TextMap::default())?;
         let bytes: BTreeMap<_, _> =
             tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.bytes)).collect();
         let in_order = |tensor: &safetensors::Tensor| {

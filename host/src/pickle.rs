@@ -1,6 +1,5 @@
 //! PyTorch `.bin` files: their tensors as a safetensors file. Nothing in a pickle is ever executed.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -25,7 +24,7 @@ pub(crate) fn header(path: &Path) -> Result<Header> {
         let shape = tensor.shape().iter().map(|&dim| dim as u64).collect();
         (name.clone(), dtype(tensor.dtype()), shape)
     });
-    Header::layout(tensors, BTreeMap::from([("format".into(), "pt".into())]))
+    Header::layout(tensors, vec![("format".into(), "pt".into())].into())
 }
 
 /// Write the tensors to a temporary safetensors file with the head that [`header`] gave.

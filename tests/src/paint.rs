@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mwa::safetensors::Header;
+use mwa::safetensors::{Header, TextMap};
 use mwa::{Dtype, Float};
 use safetensors::SafeTensors;
 
@@ -91,7 +91,7 @@ fn bits(painting: Painting, float: Float, random: u64) -> u64 {
 pub fn file(tensors: &[(String, Dtype, Vec<u8>)]) -> Vec<u8> {
     let shape = |dtype: Dtype, data: &[u8]| vec![data.len() as u64 * 8 / dtype.bitsize() as u64];
     let layout = tensors.iter().map(|(name, dtype, data)| (name.clone(), *dtype, shape(*dtype, data)));
-    let header = Header::layout(layout, BTreeMap::new()).expect("the names are distinct");
+    let header = Header::layout(layout, TextMap::default()).expect("the names are distinct");
     let mut bytes = header.to_bytes();
     for tensor in header.tensors() {
         let (_, _, data) = tensors.iter().find(|(name, ..)| *name == tensor.name).expect("it was laid out");

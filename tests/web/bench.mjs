@@ -2,7 +2,7 @@
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { availableParallelism, platform, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -27,7 +27,8 @@ function makeRun() {
     mkdirSync(path, { recursive: true });
     const header = {};
     let end = 0;
-    for (let m = 0; m < modules; m += 1) {
+    // in the order of names, as safetensors writes them
+    for (const m of Array.from({ length: modules }, (_, m) => `${m}`).sort()) {
       for (const [half, shape] of [["A", [rank, width]], ["B", [width, rank]]]) {
         header[`base_model.model.layers.${m}.q_proj.lora_${half}.weight`] = { dtype: "BF16", shape, data_offsets: [end, (end += rank * width * 2)] };
       }
@@ -50,84 +51,115 @@ function makeRun() {
   }
 }
 
-const best = (seconds) => Math.min(...seconds);
-const row = (name, seconds, note = "") => console.log(`${name.padEnd(34)} ${best(seconds).toFixed(3)} s  ${((COUNT * SIZE) / best(seconds) / 1e9).toFixed(2)} GB/s  ${note}`);
-
-async function rounds(work) {
-  const seconds = [];
-  for (let i = 0; i < ROUNDS; i += 1) {
-    const began = performance.now();
-    const told = await work();
-    seconds.push(typeof told === "number" ? told : (performance.now() - began) / 1000);
-  }
-  return seconds;
-}
-
 makeRun();
-let expected;
-const natively = (threads) => () => {
-  const out = join(folder, "out");
-  execFileSync(native, ["merge", join(folder, "run"), "-o", out, "--force", "--quiet", "--no-residual", "--device", "cpu", "--threads", String(threads)], { stdio: "inherit" });
-  expected ??= createHash("sha256").update(readFileSync(join(out, "adapter_model.safetensors"))).digest("hex");
-};
+const cores = availableParallelism();
+const contenders = [];
+/** `work` is one merge, and gives its seconds if it knows them better than we; `against` names the native merge that does as much. */
+const contend = (name, work, against, rounds = ROUNDS) => contenders.push({ name, work, against, rounds, seconds: [] });
 
+let expected;
 const same = (sha256) => {
   if (sha256 !== expected) throw new Error(`gave ${sha256}, the native binary ${expected}`);
 };
-const cores = availableParallelism();
 
-console.log(`${COUNT} checkpoints of ${SIZE / 1e6} MB, bf16; best of ${ROUNDS}; ${cores} cores`);
-const base = {};
-for (const threads of new Set([1, cores])) {
-  base[threads] = await rounds(natively(threads));
-  row(`native, ${threads} threads`, base[threads]);
-}
-for (const [name, threads, against] of [["node, this thread", 0, 1], ["node, 1 worker", 1, 1], [`node, ${cores} workers`, cores, cores]]) {
-  for (const skipInputHashes of [false, true]) {
+const out = join(folder, "out");
+const natively = (threads, flags) => () => {
+  execFileSync(native, ["merge", join(folder, "run"), "-o", out, "--force", "--quiet", "--device", "cpu", "--threads", `${threads}`, ...flags], { stdio: "inherit" });
+  expected ??= createHash("sha256").update(readFileSync(join(out, "adapter_model.safetensors"))).digest("hex");
+};
+const NATIVE = (threads, residual = false) => `native, ${threads} thread${threads === 1 ? "" : "s"}${residual ? ", residual" : ""}`;
+for (const threads of new Set([1, cores])) contend(NATIVE(threads), natively(threads, ["--no-residual"]));
+contend(NATIVE(1, true), natively(1, []));
+
+/** Each is a row: what is said of it, options, and the threads and residual of the native merge beside it. */
+const ROWS = [
+  ["1 worker", { threads: 1, residual: false }, NATIVE(1)],
+  ["1 worker, inputs unhashed", { threads: 1, residual: false, skipInputHashes: true }, NATIVE(1)],
+  ["1 worker, residual", { threads: 1 }, NATIVE(1, true)],
+  [`${cores} workers`, { threads: cores, residual: false }, NATIVE(cores)],
+];
+
+for (const [name, options, against] of [["this thread", { threads: 0, residual: false }, NATIVE(1)], ...ROWS]) {
+  contend(`node, ${name}`, async () => {
     const run = await mwa.openRun(await disk(join(folder, "run")));
-    const seconds = await rounds(async () => same((await mwa.merge(run, { threads, skipInputHashes })).report.outputs[0].sha256));
-    row(`${name}${skipInputHashes ? ", inputs unhashed" : ""}`, seconds, `${(best(base[against]) / best(seconds)).toFixed(2)} of native`);
-  }
+    const { report, seconds } = await mwa.merge(run, options);
+    same(report.outputs[0].sha256);
+    return seconds;
+  }, against);
 }
-console.log(`node: peak resident ${(process.resourceUsage().maxRSS / 1000).toFixed(0)} MB`);
 
 const server = await serve({ "/page/": `${root}/examples/browser/dist`, "/package/": `${root}/wasm/web/dist` });
-const browser = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--enable-precise-memory-info"] });
-const page = await (await browser.newContext()).newPage();
-await page.goto(`${server.url}/page/`);
-await page.waitForSelector("html[data-ready]");
-await page.setInputFiles("#folder", join(folder, "run"));
-await page.getByText(`${COUNT} of ${COUNT} checkpoints`).waitFor();
-for (const [name, threads, against] of [["chromium, 1 worker", 1, 1], [`chromium, ${cores} workers`, cores, cores]]) {
-  for (const skipInputHashes of [false, true]) {
-    const inner = await page.evaluateHandle(async ({ url }) => {
+/** A browser on the page, with the run chosen in an input of our own. */
+async function open(...flags) {
+  const browser = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", ...flags] });
+  const page = await (await browser.newContext()).newPage();
+  await page.goto(`${server.url}/page/`);
+  const input = await page.evaluateHandle(() => document.body.appendChild(Object.assign(document.createElement("input"), { type: "file", webkitdirectory: true, id: "bench" })));
+  await page.setInputFiles("#bench", join(folder, "run"));
+  const merge = async (options) => {
+    const { sha256, seconds, device, reason } = await page.evaluate(async ({ url, input, options }) => {
       const { openRun, merge } = await import(`${url}/package/index.js`);
-      const input = Object.assign(document.createElement("input"), { type: "file", webkitdirectory: true, id: "bench" });
-      document.body.append(input);
-      return { openRun, merge, input };
-    }, { url: server.url });
-    await page.setInputFiles("#bench", join(folder, "run"));
-    const seconds = await rounds(() => page.evaluate(async ({ inner, threads, skipInputHashes, expected }) => {
-      const run = await inner.openRun([...inner.input.files]);
-      const { report, seconds } = await inner.merge(run, { threads, skipInputHashes });
-      if (report.outputs[0].sha256 !== expected) throw new Error("other bytes than native");
-      return seconds;
-    }, { inner, threads, skipInputHashes, expected }));
-    await page.evaluate(() => document.getElementById("bench").remove());
-    row(`${name}${skipInputHashes ? ", inputs unhashed" : ""}`, seconds, `${(best(base[against]) / best(seconds)).toFixed(2)} of native`);
+      const { report, seconds, device, reason } = await merge(await openRun([...input.files]), options);
+      return { sha256: report.outputs[0].sha256, seconds, device, reason };
+    }, { url: server.url, input, options });
+    same(sha256);
+    if (options.device === "gpu" && !device.startsWith("gpu")) throw new Error(`no GPU: ${reason}`);
+    return seconds;
+  };
+  return { browser, merge };
+}
+const plain = await open();
+for (const [name, options, against] of ROWS) contend(`chromium, ${name}`, () => plain.merge(options), against);
+const withGpu = await open("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader");
+contend("chromium, SwiftShader as GPU", () => withGpu.merge({ device: "gpu", threads: 1, residual: false }), NATIVE(1), 1);
+
+// everyone once in each round
+for (let round = 0; round < ROUNDS; round += 1) {
+  for (const { work, rounds, seconds } of contenders) {
+    if (round >= rounds) continue;
+    const began = performance.now();
+    seconds.push((await work()) ?? (performance.now() - began) / 1000);
   }
 }
-const heap = await page.evaluate(() => performance.memory.totalJSHeapSize);
-console.log(`chromium: JavaScript heap of the page after the merges ${(heap / 1e6).toFixed(0)} MB`);
 
-const ready = await rounds(async () => {
-  const fresh = await (await browser.newContext({ serviceWorkers: "block" })).newPage();
+const best = (seconds) => Math.min(...seconds);
+console.log(`${COUNT} checkpoints of ${SIZE / 1e6} MB, bf16; best of ${ROUNDS}, side by side; ${cores} cores; inputs hashed, no residual, unless it says so\n`);
+console.log("| what | s | GB/s | of native |\n|---|---|---|---|");
+for (const { name, seconds, against } of contenders) {
+  const native = contenders.find(({ name }) => name === against)?.seconds;
+  const share = native ? (best(native) / best(seconds)).toFixed(2) : "";
+  console.log(`| ${name} | ${best(seconds).toFixed(3)} | ${((COUNT * SIZE) / best(seconds) / 1e9).toFixed(2)} | ${share} |`);
+}
+console.log("\nSwiftShader is a program on the CPU that stands in for a GPU: its row says that the way works, not how fast a GPU is.");
+
+/** Peak memory of a process; only Linux tells. */
+const peak = (id) => {
+  const kB = /VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${id}/status`, "utf8"))[1];
+  return `${(Number(kB) / 1000).toFixed(0)} MB`;
+};
+if (platform() === "linux") {
+  for (const threads of new Set([1, cores])) {
+    const script = `const { mergeRun } = await import(${JSON.stringify(new URL("../../wasm/web/dist/node.js", import.meta.url))});
+      await mergeRun(${JSON.stringify(join(folder, "run"))}, ${JSON.stringify(out)}, ${JSON.stringify({ force: true, threads })});
+      const peak = ${peak};
+      console.log(peak("self"));`;
+    const imports = 'import { readFileSync } from "node:fs";';
+    const told = execFileSync(process.execPath, ["--input-type=module", "--eval", imports + script], { encoding: "utf8" });
+    console.log(`node, one merge from disk to disk, workers: ${threads}; peak resident ${told.trim()}`);
+  }
+  const { processInfo } = await (await plain.browser.newBrowserCDPSession()).send("SystemInfo.getProcessInfo");
+  const [renderer] = processInfo.filter(({ type }) => type === "renderer").map(({ id }) => peak(id)).sort((a, b) => parseInt(b) - parseInt(a));
+  console.log(`chromium, the page's process over all merges: peak resident ${renderer}`);
+}
+
+const ready = [];
+for (let round = 0; round < ROUNDS; round += 1) {
+  const fresh = await (await plain.browser.newContext({ serviceWorkers: "block" })).newPage();
   await fresh.goto(`${server.url}/page/`);
   await fresh.waitForSelector("html[data-ready]");
-  const at = await fresh.evaluate(() => performance.now() - performance.getEntriesByType("navigation")[0].responseEnd);
+  ready.push(await fresh.evaluate(() => performance.now() - performance.getEntriesByType("navigation")[0].responseEnd));
   await fresh.context().close();
-  return at / 1000;
-});
-console.log(`chromium: page to ready, ${(best(ready) * 1000).toFixed(0)} ms after its HTML came`);
-await browser.close();
+}
+console.log(`chromium: page to ready, ${best(ready).toFixed(0)} ms after its HTML came`);
+await Promise.all([plain, withGpu].map(({ browser }) => browser.close()));
 server.close();

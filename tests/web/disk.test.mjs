@@ -68,25 +68,28 @@ test("hostile files are refused by name", async () => {
   assert.deepEqual(await readdir(folder), []);
 });
 
-test("the folder is that of the native command", { skip: !process.env.MWA_BINARY && "MWA_BINARY names no native binary" }, async () => {
-  const folder = await fresh();
-  await cp(sample, join(folder, "runs/sample"), { recursive: true });
-  await writeFile(join(folder, "runs/sample/checkpoint-1000/tokenizer.json"), "{}");
-  const [here, native] = [join(folder, "runs/here"), join(folder, "runs/native")];
-  const report = await mergeRun(join(folder, "runs/sample"), here);
-  await run(process.env.MWA_BINARY, ["merge", join(folder, "runs/sample"), "-o", native, "--no-residual"]);
-  assert.deepEqual(await readdir(here), await readdir(native));
-  for (const name of await readdir(here)) {
-    const [a, b] = await Promise.all([here, native].map((out) => readFile(join(out, name), name === WEIGHTS ? undefined : "utf8")));
-    if (name === "mwa-report.json") assert.deepEqual(JSON.parse(a), JSON.parse(b));
-    else assert.deepEqual(a, b, name);
-    assert.equal((await stat(join(here, name))).mode, (await stat(join(native, name))).mode, name);
-  }
-  assert.equal((await stat(here)).mode, (await stat(native)).mode);
-  assert.equal(report.outputs[0].sha256, SAMPLE);
-  assert.equal(report.inputs[0].path, "../sample/checkpoint-550");
-  await run(process.env.MWA_BINARY, ["verify", here]);
-});
+for (const [residual, flags] of [[undefined, []], [false, ["--no-residual"]]]) {
+  test(`the folder is that of the native command ${flags}`, { skip: !process.env.MWA_BINARY && "MWA_BINARY names no native binary" }, async () => {
+    const folder = await fresh();
+    await cp(sample, join(folder, "runs/sample"), { recursive: true });
+    await writeFile(join(folder, "runs/sample/checkpoint-1000/tokenizer.json"), "{}");
+    const [here, native] = [join(folder, "runs/here"), join(folder, "runs/native")];
+    const report = await mergeRun(join(folder, "runs/sample"), here, residual === undefined ? {} : { residual });
+    await run(process.env.MWA_BINARY, ["merge", join(folder, "runs/sample"), "-o", native, ...flags]);
+    assert.deepEqual(await readdir(here), await readdir(native));
+    for (const name of await readdir(here)) {
+      const [a, b] = await Promise.all([here, native].map((out) => readFile(join(out, name), name === WEIGHTS ? undefined : "utf8")));
+      if (name === "mwa-report.json") assert.deepEqual(JSON.parse(a), JSON.parse(b));
+      else assert.deepEqual(a, b, name);
+      assert.equal((await stat(join(here, name))).mode, (await stat(join(native, name))).mode, name);
+    }
+    assert.equal((await stat(here)).mode, (await stat(native)).mode);
+    assert.equal(report.outputs[0].sha256, SAMPLE);
+    assert.equal(report.inputs[0].path, "../sample/checkpoint-550");
+    assert.equal(report.residual === undefined, residual === false);
+    await run(process.env.MWA_BINARY, ["verify", here]);
+  });
+}
 
 test("checkpoints named one by one have the logs of their run", async () => {
   const names = ["checkpoint-900", "checkpoint-1000"];

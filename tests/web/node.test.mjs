@@ -46,11 +46,56 @@ test("Blobs, buffers and ranges give the same bytes", async () => {
   const ranges = await disk(`${root}/examples/sample-run`);
   const whole = await Promise.all(ranges.map(async ({ name, size, read }) => ({ name, data: await read(0, size) })));
   const blobs = whole.map(({ name, data }) => ({ name, data: new Blob([data]) }));
+  const hashes = ({ report }) => report.inputs.map(({ files }) => files[0].sha256);
+  const expected = hashes(await mwa.merge(await mwa.openRun(ranges), { threads: 0 }));
   for (const inputs of [whole, blobs]) {
     const merged = await mwa.merge(await mwa.openRun(inputs), { threads: 1 });
     assert.equal(await sha256(weights(merged).blob), SAMPLE);
+    assert.deepEqual(hashes(merged), expected);
   }
 });
+
+for (const threads of [0, 1]) {
+  test(`read() may give views of its own memory, which stays as it is, with ${threads} workers`, async () => {
+    const files = await Promise.all((await disk(`${root}/examples/sample-run`)).map(async ({ name, size, read }) => {
+      // with room to spare, so that no answer is all of it
+      const memory = new Uint8Array(size + 1);
+      memory.set(await read(0, size));
+      return { name, size, memory, before: createHash("sha256").update(memory).digest("hex") };
+    }));
+    const inputs = files.map(({ name, size, memory }) => ({ name, size, read: async (offset, length) => memory.subarray(offset, offset + length) }));
+    const merged = await mwa.merge(await mwa.openRun(inputs), { threads });
+    assert.equal(merged.report.outputs[0].sha256, SAMPLE);
+    for (const { memory, before } of files) assert.equal(createHash("sha256").update(memory).digest("hex"), before);
+  });
+
+  test(`read() may use the memory of its earlier answers, with ${threads} workers`, async () => {
+    const files = [1, 2].map((seed) => ({ name: `${seed}.safetensors`, data: noise(seed, 2 ** 23) }));
+    let used = 0;
+    const inputs = files.map(({ name, data }) => ({ name, size: data.length, async read(offset, length, spare) {
+      const isLarge = spare?.byteLength >= length;
+      used += isLarge;
+      const bytes = new Uint8Array(isLarge ? spare : new ArrayBuffer(length), 0, length);
+      bytes.set(data.subarray(offset, offset + length));
+      return bytes;
+    } }));
+    const options = { threads, weights: [1, 3], allowCrossRun: true };
+    const [expected, merged] = [await mwa.merge(await mwa.openRun(files), options), await mwa.merge(await mwa.openRun(inputs), options)];
+    assert.equal(merged.report.outputs[0].sha256, expected.report.outputs[0].sha256);
+    assert.deepEqual(merged.report.inputs.map(({ files }) => files[0].sha256), files.map(({ data }) => createHash("sha256").update(data).digest("hex")));
+    assert.ok(used >= 10, `used ${used} times`);
+  });
+}
+
+/** A file with one tensor of `elements` numbers, different for each seed. */
+function noise(seed, elements) {
+  const header = Buffer.from(JSON.stringify({ w: { dtype: "F32", shape: [elements], data_offsets: [0, elements * 4] } }).padEnd(128));
+  const bytes = new Uint8Array(8 + header.length + elements * 4);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(header.length), true);
+  bytes.set(header, 8);
+  bytes.set(new Uint8Array(Float32Array.from({ length: elements }, (_, i) => (i * seed) % 1009).buffer), 8 + header.length);
+  return bytes;
+}
 
 test("a stream takes the weights", async () => {
   const hash = createHash("sha256");
@@ -113,6 +158,9 @@ test("comparing finds norms, cosines and the residual", async () => {
   assert.ok(cosines[0][9] > 0.8 && cosines[0][9] < 0.83);
   assert.ok(Math.abs(norms[9] - 23.349) < 0.01);
   assert.ok(residual > 0.03 && residual < 0.05);
+  // both weigh all modules by the same factor, which no ratio keeps
+  const { report } = await mwa.merge(await sample(), { threads: 1 });
+  assert.ok(Math.abs(report.residual.overall / residual - 1) < 1e-9);
 });
 
 test("all vectors and the sample run in Deno", async (context) => {

@@ -84,6 +84,13 @@ fn test_node(count: &mut Count) -> Result {
 
 /// Whether there is all that the package is built with.
 pub(crate) fn ready() -> Result {
+    node()?;
+    target::build("mwa-web-module", TRIPLE)?;
+    npm(&root().join("wasm/web"))
+}
+
+/// Whether there is a Node that is new enough, and npm.
+pub(crate) fn node() -> Result {
     for program in ["node", "npm"] {
         let mut version = Command::new(program);
         version.arg("--version");
@@ -93,8 +100,7 @@ pub(crate) fn ready() -> Result {
             return Err(format!("node is {}, older than 20", version.trim()));
         }
     }
-    target::build("mwa-web-module", TRIPLE)?;
-    npm(&root().join("wasm/web"))
+    Ok(())
 }
 
 /// The page in Chromium, if the Node lane could run; it has said so otherwise.
@@ -153,7 +159,7 @@ fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result
 }
 
 /// Install what the lock file says, once.
-fn npm(folder: &Path) -> Result {
+pub(crate) fn npm(folder: &Path) -> Result {
     let made = |path: &str| fs::metadata(folder.join(path)).and_then(|it| it.modified()).ok();
     if made("node_modules/.package-lock.json") >= made("package-lock.json") {
         return Ok(());

@@ -1,12 +1,12 @@
 //! Compare adapter configs field by field.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::Value;
 
 use crate::adapter::{AdapterConfig, is_unset};
+use crate::json;
 use crate::method::{Method, SHARED_FIELDS};
 
 /// A field in which two configs differ.
@@ -89,7 +89,12 @@ pub(super) fn same_field(name: &str, a: &Value, b: &Value) -> bool {
     if SETS.contains(&name)
         && let (Value::Array(a), Value::Array(b)) = (a, b)
     {
-        let set = |items: &[Value]| items.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let set = |items: &[Value]| {
+            let mut texts: Vec<String> = items.iter().map(json::text).collect();
+            texts.sort_unstable();
+            texts.dedup();
+            texts
+        };
         return set(a) == set(b);
     }
     if name.ends_with("_pattern")
@@ -136,7 +141,7 @@ fn show(value: &Value) -> String {
     match value {
         Value::Null => "absent".to_string(),
         _ => {
-            let text = value.to_string();
+            let text = json::text(value);
             match text.char_indices().nth(LONGEST) {
                 Some((end, _)) => format!("{}…", &text[..end]),
                 None => text,
@@ -155,7 +160,7 @@ pub(super) fn same_base(ours: Option<&str>, theirs: Option<&str>) -> Result<&'st
     if a == b {
         return Ok("taken as one model in two places");
     }
-    let (a, b) = (a.to_ascii_lowercase(), b.to_lowercase());
+    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
     if a == b {
         return Ok("taken as one model in two places");
     }

@@ -1,19 +1,19 @@
 //! Merge the `__metadata__` of safetensors files.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 use super::config::{is_training_only, same_field};
-use crate::{Error, ErrorKind, Result};
+use crate::safetensors::TextMap;
+use crate::{Error, ErrorKind, Result, json};
 
 /// What of the inputs' metadata is true of their average.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// The keys that all inputs have, with one value.
-    pub kept: BTreeMap<String, String>,
+    pub kept: TextMap,
     /// What was dropped, and why.
     pub notes: Vec<String>,
 }
@@ -31,21 +31,26 @@ const DIFFUSERS: &str = "lora_adapter_metadata";
 ///
 /// # Errors
 /// [`ErrorKind::Config`] if inputs disagree in diffusers' `lora_adapter_metadata`, or only some have it.
-pub fn agree_metadata(inputs: &[(&str, &BTreeMap<String, String>)]) -> Result<Metadata> {
+pub fn agree_metadata(inputs: &[(&str, &TextMap)]) -> Result<Metadata> {
     let Some(((name, first), rest)) = inputs.split_first() else { return Ok(Metadata::default()) };
     for (other, metadata) in rest {
         same_adapter(name, first.get(DIFFUSERS), other, metadata.get(DIFFUSERS))?;
     }
-    let all: BTreeSet<&String> = inputs.iter().flat_map(|(_, metadata)| metadata.keys()).collect();
-    let (mut kept, mut differing, mut stale) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let mut all: Vec<&str> = Vec::new();
+    inputs.iter().for_each(|(_, metadata)| all.extend(metadata.pairs().iter().map(|(key, _)| key.as_str())));
+    all.sort_unstable();
+    all.dedup();
+    let (mut kept, mut differing, mut stale) = (Vec::new(), Vec::new(), Vec::new());
     for key in all {
-        let values: BTreeSet<_> = inputs.iter().map(|(_, metadata)| metadata.get(key)).collect();
-        if STALE.contains(&key.as_str()) {
-            stale.push(key.as_str());
-        } else if let Some(value) = first.get(key).filter(|_| key == DIFFUSERS || values.len() == 1) {
-            kept.insert(key.clone(), value.clone());
+        let value = first.get(key);
+        if STALE.contains(&key) {
+            stale.push(key);
+        } else if let Some(value) = value
+            && (key == DIFFUSERS || rest.iter().all(|(_, metadata)| metadata.get(key) == Some(value)))
+        {
+            kept.push((key.to_string(), value.to_string()));
         } else {
-            differing.push(key.as_str());
+            differing.push(key);
         }
     }
     let mut notes = Vec::new();
@@ -62,10 +67,10 @@ pub fn agree_metadata(inputs: &[(&str, &BTreeMap<String, String>)]) -> Result<Me
         notes
             .push("the files name different base models; their average fits neither for certain".to_string());
     }
-    Ok(Metadata { kept, notes })
+    Ok(Metadata { kept: kept.into(), notes })
 }
 
-fn same_adapter(name: &str, ours: Option<&String>, other: &str, theirs: Option<&String>) -> Result<()> {
+fn same_adapter(name: &str, ours: Option<&str>, other: &str, theirs: Option<&str>) -> Result<()> {
     let (ours, theirs) = match (ours, theirs) {
         (None, None) => return Ok(()),
         (Some(ours), Some(theirs)) => (ours, theirs),
@@ -100,13 +105,15 @@ fn same_adapter(name: &str, ours: Option<&String>, other: &str, theirs: Option<&
 
 /// Keys carry a component's prefix: `transformer.r`, `text_encoder.lora_alpha`.
 fn differing_fields(ours: &Map<String, Value>, theirs: &Map<String, Value>, name: &str) -> Vec<String> {
-    let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let mut keys: Vec<&str> = ours.keys().chain(theirs.keys()).map(String::as_str).collect();
+    keys.sort_unstable();
+    keys.dedup();
     keys.into_iter()
         .filter_map(|key| {
             let field = key.rsplit('.').next().unwrap_or(key);
             let (a, b) = (ours.get(key).unwrap_or(&Value::Null), theirs.get(key).unwrap_or(&Value::Null));
             (!is_training_only(field) && !same_field(field, a, b))
-                .then(|| format!("{key} is {b}, but {a} in {name}"))
+                .then(|| format!("{key} is {}, but {} in {name}", json::text(b), json::text(a)))
         })
         .collect()
 }

@@ -4,15 +4,16 @@ mod config;
 mod metadata;
 mod tensors;
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use self::config::{PRODUCT_FIELDS, Weight, differences, same_base};
+use self::tensors::Shapes;
 use crate::adapter::AdapterConfig;
+use crate::index::Index;
 use crate::method::{ALWAYS_FROZEN, Exactness, MARKS, Method, VARIANTS, Variant, Verdict, method};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 pub use metadata::{Metadata, agree_metadata};
 pub(crate) use tensors::{Half, half};
@@ -131,29 +132,34 @@ fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
         .file(first.name)
         .help("product space cannot merge it; average its parameters instead (factor space)"));
     }
-    let ours = tensors::shapes(first);
+    let ours = Shapes::new(first);
     tensors::whole(first.name, &ours, prunes)?;
     for input in rest {
-        let theirs = tensors::shapes(input);
+        let theirs = Shapes::new(input);
         tensors::whole(input.name, &theirs, prunes)?;
         tensors::same_names((first.name, &ours), (input.name, &theirs), product)?;
         tensors::same_shapes((first.name, &ours), (input.name, &theirs), product)?;
     }
-    Ok(Agreement { notes: notes.said, exactness, frozen })
+    Ok(Agreement { notes: notes.each_once(), exactness, frozen })
 }
 
 /// Notes in the order of their finding, one per subject however many inputs it concerns.
 #[derive(Default)]
 struct Notes {
+    subjects: Vec<String>,
     said: Vec<String>,
-    subjects: BTreeSet<String>,
 }
 
 impl Notes {
     fn say(&mut self, subject: &str, text: String) {
-        if self.subjects.insert(subject.to_string()) {
-            self.said.push(text);
-        }
+        self.subjects.push(subject.to_string());
+        self.said.push(text);
+    }
+
+    fn each_once(self) -> Vec<String> {
+        let index = Index::new(self.subjects.iter().map(String::as_str));
+        let said = self.said.into_iter().zip(&self.subjects).enumerate();
+        said.filter(|(i, (_, subject))| index.is_first(subject, *i)).map(|(_, (text, _))| text).collect()
     }
 }
 
@@ -250,7 +256,7 @@ fn same_configs(
         }
         if method.peft_type == "OFT" && modern_oft(config) != modern_oft(other) {
             let version = |config: &AdapterConfig| {
-                config.field("peft_version").map_or("absent (below 0.18)".to_string(), ToString::to_string)
+                config.field("peft_version").map_or("absent (below 0.18)".to_string(), json::text)
             };
             let fact = format!("peft_version is {}, but {} in {name}", version(other), version(config));
             wrong.push(("peft_version".to_string(), fact));

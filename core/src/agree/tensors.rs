@@ -1,17 +1,39 @@
 //! Compare the names and shapes of tensors.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::Candidate;
+use crate::index::Index;
 use crate::{Error, ErrorKind, Result};
 
-pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [u64]>;
+/// The shapes of an input's tensors, by name.
+pub(super) struct Shapes<'a> {
+    all: &'a [(&'a str, &'a [u64])],
+    index: Index<'a>,
+}
 
-pub(super) fn shapes<'a>(input: &Candidate<'a>) -> Shapes<'a> {
-    input.tensors.iter().copied().collect()
+impl<'a> Shapes<'a> {
+    pub(super) fn new(input: &Candidate<'a>) -> Self {
+        let all = input.tensors;
+        Self { all, index: Index::new(all.iter().map(|(name, _)| *name)) }
+    }
+
+    fn find(&self, name: &str) -> Option<&'a [u64]> {
+        self.index.place(name).map(|place| self.all[place].1)
+    }
+
+    /// The names that another input lacks, sorted, but for those that it may.
+    fn without(&self, other: &Self, may_lack: &dyn Fn(&str) -> bool) -> Vec<&'a str> {
+        let names = self.sorted().map(|(name, _)| name);
+        names.filter(|name| !other.index.has(name) && !may_lack(name)).collect()
+    }
+
+    /// All, sorted by name.
+    fn sorted(&self) -> impl Iterator<Item = (&'a str, &'a [u64])> {
+        self.index.sorted().iter().map(|(_, place)| self.all[*place])
+    }
 }
 
 /// One half of a low-rank pair.
@@ -58,15 +80,15 @@ fn swapped(name: &str, from: &str, to: &str) -> Option<String> {
 ///
 /// `prunes`: `AdaLoRA` may cut a module to rank 0, so that `[0, in]` is a whole tensor there.
 pub(super) fn whole(input: &str, shapes: &Shapes<'_>, prunes: bool) -> Result<()> {
-    if shapes.is_empty() {
+    if shapes.all.is_empty() {
         return Err(Error::new(ErrorKind::Input, "holds no tensors").file(input).help(
             "DeepSpeed ZeRO-3 leaves such a file when stage3_gather_16bit_weights_on_model_save is false: \
              set it to true, or gather the weights from the checkpoint's global_step folder with zero_to_fp32.py",
         ));
     }
     let halves: Vec<_> = shapes
-        .iter()
-        .filter_map(|(name, shape)| half(name).map(|(_, other)| (*name, *shape, other)))
+        .sorted()
+        .filter_map(|(name, shape)| half(name).map(|(_, other)| (name, shape, other)))
         .collect();
     let torn: Vec<_> =
         halves.iter().filter(|(_, shape, _)| shape.len() < 2 || (!prunes && shape.contains(&0))).collect();
@@ -82,7 +104,7 @@ pub(super) fn whole(input: &str, shapes: &Shapes<'_>, prunes: bool) -> Result<()
              deepspeed.zero.GatheredParameters or FSDP.summon_full_params",
         ));
     }
-    let lone: Vec<_> = halves.iter().filter(|(_, _, other)| !shapes.contains_key(other.as_str())).collect();
+    let lone: Vec<_> = halves.iter().filter(|(_, _, other)| !shapes.index.has(other)).collect();
     if let Some((name, _, other)) = lone.first() {
         return Err(Error::new(
             ErrorKind::Names,
@@ -102,9 +124,7 @@ pub(super) fn same_names(
     product: bool,
 ) -> Result<()> {
     let may_lack = |name: &str| product && half(name.strip_suffix("bias").unwrap_or(name)).is_some();
-    let missing = |here: &Shapes<'_>, name: &str| !here.contains_key(name) && !may_lack(name);
-    let lacking: Vec<&str> = ours.1.keys().filter(|name| missing(theirs.1, name)).copied().collect();
-    let extra: Vec<&str> = theirs.1.keys().filter(|name| missing(ours.1, name)).copied().collect();
+    let (lacking, extra) = (ours.1.without(theirs.1, &may_lack), theirs.1.without(ours.1, &may_lack));
     if lacking.is_empty() && extra.is_empty() {
         return Ok(());
     }
@@ -177,8 +197,8 @@ pub(super) fn same_shapes(
 ) -> Result<()> {
     let differing: Vec<_> = ours
         .1
-        .iter()
-        .filter_map(|(name, a)| theirs.1.get(name).map(|b| (*name, *a, *b)))
+        .sorted()
+        .filter_map(|(name, a)| theirs.1.find(name).map(|b| (name, a, b)))
         .filter(|(name, a, b)| if product { !same_but_rank(name, a, b) } else { a != b })
         .collect();
     let Some(&(name, a, b)) = differing.first() else { return Ok(()) };

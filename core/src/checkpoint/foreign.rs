@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind};
 /// What a file is that its name shows not to hold weights alone, and what to do.
 #[must_use]
 pub fn file(name: &str) -> Option<(&'static str, &'static str)> {
-    let name = name.to_lowercase();
+    let name = name.to_ascii_lowercase();
     let is_state = ["optimizer.", "scheduler.", "scaler.", "rng_state", "random_states", "training_args."]
         .iter()
         .any(|start| name.starts_with(start));

@@ -34,7 +34,7 @@ pub(crate) fn eigen(mut m: Matrix) -> Eigen {
     implicit_ql(&mut diagonal, &mut beside, &mut vectors);
 
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
+    order.sort_unstable_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
     let mut sorted = Matrix::zero(n, n);
     for (to, &from) in order.iter().enumerate() {
         let vector = vectors.row(from);

@@ -6,7 +6,7 @@ use alloc::vec;
 
 fn input(name: &str, tensors: &[(&str, Dtype, &[u64])]) -> Input {
     let tensors = tensors.iter().map(|(name, dtype, shape)| (name.to_string(), *dtype, shape.to_vec()));
-    let header = Header::layout(tensors, BTreeMap::new()).unwrap();
+    let header = Header::layout(tensors, TextMap::default()).unwrap();
     Input { name: name.into(), files: vec![Shard { name: "adapter_model.safetensors".into(), header }] }
 }
 

@@ -86,6 +86,7 @@ impl ModuleJob<'_> {
 
     /// ‖Σ wBA‖² straight from the factors, in f64.
     #[cold]
+    #[cfg_attr(target_family = "wasm", inline)] // where `add_gram` is compiled already
     fn norm_of_sum(
         &self,
         weights: &[f64],
@@ -190,7 +191,9 @@ impl ModuleJob<'_> {
 
     /// wγ for each stacked row.
     fn scales(&self) -> Vec<f64> {
-        self.module.sources.iter().flat_map(|source| vec![source.scale; source.rank]).collect()
+        let mut scales = Vec::new();
+        self.module.sources.iter().for_each(|source| scales.resize(scales.len() + source.rank, source.scale));
+        scales
     }
 
     /// Map a stack to the output's factor, or without a map put it there as it is, wγ on B.

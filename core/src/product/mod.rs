@@ -17,15 +17,15 @@ mod residual;
 mod scale;
 mod window;
 
-use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use serde_json::{Map, Value};
 
 use self::module::{Gap, Module, modules};
 use self::scale::Scaling;
-use crate::safetensors::Tensor;
+use crate::plan::Tensors;
 use crate::{AdapterConfig, Dtype, Error, ErrorKind, Float, Input, Plan, Result, Weights, Write};
 
 pub use job::ModuleJob;
@@ -190,25 +190,18 @@ impl Products {
     /// # Errors
     /// [`ErrorKind::Names`] if there are any and `is_strict` forbids them.
     pub fn gaps(&self, is_strict: bool) -> Result<Vec<String>> {
-        let mut by_input: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-        for (input, tensor) in &self.factors.gaps {
+        let mut gaps = Vec::new();
+        for (i, name) in self.factors.names.iter().enumerate() {
+            let mut lacking = self.factors.gaps.iter().filter(|(input, _)| *input == i);
+            let Some((_, tensor)) = lacking.next() else { continue };
             let module = self.factors.modules.iter().find(|module| module.down.tensor == *tensor);
-            by_input.entry(*input).or_default().push(module.map_or(tensor, |module| &module.name));
+            let module = module.map_or(tensor, |module| &module.name);
+            let lacks = match lacking.count() {
+                0 => format!("{module}, which others do"),
+                more => format!("{} modules that others do, {module} among them", 1 + more),
+            };
+            gaps.push(format!("{name} does not adapt {lacks}: there it counts as no change"));
         }
-        let say = |(input, modules): (usize, Vec<&str>)| {
-            let name = &self.factors.names[input];
-            match modules[..] {
-                [module] => {
-                    format!("{name} does not adapt {module}, which others do: there it counts as no change")
-                }
-                _ => format!(
-                    "{name} does not adapt {} modules that others do, {} among them: there it counts as no change",
-                    modules.len(),
-                    modules[0]
-                ),
-            }
-        };
-        let gaps: Vec<String> = by_input.into_iter().map(say).collect();
         match gaps.first().filter(|_| is_strict) {
             Some(gap) => Err(Error::new(ErrorKind::Names, gap.clone())
                 .help("--strict forbids this; merge adapters of the same modules")),
@@ -249,12 +242,12 @@ impl Products {
 
     /// The dtype and shape of each tensor that the jobs write, at these ranks, for [`crate::Recipe::elsewhere`].
     #[must_use]
-    pub fn layout(&self, ranks: &[usize], dtype: Option<Float>) -> BTreeMap<String, (Dtype, Vec<u64>)> {
-        let mut layout = BTreeMap::new();
+    pub fn layout(&self, ranks: &[usize], dtype: Option<Float>) -> Vec<(String, Dtype, Vec<u64>)> {
+        let mut layout = Vec::new();
         for (module, rank) in self.factors.modules.iter().zip(ranks) {
             let rank = (rank * module.experts) as u64;
             let mut add = |side: &module::Side, shape| {
-                layout.insert(side.tensor.clone(), (dtype.unwrap_or(side.float).dtype(), shape));
+                layout.push((side.tensor.clone(), dtype.unwrap_or(side.float).dtype(), shape));
             };
             add(&module.down, shape(&module.down.shape, rank));
             let mut up = module.up.shape.clone();
@@ -272,21 +265,26 @@ impl Products {
     /// # Panics
     /// If `plan` was not.
     pub fn jobs<'a>(&'a self, plan: &Plan, rank: Rank, ranks: &[usize]) -> Vec<ModuleJob<'a>> {
-        let places = Places::new(plan);
+        let places = Tensors::new(plan.outputs());
         (0..ranks.len()).map(|i| self.job(i, &places, rank, ranks)).collect()
     }
 
-    /// The job of one module.
-    pub(crate) fn job(&self, i: usize, places: &Places<'_>, rank: Rank, ranks: &[usize]) -> ModuleJob<'_> {
+    /// The job of one module; `places` are the tensors of the outputs.
+    pub(crate) fn job(&self, i: usize, places: &Tensors<'_>, rank: Rank, ranks: &[usize]) -> ModuleJob<'_> {
         let module = &self.factors.modules[i];
         let sides = [Some(&module.down), Some(&module.up), module.bias.as_ref()];
+        let place = |side: &module::Side| {
+            let (file, tensor) = places.find(&side.tensor).expect("layout() names it");
+            let float = Float::of(tensor.dtype).expect("layout() gave it a float's dtype");
+            (Write { file, range: tensor.range.clone() }, float)
+        };
         ModuleJob {
             module,
             names: &self.factors.names,
             rank: ranks[i],
             // experts share one rank, so that some may have more than their own
             is_full: rank == Rank::Full && ranks[i] == module.full_rank(),
-            writes: sides.into_iter().flatten().map(|side| places.of(side)).collect(),
+            writes: sides.into_iter().flatten().map(place).collect(),
         }
     }
 
@@ -298,19 +296,21 @@ impl Products {
         let count = |rank: &usize| ranks.iter().filter(|other| *other == rank).count();
         let usual =
             experts.or_else(|| ranks.iter().copied().max_by_key(|rank| (count(rank), *rank))).unwrap_or(1);
-        let mut unusual: Vec<(&str, usize)> = modules
-            .iter()
-            .zip(ranks)
-            .map(|(module, rank)| (module.name.as_str(), *rank))
-            .filter(|(name, rank)| *rank != usual || modules.iter().any(|other| ends_with(name, &other.name)))
-            .collect();
+        let mut unusual = Vec::new();
+        for (module, rank) in modules.iter().zip(ranks) {
+            if *rank != usual || modules.iter().any(|other| ends_with(&module.name, &other.name)) {
+                unusual.push((Reverse(module.name.len()), &module.name, *rank));
+            }
+        }
         if ranks.iter().all(|rank| *rank == usual) {
             unusual.clear();
         }
         // a name also matches the end of longer ones, so these come first
-        unusual.sort_by_key(|(name, _)| (core::cmp::Reverse(name.len()), *name));
-        let patterns: Map<String, Value> =
-            unusual.iter().map(|(name, rank)| ((*name).to_string(), Value::from(*rank))).collect();
+        unusual.sort_unstable();
+        let mut patterns = Map::new();
+        for (_, name, rank) in unusual {
+            patterns.insert(name.clone(), rank.into());
+        }
         let mut changes = [
             ("r", Value::from(usual)),
             ("lora_alpha", Value::from(usual)),
@@ -332,29 +332,11 @@ impl Products {
             None if fields.iter().all(|field| *field == fields[0]) => return None,
             None => self.factors.modules.iter().map(|module| module.name.clone()).collect(),
         };
-        names.sort();
+        names.sort_unstable();
         names.dedup();
         let first = fields.last().copied().flatten().and_then(Value::as_array);
         let is_same = first.is_some_and(|list| list.len() == names.len());
         (!is_same).then(|| names.into())
-    }
-}
-
-/// Where the tensors of the outputs lie, by name.
-pub(crate) struct Places<'a>(BTreeMap<&'a str, (usize, &'a Tensor)>);
-
-impl<'a> Places<'a> {
-    pub(crate) fn new(plan: &'a Plan) -> Self {
-        let tensors = plan.outputs().iter().enumerate().flat_map(|(file, shard)| {
-            shard.header.tensors().iter().map(move |tensor| (tensor.name.as_str(), (file, tensor)))
-        });
-        Self(tensors.collect())
-    }
-
-    fn of(&self, side: &module::Side) -> (Write, Float) {
-        let (file, tensor) = self.0[side.tensor.as_str()];
-        let float = Float::of(tensor.dtype).expect("layout() gave it a float's dtype");
-        (Write { file, range: tensor.range.clone() }, float)
     }
 }
 

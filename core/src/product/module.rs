@@ -1,6 +1,5 @@
 //! Find the factor pairs of adapters: which tensors make one module, in every input.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -9,6 +8,7 @@ use core::ops::Range;
 use super::panel;
 use crate::agree::{Half, half};
 use crate::dtype::Float;
+use crate::plan::{Found, Tensors};
 use crate::safetensors::Tensor;
 use crate::{AdapterConfig, Error, ErrorKind, Input, Result, Weights};
 
@@ -87,27 +87,33 @@ pub(super) fn modules(
     weights: &Weights,
     scale: impl Fn(usize, &str, u64) -> f64,
 ) -> Result<(Vec<Module>, Vec<Gap>)> {
-    let mut modules: BTreeMap<String, Module> = BTreeMap::new();
+    let tensors: Vec<_> = inputs.iter().map(|input| Tensors::new(&input.files)).collect();
+    let (mut downs, mut names) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for input in &tensors {
+        let mut halves = Vec::new();
+        for found in input.sorted() {
+            if let Some((Half::Down, other)) = half(&found.1.name) {
+                names.push(found.1.name.as_str());
+                halves.push((found, other));
+            }
+        }
+        downs.push(halves);
+    }
+    names.sort_unstable();
+    names.dedup();
+    let mut modules: Vec<Option<Module>> = names.iter().map(|_| None).collect();
     for (i, input) in inputs.iter().enumerate() {
         let at = |error: Error| error.file(&*input.name);
-        let tensors: BTreeMap<&str, (usize, &Tensor)> = input
-            .files
-            .iter()
-            .enumerate()
-            .flat_map(|(f, shard)| {
-                shard.header.tensors().iter().map(move |tensor| (tensor.name.as_str(), (f, tensor)))
-            })
-            .collect();
-        for (name, found) in &tensors {
-            let Some((Half::Down, other)) = half(name) else { continue };
-            let up = tensors.get(other.as_str()).ok_or_else(|| {
+        for (found, other) in &downs[i] {
+            let name = &found.1.name;
+            let up = tensors[i].find(other).ok_or_else(|| {
                 at(Error::new(ErrorKind::Names, format!("has no other half: `{other}` is missing"))
-                    .tensor(*name))
+                    .tensor(name))
             })?;
-            let bias =
-                other.strip_suffix("weight").and_then(|stem| tensors.get(format!("{stem}bias").as_str()));
-            let (module, source) = one(*found, *up, bias.copied(), configs[i]).map_err(at)?;
-            let known = modules.entry((*name).to_string()).or_insert_with(|| module.clone());
+            let bias = other.strip_suffix("weight").and_then(|stem| tensors[i].find(&format!("{stem}bias")));
+            let (module, source) = one(*found, up, bias, configs[i]).map_err(at)?;
+            let place = names.binary_search(&name.as_str()).expect("names has all of them");
+            let known = modules[place].get_or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
             let weight = weights.values()[i];
             let scale = scale(i, &known.name, source.rank as u64);
@@ -115,20 +121,23 @@ pub(super) fn modules(
         }
     }
     let mut gaps = Vec::new();
-    for (name, module) in &mut modules {
+    let mut used = Vec::new();
+    for (name, mut module) in names.iter().zip(modules.into_iter().flatten()) {
         let has = |i: usize| module.sources.iter().any(|source| source.input == i);
-        gaps.extend((0..inputs.len()).filter(|i| !has(*i)).map(|i| (i, name.clone())));
+        gaps.extend((0..inputs.len()).filter(|i| !has(*i)).map(|i| (i, String::from(*name))));
         module.sources.retain(|source| source.weight != 0.0);
+        if !module.sources.is_empty() {
+            used.push(module);
+        }
     }
-    let used = modules.into_values().filter(|module| !module.sources.is_empty()).collect();
     Ok((used, gaps))
 }
 
 /// A module as one input has it, and that input's share of it, still without weight.
 fn one(
-    (file, a): (usize, &Tensor),
-    (up_file, b): (usize, &Tensor),
-    bias: Option<(usize, &Tensor)>,
+    (file, a): Found<'_>,
+    (up_file, b): Found<'_>,
+    bias: Option<Found<'_>>,
     config: Option<&AdapterConfig>,
 ) -> Result<(Module, Source)> {
     let rows = a.shape.first().copied().unwrap_or(0);

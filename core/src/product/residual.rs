@@ -48,7 +48,8 @@ pub(super) fn residual(
     let rank = gram_a.rows / weights.len();
     // the last input is the reference, its place holds the means
     let last = weights.len() - 1;
-    let c: Vec<f64> = weights[..last].iter().flat_map(|w| vec![*w; rank]).chain(vec![1.0; rank]).collect();
+    let mut c = per_row(&weights[..last], rank);
+    c.resize(gram_a.rows, 1.0);
     let (mut error, mut across, mut mean) = (0.0, 0.0, 0.0);
     let differences = last * rank;
     for (p, cp) in c.iter().enumerate() {
@@ -74,9 +75,16 @@ const CANCELLED: f64 = 1e-2;
 /// Σ_pq w_p w_q ⟨b_p, b_q⟩⟨a_p, a_q⟩ of the factors as they are.
 pub(super) fn norm_of_sum(gram_a: &Matrix, gram_b: &Matrix, weights: &[f64]) -> f64 {
     let rank = gram_a.rows / weights.len();
-    let w: Vec<f64> = weights.iter().flat_map(|w| vec![*w; rank]).collect();
+    let w = per_row(weights, rank);
     let row = |p: usize| w.iter().enumerate().map(move |(q, wq)| wq * gram_a.at(p, q) * gram_b.at(p, q));
     w.iter().enumerate().map(|(p, wp)| wp * row(p).sum::<f64>()).sum()
+}
+
+/// The weight of each stacked row.
+fn per_row(weights: &[f64], rank: usize) -> Vec<f64> {
+    let mut rows = Vec::with_capacity(weights.len() * rank);
+    weights.iter().for_each(|weight| rows.resize(rows.len() + rank, *weight));
+    rows
 }
 
 /// The Gram matrix of the differences (aᵢ on the lower side, bᵢ on the upper) and, in the place of the last, the means.
@@ -102,7 +110,8 @@ impl<'a> Spread<'a> {
     }
 
     /// Take the next points, a multiple of [`BLOCK`] but for the last.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline)]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(super) fn add(&mut self, stack: &Stack<'_>) {
         let (stride, features, rank) = (self.sums.stride, self.sums.rows, self.mean.len());
         for start in (0..stack.points).step_by(BLOCK) {

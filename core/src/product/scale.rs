@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use serde_json::Value;
 
 use super::pattern::Pattern;
-use crate::{AdapterConfig, Error, ErrorKind, Result};
+use crate::{AdapterConfig, Error, ErrorKind, Result, json};
 
 /// How one adapter scales its modules.
 pub(super) struct Scaling {
@@ -77,21 +77,21 @@ impl Scaling {
 impl Patterns {
     fn new(config: &AdapterConfig, field: &'static str) -> Result<Self> {
         let Some(Value::Object(entries)) = config.field(field) else { return Ok(Self(Vec::new())) };
-        let parse = |(key, value): (&String, &Value)| {
+        let mut parsed = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
             let number = value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Config,
-                    format!("has {value} for `{key}` in {field}, which is not a number"),
-                )
+                let value = json::text(value);
+                let detail = format!("has {value} for `{key}` in {field}, which is not a number");
+                Error::new(ErrorKind::Config, detail)
             })?;
             let pattern = Pattern::new(key).map_err(|why| {
                 let detail =
                     format!("has the key `{key}` in {field}, which cannot be read as a pattern: {why}");
                 Error::new(ErrorKind::Config, detail).help("name the modules in full instead")
             })?;
-            Ok(Entry { key: key.clone(), pattern, number })
-        };
-        entries.iter().map(parse).collect::<Result<_>>().map(Self)
+            parsed.push(Entry { key: key.clone(), pattern, number });
+        }
+        Ok(Self(parsed))
     }
 
     fn find(&self, module: &str) -> Option<f64> {

@@ -40,7 +40,6 @@ impl<'a> Window<'a> {
     }
 
     /// Read the next points; `None` after the last.
-    #[inline(always)]
     pub(super) fn next(&mut self, read: &mut Reader<'_>) -> Result<Option<Stack<'_>>> {
         if self.next >= self.points {
             return Ok(None);

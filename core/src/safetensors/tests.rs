@@ -17,7 +17,7 @@ fn parse(json: &str, data: usize) -> Result<Header> {
 
 #[test]
 fn layout_and_parse_are_inverse() {
-    let metadata = BTreeMap::from([("format".into(), "pt".into()), ("a\"b".into(), "ü".into())]);
+    let metadata = vec![("format".into(), "pt".into()), ("a\"b".into(), "ü".into())].into();
     let tensors = vec![
         ("b".to_string(), Dtype::BF16, vec![2, 3]),
         ("a\n".to_string(), Dtype::BF16, vec![]),

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Loops;
-use crate::product::Places;
+use crate::plan::Tensors;
 use crate::report::Distance;
 use crate::{Error, ErrorKind, Factors, ModuleJob, Plan, Products, Rank, Read, Residual, Result, Write};
 
@@ -197,7 +197,8 @@ impl Modules {
                 Found::Residual((loops.residual)(&job, WINDOW, &mut read)?)
             }
             Task::Merge(products, rank, ranks) => {
-                let job = products.job(module, &Places::new(plan.expect("a merge has a plan")), *rank, ranks);
+                let places = Tensors::new(plan.expect("a merge has a plan").outputs());
+                let job = products.job(module, &places, *rank, ranks);
                 let lengths = shape.writes.iter().map(|write| write.range.end - write.range.start);
                 desk.outputs = lengths.map(room).collect::<Result<_>>()?;
                 let mut outputs: Vec<_> = desk.outputs.iter_mut().map(Vec::as_mut_slice).collect();

@@ -1,6 +1,5 @@
 //! Parse the formats of a table into rows.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -23,7 +22,8 @@ pub(super) struct Row {
     pub(super) place: usize,
     pub(super) name: Option<String>,
     pub(super) step: Option<u64>,
-    pub(super) cells: BTreeMap<String, Cell>,
+    /// Sorted by column, each once.
+    pub(super) cells: Vec<(String, Cell)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +115,7 @@ impl Row {
         place: usize,
         cells: impl Iterator<Item = (&'a str, Cell)>,
     ) -> Result<Option<Self>> {
-        let mut row = Self { place, name: None, step: None, cells: BTreeMap::new() };
+        let mut row = Self { place, name: None, step: None, cells: Vec::new() };
         for (column, cell) in cells {
             if column == CHECKPOINT {
                 (row.step, row.name) = match cell {
@@ -134,9 +134,10 @@ impl Row {
                 };
                 row.step = Some(step);
             } else {
-                row.cells.insert(column.to_string(), cell);
+                row.cells.push((column.to_string(), cell));
             }
         }
+        row.cells.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let says = row.name.is_some() || row.step.is_some();
         Ok(says.then_some(row))
     }
@@ -155,6 +156,12 @@ impl Row {
         }
         let cells = map.iter().filter_map(|(name, value)| Some((name.as_str(), Cell::from_json(value)?)));
         Self::new(unit, place, cells)
+    }
+
+    /// The filled cell of a column.
+    pub(super) fn cell(&self, column: &str) -> Option<&Cell> {
+        let at = self.cells.binary_search_by(|(name, _)| name.as_str().cmp(column)).ok()?;
+        Some(&self.cells[at].1)
     }
 
     /// Whether the row names one checkpoint of one run, not just any checkpoint of that step.
@@ -181,7 +188,7 @@ impl Cell {
         match value {
             Value::Null => None,
             Value::String(text) => Some(Self::from_text(text)),
-            other => Some(json::number(other).map_or_else(|| Self::Text(other.to_string()), Self::Number)),
+            other => Some(json::number(other).map_or_else(|| Self::Text(json::text(other)), Self::Number)),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Two adapters: equal, alike, or not to be averaged.
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use mwa::Exactness::{Linear, Product};
+use mwa::safetensors::TextMap;
 use mwa::{ErrorKind, METHODS, Verdict, agree, agree_as_products, agree_metadata};
 
 use crate::{Adapter, ask, folder, refused};
@@ -205,7 +205,7 @@ fn files_without_a_config_agree_by_their_tensors() {
 
 #[test]
 fn metadata_keeps_what_is_true_of_all() {
-    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+    let map = |pairs: &[(&str, &str)]| -> TextMap {
         pairs.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect()
     };
     let a = map(&[("ss_network_dim", "4"), ("ss_steps", "10"), ("sshs_model_hash", "a"), ("ss_epoch", "1")]);
@@ -223,10 +223,10 @@ fn metadata_keeps_what_is_true_of_all() {
 #[test]
 fn diffusers_adapters_agree_in_their_metadata() {
     let text = fs::read_to_string(folder().join("diffusers/metadata.json")).expect("a real one");
-    let real: BTreeMap<String, String> = serde_json::from_str(&text).expect("a map");
+    let real: TextMap = serde_json::from_str(&text).expect("a map");
     assert_eq!(agree_metadata(&[("a", &real), ("b", &real)]).expect("equal").kept, real);
-    let changed = |from: &str, to: &str| -> BTreeMap<String, String> {
-        real.iter().map(|(key, value)| (key.clone(), value.replace(from, to))).collect()
+    let changed = |from: &str, to: &str| -> TextMap {
+        real.pairs().iter().map(|(key, value)| (key.clone(), value.replace(from, to))).collect()
     };
     let retyped = changed("lora_alpha\": 8", "lora_alpha\": 8.0");
     assert_eq!(agree_metadata(&[("a", &real), ("b", &retyped)]).expect("8 is 8.0").kept, real);
@@ -234,7 +234,7 @@ fn diffusers_adapters_agree_in_their_metadata() {
     assert!(
         error.expect_err("another scale").to_string().contains("transformer.lora_alpha is 16, but 8 in a")
     );
-    let without = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let without = TextMap::from(vec![("format".to_string(), "pt".to_string())]);
     let error = agree_metadata(&[("a", &real), ("b", &without)]).expect_err("alpha would be lost");
     assert_eq!((error.kind(), error.at_file()), (ErrorKind::Config, Some("b")));
 }

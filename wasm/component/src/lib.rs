@@ -66,8 +66,8 @@ impl Guest for Component {
             start: tensor.range.start,
             end: tensor.range.end,
         };
-        let metadata = header.metadata().iter().map(|(key, value)| (key.clone(), value.clone()));
-        Ok(Contents { tensors: header.tensors().iter().map(tensor).collect(), metadata: metadata.collect() })
+        let metadata = header.metadata().pairs().to_vec();
+        Ok(Contents { tensors: header.tensors().iter().map(tensor).collect(), metadata })
     }
 
     fn inspect_adapter(config: String) -> Result<Adapter> {

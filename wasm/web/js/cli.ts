@@ -16,7 +16,7 @@ Merge the checkpoints of a training run into one better model, each weighted by 
 Selection  --last N  --every K  --steps A..B  --top N  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
-Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu
+Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu  --no-residual
 Products   --space factors|product  --rank R|auto|full  --energy E  --strict
 Print      --json  -q, --quiet
 
@@ -33,7 +33,7 @@ const WEIGHING = {
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
-  space: text, rank: text, energy: text, strict: flag,
+  space: text, rank: text, energy: text, strict: flag, "no-residual": flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -107,7 +107,8 @@ function merging(given: Given): MergeRunOptions {
   const { device } = given;
   if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
   const { dtype, space, strict, force, "allow-cross-run": allowCrossRun } = given;
-  const options = { device, dtype, allowCrossRun, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict };
+  const residual = given["no-residual"] ? false : undefined;
+  const options = { device, dtype, allowCrossRun, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 

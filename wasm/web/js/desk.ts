@@ -1,22 +1,30 @@
 /** The work of one thread: read Blobs, run jobs, hash files. */
-import { Hash, type Comparison, type Merge, type Survey } from "./wasm/mwa.js";
+import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
 import { reopen } from "./core.js";
-import type { Begin, Piece, Reply, Request } from "./pool.js";
+import { hashBlob } from "./hash.js";
+import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
+import { Tap } from "./tap.js";
+import { Turns } from "./turns.js";
 
-/** Bytes hashed at once. */
-const HASHED = 1 << 20;
+const STOPPED = { kind: "stopped", message: "stopped; nothing was written" };
+/** Jobs under way: one computes and one reads; more would only take memory. */
+export const AT_ONCE = 2;
 
 /** What one thread has on its desk. */
 export class Desk {
   #work: Merge | Comparison | Survey | undefined;
   #blobs: (Blob | null)[] = [];
+  #taps = new Map<number, Tap>();
+  readonly #turns = new Turns(AT_ONCE);
+  /** Memory of earlier reads. */
+  #spare: ArrayBuffer[] = [];
 
   /** Do what is asked, all but loading the core. */
   async answer(request: Exclude<Request, { what: "load" }>): Promise<Omit<Reply, "id" | "error">> {
     if (request.what === "begin") this.#begin(request.begin);
     else if (request.what === "end") this.#end();
-    else if (request.what === "hash") return { hash: await this.#hash(request.file) };
-    else return this.#job(request.job, request.pieces);
+    else if (request.what === "hash") return { hash: await hashBlob(request.blob) };
+    else return this.#turns.take(() => this.#job(request.job, request.pieces));
     return {};
   }
 
@@ -37,12 +45,26 @@ export class Desk {
     this.#work?.free();
     this.#work = undefined;
     this.#blobs = [];
+    for (const tap of this.#taps.values()) void tap.close();
+    this.#taps.clear();
+    this.#spare = [];
   }
 
   async #job(index: number, pieces: Piece[]): Promise<Omit<Reply, "id">> {
+    if (!this.#work) throw STOPPED;
     const inputs = await Promise.all(pieces.map((piece) => this.#read(piece)));
     const work = this.#work;
-    if (!work) throw { kind: "stopped", message: "stopped; nothing was written" };
+    if (!work) throw STOPPED;
+    const answer = this.#run(work, index, inputs);
+    const spent: Spent = [];
+    for (const [i, { file, bytes }] of pieces.entries()) {
+      if (bytes) spent.push([file, bytes.buffer]);
+      else this.#spare.push(inputs[i]!.buffer);
+    }
+    return { ...answer, spent };
+  }
+
+  #run(work: Merge | Comparison | Survey, index: number, inputs: Uint8Array[]): Omit<Reply, "id"> {
     if ("inputs" in work) return { bytes: new Uint8Array(work.run(index, inputs).buffer as ArrayBuffer) };
     if (!("sum" in work)) return { found: [work.run(index, inputs)] };
     const bytes = work.run(index, inputs) as Uint8Array<ArrayBuffer>;
@@ -50,19 +72,12 @@ export class Desk {
     return { bytes, underflowed: work.underflowed(), ...(lost.length > 0 && { found: [...lost] }) };
   }
 
-  async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array> {
+  async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array<ArrayBuffer>> {
     if (bytes) return bytes;
-    const read = new Uint8Array(await this.#blobs[file]!.slice(start, end).arrayBuffer());
+    let tap = this.#taps.get(file);
+    if (!tap) this.#taps.set(file, (tap = new Tap(this.#blobs[file]!)));
+    const read = await tap.read(start, end, this.#spare.pop());
     if (read.length === end - start) return read;
     throw { kind: "io", message: "a file has changed since it was opened", help: "open it again" };
-  }
-
-  async #hash(file: number): Promise<string> {
-    const { size } = this.#blobs[file]!;
-    const hash = new Hash();
-    for (let start = 0; start < size; start += HASHED) {
-      hash.update(await this.#read({ file, start, end: Math.min(start + HASHED, size) }));
-    }
-    return hash.finish();
   }
 }

@@ -42,7 +42,7 @@ export async function disk(paths: string | readonly string[]): Promise<RangeFile
 type Found = Map<string, RangeFile>;
 
 function add(found: Found, path: string, name: string, size: number): void {
-  found.set(name, { name, size, read: (offset, length) => readRange(path, offset, length) });
+  found.set(name, { name, size, read: (offset, length, spare) => readRange(path, offset, length, spare) });
 }
 
 /** As it was given, less what says nothing. */
@@ -83,10 +83,10 @@ async function logsBeside(root: string, found: Found): Promise<void> {
   }
 }
 
-async function readRange(path: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+async function readRange(path: string, offset: number, length: number, spare: ArrayBuffer | undefined): Promise<Uint8Array<ArrayBuffer>> {
   const file = await open(path);
   try {
-    const bytes = new Uint8Array(length);
+    const bytes = new Uint8Array(spare && spare.byteLength >= length ? spare : new ArrayBuffer(length), 0, length);
     let done = 0;
     while (done < length) {
       const { bytesRead } = await file.read(bytes, done, length - done, offset + done);

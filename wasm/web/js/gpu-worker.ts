@@ -2,6 +2,7 @@
 import { compile } from "./compile.js";
 import { serve } from "./serve.js";
 import type { Answer } from "./thread.js";
+import { Turns } from "./turns.js";
 import init, { open, type Gpu } from "./wasm-gpu/mwa_gpu.js";
 
 /** What it is asked. */
@@ -26,12 +27,12 @@ const AT_ONCE = 3;
 
 let gpu: Gpu | undefined;
 let last: Promise<unknown> = Promise.resolve();
-const free = Array.from({ length: AT_ONCE }, () => Promise.resolve());
+const turns = new Turns(AT_ONCE);
 
 await serve<GpuRequest>(async (request): Promise<Omit<GpuReply, "id">> => {
   try {
     if (request.what === "open") return await start();
-    if (request.what === "sum") return await inTurn(() => run(request.sum, request.inputs));
+    if (request.what === "sum") return await turns.take(() => run(request.sum, request.inputs));
     gpu!.rest();
     return {};
   } catch (error) {
@@ -50,14 +51,6 @@ async function label(): Promise<string> {
   const { gpu } = navigator as unknown as { gpu: { requestAdapter(): Promise<{ info?: Record<string, string> } | null> } };
   const { description, vendor, architecture } = (await gpu.requestAdapter())?.info ?? {};
   return description || [vendor, architecture].filter(Boolean).join(" ") || "WebGPU";
-}
-
-/** Wait until fewer than `AT_ONCE` of the earlier ones are under way. */
-async function inTurn<T>(work: () => Promise<T>): Promise<T> {
-  const turn = free.shift()!;
-  const done = turn.then(work);
-  free.push(done.then(() => {}, () => {}));
-  return done;
 }
 
 async function run(sum: Float64Array, inputs: (Uint8Array<ArrayBuffer> | Blob)[]): Promise<Omit<GpuReply, "id">> {

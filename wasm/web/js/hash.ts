@@ -1,10 +1,7 @@
-/** SHA-256 of inputs and outputs, by the fastest way that the platform has. */
+/** SHA-256 of inputs and outputs in pieces, which the browser's own digest cannot. */
 import { Hash } from "./wasm/mwa.js";
-import type { Pool } from "./pool.js";
+import { Tap } from "./tap.js";
 import type { Source } from "./source.js";
-
-/** Most bytes that are hashed at once: the browser's own digest is several times faster, but wants the whole file. */
-const WHOLE = 128 << 20;
 
 /** A hash that takes pieces in order. */
 export interface Hasher {
@@ -27,19 +24,80 @@ export function hasher(): Hasher {
   return { update: (piece) => void hash.update(piece), finish: () => hash.digest("hex") };
 }
 
-/** SHA-256 of a whole file; Blobs that are too large for the browser's digest are hashed in the pool. */
-export async function hashFile(source: Source, file: number, inPool: Pool | undefined): Promise<string> {
+/** Bytes read at once. */
+const PIECE = 1 << 20;
+/** Most bytes of a Blob that is hashed whole: the browser's own digest is several times faster than ours, but takes no pieces. */
+export const WHOLE = 128 << 20;
+
+/** SHA-256 of a Blob. */
+export async function hashBlob(blob: Blob): Promise<string> {
   const { subtle } = globalThis.crypto ?? {};
-  // a file on disk is hashed as fast in pieces, which need no memory that must be made first
-  if (subtle && source.size <= WHOLE && !(createHash && !source.blob)) {
-    const digest = await subtle.digest("SHA-256", await source.read(0, source.size));
-    return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  }
-  if (inPool && source.blob) return (await inPool.ask({ what: "hash", file })).hash!;
+  if (subtle && !createHash && blob.size <= WHOLE) return whole.hash(blob, subtle);
   const hash = hasher();
-  const step = 1 << 20;
-  for (let start = 0; start < source.size; start += step) {
-    hash.update(await source.read(start, Math.min(step, source.size - start)));
+  await eachPiece(blob, (piece) => hash.update(piece));
+  return hash.finish();
+}
+
+/** Hashes Blobs whole, one after the other in the same memory. */
+class Whole {
+  #memory = new ArrayBuffer(0);
+  #waiting = 0;
+  #reading: Promise<unknown> = Promise.resolve();
+  #digesting: Promise<unknown> = Promise.resolve();
+
+  async hash(blob: Blob, subtle: SubtleCrypto): Promise<string> {
+    this.#waiting += 1;
+    const reading = this.#reading.then(() => this.#read(blob));
+    const digesting = Promise.all([reading, this.#digesting]).then(([bytes]) => {
+      // this copies the bytes, and the next Blob may take their place
+      const digest = subtle.digest("SHA-256", bytes);
+      this.#digesting = digest.catch(() => {});
+      return { digest };
+    });
+    this.#reading = digesting.catch(() => {});
+    try {
+      return hex(await (await digesting).digest);
+    } finally {
+      this.#waiting -= 1;
+      if (this.#waiting === 0) this.#memory = new ArrayBuffer(0);
+    }
+  }
+
+  async #read(blob: Blob): Promise<Uint8Array<ArrayBuffer>> {
+    if (this.#memory.byteLength < blob.size) this.#memory = new ArrayBuffer(blob.size);
+    const bytes = new Uint8Array(this.#memory, 0, blob.size);
+    const part = Math.max(Math.ceil(blob.size / STREAMS), PIECE);
+    const starts = Array.from({ length: Math.ceil(blob.size / part) }, (_, i) => i * part);
+    await Promise.all(starts.map((start) => {
+      return eachPiece(blob.slice(start, start + part), (piece, at) => bytes.set(piece, start + at));
+    }));
+    return bytes;
+  }
+}
+
+/** Streams of one Blob that are read side by side: while one is read, the browser fills the others. */
+const STREAMS = 8;
+const whole = new Whole();
+
+const hex = (bytes: ArrayBuffer) => Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function eachPiece(blob: Blob, take: (piece: Uint8Array, at: number) => void): Promise<void> {
+  const tap = new Tap(blob);
+  let memory: ArrayBuffer | undefined;
+  for (let at = 0; at < blob.size; at += PIECE) {
+    const length = Math.min(PIECE, blob.size - at);
+    const piece = await tap.read(at, at + length, memory);
+    if (piece.length < length) throw { kind: "io", message: "a file has changed since it was opened", help: "open it again" };
+    take(piece, at);
+    memory = piece.buffer;
+  }
+}
+
+/** SHA-256 of a whole file that is read in ranges. */
+export async function hashRanges(source: Source): Promise<string> {
+  const hash = hasher();
+  for (let start = 0; start < source.size; start += PIECE) {
+    hash.update(await source.read(start, Math.min(PIECE, source.size - start)));
   }
   return hash.finish();
 }

@@ -1,4 +1,5 @@
 /** The jobs of a merge or a comparison: read what they need, have threads or the GPU run them, hand results on in order. */
+import { AT_ONCE } from "./desk.js";
 import { call } from "./error.js";
 import type { Passing } from "./hash.js";
 import type { MergeOptions } from "./merge.js";
@@ -7,9 +8,10 @@ import type { Run } from "./run.js";
 import type { WeighOptions } from "./types.js";
 import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
 
-/** Most bytes that a job reads of one input: caches like small pieces, but Blobs are read twice as fast in larger ones. */
+/** Most bytes that a job reads of one input: caches like small pieces. */
 export const MOST = 1 << 20;
-const MOST_OF_BLOBS = 4 << 20;
+/** Jobs in a row for one thread, so that it reads Blobs on from where it stopped, which is several times as fast. */
+const ROW = 8;
 /** Least: below this, messages cost more than the work. */
 const LEAST = 256 << 10;
 /** Bytes of input in all jobs under way. */
@@ -21,14 +23,13 @@ export function wanted({ output, onProgress, signal, threads, device, skipInputH
 }
 
 /** Those of them that choose and weigh. */
-export function weighing({ dtype, space, rank, energy, strict, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
+export function weighing({ dtype, space, rank, energy, strict, residual, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
   return options;
 }
 
-/** How much a job reads of each input; twice as many jobs as threads are under way. */
-export function bytesOfJobs(run: Run, pool: Pool, inputs: number): number {
-  const most = run.sources.some(({ blob }) => blob) ? MOST_OF_BLOBS : MOST;
-  return Math.min(Math.max(Math.floor(MEMORY / (2 * pool.size * inputs)), LEAST), most);
+/** How much a job reads of each input. */
+export function bytesOfJobs(pool: Pool, inputs: number): number {
+  return Math.min(Math.max(Math.floor(MEMORY / (AT_ONCE * pool.size * inputs)), LEAST), MOST);
 }
 
 let clones: boolean | undefined;
@@ -58,7 +59,7 @@ export async function runJobs(
   pool: Pool,
   { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: MergeOptions["onProgress"] | undefined },
   passing: Passing | undefined,
-  take: (result: Result, job: Job) => Promise<void>,
+  take: (result: Reply, job: Job) => Promise<void>,
 ): Promise<void> {
   const jobs = [...parse(core.jobs())].sort(byPlace);
   const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
@@ -69,22 +70,29 @@ export async function runJobs(
   };
   let done = 0;
   report(done);
-  const running: Promise<Result>[] = [];
+  const running: Promise<Reply>[] = [];
+  const spare: Spare = new Map();
+  // what threads cannot read themselves is in memory while it waits for them
+  const inRows = clonesBlobs() && jobs.every(({ pieces }) => pieces.every(({ file }) => run.sources[file]!.blob));
+  const each = inRows ? Math.min(ROW, Math.ceil(jobs.length / (AT_ONCE * pool.size))) : AT_ONCE;
   for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
-    for (; next < jobs.length && running.length < pool.atOnce; next += 1) {
-      const reply = start(run, core, jobs[next]!, pool, passing);
+    for (; next < jobs.length && running.length < pool.atOnce(Math.max(each, AT_ONCE)); next += 1) {
+      const thread = inRows ? Math.floor(next / each) : undefined;
+      const reply = start(run, core, jobs[next]!, { pool, each, thread }, passing, spare);
       reply.catch(() => {});
       running.push(reply);
     }
     signal?.throwIfAborted();
     const job = jobs[taken]!;
-    await take(await running.shift()!, job);
+    const reply = await running.shift()!;
+    for (const [file, memory] of reply.spent ?? []) spare.set(file, [memory, ...(spare.get(file) ?? [])]);
+    await take(reply, job);
     report((done += length(job.pieces)));
   }
 }
 
-/** What a job gave. */
-type Result = Pick<Reply, "bytes" | "found">;
+/** Memory to read a file into; never another, for who gave it may have kept it. */
+type Spare = Map<number, ArrayBuffer[]>;
 
 /** A job: its number, and what it reads and writes. */
 interface Job {
@@ -110,17 +118,17 @@ function byPlace({ writes: [a] }: Job, { writes: [b] }: Job): number {
 const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 
 /** Read what threads cannot, then have the GPU or a thread run the job. */
-async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, pool: Pool, passing: Passing | undefined): Promise<Result> {
+async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, { pool, each, thread }: { pool: Pool; each: number; thread: number | undefined }, passing: Passing | undefined, spare: Spare): Promise<Reply> {
   const fill = async (piece: Piece): Promise<Piece> => {
     const source = run.sources[piece.file]!;
     if (source.blob && clonesBlobs()) return piece;
-    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start) };
+    return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start, spare.get(piece.file)?.pop()) };
   };
   let filled = await inOrder(run, Promise.all(pieces.map(fill)));
   for (const { file, start, bytes } of filled) {
     if (bytes && !run.sources[file]!.blob) passing?.take(file, start, bytes, () => head(run, file, start));
   }
-  if ("sum" in core && pool.isForGpu) {
+  if ("sum" in core && pool.isForGpu(each)) {
     const sum = core.sum(job);
     const inputs = filled.map(({ file, start, end, bytes }) => bytes ?? run.sources[file]!.blob!.slice(start, end));
     const reply = sum.length > 0 && (await pool.sum(sum as Float64Array<ArrayBuffer>, inputs, (nonFinite) => core.accepts(job, nonFinite)));
@@ -128,7 +136,7 @@ async function start(run: Run, core: Merge | Comparison | Survey, { index: job, 
     // the bytes were given away
     if (sum.length > 0) filled = await Promise.all(pieces.map(fill));
   }
-  return pool.ask({ what: "job", job, pieces: filled });
+  return pool.ask({ what: "job", job, pieces: filled }, thread);
 }
 
 const turns = new WeakMap<Run, Promise<unknown>>();

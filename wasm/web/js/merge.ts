@@ -1,12 +1,12 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
 import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hashFile, Passing } from "./hash.js";
+import { hashBlob, hashRanges, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, clonesBlobs, MOST, runJobs, wanted, weighing } from "./jobs.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
-import { Pool } from "./pool.js";
-import { weigh, type Run } from "./run.js";
+import { withPool, type Pool } from "./pool.js";
+import { eachOf, weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { Report, WeighOptions } from "./types.js";
 import type { Merge as Core } from "./wasm/mwa.js";
@@ -38,6 +38,11 @@ export interface MergeOptions extends WeighOptions {
   energy?: number;
   /** Refuse modules that only some of the adapters have, which in product space count as zero elsewhere. */
   strict?: boolean;
+  /**
+   * Whether the report says how far the average of the factors is from the average of what they do, which reads the adapters
+   * once more; without it true.
+   */
+  residual?: boolean;
   /** Average the factors of adapters that are not of one run. */
   allowCrossRun?: boolean;
   /** Let NaN and infinity through instead of failing. */
@@ -111,8 +116,7 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
  * @throws {MergeError} what keeps the checkpoints from being averaged or written; nothing is left behind
  */
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
-  const pool = await Pool.open(options.threads);
-  try {
+  return withPool(options.threads, async (pool) => {
     for (const excluded: number[] = [], dropped: string[] = []; ; ) {
       try {
         return await once(run, options, excluded, dropped, pool);
@@ -125,10 +129,11 @@ export async function merge(run: Run, options: MergeOptions = {}): Promise<Merge
         dropped.push(`${(error as Error).message}; it is dropped`);
       }
     }
-  } finally {
-    pool.close();
-  }
+  });
 }
+
+/** Blobs that are hashed at once: side by side they are read several times as fast as one after the other. */
+const HASHED_AT_ONCE = 8;
 
 interface Finished {
   report: Report;
@@ -157,7 +162,7 @@ async function survey(run: Run, options: MergeOptions, excluded: number[], pool:
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], dropped: string[], pool: Pool): Promise<Merged> {
   const began = performance.now();
-  const jobBytes = bytesOfJobs(run, pool, weigh(run, weighing(options)).inputs.length);
+  const jobBytes = bytesOfJobs(pool, weigh(run, weighing(options)).inputs.length);
   const ranks = await survey(run, options, excluded, pool);
   const core = plan(run, options, excluded, ranks, jobBytes);
   const written: Writer[] = [];
@@ -185,7 +190,7 @@ async function once(run: Run, options: MergeOptions, excluded: number[], dropped
     const inputs: Record<number, string> = { ...(await inputHashes) };
     for (const file of passing ? core.inputFiles() : []) {
       const source = run.sources[file]!;
-      inputs[file] ??= passing?.finish(file, source.size) ?? (await hashFile(source, file, undefined));
+      inputs[file] ??= passing?.finish(file, source.size) ?? (await hashRanges(source));
     }
     const finished: Finished = JSON.parse(call(() => core.finish(JSON.stringify({ outputs: hashes, inputs }), pool.underflowed, Float64Array.from(lost.flat()))));
     const { report, texts, copies } = finished;
@@ -216,14 +221,14 @@ function withDropped(name: string, text: string, dropped: string[]): string {
 /** Hashes of the inputs that are Blobs; the others are hashed as they pass by. */
 async function hashBlobs(run: Run, core: Core, pool: Pool, signal: AbortSignal | undefined): Promise<Record<number, string>> {
   const hashes: Record<number, string> = {};
-  try {
-    for (const file of core.inputFiles()) {
-      const source = run.sources[file]!;
-      if (source.blob && !signal?.aborted) hashes[file] = await hashFile(source, file, clonesBlobs() ? pool : undefined);
-    }
-  } catch {
-    // the jobs read the same file and say what is wrong with it
-  }
+  const blobs = [...core.inputFiles()].filter((file) => run.sources[file]!.blob);
+  const hash = async (file: number) => {
+    signal?.throwIfAborted();
+    const blob = run.sources[file]!.blob!;
+    hashes[file] = await (clonesBlobs() ? pool.hash(blob) : hashBlob(blob));
+  };
+  // the jobs read the same files and say what is wrong with them
+  await eachOf(HASHED_AT_ONCE, blobs, hash).catch(() => {});
   return hashes;
 }
 

@@ -1,7 +1,8 @@
 /** Threads that run jobs: workers, each with a core of its own, or this thread where there can be none. */
 import { load, type Given } from "./core.js";
-import { Desk } from "./desk.js";
+import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
+import { hashBlob, WHOLE } from "./hash.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
 import type { GpuReply } from "./gpu-worker.js";
 import { overNode, overWeb, start, type Answer, type Thread } from "./thread.js";
@@ -34,50 +35,75 @@ export type Request =
   | { what: "load"; module: WebAssembly.Module }
   | { what: "begin"; begin: Begin }
   | { what: "job"; job: number; pieces: Piece[] }
-  | { what: "hash"; file: number }
+  | { what: "hash"; blob: Blob }
   | { what: "end" };
+
+/** Memory that is no longer needed, and the file that was read into it. */
+export type Spent = [file: number, memory: ArrayBuffer][];
 
 /** What it answers. */
 export interface Reply extends Answer {
   bytes?: Uint8Array<ArrayBuffer>;
-  /** In product space: what a module's merge has lost, or the rank that a survey found. */
+  /** The memory of the pieces that were given, by file, to be used again. */
+  spent?: Spent;
+  /** How far a module of the output is off, or the rank that a survey found. */
   found?: number[];
   /** Values that underflowed in this thread so far. */
   underflowed?: number;
   hash?: string;
 }
 
+/** Milliseconds for which a page keeps workers that have nothing to do. */
+const IDLE = 60_000;
+const CPU_WANTED = "the CPU was asked for";
+/** Pools that wait for the next merge. */
+const idle = new Set<Pool>();
+
 type Worked = Thread<Request, Reply> & { underflowed: number };
 
 /** Most threads that are started unless the caller asks for more: memory bandwidth ends the gain. */
 const MOST = 8;
-/** Jobs under way in each thread: one computes and one reads; more would only take memory. */
-const AT_ONCE = 2;
 /** And on a GPU, where one more comes back. */
 const AT_ONCE_ON_GPU = 3;
 
-/** A number of threads, and a GPU if there is one. Close it when done: idle workers keep a Node process alive. */
+/** Have a pool for as long as `work` takes; see `Pool.open`. */
+export async function withPool<T>(wanted: number | undefined, work: (pool: Pool) => Promise<T>): Promise<T> {
+  const pool = await Pool.open(wanted);
+  try {
+    const done = await work(pool);
+    pool.rest();
+    return done;
+  } catch (error) {
+    pool.close();
+    throw error;
+  }
+}
+
+/** A number of threads, and a GPU if there is one. */
 export class Pool {
   #gpu: Gpu | undefined;
   /** Whether the GPU takes all sums, or as many as it is quick enough for. */
   #all = false;
   #sums = { count: 0, underflowed: 0 };
   /** Why the GPU computes or not. */
-  reason = "the CPU was asked for";
+  reason = CPU_WANTED;
 
-  private constructor(private readonly threads: Worked[], private readonly cpu: string) {}
+  #hashers: Promise<Worked[]> | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  private constructor(private readonly threads: Worked[], private readonly cpu: string, private readonly isHere = false) {}
 
   /** Start `wanted` workers; 0 for none, undefined for one per core. */
   static async open(wanted: number | undefined): Promise<Pool> {
     const module = await load();
     const count = wanted ?? Math.min(await cores(), MOST);
-    if (count === 0) return new Pool([here()], "cpu, this thread, SIMD");
-    const starting = await Promise.allSettled(Array.from({ length: count }, () => worker(module)));
-    const threads = starting.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+    if (count === 0) return new Pool([here()], "cpu, this thread, SIMD", true);
+    for (const pool of idle) if (pool.size === count) return pool.#wake();
+    const { threads, starting } = await workers(module, count);
     if (threads.length > 0) return new Pool(threads, `cpu, ${threads.length} ${threads.length === 1 ? "worker" : "workers"}, SIMD`);
     const failed = starting.find((one) => one.status === "rejected");
     const why = failed?.reason instanceof Error ? failed.reason.message : "";
-    return new Pool([here()], `cpu, this thread, SIMD (no worker could be started${why && `: ${why}`})`);
+    return new Pool([here()], `cpu, this thread, SIMD (no worker could be started${why && `: ${why}`})`, true);
   }
 
   /** Have a GPU take sums, of `bytes` of input altogether; without one the CPU does them, and `reason` says why. */
@@ -100,14 +126,25 @@ export class Pool {
     return this.threads.length;
   }
 
-  /** Jobs to have under way. */
-  get atOnce(): number {
-    return AT_ONCE * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
+  /** Jobs to have given out, if a thread is given `each`. */
+  atOnce(each: number): number {
+    return each * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
   }
 
   /** Values that underflowed, over all threads. */
   get underflowed(): number {
     return this.threads.reduce((sum, thread) => sum + thread.underflowed, this.#sums.underflowed);
+  }
+
+  /** SHA-256 of a Blob, in a thread that runs no jobs. */
+  async hash(blob: Blob): Promise<string> {
+    if (this.isHere) return hashBlob(blob);
+    this.#hashers ??= load().then((module) => workers(module, Math.ceil(this.size / 2))).then(({ threads }) => threads);
+    const hashers = await this.#hashers;
+    if (hashers.length === 0) return hashBlob(blob);
+    // one Blob at a time is held in memory
+    const thread = blob.size <= WHOLE ? hashers[0]! : idlest(hashers);
+    return (await thread.ask({ what: "hash", blob })).hash!;
   }
 
   async begin(begin: Begin): Promise<void> {
@@ -118,23 +155,19 @@ export class Pool {
     }));
   }
 
-  /** Ask the thread with the least to do. */
-  async ask(request: Request): Promise<Reply> {
-    const thread = this.#idlest;
+  /** Ask the thread of that number, or the one with the least to do. */
+  async ask(request: Request, number?: number): Promise<Reply> {
+    const thread = number === undefined ? idlest(this.threads) : this.threads[number % this.size]!;
     const transfer = request.what === "job" ? request.pieces.flatMap(({ bytes }) => (bytes ? [bytes.buffer] : [])) : [];
     const reply = await thread.ask(request, transfer);
     thread.underflowed = reply.underflowed ?? thread.underflowed;
     return reply;
   }
 
-  get #idlest(): Worked {
-    return this.threads.reduce((best, thread) => (thread.pending < best.pending ? thread : best));
-  }
-
-  /** Whether the next sum is for the GPU. */
-  get isForGpu(): boolean {
+  /** Whether the next sum is for the GPU, if a thread is given `each`. */
+  isForGpu(each: number): boolean {
     if (!this.#gpu) return false;
-    return this.#all || this.#gpu.thread.pending / AT_ONCE_ON_GPU <= this.#idlest.pending / AT_ONCE;
+    return this.#all || this.#gpu.thread.pending / AT_ONCE_ON_GPU <= idlest(this.threads).pending / each;
   }
 
   /** Run a sum on the GPU; undefined if it failed, or if its result cannot be accepted: then a thread must run the job. */
@@ -165,10 +198,34 @@ export class Pool {
     await Promise.all(this.threads.map((thread) => thread.ask({ what: "end" })));
   }
 
+  /** The work is done. A page keeps the workers for the next one; a program lets them go, so that it can end. */
+  rest(): void {
+    if (globalThis.process?.versions?.node) return this.close();
+    restGpu();
+    this.#gpu = undefined;
+    this.end().catch(() => {});
+    idle.add(this);
+    this.#timer = setTimeout(() => this.close(), IDLE);
+  }
+
+  #wake(): this {
+    idle.delete(this);
+    clearTimeout(this.#timer);
+    this.#all = false;
+    this.reason = CPU_WANTED;
+    return this;
+  }
+
   close(): void {
+    idle.delete(this);
     for (const thread of this.threads) thread.close();
+    this.#hashers?.then((hashers) => hashers.forEach((thread) => thread.close())).catch(() => {});
     restGpu();
   }
+}
+
+function idlest(threads: Worked[]): Worked {
+  return threads.reduce((best, thread) => (thread.pending < best.pending ? thread : best));
 }
 
 /** Node 20 has no `navigator`. */
@@ -192,6 +249,12 @@ function here(): Worked {
     },
     close() {},
   };
+}
+
+/** As many of `count` workers as can be started. */
+async function workers(module: WebAssembly.Module, count: number): Promise<{ threads: Worked[]; starting: PromiseSettledResult<Worked>[] }> {
+  const starting = await Promise.allSettled(Array.from({ length: count }, () => worker(module)));
+  return { threads: starting.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])), starting };
 }
 
 /** A worker with its core loaded. */

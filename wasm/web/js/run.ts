@@ -121,7 +121,7 @@ function* triples(flat: Float64Array): Generator<[number, number, number]> {
 }
 
 /** Run `work` on all items, at most `atOnce` at a time. */
-async function eachOf<T>(atOnce: number, items: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
+export async function eachOf<T>(atOnce: number, items: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
   const rest = items[Symbol.iterator]();
   const next = async () => {
     for (let item = rest.next(); !item.done; item = rest.next()) await work(item.value);

@@ -1,17 +1,17 @@
 /** The other end of a thread: answer what is asked, in a web worker or in Node's `worker_threads`. */
 import { asError, facts } from "./error.js";
 
-type Given = { [name: string]: unknown; bytes?: Uint8Array<ArrayBuffer> };
+type Given = { [name: string]: unknown; bytes?: Uint8Array<ArrayBuffer>; spent?: [unknown, ArrayBuffer][] };
 type Send = (reply: unknown, transfer: Transferable[]) => void;
 
 declare const WorkerGlobalScope: { new (): unknown } | undefined;
 
-/** Answer each request; the `bytes` of an answer are transferred. */
+/** Answer each request; the `bytes` of an answer are transferred, and what was `spent`. */
 export async function serve<Request>(answer: (request: Request) => Promise<Given>): Promise<void> {
   const hear = (send: Send) => async ({ id, ...request }: Request & { id: number }) => {
     try {
       const given = await answer(request as Request);
-      send({ id, ...given }, given.bytes ? [given.bytes.buffer] : []);
+      send({ id, ...given }, [...(given.bytes ? [given.bytes.buffer] : []), ...(given.spent ?? []).map(([, memory]) => memory)]);
     } catch (error) {
       send({ id, error: facts(asError(error)) }, []);
     }

@@ -9,8 +9,13 @@ export interface RangeFile {
   name: string;
   /** Its length in bytes. */
   size: number;
-  /** Read exactly `length` bytes from byte `offset` on. Several reads may be under way at once. */
-  read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer> | ArrayBuffer>;
+  /**
+   * Read exactly `length` bytes from byte `offset` on. Several reads may be under way at once. An answer that is all of its
+   * buffer is given away, to a worker: keep no such buffer. A view of a part of one is copied.
+   *
+   * @param spare memory of an earlier answer that is no longer needed: the answer may be a view of it, but need not
+   */
+  read(offset: number, length: number, spare?: ArrayBuffer): Promise<Uint8Array<ArrayBuffer> | ArrayBuffer>;
 }
 
 /** Bytes with a name. */
@@ -33,7 +38,8 @@ export interface Source {
   path: string;
   size: number;
   blob?: Blob;
-  read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** The answer's buffer is the caller's. It may be `spare`, if that was given. */
+  read(offset: number, length: number, spare?: ArrayBuffer): Promise<Uint8Array<ArrayBuffer>>;
 }
 
 /** Folders that hold nothing to merge, and may hold a great many files. */
@@ -80,9 +86,11 @@ function fromBlob(path: string, blob: Blob): Source {
 }
 
 function fromRanges(file: RangeFile): Source {
-  const read = async (offset: number, length: number) => {
-    const bytes = await file.read(offset, length);
-    return bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
+  const read = async (offset: number, length: number, spare?: ArrayBuffer) => {
+    const bytes = await file.read(offset, length, spare);
+    if (!(bytes instanceof Uint8Array)) return new Uint8Array(bytes);
+    const isOurs = bytes.length === bytes.buffer.byteLength || bytes.buffer === spare;
+    return isOurs ? bytes : bytes.slice();
   };
   return { path: plain(file.name), size: file.size, read: exact(file.name, read) };
 }
@@ -90,10 +98,10 @@ function fromRanges(file: RangeFile): Source {
 /** Refuse short reads: they would go on as zeros. */
 function exact(path: string, read: Source["read"]): Source["read"] {
   const file = path.replace(/\/\.(?=\/|$)/, "");
-  return async (offset, length) => {
+  return async (offset, length, spare) => {
     let bytes: Uint8Array<ArrayBuffer>;
     try {
-      bytes = await read(offset, length);
+      bytes = await read(offset, length, spare);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       throw { kind: "io", message: `${file}: cannot read it: ${why}`, file, help: "open it again if it has changed" };

@@ -127,11 +127,23 @@ export interface HashedFile {
   sha256: string;
 }
 
+/** How far merged modules are from the average of what the inputs' modules do: ‖result − Σ wγBA‖ / ‖Σ wγBA‖. */
+export interface Distance {
+  /** Over all modules together. */
+  overall: number;
+  /** By module; `rank` is its rank in the output, in product space. */
+  modules: { module: string; rank?: number; relative: number }[];
+}
+
 /** `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it. */
 export interface Report {
   mwa: string;
   weighting: Weighting;
   space: string;
+  /** The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number. */
+  rank?: string;
+  /** How far the result is from Σ wγBA, the average of what the adapters do. */
+  residual?: Distance;
   dtype: string;
   adapter?: string;
   inputs: WeighedInput[];

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use mwa::{
-    ChooseOptions, Error, ErrorKind, History, Listed, Metric, MetricOptions, Metrics, PENALTY, Result,
+    ChooseOptions, Error, ErrorKind, Float, History, Listed, Metric, MetricOptions, Metrics, PENALTY, Result,
     Scheme, Selection, WeightRule, report,
 };
 use serde::Deserialize;
@@ -39,17 +39,32 @@ pub(crate) struct Options {
     pub(crate) allow_cross_run: bool,
     pub(crate) allow_non_finite: bool,
     pub(crate) rewrite: bool,
-    pub(crate) dtype: Option<String>,
+    dtype: Option<String>,
     pub(crate) space: Option<String>,
     pub(crate) rank: Option<RankChoice>,
     pub(crate) energy: Option<f64>,
     pub(crate) strict: bool,
+    /// Whether a merge of factors says how far it is from the average of their products; it does unless told not to.
+    pub(crate) residual: Option<bool>,
 }
 
 impl Options {
     pub(crate) fn parse(json: &str) -> Result<Self> {
         serde_json::from_str(json)
             .map_err(|error| Error::new(ErrorKind::Usage, format!("the options are not understood: {error}")))
+    }
+
+    pub(crate) fn dtype(&self) -> Result<Option<Float>> {
+        match self.dtype.as_deref() {
+            None | Some("keep") => Ok(None),
+            Some("f32") => Ok(Some(Float::F32)),
+            Some("bf16") => Ok(Some(Float::BF16)),
+            Some("f16") => Ok(Some(Float::F16)),
+            Some(other) => {
+                let error = Error::new(ErrorKind::Usage, format!("there is no output dtype `{other}`"));
+                Err(error.help("use keep, f32, bf16 or f16"))
+            }
+        }
     }
 
     fn metric(&self) -> Result<MetricOptions> {
@@ -136,7 +151,7 @@ impl Metrics for Logs<'_> {
     }
 
     fn log(&self, run: &str) -> Result<Cow<'_, History>> {
-        Ok(Cow::Borrowed(&self.found.histories[run]))
+        Ok(Cow::Borrowed(self.found.history(run)))
     }
 }
 

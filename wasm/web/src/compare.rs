@@ -7,12 +7,12 @@ use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
 use mwa::{AdapterConfig, Error, ErrorKind, Factors, Float, Input, Plan, Recipe, Result, Weights};
-use mwa_wasm_fast::LOOPS;
 use wasm_bindgen::prelude::*;
 
 use crate::choose::{Options, choose};
 use crate::fail;
 use crate::merge::{inputs, numbers};
+use crate::product::residual;
 use crate::ranges::{Ranges, flat};
 use crate::run::Found;
 
@@ -59,22 +59,8 @@ impl Comparison {
         let unknown = || Error::new(ErrorKind::Usage, "there is no such job");
         let first = self.sums();
         if let Some(module) = index.checked_sub(first) {
-            let job =
-                self.factors.as_ref().and_then(|factors| factors.jobs().nth(module)).ok_or_else(unknown)?;
-            let whole: Vec<_> = job.reads().collect();
-            let mut read = |part: &mwa::Read, out: &mut [u8]| {
-                let holds = |it: &mwa::Read| {
-                    (it.input, it.file) == (part.input, part.file)
-                        && it.range.start <= part.range.start
-                        && part.range.end <= it.range.end
-                };
-                let place = whole.iter().position(holds).expect("a job asks for parts of its reads");
-                let first = usize::try_from(part.range.start - whole[place].range.start)
-                    .expect("the whole read is in memory");
-                out.copy_from_slice(&slices[place][first..first + out.len()]);
-                Ok(())
-            };
-            if let Some(residual) = (LOOPS.residual)(&job, usize::MAX, &mut read)? {
+            let factors = self.factors.as_ref().ok_or_else(unknown)?;
+            if let Some(residual) = residual(factors, module, &slices)? {
                 sums[k * k..].copy_from_slice(&[residual.error, residual.norm]);
             }
             return Ok(sums);

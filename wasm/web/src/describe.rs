@@ -1,10 +1,10 @@
 //! Tell JavaScript what was found and how it is weighed, as JSON.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString as _};
+use alloc::vec;
 use alloc::vec::Vec;
 
-use mwa::{Goal, Metric, Outcome, Result};
+use mwa::{Goal, Index, Metric, Outcome, Result};
 use serde_json::{Value, json};
 
 use crate::choose::{Choice, Options, choose, metric_of_all};
@@ -16,7 +16,9 @@ pub(crate) fn run(files: &Files, found: &Found) -> String {
     let checkpoints = found.checkpoints.iter().enumerate().map(|(index, checkpoint)| {
         let bytes: u64 = checkpoint.files.iter().map(|file| files.size(file.number)).sum();
         let parameters: u64 = checkpoint.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        let dtypes: BTreeSet<String> = checkpoint.tensors().map(|tensor| tensor.dtype.to_string()).collect();
+        let mut dtypes: Vec<String> = checkpoint.tensors().map(|tensor| tensor.dtype.to_string()).collect();
+        dtypes.sort_unstable();
+        dtypes.dedup();
         let config = checkpoint.config.as_ref();
         let before = index.checked_sub(1).map(|before| &found.samples[before]);
         let cosine = before.and_then(|before| before.cosine(&found.samples[index]));
@@ -49,21 +51,24 @@ pub(crate) fn run(files: &Files, found: &Found) -> String {
 
 /// The metrics of all runs, and of how many checkpoints each is known.
 fn metrics(found: &Found) -> Vec<Value> {
-    let mut order: Vec<&str> = Vec::new();
-    let mut covered: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut names: Vec<&str> = Vec::new();
+    let mut counts: Vec<usize> = Vec::new();
     for (root, history) in &found.histories {
         let of_run = found.checkpoints.iter().filter(|checkpoint| parent(&checkpoint.name) == root);
         let steps: Vec<u64> = of_run.filter_map(|checkpoint| checkpoint.step).collect();
         for (name, count) in history.coverage(&steps) {
-            if !covered.contains_key(name) {
-                order.push(name);
-            }
-            *covered.entry(name).or_default() += count;
+            names.push(name);
+            counts.push(count);
         }
     }
-    let metric =
-        |name: &&str| json!({ "name": name, "goal": Goal::infer(name).map(goal), "covered": covered[name] });
-    order.iter().map(metric).collect()
+    let index = Index::new(names.iter().copied());
+    let mut covered = vec![0; names.len()];
+    for (name, count) in names.iter().zip(counts) {
+        covered[index.place(name).expect("it is among them")] += count;
+    }
+    let metric = |name: &str, covered: usize| json!({ "name": name, "goal": Goal::infer(name).map(goal), "covered": covered });
+    let once = (0..names.len()).filter(|i| index.is_first(names[*i], *i));
+    once.map(|i| metric(names[i], covered[i])).collect()
 }
 
 fn goal(goal: Goal) -> &'static str {
@@ -73,7 +78,7 @@ fn goal(goal: Goal) -> &'static str {
 /// Step and value of each record of a metric, by run; null where the value is not finite.
 pub(crate) fn curves(found: &Found, metric: &str) -> String {
     let curve =
-        |(root, history): (&String, &mwa::History)| json!({ "run": root, "points": history.curve(metric) });
+        |(root, history): &(String, mwa::History)| json!({ "run": root, "points": history.curve(metric) });
     Value::from_iter(found.histories.iter().map(curve)).to_string()
 }
 

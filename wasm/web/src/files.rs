@@ -2,14 +2,13 @@
 //!
 //! Nothing here waits. What is asked for and not yet read is remembered as wanted; the caller reads it and asks again.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Range;
 
-use mwa::{Error, ErrorKind};
+use mwa::{Error, ErrorKind, Index};
 
 /// A byte range of a file, by the file's number.
 pub(crate) type Piece = (usize, u64, u64);
@@ -23,9 +22,11 @@ pub(crate) struct Files {
     paths: Vec<(String, u64)>,
     /// What the user named, once, in order.
     roots: Vec<String>,
-    numbers: BTreeMap<String, usize>,
-    read: BTreeMap<Piece, Vec<u8>>,
-    wanted: RefCell<BTreeSet<Piece>>,
+    /// Sorted; of several with one path the last counts.
+    numbers: Vec<(String, usize)>,
+    /// Sorted.
+    read: Vec<(Piece, Vec<u8>)>,
+    wanted: RefCell<Vec<Piece>>,
 }
 
 /// Why something cannot be had now.
@@ -52,15 +53,17 @@ impl Files {
         let named: Vec<_> = paths.iter().filter_map(|(path, _)| Some(named_and_rest(path)?.0)).collect();
         let firsts = || paths.iter().filter_map(|(path, _)| path.split('/').next()).collect();
         let named: Vec<&str> = if named.is_empty() { firsts() } else { named };
-        let mut seen = BTreeSet::new();
-        let roots = named.into_iter().filter(|root| seen.insert(*root)).map(String::from).collect();
+        let index = Index::new(named.iter().copied());
+        let once = named.iter().enumerate().filter(|(i, root)| index.is_first(root, *i));
+        let roots = once.map(|(_, root)| String::from(*root)).collect();
         let whole = |(path, size): (String, u64)| match named_and_rest(&path) {
             Some((root, "")) => (root.into(), size),
             Some((root, rest)) => (join(root, rest), size),
             None => (path, size),
         };
         let paths: Vec<_> = paths.into_iter().map(whole).collect();
-        let numbers = paths.iter().enumerate().map(|(number, (path, _))| (path.clone(), number)).collect();
+        let mut numbers: Vec<_> = paths.iter().map(|(path, _)| path.clone()).zip(0..).collect();
+        numbers.sort_unstable();
         Self { paths, roots, numbers, ..Self::default() }
     }
 
@@ -70,7 +73,9 @@ impl Files {
     }
 
     pub(crate) fn number(&self, path: &str) -> Option<usize> {
-        self.numbers.get(path).copied()
+        let after = self.numbers.partition_point(|(other, _)| other.as_str() <= path);
+        let (other, number) = self.numbers.get(after.checked_sub(1)?)?;
+        (other == path).then_some(*number)
     }
 
     pub(crate) fn size(&self, number: usize) -> u64 {
@@ -78,7 +83,7 @@ impl Files {
     }
 
     pub(crate) fn is_file(&self, path: &str) -> bool {
-        self.numbers.contains_key(path)
+        self.number(path).is_some()
     }
 
     pub(crate) fn is_folder(&self, path: &str) -> bool {
@@ -89,8 +94,8 @@ impl Files {
     pub(crate) fn names<'a>(&'a self, folder: &str) -> impl Iterator<Item = &'a str> {
         let start = join(folder, "");
         let len = start.len();
-        let inside =
-            self.numbers.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start));
+        let first = self.numbers.partition_point(|(path, _)| *path < start);
+        let inside = self.numbers[first..].iter().take_while(move |(path, _)| path.starts_with(&start));
         inside.map(move |(path, _)| path[len..].split('/').next().unwrap_or_default())
     }
 
@@ -101,16 +106,20 @@ impl Files {
             return Ok(&[]);
         }
         let piece = (number, range.start, end);
-        self.read.get(&piece).map(Vec::as_slice).ok_or_else(|| {
-            self.wanted.borrow_mut().insert(piece);
-            Stop::Unread
-        })
+        match self.read.binary_search_by_key(&piece, |(other, _)| *other) {
+            Ok(at) => Ok(&self.read[at].1),
+            Err(_) => {
+                self.wanted.borrow_mut().push(piece);
+                Err(Stop::Unread)
+            }
+        }
     }
 
     /// The first bytes of a file, which were read when it was opened.
     pub(crate) fn head(&self, number: usize, len: u64) -> &[u8] {
-        let starts = self.read.range((number, 0, len)..=(number, 0, u64::MAX));
-        let bytes = starts.map(|(_, bytes)| bytes).next().expect("opening a checkpoint reads its heads");
+        let first = self.read.partition_point(|(piece, _)| *piece < (number, 0, len));
+        let (piece, bytes) = &self.read[first];
+        assert!((piece.0, piece.1) == (number, 0), "opening a checkpoint reads its heads");
         &bytes[..usize::try_from(len).expect("a head is at most 100 MB")]
     }
 
@@ -124,12 +133,18 @@ impl Files {
 
     /// What to read next; empty when nothing was missing.
     pub(crate) fn wants(&self) -> Vec<Piece> {
-        self.wanted.take().into_iter().collect()
+        let mut wanted = self.wanted.take();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
     }
 
     /// What was read.
     pub(crate) fn give(&mut self, piece: Piece, bytes: Vec<u8>) {
-        self.read.insert(piece, bytes);
+        match self.read.binary_search_by_key(&piece, |(other, _)| *other) {
+            Ok(at) => self.read[at].1 = bytes,
+            Err(at) => self.read.insert(at, (piece, bytes)),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! One merge: checked, cut into jobs, run piece by piece, and told in a report.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -11,19 +10,20 @@ use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::report::COMPANIONS;
 use mwa::report::{self, HashedFile};
 use mwa::{
-    AdapterConfig, Cursor, Error, ErrorKind, Float, Input, MergeOptions, Plan, Rank, Report, Result, Shard,
-    Space,
+    AdapterConfig, Cursor, Error, ErrorKind, Exactness, Factors, Input, MergeOptions, Plan, Rank, Report,
+    Result, Shard, Space,
 };
 use mwa_wasm_fast::LOOPS;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
 
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
 use crate::files::Files;
-use crate::product::{Modules, space};
-use crate::ranges::flat;
+use crate::product::{Modules, distance, pair, residual, space};
+use crate::ranges::{Ranges, flat};
 use crate::run::Found;
 
 /// The report's file name in a merged folder.
@@ -44,7 +44,9 @@ pub struct Merge {
     config: Option<AdapterConfig>,
     /// In product space, the jobs after the sums.
     modules: Option<Modules>,
-    /// What the last job's cut to the output's rank has lost: error and norm; nothing after a sum.
+    /// If averaged factors are compared with the average of their products, the jobs after the sums.
+    factors: Option<Factors>,
+    /// How far the last job's module is off: error and norm; NaN if that says nothing, empty after a sum.
     lost: Vec<f64>,
     /// Name and number of each file that is copied from the newest checkpoint.
     companions: Vec<(String, usize)>,
@@ -69,7 +71,7 @@ struct Finished<'a> {
 struct Hashes {
     outputs: Vec<String>,
     /// By the number of the file.
-    inputs: BTreeMap<usize, String>,
+    inputs: Map<String, Value>,
 }
 
 impl Merge {
@@ -85,7 +87,7 @@ impl Merge {
         let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
         let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
         let how = MergeOptions {
-            dtype: dtype(options)?,
+            dtype: options.dtype()?,
             space: space(options)?,
             allow_non_finite: options.allow_non_finite,
             rewrite: options.rewrite,
@@ -98,6 +100,12 @@ impl Merge {
                 let modules = Modules::new(&inputs, &configs, &choice.weights, rank, ranks)?;
                 merge.recipe.elsewhere = modules.layout(how.dtype);
                 Some(modules)
+            }
+            _ => None,
+        };
+        let factors = match (merge.copied, how.space, merge.exactness) {
+            (None, Space::Factors, Exactness::Product) if options.residual != Some(false) => {
+                Some(Factors::new(&inputs, &configs, &choice.weights)?)
             }
             _ => None,
         };
@@ -150,6 +158,7 @@ impl Merge {
             heads,
             config: owner.config.clone(),
             modules,
+            factors,
             lost: Vec::new(),
             companions: companions(files, owner),
             report,
@@ -177,7 +186,11 @@ impl Merge {
         }
         let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
         let size = |range: &Range<u64>| usize::try_from(range.end - range.start).expect("a job fits memory");
-        let ran = if let Some(module) = index.checked_sub(self.jobs.len()) {
+        let module = index.checked_sub(self.jobs.len());
+        let ran = if let (Some(module), Some(factors)) = (module, &self.factors) {
+            out.clear();
+            residual(factors, module, &slices).map(|found| (0, pair(found).into()))
+        } else if let Some(module) = module {
             let modules = self.modules.as_ref().expect("only they have jobs after the sums");
             let job = &modules.jobs(&self.plan)[module];
             out.resize(job.writes().map(|write| size(&write.range)).sum(), 0);
@@ -216,10 +229,14 @@ impl Merge {
         let modules = modules
             .iter()
             .flat_map(|job| flat(&job.writes().map(place).collect(), job.reads(), &self.numbers));
-        sums.chain(modules).collect()
+        let none = Ranges::new();
+        let residuals = self.factors.iter().flat_map(Factors::jobs);
+        let residuals = residuals.flat_map(|job| flat(&none, job.reads(), &self.numbers));
+        sums.chain(modules).chain(residuals).collect()
     }
 
-    /// What the last job's cut to the output's rank has lost, in product space: error and norm.
+    /// How far the last job's module is off, error and norm: the average of its factors from that of its products, or in
+    /// product space its cut to the output's rank.
     #[must_use]
     pub fn lost(&self) -> Vec<f64> {
         self.lost.clone()
@@ -288,8 +305,8 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs in product space gave,
-    /// in their order.
+    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs after the sums gave, in
+    /// their order.
     ///
     /// # Errors
     /// When the hashes are not what `Hashes` says, and when there was nothing to merge.
@@ -302,6 +319,11 @@ impl Merge {
         if let Some(modules) = &self.modules {
             self.report.residual = modules.distance(&lost).map_err(|error| fail(&error))?;
         }
+        if let Some(factors) = &self.factors {
+            let (distance, note) = distance(factors, &lost);
+            self.report.residual = distance;
+            self.report.notes.extend(note.map(Into::into));
+        }
         let hashes: Hashes = serde_json::from_str(hashes)
             .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
         for (file, hash) in self.report.outputs.iter_mut().zip(hashes.outputs) {
@@ -309,7 +331,8 @@ impl Merge {
         }
         for (row, numbers) in self.report.inputs.iter_mut().zip(&self.numbers) {
             for (file, number) in row.files.iter_mut().zip(numbers) {
-                file.sha256 = hashes.inputs.get(number).cloned().unwrap_or_default();
+                let hash = hashes.inputs.get(&number.to_string()).and_then(Value::as_str);
+                file.sha256 = hash.unwrap_or_default().into();
             }
             // a file that was not hashed cannot be checked; the merge itself still can
             row.files.retain(|file| !file.sha256.is_empty());
@@ -334,17 +357,6 @@ impl Merge {
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("it is plain data")
-}
-
-fn dtype(options: &Options) -> Result<Option<Float>> {
-    match options.dtype.as_deref() {
-        None | Some("keep") => Ok(None),
-        Some("f32") => Ok(Some(Float::F32)),
-        Some("bf16") => Ok(Some(Float::BF16)),
-        Some("f16") => Ok(Some(Float::F16)),
-        Some(other) => Err(Error::new(ErrorKind::Usage, format!("there is no output dtype `{other}`"))
-            .help("use keep, f32, bf16 or f16")),
-    }
 }
 
 pub(crate) fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
@@ -377,11 +389,14 @@ pub(crate) fn inputs(checkpoints: &[&Checkpoint]) -> Vec<Input> {
 
 /// Say so when two inputs are the same model.
 fn note_twins(report: &mut Report) {
-    let mut seen: BTreeMap<Vec<&str>, &str> = BTreeMap::new();
-    for input in report.inputs.iter().filter(|input| !input.files.is_empty()) {
-        let content: Vec<_> = input.files.iter().map(|file| file.sha256.as_str()).collect();
-        if let Some(twin) = seen.insert(content, &input.name) {
-            report.notes.push(format!("{twin} and {} hold the same weights, byte for byte", input.name));
+    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
+    for (i, input) in report.inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
+        let mut before =
+            report.inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());
+        let twin = before.find(|other| other.files.iter().zip(&input.files).all(is_same));
+        if let Some(twin) = twin {
+            let (a, b) = (&twin.name, &input.name);
+            report.notes.push(format!("{a} and {b} hold the same weights, byte for byte"));
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Product space: what adapters do is averaged, module by module, after the sums over all other tensors.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
 use mwa::report::Distance;
 use mwa::{
-    AdapterConfig, Dtype, Error, ErrorKind, Factors, Float, Input, ModuleJob, Plan, Products, Rank, Residual,
-    Result, Space, Weights, adapter_configs,
+    AdapterConfig, Dtype, Error, ErrorKind, Factors, Float, Input, ModuleJob, Plan, Products, Rank, Read,
+    Residual, Result, Space, Weights, adapter_configs,
 };
 use mwa_wasm_fast::LOOPS;
 use serde::Deserialize;
@@ -91,7 +90,7 @@ impl Modules {
         self.products.gaps(is_strict)
     }
 
-    pub(crate) fn layout(&self, dtype: Option<Float>) -> BTreeMap<String, (Dtype, Vec<u64>)> {
+    pub(crate) fn layout(&self, dtype: Option<Float>) -> Vec<(String, Dtype, Vec<u64>)> {
         self.products.layout(&self.ranks, dtype)
     }
 
@@ -106,6 +105,42 @@ impl Modules {
         self.products.distance(self.rank, &self.ranks, &lost)
     }
 }
+
+/// The residual of one module, over the bytes of its reads; see [`ModuleJob::residual`].
+pub(crate) fn residual(factors: &Factors, module: usize, inputs: &[&[u8]]) -> Result<Option<Residual>> {
+    let unknown = || Error::new(ErrorKind::Usage, "there is no such job");
+    let job = factors.jobs().nth(module).ok_or_else(unknown)?;
+    let whole: Vec<_> = job.reads().collect();
+    let mut read = |part: &Read, out: &mut [u8]| {
+        let holds = |it: &Read| {
+            (it.input, it.file) == (part.input, part.file)
+                && it.range.start <= part.range.start
+                && part.range.end <= it.range.end
+        };
+        let place = whole.iter().position(holds).expect("a job asks for parts of its reads");
+        let first = usize::try_from(part.range.start - whole[place].range.start)
+            .expect("the whole read is in memory");
+        out.copy_from_slice(&inputs[place][first..first + out.len()]);
+        Ok(())
+    };
+    (LOOPS.residual)(&job, WINDOW, &mut read)
+}
+
+/// A residual as JavaScript keeps it: error and norm, NaN if it says nothing.
+pub(crate) fn pair(found: Option<Residual>) -> [f64; 2] {
+    found.map_or([f64::NAN; 2], |residual| [residual.error, residual.norm])
+}
+
+/// How far averaged factors are from the average of their products, and what to tell the user; `pairs` are those of each
+/// module.
+pub(crate) fn distance(factors: &Factors, pairs: &[f64]) -> (Option<Distance>, Option<&'static str>) {
+    let residual = |pair: &[f64]| Residual { error: pair[0], norm: pair[1] };
+    let found = pairs.chunks_exact(2).map(|pair| (!pair[0].is_nan()).then(|| residual(pair)));
+    factors.distance(&found.collect::<Vec<_>>())
+}
+
+/// Most bytes that a residual takes at once, so that they stay in a cache; the result does not depend on it.
+const WINDOW: usize = 2 << 20;
 
 /// Finds the rank of each module that keeps a share of what the adapters do, before the outputs can be laid out.
 #[wasm_bindgen]

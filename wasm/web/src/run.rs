@@ -1,13 +1,12 @@
 //! From the files given to checkpoints and their logs: run folders are searched, everything else is taken as it is.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use mwa::checkpoint::step_of_folder;
-use mwa::{Error, ErrorKind, History, Sample, TrainerState};
+use mwa::{Error, ErrorKind, History, Index, Sample, TrainerState};
 
 use crate::checkpoint::{Checkpoint, weights_in};
 use crate::files::{Files, Maybe, Stop, join, parent};
@@ -25,8 +24,8 @@ pub(crate) struct Found {
     pub(crate) notes: Vec<String>,
     /// Checkpoints of a searched run that cannot be opened.
     pub(crate) broken: Vec<(String, Error)>,
-    /// The log of each run, by its folder.
-    pub(crate) histories: BTreeMap<String, History>,
+    /// The log of each run, sorted by its folder.
+    pub(crate) histories: Vec<(String, History)>,
     /// The beginnings of some A factors of each checkpoint, by name.
     pub(crate) samples: Vec<Sample>,
 }
@@ -101,9 +100,11 @@ impl Found {
 
     /// A checkpoint that was named by itself and in its run is one.
     fn count_once(&mut self) {
-        let mut seen = BTreeSet::new();
+        let names: Vec<_> = self.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+        let index = Index::new(names.iter().map(String::as_str));
+        let mut place = 0..;
         self.checkpoints.retain(|checkpoint| {
-            let is_new = seen.insert(checkpoint.name.clone());
+            let is_new = place.next().is_some_and(|place| index.is_first(&checkpoint.name, place));
             if !is_new {
                 self.notes.push(format!("{} is named twice; it counts once", checkpoint.name));
             }
@@ -135,16 +136,22 @@ impl Found {
     fn read_logs(&mut self, files: &Files) -> Maybe<bool> {
         let mut unread = false;
         for root in self.checkpoints.iter().map(|checkpoint| parent(&checkpoint.name)) {
-            if self.histories.contains_key(root) {
+            let Err(place) = self.histories.binary_search_by(|(run, _)| run.as_str().cmp(root)) else {
                 continue;
-            }
+            };
             match history(files, root) {
-                Ok(history) => drop(self.histories.insert(root.to_owned(), history)),
+                Ok(history) => self.histories.insert(place, (root.to_owned(), history)),
                 Err(Stop::Unread) => unread = true,
                 Err(failed) => return Err(failed),
             }
         }
         Ok(unread)
+    }
+
+    /// The log of a run, which was read.
+    pub(crate) fn history(&self, run: &str) -> &History {
+        let place = self.histories.binary_search_by(|(other, _)| other.as_str().cmp(run));
+        &self.histories[place.expect("read_logs() read the logs of all runs")].1
     }
 
     /// Read the beginnings of some A factors, to tell checkpoints of one run from those of several.
