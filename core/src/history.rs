@@ -57,11 +57,8 @@ impl History {
     /// Unite the logs of one run: the states of all its checkpoints, of its root, and other logs.
     #[must_use]
     pub fn new(states: impl IntoIterator<Item = TrainerState>) -> Self {
-        let mut states: Vec<Option<TrainerState>> = states.into_iter().map(Some).collect();
-        let ends = states.iter().flatten().map(|state| Reverse(state.end()));
-        let mut furthest_first: Vec<_> = ends.zip(0..).collect();
-        furthest_first.sort_unstable();
-        let states: Vec<_> = furthest_first.iter().filter_map(|(_, i)| states[*i].take()).collect();
+        let mut states: Vec<TrainerState> = states.into_iter().collect();
+        states.sort_by_cached_key(|state| Reverse(state.end()));
         let save_steps = states.iter().find_map(|state| state.save_steps);
         let mut notes: Vec<String> = Vec::new();
         let mut branches: Vec<Branch> = Vec::new();
