@@ -202,6 +202,12 @@ pub fn dtype_name(dtype: Option<Float>) -> String {
     dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_ascii_lowercase())
 }
 
+/// The output dtype with that name, which is not `keep`; see [`dtype_name`].
+#[must_use]
+pub fn dtype_named(name: &str) -> Option<Float> {
+    [Float::F32, Float::BF16, Float::F16].into_iter().find(|float| dtype_name(Some(*float)) == name)
+}
+
 impl Weighting {
     /// A scheme with its penalty and metric, as far as it has them.
     #[must_use]
@@ -237,10 +243,7 @@ impl Report {
         if self.dtype == KEEP {
             return Ok(None);
         }
-        let known = [Float::F32, Float::BF16, Float::F16]
-            .into_iter()
-            .find(|float| dtype_name(Some(*float)) == self.dtype);
-        known
+        dtype_named(&self.dtype)
             .map(Some)
             .ok_or_else(|| Error::new(ErrorKind::Input, format!("names an unknown dtype, {}", self.dtype)))
     }

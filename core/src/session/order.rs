@@ -101,10 +101,8 @@ pub enum Weighing {
 impl Order {
     /// The dtype of averaged tensors.
     pub(super) fn dtype(&self) -> Result<Option<Float>> {
-        let known = [Float::F32, Float::BF16, Float::F16];
         let dtype = |name: &String| {
-            let found = known.into_iter().find(|float| report::dtype_name(Some(*float)) == *name);
-            found.ok_or_else(|| {
+            report::dtype_named(name).ok_or_else(|| {
                 Error::new(ErrorKind::Usage, format!("there is no dtype `{name}`"))
                     .help("use f32, bf16 or f16")
             })

@@ -57,13 +57,10 @@ impl Options {
     pub(crate) fn dtype(&self) -> Result<Option<Float>> {
         match self.dtype.as_deref() {
             None | Some("keep") => Ok(None),
-            Some("f32") => Ok(Some(Float::F32)),
-            Some("bf16") => Ok(Some(Float::BF16)),
-            Some("f16") => Ok(Some(Float::F16)),
-            Some(other) => {
-                let error = Error::new(ErrorKind::Usage, format!("there is no output dtype `{other}`"));
-                Err(error.help("use keep, f32, bf16 or f16"))
-            }
+            Some(name) => report::dtype_named(name).map(Some).ok_or_else(|| {
+                let error = Error::new(ErrorKind::Usage, format!("there is no output dtype `{name}`"));
+                error.help("use keep, f32, bf16 or f16")
+            }),
         }
     }
 
