@@ -1,7 +1,7 @@
 //! The executor made of the core's session, without a border; and what it shares with those that lie behind one.
 
+use mwa::border::{Checkpoint, Head, Order, Session, Weighing};
 use mwa::safetensors::Header;
-use mwa::session::{Checkpoint, Head, Order, Session, Weighing};
 use mwa_wasm_fast::LOOPS;
 
 use crate::{Executor, Failure, Merge};

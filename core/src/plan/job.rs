@@ -7,8 +7,9 @@ use core::ops::Range;
 
 use super::{Place, Plan, Segment, Work};
 use crate::dtype::Float;
-use crate::kernel::{self, Operand, Tally};
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel;
+use crate::kernel::{Operand, Tally};
 
 /// One piece of work.
 #[derive(Clone, Copy, Debug)]

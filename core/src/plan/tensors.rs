@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::{Input, Shard};
-use crate::index::Index;
-use crate::safetensors::Tensor;
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::safetensors::Tensor;
+use crate::text::index::Index;
 
 /// A tensor of an input: which file, and its entry.
 pub(crate) type Found<'a> = (usize, &'a Tensor);

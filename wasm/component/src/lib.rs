@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Range;
 
-use mwa::session::{self, Session};
+use mwa::border::{self as session, Session};
 use mwa::{AdapterConfig, Error, History, Outcome, TrainerState, Weights};
 
 mod world {

@@ -2,8 +2,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+use mwa::border::Loops;
 use mwa::kernel::Tally;
-use mwa::session::Loops;
 use mwa::{Job, ModuleJob, Reader, Residual, Result};
 
 /// All of them.

@@ -13,7 +13,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use mwa::session::{Checkpoint, Found, Head, Order, Session};
+use mwa::border::{Checkpoint, Found, Head, Order, Session};
 use mwa::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,0 +1,4 @@
+//! Where the tensors of a file lie.
+
+pub mod foreign;
+pub mod safetensors;

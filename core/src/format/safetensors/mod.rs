@@ -1,0 +1,346 @@
+//! The safetensors format: bytes of a file's head to a checked [`Header`], and back.
+//!
+//! A file is an 8-byte little-endian length n, n bytes of JSON, then the data that the JSON's offsets tile exactly.
+//! Dtypes come from the `safetensors` crate. Its own reader holds offsets as `usize` (which ends at 4 GiB on wasm32),
+//! wants the whole file in memory and accepts duplicate names; its writer orders metadata at random. So heads are
+//! read and written here, with 64-bit offsets, and the tests hold the result against that crate.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use serde_json::{Map, Value};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::index::Index;
+use crate::text::json::quoted;
+
+pub use text_map::TextMap;
+
+mod text_map;
+
+/// Longest header that is read, in bytes. The format's own reader stops here too.
+pub const MAX_HEADER: u64 = 100_000_000;
+
+/// One tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// The name, any UTF-8.
+    pub name: String,
+    /// The type of each element.
+    pub dtype: Dtype,
+    /// The shape; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Where the bytes lie in the file, counted from its first byte.
+    pub range: Range<u64>,
+}
+
+impl Tensor {
+    /// Bytes of data.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether the tensor holds no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+/// The head of a safetensors file.
+///
+/// Invariant: tensors are sorted by offset, have distinct names, and tile the data section without hole or overlap;
+/// each range is exactly what dtype and shape need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    tensors: Vec<Tensor>,
+    metadata: TextMap,
+    data_start: u64,
+}
+
+impl Header {
+    /// How many bytes of the file [`Header::parse`] needs: 8 plus the JSON's length.
+    ///
+    /// `start` is the beginning of the file (8 bytes, more lets it recognise what else the file may be); `file_len` its
+    /// whole length in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Header`] when the file is empty, cut short, or not safetensors at all; says what it is if known.
+    pub fn size(start: &[u8], file_len: u64) -> Result<u64> {
+        if let Some((what, help)) = other_format(start) {
+            return Err(bad(format!("is {what}, not a safetensors file")).help(help));
+        }
+        let Some(length) = start.first_chunk() else {
+            let what =
+                if file_len == 0 { "is empty".into() } else { format!("is only {file_len} bytes long") };
+            return Err(bad(format!("{what}; a safetensors file has at least 8"))
+                .help("copy or download the file again"));
+        };
+        let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER
+            && start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        {
+            return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
+        }
+        if length > MAX_HEADER {
+            return Err(bad(format!("declares a header of {length} bytes; the limit is {MAX_HEADER}"))
+                .help("this is not a safetensors file, or its start is damaged"));
+        }
+        if length + 8 > file_len {
+            return Err(bad(format!(
+                "declares a header of {length} bytes, but the file is {file_len} bytes long"
+            ))
+            .help("the file is cut short: copy or download it again"));
+        }
+        Ok(length + 8)
+    }
+
+    /// Parse and check the head of a file.
+    ///
+    /// `bytes` holds at least the first [`Header::size`] bytes; `file_len` is the length of the whole file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Header`], naming the tensor, for anything that the format forbids, duplicate names included.
+    pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self> {
+        let data_start = Self::size(bytes, file_len)?;
+        let json = usize::try_from(data_start).ok().and_then(|end| bytes.get(8..end));
+        let json = json.ok_or_else(|| bad("was not read up to the end of its header"))?;
+        let json = str::from_utf8(json).map_err(|error| {
+            bad(format!("has a damaged header: {error}")).help("copy or download the file again")
+        })?;
+        let entries: Entries = serde_json::from_str(json).map_err(|error| {
+            bad(format!("has a damaged header: {error}")).help("copy or download the file again")
+        })?;
+        let mut tensors = Vec::with_capacity(entries.tensors.len());
+        for (name, entry) in entries.tensors {
+            let tensor = entry.check(name, data_start)?;
+            tensors.push(tensor);
+        }
+        // stable: empty tensors at one offset keep the file's order, so that a head is rewritten as it was
+        tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
+        let mut end = data_start;
+        for tensor in &tensors {
+            if tensor.range.start != end {
+                let what = if tensor.range.start < end {
+                    "overlaps the tensor before it"
+                } else {
+                    "leaves a hole before it"
+                };
+                let (start, want) = (tensor.range.start - data_start, end - data_start);
+                return Err(bad(format!("{what}: it starts at byte {start} of the data, expected {want}"))
+                    .tensor(&tensor.name)
+                    .help(DAMAGED));
+            }
+            end = tensor.range.end;
+        }
+        if end != file_len {
+            let what = if end > file_len { "cut short" } else { "followed by foreign bytes" };
+            return Err(bad(format!("is {what}: its header describes {end} bytes, the file has {file_len}"))
+                .help("copy or download the file again"));
+        }
+        Ok(Self { tensors, metadata: entries.metadata, data_start })
+    }
+
+    /// Lay out a new file: tensors sorted by dtype (widest alignment first), then name, as the format's own writer does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Header`] when a shape overflows or a name occurs twice.
+    pub fn layout(
+        tensors: impl IntoIterator<Item = (String, Dtype, Vec<u64>)>,
+        metadata: TextMap,
+    ) -> Result<Self> {
+        let mut tensors: Vec<_> = tensors.into_iter().collect();
+        tensors.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let mut end = 0u64;
+        let mut laid = Vec::with_capacity(tensors.len());
+        if let Some(twice) = Index::new(tensors.iter().map(|(name, ..)| name.as_str())).repeated() {
+            return Err(bad("occurs twice").tensor(&tensors[twice].0));
+        }
+        for (name, dtype, shape) in tensors {
+            let size = byte_size(dtype, &shape).and_then(|size| end.checked_add(size));
+            let next = size.ok_or_else(|| bad("is larger than any file can be").tensor(&name))?;
+            laid.push(Tensor { name, dtype, shape, range: end..next });
+            end = next;
+        }
+        let mut header = Self { tensors: laid, metadata, data_start: 0 };
+        header.data_start = header.to_bytes().len() as u64;
+        for tensor in &mut header.tensors {
+            tensor.range = tensor.range.start + header.data_start..tensor.range.end + header.data_start;
+        }
+        Ok(header)
+    }
+
+    /// The bytes of the head: length, JSON with sorted metadata, spaces up to a multiple of 8. Reproducible.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut json = String::from("{");
+        for (i, (key, value)) in self.metadata.pairs().iter().enumerate() {
+            let start = if i == 0 { "\"__metadata__\":{" } else { "," };
+            json += &format!("{start}{}:{}", quoted(key), quoted(value));
+        }
+        if !self.metadata.pairs().is_empty() {
+            json.push('}');
+        }
+        for tensor in &self.tensors {
+            if json.len() > 1 {
+                json.push(',');
+            }
+            let name = quoted(&tensor.name);
+            let (start, end) = (tensor.range.start - self.data_start, tensor.range.end - self.data_start);
+            let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+            let (dtype, shape) = (tensor.dtype, shape.join(","));
+            json += &format!(
+                "{name}:{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{start},{end}]}}"
+            );
+        }
+        json.push('}');
+        while json.len() % 8 != 0 {
+            json.push(' ');
+        }
+        let mut bytes = Vec::with_capacity(8 + json.len());
+        bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(json.as_bytes());
+        bytes
+    }
+
+    /// The tensors, sorted by where they lie in the file.
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The `__metadata__` map.
+    #[must_use]
+    pub fn metadata(&self) -> &TextMap {
+        &self.metadata
+    }
+
+    /// Where the data begins: the size of the head in bytes.
+    #[must_use]
+    pub fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    /// The length of the whole file in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.tensors.last().map_or(self.data_start, |tensor| tensor.range.end)
+    }
+
+    /// The tensor that holds byte `offset` of the file; a zero-sized one is never found.
+    #[must_use]
+    pub fn tensor_at(&self, offset: u64) -> Option<&Tensor> {
+        let after = self.tensors.partition_point(|tensor| tensor.range.end <= offset);
+        self.tensors.get(after).filter(|tensor| tensor.range.contains(&offset))
+    }
+}
+
+/// What to do about a header that contradicts itself.
+const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";
+
+fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Header, detail)
+}
+
+/// Bytes that a tensor needs; `None` when that overflows or ends within a byte.
+fn byte_size(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim))?;
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    (bits % 8 == 0).then_some(bits / 8)
+}
+
+/// What a file that is not safetensors is, and what to do about it.
+fn other_format(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text = start.trim_ascii_start();
+    let begins = |prefix: &str| {
+        text.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    if begins("version https://git-lfs") {
+        Some(("a git-lfs pointer", "fetch the file itself: `git lfs pull`"))
+    } else if begins("<!doctype") || begins("<html") {
+        Some(("an HTML page", "the download failed: fetch the file itself, not the page that shows it"))
+    } else if start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9") {
+        Some(("a PyTorch pickle file", "give it the ending .bin, or convert it to safetensors"))
+    } else if start.starts_with(b"GGUF") {
+        Some(("a GGUF file", "merge the adapters before converting them to GGUF"))
+    } else {
+        None
+    }
+}
+
+/// The header's JSON, in file order, names checked to be distinct.
+struct Entries {
+    metadata: TextMap,
+    tensors: Vec<(String, Entry)>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+impl Entry {
+    fn check(self, name: String, data_start: u64) -> Result<Tensor> {
+        let Self { dtype, shape, data_offsets: (start, end) } = self;
+        let fail = |detail: String| Err(bad(detail).tensor(&name).help(DAMAGED));
+        let Some(size) = byte_size(dtype, &shape) else {
+            return fail(format!("has an impossible size: shape {shape:?} of {dtype}"));
+        };
+        if end.checked_sub(start) != Some(size) {
+            return fail(format!(
+                "of {dtype} {shape:?} needs {size} bytes, but its offsets are [{start}, {end}]"
+            ));
+        }
+        match (start.checked_add(data_start), end.checked_add(data_start)) {
+            (Some(start), Some(end)) => Ok(Tensor { name, dtype, shape, range: start..end }),
+            _ => fail(format!("has offsets [{start}, {end}] beyond any file")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
+        struct Head;
+        impl<'de> Visitor<'de> for Head {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> core::result::Result<Entries, A::Error> {
+                let mut metadata = None;
+                let mut tensors = Vec::new();
+                // a map that is compiled already
+                let mut seen = Map::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if seen.insert(name.clone(), Value::Null).is_some() {
+                        return Err(A::Error::custom(format!("the key `{name}` occurs twice")));
+                    }
+                    let at = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));
+                    if name == "__metadata__" {
+                        metadata = map.next_value::<Option<TextMap>>().map_err(at)?;
+                    } else {
+                        let entry = map.next_value().map_err(at)?;
+                        tensors.push((name, entry));
+                    }
+                }
+                Ok(Entries { metadata: metadata.unwrap_or_default(), tensors })
+            }
+        }
+        deserializer.deserialize_map(Head)
+    }
+}
+
+#[cfg(test)]
+mod tests;

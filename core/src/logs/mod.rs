@@ -1,0 +1,11 @@
+//! What a run logged: from texts to one metric per checkpoint.
+
+pub(crate) mod diverged;
+pub(crate) mod goal;
+pub(crate) mod history;
+pub(crate) mod metric;
+pub(crate) mod read;
+pub(crate) mod series;
+pub(crate) mod smooth;
+pub(crate) mod table;
+pub(crate) mod trainer;

@@ -1,0 +1,284 @@
+//! `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dtype::Float;
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::goal::Goal;
+use crate::logs::metric::Metric;
+use crate::method::product::{Rank, Residual, Space};
+use crate::text::json::float;
+use crate::weigh::scheme::Scheme;
+
+/// The report beside every merged model, enough to make it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program that wrote it.
+    pub mwa: String,
+    /// How the weights were made.
+    pub weighting: Weighting,
+    /// `factors`: tensors are averaged one by one; `product`: LoRA's products are, module by module.
+    pub space: String,
+    /// The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<String>,
+    /// How far the result is from Σ wγBA, the average of what the adapters do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<Distance>,
+    /// Output dtype of averaged tensors; `keep` is the widest of the inputs.
+    pub dtype: String,
+    /// The adapter taken from checkpoints that hold several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The inputs in the order in which they were summed.
+    pub inputs: Vec<Input>,
+    /// The files with weights that were written.
+    pub outputs: Vec<HashedFile>,
+    /// What the user was told.
+    pub notes: Vec<String>,
+}
+
+/// How far merged LoRA modules are from the exact average of the inputs' products, before rounding to the output dtype.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distance {
+    /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖ over all modules together.
+    pub overall: f64,
+    /// The same by module.
+    pub modules: Vec<ModuleDistance>,
+}
+
+/// A module of a [`Distance`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModuleDistance {
+    /// Its name, as PEFT's patterns see it.
+    pub module: String,
+    /// Its rank in the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖.
+    pub relative: f64,
+}
+
+impl Distance {
+    /// Put modules together; `None` if there are none, or their numbers are beyond f64.
+    pub fn new(modules: impl Iterator<Item = (String, Option<usize>, Residual)>) -> Option<Self> {
+        let mut sum = Residual::default();
+        let modules: Vec<_> = modules
+            .map(|(module, rank, residual)| {
+                sum = sum.plus(residual);
+                ModuleDistance { module, rank, relative: residual.relative() }
+            })
+            .collect();
+        let is_finite = modules.iter().all(|module| module.relative.is_finite());
+        (!modules.is_empty() && is_finite && sum.relative().is_finite())
+            .then(|| Self { overall: sum.relative(), modules })
+    }
+
+    /// The module that is furthest off.
+    #[must_use]
+    pub fn worst(&self) -> Option<&ModuleDistance> {
+        self.modules.iter().max_by(|a, b| a.relative.total_cmp(&b.relative))
+    }
+
+    /// In words: "0.34 % (at most 1.2 %, in model.layers.0.q_proj)".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let overall = percent(self.overall);
+        match self.worst() {
+            Some(worst) if worst.relative > 0.0 => {
+                format!("{overall} (at most {}, in {})", percent(worst.relative), worst.module)
+            }
+            _ => overall,
+        }
+    }
+}
+
+/// Two significant digits; below the rounding of f32 it is nothing.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent < 1e-5 {
+        return "0 %".into();
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 6")]
+    let decimals = (1.0 - libm::floor(libm::log10(percent))).clamp(0.0, 6.0) as usize;
+    format!("{percent:.decimals$} %")
+}
+
+/// How weights came about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weighting {
+    /// `linear`, `power`, `exponential`, `rank`, `uniform` or `explicit`.
+    pub scheme: String,
+    /// The penalty, where the scheme has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
+    /// The metric, where the scheme has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// `min` or `max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+}
+
+/// One input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// Path as given on the command line or found in the run.
+    pub name: String,
+    /// Path from the output folder.
+    pub path: String,
+    /// Training step, if known.
+    pub step: Option<u64>,
+    /// The metric's value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<f64>,
+    /// Where the value comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The normalised weight.
+    pub weight: f64,
+    /// Its files with weights; empty in a listing that merged nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<HashedFile>,
+}
+
+/// A file by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashedFile {
+    /// File name within its folder.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
+pub const COMPANIONS: [&str; 18] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.model",
+    "vocab.txt",
+];
+
+/// No conversion: each tensor keeps the widest dtype of the inputs.
+const KEEP: &str = "keep";
+
+const FACTORS: &str = "factors";
+const PRODUCT: &str = "product";
+
+/// A space as the report has it: its name, and the rank asked for.
+pub fn space_name(space: Space) -> (String, Option<String>) {
+    match space {
+        Space::Factors => (FACTORS.into(), None),
+        Space::Product(rank) => {
+            let rank = rank.map(|rank| match rank {
+                Rank::Inputs => "inputs".into(),
+                Rank::Fixed(rank) => rank.to_string(),
+                Rank::Full => "full".into(),
+                Rank::Energy(share) => format!("energy {share}"),
+            });
+            (PRODUCT.into(), rank)
+        }
+    }
+}
+
+/// A merge's output dtype as the command line and the report call it.
+#[must_use]
+pub fn dtype_name(dtype: Option<Float>) -> String {
+    dtype.map_or_else(|| KEEP.into(), |dtype| dtype.dtype().to_string().to_ascii_lowercase())
+}
+
+/// The output dtype with that name, which is not `keep`; see [`dtype_name`].
+#[must_use]
+pub fn dtype_named(name: &str) -> Option<Float> {
+    [Float::F32, Float::BF16, Float::F16].into_iter().find(|float| dtype_name(Some(*float)) == name)
+}
+
+impl Weighting {
+    /// A scheme with its penalty and metric, as far as it has them.
+    #[must_use]
+    pub fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
+        Self {
+            scheme: scheme.name().into(),
+            penalty: (scheme != Scheme::Uniform).then_some(penalty),
+            metric: metric.map(|metric| metric.name.clone()),
+            goal: metric.map(|metric| if metric.goal == Goal::Min { "min" } else { "max" }.into()),
+        }
+    }
+
+    /// In words: "linear, penalty 0.8, on eval_loss (min)".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut text = self.scheme.clone();
+        if let Some(penalty) = self.penalty {
+            text += &format!(", penalty {penalty}");
+        }
+        if let (Some(metric), Some(goal)) = (&self.metric, &self.goal) {
+            text += &format!(", on {metric} ({goal})");
+        }
+        text
+    }
+}
+
+impl Report {
+    /// The output dtype as an option of a merge.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] when it names none that is known.
+    pub fn dtype(&self) -> Result<Option<Float>> {
+        if self.dtype == KEEP {
+            return Ok(None);
+        }
+        dtype_named(&self.dtype)
+            .map(Some)
+            .ok_or_else(|| Error::new(ErrorKind::Input, format!("names an unknown dtype, {}", self.dtype)))
+    }
+
+    /// The space as an option of a merge.
+    pub fn space(&self) -> Result<Space> {
+        let unknown = || {
+            Error::new(ErrorKind::Input, format!("names an unknown space, {} {:?}", self.space, self.rank))
+        };
+        let number = |text: &str| text.parse().ok();
+        match (self.space.as_str(), self.rank.as_deref()) {
+            (FACTORS, None) => Ok(Space::Factors),
+            (PRODUCT, None) => Ok(Space::Product(None)),
+            (PRODUCT, Some("inputs")) => Ok(Space::Product(Some(Rank::Inputs))),
+            (PRODUCT, Some("full")) => Ok(Space::Product(Some(Rank::Full))),
+            (PRODUCT, Some(text)) => match text.strip_prefix("energy ") {
+                Some(share) => float(share).map(Rank::Energy),
+                None => number(text).map(Rank::Fixed),
+            }
+            .map(|rank| Space::Product(Some(rank)))
+            .ok_or_else(unknown),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// As text for a file: two-space indent, a newline at the end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a report is plain data");
+        text.push('\n');
+        text
+    }
+}

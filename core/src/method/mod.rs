@@ -1,0 +1,3 @@
+//! What is done with the inputs.
+
+pub(crate) mod product;

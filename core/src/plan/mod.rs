@@ -1,0 +1,378 @@
+//! Turn the heads of the inputs and their weights into a checked plan: the output's head, and jobs any host can run.
+//!
+//! The plan reads no tensor data and holds none. A [`Job`] names byte ranges of the inputs and a byte range of the
+//! output, a few MiB at most, so memory is bounded by the jobs in flight, never by a file. Neighbouring tensors that
+//! lie side by side in every file share jobs: a whole adapter is usually one long sum.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::dtype::{Dtype, Float};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::text::index::Index;
+use crate::weigh::scheme::Weights;
+
+mod job;
+mod tensors;
+
+pub use job::{Job, Read, Write};
+pub(crate) use tensors::{Found, Tensors};
+
+/// One input of a merge: a checkpoint, in one file or several shards.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// How messages call it.
+    pub name: String,
+    /// Its files; no tensor name occurs in two of them.
+    pub files: Vec<Shard>,
+}
+
+/// One file of a [`Input`].
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// The file's name within the checkpoint.
+    pub name: String,
+    /// Its head.
+    pub header: Header,
+}
+
+/// What is wanted of the output.
+#[derive(Clone, Debug, Default)]
+pub struct Recipe {
+    /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
+    pub dtype: Option<Float>,
+    /// Names of float tensors that must be the same in every input and are copied; what to do when they are not.
+    pub identical: TextMap,
+    /// The `__metadata__` of the output files.
+    pub metadata: TextMap,
+    /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
+    /// under their names, and leaves their bytes alone.
+    pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
+    /// Let NaN and infinity through instead of failing.
+    pub allow_non_finite: bool,
+}
+
+/// A checked merge.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    outputs: Vec<Shard>,
+    segments: Vec<Segment>,
+    names: Vec<String>,
+    identical: TextMap,
+    allow_non_finite: bool,
+}
+
+/// A run of elements with one way to compute them, contiguous in the output and in every operand.
+#[derive(Clone, Debug, PartialEq)]
+struct Segment {
+    output: usize,
+    /// byte offset in the output file
+    start: u64,
+    elements: u64,
+    work: Work,
+    operands: Vec<Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Weighted sum into this dtype.
+    Sum(Float),
+    /// The operands are equal and one of them is copied; an element is this many bytes.
+    Copy(usize),
+}
+
+/// Where an operand of a segment begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place {
+    input: usize,
+    file: usize,
+    /// byte offset in that file
+    start: u64,
+    /// bytes per element
+    size: usize,
+    /// `None` for what is only copied
+    float: Option<Float>,
+    weight: f64,
+}
+
+impl Plan {
+    /// Check the inputs against each other and lay out the output.
+    ///
+    /// The output has the files, and the tensors in each, of the last input: by convention the newest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is not one weight per input; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
+    /// [`ErrorKind::Dtype`] when the inputs do not hold the same tensors, with the tensor and both facts.
+    pub fn new(inputs: &[Input], weights: &Weights, recipe: &Recipe) -> Result<Self> {
+        let Some(newest) = inputs.last() else {
+            return Err(Error::new(ErrorKind::Input, "there is nothing to merge"));
+        };
+        if weights.values().len() != inputs.len() {
+            let (have, want) = (weights.values().len(), inputs.len());
+            return Err(Error::new(
+                ErrorKind::Weights,
+                format!("there are {have} weights for {want} inputs"),
+            )
+            .help("give one weight per input, in the order of the inputs"));
+        }
+        let elsewhere = Index::new(recipe.elsewhere.iter().map(|(name, ..)| name.as_str()));
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            tensors.push(Tensors::distinct(input)?);
+        }
+        same_names(inputs, &tensors, &elsewhere)?;
+        let placed = &tensors[inputs.len() - 1];
+        let unplaced = recipe.elsewhere.iter().filter(|(name, ..)| placed.find(name).is_none());
+        let mut unplaced: Vec<_> = unplaced.cloned().collect();
+        let mut outputs = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
+        for (output, file) in newest.files.iter().enumerate() {
+            let mut works = Vec::new();
+            let mut layout = Vec::new();
+            for tensor in file.header.tensors() {
+                if let Some(place) = elsewhere.place(&tensor.name) {
+                    layout.push(recipe.elsewhere[place].clone());
+                    continue;
+                }
+                let found = tensors.iter().map(|input| input.find(&tensor.name));
+                let found: Vec<_> = found.map(|found| found.expect("same_names() checked this")).collect();
+                let work = work(inputs, &found, recipe)?;
+                let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
+                layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
+                works.push((tensor.name.as_str(), work, found));
+            }
+            // what the newest input lacks goes into its first file
+            layout.append(&mut unplaced);
+            let header =
+                Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
+            let made_here = Index::new(works.iter().map(|(name, ..)| *name));
+            for tensor in header.tensors() {
+                let Some(place) = made_here.place(&tensor.name) else { continue };
+                let (_, work, found) = &works[place];
+                let segment = segment(output, tensor, *work, found, weights);
+                if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
+                    segments.push(segment);
+                }
+            }
+            outputs.push(Shard { name: file.name.clone(), header });
+        }
+        let names = inputs.iter().map(|input| input.name.clone()).collect();
+        let identical = recipe.identical.clone();
+        Ok(Self { outputs, segments, names, identical, allow_non_finite: recipe.allow_non_finite })
+    }
+
+    /// The files of input `only` as they are, head included: jobs copy the data and look at none of it.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    #[must_use]
+    pub fn copy(inputs: &[Input], only: usize) -> Self {
+        let input = &inputs[only];
+        let segment = |(file, shard): (usize, &Shard)| {
+            let start = shard.header.data_start();
+            let place = Place { input: only, file, start, size: 1, float: None, weight: 1.0 };
+            let elements = shard.header.file_len() - start;
+            Segment { output: file, start, elements, work: Work::Copy(1), operands: [place].into() }
+        };
+        let segments = input.files.iter().enumerate().map(segment).filter(|segment| segment.elements > 0);
+        Self {
+            outputs: input.files.clone(),
+            segments: segments.collect(),
+            names: inputs.iter().map(|input| input.name.clone()).collect(),
+            identical: TextMap::default(),
+            allow_non_finite: true,
+        }
+    }
+
+    /// The files to write: name and head of each.
+    #[must_use]
+    pub fn outputs(&self) -> &[Shard] {
+        &self.outputs
+    }
+
+    /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
+    pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        let mut at = Cursor::default();
+        core::iter::from_fn(move || {
+            let (job, next) = self.job(at, max_bytes)?;
+            at = next;
+            Some(job)
+        })
+    }
+
+    /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
+    /// plan between jobs: the same cursor and `max_bytes` give the same job again.
+    #[must_use]
+    pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
+        let segment = self.segments.get(at.segment)?;
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
+        let job = Job { plan: self, segment, first: at.first, count };
+        let first = at.first + count;
+        let next = if first < segment.elements {
+            Cursor { first, ..at }
+        } else {
+            Cursor { segment: at.segment + 1, first: 0 }
+        };
+        Some((job, next))
+    }
+
+    /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
+    /// memory.
+    pub fn jobs_by_tensor(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
+        self.segments.iter().flat_map(move |segment| {
+            let bytes = segment.work.bytes() as u64;
+            let tensors = self.outputs[segment.output].header.tensors();
+            let first = tensors.partition_point(|tensor| tensor.range.end <= segment.start);
+            let elements = move |tensor: &Tensor| {
+                (tensor.range.start - segment.start) / bytes..(tensor.range.end - segment.start) / bytes
+            };
+            let within = tensors[first..].iter().map(elements);
+            within
+                .take_while(|range| range.end <= segment.elements)
+                .flat_map(move |range| self.cut(segment, range, max_bytes))
+        })
+    }
+
+    fn cut<'a>(
+        &'a self,
+        segment: &'a Segment,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Iterator<Item = Job<'a>> {
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let step = (max_bytes / widest).max(1) as u64;
+        let end = range.end;
+        let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
+    }
+}
+
+/// Where a job begins; the default is the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    segment: usize,
+    /// Invariant: below the segment's number of elements.
+    first: u64,
+}
+
+impl Work {
+    /// Bytes per element of the output.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Sum(float) => float.bytes(),
+            Self::Copy(bytes) => bytes,
+        }
+    }
+}
+
+impl Segment {
+    /// Take `next` in, if it follows in the output and in every operand and is computed alike.
+    fn extend(&mut self, next: &Self) -> bool {
+        let bytes = self.work.bytes() as u64;
+        let joins = self.output == next.output
+            && self.work == next.work
+            && self.start + self.elements * bytes == next.start
+            && self.operands.len() == next.operands.len()
+            && self.operands.iter().zip(&next.operands).all(|(a, b)| {
+                let end = a.start + self.elements * a.size as u64;
+                Place { start: end, ..*a } == *b
+            });
+        if joins {
+            self.elements += next.elements;
+        }
+        joins
+    }
+}
+
+/// The same tensors everywhere. `agree` shows the difference better; this is what makes the plan sound by itself.
+fn same_names(inputs: &[Input], tensors: &[Tensors<'_>], elsewhere: &Index<'_>) -> Result<()> {
+    let (newest, expected) = (&inputs[inputs.len() - 1], &tensors[tensors.len() - 1]);
+    let lacks = |there: &Tensors<'_>, (_, tensor): &Found<'_>| {
+        there.find(&tensor.name).is_none() && !elsewhere.has(&tensor.name)
+    };
+    for (input, found) in inputs.iter().zip(tensors) {
+        let missing = expected.sorted().find(|tensor| lacks(found, tensor));
+        let extra = found.sorted().find(|tensor| lacks(expected, tensor));
+        let ((_, tensor), with, without) = match (missing, extra) {
+            (Some(tensor), _) => (tensor, newest, input),
+            (None, Some(tensor)) => (tensor, input, newest),
+            (None, None) => continue,
+        };
+        let detail = format!("is missing, but {} has it", with.name);
+        return Err(Error::new(ErrorKind::Names, detail).file(&*without.name).tensor(&*tensor.name));
+    }
+    Ok(())
+}
+
+/// How one tensor is made, given where it lies in each input.
+fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
+    let (last, (_, newest)) = (found.len() - 1, found[found.len() - 1]);
+    for (input, (_, tensor)) in inputs.iter().zip(found) {
+        if tensor.shape != newest.shape {
+            let (a, b, other) = (&tensor.shape, &newest.shape, &inputs[last].name);
+            return Err(Error::new(ErrorKind::Shape, format!("is {a:?}, but in {other} it is {b:?}"))
+                .file(&*input.name)
+                .tensor(&*tensor.name));
+        }
+    }
+    let floats: Option<Vec<_>> = found.iter().map(|(_, tensor)| Float::of(tensor.dtype)).collect();
+    match floats {
+        Some(floats) if recipe.identical.get(&newest.name).is_none() => {
+            let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
+            Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
+        }
+        _ => {
+            for (input, (_, tensor)) in inputs.iter().zip(found) {
+                if tensor.dtype != newest.dtype {
+                    let (a, b, other) = (tensor.dtype, newest.dtype, &inputs[last].name);
+                    return Err(Error::new(
+                        ErrorKind::Dtype,
+                        format!("is {a}, but in {other} it is {b}; it must be the same in every input"),
+                    )
+                    .file(&*input.name)
+                    .tensor(&*tensor.name));
+                }
+            }
+            Ok(Work::Copy(element_bytes(newest.dtype)))
+        }
+    }
+}
+
+/// Bytes per element; types below a byte are copied bytewise.
+fn element_bytes(dtype: Dtype) -> usize {
+    (dtype.bitsize() / 8).max(1)
+}
+
+fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weights: &Weights) -> Segment {
+    let place = |(input, (file, tensor)): (usize, &Found<'_>)| Place {
+        input,
+        file: *file,
+        start: tensor.range.start,
+        size: element_bytes(tensor.dtype),
+        float: Float::of(tensor.dtype),
+        weight: match work {
+            Work::Sum(_) => weights.values()[input],
+            Work::Copy(_) => 1.0,
+        },
+    };
+    // sums in f64 use the weights unrounded
+    let in_f64 = work == Work::Sum(Float::F64) || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
+    let is_used = |(input, _): &(usize, _)| match in_f64 {
+        true => weights.values()[*input] != 0.0,
+        false => weights.rounded(*input) != 0.0,
+    };
+    Segment {
+        output,
+        start: tensor.range.start,
+        elements: tensor.len() / work.bytes() as u64,
+        work,
+        operands: found.iter().enumerate().filter(is_used).map(place).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Texts and names: JSON, CSV, spelling, and names found among many.
+
+pub(crate) mod csv;
+pub(crate) mod index;
+pub(crate) mod json;
+pub(crate) mod spelling;

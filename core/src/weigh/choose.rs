@@ -1,0 +1,361 @@
+//! Which checkpoints are merged, and with which weight: selection, metric, weights.
+
+use alloc::borrow::{Cow, ToOwned as _};
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::goal::Goal;
+use crate::logs::history::History;
+use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading};
+use crate::logs::read::read_metric;
+use crate::logs::table::{Table, Wanted};
+use crate::merge::report;
+use crate::merge::report::Weighting;
+use crate::weigh::scheme::{Scheme, Weights};
+
+/// How many of a run's checkpoints are taken unless something is selected.
+const LAST: usize = 10;
+/// The penalty unless the caller gives one.
+pub const PENALTY: f64 = 0.8;
+
+/// A checkpoint that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// How messages and reports call it.
+    pub name: &'a str,
+    /// The last part of the name, for tables.
+    pub label: &'a str,
+    /// The run that it belongs to, as [`Metrics::log`] knows it.
+    pub run: &'a str,
+    /// Training step, if known.
+    pub step: Option<u64>,
+    /// It is left out, because its tensors were found to be bad.
+    pub is_bad: bool,
+}
+
+/// Which checkpoints, and how they are weighed.
+#[derive(Clone, Debug, Default)]
+pub struct ChooseOptions {
+    /// Which of the checkpoints found.
+    pub select: Selection,
+    /// Which metric, and how it is read.
+    pub metric: MetricOptions,
+    /// From metric to weight.
+    pub rule: WeightRule,
+    /// Leave out checkpoints that diverged, instead of failing.
+    pub drop_bad: bool,
+}
+
+/// Which of the checkpoints found are taken; the parts apply in the order of the fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection {
+    /// Steps from … to, both included.
+    pub steps: Option<(u64, u64)>,
+    /// Every so manyth, counted from the newest.
+    pub every: Option<usize>,
+    /// The newest so many. A searched run gives its last ten if nothing at all is selected.
+    pub last: Option<usize>,
+    /// The so many with the best metric.
+    pub top: Option<usize>,
+}
+
+/// From metric to weight.
+#[derive(Clone, Debug)]
+pub enum WeightRule {
+    /// One of the schemes.
+    Scheme {
+        /// Which.
+        scheme: Scheme,
+        /// How hard a worse checkpoint is punished.
+        penalty: f64,
+    },
+    /// The caller's own weights, one per checkpoint, in the order in which the checkpoints are found.
+    Explicit(Vec<f64>),
+}
+
+impl Default for WeightRule {
+    fn default() -> Self {
+        Self::Scheme { scheme: Scheme::default(), penalty: PENALTY }
+    }
+}
+
+/// Where metrics come from; asked only for what the weights need.
+pub trait Metrics {
+    /// The name of the user's table of metrics, if there is one.
+    fn table_name(&self) -> Option<String>;
+    /// The text of that table.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn table(&self) -> Result<Cow<'_, str>>;
+    /// What a run logged.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn log(&self, run: &str) -> Result<Cow<'_, History>>;
+}
+
+/// The checkpoints of a merge, oldest first, with their weights.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Places among those found.
+    pub indexes: Vec<usize>,
+    /// One per checkpoint, where the weights come from a metric.
+    pub readings: Vec<Option<Reading>>,
+    /// One per checkpoint.
+    pub weights: Weights,
+    /// How the weights were made.
+    pub weighting: Weighting,
+    /// Things to say to the user, each once.
+    pub notes: Vec<String>,
+    /// Nothing was selected, so only the newest so many were taken.
+    pub newest: Option<usize>,
+}
+
+/// A checkpoint on its way.
+struct Candidate {
+    index: usize,
+    reading: Option<Reading>,
+    explicit: Option<f64>,
+}
+
+/// Select and weigh. `searched`: all come from searching run folders, so that the usual last ten may be taken.
+///
+/// # Errors
+/// [`ErrorKind::Input`] when none is selected or left, [`ErrorKind::Weights`] when the weights do not fit, and those of
+/// reading the metric.
+pub fn choose(
+    found: &[Listed<'_>],
+    searched: bool,
+    metrics: &dyn Metrics,
+    options: &ChooseOptions,
+) -> Result<Choice> {
+    let (selected, newest) = select(found, searched, options.select)?;
+    let explicit = explicit(found, &selected, &options.rule)?;
+    let kept = selected.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
+    let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
+    if indexes.is_empty() {
+        return Err(Error::new(ErrorKind::Input, "no good checkpoint is left"));
+    }
+
+    let mut notes = Vec::new();
+    let is_uniform =
+        matches!(options.rule, WeightRule::Explicit(_) | WeightRule::Scheme { scheme: Scheme::Uniform, .. });
+    // a file alone weighs 1, whatever its metric, and often has none
+    let is_alone = indexes.len() == 1 && found[indexes[0]].step.is_none();
+    let table = metrics.table_name();
+    let is_asked = options.metric.name.is_some() || table.is_some();
+    let needs_metric = (!is_uniform || options.select.top.is_some()) && (!is_alone || is_asked);
+    let mut metric =
+        if needs_metric { Some(metric_of(found, &indexes, metrics, &options.metric)?) } else { None };
+    let mut readings = vec![None; indexes.len()];
+    if let Some(metric) = &mut metric {
+        notes.append(&mut metric.notes);
+        if options.drop_bad {
+            for (index, reason) in metric.drop_bad().into_iter().rev() {
+                let dropped = indexes.remove(index);
+                explicit.remove(index);
+                notes.push(format!("{} is dropped: {reason}", found[dropped].name));
+            }
+        }
+        metric.values().map_err(|error| match table {
+            Some(table) => error.file(table),
+            None => error,
+        })?;
+        let reading =
+            |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
+        readings = metric.readings.iter().map(reading).collect();
+    }
+    let candidates = indexes.into_iter().zip(readings).zip(explicit);
+    let mut candidates: Vec<_> =
+        candidates.map(|((index, reading), explicit)| Candidate { index, reading, explicit }).collect();
+    if let (Some(top), Some(metric)) = (options.select.top, &metric) {
+        keep_best(&mut candidates, top, metric.goal);
+    }
+    // oldest first where all steps are known: the newest gives the output its config, and the order fixes the last bit
+    let step = |candidate: &Candidate| found[candidate.index].step;
+    if candidates.iter().all(|candidate| step(candidate).is_some()) {
+        candidates.sort_by_key(step);
+    }
+    let weights = weigh(&options.rule, metric.as_ref(), &candidates)?;
+    if let WeightRule::Explicit(values) = &options.rule {
+        let sum: f64 = values.iter().sum();
+        if f64::abs(sum - 1.0) > 1e-6 {
+            notes.push(format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"));
+        }
+    }
+    let weighting = match options.rule {
+        WeightRule::Scheme { scheme, penalty } => {
+            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme != Scheme::Uniform))
+        }
+        WeightRule::Explicit(_) => {
+            Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
+        }
+    };
+    let all_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
+    if let (Some(metric), true, false) = (&metric, all_equal && candidates.len() > 1, is_uniform) {
+        notes.push(if weighting.penalty == Some(0.0) {
+            "penalty 0 weighs every checkpoint the same".into()
+        } else {
+            format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
+        });
+    }
+    let (indexes, readings) =
+        candidates.into_iter().map(|candidate| (candidate.index, candidate.reading)).unzip();
+    Ok(Choice { indexes, readings, weights, weighting, notes, newest })
+}
+
+/// The metric of some of the checkpoints, from the user's table or from the logs of their runs.
+///
+/// # Errors
+/// [`ErrorKind::Metric`] when a checkpoint has no step for the log, and those of reading table or log.
+pub fn metric_of(
+    found: &[Listed<'_>],
+    indexes: &[usize],
+    metrics: &dyn Metrics,
+    options: &MetricOptions,
+) -> Result<Metric> {
+    let listed: Vec<_> = indexes.iter().map(|&index| found[index]).collect();
+    let mut metric = if let Some(name) = metrics.table_name() {
+        let wanted: Vec<_> = listed.iter().map(|it| Wanted { name: it.label, step: it.step }).collect();
+        let read = Table::parse(&metrics.table()?).and_then(|table| table.read(&wanted, options));
+        read.map_err(|error| error.file(name))?
+    } else {
+        from_logs(&listed, metrics, options.clone())?
+    };
+    metric.checkpoints = listed.iter().map(|it| it.label.to_owned()).collect();
+    Ok(metric)
+}
+
+fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOptions) -> Result<Metric> {
+    let mut steps = Vec::new();
+    for checkpoint in listed {
+        steps.push(checkpoint.step.ok_or_else(|| {
+            Error::new(ErrorKind::Metric, "has no step in its name, so no logged metric belongs to it")
+                .file(checkpoint.name)
+                .help("give a table of metrics with a column `checkpoint` (--metrics-file), or weigh without a metric: --scheme uniform or --weights")
+        })?);
+    }
+    // each run has its own log; the metric that the first one gives is asked of all
+    let mut runs: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (i, checkpoint) in listed.iter().enumerate() {
+        match runs.iter_mut().find(|(known, _)| *known == checkpoint.run) {
+            Some((_, members)) => members.push(i),
+            None => runs.push((checkpoint.run, vec![i])),
+        }
+    }
+    let mut whole: Option<Metric> = None;
+    let mut readings = vec![Outcome::Missing(String::new()); listed.len()];
+    for (run, members) in runs {
+        let steps: Vec<_> = members.iter().map(|&i| steps[i]).collect();
+        let metric =
+            read_metric(&*metrics.log(run)?, &steps, &options).map_err(|error| error.file(run.to_owned()))?;
+        for (i, outcome) in members.into_iter().zip(&metric.readings) {
+            readings[i] = outcome.clone();
+        }
+        options.name = Some(metric.name.clone());
+        match &mut whole {
+            Some(whole) => whole.notes.extend(metric.notes),
+            None => whole = Some(metric),
+        }
+    }
+    let whole = whole.expect("choose() has at least one checkpoint");
+    Ok(Metric { readings, ..whole })
+}
+
+/// Places of those selected, and how many of the newest were taken for want of any selection.
+fn select(found: &[Listed<'_>], searched: bool, select: Selection) -> Result<(Vec<usize>, Option<usize>)> {
+    let mut indexes: Vec<usize> = (0..found.len()).collect();
+    if let Some((first, last)) = select.steps {
+        indexes.retain(|&index| found[index].step.is_some_and(|step| (first..=last).contains(&step)));
+    }
+    if let Some(every) = select.every {
+        // counted from the newest, which is always kept
+        let offset = indexes.len().saturating_sub(1) % every.max(1);
+        let mut place = 0..;
+        indexes.retain(|_| place.next().is_some_and(|i: usize| i % every.max(1) == offset));
+    }
+    let is_free = select.steps.is_none() && select.every.is_none() && select.top.is_none();
+    let usual = (searched && is_free && select.last.is_none() && indexes.len() > LAST).then_some(LAST);
+    if let Some(last) = select.last.or(usual) {
+        indexes.drain(..indexes.len().saturating_sub(last));
+    }
+    if indexes.is_empty() {
+        let steps = || found.iter().filter_map(|checkpoint| checkpoint.step);
+        let range = match (steps().min(), steps().max()) {
+            (Some(first), Some(last)) => format!("lie between steps {first} and {last}"),
+            _ => "have no step in their names".into(),
+        };
+        let detail = format!("--steps selects none of the {} checkpoints found, which {range}", found.len());
+        return Err(Error::new(ErrorKind::Input, detail).help("widen --steps, or leave it out"));
+    }
+    Ok((indexes, usual))
+}
+
+/// The caller's weight of each of those selected, if there are any.
+fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Result<Vec<Option<f64>>> {
+    let WeightRule::Explicit(values) = rule else { return Ok(vec![None; selected.len()]) };
+    if values.len() != selected.len() {
+        let names: Vec<_> = selected.iter().map(|&index| found[index].label).collect();
+        let (have, want) = (values.len(), names.len());
+        let detail = format!("there are {have} weights for {want} checkpoints: {}", names.join(", "));
+        return Err(
+            Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
+        );
+    }
+    Ok(values.iter().copied().map(Some).collect())
+}
+
+/// Keep the `top` candidates with the best metric, in their order.
+fn keep_best(candidates: &mut Vec<Candidate>, top: usize, goal: Goal) {
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    let value = |i: &usize| candidates[*i].reading.map_or(f64::NAN, |reading| reading.value);
+    order.sort_by(|a, b| match goal {
+        Goal::Min => value(a).total_cmp(&value(b)),
+        Goal::Max => value(b).total_cmp(&value(a)),
+    });
+    order.truncate(top);
+    let mut index = 0..;
+    candidates.retain(|_| index.next().is_some_and(|i| order.contains(&i)));
+}
+
+fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -> Result<Weights> {
+    match (rule, metric) {
+        (WeightRule::Explicit(_), _) => {
+            let values: Vec<_> = candidates.iter().filter_map(|candidate| candidate.explicit).collect();
+            Weights::explicit(&values)
+        }
+        (WeightRule::Scheme { scheme, penalty }, Some(metric)) => {
+            let readings = candidates.iter().filter_map(|candidate| candidate.reading);
+            let values: Vec<_> = readings.map(|reading| reading.value).collect();
+            Weights::new(&values, metric.goal, *scheme, *penalty).map_err(|error| {
+                Error::new(error.kind(), format!("metric {}: {}", metric.name, error.detail()))
+                    .help(error.advice().unwrap_or_default().to_owned())
+            })
+        }
+        (WeightRule::Scheme { penalty, .. }, None) => {
+            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::Uniform, *penalty)
+        }
+    }
+}
+
+impl Choice {
+    /// The rows of the report, without files; `found` as [`choose`] was given it.
+    pub fn inputs(&self, found: &[Listed<'_>]) -> Vec<report::Input> {
+        let chosen = self.indexes.iter().map(|&index| found[index]);
+        let rows = chosen.zip(&self.readings).zip(self.weights.values());
+        let row = |((checkpoint, reading), &weight): ((Listed<'_>, &Option<Reading>), &f64)| report::Input {
+            name: checkpoint.name.to_owned(),
+            path: checkpoint.name.to_owned(),
+            step: checkpoint.step,
+            metric: reading.map(|reading| reading.value),
+            source: reading.map(|reading| reading.source.to_string()),
+            weight,
+            files: Vec::new(),
+        };
+        rows.map(row).collect()
+    }
+}

@@ -1,0 +1,286 @@
+//! Turn metrics into weights that sum to one.
+//!
+//! For metrics m₁…mₙ with a goal, badness gᵢ ∈ [0, 1] is min–max scaled: 0 for the best, 1 for the worst, 0 for all
+//! when all are equal. One penalty p says how hard a worse checkpoint is punished; p = 0 is the plain mean.
+//!
+//! | scheme | uᵢ, before normalising to Σw = 1 | p |
+//! |---|---|---|
+//! | linear | 1 − p·gᵢ | 0…1; at 1 the worst gets nothing |
+//! | power | (m_best/mᵢ)^p for min, (mᵢ/m_best)^p for max; all m > 0 | ≥ 0 |
+//! | exponential | exp(−p·gᵢ) | ≥ 0 |
+//! | rank | (1−p)^rankᵢ, best rank 0, ties share the mean rank | 0 ≤ p < 1 |
+//! | uniform, explicit | 1, or the caller's own | – |
+//!
+//! The idea is Metrics-Weighted Averaging (Yu & Choi, arXiv 2504.18580): weights from a logged metric and one penalty
+//! factor. The paper's exact expression for the penalty is not known to us; these shapes are ours, named as they are.
+//!
+//! All in f64 with `libm`, sums in the order of the inputs; rounded to f32 once, at the end.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::goal::Goal;
+
+/// How badness becomes weight; see the module's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// 1 − p·g
+    #[default]
+    Linear,
+    /// (best/m)^p, or (m/best)^p when larger is better
+    Power,
+    /// exp(−p·g)
+    Exponential,
+    /// (1−p)^rank
+    Rank,
+    /// every input the same
+    Uniform,
+}
+
+impl Scheme {
+    /// Every scheme, in the order of the table.
+    pub const ALL: [Self; 5] = [Self::Linear, Self::Power, Self::Exponential, Self::Rank, Self::Uniform];
+
+    /// The name on the command line and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Power => "power",
+            Self::Exponential => "exponential",
+            Self::Rank => "rank",
+            Self::Uniform => "uniform",
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.name() == name).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("there is no weighting scheme `{name}`"))
+                .help("use linear, power, exponential, rank or uniform")
+        })
+    }
+}
+
+/// One weight per input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// Invariant: non-empty, finite, sum = 1 within rounding.
+    values: Vec<f64>,
+}
+
+impl Weights {
+    /// Weights from metrics; `penalty` is ignored by [`Scheme::Uniform`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is no metric, one is not finite, the penalty is out of the scheme's range, or
+    /// the power scheme meets a metric that is not positive.
+    pub fn new(metrics: &[f64], goal: Goal, scheme: Scheme, penalty: f64) -> Result<Self> {
+        if let Some((i, m)) = metrics.iter().enumerate().find(|(_, m)| !m.is_finite()) {
+            return Err(bad(format!("metric {} of {} is {m}", i + 1, metrics.len()))
+                .help("leave that checkpoint out"));
+        }
+        check_penalty(scheme, penalty)?;
+        let raw = match scheme {
+            Scheme::Linear => badness(metrics, goal).iter().map(|g| 1.0 - penalty * g).collect(),
+            Scheme::Exponential => badness(metrics, goal).iter().map(|g| libm::exp(-penalty * g)).collect(),
+            Scheme::Rank => ranks(metrics, goal).iter().map(|&rank| libm::pow(1.0 - penalty, rank)).collect(),
+            Scheme::Power => power(metrics, goal, penalty)?,
+            Scheme::Uniform => vec![1.0; metrics.len()],
+        };
+        Self::normalise(raw)
+    }
+
+    /// The caller's own weights, normalised to sum to 1. Negative ones are allowed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is none, one is not finite, or they sum to zero or less.
+    pub fn explicit(values: &[f64]) -> Result<Self> {
+        if let Some((i, w)) = values.iter().enumerate().find(|(_, w)| !w.is_finite()) {
+            return Err(bad(format!("weight {} of {} is {w}", i + 1, values.len()))
+                .help("weights are finite numbers"));
+        }
+        Self::normalise(values.to_vec())
+    }
+
+    /// Weights that were normalised before, as a report holds them: taken as they are, to the bit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is none, one is not finite, or they do not sum to 1 within 1e-9.
+    pub fn normalised(values: &[f64]) -> Result<Self> {
+        let sum: f64 = values.iter().sum();
+        let is_one = (sum - 1.0).abs() < 1e-9;
+        if values.is_empty() || !is_one {
+            return Err(bad(format!("the weights sum to {sum}, not to 1")));
+        }
+        Ok(Self { values: values.to_vec() })
+    }
+
+    fn normalise(mut values: Vec<f64>) -> Result<Self> {
+        if values.is_empty() {
+            return Err(bad("there is nothing to weigh").help("give at least one checkpoint"));
+        }
+        let sum: f64 = values.iter().sum();
+        if !(sum > 0.0 && sum.is_finite()) {
+            return Err(bad(format!("the weights sum to {sum}")).help("weights must have a positive sum"));
+        }
+        for value in &mut values {
+            *value /= sum;
+        }
+        Ok(Self { values })
+    }
+
+    /// The weights in f64, in the order of the inputs.
+    #[must_use]
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The weight that multiplies input `i`: rounded to f32 once; one too small for a normal f32 is 0.
+    #[must_use]
+    pub fn rounded(&self, i: usize) -> f32 {
+        #[expect(clippy::cast_possible_truncation, reason = "this is the one rounding")]
+        let weight = self.values[i] as f32;
+        if weight.abs() < f32::MIN_POSITIVE { 0.0 } else { weight }
+    }
+
+    /// The inputs whose weight is not zero.
+    pub fn used(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.values.len()).filter(|&i| self.rounded(i) != 0.0)
+    }
+}
+
+fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Weights, detail)
+}
+
+fn check_penalty(scheme: Scheme, penalty: f64) -> Result<()> {
+    let (fits, range) = match scheme {
+        Scheme::Linear => ((0.0..=1.0).contains(&penalty), "between 0 and 1"),
+        Scheme::Rank => ((0.0..1.0).contains(&penalty), "at least 0 and below 1"),
+        Scheme::Power | Scheme::Exponential => (penalty >= 0.0 && penalty.is_finite(), "0 or larger"),
+        Scheme::Uniform => (true, ""),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(bad(format!("penalty {penalty} is out of range for the {scheme} scheme"))
+        .help(format!("it must be {range}")))
+}
+
+/// The best and the worst value.
+fn extremes(metrics: &[f64], goal: Goal) -> (f64, f64) {
+    let low = metrics.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = metrics.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match goal {
+        Goal::Min => (low, high),
+        Goal::Max => (high, low),
+    }
+}
+
+/// gᵢ = (mᵢ − best) / (worst − best): 0 for the best, 1 for the worst, all 0 when all are equal.
+fn badness(metrics: &[f64], goal: Goal) -> Vec<f64> {
+    let (best, worst) = extremes(metrics, goal);
+    // halved, so that a span from -f64::MAX to f64::MAX does not overflow
+    let span = worst / 2.0 - best / 2.0;
+    metrics.iter().map(|m| if span == 0.0 { 0.0 } else { (m / 2.0 - best / 2.0) / span }).collect()
+}
+
+/// Best first from 0; equal metrics share the mean of their places.
+fn ranks(metrics: &[f64], goal: Goal) -> Vec<f64> {
+    let better = |a: f64, b: f64| match goal {
+        Goal::Min => a < b,
+        Goal::Max => a > b,
+    };
+    let rank = |m: f64| {
+        let ahead = metrics.iter().filter(|&&other| better(other, m)).count();
+        let ties = metrics.iter().filter(|&&other| other == m).count();
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 checkpoints")]
+        let mean = ahead as f64 + (ties - 1) as f64 / 2.0;
+        mean
+    };
+    metrics.iter().map(|&m| rank(m)).collect()
+}
+
+fn power(metrics: &[f64], goal: Goal, penalty: f64) -> Result<Vec<f64>> {
+    if let Some((i, m)) = metrics.iter().enumerate().find(|(_, m)| **m <= 0.0) {
+        let (nth, count) = (i + 1, metrics.len());
+        return Err(bad(format!(
+            "the power scheme needs positive metrics, but metric {nth} of {count} is {m}"
+        ))
+        .help("use --scheme linear, exponential or rank"));
+    }
+    let (best, _) = extremes(metrics, goal);
+    let ratio = |m: f64| match goal {
+        Goal::Min => best / m,
+        Goal::Max => m / best,
+    };
+    Ok(metrics.iter().map(|&m| libm::pow(ratio(m), penalty)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weigh(metrics: &[f64], scheme: Scheme, penalty: f64) -> Vec<f64> {
+        Weights::new(metrics, Goal::Min, scheme, penalty).unwrap().values().to_vec()
+    }
+
+    #[test]
+    fn no_penalty_is_the_plain_mean_in_every_scheme() {
+        for scheme in Scheme::ALL {
+            assert_eq!(weigh(&[3.0, 1.0, 2.0, 5.0], scheme, 0.0), [0.25; 4], "{scheme}");
+        }
+    }
+
+    #[test]
+    fn linear_gives_the_worst_nothing_at_penalty_one() {
+        assert_eq!(weigh(&[1.0, 2.0, 3.0], Scheme::Linear, 1.0), [2.0 / 3.0, 1.0 / 3.0, 0.0]);
+    }
+
+    #[test]
+    fn equal_metrics_weigh_the_same() {
+        assert_eq!(weigh(&[0.5; 4], Scheme::Linear, 1.0), [0.25; 4]);
+        assert_eq!(weigh(&[0.5; 4], Scheme::Rank, 0.9), [0.25; 4]);
+    }
+
+    #[test]
+    fn ties_share_their_mean_rank() {
+        assert_eq!(ranks(&[0.2, 0.1, 0.2, 0.9], Goal::Min), [1.5, 0.0, 1.5, 3.0]);
+        assert_eq!(ranks(&[0.2, 0.1, 0.2, 0.9], Goal::Max), [1.5, 3.0, 1.5, 0.0]);
+    }
+
+    #[test]
+    fn what_cannot_be_weighed_is_an_error() {
+        let fails =
+            |metrics: &[f64], scheme, penalty| Weights::new(metrics, Goal::Min, scheme, penalty).is_err();
+        assert!(fails(&[1.0], Scheme::Linear, 1.1));
+        assert!(fails(&[1.0], Scheme::Linear, f64::NAN));
+        assert!(fails(&[1.0], Scheme::Rank, 1.0));
+        assert!(fails(&[1.0, -1.0], Scheme::Power, 1.0));
+        assert!(fails(&[1.0, f64::NAN], Scheme::Linear, 0.5));
+        assert!(fails(&[], Scheme::Linear, 0.5));
+        assert!(Weights::explicit(&[1.0, -1.0]).is_err());
+        assert!(Weights::explicit(&[f64::INFINITY]).is_err());
+    }
+
+    #[test]
+    fn a_weight_below_every_normal_f32_is_zero() {
+        let weights = Weights::explicit(&[1.0, 1e-40]).unwrap();
+        assert_eq!(weights.used().collect::<Vec<_>>(), [0]);
+    }
+}
