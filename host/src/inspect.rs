@@ -6,8 +6,8 @@ use std::path::Path;
 use mwa::Result;
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
-use crate::run;
+use crate::find::checkpoint::Checkpoint;
+use crate::find::run;
 
 /// What a path holds.
 #[derive(Clone, Debug, Serialize)]

@@ -5,15 +5,19 @@ use std::path::{Component, Path, PathBuf};
 
 use mwa::{AdapterConfig, ErrorKind, Exactness, Input, Merge, Plan, Rank, Result, Shard};
 
-use crate::checkpoint::Checkpoint;
-use crate::choose::{Choice, choose};
-use crate::files::{InputFile, io_error};
-use crate::hash::hash_file;
-use crate::output::Staging;
-use crate::report::{self, Distance, HashedFile, Report};
-use crate::{
-    DeviceChoice, MergeOptions, Options, Progress, REPORT, Space, compute, product, same_run, sandbox,
-};
+use crate::engine::device::DeviceChoice;
+use crate::engine::{compute, product, sandbox};
+use crate::find::checkpoint::Checkpoint;
+use crate::find::choose::{Choice, choose};
+use crate::find::same_run;
+use crate::io::disk::{InputFile, io_error};
+use crate::io::hash::hash_file;
+use crate::io::staging::Staging;
+use crate::options::{MergeOptions, Options, REPORT};
+use crate::progress::Progress;
+use mwa::Space;
+use mwa::report;
+use mwa::report::{Distance, HashedFile, Report};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///

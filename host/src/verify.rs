@@ -5,11 +5,13 @@ use std::path::{Component, Path, PathBuf};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, read_text};
-use crate::choose::Choice;
-use crate::hash::hash_file;
-use crate::report::{HashedFile, Report};
-use crate::{Machine, MergeOptions, Progress, REPORT, merge};
+use crate::find::checkpoint::{Checkpoint, read_text};
+use crate::find::choose::Choice;
+use crate::io::hash::hash_file;
+use crate::merge;
+use crate::options::{Machine, MergeOptions, REPORT};
+use crate::progress::Progress;
+use mwa::report::{HashedFile, Report};
 
 /// What [`verify`] found.
 #[derive(Clone, Debug, Serialize)]
@@ -132,7 +134,7 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         ..MergeOptions::default()
     };
     let scratch = tempfile::tempdir()
-        .map_err(|error| crate::files::io_error("cannot make a temporary folder", &error))?;
+        .map_err(|error| crate::io::disk::io_error("cannot make a temporary folder", &error))?;
     let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;
     let hashes = |report: &Report| report.outputs.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
     Ok(hashes(&again) == hashes(report))

@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mwa::checkpoint::{ShardIndex, WEIGHTS, foreign, step_of_file, step_of_folder};
+use mwa::checkpoint::{ShardIndex, WEIGHTS, step_of_file, step_of_folder};
+use mwa::foreign;
 use mwa::safetensors::{Header, Tensor};
 use mwa::{AdapterConfig, Error, ErrorKind};
 

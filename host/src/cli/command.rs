@@ -1,0 +1,251 @@
+//! The command line as a function: parse arguments, call the library, print.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use anstyle::{AnsiColor, Style};
+use clap::{CommandFactory as _, Parser as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use mwa::{Error, ErrorKind};
+use serde::Serialize;
+
+use crate::cli::arguments;
+use crate::cli::arguments::{Cli, Command, Show};
+use crate::cli::show;
+use crate::progress::Progress;
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const INTERRUPTED: u8 = 130;
+
+/// Do what the arguments say, the first of which is the program's own name, and return the exit code: 0 done, 1 failed,
+/// 2 wrong usage, 130 interrupted.
+///
+/// Prints to standard output and standard error, and a merge takes over Ctrl-C: for a process that does nothing else.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    // a file over the size limit is an error of the write, not the end of the process
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::signal::SIGXFSZ, &LIMIT_REACHED) {
+        eprintln!("note: a file size limit will not be reported: {error}");
+    }
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(parsed) => parsed.command,
+        Err(error) => {
+            // help and version come this way too, with exit code 0
+            let _ = error.print();
+            return if error.use_stderr() { USAGE } else { DONE };
+        }
+    };
+    let json = match &command {
+        Command::Merge { show, .. }
+        | Command::Weights { show, .. }
+        | Command::Inspect { show, .. }
+        | Command::Verify { show, .. }
+        | Command::Devices { show } => show.json,
+        Command::Completions { .. } | Command::Man => false,
+    };
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error, json);
+            match error.kind() {
+                ErrorKind::Usage => USAGE,
+                ErrorKind::Stopped => INTERRUPTED,
+                _ => FAILED,
+            }
+        }
+    }
+}
+
+/// Stop cleanly at the first Ctrl-C, at once at the second; commands that write nothing stop at once by themselves.
+fn stop_cleanly() {
+    let handler = || {
+        if STOPPED.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("note: Ctrl-C will not clean up: {error}");
+    }
+}
+
+fn run(command: Command) -> mwa::Result<u8> {
+    match command {
+        Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
+            stop_cleanly();
+            let start = Instant::now();
+            let bar = Bar::new(show, machine.timings);
+            let how = arguments::merge_options(dtype, space, allow_cross_run, force, machine)?;
+            let report = crate::merge(&choose.options()?, &how, &output, &bar)?;
+            note(show, &report.notes);
+            print(show, &report, || {
+                show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            });
+        }
+        Command::Weights { choose, show } => {
+            let report = crate::weights(&choose.options()?)?;
+            note(show, &report.notes);
+            print(show, &report, || show::weights(&report));
+        }
+        Command::Inspect { paths, adapter, show } => {
+            // one bad path hides nothing about the others
+            let (mut found, mut failures) = (Vec::new(), Vec::new());
+            for path in &paths {
+                match crate::inspect(path, adapter.as_deref()) {
+                    Ok(inspection) => found.push(inspection),
+                    Err(error) => failures.push(error),
+                }
+            }
+            for found in &found {
+                note(show, &found.notes);
+            }
+            if !found.is_empty() || failures.is_empty() {
+                print(show, &found, || found.iter().map(show::inspection).collect());
+            }
+            if let Some(last) = failures.pop() {
+                failures.iter().for_each(|error| complain(error, false));
+                return Err(last);
+            }
+        }
+        Command::Verify { folder, machine, show } => {
+            stop_cleanly();
+            let bar = Bar::new(show, machine.timings);
+            let verified = crate::verify(&folder, machine.into(), &bar)?;
+            print(show, &verified, || show::verified(&verified));
+            if !verified.is_good() {
+                return Ok(FAILED);
+            }
+        }
+        Command::Devices { show } => {
+            let found = crate::engine::gpu::devices();
+            print(show, &found, || show::devices(&found));
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mwa", &mut script);
+            write_out(&script);
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("cannot render the manual page: {error}"))
+            })?;
+            write_out(&page);
+        }
+    }
+    Ok(DONE)
+}
+
+/// Print a result as JSON or, unless quiet, as text.
+fn print<T: Serialize>(show: Show, value: &T, text: impl FnOnce() -> String) {
+    if show.json {
+        let mut json = serde_json::to_string_pretty(value).expect("results are plain data");
+        json.push('\n');
+        write_out(json.as_bytes());
+    } else if !show.quiet {
+        write_out(text().as_bytes());
+    }
+}
+
+/// Notes go to standard error; with `--json` they are in the result.
+fn note(show: Show, notes: &[String]) {
+    if !show.quiet && !show.json {
+        let _ = anstream::stderr().write_all(show::notes(notes).as_bytes());
+    }
+}
+
+/// Write to standard output; a reader that went away (`mwa … | head`) is no failure.
+fn write_out(bytes: &[u8]) {
+    let _ = anstream::stdout().write_all(bytes);
+}
+
+/// Print an error: where, what, and what to do.
+fn complain(error: &Error, json: bool) {
+    if json {
+        let facts = serde_json::json!({ "error": {
+            "kind": error.kind().name(),
+            "file": error.at_file(),
+            "tensor": error.at_tensor(),
+            "message": error.detail(),
+            "help": error.advice(),
+        }});
+        write_out(format!("{facts:#}\n").as_bytes());
+    }
+    const RED: Style = AnsiColor::Red.on_default().bold();
+    const CYAN: Style = AnsiColor::Cyan.on_default().bold();
+    let mut text = format!("{RED}error:{RED:#} {error}\n");
+    if let Some(help) = error.advice() {
+        text += &format!("{CYAN}help:{CYAN:#} {help}\n");
+    }
+    let _ = anstream::stderr().write_all(text.as_bytes());
+}
+
+/// Set when a file size limit was reached; the failed write says so, too.
+#[cfg(unix)]
+static LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
+
+/// Set by Ctrl-C.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// A progress bar on a terminal, for work that lasts over a second.
+struct Bar {
+    is_shown: bool,
+    show: Show,
+    timings: bool,
+    begin: Instant,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl Bar {
+    fn new(show: Show, timings: bool) -> Self {
+        let is_shown = !show.quiet && !show.json && std::io::stderr().is_terminal();
+        Self { is_shown, show, timings, begin: Instant::now(), bar: OnceLock::new() }
+    }
+}
+
+impl Progress for Bar {
+    fn start(&self, bytes: u64) {
+        let bar = if self.is_shown { ProgressBar::new(bytes) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template(
+            "{bar:32.cyan} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
+        );
+        bar.set_style(style.expect("the template is constant"));
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        let _ = self.bar.set(bar);
+    }
+
+    fn advance(&self, bytes: u64) {
+        let Some(bar) = self.bar.get() else { return };
+        bar.inc(bytes);
+        if self.is_shown && bar.is_hidden() && self.begin.elapsed() > Duration::from_secs(1) {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+    }
+
+    fn note(&self, text: &str) {
+        note(self.show, &[text.to_owned()]);
+    }
+
+    fn timings(&self, timings: &[(&str, Duration)]) {
+        if self.timings {
+            let _ = anstream::stderr().write_all(show::timings(timings, self.begin.elapsed()).as_bytes());
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        STOPPED.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The command line.
+
+mod arguments;
+pub mod command;
+mod show;

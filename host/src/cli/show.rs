@@ -1,0 +1,266 @@
+//! What the command line prints: tables with bars, summaries, notes.
+
+use core::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+use crate::engine::gpu::Found;
+use crate::inspect::Inspection;
+use crate::verify::{Checked, State, Verified};
+use mwa::report::{Input, Report};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const BAR: Style = AnsiColor::Cyan.on_default();
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Widest bar, in characters.
+const BAR_WIDTH: usize = 24;
+/// A narrower bar shows nothing.
+const LEAST_BAR: usize = 4;
+
+/// The checkpoints of a report as a table: name, step, metric and its source, weight with a bar.
+pub(crate) fn weights_table(report: &Report) -> String {
+    let metric = report.weighting.metric.as_deref();
+    let has_metric = report.inputs.iter().any(|input| input.metric.is_some());
+    let mut rows = vec![vec!["checkpoint".to_owned(), "step".into()]];
+    if has_metric {
+        rows[0].extend([metric.unwrap_or("metric").to_owned(), "from".into()]);
+    }
+    rows[0].push("weight".into());
+    for input in &report.inputs {
+        let mut row = vec![label(input), input.step.map_or_else(|| "–".into(), |step| step.to_string())];
+        if has_metric {
+            row.push(input.metric.map_or_else(|| "–".into(), significant));
+            row.push(input.source.clone().unwrap_or_default());
+        }
+        row.push(format!("{:.4}", input.weight));
+        rows.push(row);
+    }
+    // text columns lean left, numbers right
+    let is_text = |column: usize| column == 0 || (has_metric && column == 3);
+    let widths: Vec<_> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let largest = report.inputs.iter().map(|input| input.weight.abs()).fold(0.0, f64::max);
+    // a terminal too narrow for the bars would break every line
+    let taken = widths.iter().map(|width| width + 2).sum::<usize>() + 1;
+    let free = columns().map_or(BAR_WIDTH, |columns| columns.saturating_sub(taken).min(BAR_WIDTH));
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            let pad = " ".repeat(widths[column] - cell.chars().count());
+            line += &if is_text(column) { format!("{gap}{cell}{pad}") } else { format!("{gap}{pad}{cell}") };
+        }
+        text += &match i.checked_sub(1).map(|i| report.inputs[i].weight) {
+            None => format!("{BOLD}{line}{BOLD:#}\n"),
+            Some(_) if free < LEAST_BAR => format!("{line}\n"),
+            Some(weight) => format!("{line}  {BAR}{}{BAR:#}\n", bar(weight, largest, free)),
+        };
+    }
+    text
+}
+
+/// How wide the terminal is; none when standard output is something else.
+fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(width.0.into())
+}
+
+/// Eighths of a block, so that near weights look different; the largest weight is `width` characters.
+fn bar(weight: f64, largest: f64, width: usize) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "between 0 and 8 × BAR_WIDTH"
+    )]
+    let eighths =
+        if largest > 0.0 { (weight.abs() / largest * (width * 8) as f64).round() as usize } else { 0 };
+    let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+    format!("{}{}{part}", if weight < 0.0 { "−" } else { "" }, "█".repeat(eighths / 8))
+}
+
+fn label(input: &Input) -> String {
+    input.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(&input.name).to_owned()
+}
+
+/// Five significant digits, without a tail of zeros for whole numbers.
+fn significant(value: f64) -> String {
+    if value == value.trunc() && value.abs() < 1e15 {
+        return format!("{value}");
+    }
+    if (1e-3..1e6).contains(&value.abs()) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 8")]
+        let decimals = (4 - value.abs().log10().floor() as i32).clamp(0, 8) as usize;
+        format!("{value:.decimals$}")
+    } else {
+        format!("{value:.4e}")
+    }
+}
+
+/// Notes, one a line.
+pub(crate) fn notes(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("{DIM}note:{DIM:#} {note}\n")).collect()
+}
+
+/// How the weights of a report were made, over their table.
+pub(crate) fn weights(report: &Report) -> String {
+    format!("{}{DIM}weights: {}{DIM:#}\n", weights_table(report), report.weighting.describe())
+}
+
+/// A finished merge.
+pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
+    let mut text = weights(report);
+    let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
+    text += &format!(
+        "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
+        report.inputs.len(),
+        if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
+        bytes(read),
+    );
+    if let Some(distance) = &report.residual {
+        text += &format!("  off from the average of what the adapters do by {}\n", distance.describe());
+    }
+    for file in &report.outputs {
+        text +=
+            &format!("  {}  {}  {DIM}sha256 {}…{DIM:#}\n", file.name, bytes(file.bytes), &file.sha256[..16]);
+    }
+    text
+}
+
+/// What a path is.
+pub(crate) fn inspection(found: &Inspection) -> String {
+    let mut text = format!("{BOLD}{}{BOLD:#}\n", found.path);
+    for checkpoint in &found.checkpoints {
+        let last = checkpoint.name.rsplit(['/', '\\']).next().unwrap_or(&checkpoint.name);
+        let method = checkpoint.method.as_deref().unwrap_or("no adapter config");
+        let ranks: Vec<_> = checkpoint.ranks.iter().map(u64::to_string).collect();
+        let ranks = if ranks.is_empty() { String::new() } else { format!(", rank {}", ranks.join("/")) };
+        let dtypes: Vec<_> = checkpoint.dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+        let step = checkpoint.step.map_or_else(String::new, |step| format!(", step {step}"));
+        text += &format!(
+            "  {last}: {method}{ranks}{step}, {} tensors ({}), {} parameters, {}\n",
+            checkpoint.tensors,
+            dtypes.join(", "),
+            checkpoint.parameters,
+            bytes(checkpoint.bytes),
+        );
+    }
+    let verdicts: std::collections::BTreeSet<_> = found
+        .checkpoints
+        .iter()
+        .filter_map(|checkpoint| Some((checkpoint.method.as_ref()?, checkpoint.verdict.as_ref()?)))
+        .collect();
+    for (method, verdict) in verdicts {
+        text += &format!("  {method}: {verdict}\n");
+    }
+    if !found.metrics.is_empty() {
+        text += &format!(
+            "  {BOLD}metrics{BOLD:#}, and how many of the {} checkpoints have one:\n",
+            found.checkpoints.len()
+        );
+        let width = found.metrics.iter().map(|metric| metric.name.chars().count()).max().unwrap_or(0);
+        for metric in &found.metrics {
+            text += &format!("    {:width$}  {}\n", metric.name, metric.covered);
+        }
+    }
+    text
+}
+
+/// The findings of a verification.
+pub(crate) fn verified(verified: &Verified) -> String {
+    let line = |file: &Checked| {
+        let (style, word) = match file.state {
+            State::Same => (GOOD, "same   "),
+            State::Changed => (BAD, "changed"),
+            State::Missing => (BAD, "missing"),
+        };
+        format!("{style}{word}{style:#}  {}\n", file.path)
+    };
+    let mut text: String = verified.outputs.iter().map(line).collect();
+    let (same, others): (Vec<_>, Vec<_>) = verified.inputs.iter().partition(|file| file.state == State::Same);
+    text.extend(others.into_iter().map(line));
+    if !same.is_empty() {
+        let (count, files) = (same.len(), if same.len() == 1 { "file" } else { "files" });
+        text += &format!("{GOOD}same   {GOOD:#}  {count} input {files}\n");
+    }
+    text + &match verified.remade {
+        Some(true) if verified.is_good() => {
+            format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n")
+        }
+        Some(true) => {
+            format!(
+                "{BAD}differs{BAD:#}: merging again gives what the report says, but that is not what is here\n"
+            )
+        }
+        Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
+        None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
+    }
+}
+
+/// The GPUs, by the places that `--device gpu:…` takes.
+pub(crate) fn devices(found: &[Found]) -> String {
+    if found.is_empty() {
+        return "no GPU was found; merges run on the CPU\n".into();
+    }
+    let row = |(place, device): (usize, &Found)| {
+        let verdict = match &device.refused {
+            None => format!("{GOOD}same bytes as the CPU{GOOD:#}"),
+            Some(reason) => format!("{BAD}{reason}{BAD:#}"),
+        };
+        let (name, kind, driver) = (&device.name, &device.kind, &device.driver);
+        format!("gpu:{place}  {BOLD}{name}{BOLD:#}, {kind}, driver {driver}\n       {verdict}\n")
+    };
+    found.iter().enumerate().map(row).collect()
+}
+
+/// Where the time of all threads went, and the time by the clock.
+pub(crate) fn timings(timings: &[(&str, Duration)], elapsed: Duration) -> String {
+    let rows = timings.iter().filter(|(_, time)| !time.is_zero());
+    let rows = rows.map(|(name, time)| format!("{:>9.3} s  {name}\n", time.as_secs_f64()));
+    rows.collect::<String>() + &format!("{:>9.3} s  by the clock\n", elapsed.as_secs_f64())
+}
+
+/// `237 kB`, `1.1 GB`: decimal units, three digits.
+fn bytes(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            return if unit == "B" || value >= 99.95 {
+                format!("{value:.0} {unit}")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!((significant(1000.0).as_str(), significant(0.770_600_438).as_str()), ("1000", "0.77060"));
+        assert_eq!(significant(12.345_678), "12.346");
+        assert_eq!(significant(1.5e-7), "1.5000e-7");
+        assert_eq!(
+            (bytes(999).as_str(), bytes(237_400).as_str(), bytes(80_000_000).as_str()),
+            ("999 B", "237 kB", "80.0 MB")
+        );
+    }
+
+    #[test]
+    fn bars_scale_to_the_largest() {
+        assert_eq!(bar(1.0, 1.0, 24), "█".repeat(24));
+        assert_eq!(bar(0.5, 1.0, 24), "█".repeat(12));
+        assert_eq!(bar(0.0, 1.0, 24), "");
+    }
+}

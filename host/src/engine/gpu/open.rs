@@ -1,0 +1,146 @@
+//! The door for programs that may block: list GPUs, and open those that are wanted.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mwa::kernel::Tally;
+use mwa::{Error, ErrorKind, Plan, Result};
+
+use super::batch::BATCH_BYTES;
+use super::stream::{self, Devices};
+use super::{Adapter, Device, Layout, adapters, probe, probe_all};
+use crate::engine::device::Found;
+use crate::engine::device::Gpus;
+use crate::engine::execute::over_files;
+use crate::engine::pass::{Ran, lock};
+use crate::io::disk::InputFile;
+use crate::options::Machine;
+use crate::progress::Progress;
+
+/// Find the GPUs of this machine, open each, and probe every kernel on it.
+///
+/// They stay open until the process ends: NVIDIA's driver was seen to crash when a device of many kernels is closed.
+#[must_use]
+pub fn devices() -> Vec<Found> {
+    let look = |adapter: &Adapter| {
+        let verdict = pollster::block_on(async {
+            let device = adapter.open(None).await?;
+            let verdict = probe_all(&device).await;
+            core::mem::forget(device);
+            verdict
+        });
+        Found {
+            name: adapter.name(),
+            kind: adapter.kind().into(),
+            driver: adapter.driver(),
+            refused: verdict.err().map(|error| error.to_string()),
+        }
+    };
+    pollster::block_on(adapters()).iter().map(look).collect()
+}
+
+/// Whether this machine has any GPU, or a driver that stands in for one.
+#[must_use]
+pub fn is_there() -> bool {
+    !pollster::block_on(adapters()).is_empty()
+}
+
+/// The GPUs that were opened, by place: the next merge of this process need not open them again.
+static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new());
+
+/// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
+fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
+    let layouts: Vec<_> = plan.jobs(BATCH_BYTES).filter_map(|job| Layout::of(&job)).collect();
+    let mut opened = lock(&OPENED);
+    opened.retain(|_, device| device.check().is_ok());
+    let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
+    if places.is_empty() || !places.iter().all(|place| opened.contains_key(place)) {
+        let adapters = pollster::block_on(adapters());
+        let places = match wanted {
+            Some(_) => places.clone(),
+            None => adapters.iter().position(|adapter| !adapter.is_cpu()).into_iter().collect(),
+        };
+        for place in places {
+            if let Entry::Vacant(entry) = opened.entry(place) {
+                entry.insert(Arc::new(open_place(&adapters, place)?));
+            }
+        }
+    }
+    let is_wanted = |place: &usize| places.is_empty() || places.contains(place);
+    let devices: Vec<_> =
+        opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect();
+    for device in &devices {
+        pollster::block_on(probe(device, layouts.iter()))?;
+    }
+    Ok(devices)
+}
+
+fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
+    let adapter = adapters.get(place).ok_or_else(|| {
+        let have = adapters.len();
+        Error::new(ErrorKind::Device, format!("gpu: there is no device {place}; {have} were found"))
+            .help("`mwa devices` lists them; a GPU needs its driver with Vulkan, Metal or DX12")
+    })?;
+    pollster::block_on(adapter.open(None))
+}
+
+/// Run all jobs of `plan`, on GPUs as soon as they are open: those wanted, or else the best. Nothing begins before that if
+/// `first`. If any that are wanted cannot be opened or fail, so does this; in place of others the CPU goes on.
+pub(crate) fn run(
+    plan: &Plan,
+    sources: &[&[InputFile]],
+    outputs: &[File],
+    machine: Machine,
+    wanted: Option<Gpus>,
+    first: bool,
+    progress: &dyn Progress,
+) -> Result<Ran> {
+    let start = Instant::now();
+    let open = || {
+        let opened = open(plan, wanted)?;
+        for device in &opened {
+            let seconds = start.elapsed().as_secs_f64();
+            progress.note(&format!("{} sums; opened and probed after {seconds:.2} s", device.name()));
+        }
+        Ok(opened)
+    };
+    let count = wanted.map_or(1, |wanted| wanted.places().count());
+    let devices = Devices { open, max_buffer: GUARANTEED_BUFFER, count, must: wanted.is_some(), first };
+    stream::run(plan, sources, outputs, machine, devices, progress)
+}
+
+/// Bytes of one buffer that WebGPU guarantees.
+const GUARANTEED_BUFFER: u64 = 128 << 20;
+
+/// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
+/// on in its place.
+///
+/// # Errors
+/// As [`crate::execute`], and [`mwa::ErrorKind::Device`] when a device fails that `must` not.
+///
+/// # Panics
+/// As [`crate::execute`].
+pub fn execute(
+    devices: &[Arc<Device>],
+    must: bool,
+    plan: &Plan,
+    inputs: &[Vec<PathBuf>],
+    outputs: &[PathBuf],
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Tally> {
+    let devices = Devices {
+        open: || Ok(devices.to_vec()),
+        max_buffer: devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0),
+        count: devices.len(),
+        must,
+        first: true,
+    };
+    over_files(inputs, outputs, |sources, outputs| {
+        stream::run(plan, sources, outputs, machine, devices, progress)
+    })
+}

@@ -1,0 +1,340 @@
+//! Run a plan with GPUs: threads read, stage, write and hash, devices sum; until they are open, the CPU does.
+//!
+//! Jobs are taken in their order, each with a tray, so that what is in flight can always be hashed and trays come back.
+//! Batches in flight are bounded by the seats; nothing waits for a turn.
+
+use core::mem;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use mwa::kernel::Tally;
+use mwa::{Error, Plan, Result};
+
+use super::batch::{Batch, Cut, Seat};
+use super::{Device, Slot};
+use crate::engine::board::{State, Tray};
+use crate::engine::cpu;
+use crate::engine::cpu::on_threads;
+use crate::engine::pass::{OpenFiles, Pass, Ran, Timings, lock};
+use crate::io::disk::InputFile;
+use crate::io::hash::Piece;
+use crate::options::Machine;
+use crate::progress::Progress;
+
+/// Batches in flight per device: two being filled, one on its way there, one computed, two being written.
+const SEATS: usize = 6;
+/// Bytes of buffers, on the host and on the devices, unless the caller says otherwise.
+const MEMORY: u64 = 256 << 20;
+
+/// Which devices compute, and what their failure means.
+pub(super) struct Devices<F> {
+    pub(super) open: F,
+    /// Most bytes of one buffer of any of them, if that is known before.
+    pub(super) max_buffer: u64,
+    /// How many there are at most.
+    pub(super) count: usize,
+    /// A device that fails fails the merge; else the CPU goes on in its place.
+    pub(super) must: bool,
+    /// Nothing begins before they are open.
+    pub(super) first: bool,
+}
+
+/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
+pub(super) fn run(
+    plan: &Plan,
+    sources: &[&[InputFile]],
+    outputs: &[File],
+    machine: Machine,
+    devices: Devices<impl FnOnce() -> Result<Vec<Arc<Device>>> + Send>,
+    progress: &dyn Progress,
+) -> Result<Ran> {
+    let Devices { open, max_buffer, count, must, first } = devices;
+    let threads = machine.threads();
+    let memory = machine.memory.unwrap_or(MEMORY);
+    let half = usize::try_from(memory / 2).unwrap_or(usize::MAX);
+    let (job_bytes, trays) = cpu::cut(half, threads, sources.len());
+    let jobs: Vec<_> = plan.jobs(job_bytes).collect();
+    let cut = Cut::fitting(&jobs, job_bytes, SEATS * count, memory - memory / 2, max_buffer);
+    let own = Own { limit: jobs.len(), ..Own::default() };
+    let stream = Stream {
+        pass: Pass::new(plan, &jobs, sources, outputs, threads, own, progress)?,
+        cut,
+        must,
+        lost: Mutex::default(),
+        progress,
+    };
+    stream.pass.board.change(|state| state.add_trays(trays));
+    let tally = thread::scope(|scope| {
+        let open = || stream.seat(open());
+        if first {
+            open();
+        } else {
+            scope.spawn(open);
+        }
+        on_threads(threads, || stream.stop_at(0), || stream.work())
+    });
+    stream.pass.finish(tally)
+}
+
+struct Stream<'a> {
+    pass: Pass<'a, Own>,
+    cut: Cut,
+    must: bool,
+    /// The devices that were given up and told about.
+    lost: Mutex<BTreeSet<usize>>,
+    progress: &'a dyn Progress,
+}
+
+/// What the board keeps for a stream.
+#[derive(Default)]
+pub(super) struct Own {
+    /// The job to be begun next, and its batch.
+    next: (usize, usize),
+    /// Jobs from this one on are not begun: an earlier one has failed.
+    limit: usize,
+    /// The next job's batch, if it is begun and a device computes it.
+    filling: Option<Arc<Batch>>,
+    /// Those that are free.
+    seats: VecDeque<Seat>,
+    /// Batches that have a seat.
+    in_flight: usize,
+    todo: VecDeque<Task>,
+}
+
+impl Own {
+    /// A batch is done; its seat can be used again, if its device can.
+    pub(super) fn finish(&mut self, seat: Option<Seat>) {
+        self.in_flight -= 1;
+        self.seats.extend(seat);
+    }
+}
+
+/// What a thread does next.
+enum Task {
+    /// Read, stage and hash a job of a batch.
+    Stage(Arc<Batch>, usize, Tray<Own>),
+    /// Do all of a job.
+    Sum(usize, Tray<Own>),
+    /// Look at what came back.
+    Check(Arc<Batch>, Result<()>),
+    /// Write and hash the result of a job of a batch.
+    Write(Arc<Batch>, usize),
+    /// Do a job that was staged and hashed, but not computed.
+    Remake(usize),
+}
+
+impl Stream<'_> {
+    /// Let devices that were opened join, or say why not.
+    fn seat(&self, opened: Result<Vec<Arc<Device>>>) {
+        let devices = match opened {
+            Ok(devices) => devices,
+            Err(error) if self.must => return self.fail(0, error),
+            Err(error) => return self.progress.note(&format!("{error}; the CPU sums")),
+        };
+        let seats = (0..SEATS * devices.len()).map(|i| {
+            let (place, device) = (i % devices.len(), Arc::clone(&devices[i % devices.len()]));
+            Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output), device }
+        });
+        let seats: Vec<_> = seats.take(self.cut.batches.len()).collect();
+        for (place, device) in devices.iter().enumerate() {
+            // the memory may not have sufficed
+            if let Err(error) = device.check().or_else(|error| self.device_failed(place, device, error)) {
+                return self.fail(0, error);
+            }
+        }
+        self.pass.board.change(|state| state.own.seats.extend(seats));
+    }
+
+    /// One thread's share.
+    fn work(&self) -> Tally {
+        let mut tally = Tally::default();
+        let (mut open, mut buffers) = (self.pass.open_files(), Vec::new());
+        while let Some(task) = self.pass.next(|| self.ask(), |state| self.take(state)) {
+            let (job, done) = match task {
+                Task::Stage(batch, job, tray) => (job, self.stage(&batch, job, tray, &mut open)),
+                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut open, &mut tally)),
+                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut tally)),
+                Task::Write(batch, job) => (job, self.write(&batch, job, &mut open, &mut buffers)),
+                Task::Remake(job) => {
+                    (job, self.remake(job, &mut open, &mut buffers).map(|more| tally = tally.plus(more)))
+                }
+            };
+            if let Err(error) = done {
+                self.fail(job, error);
+            }
+        }
+        self.pass.hash_alone();
+        tally
+    }
+
+    /// What to do next; `Some(None)` when all is done or has failed.
+    fn take(&self, state: &mut State<Own>) -> Option<Option<Task>> {
+        if let Some(task) = state.own.todo.pop_front() {
+            return Some(Some(task));
+        }
+        let ((job, batch), is_filling) = (state.own.next, state.own.filling.is_some());
+        if job >= state.own.limit && !is_filling {
+            let is_whole = state.own.limit == self.pass.jobs.len();
+            return (state.own.in_flight == 0 && (state.is_idle() || !is_whole)).then_some(None);
+        }
+        let planned = &self.cut.batches[batch];
+        let layout = planned.layout.as_ref().filter(|_| job == planned.jobs.start);
+        if layout.is_some() && self.must && state.own.seats.is_empty() && state.own.in_flight > 0 {
+            return None; // a seat will be free soon
+        }
+        let tray = state.tray(&self.pass.board)?;
+        let own = &mut state.own;
+        if let Some(layout) = layout
+            && let Some(seat) = self.free_seat(own)
+        {
+            let begun = Batch::new(planned.jobs.clone(), layout.clone(), seat, &self.pass.board);
+            own.filling = Some(Arc::new(begun));
+            own.in_flight += 1;
+        }
+        own.next = (job + 1, if job + 1 == planned.jobs.end { batch + 1 } else { batch });
+        let filling = if job + 1 == planned.jobs.end { own.filling.take() } else { own.filling.clone() };
+        Some(Some(match filling {
+            Some(batch) => Task::Stage(batch, job, tray),
+            None => Task::Sum(job, tray),
+        }))
+    }
+
+    /// A seat whose device works, or where one must not fail, any: its failure will be noticed.
+    fn free_seat(&self, own: &mut Own) -> Option<Seat> {
+        let works = |seat: &Seat| self.must || seat.device.check().is_ok();
+        core::iter::from_fn(|| own.seats.pop_front()).find(works)
+    }
+
+    /// Read the operands of a job, stage them, and after the last job of the batch start the device.
+    fn stage(&self, batch: &Arc<Batch>, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles) -> Result<()> {
+        let Seat { device, slot, .. } = batch.seat();
+        let (job, first) = (&self.pass.jobs[job], &self.pass.jobs[batch.jobs.start]);
+        tray.buffers.resize_with(tray.buffers.len().max(job.reads().len()), Vec::new);
+        for (k, (read, first)) in job.reads().zip(first.reads()).enumerate() {
+            let buffer = &mut tray.buffers[k];
+            self.pass.read(open, &read, buffer)?;
+            let offset = read.range.start - first.range.start;
+            let write = || slot.write(device, &batch.layout, k, offset, buffer);
+            if let Err(error) = Timings::time(&self.pass.timings.stage, write) {
+                device.give_up(error.detail()); // noticed when the batch comes back
+            }
+        }
+        let piece = tray.pieces();
+        let hashes = job.reads().map(|read| self.pass.input_hash(&read)).enumerate();
+        self.pass.hash(hashes.filter_map(|(k, hash)| Some((hash?, piece(k)))));
+        if !batch.staged() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let (timings, board) = (Arc::clone(&self.pass.timings.device), Arc::clone(&self.pass.board));
+        let sent = Arc::clone(batch);
+        let back = move |result| {
+            Timings::add(&timings, start.elapsed());
+            board.change(|state| state.own.todo.push_back(Task::Check(sent, result)));
+        };
+        slot.submit(device, &device.kernel_of(&batch.layout), &batch.layout, back).or_else(|error| {
+            self.do_later([Task::Check(Arc::clone(batch), Err(error))]);
+            Ok(())
+        })
+    }
+
+    fn sum(&self, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles, tally: &mut Tally) -> Result<()> {
+        *tally = tally.plus(cpu::sum(&self.pass, &self.pass.jobs[job], open, &mut tray.buffers)?);
+        cpu::hash(&self.pass, &self.pass.jobs[job], tray);
+        Ok(())
+    }
+
+    /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.
+    fn check(&self, batch: &Arc<Batch>, result: Result<()>, tally: &mut Tally) -> Result<()> {
+        let Seat { device, slot, place } = batch.seat();
+        match result.and_then(|()| slot.tally(device, &batch.layout)) {
+            Ok(more) => {
+                batch.came_back();
+                if self.pass.jobs[batch.jobs.start].accepts(more) {
+                    *tally = tally.plus(more);
+                    self.do_later(batch.jobs.clone().map(|job| Task::Write(Arc::clone(batch), job)));
+                    return Ok(());
+                }
+            }
+            Err(error) => self.device_failed(*place, device, error)?,
+        }
+        self.do_later(batch.jobs.clone().map(Task::Remake));
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        batch: &Arc<Batch>,
+        job: usize,
+        open: &mut OpenFiles,
+        buffers: &mut Vec<Vec<u8>>,
+    ) -> Result<()> {
+        let write = self.pass.jobs[job].write();
+        match batch.result(self.pass.jobs[batch.jobs.start].write().range.start, &write) {
+            Ok(result) => {
+                self.pass.write(&write, result.as_ref())?;
+                self.hash_output(job, Box::new(result));
+                Ok(())
+            }
+            Err(error) => {
+                self.device_failed(batch.seat().place, &batch.seat().device, error)?;
+                self.remake(job, open, buffers).map(drop) // the result was counted, but is gone
+            }
+        }
+    }
+
+    fn remake(&self, job: usize, open: &mut OpenFiles, buffers: &mut Vec<Vec<u8>>) -> Result<Tally> {
+        let tally = cpu::sum(&self.pass, &self.pass.jobs[job], open, buffers)?;
+        let output = mem::take(&mut buffers[self.pass.jobs[job].reads().len()]);
+        self.hash_output(job, Box::new(output));
+        Ok(tally)
+    }
+
+    fn hash_output(&self, job: usize, piece: Piece) {
+        let hash = self.pass.output_hash(&self.pass.jobs[job].write());
+        self.pass.hash([(hash, piece)].into_iter());
+    }
+
+    fn do_later(&self, tasks: impl IntoIterator<Item = Task>) {
+        let tasks: Vec<_> = tasks.into_iter().collect();
+        self.pass.board.change(|state| state.own.todo.extend(tasks));
+    }
+
+    fn fail(&self, job: usize, error: Error) {
+        self.pass.fail(job, error);
+        self.stop_at(job);
+    }
+
+    /// Begin nothing from job `job` on.
+    fn stop_at(&self, job: usize) {
+        self.pass.halt();
+        let unfinished = self.pass.board.change(|state| {
+            let own = &mut state.own;
+            own.limit = own.limit.min(job);
+            own.filling.take_if(|batch| own.limit <= batch.jobs.start)
+        });
+        drop(unfinished); // not under the lock, which it takes
+    }
+
+    /// Ask whether the caller wants to stop.
+    fn ask(&self) {
+        if self.progress.stopped() && self.pass.is_stopped() {
+            self.stop_at(0);
+        }
+    }
+
+    /// Give a device up; say so once if the CPU may go on, or fail.
+    fn device_failed(&self, place: usize, device: &Device, error: Error) -> Result<()> {
+        device.give_up(error.detail());
+        if self.must {
+            return Err(error);
+        }
+        if lock(&self.lost).insert(place) {
+            self.progress.note(&format!("{error}; the CPU does the rest"));
+        }
+        Ok(())
+    }
+}

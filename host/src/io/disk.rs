@@ -1,0 +1,169 @@
+//! Open input files: read their heads, read byte ranges, notice when they change underneath.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use mwa::safetensors::Header;
+use mwa::{Error, ErrorKind, Result};
+use tempfile::TempPath;
+
+use crate::io::pickle;
+
+/// An input file: its head, and where its bytes are.
+#[derive(Debug)]
+pub(crate) struct InputFile {
+    /// The file as it was found.
+    pub(crate) path: PathBuf,
+    /// What [`crate::merge`] plans with.
+    pub(crate) header: Header,
+    /// A safetensors copy of a pickle file; gone when this is dropped.
+    converted: Option<TempPath>,
+    stamp: Stamp,
+}
+
+/// Enough to notice that a file was replaced or written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self { len: metadata.len(), modified: metadata.modified().ok() }
+    }
+}
+
+impl InputFile {
+    /// Read the head of a safetensors file, or of a PyTorch pickle without its data.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let at = |error: Error| error.file(path.display().to_string());
+        let mut file = File::open(path).map_err(|error| io_error("cannot open it", &error)).map_err(at)?;
+        let metadata = file.metadata().map_err(|error| io_error("cannot read it", &error)).map_err(at)?;
+        let stamp = Stamp::of(&metadata);
+        let header =
+            if pickle::is_pickle(path) { pickle::header(path) } else { read_header(&mut file, stamp.len) }
+                .map_err(at)?;
+        Ok(Self { path: path.to_owned(), header, converted: None, stamp })
+    }
+
+    /// Whether it is a PyTorch pickle rather than safetensors.
+    pub(crate) fn is_pickle(&self) -> bool {
+        pickle::is_pickle(&self.path)
+    }
+
+    /// Make the data readable: a pickle is unpacked to a temporary file, tensor by tensor.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        if self.is_pickle() && self.converted.is_none() {
+            let converted = pickle::convert(&self.path, &self.header)
+                .map_err(|error| error.file(self.path.display().to_string()))?;
+            self.converted = Some(converted);
+        }
+        Ok(())
+    }
+
+    /// The file whose bytes the header describes.
+    pub(crate) fn data_path(&self) -> &Path {
+        self.converted.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Whether [`Self::data_path`] is the input itself, so that reading it all gives the input's hash.
+    pub(crate) fn is_original(&self) -> bool {
+        self.converted.is_none()
+    }
+
+    /// The bytes of the head, of the file that [`Self::data_path`] names.
+    pub(crate) fn read_head(&self) -> Result<Vec<u8>> {
+        let mut head = vec![0; usize::try_from(self.header.data_start()).expect("a head is at most 100 MB")];
+        let failed = |error| io_error("cannot read it", &error).file(self.path.display().to_string());
+        read_at(&File::open(self.data_path()).map_err(failed)?, &mut head, 0).map_err(failed)?;
+        Ok(head)
+    }
+
+    /// The file's name within its folder.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Length of the input file in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.stamp.len
+    }
+
+    /// Fail if the file is no longer what its head was read from.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = std::fs::metadata(&self.path).map_err(|error| {
+            io_error("vanished while it was read", &error).file(self.path.display().to_string())
+        })?;
+        if Stamp::of(&now) == self.stamp {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Io, "changed while it was read")
+            .file(self.path.display().to_string())
+            .help("merge again when nothing writes to it any more"))
+    }
+}
+
+fn read_header(file: &mut File, len: u64) -> Result<Header> {
+    let read = |file: &mut File, bytes: &mut Vec<u8>, upto: u64| {
+        file.take(upto - bytes.len() as u64)
+            .read_to_end(bytes)
+            .map_err(|error| io_error("cannot read it", &error))
+    };
+    let mut bytes = Vec::new();
+    read(file, &mut bytes, 512)?;
+    let size = Header::size(&bytes, len)?;
+    read(file, &mut bytes, size.max(512))?;
+    Header::parse(&bytes, len)
+}
+
+/// Fill `buffer` from byte `offset` of `file` on, leaving the file's position alone where the system can.
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset);
+    #[cfg(windows)]
+    {
+        let mut done = 0;
+        while done < buffer.len() {
+            let n =
+                std::os::windows::fs::FileExt::seek_read(file, &mut buffer[done..], offset + done as u64)?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+/// Write all of `bytes` at byte `offset` of `file`.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
+    #[cfg(windows)]
+    {
+        let mut done = 0;
+        while done < bytes.len() {
+            done += std::os::windows::fs::FileExt::seek_write(file, &bytes[done..], offset + done as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// An operating system error with what was being done.
+pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
+    let help = match error.kind() {
+        io::ErrorKind::PermissionDenied => Some("check the permissions of the file and of its folder"),
+        io::ErrorKind::FileTooLarge => {
+            Some("raise the limit on file sizes (ulimit -f), or write to another file system")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free some space, or write elsewhere")
+        }
+        _ => None,
+    };
+    let made = Error::new(ErrorKind::Io, format!("{doing}: {error}"));
+    if let Some(help) = help { made.help(help) } else { made }
+}

@@ -1,0 +1,6 @@
+//! Files: read where they lie, hashed, and written whole or not at all.
+
+pub(crate) mod disk;
+pub(crate) mod hash;
+pub(crate) mod pickle;
+pub(crate) mod staging;

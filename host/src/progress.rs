@@ -1,0 +1,29 @@
+//! Who hears how far a merge is.
+
+use core::time::Duration;
+
+/// Hears how far a merge is, and may stop it. `()` hears nothing.
+pub trait Progress: Sync {
+    /// Work begins: `bytes` of input will be read.
+    fn start(&self, bytes: u64) {
+        let _ = bytes;
+    }
+    /// So many more bytes were read and merged.
+    fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+    /// Something to know about this machine, not about the result: which device computes, and why.
+    fn note(&self, note: &str) {
+        let _ = note;
+    }
+    /// Work is done: kinds of work, and the time that all threads together have spent on each.
+    fn timings(&self, timings: &[(&str, Duration)]) {
+        let _ = timings;
+    }
+    /// Whether to stop as soon as possible, leaving nothing behind.
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+impl Progress for () {}
