@@ -54,6 +54,7 @@
 mod agreed;
 pub(crate) mod card;
 mod closing;
+mod compare;
 mod job;
 pub mod report;
 #[cfg(test)]
@@ -79,6 +80,7 @@ use self::report::{Distance, Weighting};
 
 pub use agreed::Agreed;
 pub use closing::{Closing, Finished, Text, shard_index};
+pub use compare::Comparison;
 pub use job::{Bytes, Findings, Found, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.
@@ -414,6 +416,14 @@ impl Merge {
             }
             _ => number..number + 1,
         }
+    }
+
+    /// The numbers of the jobs on elements, in the order of the outputs; those on modules come after them, whatever they write.
+    /// None before the outputs are known.
+    #[must_use]
+    pub fn elements(&self) -> Range<u64> {
+        let first = self.first.len() as u64;
+        first..first + self.laid.as_ref().map_or(0, |laid| laid.cuts.count())
     }
 
     /// Bytes that the jobs handed out last read, all together.

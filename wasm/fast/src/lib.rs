@@ -4,6 +4,7 @@
 
 use mwa::border::Loops;
 use mwa::kernel::Tally;
+use mwa::merge::{Bytes, Found};
 use mwa::{Job, ModuleJob, Reader, Residual, Result};
 
 /// All of them.
@@ -27,4 +28,13 @@ fn rank_for(job: &ModuleJob<'_>, inputs: &[&[u8]], energy: f64) -> Result<usize>
 #[inline(never)]
 fn merge(job: &ModuleJob<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
     job.merge(inputs, outputs)
+}
+
+/// Run a job of a merge.
+///
+/// # Errors
+/// As [`mwa::merge::Job::run`].
+#[inline(never)]
+pub fn run_job(job: &mwa::merge::Job<'_>, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
+    job.run(bytes, outputs)
 }
