@@ -136,7 +136,15 @@ impl Session {
             return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
         }
         let allow_non_finite = order.allow_non_finite;
-        let options = MergeOptions { dtype, space, allow_non_finite, rewrite: order.rewrite };
+        let options = MergeOptions {
+            dtype,
+            space,
+            strict: order.strict,
+            residual: order.residual,
+            allow_cross_run: false,
+            allow_non_finite,
+            rewrite: order.rewrite,
+        };
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let merge = Merge::new(&inputs, &optional, &weights, options)?;
         let mut notes = metric.as_ref().map(|metric| metric.notes.clone()).unwrap_or_default();

@@ -37,16 +37,36 @@ pub struct Merge {
 }
 
 /// What is wanted of a merge, beyond its inputs and weights.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
     /// What is averaged.
     pub space: Space,
+    /// In product space, fail where an input lacks a module that others have.
+    pub strict: bool,
+    /// Measure how far averaged LoRA factors are from the average of the products; each is read twice then.
+    pub residual: bool,
+    /// Average the factors of adapters that are not of one run.
+    pub allow_cross_run: bool,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
     pub rewrite: bool,
+}
+
+impl Default for MergeOptions {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            space: Space::Factors,
+            strict: false,
+            residual: true,
+            allow_cross_run: false,
+            allow_non_finite: false,
+            rewrite: false,
+        }
+    }
 }
 
 impl Merge {
