@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value as Json};
 
-use self::value::{OutputDtype, RankChoice, SpaceName, Value};
+use self::value::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::MetricOptions;
@@ -27,7 +27,7 @@ use crate::text::spelling;
 use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
 use crate::weigh::scheme::{Scheme, Weights};
 
-pub use self::value::Kind;
+pub use self::value::{Kind, OutputDtype, RankChoice, SpaceName};
 
 /// What is told of an option beside its value.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +85,18 @@ impl Row {
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.kind == Kind::Switch && self.facts.usual == "true"
+    }
+
+    /// The options that it cannot be combined with.
+    #[must_use]
+    pub fn excludes(&self) -> &'static [&'static str] {
+        if self.name == "weights" { &MEASURING } else { &[] }
+    }
+
+    /// Whether JSON is a value of it.
+    #[must_use]
+    pub fn fits(&self, value: &Json) -> bool {
+        Options::default().set(self.name, value).is_ok()
     }
 
     /// Whether a verb has it on a face.
