@@ -91,7 +91,7 @@ export class RunView {
     };
     if (metric) options.metric = metric;
     if (!this.#goalField.hidden) options.goal = this.#goal.value as "min" | "max";
-    if (this.table && !metric) options.table = this.table;
+    if (this.table && !metric) options.metricsFile = this.table;
     return options;
   }
 

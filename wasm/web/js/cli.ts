@@ -97,7 +97,7 @@ function weighing(given: Given): WeighRunOptions {
   return set<Record<string, unknown>>({
     last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), adapter: given.adapter,
     dropBad: given["drop-bad"], metric: given.metric, metricsFile: given["metrics-file"], goal: given.goal,
-    smooth: number("smooth", given.smooth), tolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
+    smooth: number("smooth", given.smooth), metricTolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
     scheme: given.scheme, penalty: number("penalty", given.penalty), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }

@@ -1,6 +1,7 @@
 /** Open a run: list the files, read their heads and logs, find the checkpoints. */
 import { load } from "./core.js";
 import { call } from "./error.js";
+import { wanted } from "./jobs.js";
 import type { Given } from "./reopen.js";
 import { sources, type Input, type Source } from "./source.js";
 import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
@@ -46,7 +47,7 @@ export class Run {
 
   /** What the metric of `options` says of every checkpoint found, bad and missing ones too. */
   readings(options: WeighOptions = {}): Readings {
-    return JSON.parse(call(() => this.core.readings(JSON.stringify(options))));
+    return JSON.parse(call(() => this.core.readings(wanted(options))));
   }
 }
 
@@ -98,7 +99,7 @@ export interface Weighing {
  * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
  */
 export function weigh(run: Run, options: WeighOptions = {}): Weighing {
-  return JSON.parse(call(() => run.core.weigh(JSON.stringify(options))));
+  return JSON.parse(call(() => run.core.weigh(wanted(options))));
 }
 
 /**

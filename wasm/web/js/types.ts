@@ -84,11 +84,11 @@ export interface WeighOptions {
   /** The window to smooth training metrics over, in steps; 0 interpolates. */
   smooth?: number;
   /** How many steps an evaluation may lie away from its checkpoint. */
-  tolerance?: number;
+  metricTolerance?: number;
   /** Fail rather than take a value that does not cover a checkpoint's step. */
   strictMetrics?: boolean;
   /** A table of metrics (CSV, JSON or JSON Lines, as text), instead of the run's own logs. */
-  table?: string;
+  metricsFile?: string;
   /** From metric to weight. */
   scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
   /** How hard a worse checkpoint is punished: 0 is the plain mean. The default is 0.8. */

@@ -6,15 +6,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
-use mwa::Result;
 use mwa::merge::{Bytes, Cut, Found};
+use mwa::{Options, Result};
 use wasm_bindgen::prelude::*;
 
 use crate::fail;
 use crate::files::Store;
 use crate::merge::{numbers, whole};
 use crate::numbers::flat;
-use crate::options::Options;
+use crate::run::weighing;
 
 /// A comparison, in jobs like a merge's, whose results are added up.
 #[wasm_bindgen]
@@ -25,13 +25,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    pub(crate) fn new(
-        files: &Store,
-        run: &mwa::Run,
-        options: &Options,
-        job_bytes: usize,
-    ) -> Result<Self> {
-        let weighed = run.weigh(&options.weighing(&[])?)?;
+    pub(crate) fn new(files: &Store, run: &mwa::Run, options: &Options, job_bytes: usize) -> Result<Self> {
+        let weighed = run.weigh(&weighing(options, &[])?)?;
         let numbers = weighed.indexes.iter().map(|&at| numbers(files, &run.checkpoints[at])).collect();
         let chosen = run.chosen(weighed);
         let configs: Vec<_> = chosen.configs.iter().map(Option::as_ref).collect();
@@ -46,7 +41,7 @@ impl Comparison {
         let slices: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
         let job = self.comparison.job(number);
         if number >= self.comparison.elements() {
-            let found = mwa_wasm_fast::run_job(&job, Bytes::Whole(&slices), &mut [])?;
+            let found = mwa_wasm_fast::run(&job, Bytes::Whole(&slices), &mut [])?;
             if let Found::Residual(Some(residual)) = found {
                 sums[k * k..].copy_from_slice(&[residual.error, residual.norm]);
             }
@@ -70,7 +65,7 @@ impl Comparison {
     /// The numbers of the jobs, as `Merge.next` gives them.
     #[must_use]
     pub fn next(&self) -> Vec<f64> {
-        [0, self.comparison.elements(), self.comparison.count()].map(|number| number as f64).into()
+        [0, self.comparison.elements(), self.comparison.count(), 0].map(|number| number as f64).into()
     }
 
     /// Bytes that all jobs read.

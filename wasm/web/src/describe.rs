@@ -4,11 +4,10 @@ use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mwa::{Goal, Index, Metric, Outcome, Result, Run};
+use mwa::{Goal, Index, Metric, Options, Outcome, Result, Run};
 use serde_json::{Value, json};
 
-use crate::options::Options;
-use crate::run::Found;
+use crate::run::{Found, table, weighing as wanted};
 
 /// Checkpoints, metrics, notes.
 pub(crate) fn run(Found { run, samples }: &Found) -> String {
@@ -78,12 +77,13 @@ fn goal(goal: Goal) -> &'static str {
 /// Step and value of each record of a metric, by run; null where the value is not finite.
 pub(crate) fn curves(run: &Run, metric: &str) -> String {
     let read = run.histories().filter_map(|(root, history)| Some((root, history.as_ref().ok()?)));
-    Value::from_iter(read.map(|(root, history)| json!({ "run": root, "points": history.curve(metric) }))).to_string()
+    Value::from_iter(read.map(|(root, history)| json!({ "run": root, "points": history.curve(metric) })))
+        .to_string()
 }
 
 /// What the metric says of every checkpoint found.
 pub(crate) fn readings(run: &Run, options: &Options) -> Result<String> {
-    let metric = run.metric(options.table().as_ref(), &options.metric()?)?;
+    let metric = run.metric(table(options).as_ref(), &options.metric())?;
     let Metric { name, goal: better, readings, notes, .. } = metric;
     let reading = |(checkpoint, outcome): (&mwa::Checkpoint, Outcome)| match outcome {
         Outcome::Read(reading) => json!({
@@ -103,7 +103,7 @@ pub(crate) fn readings(run: &Run, options: &Options) -> Result<String> {
 
 /// The chosen checkpoints and their weights.
 pub(crate) fn weighing(run: &Run, options: &Options) -> Result<String> {
-    let weighed = run.weigh(&options.weighing(&[])?)?;
+    let weighed = run.weigh(&wanted(options, &[])?)?;
     Ok(json!({
         "inputs": weighed.inputs,
         "weighting": weighed.weighting,

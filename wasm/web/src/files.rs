@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// The bytes from `start` to `end` of a file, if they lie in a piece that was read.
-    fn found(&self, number: usize, start: u64, end: u64) -> Option<&[u8]> {
+    pub(crate) fn found(&self, number: usize, start: u64, end: u64) -> Option<&[u8]> {
         let after = self.read.partition_point(|((file, from, _), _)| (*file, *from) <= (number, start));
         let before = self.read[..after].iter().rev().take_while(|((file, ..), _)| *file == number);
         let ((_, from, _), bytes) = before.into_iter().find(|((_, _, to), _)| end <= *to)?;

@@ -13,7 +13,6 @@ mod files;
 mod hash;
 mod merge;
 mod numbers;
-mod options;
 mod run;
 #[cfg(target_arch = "wasm32")]
 mod runtime;

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use js_sys::{Array, Uint8Array};
 use mwa::files::Maybe;
 use mwa::kernel::{Tally, wgsl_dtype};
-use mwa::merge::{Bytes, Closing, Cut, Found, Next, Text};
-use mwa::{Error, ErrorKind, Report, Result};
+use mwa::merge::{Bytes, Closing, Cut, Found, MergeOptions, Next, Text};
+use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
@@ -15,7 +15,6 @@ use wasm_bindgen::prelude::*;
 use crate::fail;
 use crate::files::Store;
 use crate::numbers::{flat, found_in, numbers_of};
-use crate::options::Options;
 
 /// A merge in the making. Each thread has one: all hand out the same jobs.
 #[wasm_bindgen]
@@ -46,26 +45,44 @@ impl Merge {
     pub(crate) fn new(
         files: &Store,
         run: &mwa::Run,
-        options: &Options,
-        excluded: &[usize],
+        weighing: &WeighOptions,
+        merging: MergeOptions,
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Maybe<Self> {
-        let weighed = run.weigh(&options.weighing(excluded)?)?;
+        let weighed = run.weigh(weighing)?;
         let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
         let numbers = checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect();
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
-        let merge = mwa::merge::Merge::new(chosen, options.merging()?, cut)?;
+        let merge = mwa::merge::Merge::new(chosen, merging, cut)?;
         let number = |(name, path): (_, String)| Some((name, files.number(&path)?));
-        let companions = checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
+        let companions =
+            checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
         Ok(Self { merge, numbers, companions, found: None, buffers: Vec::new(), out: Vec::new() })
     }
 
+    /// Do the jobs that come before the output with what was read already; nothing where something was not.
+    pub(crate) fn compare(&mut self, files: &Store) -> Result<()> {
+        let Next::Jobs(numbers) = self.merge.next()? else { return Ok(()) };
+        if numbers.start >= self.merge.elements().start {
+            return Ok(());
+        }
+        for number in numbers {
+            let job = self.merge.job(number);
+            let bytes = |read: Read| {
+                files.found(self.numbers[read.input][read.file], read.range.start, read.range.end)
+            };
+            let Some(inputs) = job.reads().map(bytes).collect::<Option<Vec<_>>>() else { return Ok(()) };
+            let found = mwa_wasm_fast::run(&job, Bytes::Whole(&inputs), &mut [])?;
+            self.merge.found(number, found)?;
+        }
+        self.merge.next().map(drop)
+    }
+
     fn try_run(&mut self, number: f64, inputs: &Array) -> Result<()> {
-        let (mut buffers, mut out) =
-            (core::mem::take(&mut self.buffers), core::mem::take(&mut self.out));
+        let (mut buffers, mut out) = (core::mem::take(&mut self.buffers), core::mem::take(&mut self.out));
         let count = inputs.length() as usize;
         buffers.resize_with(buffers.len().max(count), Vec::new);
         for (buffer, input) in buffers.iter_mut().zip(inputs.iter()) {
@@ -84,7 +101,7 @@ impl Merge {
             outputs.push(one);
             rest = after;
         }
-        let ran = mwa_wasm_fast::run_job(&job, Bytes::Whole(&slices), &mut outputs);
+        let ran = mwa_wasm_fast::run(&job, Bytes::Whole(&slices), &mut outputs);
         (self.buffers, self.out) = (buffers, out);
         self.found = Some(ran?);
         Ok(())
@@ -95,7 +112,8 @@ impl Merge {
 #[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Merge {
     /// The numbers of the jobs to do now: the first, the first that is not on elements of the output in its order, and the
-    /// one after the last; nothing when all is done. All must be told of before it is asked again.
+    /// one after the last; then 1 if they write the output, 0 if they come before. Nothing when all is done. All must be told
+    /// of before it is asked again.
     ///
     /// # Errors
     /// As the core's `Merge::next`.
@@ -103,13 +121,18 @@ impl Merge {
     pub fn next(&mut self) -> core::result::Result<Option<Vec<f64>>, JsValue> {
         match self.merge.next().map_err(|error| fail(&error))? {
             Next::Jobs(numbers) => {
-                let elements = self.merge.elements().end.clamp(numbers.start, numbers.end);
-                Ok(Some([numbers.start, elements, numbers.end].map(|number| number as f64).into()))
+                let elements = self.merge.elements();
+                let (writes, after) =
+                    (numbers.start >= elements.start, elements.end.clamp(numbers.start, numbers.end));
+                Ok(Some(
+                    [numbers.start, after, numbers.end, writes.into()].map(|number| number as f64).into(),
+                ))
             }
             Next::Done => Ok(None),
-            Next::Wait => {
-                Err(fail(&Error::new(ErrorKind::Usage, "jobs are asked for before all of the last are told of")))
-            }
+            Next::Wait => Err(fail(&Error::new(
+                ErrorKind::Usage,
+                "jobs are asked for before all of the last are told of",
+            ))),
         }
     }
 
@@ -184,7 +207,11 @@ impl Merge {
     /// The report so far, without hashes: what will be written, from what, and what there is to say; as JSON.
     #[must_use]
     pub fn preview(&self) -> String {
-        json(&Finished { report: &self.merge.preview(), texts: &self.merge.texts(), copies: &self.companions })
+        json(&Finished {
+            report: &self.merge.preview(),
+            texts: &self.merge.texts(),
+            copies: &self.companions,
+        })
     }
 
     /// The numbers of all files with weights.
@@ -201,7 +228,8 @@ impl Merge {
     /// When there was nothing to merge.
     pub fn finish(&self, outputs: Vec<String>, inputs: &str) -> core::result::Result<String, JsValue> {
         let hashes: Map<String, Value> = serde_json::from_str(inputs).unwrap_or_default();
-        let hash = |number: &usize| hashes.get(&number.to_string()).and_then(Value::as_str).unwrap_or_default();
+        let hash =
+            |number: &usize| hashes.get(&number.to_string()).and_then(Value::as_str).unwrap_or_default();
         let of = |numbers: &Vec<usize>| numbers.iter().map(hash).map(String::from).collect();
         // the merged folder is likely saved beside the run
         let path = |row: &mwa::report::Input| alloc::format!("../{}", row.name);

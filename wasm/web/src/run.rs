@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
+use mwa::merge::{Cut, MergeOptions};
 use mwa::safetensors::Safetensors;
-use mwa::{LogKind, OpenOptions, Readers, Sample};
+use mwa::{Error, LogKind, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
 use wasm_bindgen::prelude::*;
 
 use crate::compare::Comparison;
@@ -14,7 +15,6 @@ use crate::describe;
 use crate::fail;
 use crate::files::Store;
 use crate::merge::Merge;
-use crate::options::Options;
 
 /// All that this host reads.
 const READERS: Readers = Readers { formats: &[&Safetensors], logs: LogKind::ALL };
@@ -26,6 +26,17 @@ pub struct Run {
     files: Store,
     options: OpenOptions,
     found: Option<Found>,
+}
+
+/// How checkpoints are chosen and weighed; `excluded` are left out as bad.
+pub(crate) fn weighing(options: &Options, excluded: &[usize]) -> mwa::Result<WeighOptions> {
+    let (choose, checkpoints) = (options.choosing()?, options.checkpoints.clone());
+    Ok(WeighOptions { choose, table: table(options), checkpoints, excluded: excluded.to_vec() })
+}
+
+/// The table of metrics that was given instead of the run's own logs.
+pub(crate) fn table(options: &Options) -> Option<UserTable> {
+    Some(UserTable { name: "the table".into(), text: options.metrics_file.clone()? })
 }
 
 /// What was found.
@@ -125,15 +136,42 @@ impl Run {
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Result<Merge, JsValue> {
-        Options::parse(options)
-            .map_err(Stop::from)
-            .and_then(|options| {
-                Merge::new(&self.files, &self.found().run, &options, &excluded, notes, job_bytes)
-            })
-            .map_err(|stop| match stop {
-                Stop::Failed(error) => fail(&error),
+        self.plan(options, &excluded, notes, job_bytes, |how| how).map_err(|error| fail(&error))
+    }
+
+    /// What a merge would write, as JSON; for ranks that only a merge can find, as if they were the inputs'.
+    ///
+    /// # Errors
+    /// What keeps the checkpoints from being averaged.
+    pub fn preview(&self, options: &str) -> Result<String, JsValue> {
+        let without_survey = |how: MergeOptions| match how.space {
+            Space::Product(Some(Rank::Energy(_))) => MergeOptions { space: Space::Product(None), ..how },
+            _ => how,
+        };
+        let plan = || {
+            let mut merge = self.plan(options, &[], Vec::new(), Cut::default().max_bytes, without_survey)?;
+            merge.compare(&self.files)?;
+            Ok(merge.preview())
+        };
+        plan().map_err(|error: Error| fail(&error))
+    }
+
+    fn plan(
+        &self,
+        options: &str,
+        excluded: &[usize],
+        notes: Vec<String>,
+        job_bytes: usize,
+        alter: impl Fn(MergeOptions) -> MergeOptions,
+    ) -> mwa::Result<Merge> {
+        let options = Options::parse(options)?;
+        let (weighing, merging) = (weighing(&options, excluded)?, alter(options.merging()?));
+        Merge::new(&self.files, &self.found().run, &weighing, merging, notes, job_bytes).map_err(|stop| {
+            match stop {
+                Stop::Failed(error) => error,
                 Stop::Later => unreachable!("a run that is open lacks nothing"),
-            })
+            }
+        })
     }
 
     /// Compare the chosen checkpoints, in jobs that read at most `job_bytes` of each.
