@@ -137,7 +137,7 @@ test("product space at a rank gives the native bytes", async () => {
   // mwa merge examples/sample-run --space product --rank 4
   await page.getByText("1a2279a04204e71af160752f4882a924b8ca25ed62d5ba4fde5b29db02080e9f").first().waitFor();
   await page.locator("#rank").fill("0");
-  await page.getByText("there is no such rank").first().waitFor();
+  await page.getByText("option rank: 0 does not fit").first().waitFor();
   assert.ok(await page.locator("#merge").isDisabled());
 });
 
