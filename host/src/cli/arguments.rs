@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use mwa::{ChooseOptions, PENALTY, Selection, WeightRule};
 use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme};
 
-/// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+/// Merge the checkpoints of a training run into one, each weighted by a metric it logged
 #[derive(Parser)]
 #[command(
     name = "mwa",
