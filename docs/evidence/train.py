@@ -159,7 +159,7 @@ def main():
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--schedules", default="constant,linear")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--test-rows", type=int, help="score on the first so many only")
+    parser.add_argument("--rows", type=int, help="evaluate and score on the first so many only")
     parser.add_argument("--threads", type=int, help="of the CPU")
     options = parser.parse_args()
     if options.threads:
@@ -171,8 +171,9 @@ def main():
     labels = sorted({label for _, label in parts[0]})
     tokenizer = AutoTokenizer.from_pretrained(folder)
     known = [[row for row in part if row[1] in labels] for part in parts]
+    known[1:] = [part[:options.rows] for part in known[1:]]
     data = dict(zip(("train", "validation", "test"), (Texts(part, tokenizer, labels) for part in known)))
-    data["test"] = [data["test"][at] for at in range(len(data["test"]))][:options.test_rows]
+    data["test"] = [data["test"][at] for at in range(len(data["test"]))]
     print(f"{len(labels)} classes, {len(data['train'])} texts to train on, {len(data['validation'])} to evaluate, {len(data['test'])} to test; on {device}", flush=True)
     base = lambda: AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels), dtype=torch.float32)
 
