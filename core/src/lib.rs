@@ -80,9 +80,9 @@ pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, 
 pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
-pub use run::readers::Readers;
+pub use run::readers::{OpenOptions, Readers};
 pub use run::same_run::{Sample, same_run};
-pub use run::{OpenOptions, Run, UserTable, WeighOptions, Weighed};
+pub use run::{Run, UserTable, WeighOptions, Weighed};
 pub use text::index::Index;
 pub use text::span::Span;
 pub use weigh::choose::{
