@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::pickle::{Id, Node, Pickle, Tensor, bad};
+use super::pickle::{Id, Node, Pickle, Tensor, bad, refused};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Keys under which toolkits save the weights, in the order in which they are preferred (formats of Lightning and timm,
@@ -174,7 +174,7 @@ fn take<'a>(
             Node::Dict(_) => take(pickle, *value, &format!("{name}."), depth - 1, chosen, names)?,
             Node::Other { name: class, holds_tensor: true } => {
                 let what = pickle.text(class);
-                return Err(bad(format!("is made by `{what}`, which is not known here"))
+                return Err(refused(format!("is made by `{what}`, which is not known here"))
                     .tensor(&name)
                     .help("save it as a plain tensor; quantised and distributed tensors cannot be averaged as they are"));
             }

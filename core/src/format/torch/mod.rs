@@ -17,7 +17,7 @@ use crate::format::view::{SPAN_LIMIT, View};
 use crate::format::{Catalog, Format, START};
 use crate::text::index::Index;
 use choose::{Chosen, choose};
-use pickle::{Id, Node, Pickle, Storage, Tensor, Trouble, bad};
+use pickle::{Id, Node, Pickle, Storage, Tensor, Trouble, bad, refused};
 use zip::Member;
 
 mod choose;
@@ -42,7 +42,9 @@ const SHARED: u64 = 16;
 impl Format for Torch {
     fn claims(&self, name: &str, start: &[u8]) -> bool {
         let is_named = [".bin", ".pt", ".pth"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
-        start.starts_with(b"PK\x03\x04") || start.starts_with(MAGIC) || is_named
+        // what is named so, but begins like safetensors, is safetensors
+        let is_other = || Header::size(start, u64::MAX).is_err();
+        start.starts_with(b"PK\x03\x04") || start.starts_with(MAGIC) || is_named && is_other()
     }
 
     fn open(&self, files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog> {
@@ -54,13 +56,13 @@ impl Format for Torch {
         } else {
             let what = match Header::size(&start, size) {
                 Err(error) if size > 0 && error.detail().starts_with("is a") => error,
-                _ => bad("is empty or damaged, or was written by something else than torch.save()")
+                _ => refused("is empty or damaged, or was written by something else than torch.save()")
                     .help("copy or download the file again, or give it the ending of what it is"),
             };
             let detail = what.detail().replace("a safetensors file", "a file of torch.save()");
             Err(Error::new(ErrorKind::Input, detail)
                 .help(what.advice().unwrap_or_default().to_owned())
-            .into())
+                .into())
         }
     }
 }
@@ -84,7 +86,7 @@ fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Mayb
     if let Some(order) = member("byteorder")
         && &*read(order)? != b"little"
     {
-        return Err(bad("was written on a big-endian machine")
+        return Err(refused("was written on a big-endian machine")
             .help("load it there and save it as safetensors")
             .into());
     }
@@ -224,7 +226,7 @@ fn dtype_of(pickle: &Pickle<'_>, tensor: &Tensor, storage: &Storage) -> Result<D
         _ => None,
     };
     dtype.ok_or_else(|| {
-        bad(format!("is of the kind {}, which cannot be merged", named.unwrap_or(class_name)))
+        refused(format!("is of the kind {}, which cannot be merged", named.unwrap_or(class_name)))
             .help("save the tensors as plain numbers first: quantised and complex ones cannot be averaged")
     })
 }
@@ -267,7 +269,7 @@ fn place(dtype: Dtype, tensor: &Tensor, storage: Range<u64>) -> Result<Place> {
                  torch.load(FILE, weights_only=True).items()}, FILE)";
     if len > span {
         let detail = format!("of {dtype} {shape:?} repeats the {span} bytes of its storage to {len}");
-        return Err(bad(detail).help(again));
+        return Err(refused(detail).help(again));
     }
     if span > SPAN_LIMIT {
         let detail = format!(
@@ -275,7 +277,7 @@ fn place(dtype: Dtype, tensor: &Tensor, storage: Range<u64>) -> Result<Place> {
              {SPAN_LIMIT} are put in order",
             tensor.stride
         );
-        return Err(bad(detail).help(again));
+        return Err(refused(detail).help(again));
     }
     let size = usize::try_from(size).expect("at most 8");
     Ok(Place::View(View { range: 0..0, start, shape: shape.clone(), steps, size }, len))

@@ -599,10 +599,14 @@ fn broken() -> Trouble {
     Trouble::Bad(bad("has a pickle that torch did not write"))
 }
 
+/// What cannot be merged as it is, for whoever says what to do about it.
+pub(super) fn refused(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Input, detail.into())
+}
+
 /// What is wrong with a file that is not a pickle of tensors.
 pub(super) fn bad(detail: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Input, detail.into())
-        .help("pickles are never executed; save the tensors alone, best as safetensors")
+    refused(detail).help("pickles are never executed; save the tensors alone, best as safetensors")
 }
 
 #[cfg(test)]
