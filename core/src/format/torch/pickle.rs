@@ -6,7 +6,6 @@
 
 use alloc::format;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -611,6 +610,8 @@ pub(super) fn bad(detail: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
 
     fn read(bytes: &[u8]) -> core::result::Result<Pickle<'_>, Trouble> {
