@@ -27,6 +27,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected,
         inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
@@ -35,6 +36,7 @@ pub fn weights(options: &Options) -> Result<Report> {
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
+        advice: choice.advice,
         notes: choice.notes,
     })
 }
@@ -113,8 +115,9 @@ pub(crate) fn merge_choice(
     }
     note_twins(&inputs, &mut notes);
     let (space, rank) = report::space_name(how.space);
-    let report = Report {
+    let mut report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected.clone(),
         weighting: choice.weighting.clone(),
         space,
         rank,
@@ -128,8 +131,10 @@ pub(crate) fn merge_choice(
             .zip(written.hashes)
             .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
             .collect(),
+        advice: choice.advice.clone(),
         notes,
     };
+    report.advise_residual();
     let owner = &choice.checkpoints[written.owner];
     if let Some((name, index)) = mwa::shard_index(&written.shards) {
         staging.write(&name, index.as_bytes())?;

@@ -123,6 +123,8 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         checkpoints,
         weights: Weights::normalised(&values)?,
         weighting: report.weighting.clone(),
+        selected: None,
+        advice: Vec::new(),
         notes: Vec::new(),
     };
     let how = MergeOptions {

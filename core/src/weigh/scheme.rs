@@ -1,7 +1,14 @@
 //! Turn metrics into weights that sum to one.
 //!
-//! For metrics m₁…mₙ with a goal, badness gᵢ ∈ [0, 1] is min–max scaled: 0 for the best, 1 for the worst, 0 for all
-//! when all are equal. One penalty p says how hard a worse checkpoint is punished; p = 0 is the plain mean.
+//! For metrics m₁…mₙ with a goal, badness is gᵢ = |mᵢ − m_best| / max(|m_worst − m_best|, 0.005·max|m|): 0 for the best, 1 for
+//! the worst, less for all where they differ by less than half a percent of their size, 0 where all are equal. One penalty
+//! p says how hard a worse checkpoint is punished; p = 0 is the plain mean.
+//!
+//! Without the half percent (NOISE), losses of 0.19334, 0.19333 and 0.19330 would weigh 0.12, 0.25 and 0.62, as if they told
+//! one checkpoint from another. Of 45 real runs scored with weights from `eval_loss` on their last ten, best ten or best five
+//! checkpoints, none differs so little, so none is touched; from one percent on some lose (token accuracy as the metric, last
+//! ten: −0.14 points). The noise between successive checkpoints is no measure here: at a constant rate neighbours do differ, and
+//! weights by that difference help. The step, as a metric, is exact and has no such floor.
 //!
 //! | scheme | uᵢ, before normalising to Σw = 1 | p |
 //! |---|---|---|
@@ -76,6 +83,9 @@ impl FromStr for Scheme {
     }
 }
 
+/// Metrics that differ by less than this share of their size, best to worst, are not blown up to badness 1.
+pub(crate) const NOISE: f64 = 0.005;
+
 /// One weight per input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
@@ -103,6 +113,26 @@ impl Weights {
             Scheme::Uniform => vec![1.0; metrics.len()],
         };
         Self::normalise(raw)
+    }
+
+    /// Weights from values of a metric with this name; the step, which is exact, has no floor.
+    ///
+    /// # Errors
+    /// Those of [`Weights::new`].
+    pub(crate) fn named(
+        name: &str,
+        values: &[f64],
+        goal: Goal,
+        scheme: Scheme,
+        penalty: f64,
+    ) -> Result<Self> {
+        if name != "step" || scheme == Scheme::Power {
+            return Self::new(values, goal, scheme, penalty);
+        }
+        // counted from the oldest, a span is no small share of the steps' size; only power looks at the size
+        let oldest = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let counted: Vec<_> = values.iter().map(|step| step - oldest).collect();
+        Self::new(&counted, goal, scheme, penalty)
     }
 
     /// The caller's own weights, normalised to sum to 1. Negative ones are allowed.
@@ -192,12 +222,18 @@ fn extremes(metrics: &[f64], goal: Goal) -> (f64, f64) {
     }
 }
 
-/// gᵢ = (mᵢ − best) / (worst − best): 0 for the best, 1 for the worst, all 0 when all are equal.
+/// The least span between the best and the worst metric that counts as a whole: [`NOISE`] of the largest in size.
+pub(crate) fn floor(metrics: &[f64]) -> f64 {
+    NOISE * metrics.iter().fold(0.0, |largest, m| f64::max(largest, m.abs()))
+}
+
+/// gᵢ of the module's head.
 fn badness(metrics: &[f64], goal: Goal) -> Vec<f64> {
     let (best, worst) = extremes(metrics, goal);
     // halved, so that a span from -f64::MAX to f64::MAX does not overflow
-    let span = worst / 2.0 - best / 2.0;
-    metrics.iter().map(|m| if span == 0.0 { 0.0 } else { (m / 2.0 - best / 2.0) / span }).collect()
+    let span = f64::max((worst / 2.0 - best / 2.0).abs(), floor(metrics) / 2.0);
+    let worse = |m: f64| (m / 2.0 - best / 2.0).abs();
+    metrics.iter().map(|&m| if worse(m) == 0.0 { 0.0 } else { worse(m) / span }).collect()
 }
 
 /// Best first from 0; equal metrics share the mean of their places.
@@ -256,6 +292,25 @@ mod tests {
     fn equal_metrics_weigh_the_same() {
         assert_eq!(weigh(&[0.5; 4], Scheme::Linear, 1.0), [0.25; 4]);
         assert_eq!(weigh(&[0.5; 4], Scheme::Rank, 0.9), [0.25; 4]);
+    }
+
+    #[test]
+    fn differences_below_half_a_percent_are_not_blown_up() {
+        // three evaluations at the end of a real run; without the floor 0.12, 0.25, 0.62
+        let rounded =
+            |weights: Vec<f64>| weights.iter().map(|w| libm::round(w * 1e4) as u32).collect::<Vec<_>>();
+        assert_eq!(rounded(weigh(&[0.19334, 0.19333, 0.19330], Scheme::Linear, 0.8)), [3286, 3315, 3399]);
+        assert_eq!(rounded(weigh(&[-1.0, -1.001], Scheme::Linear, 1.0)), [4444, 5556]);
+        // half a percent and more is scaled as a whole
+        assert_eq!(weigh(&[1.0, 0.99], Scheme::Linear, 1.0), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn steps_have_no_floor() {
+        let weights =
+            |scheme| Weights::named("step", &[1e6, 1e6 + 1.0, 1e6 + 2.0], Goal::Max, scheme, 1.0).unwrap();
+        assert_eq!(weights(Scheme::Linear).values(), [0.0, 1.0 / 3.0, 2.0 / 3.0]);
+        assert!(weights(Scheme::Power).values()[0] > 0.333);
     }
 
     #[test]

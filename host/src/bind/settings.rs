@@ -118,6 +118,7 @@ impl Settings {
                     every: self.every.map(AtLeastOne::get),
                     last: self.last.map(AtLeastOne::get),
                     top: self.top.map(AtLeastOne::get),
+                    pick: None,
                 },
                 metric: MetricOptions {
                     name: self.metric.clone(),

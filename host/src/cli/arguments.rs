@@ -244,7 +244,13 @@ impl From<Choose> for Options {
             inputs: args.inputs,
             adapter: args.adapter,
             choose: ChooseOptions {
-                select: Selection { steps: args.steps, every: args.every, last: args.last, top: args.top },
+                select: Selection {
+                    steps: args.steps,
+                    every: args.every,
+                    last: args.last,
+                    top: args.top,
+                    pick: None,
+                },
                 metric: MetricOptions {
                     name: args.metric,
                     goal,

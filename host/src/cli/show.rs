@@ -107,14 +107,28 @@ pub(crate) fn notes(notes: &[String]) -> String {
     notes.iter().map(|note| format!("{DIM}note:{DIM:#} {note}\n")).collect()
 }
 
-/// How the weights of a report were made, over their table.
+/// The weights of a report, and what to expect of them.
 pub(crate) fn weights(report: &Report) -> String {
-    format!("{}{DIM}weights: {}{DIM:#}\n", weights_table(report), report.weighting.describe())
+    weighed(report) + &advice(report)
+}
+
+/// Which checkpoints, the table of their weights, and how these were made.
+fn weighed(report: &Report) -> String {
+    let chosen = report
+        .selected
+        .as_ref()
+        .map_or_else(String::new, |selected| format!("{DIM}chosen: {}{DIM:#}\n", selected.line));
+    format!("{chosen}{}{DIM}weights: {}{DIM:#}\n", weights_table(report), report.weighting.describe())
+}
+
+/// Why little is to be expected of a merge, one reason a line.
+fn advice(report: &Report) -> String {
+    report.advice.iter().map(|advice| format!("{BOLD}advice:{BOLD:#} {}\n", advice.text)).collect()
 }
 
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
-    let mut text = weights(report);
+    let mut text = weighed(report);
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
         "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
@@ -129,7 +143,7 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         text +=
             &format!("  {}  {}  {DIM}sha256 {}…{DIM:#}\n", file.name, bytes(file.bytes), &file.sha256[..16]);
     }
-    text
+    text + &advice(report)
 }
 
 /// What a path is.

@@ -8,7 +8,7 @@ use mwa::{History, Listed, Metrics, Result, Weights};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::run;
 use crate::options::Options;
-use mwa::report::{Input, Weighting};
+use mwa::report::{Advice, Input, Selected, Weighting};
 
 /// The checkpoints of a merge, oldest first, with their weights.
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub(crate) struct Choice {
     pub(crate) inputs: Vec<Input>,
     pub(crate) weights: Weights,
     pub(crate) weighting: Weighting,
+    /// Which they are, and why; none for those of a report.
+    pub(crate) selected: Option<Selected>,
+    pub(crate) advice: Vec<Advice>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -39,16 +42,13 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
     let choice = mwa::choose(&listed, found.searched, &files, &options.choose)?;
     let inputs = choice.inputs(&listed);
     let mut notes = found.notes;
-    if let Some(newest) = choice.newest {
-        let all = listed.len();
-        notes.push(format!("the newest {newest} of {all} checkpoints are taken; --last takes more or fewer"));
-    }
     notes.extend(choice.notes);
     let mut found: Vec<_> = found.checkpoints.into_iter().map(Some).collect();
     let take = |index: usize| found[index].take().expect("a checkpoint is chosen once");
     let checkpoints = choice.indexes.into_iter().map(take).collect();
     let (weights, weighting) = (choice.weights, choice.weighting);
-    Ok(Choice { checkpoints, inputs, weights, weighting, notes })
+    let (selected, advice) = (Some(choice.selected), choice.advice);
+    Ok(Choice { checkpoints, inputs, weights, weighting, selected, advice, notes })
 }
 
 /// The folder whose log covers the checkpoint.
