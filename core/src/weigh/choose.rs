@@ -151,8 +151,10 @@ pub fn choose(
     let narrowed = narrow(found, select)?;
     let explicit = explicit(found, &narrowed, &options.rule)?;
     let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
-    let is_uniform =
-        is_explicit || matches!(options.rule, WeightRule::Scheme { scheme: Scheme::Uniform, .. });
+    let is_uniform = match &options.rule {
+        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
+        WeightRule::Explicit(_) => true,
+    };
     let kept = narrowed.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
     let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
     if indexes.is_empty() {
@@ -243,7 +245,7 @@ pub fn choose(
     }
     let weighting = match options.rule {
         WeightRule::Scheme { scheme, penalty } => {
-            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme != Scheme::Uniform))
+            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme.reads_metric()))
         }
         WeightRule::Explicit(_) => {
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
@@ -508,7 +510,7 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
             })
         }
         (WeightRule::Scheme { penalty, .. }, None) => {
-            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::Uniform, *penalty)
+            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, *penalty)
         }
     }
 }
