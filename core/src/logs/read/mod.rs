@@ -39,7 +39,7 @@ const LISTED: usize = 12;
 /// use mwa::{History, MetricOptions, TrainerState};
 /// let text = r#"{"global_step": 20, "log_history": [{"step": 10, "loss": 1.5}, {"step": 20, "loss": 1.25}]}"#;
 /// let history = History::new([TrainerState::parse(text)?]);
-/// let options = MetricOptions { smooth: Some(10.0), ..MetricOptions::default() };
+/// let options = MetricOptions { name: Some("loss".into()), smooth: Some(10.0), ..MetricOptions::default() };
 /// let metric = mwa::read_metric(&history, &[10, 20], &options)?;
 /// assert_eq!((metric.name.as_str(), metric.values()?), ("loss", vec![1.375, 1.25]));
 /// # Ok::<(), mwa::Error>(())
