@@ -44,8 +44,10 @@ pub enum Pick {
 }
 
 impl Pick {
-    /// Every rule.
-    pub const ALL: [Self; 3] = [Self::Best, Self::Last, Self::All];
+    const EACH: [Self; 3] = [Self::Best, Self::Last, Self::All];
+
+    /// The names of all rules.
+    pub const NAMES: [&'static str; 3] = [Self::EACH[0].name(), Self::EACH[1].name(), Self::EACH[2].name()];
 
     /// The name in options and reports.
     #[must_use]
@@ -78,7 +80,7 @@ impl FromStr for Pick {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|pick| pick.name() == name).ok_or_else(|| {
+        Self::EACH.into_iter().find(|pick| pick.name() == name).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("there is no rule of selection `{name}`"))
                 .help("use best, last or all")
         })

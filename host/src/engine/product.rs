@@ -47,7 +47,7 @@ pub(crate) fn merge(
     let optional: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let configs = mwa::adapter_configs(inputs, &optional)?;
     let products = Products::new(Factors::new(inputs, &optional, &choice.weights)?, &configs)?;
-    notes.extend(products.gaps(how.strict)?);
+    notes.extend(products.gaps(how.merge.strict)?);
 
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
     let found = if let Rank::Energy(share) = rank {
@@ -57,7 +57,7 @@ pub(crate) fn merge(
         Vec::new()
     };
     let ranks = products.ranks(rank, &found)?;
-    recipe.elsewhere = products.layout(&ranks, how.dtype);
+    recipe.elsewhere = products.layout(&ranks, how.merge.dtype);
     let plan = Plan::new(inputs, &choice.weights, &recipe)?;
     let mut outputs = Vec::new();
     for shard in plan.outputs() {
