@@ -149,6 +149,7 @@ impl Merge {
             inputs: rows,
             outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
             advice: choice.advice.clone(),
+            companions: Vec::new(),
             notes,
         };
         let next = |at: &Cursor| Some(plan.job(*at, job_bytes)?.1);
