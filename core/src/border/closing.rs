@@ -87,8 +87,9 @@ impl Session {
         let outputs = self.files().iter().zip(&found.outputs);
         let (space, rank) = report::space_name(self.space);
         let residual = self.modules.as_ref().map(Modules::distance).transpose()?.and_then(|(found, _)| found);
-        Ok(Report {
+        let mut report = Report {
             mwa: env!("CARGO_PKG_VERSION").to_string(),
+            selected: None,
             weighting: self.weighting.clone(),
             space,
             rank,
@@ -99,9 +100,12 @@ impl Session {
             outputs: outputs
                 .map(|(file, hash)| hashed(&(file.name.clone(), file.header.file_len()), hash))
                 .collect(),
+            advice: Vec::new(),
             companions: Vec::new(),
             notes: self.notes(),
-        })
+        };
+        report.advise_residual();
+        Ok(report)
     }
 
     fn files(&self) -> &[Shard] {

@@ -153,7 +153,8 @@ pub(super) fn weigh(
             let steps = checkpoints.iter().map(step).collect::<Result<Vec<_>>>()?;
             let mut metric = read_metric(&History::new(states), &steps, options)?;
             metric.checkpoints = checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
-            let weights = Weights::new(&metric.values()?, metric.goal, *scheme, *penalty)?;
+            let values = metric.values()?;
+            let weights = Weights::named(&metric.name, &values, metric.goal, *scheme, *penalty)?;
             Ok((weights, Weighting::new(*scheme, *penalty, Some(&metric)), Some(metric)))
         }
     }

@@ -129,6 +129,10 @@ pub struct Chosen {
     pub weights: Weights,
     /// How the weights came about.
     pub weighting: Weighting,
+    /// Which checkpoints these are, and why, where they were chosen.
+    pub selected: Option<report::Selected>,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<report::Advice>,
     /// What there is to tell of the choice.
     pub notes: Vec<String>,
     /// The adapter taken from checkpoints that hold several.
@@ -157,7 +161,17 @@ impl Chosen {
             weight: *weight,
             files: Vec::new(),
         });
-        Ok(Self { rows: rows.collect(), inputs, configs, weights, weighting, notes, adapter: None })
+        Ok(Self {
+            rows: rows.collect(),
+            inputs,
+            configs,
+            weights,
+            weighting,
+            selected: None,
+            advice: Vec::new(),
+            notes,
+            adapter: None,
+        })
     }
 }
 
