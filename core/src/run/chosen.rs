@@ -16,7 +16,7 @@ impl Run {
     /// What [`crate::merge::Merge::new`] takes.
     #[must_use]
     pub fn chosen(&self, weighed: Weighed) -> Chosen {
-        let Weighed { indexes, inputs: mut rows, weights, weighting, notes, .. } = weighed;
+        let Weighed { indexes, inputs: mut rows, weights, weighting, selected, advice, notes, .. } = weighed;
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
         for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
             row.files = checkpoint.files.iter().map(unhashed).collect();
@@ -27,6 +27,8 @@ impl Run {
             rows,
             weights,
             weighting,
+            selected: Some(selected),
+            advice,
             notes,
             adapter: self.adapter.clone(),
         }

@@ -1,7 +1,7 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
 import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hashBlob, hashRanges, Passing } from "./hash.js";
+import { hashBlob, hasher, hashRanges, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, clonesBlobs, runJobs, wanted } from "./jobs.js";
 import { lotOf } from "./order.js";
@@ -9,7 +9,7 @@ import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
 import { eachOf, weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
-import type { Report, WeighOptions } from "./types.js";
+import type { HashedFile, Report, WeighOptions } from "./types.js";
 import type { Merge as Core } from "./wasm/mwa.js";
 
 /** How far a merge is. */
@@ -192,9 +192,19 @@ async function once(run: Run, options: MergeOptions, excluded: number[], notes: 
       const source = run.sources[file]!;
       inputs[file] ??= passing?.finish(file, source.size) ?? (await hashRanges(source));
     }
-    const { report, texts, copies }: Finished = JSON.parse(call(() => core.finish(hashes, JSON.stringify(inputs))));
-    for (const [name, text] of texts) files.push(await copy(name, new Blob([text]).stream(), await open(name, false)));
-    for (const [name, file] of copies) files.push(await copy(name, stream(run.sources[file]!), await open(name, false)));
+    const companions: HashedFile[] = [];
+    const write = async (name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+      const { file, sha256 } = await copy(name, from, await open(name, false));
+      files.push(file);
+      companions.push({ name, bytes: file.size, sha256 });
+    };
+    const { texts, copies }: Finished = JSON.parse(core.preview());
+    for (const [name, text] of texts) await write(name, new Blob([text]).stream());
+    for (const [name, file] of copies) await write(name, stream(run.sources[file]!));
+    const finished: Finished = JSON.parse(call(() => core.finish(hashes, JSON.stringify(inputs), JSON.stringify(companions))));
+    const done = new Set(companions.map(({ name }) => name));
+    for (const [name, text] of finished.texts) if (!done.has(name)) await write(name, new Blob([text]).stream());
+    const { report } = finished;
     options.signal?.throwIfAborted();
     return { files, report, device: pool.device, reason: pool.reason, seconds: (performance.now() - began) / 1000 };
   } catch (error) {
@@ -224,14 +234,16 @@ async function hashBlobs(run: Run, core: Core, pool: Pool, signal: AbortSignal |
   return hashes;
 }
 
-async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<MergedFile> {
+async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<{ file: MergedFile; sha256: string }> {
+  const hash = hasher();
   let size = 0;
   const reader = from.getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     size += part.value.length;
+    hash.update(part.value);
     await to.write(part.value);
   }
-  return { name, size, blob: await to.close() };
+  return { file: { name, size, blob: await to.close() }, sha256: hash.finish() };
 }
 
 /** Bytes of a file that is copied, at a time. */

@@ -108,6 +108,8 @@ pub(crate) fn weighing(run: &Run, options: &Options) -> Result<String> {
         "inputs": weighed.inputs,
         "weighting": weighed.weighting,
         "description": weighed.weighting.describe(),
+        "selected": weighed.selected,
+        "advice": weighed.advice,
         "notes": weighed.notes,
     })
     .to_string())

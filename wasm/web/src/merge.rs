@@ -52,7 +52,10 @@ impl Merge {
     ) -> Maybe<Self> {
         let weighed = run.weigh(weighing)?;
         let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
-        let numbers = checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect();
+        let numbers = checkpoints
+            .iter()
+            .map(|checkpoint| numbers(files, checkpoint))
+            .collect::<Result<_>>()?;
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
@@ -222,12 +225,18 @@ impl Merge {
     }
 
     /// The report and all other files, once all jobs are told of, as JSON. `outputs` are the hashes of the output files,
-    /// `inputs` those of the input files, by number, as JSON.
+    /// `inputs` those of the input files, by number, as JSON; `companions` the other files that were written, as JSON.
     ///
     /// # Errors
     /// When there was nothing to merge.
-    pub fn finish(&self, outputs: Vec<String>, inputs: &str) -> core::result::Result<String, JsValue> {
+    pub fn finish(
+        &self,
+        outputs: Vec<String>,
+        inputs: &str,
+        companions: &str,
+    ) -> core::result::Result<String, JsValue> {
         let hashes: Map<String, Value> = serde_json::from_str(inputs).unwrap_or_default();
+        let companions = serde_json::from_str(companions).unwrap_or_default();
         let hash =
             |number: &usize| hashes.get(&number.to_string()).and_then(Value::as_str).unwrap_or_default();
         let of = |numbers: &Vec<usize>| numbers.iter().map(hash).map(String::from).collect();
@@ -237,6 +246,7 @@ impl Merge {
             paths: self.merge.chosen().rows.iter().map(path).collect(),
             inputs: self.numbers.iter().map(of).collect(),
             outputs,
+            companions,
         };
         let finished = self.merge.finish(&closing).map_err(|error| fail(&error))?;
         Ok(json(&Finished { report: &finished.report, texts: &finished.texts, copies: &self.companions }))
@@ -254,9 +264,17 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("it is plain data")
 }
 
-/// The numbers of a checkpoint's files.
-pub(crate) fn numbers(files: &Store, checkpoint: &mwa::Checkpoint) -> Vec<usize> {
-    let number = |file: &mwa::checkpoint::File| files.number(&file.path).expect("it was opened");
+/// The numbers of a checkpoint's files. Jobs read them as they lie, so that tensors that lie in pieces are refused.
+pub(crate) fn numbers(files: &Store, checkpoint: &mwa::Checkpoint) -> Result<Vec<usize>> {
+    let number = |file: &mwa::checkpoint::File| {
+        if file.header.is_in_place() {
+            return Ok(files.number(&file.path).expect("it was opened"));
+        }
+        let detail = "holds tensors whose numbers do not lie side by side, which are not read here";
+        Err(Error::new(ErrorKind::Input, detail)
+            .file(file.path.clone())
+            .help("convert it to safetensors, or merge with the mwa program, which reads it"))
+    };
     checkpoint.files.iter().map(number).collect()
 }
 

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
 use mwa::merge::{Cut, MergeOptions};
+use mwa::format::torch::Torch;
 use mwa::safetensors::Safetensors;
 use mwa::{Error, LogKind, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
 use wasm_bindgen::prelude::*;
@@ -17,7 +18,7 @@ use crate::files::Store;
 use crate::merge::Merge;
 
 /// All that this host reads.
-const READERS: Readers = Readers { formats: &[&Safetensors], logs: LogKind::ALL };
+const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 /// What the user gave, and what was found in it.
 #[wasm_bindgen]
@@ -56,7 +57,7 @@ impl Run {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
         let sizes = sizes.into_iter().map(|size| size as u64);
         let files = Store::new(paths.into_iter().zip(sizes).collect());
-        Self { files, options: OpenOptions { adapter }, found: None }
+        Self { files, options: OpenOptions { adapter, ..OpenOptions::default() }, found: None }
     }
 
     /// Open everything; false if something must be read first: see [`Self::wants`].
