@@ -247,6 +247,7 @@ impl Merge {
             inputs: self.numbers.iter().map(of).collect(),
             outputs,
             companions,
+            notes: Vec::new(),
         };
         let finished = self.merge.finish(&closing).map_err(|error| fail(&error))?;
         Ok(json(&Finished { report: &finished.report, texts: &finished.texts, copies: &self.companions }))
