@@ -4,7 +4,7 @@ import { call } from "./error.js";
 import { wanted } from "./jobs.js";
 import type { Given } from "./reopen.js";
 import { sources, type Input, type Source } from "./source.js";
-import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
+import type { Advice, BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, Report, Selected, WeighOptions } from "./types.js";
 import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 
 /** How a run is opened. */
@@ -89,6 +89,10 @@ export interface Weighing {
   weighting: Report["weighting"];
   /** In words: "linear, penalty 0.8, on eval_loss (min)". */
   description: string;
+  /** Which checkpoints, and why those. */
+  selected: Selected;
+  /** Why little is to be expected of the merge, if so. */
+  advice: Advice[];
   /** What there is to say: how the metric was chosen, smoothed or flagged. */
   notes: string[];
 }
