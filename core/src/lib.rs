@@ -50,7 +50,7 @@ mod format;
 pub mod kernel;
 mod linalg;
 mod logs;
-mod merge;
+pub mod merge;
 mod method;
 mod plan;
 mod run;
@@ -72,12 +72,13 @@ pub use logs::table::{Table, Wanted};
 pub use logs::trainer::TrainerState;
 pub use merge::card::card;
 pub use merge::report::{self, Report};
-pub use merge::{Merge, MergeOptions, shard_index};
+pub use merge::{Agreed as Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use plan::{Cursor, Input, Job, Jobs, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::same_run::{Sample, same_run};
 pub use text::index::Index;
+pub use text::span::Span;
 pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };

@@ -142,8 +142,10 @@ pub fn choose(
     }
 
     let mut notes = Vec::new();
-    let is_uniform =
-        matches!(options.rule, WeightRule::Explicit(_) | WeightRule::Scheme { scheme: Scheme::Uniform, .. });
+    let is_uniform = match &options.rule {
+        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
+        WeightRule::Explicit(_) => true,
+    };
     // a file alone weighs 1, whatever its metric, and often has none
     let is_alone = indexes.len() == 1 && found[indexes[0]].step.is_none();
     let table = metrics.table_name();
@@ -182,14 +184,11 @@ pub fn choose(
     }
     let weights = weigh(&options.rule, metric.as_ref(), &candidates)?;
     if let WeightRule::Explicit(values) = &options.rule {
-        let sum: f64 = values.iter().sum();
-        if f64::abs(sum - 1.0) > 1e-6 {
-            notes.push(format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"));
-        }
+        notes.extend(note_of_sum(values));
     }
     let weighting = match options.rule {
         WeightRule::Scheme { scheme, penalty } => {
-            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme != Scheme::Uniform))
+            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme.reads_metric()))
         }
         WeightRule::Explicit(_) => {
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
@@ -309,6 +308,13 @@ fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Resu
     Ok(values.iter().copied().map(Some).collect())
 }
 
+/// What to say of the caller's weights where they do not sum to 1.
+pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
+    let sum: f64 = values.iter().sum();
+    (f64::abs(sum - 1.0) > 1e-6)
+        .then(|| format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"))
+}
+
 /// Keep the `top` candidates with the best metric, in their order.
 fn keep_best(candidates: &mut Vec<Candidate>, top: usize, goal: Goal) {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -337,7 +343,7 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
             })
         }
         (WeightRule::Scheme { penalty, .. }, None) => {
-            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::Uniform, *penalty)
+            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, *penalty)
         }
     }
 }
