@@ -175,7 +175,8 @@ fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge>
     let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
     let rewrite = choice.weights.used().any(is_pickled);
-    let options = mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, allow_non_finite: false };
+    let options =
+        mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, ..mwa::MergeOptions::default() };
     Merge::new(inputs, &configs, &choice.weights, options)
 }
 

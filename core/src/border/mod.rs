@@ -21,7 +21,7 @@ use crate::format::safetensors::Header;
 use crate::kernel::Tally;
 use crate::logs::metric::Metric;
 use crate::merge::report::Weighting;
-use crate::merge::{Merge, MergeOptions};
+use crate::merge::{Agreed as Merge, MergeOptions};
 use crate::method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 use crate::plan::{Cursor, Input, Plan, Read, Recipe, Shard, Write};
 use crate::weigh::scheme::Weights;
@@ -136,7 +136,8 @@ impl Session {
             return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
         }
         let allow_non_finite = order.allow_non_finite;
-        let options = MergeOptions { dtype, space, allow_non_finite, rewrite: order.rewrite };
+        let rewrite = order.rewrite;
+        let options = MergeOptions { dtype, space, allow_non_finite, rewrite, ..MergeOptions::default() };
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let merge = Merge::new(&inputs, &optional, &weights, options)?;
         let mut notes = metric.as_ref().map(|metric| metric.notes.clone()).unwrap_or_default();

@@ -1,40 +1,85 @@
-//! From heads and weights to a recipe: who may be averaged, which tensors are copied, what the output says of itself.
+//! The merge: jobs out, findings in. One state machine that every host shares; it checks, plans, compares and reports.
+//!
+//! A host reads the ranges of a job, runs it, writes what comes out and gives back what was found. Jobs are numbers until
+//! they are asked for, so that a million of them take no memory, and [`Merge::job`] borrows the merge shared: any number of
+//! threads, workers or devices run jobs at the same time.
+//!
+//! ```
+//! use mwa::merge::{Bytes, Chosen, Closing, Cut, Findings, Merge, MergeOptions, Next};
+//! use mwa::safetensors::Header;
+//! use mwa::{Dtype, Input, Shard};
+//!
+//! # fn file(values: [f32; 2]) -> Vec<u8> {
+//! #     let header = Header::layout(vec![("w".into(), Dtype::F32, vec![2])], Default::default()).unwrap();
+//! #     let data = values.iter().flat_map(|v| v.to_le_bytes());
+//! #     header.to_bytes().into_iter().chain(data).collect()
+//! # }
+//! let files = [file([1.0, 2.0]), file([5.0, -2.0])];
+//! let mut inputs = Vec::new();
+//! for (i, bytes) in files.iter().enumerate() {
+//!     let header = Header::parse(bytes, bytes.len() as u64)?;
+//!     inputs.push(Input { name: format!("file {i}"), files: vec![Shard { name: "out.safetensors".into(), header }] });
+//! }
+//! let chosen = Chosen::explicit(inputs, vec![None, None], &[3.0, 1.0])?;
+//! let mut merge = Merge::new(chosen, MergeOptions::default(), Cut::default())?;
+//!
+//! let mut merged = Vec::new();
+//! while let Next::Jobs(numbers) = merge.next()? {
+//!     if merged.is_empty() && !merge.outputs().is_empty() {
+//!         merged = merge.head(0);
+//!         merged.resize(merge.outputs()[0].header.file_len() as usize, 0);
+//!     }
+//!     let mut findings = Findings::default(); // one for each thread, joined in the end
+//!     for number in numbers {
+//!         let job = merge.job(number);
+//!         let slice = |read: mwa::Read| &files[read.input][read.range.start as usize..read.range.end as usize];
+//!         let inputs: Vec<_> = job.reads().map(slice).collect();
+//!         let mut outputs: Vec<_> = job.writes().map(|it| vec![0; (it.range.end - it.range.start) as usize]).collect();
+//!         let mut rooms: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+//!         findings.add(number, job.run(Bytes::Whole(&inputs), &mut rooms)?);
+//!         for (write, bytes) in job.writes().zip(outputs) {
+//!             merged[write.range.start as usize..write.range.end as usize].copy_from_slice(&bytes);
+//!         }
+//!     }
+//!     merge.take(findings)?;
+//! }
+//! assert_eq!(merged, file([2.0, 1.0]));
+//! let hashes = |file: &Vec<u8>| vec![format!("hash of {} bytes", file.len())]; // SHA-256, in earnest
+//! let closing = Closing { inputs: files.iter().map(hashes).collect(), outputs: hashes(&merged), ..Closing::default() };
+//! let finished = merge.finish(&closing)?; // texts to write beside the weights
+//! assert!(finished.texts.iter().any(|(name, _)| name == "mwa-report.json"));
+//! # Ok::<(), mwa::Error>(())
+//! ```
 
+mod agreed;
 pub(crate) mod card;
+mod closing;
+mod job;
 pub mod report;
+#[cfg(test)]
+mod tests;
 
-use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use serde_json::Map;
-
-use crate::adapter::agree::Candidate;
-use crate::adapter::agree::{agree, agree_as_products, agree_metadata};
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::kinds::Exactness;
 use crate::dtype::Float;
-use crate::error::Result;
-use crate::format::safetensors::{Tensor, TextMap};
-use crate::method::product::Space;
-use crate::plan::Tensors;
-use crate::plan::{Input, Plan, Recipe, Shard};
-use crate::text::json;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::Tally;
+use crate::method::product::{Factors, Products, Rank, Residual, Space, adapter_configs};
+use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
+use crate::run::same_run::Samples;
 use crate::weigh::scheme::Weights;
 
-/// What every host decides alike before it plans, and tells the user.
-#[derive(Clone, Debug)]
-pub struct Merge {
-    /// How the plan is made.
-    pub recipe: Recipe,
-    /// The input whose files are the output byte for byte, heads included, because no other has weight.
-    pub copied: Option<usize>,
-    /// Things to say to the user, each once.
-    pub notes: Vec<String>,
-    /// How far the average of the parameters is from the average of the weights.
-    pub exactness: Exactness,
-}
+use self::job::{Aim, Work};
+use self::report::{Distance, Weighting};
+
+pub use agreed::Agreed;
+pub use closing::{Closing, Finished, Text, shard_index};
+pub use job::{Bytes, Findings, Found, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,114 +88,462 @@ pub struct MergeOptions {
     pub dtype: Option<Float>,
     /// What is averaged.
     pub space: Space,
+    /// In product space, fail where an input lacks a module that others have.
+    pub strict: bool,
+    /// Of averaged LoRA factors, measure too how far they are from the average of the products; each is read twice then.
+    pub residual: bool,
+    /// Average factors of several runs all the same.
+    pub allow_cross_run: bool,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
     pub rewrite: bool,
 }
 
-impl Merge {
-    /// Check the inputs, oldest first; `configs` holds the adapter config of each, where it has one.
+/// How work is cut into jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// Most bytes that a job on elements reads of one input; at least one element is read.
+    pub max_bytes: usize,
+    /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
+    pub by_tensor: bool,
+}
+
+impl Default for Cut {
+    /// What fits caches, across tensors.
+    fn default() -> Self {
+        Self { max_bytes: 256 << 10, by_tensor: false }
+    }
+}
+
+/// The inputs of a merge, oldest first, chosen and weighed.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Their heads; the output has the files of the last.
+    pub inputs: Vec<Input>,
+    /// The adapter config of each, where it has one.
+    pub configs: Vec<Option<AdapterConfig>>,
+    /// The report's row of each, its files still without hashes; those of a row without files are named after the heads.
+    pub rows: Vec<report::Input>,
+    /// One per input.
+    pub weights: Weights,
+    /// How the weights came about.
+    pub weighting: Weighting,
+    /// What there is to tell of the choice.
+    pub notes: Vec<String>,
+    /// The adapter taken from checkpoints that hold several.
+    pub adapter: Option<String>,
+}
+
+impl Chosen {
+    /// With the caller's own weights, one per input, which are divided by their sum.
     ///
     /// # Errors
-    /// Those of [`agree`] or [`agree_as_products`], and of [`agree_metadata`].
+    /// [`ErrorKind::Weights`] when they are no weights, or not one per input.
+    pub fn explicit(
+        inputs: Vec<Input>,
+        configs: Vec<Option<AdapterConfig>>,
+        weights: &[f64],
+    ) -> Result<Self> {
+        let notes = crate::weigh::choose::note_of_sum(weights).into_iter().collect();
+        let weights = Weights::explicit(weights)?;
+        let weighting = Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None };
+        let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
+            name: input.name.clone(),
+            path: input.name.clone(),
+            step: None,
+            metric: None,
+            source: None,
+            weight: *weight,
+            files: Vec::new(),
+        });
+        Ok(Self { rows: rows.collect(), inputs, configs, weights, weighting, notes, adapter: None })
+    }
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The jobs with these numbers: in any order, all at once, each once.
+    Jobs(Range<u64>),
+    /// Nothing before it is known what the jobs handed out have found.
+    Wait,
+    /// Nothing any more.
+    Done,
+}
+
+/// A merge under way.
+#[derive(Debug)]
+pub struct Merge {
+    chosen: Chosen,
+    options: MergeOptions,
+    cut: Cut,
+    recipe: Recipe,
+    copied: Option<usize>,
+    notes: Vec<String>,
+    samples: Samples,
+    modules: Modules,
+    /// The outputs; none until the ranks of modules are known.
+    laid: Option<Laid>,
+    phase: Phase,
+    /// What the jobs of the first phase have found.
+    first: Vec<Option<Found>>,
+    /// What the jobs on modules have found.
+    found: Vec<Option<Found>>,
+    tally: Tally,
+    /// How many jobs on elements have been told of.
+    tallied: u64,
+}
+
+/// What is done with LoRA modules, but for what is done with their tensors.
+#[derive(Debug)]
+enum Modules {
+    Nothing,
+    /// It is measured how far their averaged factors are off.
+    Residual(Factors),
+    /// Their products are merged, at ranks that a survey may have to find.
+    Product(Products, Rank),
+}
+
+/// The outputs, and the jobs that write them.
+#[derive(Debug)]
+struct Laid {
+    plan: Plan,
+    cuts: Cuts,
+    /// The rank of each module, and where its factors go.
+    ranks: Vec<usize>,
+    places: Vec<Vec<(Write, Float)>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Inputs are compared, or ranks found; nothing is written.
+    First { is_out: bool },
+    /// The outputs are written.
+    Main { is_out: bool },
+}
+
+impl Merge {
+    /// Check which inputs may be averaged, and plan.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is not one weight per input; [`ErrorKind::Names`], [`ErrorKind::Shape`],
+    /// [`ErrorKind::Dtype`], [`ErrorKind::Config`] or [`ErrorKind::Method`] when they do not fit each other, with the tensor
+    /// and both facts.
     ///
     /// # Panics
-    /// If there is not one config (or `None`) per input.
-    pub fn new(
-        inputs: &[Input],
-        configs: &[Option<&AdapterConfig>],
-        weights: &Weights,
-        options: MergeOptions,
-    ) -> Result<Self> {
-        assert_eq!(inputs.len(), configs.len(), "one config or none per input");
-        let shapes = shapes(inputs);
-        let candidates = candidates(inputs, configs, &shapes);
-        let agreement = match options.space {
-            Space::Factors => agree(&candidates)?,
-            Space::Product(_) => agree_as_products(&candidates)?,
-        };
-        let mut notes = agreement.notes.clone();
-        let newest = inputs.last().expect("agree() refuses to merge nothing");
-        let exactness = agreement.exactness;
-        let is_as_it_is = matches!(options.space, Space::Factors | Space::Product(None));
-        let copied = sole(weights).filter(|_| options.dtype.is_none() && !options.rewrite && is_as_it_is);
-        if let Some(only) = copied {
-            notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
-            return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
+    /// If there is not one config (or `None`) and one row per input.
+    pub fn new(chosen: Chosen, options: MergeOptions, cut: Cut) -> Result<Self> {
+        let Chosen { inputs, configs, weights, .. } = &chosen;
+        assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
+        if weights.values().len() != inputs.len() {
+            let (have, want) = (weights.values().len(), inputs.len());
+            let detail = alloc::format!("there are {have} weights for {want} checkpoints");
+            return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
         }
-        let none = TextMap::default();
-        let named = inputs.iter().map(|input| {
-            (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
-        });
-        let metadata = agree_metadata(&named.collect::<Vec<_>>())?;
-        notes.extend(metadata.notes);
-        let frozen =
-            |tensor: &Tensor| Some((tensor.name.clone(), agreement.identical(&tensor.name)?.to_owned()));
-        let recipe = Recipe {
-            dtype: options.dtype,
-            identical: tensors(newest).filter_map(frozen).collect(),
-            metadata: metadata.kept,
-            allow_non_finite: options.allow_non_finite,
-            ..Recipe::default()
+        let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
+        let agreed = Agreed::new(inputs, &optional, weights, options)?;
+        let mut notes = chosen.notes.clone();
+        notes.extend(agreed.notes);
+        let modules = match (agreed.copied, options.space) {
+            (Some(_), _) => Modules::Nothing,
+            (None, Space::Product(rank)) => {
+                let needed = adapter_configs(inputs, &optional)?;
+                let products = Products::new(Factors::new(inputs, &optional, weights)?, &needed)?;
+                notes.extend(products.gaps(options.strict)?);
+                Modules::Product(products, rank.unwrap_or(Rank::Inputs))
+            }
+            (None, Space::Factors) if options.residual && agreed.exactness == Exactness::Product => {
+                Modules::Residual(Factors::new(inputs, &optional, weights)?)
+            }
+            (None, Space::Factors) => Modules::Nothing,
         };
-        Ok(Self { recipe, copied, notes, exactness })
+        let samples = match options.space {
+            Space::Factors => Samples::new(inputs),
+            Space::Product(_) => Samples::default(),
+        };
+        let recipe = Recipe { by_tensor: cut.by_tensor, ..agreed.recipe };
+        let mut merge = Self {
+            chosen,
+            options,
+            cut,
+            recipe,
+            copied: agreed.copied,
+            notes,
+            samples,
+            modules,
+            laid: None,
+            phase: Phase::First { is_out: false },
+            first: Vec::new(),
+            found: Vec::new(),
+            tally: Tally::default(),
+            tallied: 0,
+        };
+        let firsts = match &merge.modules {
+            Modules::Product(products, Rank::Energy(_)) => products.factors().count(),
+            _ => merge.samples.count(),
+        };
+        merge.first = vec![None; firsts];
+        if !merge.is_surveyed() {
+            merge.lay()?;
+        }
+        Ok(merge)
     }
 
-    /// What to say of values that became zero by narrowing, counted over all jobs ([`crate::kernel::Tally`]).
+    /// Whether the first jobs find the ranks of modules.
+    fn is_surveyed(&self) -> bool {
+        matches!(self.modules, Modules::Product(_, Rank::Energy(_)))
+    }
+
+    /// Lay the outputs out.
+    fn lay(&mut self) -> Result<()> {
+        let Chosen { inputs, weights, .. } = &self.chosen;
+        let mut ranks = Vec::new();
+        if let Modules::Product(products, rank) = &self.modules {
+            let rank_of =
+                |found: &Option<Found>| if let Some(Found::Rank(rank)) = found { Some(*rank) } else { None };
+            ranks = products.ranks(*rank, &self.first.iter().filter_map(rank_of).collect::<Vec<_>>())?;
+            self.recipe.elsewhere = products.layout(&ranks, self.options.dtype);
+        }
+        let plan = match self.copied {
+            Some(only) => Plan::whole(inputs, only),
+            None => Plan::new(inputs, weights, &self.recipe)?,
+        };
+        let (places, modules) = match &self.modules {
+            Modules::Nothing => (Vec::new(), 0),
+            Modules::Residual(factors) => (Vec::new(), factors.count()),
+            Modules::Product(products, _) => (products.places(&plan), ranks.len()),
+        };
+        self.found = vec![None; modules];
+        self.laid = Some(Laid { cuts: Cuts::new(&plan, self.cut.max_bytes), plan, ranks, places });
+        Ok(())
+    }
+
+    /// What there is to do now. Jobs come in at most two lots; the second begins when all of the first were told of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CrossRun`] when the inputs are of several runs, [`ErrorKind::Usage`] for a rank that cannot be, and
+    /// [`ErrorKind::Input`] in the end when there was nothing to merge.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and wait")]
+    pub fn next(&mut self) -> Result<Next> {
+        let firsts = self.first.len() as u64;
+        if self.phase == (Phase::First { is_out: false }) && firsts > 0 {
+            self.phase = Phase::First { is_out: true };
+            return Ok(Next::Jobs(0..firsts));
+        }
+        if matches!(self.phase, Phase::First { .. }) {
+            if self.first.iter().any(Option::is_none) {
+                return Ok(Next::Wait);
+            }
+            self.judge()?;
+            self.phase = Phase::Main { is_out: false };
+        }
+        let (laid, modules) = (self.laid(), self.found.len() as u64);
+        let count = laid.cuts.count() + modules;
+        if self.phase == (Phase::Main { is_out: false }) && count > 0 {
+            self.phase = Phase::Main { is_out: true };
+            return Ok(Next::Jobs(firsts..firsts + count));
+        }
+        if self.tallied < laid.cuts.count() || self.found.iter().any(Option::is_none) {
+            return Ok(Next::Wait);
+        }
+        self.distance()?;
+        Ok(Next::Done)
+    }
+
+    /// All first jobs were told of: one run or several, or the ranks.
+    fn judge(&mut self) -> Result<()> {
+        if self.is_surveyed() {
+            return self.lay();
+        }
+        let cosines = |found: &Option<Found>| {
+            if let Some(Found::Cosines(cosines)) = found { cosines.clone() } else { Vec::new() }
+        };
+        let cosines: Vec<_> = self.first.iter().map(cosines).collect();
+        let is_dora = self.chosen.configs.iter().flatten().any(|config| config.is_set("use_dora"));
+        let allow = self.options.allow_cross_run;
+        let notes = Samples::judge(&self.chosen.inputs, &cosines, is_dora, allow)?;
+        self.notes.extend(notes);
+        Ok(())
+    }
+
+    fn laid(&self) -> &Laid {
+        self.laid.as_ref().expect("the outputs are laid out when the first phase is over")
+    }
+
+    /// The job with a number that [`Merge::next`] gave.
+    ///
+    /// # Panics
+    /// If it gave no such number.
     #[must_use]
-    pub fn note_underflow(plan: &Plan, underflowed: u64) -> Option<String> {
-        let tensors = plan.outputs().iter().flat_map(|file| file.header.tensors());
-        let elements: u64 = tensors.map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        (underflowed > 0).then(|| {
-            format!("{underflowed} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them")
+    pub fn job(&self, number: u64) -> Job<'_> {
+        let first = self.first.len() as u64;
+        let index = |number: u64| usize::try_from(number).expect("modules are in memory");
+        if number < first {
+            return Job(match &self.modules {
+                Modules::Product(products, Rank::Energy(share)) => {
+                    Work::Module(products.factors().job(index(number)), Aim::Rank(*share))
+                }
+                _ => Work::Sample(self.samples.job(index(number))),
+            });
+        }
+        let Laid { plan, cuts, ranks, places } = self.laid();
+        let number = number - first;
+        if number < cuts.count() {
+            return Job(Work::Elements(cuts.job(plan, number)));
+        }
+        let i = index(number - cuts.count());
+        Job(match &self.modules {
+            Modules::Nothing => panic!("no job has this number"),
+            Modules::Residual(factors) => Work::Module(factors.job(i), Aim::Residual),
+            Modules::Product(products, rank) => {
+                Work::Module(products.placed(i, &places[i], *rank, ranks), Aim::Merge)
+            }
         })
     }
-}
 
-/// Which file of several holds which tensor, as transformers and PEFT read it: the index's file name and its JSON.
-/// `None` for a single file, which needs none.
-#[must_use]
-pub fn shard_index(files: &[Shard]) -> Option<(String, String)> {
-    let first = files.first().filter(|_| files.len() > 1)?;
-    let (mut weight_map, mut total_size) = (Map::new(), 0);
-    for (file, tensor) in Tensors::new(files).sorted() {
-        weight_map.insert(tensor.name.clone(), files[file].name.as_str().into());
-        total_size += tensor.len();
+    /// The numbers around this one whose jobs are computed alike and lie side by side with it in every file, so that a device
+    /// may take several at once; itself alone, if it has no neighbours.
+    #[must_use]
+    pub fn alike(&self, number: u64) -> Range<u64> {
+        let (first, laid) = (self.first.len() as u64, self.laid.as_ref());
+        match (number.checked_sub(first), laid) {
+            (Some(number), Some(laid)) if number < laid.cuts.count() => {
+                let alike = laid.cuts.alike(number);
+                first + alike.start..first + alike.end
+            }
+            _ => number..number + 1,
+        }
     }
-    let stem = if first.name.starts_with("adapter_model") { "adapter_model" } else { "model" };
-    let mut metadata = Map::new();
-    metadata.insert("total_size".to_owned(), total_size.into());
-    let mut index = Map::new();
-    index.insert("metadata".to_owned(), metadata.into());
-    index.insert("weight_map".to_owned(), weight_map.into());
-    Some((format!("{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
-}
 
-/// The one input with weight.
-fn sole(weights: &Weights) -> Option<usize> {
-    let mut used = weights.used();
-    used.next().filter(|_| used.next().is_none())
-}
+    /// Bytes that the jobs handed out last read, all together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match (&self.phase, &self.modules) {
+            (Phase::First { .. }, Modules::Product(products, _)) => products.factors().bytes(),
+            (Phase::First { .. }, _) => self.samples.bytes(),
+            (Phase::Main { .. }, modules) => {
+                self.laid().plan.bytes()
+                    + match modules {
+                        Modules::Nothing => 0,
+                        Modules::Residual(factors) => factors.bytes(),
+                        Modules::Product(products, _) => products.factors().bytes(),
+                    }
+            }
+        }
+    }
 
-fn tensors(input: &Input) -> impl Iterator<Item = &Tensor> {
-    input.files.iter().flat_map(|file| file.header.tensors())
-}
+    /// Take in what a job has found.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when no such job is out, or it was told of before.
+    pub fn found(&mut self, number: u64, found: Found) -> Result<()> {
+        let mut findings = Findings::default();
+        findings.add(number, found);
+        self.take(findings)
+    }
 
-/// Name and shape of each tensor, by input.
-type Shapes<'a> = Vec<Vec<(&'a str, &'a [u64])>>;
+    /// Take in what many jobs have found.
+    ///
+    /// # Errors
+    /// As [`Merge::found`].
+    pub fn take(&mut self, findings: Findings) -> Result<()> {
+        let unknown = || {
+            Error::new(ErrorKind::Usage, "a job was told of that is not handed out, or was told of before")
+        };
+        let first = self.first.len() as u64;
+        let elements = self.laid.as_ref().map_or(0, |laid| laid.cuts.count());
+        let is_main = matches!(self.phase, Phase::Main { is_out: true });
+        if findings.tallied > 0 {
+            self.tallied += findings.tallied;
+            self.tally = self.tally.plus(findings.tally);
+            if !is_main || self.tallied > elements {
+                return Err(unknown());
+            }
+        }
+        for (number, found) in findings.others {
+            let place = match number.checked_sub(first + elements) {
+                Some(module) if is_main => usize::try_from(module).ok().and_then(|i| self.found.get_mut(i)),
+                None if number < first => usize::try_from(number).ok().and_then(|i| self.first.get_mut(i)),
+                _ => None,
+            };
+            match place {
+                Some(place @ None) => *place = Some(found),
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(())
+    }
 
-fn shapes(inputs: &[Input]) -> Shapes<'_> {
-    let each =
-        inputs.iter().map(|input| tensors(input).map(|it| (it.name.as_str(), it.shape.as_slice())).collect());
-    each.collect()
-}
+    /// The files to write: name and head of each. None before the ranks of modules are known, where [`Rank::Energy`] is
+    /// asked for; else known from the beginning.
+    #[must_use]
+    pub fn outputs(&self) -> &[Shard] {
+        self.laid.as_ref().map_or(&[], |laid| laid.plan.outputs())
+    }
 
-fn candidates<'a>(
-    inputs: &'a [Input],
-    configs: &[Option<&'a AdapterConfig>],
-    shapes: &'a Shapes<'a>,
-) -> Vec<Candidate<'a>> {
-    let each = inputs.iter().zip(configs).zip(shapes);
-    each.map(|((input, config), tensors)| Candidate { name: &input.name, config: *config, tensors }).collect()
+    /// The first bytes of an output file; jobs write the rest. Nothing where an input's files are copied.
+    #[must_use]
+    pub fn head(&self, file: usize) -> Vec<u8> {
+        if self.copied.is_some() { Vec::new() } else { self.outputs()[file].header.to_bytes() }
+    }
+
+    /// The input whose files are the output byte for byte, because no other has weight. A host may copy them in its own way,
+    /// and tell of the jobs as done.
+    #[must_use]
+    pub fn copied(&self) -> Option<usize> {
+        self.copied
+    }
+
+    /// The input whose config, tokenizer and other companions go beside the output.
+    #[must_use]
+    pub fn owner(&self) -> usize {
+        self.copied.unwrap_or(self.chosen.inputs.len() - 1)
+    }
+
+    /// The inputs, as they were given.
+    #[must_use]
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// What the user should be told, so far.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let note = self.distance().ok().and_then(|(_, note)| note).map(ToString::to_string);
+        let laid = self.laid.as_ref();
+        let underflow = laid.and_then(|laid| Agreed::note_underflow(&laid.plan, self.tally.underflowed));
+        self.notes.iter().cloned().chain(note).chain(underflow).collect()
+    }
+
+    /// How far the output is off, and what to tell the user; nothing before all modules were told of.
+    fn distance(&self) -> Result<(Option<Distance>, Option<&'static str>)> {
+        let residual = |found: &Option<Found>| {
+            if let Some(Found::Residual(residual)) = found { *residual } else { None }
+        };
+        match (&self.modules, &self.laid) {
+            _ if self.found.iter().any(Option::is_none) => Ok((None, None)),
+            (Modules::Nothing, _) | (_, None) => Ok((None, None)),
+            (Modules::Residual(factors), _) => {
+                Ok(factors.distance(&self.found.iter().map(residual).collect::<Vec<_>>()))
+            }
+            (Modules::Product(products, rank), Some(laid)) => {
+                let lost: Vec<Residual> = self.found.iter().filter_map(residual).collect();
+                Ok((products.distance(*rank, &laid.ranks, &lost)?, None))
+            }
+        }
+    }
+
+    /// The input to leave out, and what to say of it, where a job failed because of its values; for hosts that try again
+    /// without it (`drop_bad`).
+    #[must_use]
+    pub fn bad_input(&self, error: &Error) -> Option<(usize, String)> {
+        if error.kind() != ErrorKind::NonFinite {
+            return None;
+        }
+        let input = self.chosen.inputs.iter().position(|input| Some(&*input.name) == error.at_file())?;
+        let tensor = error.at_tensor().unwrap_or_default();
+        let name = &self.chosen.inputs[input].name;
+        Some((input, alloc::format!("{name} is dropped: tensor `{tensor}` {}", error.detail())))
+    }
 }

@@ -43,11 +43,15 @@ pub struct Write {
 impl Job<'_> {
     /// What must be read, one range per operand, in order. Inputs of weight zero are not among them.
     pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
-        self.segment.operands.iter().map(|place| {
-            let size = place.size as u64;
-            let start = place.start + self.first * size;
-            Read { input: place.input, file: place.file, range: start..start + self.count * size }
-        })
+        (0..self.segment.operands.len()).map(|i| self.read(i))
+    }
+
+    /// One of [`Job::reads`].
+    pub(crate) fn read(&self, i: usize) -> Read {
+        let place = &self.segment.operands[i];
+        let size = place.size as u64;
+        let start = place.start + self.first * size;
+        Read { input: place.input, file: place.file, range: start..start + self.count * size }
     }
 
     /// Where the result goes.

@@ -15,10 +15,12 @@ use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::text::index::Index;
 use crate::weigh::scheme::Weights;
 
+mod cuts;
 mod job;
 mod jobs;
 mod tensors;
 
+pub(crate) use cuts::Cuts;
 pub use job::{Job, Read, Write};
 pub use jobs::Jobs;
 pub(crate) use tensors::{Found, Tensors};
@@ -55,6 +57,8 @@ pub struct Recipe {
     pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
+    /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
+    pub by_tensor: bool,
 }
 
 /// A checked merge.
@@ -155,7 +159,8 @@ impl Plan {
                 let Some(place) = made_here.place(&tensor.name) else { continue };
                 let (_, work, found) = &works[place];
                 let segment = segment(output, tensor, *work, found, weights);
-                if segment.elements > 0 && !segments.last_mut().is_some_and(|last| last.extend(&segment)) {
+                let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
+                if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {
                     segments.push(segment);
                 }
             }
@@ -172,9 +177,13 @@ impl Plan {
     /// If there is no such input.
     #[must_use]
     pub fn copy(inputs: &[Input], only: usize) -> Self {
+        Self::copy_from(inputs, only, Header::data_start)
+    }
+
+    fn copy_from(inputs: &[Input], only: usize, start: impl Fn(&Header) -> u64) -> Self {
         let input = &inputs[only];
         let segment = |(file, shard): (usize, &Shard)| {
-            let start = shard.header.data_start();
+            let start = start(&shard.header);
             let place = Place { input: only, file, start, size: 1, float: None, weight: 1.0 };
             let elements = shard.header.file_len() - start;
             Segment { output: file, start, elements, work: Work::Copy(1), operands: [place].into() }
@@ -187,6 +196,11 @@ impl Plan {
             identical: TextMap::default(),
             allow_non_finite: true,
         }
+    }
+
+    /// The files of input `only` byte for byte, heads included.
+    pub(crate) fn whole(inputs: &[Input], only: usize) -> Self {
+        Self::copy_from(inputs, only, |_| 0)
     }
 
     /// The files to write: name and head of each.

@@ -182,10 +182,7 @@ pub fn choose(
     }
     let weights = weigh(&options.rule, metric.as_ref(), &candidates)?;
     if let WeightRule::Explicit(values) = &options.rule {
-        let sum: f64 = values.iter().sum();
-        if f64::abs(sum - 1.0) > 1e-6 {
-            notes.push(format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"));
-        }
+        notes.extend(note_of_sum(values));
     }
     let weighting = match options.rule {
         WeightRule::Scheme { scheme, penalty } => {
@@ -307,6 +304,13 @@ fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Resu
         );
     }
     Ok(values.iter().copied().map(Some).collect())
+}
+
+/// What to say of the caller's weights where they do not sum to 1.
+pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
+    let sum: f64 = values.iter().sum();
+    (f64::abs(sum - 1.0) > 1e-6)
+        .then(|| format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"))
 }
 
 /// Keep the `top` candidates with the best metric, in their order.

@@ -91,6 +91,7 @@ impl Merge {
             space: space(options)?,
             allow_non_finite: options.allow_non_finite,
             rewrite: options.rewrite,
+            ..MergeOptions::default()
         };
         let inputs = inputs(&checkpoints);
         let mut merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;

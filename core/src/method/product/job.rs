@@ -1,5 +1,6 @@
 //! The work on one module: read its factors from every input; measure, decompose, or merge them.
 
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -25,7 +26,7 @@ pub struct ModuleJob<'a> {
     pub(super) rank: usize,
     pub(super) is_full: bool,
     /// A, B and, where there is one, the bias.
-    pub(super) writes: Vec<(Write, Float)>,
+    pub(super) writes: Cow<'a, [(Write, Float)]>,
 }
 
 impl ModuleJob<'_> {
@@ -36,12 +37,34 @@ impl ModuleJob<'_> {
     }
 
     /// What must be read, whole tensors: of each input A, B and, where there is one, the bias.
-    pub fn reads(&self) -> impl Iterator<Item = Read> + '_ {
-        self.module.sources.iter().flat_map(|source| {
-            let read =
-                |place: &Place| Read { input: source.input, file: place.file, range: place.range.clone() };
-            [Some(&source.down), Some(&source.up), source.bias.as_ref()].into_iter().flatten().map(read)
-        })
+    pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
+        (0..self.read_count()).map(|i| self.read(i))
+    }
+
+    /// How many reads there are.
+    pub(crate) fn read_count(&self) -> usize {
+        self.module.sources.len() * self.tensors()
+    }
+
+    /// One of [`Self::reads`].
+    pub(crate) fn read(&self, i: usize) -> Read {
+        let source = &self.module.sources[i / self.tensors()];
+        let place = match i % self.tensors() {
+            0 => &source.down,
+            1 => &source.up,
+            _ => source.bias.as_ref().expect("modules() checked this: all inputs have the bias"),
+        };
+        Read { input: source.input, file: place.file, range: place.range.clone() }
+    }
+
+    /// How many tensors a module has in each input.
+    fn tensors(&self) -> usize {
+        if self.module.bias.is_some() { 3 } else { 2 }
+    }
+
+    /// The writes, each with the dtype that is written.
+    pub(crate) fn placed(&self) -> &[(Write, Float)] {
+        &self.writes
     }
 
     /// Where the results of [`Self::merge`] go: A, B and, where there is one, the bias.

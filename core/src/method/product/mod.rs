@@ -15,6 +15,7 @@ mod panel;
 mod residual;
 mod window;
 
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,6 +29,7 @@ use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Tensors;
 use crate::plan::{Input, Plan, Write};
+use crate::text::index::Index;
 use crate::weigh::scheme::Weights;
 
 pub use job::ModuleJob;
@@ -108,9 +110,27 @@ impl Factors {
 
     /// One job per module, for [`ModuleJob::residual`] only.
     pub fn jobs(&self) -> impl Iterator<Item = ModuleJob<'_>> {
-        let job =
-            |module| ModuleJob { module, names: &self.names, rank: 0, is_full: false, writes: Vec::new() };
-        self.modules.iter().map(job)
+        (0..self.modules.len()).map(|i| self.job(i))
+    }
+
+    /// How many modules there are.
+    pub(crate) fn count(&self) -> usize {
+        self.modules.len()
+    }
+
+    /// The work on one module without an output.
+    pub(crate) fn job(&self, i: usize) -> ModuleJob<'_> {
+        let (module, names) = (&self.modules[i], self.names.as_slice());
+        ModuleJob { module, names, rank: 0, is_full: false, writes: Cow::Borrowed(&[]) }
+    }
+
+    /// Bytes of all factors together.
+    pub(crate) fn bytes(&self) -> u64 {
+        let places = |source: &module::Source| {
+            let of = |place: &module::Place| place.range.end - place.range.start;
+            of(&source.down) + of(&source.up) + source.bias.as_ref().map_or(0, of)
+        };
+        self.modules.iter().flat_map(|module| &module.sources).map(places).sum()
     }
 }
 
@@ -153,8 +173,9 @@ impl Products {
             changes_no_base(config).map_err(at)?;
             tells_parameters(config).map_err(at)?;
             let scaling = Scaling::new(config).map_err(at)?;
-            let gaps: Vec<_> = factors.gaps.iter().filter(|(input, _)| *input == i).collect();
-            let is_here = |module: &&Module| !gaps.iter().any(|(_, tensor)| *tensor == module.down.tensor);
+            let gaps = factors.gaps.iter().filter(|(input, _)| *input == i);
+            let gaps = Index::new(gaps.map(|(_, tensor)| tensor.as_str()));
+            let is_here = |module: &&Module| !gaps.has(&module.down.tensor);
             let trained: Vec<&str> =
                 factors.modules.iter().filter(is_here).map(|module| module.name.as_str()).collect();
             if let Some((field, key)) = scaling.idle(&trained) {
@@ -275,21 +296,51 @@ impl Products {
 
     /// The job of one module; `places` are the tensors of the outputs.
     pub(crate) fn job(&self, i: usize, places: &Tensors<'_>, rank: Rank, ranks: &[usize]) -> ModuleJob<'_> {
+        ModuleJob { writes: Cow::Owned(self.place(i, places)), ..self.placed(i, &[], rank, ranks) }
+    }
+
+    /// Where the factors of each module go in the outputs of `plan`, which was made with [`Self::layout`].
+    pub(crate) fn places(&self, plan: &Plan) -> Vec<Vec<(Write, Float)>> {
+        let places = Tensors::new(plan.outputs());
+        (0..self.factors.count()).map(|i| self.place(i, &places)).collect()
+    }
+
+    fn place(&self, i: usize, places: &Tensors<'_>) -> Vec<(Write, Float)> {
         let module = &self.factors.modules[i];
-        let sides = [Some(&module.down), Some(&module.up), module.bias.as_ref()];
         let place = |side: &module::Side| {
             let (file, tensor) = places.find(&side.tensor).expect("layout() names it");
             let float = Float::of(tensor.dtype).expect("layout() gave it a float's dtype");
             (Write { file, range: tensor.range.clone() }, float)
         };
+        [Some(&module.down), Some(&module.up), module.bias.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(place)
+            .collect()
+    }
+
+    /// The job of one module that writes to one of [`Self::places`].
+    pub(crate) fn placed<'a>(
+        &'a self,
+        i: usize,
+        writes: &'a [(Write, Float)],
+        rank: Rank,
+        ranks: &[usize],
+    ) -> ModuleJob<'a> {
+        let module = &self.factors.modules[i];
         ModuleJob {
             module,
             names: &self.factors.names,
             rank: ranks[i],
             // experts share one rank, so that some may have more than their own
             is_full: rank == Rank::Full && ranks[i] == module.full_rank(),
-            writes: sides.into_iter().flatten().map(place).collect(),
+            writes: Cow::Borrowed(writes),
         }
+    }
+
+    /// The factors, each with its scale.
+    pub(crate) fn factors(&self) -> &Factors {
+        &self.factors
     }
 
     /// The fields of `adapter_config.json` that the output changes: γ is 1 in every module.
@@ -297,17 +348,15 @@ impl Products {
     pub fn config(&self, ranks: &[usize], configs: &[&AdapterConfig]) -> Vec<(&'static str, Value)> {
         let modules = &self.factors.modules;
         let experts = modules.iter().position(|module| module.experts > 1).map(|i| ranks[i]);
-        let count = |rank: &usize| ranks.iter().filter(|other| *other == rank).count();
-        let usual =
-            experts.or_else(|| ranks.iter().copied().max_by_key(|rank| (count(rank), *rank))).unwrap_or(1);
+        let usual = experts.or_else(|| most_frequent(ranks)).unwrap_or(1);
+        let names = Index::new(modules.iter().map(|module| module.name.as_str()));
         let mut unusual = Vec::new();
-        for (module, rank) in modules.iter().zip(ranks) {
-            if *rank != usual || modules.iter().any(|other| ends_with(&module.name, &other.name)) {
-                unusual.push((Reverse(module.name.len()), &module.name, *rank));
+        if ranks.iter().any(|rank| *rank != usual) {
+            for (module, rank) in modules.iter().zip(ranks) {
+                if *rank != usual || ends(&module.name).any(|name| names.has(name)) {
+                    unusual.push((Reverse(module.name.len()), &module.name, *rank));
+                }
             }
-        }
-        if ranks.iter().all(|rank| *rank == usual) {
-            unusual.clear();
         }
         // a name also matches the end of longer ones, so these come first
         unusual.sort_unstable();
@@ -344,9 +393,17 @@ impl Products {
     }
 }
 
-/// Whether `longer` is `name` with more in front, so that the pattern `name` matches it.
-fn ends_with(longer: &str, name: &str) -> bool {
-    longer.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+/// What follows each dot of a name: the names that, as patterns, match it too.
+fn ends(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
+}
+
+/// The rank of most modules; the larger of two that are as frequent.
+fn most_frequent(ranks: &[usize]) -> Option<usize> {
+    let mut ranks = ranks.to_vec();
+    ranks.sort_unstable();
+    let runs = ranks.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0]));
+    runs.max().map(|(_, rank)| rank)
 }
 
 /// The shape of an A of another rank.

@@ -1,0 +1,161 @@
+//! The end of a merge: the report, and the texts that belong beside the weights.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::Deserialize;
+use serde_json::Map;
+
+use super::card::card;
+use super::report;
+use super::report::{HashedFile, Report};
+use super::{Merge, Modules};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Shard, Tensors};
+use crate::text::json;
+
+/// What a host has found out when all is written, for the report.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Closing {
+    /// The way from the output folder to each input; may be empty.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// SHA-256 in hex of each input's files; an empty text for a file that was not hashed, which the report leaves out.
+    pub inputs: Vec<Vec<String>>,
+    /// SHA-256 in hex of each output file.
+    pub outputs: Vec<String>,
+}
+
+/// A file of text that belongs beside the weights: its name and what is in it.
+pub type Text = (String, String);
+
+/// What is left to write.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What was merged, with which weights and why.
+    pub report: Report,
+    /// Shard index, adapter config, model card and report.
+    pub texts: Vec<Text>,
+}
+
+impl Merge {
+    /// Shard index and adapter config: what belongs beside the weights and does not depend on hashes.
+    #[must_use]
+    pub fn texts(&self) -> Vec<Text> {
+        let mut texts: Vec<_> = shard_index(self.outputs()).into_iter().collect();
+        if let Some(config) = &self.chosen.configs[self.owner()] {
+            let text = self.rewritten().unwrap_or_else(|| config.text().to_string());
+            texts.push(("adapter_config.json".to_string(), text));
+        }
+        texts
+    }
+
+    /// The report so far, without hashes.
+    #[must_use]
+    pub fn preview(&self) -> Report {
+        self.report(&Closing::default(), self.distance().ok().and_then(|(distance, _)| distance))
+    }
+
+    /// The report and the texts to write, when all jobs were told of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when there is not one hash per file; [`ErrorKind::Input`] when there was nothing to merge.
+    pub fn finish(&self, closing: &Closing) -> Result<Finished> {
+        let inputs = closing.inputs.iter().map(Vec::len);
+        let files = self.chosen.inputs.iter().map(|input| input.files.len());
+        if !inputs.eq(files) || closing.outputs.len() != self.outputs().len() {
+            let error = Error::new(ErrorKind::Usage, "the hashes are not one for each file");
+            return Err(error.help("give those of every checkpoint's files, and of every output, in order"));
+        }
+        let (distance, _) = self.distance()?;
+        let mut report = self.report(closing, distance);
+        for input in &mut report.inputs {
+            input.files.retain(|file| !file.sha256.is_empty());
+        }
+        report.notes.extend(twins(&report.inputs));
+        let mut texts = self.texts();
+        let config = self.chosen.configs[self.owner()].as_ref();
+        texts.push(("README.md".to_string(), card(&report, config)));
+        texts.push(("mwa-report.json".to_string(), report.to_json()));
+        Ok(Finished { report, texts })
+    }
+
+    fn report(&self, closing: &Closing, residual: Option<report::Distance>) -> Report {
+        let mut inputs = self.chosen.rows.clone();
+        for (i, (row, input)) in inputs.iter_mut().zip(&self.chosen.inputs).enumerate() {
+            if let Some(path) = closing.paths.get(i) {
+                row.path.clone_from(path);
+            }
+            if row.files.is_empty() {
+                row.files = input.files.iter().map(unhashed).collect();
+            }
+            for (file, hash) in row.files.iter_mut().zip(closing.inputs.get(i).into_iter().flatten()) {
+                file.sha256.clone_from(hash);
+            }
+        }
+        let mut outputs: Vec<_> = self.outputs().iter().map(unhashed).collect();
+        for (file, hash) in outputs.iter_mut().zip(&closing.outputs) {
+            file.sha256.clone_from(hash);
+        }
+        let (space, rank) = report::space_name(self.options.space);
+        Report {
+            mwa: env!("CARGO_PKG_VERSION").to_string(),
+            weighting: self.chosen.weighting.clone(),
+            space,
+            rank,
+            residual,
+            dtype: report::dtype_name(self.options.dtype),
+            adapter: self.chosen.adapter.clone(),
+            inputs,
+            outputs,
+            notes: self.notes(),
+        }
+    }
+
+    /// The adapter's config where merged products have another rank and scale than the inputs.
+    fn rewritten(&self) -> Option<String> {
+        let (Modules::Product(products, _), Some(laid)) = (&self.modules, &self.laid) else { return None };
+        let configs: Vec<_> = self.chosen.configs.iter().flatten().collect();
+        Some(configs.last()?.rewritten(&products.config(&laid.ranks, &configs)))
+    }
+}
+
+fn unhashed(file: &Shard) -> HashedFile {
+    HashedFile { name: file.name.clone(), bytes: file.header.file_len(), sha256: String::new() }
+}
+
+/// What to say of inputs that are the same model.
+fn twins(inputs: &[report::Input]) -> Vec<String> {
+    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
+    let mut notes = Vec::new();
+    for (i, input) in inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
+        let mut before = inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());
+        let twin = before.find(|other| other.files.iter().zip(&input.files).all(is_same));
+        notes.extend(
+            twin.map(|twin| format!("{} and {} hold the same weights, byte for byte", twin.name, input.name)),
+        );
+    }
+    notes
+}
+
+/// Which file of several holds which tensor, as transformers and PEFT read it: the index's file name and its JSON.
+/// `None` for a single file, which needs none.
+#[must_use]
+pub fn shard_index(files: &[Shard]) -> Option<(String, String)> {
+    let first = files.first().filter(|_| files.len() > 1)?;
+    let (mut weight_map, mut total_size) = (Map::new(), 0);
+    for (file, tensor) in Tensors::new(files).sorted() {
+        weight_map.insert(tensor.name.clone(), files[file].name.as_str().into());
+        total_size += tensor.len();
+    }
+    let stem = if first.name.starts_with("adapter_model") { "adapter_model" } else { "model" };
+    let mut metadata = Map::new();
+    metadata.insert("total_size".to_owned(), total_size.into());
+    let mut index = Map::new();
+    index.insert("metadata".to_owned(), metadata.into());
+    index.insert("weight_map".to_owned(), weight_map.into());
+    Some((format!("{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
+}

@@ -1,0 +1,212 @@
+//! A job of a merge: which bytes to read, what to do with them, where the result goes; one enum, one `run`.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::kernel::Tally;
+use crate::method::product::{ModuleJob, Reader, Residual};
+use crate::plan;
+use crate::plan::{Read, Write};
+use crate::run::same_run::Beginnings;
+
+/// One piece of work. Any thread, device or border may run it, in any order with others of the same [`super::Next::Jobs`].
+#[derive(Clone, Debug)]
+pub struct Job<'a>(pub(super) Work<'a>);
+
+/// What is done with the bytes.
+#[derive(Clone, Debug)]
+pub(super) enum Work<'a> {
+    /// Compared and copied, or computed element by element.
+    Elements(plan::Job<'a>),
+    /// Compared in direction: the beginning of one factor of every input.
+    Sample(Beginnings<'a>),
+    /// All of a LoRA module.
+    Module(ModuleJob<'a>, Aim),
+}
+
+/// What is wanted of a module.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Aim {
+    /// How far the average of its factors is from the average of its products.
+    Residual,
+    /// The rank that keeps this share of its energy.
+    Rank(f64),
+    /// Its merged factors.
+    Merge,
+}
+
+/// How a job gets its bytes.
+#[expect(missing_debug_implementations, reason = "a reader is a closure")]
+pub enum Bytes<'a, 'r> {
+    /// All of [`Job::reads`], in order.
+    Whole(&'a [&'a [u8]]),
+    /// In pieces that take at most so many bytes together, asked for one after the other; for jobs with [`Job::is_windowed`].
+    Windows(usize, &'a mut Reader<'r>),
+}
+
+/// What a job has found out, for [`super::Merge::found`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// Of elements: how many became zero, or are not finite.
+    Tally(Tally),
+    /// The cosine between each input's beginning of a factor and the one before it; NaN where that says nothing.
+    Cosines(Vec<f64>),
+    /// The rank that a module needs.
+    Rank(usize),
+    /// How far a module is off; `None` where that says nothing.
+    Residual(Option<Residual>),
+}
+
+/// What many jobs have found out, folded: sums of elements take no room, however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    pub(super) tally: Tally,
+    /// The jobs whose tallies are in `tally`.
+    pub(super) tallied: u64,
+    pub(super) others: Vec<(u64, Found)>,
+}
+
+impl Findings {
+    /// Take in what job `number` found.
+    pub fn add(&mut self, number: u64, found: Found) {
+        match found {
+            Found::Tally(tally) => {
+                self.tally = self.tally.plus(tally);
+                self.tallied += 1;
+            }
+            other => self.others.push((number, other)),
+        }
+    }
+
+    /// Take in what was found elsewhere.
+    pub fn join(&mut self, other: Self) {
+        self.tally = self.tally.plus(other.tally);
+        self.tallied += other.tallied;
+        self.others.extend(other.others);
+    }
+}
+
+/// Most bytes that a residual takes at once where all are in memory: they stay in a second-level cache. The result does not
+/// depend on it.
+const WINDOW: usize = 2 << 20;
+
+impl<'a> Job<'a> {
+    /// What must be read, in order. Inputs of weight zero are not among them.
+    pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
+        let count = match &self.0 {
+            Work::Elements(job) => job.reads().len(),
+            Work::Sample(sample) => sample.reads().len(),
+            Work::Module(job, _) => job.read_count(),
+        };
+        (0..count).map(|i| match &self.0 {
+            Work::Elements(job) => job.read(i),
+            Work::Sample(sample) => sample.reads()[i].0.clone(),
+            Work::Module(job, _) => job.read(i),
+        })
+    }
+
+    /// Where the results go; nowhere for a job that only finds something out.
+    pub fn writes(&self) -> impl ExactSizeIterator<Item = Write> + '_ {
+        let (one, several) = match &self.0 {
+            Work::Elements(job) => (Some(job.write()), &[][..]),
+            Work::Sample(_) => (None, &[][..]),
+            Work::Module(job, _) => (None, job.placed()),
+        };
+        (0..usize::from(one.is_some()) + several.len())
+            .map(move |i| one.clone().unwrap_or_else(|| several[i].0.clone()))
+    }
+
+    /// Bytes of all reads and writes together: what the job takes in memory, unless it is run by windows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let length = |range: Range<u64>| range.end - range.start;
+        let reads: u64 = self.reads().map(|read| length(read.range)).sum();
+        reads + self.writes().map(|write| length(write.range)).sum::<u64>()
+    }
+
+    /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
+    #[must_use]
+    pub fn is_windowed(&self) -> bool {
+        matches!(self.0, Work::Module(_, Aim::Residual))
+    }
+
+    /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
+    ///
+    /// Always inlined, so that a host may compile the loops for wider instructions; the bits do not depend on that.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NonFinite`], [`crate::ErrorKind::Overflow`] or [`crate::ErrorKind::Differs`], naming the tensor and the input; those of
+    /// a reader.
+    ///
+    /// # Panics
+    /// If the slices do not have the lengths promised by `reads` and `writes`, or a job is given windows that has none.
+    #[inline(always)]
+    pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
+        let inputs = match (&self.0, bytes) {
+            (Work::Module(job, Aim::Residual), bytes) => return residual(job, bytes),
+            (_, Bytes::Whole(inputs)) => inputs,
+            (_, Bytes::Windows(..)) => panic!("this job takes its bytes whole"),
+        };
+        match &self.0 {
+            Work::Elements(job) => job.run(inputs, outputs[0]).map(Found::Tally),
+            Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
+            Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
+            Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
+        }
+    }
+
+    /// [`Job::run`] of whole bytes, elements by the reference kernel: slow and obvious, the same bytes. Tests hold everything
+    /// else against it.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    ///
+    /// # Panics
+    /// As [`Job::run`].
+    pub fn run_reference(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Found> {
+        match &self.0 {
+            Work::Elements(job) => job.run_reference(inputs, outputs[0]).map(Found::Tally),
+            _ => self.run(Bytes::Whole(inputs), outputs),
+        }
+    }
+
+    /// The sum that a device other than the CPU may compute: dtype of the result, dtype and weight of each operand.
+    /// `None` for whatever is the CPU's to do.
+    #[must_use]
+    pub fn sum(&self) -> Option<(Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
+        if let Work::Elements(job) = &self.0 { job.sum() } else { None }
+    }
+
+    /// Whether results with this tally may be written. If not, [`Job::run`] on the same bytes says why.
+    #[must_use]
+    pub fn accepts(&self, tally: Tally) -> bool {
+        if let Work::Elements(job) = &self.0 { job.accepts(tally) } else { true }
+    }
+}
+
+/// A residual reads by windows, also out of bytes that are all there.
+#[inline(always)]
+fn residual(job: &ModuleJob<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
+    let found = match bytes {
+        Bytes::Windows(most, read) => job.residual(most, read),
+        Bytes::Whole(inputs) => job.residual(WINDOW, &mut |wanted, out| fill(job, inputs, wanted, out)),
+    };
+    found.map(Found::Residual)
+}
+
+/// Fill `out` with a part of the reads of a job.
+fn fill(job: &ModuleJob<'_>, inputs: &[&[u8]], wanted: &Read, out: &mut [u8]) -> Result<()> {
+    let holds = |i: &usize| {
+        let read = job.read(*i);
+        (read.input, read.file) == (wanted.input, wanted.file)
+            && read.range.start <= wanted.range.start
+            && wanted.range.end <= read.range.end
+    };
+    let at = (0..job.read_count()).find(holds).expect("a module reads its own tensors");
+    let start = usize::try_from(wanted.range.start - job.read(at).range.start);
+    let start = start.expect("the whole read is in memory");
+    out.copy_from_slice(&inputs[at][start..start + out.len()]);
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! Tests of the merge: what it refuses, notes and reports, in both spaces; that jobs may be run in any order.
+
+use alloc::format;
+use alloc::vec;
+
+use super::*;
+use crate::dtype::Dtype;
+use crate::format::safetensors::Header;
+use crate::plan::Read;
+
+const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
+
+/// A file of f32 tensors of these shapes.
+fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
+    let laid = tensors.iter().map(|(name, shape, _)| ((*name).into(), Dtype::F32, shape.to_vec()));
+    let header = Header::layout(laid, Default::default()).unwrap();
+    let mut bytes = header.to_bytes();
+    for tensor in header.tensors() {
+        let (.., values) = tensors.iter().find(|(name, ..)| *name == tensor.name).unwrap();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    bytes
+}
+
+const DOWN: &str = "base_model.model.layers.0.q.lora_A.weight";
+const UP: &str = "base_model.model.layers.0.q.lora_B.weight";
+const HEAD: &str = "base_model.model.head.modules_to_save.weight";
+
+/// An adapter of rank 2 whose factors point to where `turn` says, and a head of one value.
+fn adapter(turn: f32, head: f32) -> Vec<u8> {
+    let down = [1.0, turn, 0.5, 0.0, 1.0 - turn, 0.25];
+    let up = [0.5 + turn, 0.0, 0.25, 1.0];
+    file(&[(DOWN, &[2, 3], &down), (UP, &[2, 2], &up), (HEAD, &[1, 4], &[head; 4])])
+}
+
+fn input(name: &str, bytes: &[u8]) -> Input {
+    let header = Header::parse(bytes, bytes.len() as u64).unwrap();
+    Input { name: name.into(), files: vec![Shard { name: "adapter_model.safetensors".into(), header }] }
+}
+
+fn open(files: &[Vec<u8>], config: &str, weights: &[f64], options: MergeOptions) -> Result<Merge> {
+    let inputs = files.iter().zip(["a", "b", "c"]).map(|(file, name)| input(name, file)).collect();
+    let configs = files.iter().map(|_| Some(AdapterConfig::parse(config).unwrap())).collect();
+    Merge::new(Chosen::explicit(inputs, configs, weights)?, options, Cut { max_bytes: 4, by_tensor: false })
+}
+
+/// What a host would do, last jobs first; the file that comes out.
+fn run(merge: &mut Merge, files: &[Vec<u8>]) -> Result<Vec<u8>> {
+    let mut written = Vec::new();
+    while let Next::Jobs(numbers) = merge.next()? {
+        assert_eq!(merge.next(), Ok(Next::Wait), "nothing goes on before these were told of");
+        let (mut findings, mut read) = (Findings::default(), 0);
+        for number in numbers.rev() {
+            let job = merge.job(number);
+            let slice = |it: Read| &files[it.input][it.range.start as usize..it.range.end as usize];
+            let inputs: Vec<_> = job.reads().map(slice).collect();
+            read += inputs.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+            let mut outputs: Vec<_> =
+                job.writes().map(|it| vec![0; (it.range.end - it.range.start) as usize]).collect();
+            let mut rooms: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+            findings.add(number, job.run(Bytes::Whole(&inputs), &mut rooms)?);
+            written.extend(job.writes().zip(outputs));
+        }
+        assert_eq!(read, merge.bytes());
+        merge.take(findings)?;
+    }
+    let mut merged = merge.head(0);
+    merged.resize(merge.outputs()[0].header.file_len() as usize, 0xaa);
+    for (write, bytes) in written {
+        merged[write.range.start as usize..write.range.end as usize].copy_from_slice(&bytes);
+    }
+    Ok(merged)
+}
+
+fn closing(files: &[Vec<u8>]) -> Closing {
+    let hash = |bytes: &Vec<u8>| format!("{bytes:?}");
+    Closing {
+        inputs: files.iter().map(|file| vec![hash(file)]).collect(),
+        outputs: vec!["out".into()],
+        ..Closing::default()
+    }
+}
+
+const PRODUCT: Space = Space::Product(Some(Rank::Inputs));
+
+#[test]
+fn averages_elements_and_measures_the_residual() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
+    let options = MergeOptions { residual: true, ..MergeOptions::default() };
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], options).unwrap();
+    let merged = run(&mut merge, &files).unwrap();
+    assert_eq!(merged, adapter(0.125, 2.0));
+    let finished = merge.finish(&closing(&files)).unwrap();
+    let residual = finished.report.residual.expect("it was asked for");
+    assert_eq!(residual.modules[0].module, "layers.0.q");
+    assert!(residual.overall > 0.001 && residual.overall < 0.1, "{}", residual.overall);
+    assert_eq!(finished.report.notes, [""; 0]);
+    let names: Vec<_> = finished.texts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["adapter_config.json", "README.md", "mwa-report.json"]);
+    assert_eq!(merge.next(), Ok(Next::Done));
+}
+
+#[test]
+fn inputs_of_two_runs_are_refused_unless_that_is_allowed() {
+    let other = file(&[
+        (DOWN, &[2, 3], &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]),
+        (UP, &[2, 2], &[0.0; 4]),
+        (HEAD, &[1, 4], &[1.0; 4]),
+    ]);
+    let files = [adapter(0.0, 1.0), other];
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
+    let error = run(&mut merge, &files).unwrap_err();
+    assert_eq!((error.kind(), error.at_file()), (ErrorKind::CrossRun, Some("b")));
+    let allowed = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], allowed).unwrap();
+    run(&mut merge, &files).unwrap();
+    assert!(merge.notes()[0].starts_with("a and b point in different directions"), "{:?}", merge.notes());
+    let dora = CONFIG.replace("\"r\"", "\"use_dora\": true, \"r\"");
+    let mut merge = open(&files, &dora, &[0.5, 0.5], allowed).unwrap();
+    assert_eq!(
+        run(&mut merge, &files).unwrap_err().kind(),
+        ErrorKind::CrossRun,
+        "DoRA forbids it in any case"
+    );
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions { space: PRODUCT, ..allowed }).unwrap();
+    run(&mut merge, &files).expect("products have no basis to share");
+    assert_eq!(merge.notes(), [""; 0]);
+}
+
+#[test]
+fn values_that_become_zero_are_noted_in_both_spaces() {
+    let files = [adapter(0.0, 1e-9), adapter(0.25, 1e-9)];
+    for space in [Space::Factors, PRODUCT] {
+        let options = MergeOptions { dtype: Some(Float::F16), space, ..MergeOptions::default() };
+        let mut merge = open(&files, CONFIG, &[0.5, 0.5], options).unwrap();
+        run(&mut merge, &files).unwrap();
+        assert!(
+            merge.notes().concat().contains("4 of 14 values became zero"),
+            "{space:?} {:?}",
+            merge.notes()
+        );
+    }
+}
+
+#[test]
+fn what_differs_in_configs_is_refused_where_factors_are_averaged() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
+    let inputs = vec![input("a", &files[0]), input("b", &files[1])];
+    let configs = [CONFIG, &CONFIG.replace("\"lora_alpha\": 4", "\"lora_alpha\": 8")]
+        .map(|it| AdapterConfig::parse(it).ok());
+    let chosen = Chosen::explicit(inputs, configs.into(), &[0.5, 0.5]).unwrap();
+    let error = Merge::new(chosen.clone(), MergeOptions::default(), Cut::default()).unwrap_err();
+    assert_eq!((error.kind(), error.detail()), (ErrorKind::Config, "lora_alpha is 8, but 4 in a"));
+    Merge::new(chosen, MergeOptions { space: PRODUCT, ..MergeOptions::default() }, Cut::default()).unwrap();
+}
+
+#[test]
+fn ranks_are_surveyed_before_there_are_outputs() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
+    let space = Space::Product(Some(Rank::Energy(0.5)));
+    let mut merge =
+        open(&files, CONFIG, &[0.5, 0.5], MergeOptions { space, ..MergeOptions::default() }).unwrap();
+    assert!(merge.outputs().is_empty());
+    run(&mut merge, &files).unwrap();
+    let finished = merge.finish(&closing(&files)).unwrap();
+    assert_eq!(finished.report.residual.unwrap().modules[0].rank, Some(1));
+    assert!(finished.texts[0].1.contains("\"r\": 1"), "{}", finished.texts[0].1);
+}
+
+#[test]
+fn one_input_alone_is_copied_head_and_all() {
+    let mut files = [adapter(0.0, 1.0), adapter(0.25, f32::NAN)];
+    files[1].insert(8, b' '); // a head as no writer of ours makes it
+    let length = u64::from_le_bytes(files[1][..8].try_into().unwrap()) + 1;
+    files[1][..8].copy_from_slice(&length.to_le_bytes());
+    let mut merge = open(&files, CONFIG, &[0.0, 1.0], MergeOptions::default()).unwrap();
+    assert_eq!((merge.copied(), merge.owner()), (Some(1), 1));
+    assert_eq!(run(&mut merge, &files).unwrap(), files[1]);
+    assert_eq!(merge.notes(), ["only b has weight: its files are copied as they are"]);
+}
+
+#[test]
+fn a_bad_tensor_names_the_input_to_leave_out() {
+    let files = [adapter(0.0, f32::INFINITY), adapter(0.25, 1.0)];
+    for space in [Space::Factors, PRODUCT] {
+        let mut merge =
+            open(&files, CONFIG, &[0.5, 0.5], MergeOptions { space, ..MergeOptions::default() }).unwrap();
+        let error = run(&mut merge, &files).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.at_file(), error.at_tensor()),
+            (ErrorKind::NonFinite, Some("a"), Some(HEAD))
+        );
+        let (index, note) = merge.bad_input(&error).unwrap();
+        assert_eq!(index, 0);
+        assert!(note.starts_with("a is dropped: tensor `base_model.model.head"), "{note}");
+    }
+}
+
+#[test]
+fn twins_and_weights_that_do_not_sum_to_1_are_told_of() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0), adapter(0.25, 1.0)];
+    let mut merge = open(&files, CONFIG, &[1.0, 1.0, 2.0], MergeOptions::default()).unwrap();
+    run(&mut merge, &files).unwrap();
+    let finished = merge.finish(&closing(&files)).unwrap();
+    assert_eq!(
+        finished.report.notes,
+        [
+            "the weights sum to 4; they are divided by that, so that they sum to 1",
+            "b and c hold the same weights, byte for byte"
+        ]
+    );
+    let weights: Vec<_> = finished.report.inputs.iter().map(|input| input.weight).collect();
+    assert_eq!(weights, [0.25, 0.25, 0.5]);
+}
+
+#[test]
+fn each_job_is_told_of_once() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
+    let Next::Jobs(first) = merge.next().unwrap() else { panic!("the inputs are compared") };
+    assert_eq!(first, 0..1);
+    let early = merge.found(1, Found::Tally(Tally::default())).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::Usage);
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
+    merge.next().unwrap();
+    merge.found(0, Found::Cosines(vec![1.0])).unwrap();
+    assert_eq!(merge.found(0, Found::Cosines(vec![1.0])).unwrap_err().kind(), ErrorKind::Usage);
+    let Next::Jobs(main) = merge.next().unwrap() else { panic!("the sums") };
+    assert_eq!(merge.alike(main.start), main, "all tensors lie side by side");
+}
+
+#[test]
+fn jobs_by_tensor_stay_within_one() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
+    let inputs = vec![input("a", &files[0]), input("b", &files[1])];
+    let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
+    let cut = Cut { by_tensor: true, ..Cut::default() };
+    let options = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let mut merge = Merge::new(chosen, options, cut).unwrap();
+    merge.next().unwrap();
+    merge.found(0, Found::Cosines(vec![f64::NAN])).unwrap();
+    let Next::Jobs(numbers) = merge.next().unwrap() else { panic!("the sums") };
+    let ranges: Vec<_> = numbers.map(|number| merge.job(number).writes().next().unwrap().range).collect();
+    let tensors = merge.outputs()[0].header.tensors();
+    assert_eq!(ranges, tensors.iter().map(|tensor| tensor.range.clone()).collect::<Vec<_>>());
+}
