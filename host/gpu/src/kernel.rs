@@ -13,7 +13,7 @@ use wgpu::BufferUsages as Usage;
 use crate::device::{Device, lock};
 use crate::{failed, or_failed};
 
-/// Bytes of the uniform buffer: `Job` in weighted_sum.wgsl.
+/// Bytes of the uniform buffer: `Job` in element.wgsl.
 pub(crate) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
 /// Bytes before the results: the counters of `Out`.
 pub(crate) const COUNTERS: u64 = 16;

@@ -1,5 +1,6 @@
 //! The fast loop against the reference, and the contract's corner cases.
 
+use super::fast::BLOCK;
 use super::*;
 use alloc::vec;
 use alloc::vec::Vec;

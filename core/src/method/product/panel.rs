@@ -6,7 +6,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float};
+use crate::dtype::Float;
+use crate::kernel::element::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, for_dtype};
 use crate::linalg::gram::{BLOCK, LANES_F64, add_gram, mirror};
 use crate::linalg::matrix::{Matrix, WIDTH};
 
@@ -125,10 +126,6 @@ fn widen(float: Float, bytes: &[u8], out: &mut [f64]) {
         Float::F64 => {
             out.iter_mut().zip(bytes.chunks_exact(8)).for_each(|(x, word)| *x = float.value(word));
         }
-        Float::F32 => all::<F32>(bytes, out),
-        Float::BF16 => all::<Bf16>(bytes, out),
-        Float::F16 => all::<F16>(bytes, out),
-        Float::F8E4M3 => all::<F8E4M3>(bytes, out),
-        Float::F8E5M2 => all::<F8E5M2>(bytes, out),
+        _ => for_dtype!(float, E => all::<E>(bytes, out)),
     }
 }

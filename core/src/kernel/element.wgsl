@@ -1,6 +1,5 @@
-// Twin of weighted_sum.rs: the same sum, the same bytes; change both or neither.
-//
-// y[i] = round( ((w₀·x₀[i]) + w₁·x₁[i]) + … )
+// Twin of element.rs: words to f32 and back, and what is counted; change both or neither. A pipeline is made of this file and a
+// kernel's gpu.wgsl, which has the entry point and makes results of what load() gives.
 //
 // One invocation makes eight elements: loads are 16 bytes wide for all but the 8-bit dtypes. WGSL promises neither
 // subnormals nor NaN, so both are made here, by integers or by floats that have no room to differ. Elements beyond
@@ -33,7 +32,7 @@ struct Out {
 @group(0) @binding(1) var<storage, read>       inputs: array<vec4<u32>>;   // [k][i], each operand from its `start`
 @group(0) @binding(2) var<storage, read_write> out:    Out;                // [i]
 
-const MAX_OPERANDS = 256u;        // MAX_OPERANDS in weighted_sum.rs
+const MAX_OPERANDS = 256u;        // MAX_OPERANDS in mod.rs
 const WORKGROUP = 256u;           // WORKGROUP
 const F32 = 0u;                   // wgsl_dtype()
 const BF16 = 1u;
@@ -49,7 +48,6 @@ override UNPACKS: bool = true;    // unpack2x16float() keeps subnormals here, wh
 const SIGN = 0x80000000u;
 const EXPONENT = 0x7f800000u;
 const MAGNITUDE = 0x7fffffffu;
-const LEAST_NORMAL = 0x1p-126f;
 
 // Eight elements as f32; as bits, because these cannot be changed on the way.
 struct Eight { low: vec4<u32>, high: vec4<u32> }
@@ -57,14 +55,11 @@ struct Eight { low: vec4<u32>, high: vec4<u32> }
 // Eight elements of an operand as they lie in memory: in all words, in four, or in two.
 struct Packed { low: vec4<u32>, high: vec4<u32> }
 
-struct Sum { low: vec4<f32>, high: vec4<f32> }
-
 var<workgroup> non_finite: atomic<u32>;
 var<workgroup> underflowed: atomic<u32>;
 
-@compute @workgroup_size(WORKGROUP)
-fn weighted_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    if id.x * 8u < job.elements { eight(id.x); }
+// The end of an invocation, and of its workgroup: add up what was counted.
+fn publish(local: u32) {
     workgroupBarrier();
     if local == 0u {
         let counts = vec2(atomicLoad(&non_finite), atomicLoad(&underflowed));
@@ -72,94 +67,6 @@ fn weighted_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_inv
         if counts.y > 0u { atomicAdd(&out.underflowed, counts.y); }
         atomicAdd(&out.workgroups, 1u);
     }
-}
-
-// Elements 8i … 8i + 7 of the result.
-fn eight(i: u32) {
-    // −0 + x is x, to the bit, for every x: the first operand needs no case of its own. A constant −0 may become +0.
-    let nothing = bitcast<vec4<f32>>(vec4(SIGN ^ job.zero));
-    var sum = Sum(nothing, nothing);
-    let first = load(job.operand[0], i);
-    var differs = Packed();
-    var k = 0u;
-    // four loads on their way at a time hide most of what memory takes
-    for (; k + 4u <= job.operands; k += 4u) {
-        let a = load(job.operand[k], i);
-        let b = load(job.operand[k + 1u], i);
-        let c = load(job.operand[k + 2u], i);
-        let d = load(job.operand[k + 3u], i);
-        sum = add(add(add(add(sum, k, a), k + 1u, b), k + 2u, c), k + 3u, d);
-        differs.low |= (a.low ^ first.low) | (b.low ^ first.low) | (c.low ^ first.low) | (d.low ^ first.low);
-        differs.high |= (a.high ^ first.high) | (b.high ^ first.high) | (c.high ^ first.high) | (d.high ^ first.high);
-    }
-    for (; k < job.operands; k += 1u) {
-        let a = load(job.operand[k], i);
-        sum = add(sum, k, a);
-        differs.low |= a.low ^ first.low;
-        differs.high |= a.high ^ first.high;
-    }
-    // only zeros make zero bits
-    let value = values(dtype(), first);
-    let different = values(dtype(), differs);
-    let total = Eight(
-        select(bitcast<vec4<u32>>(sum.low), value.low, different.low == vec4(0u)),
-        select(bitcast<vec4<u32>>(sum.high), value.high, different.high == vec4(0u)),
-    );
-    let result = Eight(narrow(total.low), narrow(total.high));
-    store(i, result);
-    count(i * 8u, total.low, result.low);
-    count(i * 8u + 4u, total.high, result.high);
-}
-
-// flush(sum + flush(weight · flush(value)))
-fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
-    let weight = job.operand[k].weight;
-    let bits = values(dtype(), packed);
-    let value = Sum(bitcast<vec4<f32>>(bits.low), bitcast<vec4<f32>>(bits.high));
-    // the detour over `zero` keeps product and sum from being fused into one rounding
-    let low = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.low) ^ vec4(job.zero));
-    let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(weight * value.high) ^ vec4(job.zero));
-    var size = Sum(abs(low), abs(high));
-    // a subnormal value makes a zero, whatever the product is; other dtypes have none
-    if INPUT == F32 || INPUT == BF16 || INPUT == MIXED {
-        size = Sum(min(abs(value.low), size.low), min(abs(value.high), size.high));
-    }
-    let live = Sum(normal(size.low), normal(size.high));
-    var next = Sum(sum.low + low * live.low, sum.high + high * live.high);
-    // one test for all eight: products this small are rare
-    let all = live.low * live.high;
-    if all.x * all.y * all.z * all.w == 0.0 {
-        next.low = sum.low + rounded_up(bitcast<u32>(weight), bits.low, low * live.low);
-        next.high = sum.high + rounded_up(bitcast<u32>(weight), bits.high, high * live.high);
-    }
-    return Sum(next.low * normal(abs(next.low)), next.high * normal(abs(next.high)));
-}
-
-// 0 for subnormals and zeros, else 1. Such a factor may be fused or moved: the result is the same.
-fn normal(size: vec4<f32>) -> vec4<f32> {
-    return select(vec4(1.0), vec4(0.0), size < vec4(LEAST_NORMAL));
-}
-
-// Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
-// round make zero of those.
-fn rounded_up(weight: u32, value: vec4<u32>, flushed: vec4<f32>) -> vec4<f32> {
-    let is_near = (value & vec4(EXPONENT)) == vec4(partner(weight));
-    if !any(is_near) { return flushed; }
-    let a = (weight & 0x7fffffu) | 0x800000u;
-    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
-    // the 48 bits of a · b
-    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
-    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
-    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
-    let is_up = is_near & (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
-    let up = ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u);
-    return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(flushed), up, is_up));
-}
-
-// The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
-fn partner(weight: u32) -> u32 {
-    let exponent = weight & EXPONENT;
-    return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
 }
 
 // Elements 8i … 8i + 7 of an operand, widened at once where the operands' dtypes differ.
@@ -260,7 +167,7 @@ fn narrow(bits: vec4<u32>) -> vec4<u32> {
     }
 }
 
-// widen_small() in dtype.rs, for f16.
+// widen_small() in element.rs, for f16.
 fn widen(bits: vec4<u32>) -> vec4<u32> {
     let rebias = vec4(112u << 23u);
     let magnitude = bits & vec4(0x7fffu);
@@ -271,7 +178,7 @@ fn widen(bits: vec4<u32>) -> vec4<u32> {
     return select(finite, shifted + 2u * rebias, magnitude >= vec4(0x7c00u)) | ((bits >> vec4(15u)) << vec4(31u));
 }
 
-// narrow_small() in dtype.rs.
+// narrow_small() in element.rs.
 fn narrow_small(bits: vec4<u32>, exp: u32, man: u32, ieee: bool) -> vec4<u32> {
     let bias = (1u << (exp - 1u)) - 1u;
     let shift = 23u - man;

@@ -1,135 +1,14 @@
-//! The weighted sum of several arrays, element by element. Its twin for GPUs is weighted_sum.wgsl.
-//!
-//! y\[i\] = round( ((w₀·x₀\[i\]) + w₁·x₁\[i\]) + … )
-//!
-//! Shapes: K operands `[n]` → `[n]`, each in its own dtype. Inputs widen to f32 exactly; each product and each sum rounds
-//! to nearest even in f32, in the order of the operands, never fused; f32 subnormal inputs, products and sums count as
-//! zero, sign kept (GPUs may flush them, so everyone does); the result narrows once. An element whose value is the same
-//! in every operand passes through unchanged, which is right because weights sum to 1. NaN results are canonical.
-//! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
+//! The weighted sum in blocks that stay in the first-level cache. Its twin for GPUs is gpu.wgsl.
 
 use core::hint::select_unpredictable;
 use core::ops::Range;
 
-use crate::dtype::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Float, narrow_f64};
+use super::reference::{reference_f64, reference_from};
+use super::{Operand, needs_f64};
+use crate::dtype::Float;
+use crate::kernel::element::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Tally, flush, for_dtype, round};
 
-/// The twin for GPUs, in the WebGPU shading language: the same bytes for every dtype but F64. Its head says how a job is
-/// laid out in its buffers; `INPUT` and `OUTPUT` are pipeline constants, codes as [`wgsl_dtype`] gives them.
-pub const WGSL: &str = include_str!("weighted_sum.wgsl");
-/// Invocations per workgroup of the twin.
-pub const WORKGROUP: u32 = 256;
-/// Elements that one invocation of the twin makes.
-pub const ELEMENTS_PER_INVOCATION: u32 = 8;
-/// Most operands of one job of the twin: what its uniform buffer declares.
-pub const MAX_OPERANDS: usize = 256;
-
-/// What the twin calls a dtype; `None` for F64, which WGSL does not have.
-#[must_use]
-pub const fn wgsl_dtype(dtype: Float) -> Option<u32> {
-    match dtype {
-        Float::F64 => None,
-        Float::F32 => Some(0),
-        Float::BF16 => Some(1),
-        Float::F16 => Some(2),
-        Float::F8E4M3 => Some(3),
-        Float::F8E5M2 => Some(4),
-    }
-}
-
-/// One input of a sum.
-#[derive(Clone, Copy, Debug)]
-pub struct Operand<'a> {
-    /// The dtype of the elements.
-    pub dtype: Float,
-    /// Little-endian elements, unaligned.
-    pub bytes: &'a [u8],
-    /// The weight; f32 sums use it rounded to f32. Not zero: leave such inputs out, so that 0·NaN does not spread.
-    pub weight: f64,
-}
-
-/// What a sum noticed about its results.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Results that are infinite or NaN.
-    pub non_finite: u64,
-    /// Results that became zero by narrowing although the sum was not.
-    pub underflowed: u64,
-}
-
-impl Tally {
-    /// Both counts together.
-    #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
-        Self {
-            non_finite: self.non_finite + other.non_finite,
-            underflowed: self.underflowed + other.underflowed,
-        }
-    }
-}
-
-/// An expression with `E` the [`Element`] of a dtype that sums in f32.
-macro_rules! for_dtype {
-    ($dtype:expr, $element:ident => $value:expr) => {
-        match $dtype {
-            Float::F64 => unreachable!("needs_f64() sent F64 the other way"),
-            Float::F32 => {
-                type $element = F32;
-                $value
-            }
-            Float::BF16 => {
-                type $element = Bf16;
-                $value
-            }
-            Float::F16 => {
-                type $element = F16;
-                $value
-            }
-            Float::F8E4M3 => {
-                type $element = F8E4M3;
-                $value
-            }
-            Float::F8E5M2 => {
-                type $element = F8E5M2;
-                $value
-            }
-        }
-    };
-}
-
-/// The obvious loop: never optimised, never removed; everything else is measured against it.
-pub fn reference(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
-    reference_from(0, operands, dtype, out)
-}
-
-/// The elements from `first` on.
-fn reference_from(first: usize, operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
-    if needs_f64(operands, dtype) {
-        return reference_f64(operands, dtype, out);
-    }
-    let mut tally = Tally::default();
-    for (i, result) in (first..).zip(out.chunks_exact_mut(dtype.bytes())) {
-        let value = |operand: &Operand<'_>| {
-            let size = operand.dtype.bytes();
-            widen(operand.dtype, &operand.bytes[i * size..(i + 1) * size])
-        };
-        let first = value(&operands[0]);
-        let mut sum = 0.0;
-        let mut same = true;
-        for (k, operand) in operands.iter().enumerate() {
-            let product = flush(round(operand.weight) * flush(value(operand)));
-            sum = if k == 0 { product } else { flush(sum + product) };
-            same &= value(operand).to_bits() == first.to_bits();
-        }
-        let sum = if same { first } else { sum };
-        narrow(dtype, sum, result);
-        let narrowed = widen(dtype, result);
-        tally.non_finite += u64::from(!narrowed.is_finite());
-        tally.underflowed += u64::from(narrowed == 0.0 && sum != 0.0);
-    }
-    tally
-}
-
-/// The same, fast: in blocks that stay in the first-level cache, one pass per group of operands, each a loop without
+/// What [`super::reference`] gives, fast: in blocks that stay in the first-level cache, one pass per group of operands, each a loop without
 /// branches that compilers vectorise.
 ///
 /// Every operand holds as many elements as `out`. Always inlined, so that a caller may compile it for a wider
@@ -171,7 +50,7 @@ pub fn weighted_sum(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> T
 /// The loops go over multiples of this many elements, so that none needs a second loop for what is left of a vector.
 const STEP: usize = 64;
 /// Elements per block: three arrays of 4 bytes each take 12 kB of the first-level cache.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 /// Operands of one dtype that share a pass over the block: between them the sum stays in registers.
 const GROUP: usize = 4;
 
@@ -321,57 +200,3 @@ impl Block {
 fn words<'a, E: Element>(operand: &Operand<'a>, elements: &Range<usize>) -> &'a [E::Bytes] {
     E::split(&operand.bytes[elements.start * E::BYTES..elements.end * E::BYTES])
 }
-
-/// A subnormal becomes zero of its sign.
-#[inline(always)]
-fn flush(value: f32) -> f32 {
-    let bits = value.to_bits();
-    f32::from_bits(if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits })
-}
-
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "weights round to f32 once, here")]
-fn round(weight: f64) -> f32 {
-    weight as f32
-}
-
-fn needs_f64(operands: &[Operand<'_>], dtype: Float) -> bool {
-    dtype == Float::F64 || operands.iter().any(|operand| operand.dtype == Float::F64)
-}
-
-fn widen(dtype: Float, bytes: &[u8]) -> f32 {
-    for_dtype!(dtype, E => E::widen(E::read(bytes)))
-}
-
-fn narrow(dtype: Float, value: f32, bytes: &mut [u8]) {
-    for_dtype!(dtype, E => E::write(E::narrow(value), bytes));
-}
-
-/// F64 checkpoints are rare and small: the plain loop serves.
-fn reference_f64(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
-    let mut tally = Tally::default();
-    let size = dtype.bytes();
-    for (i, result) in out.chunks_exact_mut(size).enumerate() {
-        let value = |operand: &Operand<'_>| {
-            let size = operand.dtype.bytes();
-            operand.dtype.value(&operand.bytes[i * size..(i + 1) * size])
-        };
-        let first = value(&operands[0]);
-        let mut sum = 0.0;
-        let mut same = true;
-        for (k, operand) in operands.iter().enumerate() {
-            let product = operand.weight * value(operand);
-            sum = if k == 0 { product } else { sum + product };
-            same &= value(operand).to_bits() == first.to_bits();
-        }
-        let sum = if same { first } else { sum };
-        result.copy_from_slice(&narrow_f64(dtype, sum)[..size]);
-        let narrowed = dtype.value(result);
-        tally.non_finite += u64::from(!narrowed.is_finite());
-        tally.underflowed += u64::from(narrowed == 0.0 && sum != 0.0);
-    }
-    tally
-}
-
-#[cfg(test)]
-mod tests;
