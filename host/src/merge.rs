@@ -100,7 +100,7 @@ impl Planned {
         }
         let mut store = Store::new(checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()));
         let mut begun = None;
-        let create = |outputs: &[Shard]| {
+        let mut create = |outputs: &[Shard]| {
             let staging = begun.insert(Staging::begin(out, how.force, checkpoints)?);
             let create = |shard: &Shard| {
                 staging.create(&shard.name, shard.header.file_len())?;

@@ -165,8 +165,8 @@ fn run(
     let instructions = InstructionSet::widest();
     // each job with the parts of the outputs that it writes; jobs come in the order of each tensor
     let pieces = numbers.map(|number| {
-        let writes = merge.job(number).writes();
-        let rooms: Vec<_> = writes.map(|write| room(merge, &mut outputs, &write)).collect();
+        let job = merge.job(number);
+        let rooms: Vec<_> = job.writes().map(|write| room(merge, &mut outputs, &write)).collect();
         (number, rooms)
     });
     let found = share(pieces, machine.threads(), progress, |findings: &mut Findings, number, mut rooms| {

@@ -4,7 +4,7 @@ use mwa::Result;
 use mwa::merge::{Bytes, Findings, Found, Job, Merge};
 
 use crate::engine::board::{State, Tray};
-use crate::engine::pass::{Hashed, Pass, Timings, bytes};
+use crate::engine::pass::{Hashed, Pass, Timings, bytes, stretches};
 use crate::engine::pool::on_threads;
 use crate::engine::simd::InstructionSet;
 use crate::io::store::Store;
@@ -15,6 +15,8 @@ use crate::progress::Progress;
 pub(crate) const JOB_BYTES: usize = 256 << 10;
 /// Least bytes: below this, system calls cost more than the work.
 const MIN_JOB_BYTES: usize = 4 << 10;
+/// More jobs in flight than this gain nothing; tiny ones would be so many.
+const MOST_TRAYS: usize = 1 << 12;
 /// Bytes of buffers unless the caller says otherwise.
 pub(crate) const MEMORY: u64 = 64 << 20;
 
@@ -26,7 +28,7 @@ pub(crate) fn run(
     progress: &dyn Progress,
 ) -> Result<(Findings, Hashed)> {
     let threads = machine.threads();
-    let (_, trays) = cut(budget(machine.memory.unwrap_or(MEMORY)), threads, merge.chosen().inputs.len());
+    let trays = trays(merge, budget(machine.memory.unwrap_or(MEMORY)), threads);
     let elements = merge.elements();
     let pass = Pass::new(merge, store, threads, elements.start, progress)?;
     pass.board.change(|state| state.add_trays(trays));
@@ -40,12 +42,16 @@ pub(crate) fn budget(memory: u64) -> usize {
     usize::try_from(memory).unwrap_or(usize::MAX)
 }
 
-/// Bytes that jobs read of each of so many inputs, and how many jobs may be in flight, so that all buffers fit `budget`.
-/// The bytes are a multiple of 64, so that jobs begin where staging memory can be mapped, in the narrowest dtype too.
-pub(crate) fn cut(budget: usize, threads: usize, inputs: usize) -> (usize, usize) {
-    let buffers = budget / (inputs + 1);
-    let job_bytes = (buffers / (2 * threads)).clamp(MIN_JOB_BYTES, JOB_BYTES) / 64 * 64;
-    (job_bytes, (buffers / job_bytes).max(threads))
+/// Bytes that a job reads of each of so many inputs, so that the buffers of all threads fit `budget` twice. They are a
+/// multiple of 64, so that jobs begin where staging memory can be mapped, in the narrowest dtype too.
+pub(crate) fn job_bytes(budget: usize, threads: usize, inputs: usize) -> usize {
+    (budget / (inputs + 1) / (2 * threads)).clamp(MIN_JOB_BYTES, JOB_BYTES) / 64 * 64
+}
+
+/// How many jobs may be in flight, so that all buffers fit `budget`: at least one for each thread.
+pub(crate) fn trays(merge: &Merge, budget: usize, threads: usize) -> usize {
+    let largest = stretches(merge).map(|(first, _)| first.bytes()).max().unwrap_or(0);
+    (budget / usize::try_from(largest).unwrap_or(usize::MAX).max(1)).clamp(threads, MOST_TRAYS)
 }
 
 /// One thread's share; the board keeps the number of the next job.

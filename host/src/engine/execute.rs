@@ -29,7 +29,7 @@ pub(crate) type Elements<'a> =
 /// How work is cut, so that buffers fit the memory of `machine` and jobs its caches.
 pub(crate) fn cut(machine: Machine, inputs: usize) -> Cut {
     let budget = cpu::budget(machine.memory.unwrap_or(cpu::MEMORY));
-    Cut { max_bytes: cpu::cut(budget, machine.threads(), inputs).0, by_tensor: false }
+    Cut { max_bytes: cpu::job_bytes(budget, machine.threads(), inputs), by_tensor: false }
 }
 
 /// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.

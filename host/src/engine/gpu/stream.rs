@@ -56,7 +56,7 @@ pub(super) fn run(
 ) -> Result<(Findings, Hashed)> {
     let Devices { open, max_buffer, count, must, first } = devices;
     let threads = machine.threads();
-    let (_, trays) = cpu::cut(cpu::budget(half(machine)), threads, merge.chosen().inputs.len());
+    let trays = cpu::trays(merge, cpu::budget(half(machine)), threads);
     let elements = merge.elements();
     let own = Own { next: elements.start, limit: elements.end, ..Own::default() };
     let stream = Stream {

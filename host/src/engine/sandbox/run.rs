@@ -32,7 +32,7 @@ pub(crate) fn run(
 ) -> Result<(Hashes, Option<Guest>)> {
     let sandbox = Sandbox::find(Limits::default())?;
     let recipe = recipe(ours, how)?;
-    let mut merge = sandbox.open(&heads(ours, checkpoints)?, &recipe)?;
+    let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
     let is_surveyed = matches!(how.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
     let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
     let files = || checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
@@ -103,19 +103,24 @@ pub(crate) fn finish(ours: &Merge, guest: Guest, closing: &Closing) -> Finished 
     Finished { report, texts }
 }
 
-fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint]) -> Result<Vec<Checkpoint>> {
-    let head = |(file, shard): (&InputFile, &Shard)| {
-        Ok(Head { name: shard.name.clone(), bytes: file.read_head()?, length: shard.header.file_len() })
+fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) -> Result<Vec<Checkpoint>> {
+    let head = |input: usize, file: usize, shard: &Shard| {
+        let range = 0..shard.header.data_start();
+        let mut bytes = vec![0; usize::try_from(range.end).expect("a head is at most 100 MB")];
+        store.read(&Read { input, file, range }, &mut bytes)?;
+        Ok(Head { name: shard.name.clone(), bytes, length: shard.header.file_len() })
     };
-    let input = |(checkpoint, input): (&checkpoint::Checkpoint, &mwa::Input)| {
+    let inputs = ours.chosen().inputs.iter().enumerate();
+    let open = |(checkpoint, (i, input)): (&checkpoint::Checkpoint, (usize, &mwa::Input))| {
+        let files = input.files.iter().enumerate().map(|(f, shard)| head(i, f, shard));
         Ok(Checkpoint {
             name: checkpoint.name.clone(),
             step: checkpoint.step,
             config: checkpoint.config.as_ref().map(AdapterConfig::text).map(Into::into),
-            files: checkpoint.files.iter().zip(&input.files).map(head).collect::<Result<_>>()?,
+            files: files.collect::<Result<_>>()?,
         })
     };
-    checkpoints.iter().zip(&ours.chosen().inputs).map(input).collect()
+    checkpoints.iter().zip(inputs).map(open).collect()
 }
 
 fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
