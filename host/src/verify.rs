@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
 use crate::io::hash::hash_file;
-use crate::merge;
+use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions, REPORT};
 use crate::progress::Progress;
 use mwa::report::{HashedFile, Report};
@@ -118,7 +118,7 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         .map(|input| Checkpoint::open(&folder.join(&input.path), report.adapter.as_deref()))
         .collect::<Result<Vec<_>>>()?;
     let values: Vec<_> = report.inputs.iter().map(|input| input.weight).collect();
-    let mut choice = Choice {
+    let choice = Choice {
         inputs: report.inputs.clone(),
         checkpoints,
         weights: Weights::normalised(&values)?,
@@ -135,7 +135,7 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
     };
     let scratch = tempfile::tempdir()
         .map_err(|error| crate::io::disk::io_error("cannot make a temporary folder", &error))?;
-    let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;
+    let again = Planned::new(choice, &how, None)?.run(&how, &scratch.path().join("again"), progress)?;
     let hashes = |report: &Report| report.outputs.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
     Ok(hashes(&again) == hashes(report))
 }

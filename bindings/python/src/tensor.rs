@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::slice;
 
-use mwa::{Dtype, Error, ErrorKind, Recipe, Result, Weights};
+use mwa::{AdapterConfig, Dtype, Error, ErrorKind, MergeOptions, Result};
 use mwa_host::Settings;
 use mwa_host::memory::{InMemory, Input, Tensor};
 use pyo3::prelude::*;
@@ -14,18 +14,21 @@ use crate::call::{call, exception};
 /// A tensor of another library under its name.
 type Named<'py> = (String, Bound<'py, PyAny>);
 
-/// Merge `inputs`, each a name and its `(name, tensor)` pairs. `allocate(name, dtype, shape)` makes the room for a
-/// result, a C-contiguous tensor. Returns the results by name.
+/// An input: its name, its tensors and, if it is an adapter, the text of its `adapter_config.json`.
+type Checkpoint<'py> = (String, Vec<Named<'py>>, Option<String>);
+
+/// Merge `inputs`. `allocate(name, dtype, shape)` makes the room for a result, a C-contiguous tensor. Returns the results
+/// by name, the config that belongs to them, and what the user should be told.
 #[pyfunction]
 pub(crate) fn merge_tensors<'py>(
     py: Python<'py>,
-    inputs: Vec<(String, Vec<Named<'py>>)>,
+    inputs: Vec<Checkpoint<'py>>,
     weights: Vec<f64>,
     options: &str,
     allow_non_finite: bool,
     allocate: &Bound<'py, PyAny>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<(Bound<'py, PyDict>, Option<String>, Vec<String>)> {
     let raise = |error: Error| exception(py, &error);
     let settings = Settings::parse(options).map_err(raise)?;
     let view = |input: &str, (name, tensor): &Named<'py>| {
@@ -33,15 +36,28 @@ pub(crate) fn merge_tensors<'py>(
     };
     let views = inputs
         .iter()
-        .map(|(input, tensors)| tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>())
+        .map(|(input, tensors, _)| {
+            tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>()
+        })
         .collect::<PyResult<Vec<_>>>()?;
-    let inputs = inputs.iter().zip(&views).map(|((name, tensors), views)| {
+    let input = |((name, tensors, config), views): (&Checkpoint<'py>, &Vec<View>)| {
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
-        Input { name: name.clone(), tensors: tensors.collect() }
-    });
-    let recipe = Recipe { dtype: settings.dtype(), allow_non_finite, ..Recipe::default() };
-    let weights = Weights::explicit(&weights).map_err(raise)?;
-    let merge = InMemory::new(inputs.collect(), &weights, &recipe).map_err(raise)?;
+        let config = config.as_deref().map(AdapterConfig::parse).transpose();
+        let config = config.map_err(|error| raise(error.file(name)))?;
+        PyResult::Ok(Input { name: name.clone(), config, tensors: tensors.collect() })
+    };
+    let inputs = inputs.iter().zip(&views).map(input).collect::<PyResult<_>>()?;
+    let how = settings.merge_options().map_err(raise)?;
+    let options = MergeOptions {
+        dtype: how.dtype,
+        space: how.space,
+        strict: how.strict,
+        allow_cross_run: how.allow_cross_run,
+        allow_non_finite,
+        ..MergeOptions::default()
+    };
+    let machine = settings.machine();
+    let mut merge = call(py, None, |progress| InMemory::new(inputs, &weights, options, machine, progress))?;
 
     let results = PyDict::new(py);
     let mut rooms = Vec::new();
@@ -52,8 +68,8 @@ pub(crate) fn merge_tensors<'py>(
     }
     // SAFETY: nobody else knows these tensors, which were allocated just above.
     let outputs = rooms.iter_mut().map(|room| unsafe { room.bytes_mut() }).collect();
-    call(py, progress, |progress| merge.run(outputs, settings.machine(), progress))?;
-    Ok(results)
+    call(py, progress, |progress| merge.run(outputs, progress))?;
+    Ok((results, merge.config(), merge.notes()))
 }
 
 /// A tensor's bytes: C-contiguous, little-endian, on the CPU.

@@ -3,4 +3,3 @@
 pub(crate) mod checkpoint;
 pub(crate) mod choose;
 pub(crate) mod run;
-pub(crate) mod same_run;
