@@ -115,7 +115,7 @@ fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) ->
         let files = input.files.iter().enumerate().map(|(f, shard)| head(i, f, shard));
         Ok(Checkpoint {
             name: checkpoint.name.clone(),
-            step: checkpoint.step,
+            step: ours.chosen().rows[i].step,
             config: checkpoint.config.as_ref().map(AdapterConfig::text).map(Into::into),
             files: files.collect::<Result<_>>()?,
         })
