@@ -12,7 +12,7 @@ use mwa::{Error, ErrorKind, Result};
 
 use super::batch::layout_of;
 use super::stream::{self, Devices};
-use super::{Adapter, Device, Layout, adapters, probe, probe_all};
+use super::{Adapter, Device, adapters, probe, probe_all};
 use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::execute::over_files;
