@@ -74,15 +74,9 @@ impl Planned {
                 |file: &InputFile| HashedFile { name: file.name(), bytes: file.len(), sha256: String::new() };
             row.files = checkpoint.files.iter().map(unhashed).collect();
         }
-        let options = mwa::MergeOptions {
-            dtype: how.dtype,
-            space: how.space,
-            strict: how.strict,
-            residual: !how.no_residual,
-            allow_cross_run: how.allow_cross_run,
-            rewrite: weights.used().any(|i| checkpoints[i].files.iter().any(InputFile::is_pickle)),
-            ..mwa::MergeOptions::default()
-        };
+        let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
+        let rewrite = how.merge.rewrite || weights.used().any(is_pickled);
+        let options = mwa::MergeOptions { rewrite, ..how.merge };
         let cut = execute::cut(how.machine, inputs.len());
         let configs = checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect();
         let chosen = Chosen { inputs, configs, rows, weights, weighting, notes, adapter };
@@ -92,7 +86,7 @@ impl Planned {
     /// Merge on this machine, into the folder `out`.
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
         let Self { merge, checkpoints } = self;
-        if matches!((how.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
+        if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
         for file in checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {

@@ -208,7 +208,7 @@ unsafe fn read_recipe(recipe: *const mwa_recipe) -> Result<Recipe> {
     }
     // SAFETY: the caller's promise.
     let options = serde_json::json!({ "dtype": unsafe { text(recipe.dtype, "dtype") }? }).to_string();
-    Ok(Recipe { dtype: mwa_host::Settings::parse(&options)?.dtype(), allow_non_finite, ..Recipe::default() })
+    Ok(Recipe { dtype: mwa::Options::parse(&options)?.dtype.0, allow_non_finite, ..Recipe::default() })
 }
 
 fn size(range: &core::ops::Range<u64>) -> usize {

@@ -18,7 +18,6 @@ def merge_tensors(
     inputs: Sequence[tuple[str, Sequence[tuple[str, _Tensor]], str | None]],
     weights: Sequence[float],
     options: str,
-    allow_non_finite: bool,
     allocate: Callable[[str, str, Sequence[int]], _Tensor],
     progress: _Progress | None,
 ) -> tuple[dict[str, _Tensor], str | None, list[str]]: ...

@@ -36,8 +36,14 @@ def merge_state_dicts(
     merged, _, notes = _mwa.merge_tensors(
         inputs,
         weights,
-        to_json({"dtype": dtype, "allow_cross_run": allow_cross_run, "threads": threads}),
-        allow_non_finite,
+        to_json(
+            {
+                "dtype": dtype,
+                "allow_cross_run": allow_cross_run,
+                "allow_non_finite": allow_non_finite,
+                "threads": threads,
+            }
+        ),
         lambda name, dtype, shape: _empty(newest[name], dtype, shape),
         progress,
     )

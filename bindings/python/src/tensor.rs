@@ -3,8 +3,8 @@
 use core::ffi::c_void;
 use core::slice;
 
-use mwa::{AdapterConfig, Dtype, Error, ErrorKind, MergeOptions, Result};
-use mwa_host::Settings;
+use mwa::{AdapterConfig, Dtype, Error, ErrorKind, MergeOptions, Options, Result};
+use mwa_host::Machine;
 use mwa_host::memory::{InMemory, Input, Tensor};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
@@ -25,12 +25,12 @@ pub(crate) fn merge_tensors<'py>(
     inputs: Vec<Checkpoint<'py>>,
     weights: Vec<f64>,
     options: &str,
-    allow_non_finite: bool,
     allocate: &Bound<'py, PyAny>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Bound<'py, PyDict>, Option<String>, Vec<String>)> {
     let raise = |error: Error| exception(py, &error);
-    let settings = Settings::parse(options).map_err(raise)?;
+    let wanted = Options::parse(options).map_err(raise)?;
+    let machine = Machine::new(&wanted).map_err(raise)?;
     let view = |input: &str, (name, tensor): &Named<'py>| {
         View::new(tensor).map_err(|error| raise(error.file(input).tensor(name)))
     };
@@ -47,16 +47,8 @@ pub(crate) fn merge_tensors<'py>(
         PyResult::Ok(Input { name: name.clone(), config, tensors: tensors.collect() })
     };
     let inputs = inputs.iter().zip(&views).map(input).collect::<PyResult<_>>()?;
-    let how = settings.merge_options().map_err(raise)?;
-    let options = MergeOptions {
-        dtype: how.dtype,
-        space: how.space,
-        strict: how.strict,
-        allow_cross_run: how.allow_cross_run,
-        allow_non_finite,
-        ..MergeOptions::default()
-    };
-    let machine = settings.machine();
+    // nothing tells of a residual here
+    let options = MergeOptions { residual: false, ..wanted.merging().map_err(raise)? };
     let mut merge = call(py, None, |progress| InMemory::new(inputs, &weights, options, machine, progress))?;
 
     let results = PyDict::new(py);

@@ -33,7 +33,7 @@ pub(crate) fn run(
     let sandbox = Sandbox::find(Limits::default())?;
     let recipe = recipe(ours, how)?;
     let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
-    let is_surveyed = matches!(how.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
+    let is_surveyed = matches!(how.merge.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
     let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
     let files = || checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
     progress.start(rounds * files().map(InputFile::len).sum::<u64>());
@@ -124,7 +124,7 @@ fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) ->
 }
 
 fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
-    let dtype = match how.dtype {
+    let dtype = match how.merge.dtype {
         None => None,
         Some(Float::F32) => Some(Dtype::F32),
         Some(Float::BF16) => Some(Dtype::Bf16),
@@ -136,11 +136,11 @@ fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
     };
     Ok(Recipe {
         weighing: Weighing::Exact(ours.chosen().weights.values().to_vec()),
-        space: how.space.into(),
-        strict: how.strict,
-        residual: !how.no_residual,
+        space: how.merge.space.into(),
+        strict: how.merge.strict,
+        residual: how.merge.residual,
         dtype,
-        allow_non_finite: false,
+        allow_non_finite: how.merge.allow_non_finite,
         rewrite: ours.copied().is_none(),
         chunk: None,
     })
