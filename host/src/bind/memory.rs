@@ -290,4 +290,46 @@ mod tests {
         let error = merge.run(rooms, &()).unwrap_err();
         assert_eq!((error.kind(), error.at_tensor()), (ErrorKind::NonFinite, Some("b")));
     }
+
+    #[test]
+    fn two_runs_are_refused_in_factor_space_and_merged_in_product_space() {
+        let noise = |length: u32, seed: u32| -> Vec<u8> {
+            let mut state = seed | 1;
+            let word = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (f32::from(u16::try_from(state >> 16).unwrap()) / 32768.0 - 1.0).to_le_bytes()
+            };
+            (0..length).flat_map(word).collect()
+        };
+        let data: Vec<_> = (1..3).map(|seed| [noise(128, 7919 * seed), noise(10, 104_729 * seed)]).collect();
+        let config = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
+        let inputs = || {
+            let input = |(i, [a, b]): (usize, &'_ [Vec<u8>; 2])| {
+                let tensor = |side: &str, shape: [u64; 2]| Tensor {
+                    name: format!("base_model.model.q.lora_{side}.weight"),
+                    dtype: Dtype::F32,
+                    shape: shape.into(),
+                    bytes: &[],
+                };
+                let tensors = vec![
+                    Tensor { bytes: a, ..tensor("A", [2, 64]) },
+                    Tensor { bytes: b, ..tensor("B", [5, 2]) },
+                ];
+                let config = Some(AdapterConfig::parse(config).unwrap());
+                Input { name: format!("run {i}"), config, tensors }
+            };
+            data.iter().enumerate().map(input).collect()
+        };
+        let new = |options| InMemory::new(inputs(), &[1.0, 1.0], options, Machine::default(), &());
+        assert_eq!(new(MergeOptions::default()).unwrap_err().kind(), ErrorKind::CrossRun);
+        let options =
+            MergeOptions { space: mwa::Space::Product(Some(mwa::Rank::Full)), ..MergeOptions::default() };
+        let mut merge = new(options).unwrap();
+        let shapes: Vec<_> = merge.outputs().iter().map(|tensor| tensor.shape.clone()).collect();
+        assert_eq!(shapes, [[4, 64], [5, 4]]);
+        let mut out = [vec![0; 4 * 64 * 4], vec![0; 5 * 4 * 4]];
+        merge.run(out.iter_mut().map(Vec::as_mut_slice).collect(), &()).unwrap();
+        assert!(out[0][..512] == data[0][0] && out[0][512..] == data[1][0], "the factors of both, stacked");
+        assert!(merge.config().unwrap().contains(r#""r": 4"#));
+    }
 }
