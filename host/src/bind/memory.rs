@@ -304,7 +304,7 @@ mod tests {
         let data: Vec<_> = (1..3).map(|seed| [noise(128, 7919 * seed), noise(10, 104_729 * seed)]).collect();
         let config = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
         let inputs = || {
-            let input = |(i, [a, b]): (usize, &'_ [Vec<u8>; 2])| {
+            let each = data.iter().enumerate().map(|(i, [a, b])| {
                 let tensor = |side: &str, shape: [u64; 2]| Tensor {
                     name: format!("base_model.model.q.lora_{side}.weight"),
                     dtype: Dtype::F32,
@@ -317,8 +317,8 @@ mod tests {
                 ];
                 let config = Some(AdapterConfig::parse(config).unwrap());
                 Input { name: format!("run {i}"), config, tensors }
-            };
-            data.iter().enumerate().map(input).collect()
+            });
+            each.collect()
         };
         let new = |options| InMemory::new(inputs(), &[1.0, 1.0], options, Machine::default(), &());
         assert_eq!(new(MergeOptions::default()).unwrap_err().kind(), ErrorKind::CrossRun);
