@@ -276,9 +276,10 @@ mod tests {
     fn the_first_failure_is_told_and_short_bytes_are_refused() {
         let mut data: Vec<Vec<u8>> = [600_014, 0, 2, 6254].iter().map(|&n| bytes(1, n)).collect();
         data[3].truncate(6);
-        let machine = Machine { threads: Some(4), ..Machine::default() };
-        let merge =
-            |data| InMemory::new(vec![input("x", data)], &[1.0], MergeOptions::default(), machine, &());
+        fn merge(data: &[Vec<u8>]) -> Result<InMemory<'_>> {
+            let machine = Machine { threads: Some(4), ..Machine::default() };
+            InMemory::new(vec![input("x", data)], &[1.0], MergeOptions::default(), machine, &())
+        }
         let error = merge(&data).unwrap_err();
         assert_eq!(error.to_string(), "x: tensor `b` holds 6 bytes, but [53, 59] of BF16 are 6254");
         data[3].resize(6254, 0xff);
