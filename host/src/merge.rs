@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use mwa::merge::{Chosen, Closing, Merge};
-use mwa::report::{self, HashedFile, Report};
+use mwa::report::{self, CARD, HashedFile, REPORT, Report};
 use mwa::{ErrorKind, Input, Result, Shard, Space};
 
 use crate::engine::device::DeviceChoice;
@@ -24,6 +24,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected,
         inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
@@ -32,6 +33,8 @@ pub fn weights(options: &Options) -> Result<Report> {
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
+        companions: Vec::new(),
+        advice: choice.advice,
         notes: choice.notes,
     })
 }
@@ -41,6 +44,11 @@ pub fn weights(options: &Options) -> Result<Report> {
 /// # Errors
 /// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
+    Staging::tidy(out).iter().for_each(|done| progress.note(done));
+    if how.force {
+        let named = options.inputs.iter().chain(&options.metrics_file);
+        Staging::check_inputs(out, named.map(PathBuf::as_path))?;
+    }
     Staging::check(out, how.force)?;
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
@@ -66,7 +74,7 @@ pub(crate) struct Planned {
 
 impl Planned {
     pub(crate) fn new(choice: Choice, how: &MergeOptions, adapter: Option<String>) -> Result<Self> {
-        let Choice { checkpoints, inputs: mut rows, weights, weighting, notes } = choice;
+        let Choice { checkpoints, inputs: mut rows, weights, weighting, selected, advice, notes } = choice;
         let input = |it: &Checkpoint| Input { name: it.name.clone(), files: shards(it, &checkpoints) };
         let inputs: Vec<_> = checkpoints.iter().map(input).collect();
         for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
@@ -79,7 +87,7 @@ impl Planned {
         let options = mwa::MergeOptions { rewrite, ..how.merge };
         let cut = execute::cut(how.machine, inputs.len());
         let configs = checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect();
-        let chosen = Chosen { inputs, configs, rows, weights, weighting, notes, adapter };
+        let chosen = Chosen { inputs, configs, rows, weights, weighting, selected, advice, notes, adapter };
         Ok(Self { merge: Merge::new(chosen, options, cut)?, checkpoints })
     }
 
@@ -117,23 +125,28 @@ impl Planned {
             file.check_unchanged()?;
         }
         let staging = begun.expect("the outputs were created");
-        let closing = Closing {
-            paths: checkpoints.iter().map(|it| path_from(staging.target(), &it.path)).collect(),
-            inputs: hashes.inputs,
-            outputs: hashes.outputs,
-        };
-        let finished = match guest {
-            Some(guest) => sandbox::finish(merge, guest, &closing),
-            None => merge.finish(&closing)?,
-        };
+        let texts = guest.as_ref().map_or_else(|| merge.texts(), sandbox::Guest::texts);
+        let mut companions = Vec::new();
+        for (name, text) in &texts {
+            companions.push(staging.write(name, text.as_bytes())?);
+        }
+        let mut notes = Vec::new();
         if let Some(folder) = &checkpoints[merge.owner()].folder {
-            staging.copy_companions(folder)?;
+            let (copied, left_out) = staging.copy_companions(folder)?;
+            companions.extend(copied);
+            notes = left_out;
         }
-        for (name, text) in &finished.texts {
-            staging.write(name, text.as_bytes())?;
-        }
-        staging.publish()?;
-        Ok(finished.report)
+        let paths = checkpoints.iter().map(|it| path_from(staging.target(), &it.path)).collect();
+        let closing = Closing { paths, inputs: hashes.inputs, outputs: hashes.outputs, companions, notes };
+        let report = match guest {
+            Some(guest) => guest.finish(merge, closing),
+            None => merge.finish(&closing)?.report,
+        };
+        let config = merge.chosen().configs[merge.owner()].as_ref();
+        staging.write(CARD, mwa::card(&report, config).as_bytes())?;
+        staging.write(REPORT, report.to_json().as_bytes())?;
+        staging.publish()?.iter().for_each(|note| progress.note(note));
+        Ok(report)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mwa::{Read, Result, Write};
+use mwa::{Error, ErrorKind, Read, Result, Write};
 
 use crate::engine::pool::share;
 use crate::io::disk::{self, InputFile, io_error};
@@ -87,23 +87,20 @@ impl Store {
         });
         let written = outputs.iter_mut().enumerate().map(|(file, hash)| (hash, Hashed::Output(file)));
         let missing: Vec<_> = read.chain(written).filter(|(hash, _)| hash.is_none()).collect();
-        let pieces = (0..).zip(missing);
-        share(
-            pieces,
-            machine.threads(),
-            progress,
-            |(): &mut (), _, (hash, file): (&mut Option<String>, _)| {
-                *hash = Some(match file {
-                    Hashed::Output(file) => self.output(file, hash_of)?,
-                    Hashed::Input(Source { path, number, .. }) => self
-                        .open
-                        .with(*number, || File::open(path), hash_of)
-                        .map_err(|error| cannot_read(path, &error))?,
-                });
-                Ok(())
-            },
-        )
-        .map(drop)
+        let hashed = |(): &mut (), _, (hash, file): (&mut Option<String>, Hashed<'_>)| {
+            let read = |file: &File| hash_of(file, progress);
+            let found = match file {
+                Hashed::Output(file) => self.output(file, read)?,
+                Hashed::Input(Source { path, number, .. }) => self
+                    .open
+                    .with(*number, || File::open(path), read)
+                    .map_err(|error| cannot_read(path, &error))?,
+            };
+            *hash =
+                Some(found.ok_or_else(|| Error::new(ErrorKind::Stopped, "stopped; nothing was written"))?);
+            Ok(())
+        };
+        share((0..).zip(missing), machine.threads(), progress, hashed).map(drop)
     }
 
     fn output<T>(&self, file: usize, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {
@@ -124,18 +121,21 @@ fn cannot_read(path: &Path, error: &io::Error) -> mwa::Error {
     io_error("cannot read it", error).file(path.display().to_string())
 }
 
-/// Read from the beginning, wherever others who share the file are.
-fn hash_of(file: &File) -> io::Result<String> {
+/// Read from the beginning, wherever others who share the file are; `None` when the caller wants to stop.
+fn hash_of(file: &File, progress: &dyn Progress) -> io::Result<Option<String>> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;
-    loop {
-        match disk::read_some_at(file, &mut buffer, at)? {
-            0 => return Ok(hash.finish()),
-            count => {
+    while !progress.stopped() {
+        match disk::read_some_at(file, &mut buffer, at) {
+            Ok(0) => return Ok(Some(hash.finish())),
+            Ok(count) => {
                 hash.update(&buffer[..count]);
                 at += count as u64;
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(None)
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use mwa::merge::{Closing, Finished, Merge, Text};
-use mwa::report::Report;
+use mwa::merge::{Closing, Merge, Text};
+use mwa::report::{CARD, REPORT, Report};
 use mwa::safetensors::Header;
 use mwa::{AdapterConfig, Error, ErrorKind, Float, Read, Result, Shard, Write};
 
@@ -12,7 +12,7 @@ use crate::engine::execute::Hashes;
 use crate::find::checkpoint;
 use crate::io::disk::InputFile;
 use crate::io::store::Store;
-use crate::options::{MergeOptions, REPORT};
+use crate::options::MergeOptions;
 use crate::progress::Progress;
 
 /// What the guest has to say of its merge.
@@ -80,27 +80,28 @@ pub(crate) fn run(
     Ok((hashes, Some(Guest { report, texts })))
 }
 
-/// Our report, with what the guest found out, and its texts.
-pub(crate) fn finish(ours: &Merge, guest: Guest, closing: &Closing) -> Finished {
-    let mut report = ours.preview();
-    report.residual = guest.report.residual;
-    report.outputs = guest.report.outputs;
-    let news = guest.report.notes.into_iter().filter(|note| !report.notes.contains(note));
-    report.notes.extend(news.collect::<Vec<_>>());
-    for ((row, path), hashes) in report.inputs.iter_mut().zip(&closing.paths).zip(&closing.inputs) {
-        row.path.clone_from(path);
-        row.files.iter_mut().zip(hashes).for_each(|(file, hash)| file.sha256.clone_from(hash));
+impl Guest {
+    /// Shard index and adapter config.
+    pub(crate) fn texts(&self) -> Vec<Text> {
+        self.texts.iter().filter(|(name, _)| ![CARD, REPORT].contains(&name.as_str())).cloned().collect()
     }
-    let config = ours.chosen().configs[ours.owner()].as_ref();
-    let mut texts = guest.texts;
-    for (name, text) in &mut texts {
-        match name.as_str() {
-            "README.md" => *text = mwa::card(&report, config),
-            REPORT => *text = report.to_json(),
-            _ => {}
+
+    /// Our report, with what the guest found out.
+    pub(crate) fn finish(self, ours: &Merge, closing: Closing) -> Report {
+        let mut report = ours.preview();
+        report.residual = self.report.residual;
+        report.outputs = self.report.outputs;
+        report.companions = closing.companions;
+        let news = self.report.notes.into_iter().chain(closing.notes);
+        let news: Vec<_> = news.filter(|note| !report.notes.contains(note)).collect();
+        report.notes.extend(news);
+        for ((row, path), hashes) in report.inputs.iter_mut().zip(&closing.paths).zip(&closing.inputs) {
+            row.path.clone_from(path);
+            row.files.iter_mut().zip(hashes).for_each(|(file, hash)| file.sha256.clone_from(hash));
         }
+        report.advise_residual();
+        report
     }
-    Finished { report, texts }
 }
 
 fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) -> Result<Vec<Checkpoint>> {
@@ -140,6 +141,7 @@ fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
         strict: how.merge.strict,
         residual: how.merge.residual,
         dtype,
+        allow_cross_run: how.merge.allow_cross_run,
         allow_non_finite: how.merge.allow_non_finite,
         rewrite: ours.copied().is_none(),
         chunk: None,
