@@ -8,10 +8,10 @@ use crate::dtype::Dtype;
 use crate::format::safetensors::Header;
 use crate::plan::Read;
 
-const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
+pub(crate) const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
 
 /// A file of f32 tensors of these shapes.
-fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
+pub(crate) fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
     let laid = tensors.iter().map(|(name, shape, _)| ((*name).into(), Dtype::F32, shape.to_vec()));
     let header = Header::layout(laid, Default::default()).unwrap();
     let mut bytes = header.to_bytes();
@@ -22,12 +22,12 @@ fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
     bytes
 }
 
-const DOWN: &str = "base_model.model.layers.0.q.lora_A.weight";
-const UP: &str = "base_model.model.layers.0.q.lora_B.weight";
-const HEAD: &str = "base_model.model.head.modules_to_save.weight";
+pub(crate) const DOWN: &str = "base_model.model.layers.0.q.lora_A.weight";
+pub(crate) const UP: &str = "base_model.model.layers.0.q.lora_B.weight";
+pub(crate) const HEAD: &str = "base_model.model.head.modules_to_save.weight";
 
 /// An adapter of rank 2 whose factors point to where `turn` says, and a head of one value.
-fn adapter(turn: f32, head: f32) -> Vec<u8> {
+pub(crate) fn adapter(turn: f32, head: f32) -> Vec<u8> {
     let down = [1.0, turn, 0.5, 0.0, 1.0 - turn, 0.25];
     let up = [0.5 + turn, 0.0, 0.25, 1.0];
     file(&[(DOWN, &[2, 3], &down), (UP, &[2, 2], &up), (HEAD, &[1, 4], &[head; 4])])
@@ -72,7 +72,7 @@ fn run(merge: &mut Merge, files: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(merged)
 }
 
-fn closing(files: &[Vec<u8>]) -> Closing {
+pub(crate) fn closing(files: &[Vec<u8>]) -> Closing {
     let hash = |bytes: &Vec<u8>| format!("{bytes:?}");
     Closing {
         inputs: files.iter().map(|file| vec![hash(file)]).collect(),

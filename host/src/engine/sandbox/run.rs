@@ -120,6 +120,7 @@ impl Work<'_> {
             strict: self.how.strict,
             residual: !self.how.no_residual,
             dtype,
+            allow_cross_run: self.how.allow_cross_run,
             allow_non_finite: false,
             rewrite: true,
             chunk: None,
