@@ -74,7 +74,7 @@ pub use merge::card::card;
 pub use merge::report::{self, Report};
 pub use merge::{Agreed as Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
-pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
+pub use plan::{Cursor, Input, Job, Jobs, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::same_run::{Sample, same_run};
 pub use text::index::Index;

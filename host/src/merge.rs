@@ -10,9 +10,10 @@ use crate::engine::{compute, product, sandbox};
 use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, choose};
 use crate::find::same_run;
-use crate::io::disk::{InputFile, io_error};
+use crate::io::disk::InputFile;
 use crate::io::hash::hash_file;
 use crate::io::staging::Staging;
+use crate::io::store::Store;
 use crate::options::{MergeOptions, Options, REPORT};
 use crate::progress::Progress;
 use mwa::Space;
@@ -220,20 +221,14 @@ fn average(
         let work = sandbox::Work { checkpoints, inputs: &inputs, weights, how, expected };
         return Ok(sandbox::run(&work, staging, notes, progress)?.written(owner));
     }
-    let outputs = plan
-        .outputs()
-        .iter()
-        .map(|shard| staging.create(&shard.name, shard.header.file_len()))
-        .collect::<Result<Vec<_>>>()?;
-    let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    let sources = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    let store = Store::new(sources, product::create(plan.outputs(), staging)?);
     let written = |error: mwa::Error| match error.kind() {
         ErrorKind::Io => error.file(staging.shown().display().to_string()),
         _ => error,
     };
-    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
-    for output in outputs {
-        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
-    }
+    let ran = compute::run(&plan, &store, how.machine, progress).map_err(written)?;
+    store.sync().map_err(written)?;
     let distance = if merge.exactness == Exactness::Product && !how.no_residual {
         product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::cli::arguments;
 use crate::cli::arguments::{Cli, Command, Show};
 use crate::cli::show;
+use crate::io::open::raise_limit;
 use crate::progress::Progress;
 
 const DONE: u8 = 0;
@@ -41,6 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if error.use_stderr() { USAGE } else { DONE };
         }
     };
+    raise_limit();
     let json = match &command {
         Command::Merge { show, .. }
         | Command::Weights { show, .. }
