@@ -72,8 +72,9 @@ fn sample(space: Space, device: DeviceChoice) -> (Vec<u8>, String, Report) {
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/sample-run");
     let options = Options { inputs: vec![run], ..Options::default() };
     let machine = Machine { device, ..Machine::default() };
-    let report =
-        mwa_host::merge(&options, &MergeOptions { space, machine, ..MergeOptions::default() }, &out, &());
+    let merge = mwa::MergeOptions { space, ..mwa::MergeOptions::default() };
+    let how = MergeOptions { merge, machine, ..MergeOptions::default() };
+    let report = mwa_host::merge(&options, &how, &out, &());
     let read = |name: &str| fs::read(out.join(name)).unwrap();
     let config = String::from_utf8(read("adapter_config.json")).unwrap();
     (read("adapter_model.safetensors"), config, report.unwrap())

@@ -18,13 +18,11 @@ mod io;
 mod merge;
 mod options;
 mod progress;
-mod space;
 mod verify;
 
 pub use bind::guard::guard;
 pub use bind::memory;
 pub use bind::paced::Paced;
-pub use bind::settings::Settings;
 #[cfg(feature = "cli")]
 pub use cli::command;
 pub use engine::device::{DeviceChoice, Gpus};

@@ -89,8 +89,8 @@ pub(crate) fn merge_choice(
     for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
         file.prepare()?;
     }
-    if how.space == Space::Factors {
-        notes.extend(same_run::check(&choice.checkpoints, how.allow_cross_run)?);
+    if how.merge.space == Space::Factors {
+        notes.extend(same_run::check(&choice.checkpoints, how.merge.allow_cross_run)?);
     }
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
@@ -113,14 +113,14 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
-    let (space, rank) = report::space_name(how.space);
+    let (space, rank) = report::space_name(how.merge.space);
     let report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
         weighting: choice.weighting.clone(),
         space,
         rank,
         residual: written.distance,
-        dtype: report::dtype_name(how.dtype),
+        dtype: report::dtype_name(how.merge.dtype),
         adapter: adapter.map(str::to_owned),
         inputs,
         outputs: written
@@ -174,9 +174,8 @@ fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge>
     let checkpoints = &choice.checkpoints;
     let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
-    let rewrite = choice.weights.used().any(is_pickled);
-    let options =
-        mwa::MergeOptions { dtype: how.dtype, space: how.space, rewrite, ..mwa::MergeOptions::default() };
+    let rewrite = how.merge.rewrite || choice.weights.used().any(is_pickled);
+    let options = mwa::MergeOptions { rewrite, ..how.merge };
     Merge::new(inputs, &configs, &choice.weights, options)
 }
 
@@ -205,7 +204,7 @@ fn average(
     let checkpoints = &choice.checkpoints;
     let owner = checkpoints.len() - 1;
     let weights = choice.weights.values();
-    if let Space::Product(rank) = how.space {
+    if let Space::Product(rank) = how.merge.space {
         let done = if how.machine.device == DeviceChoice::Wasm {
             let work = sandbox::Work { checkpoints, inputs: &inputs, weights, how, expected: None };
             sandbox::run(&work, staging, notes, progress)?
@@ -229,7 +228,7 @@ fn average(
     };
     let ran = compute::run(&plan, &store, how.machine, progress).map_err(written)?;
     store.sync().map_err(written)?;
-    let distance = if merge.exactness == Exactness::Product && !how.no_residual {
+    let distance = if merge.exactness == Exactness::Product && how.merge.residual {
         product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {
         None

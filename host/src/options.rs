@@ -1,9 +1,9 @@
-//! What a merge on a machine can be told.
+//! What a merge on a machine can be told: the options of the core's table, and what only a machine has.
 
 use std::path::PathBuf;
 use std::thread;
 
-use mwa::{ChooseOptions, Float, Goal, Result, Space, WeightRule, Weights};
+use mwa::{ChooseOptions, Result};
 
 use crate::engine::device::DeviceChoice;
 
@@ -24,33 +24,42 @@ pub struct Options {
 }
 
 impl Options {
-    /// Itself, unless its penalty or weights suit no checkpoints at all.
-    pub(crate) fn checked(self) -> Result<Self> {
-        match &self.choose.rule {
-            WeightRule::Scheme { scheme, penalty } => Weights::new(&[1.0], Goal::Min, *scheme, *penalty)?,
-            WeightRule::Explicit(values) => Weights::explicit(values)?,
-        };
-        Ok(self)
+    /// Those of `given` that choose among the checkpoints of `inputs` and weigh them.
+    ///
+    /// ```
+    /// let given = mwa::Options::parse(r#"{"metric": "eval_loss", "last": 4, "penalty": 1}"#)?;
+    /// let options = mwa_host::Options::new(vec!["runs/my-lora".into()], &given)?;
+    /// assert_eq!(options.choose.select.last, Some(4));
+    /// # Ok::<(), mwa::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
+    pub fn new(inputs: Vec<PathBuf>, given: &mwa::Options) -> Result<Self> {
+        let (adapter, metrics_file) = (given.adapter.clone(), given.metrics_file.as_ref().map(PathBuf::from));
+        Ok(Self { inputs, adapter, choose: given.choosing()?, metrics_file })
     }
 }
 
 /// How the merge is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MergeOptions {
-    /// The output dtype of averaged tensors; `None` keeps the widest of the inputs.
-    pub dtype: Option<Float>,
-    /// What is averaged.
-    pub space: Space,
-    /// Average the factors of adapters that are not of one run.
-    pub allow_cross_run: bool,
-    /// Fail where a module that an input lacks would count as zero.
-    pub strict: bool,
-    /// Do not measure how far averaged factors are from the average of their products.
-    pub no_residual: bool,
+    /// What every host is told.
+    pub merge: mwa::MergeOptions,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// Threads and memory.
     pub machine: Machine,
+}
+
+impl MergeOptions {
+    /// Those of `given` that say how to merge.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Usage`] for options of product space without it, and a device that cannot be.
+    pub fn new(given: &mwa::Options) -> Result<Self> {
+        Ok(Self { merge: given.merging()?, force: given.force, machine: Machine::new(given)? })
+    }
 }
 
 /// How much machine to use.
@@ -68,6 +77,15 @@ pub struct Machine {
 const MOST_THREADS: usize = 1024;
 
 impl Machine {
+    /// Those of `given` that say what computes.
+    ///
+    /// # Errors
+    /// [`mwa::ErrorKind::Usage`] for a device that cannot be.
+    pub fn new(given: &mwa::Options) -> Result<Self> {
+        let device = given.device.as_deref().map_or(Ok(DeviceChoice::default()), str::parse);
+        Ok(Self { threads: given.threads, memory: given.memory, device: device? })
+    }
+
     pub(crate) fn threads(self) -> usize {
         self.threads
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))

@@ -125,14 +125,14 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         weighting: report.weighting.clone(),
         notes: Vec::new(),
     };
-    let how = MergeOptions {
+    let merge = mwa::MergeOptions {
         dtype: report.dtype()?,
         space: report.space()?,
         allow_cross_run: true,
-        no_residual: true,
-        machine,
-        ..MergeOptions::default()
+        residual: false,
+        ..mwa::MergeOptions::default()
     };
+    let how = MergeOptions { merge, machine, ..MergeOptions::default() };
     let scratch = tempfile::tempdir()
         .map_err(|error| crate::io::disk::io_error("cannot make a temporary folder", &error))?;
     let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;

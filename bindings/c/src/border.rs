@@ -86,9 +86,9 @@ pub(crate) unsafe fn text<'a>(pointer: *const c_char, what: &str) -> Result<&'a 
 ///
 /// # Safety
 /// As [`text`].
-pub(crate) unsafe fn settings(options: *const c_char) -> Result<mwa_host::Settings> {
+pub(crate) unsafe fn given(options: *const c_char) -> Result<mwa::Options> {
     // SAFETY: the caller's promise.
-    mwa_host::Settings::parse(if options.is_null() { "" } else { unsafe { text(options, "options") }? })
+    mwa::Options::parse(if options.is_null() { "" } else { unsafe { text(options, "options") }? })
 }
 
 /// A path.

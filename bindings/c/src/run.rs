@@ -3,10 +3,10 @@
 use core::ffi::{c_char, c_int, c_void};
 
 use mwa::Result;
-use mwa_host::{Paced, Progress};
+use mwa_host::{Machine, MergeOptions, Options, Paced, Progress};
 use serde::Serialize;
 
-use crate::border::{give, guarded, list, path, settings};
+use crate::border::{give, given, guarded, list, path};
 use crate::{mwa_error, mwa_text};
 
 /// Called now and then with bytes of input done and in all, on the thread that called the function; anything but 0 stops
@@ -33,9 +33,9 @@ pub unsafe extern "C" fn mwa_merge(
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (settings, inputs, out) =
-            unsafe { (settings(options)?, paths(inputs, count)?, path(out, "out")?) };
-        let (options, how) = (settings.options(inputs)?, settings.merge_options()?);
+        let (wanted, inputs, out) = unsafe { (given(options)?, paths(inputs, count)?, path(out, "out")?) };
+        let options = Options::new(inputs, &wanted)?;
+        let how = MergeOptions::new(&wanted)?;
         let made = listened(progress, user, |progress| mwa_host::merge(&options, &how, &out, progress))?;
         // SAFETY: the caller's promise.
         unsafe { give_json(report, &made) };
@@ -56,8 +56,8 @@ pub unsafe extern "C" fn mwa_weights(
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (settings, inputs) = unsafe { (settings(options)?, paths(inputs, count)?) };
-        let made = mwa_host::weights(&settings.options(inputs)?)?;
+        let (wanted, inputs) = unsafe { (given(options)?, paths(inputs, count)?) };
+        let made = mwa_host::weights(&Options::new(inputs, &wanted)?)?;
         // SAFETY: the caller's promise.
         unsafe { give_json(report, &made) };
         Ok(())
@@ -76,8 +76,8 @@ pub unsafe extern "C" fn mwa_inspect(
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (settings, place) = unsafe { (settings(options)?, path(place, "place")?) };
-        let made = mwa_host::inspect(&place, settings.adapter())?;
+        let (wanted, place) = unsafe { (given(options)?, path(place, "place")?) };
+        let made = mwa_host::inspect(&place, wanted.adapter.as_deref())?;
         // SAFETY: the caller's promise.
         unsafe { give_json(found, &made) };
         Ok(())
@@ -100,9 +100,9 @@ pub unsafe extern "C" fn mwa_verify(
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (settings, folder) = unsafe { (settings(options)?, path(folder, "folder")?) };
-        let made =
-            listened(progress, user, |progress| mwa_host::verify(&folder, settings.machine(), progress))?;
+        let (wanted, folder) = unsafe { (given(options)?, path(folder, "folder")?) };
+        let machine = Machine::new(&wanted)?;
+        let made = listened(progress, user, |progress| mwa_host::verify(&folder, machine, progress))?;
         // SAFETY: the caller's promise.
         unsafe {
             if !is_good.is_null() {

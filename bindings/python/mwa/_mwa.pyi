@@ -18,7 +18,6 @@ def merge_tensors(
     inputs: Sequence[tuple[str, Sequence[tuple[str, _Tensor]]]],
     weights: Sequence[float],
     options: str,
-    allow_non_finite: bool,
     allocate: Callable[[str, str, Sequence[int]], _Tensor],
     progress: _Progress | None,
 ) -> dict[str, _Tensor]: ...

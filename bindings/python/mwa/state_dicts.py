@@ -33,8 +33,7 @@ def merge_state_dicts(
     merged = _mwa.merge_tensors(
         inputs,
         weights,
-        to_json({"dtype": dtype, "threads": threads}),
-        allow_non_finite,
+        to_json({"dtype": dtype, "allow_non_finite": allow_non_finite, "threads": threads}),
         lambda name, dtype, shape: _empty(newest[name], dtype, shape),
         progress,
     )

@@ -9,7 +9,8 @@ mod _mwa {
     use std::ffi::OsString;
     use std::path::PathBuf;
 
-    use mwa_host::Settings;
+    use mwa::Options;
+    use mwa_host::Machine;
     use pyo3::prelude::*;
 
     use crate::call::{call, json};
@@ -25,20 +26,23 @@ mod _mwa {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         call(py, progress, |progress| {
-            let settings = Settings::parse(options)?;
-            let (options, how) = (settings.options(inputs)?, settings.merge_options()?);
+            let given = Options::parse(options)?;
+            let options = mwa_host::Options::new(inputs, &given)?;
+            let how = mwa_host::MergeOptions::new(&given)?;
             mwa_host::merge(&options, &how, &out, progress).map(json)
         })
     }
 
     #[pyfunction]
     fn weights(py: Python<'_>, inputs: Vec<PathBuf>, options: &str) -> PyResult<String> {
-        call(py, None, |_| mwa_host::weights(&Settings::parse(options)?.options(inputs)?).map(json))
+        call(py, None, |_| {
+            mwa_host::weights(&mwa_host::Options::new(inputs, &Options::parse(options)?)?).map(json)
+        })
     }
 
     #[pyfunction]
     fn inspect(py: Python<'_>, path: PathBuf, options: &str) -> PyResult<String> {
-        call(py, None, |_| mwa_host::inspect(&path, Settings::parse(options)?.adapter()).map(json))
+        call(py, None, |_| mwa_host::inspect(&path, Options::parse(options)?.adapter.as_deref()).map(json))
     }
 
     #[pyfunction]
@@ -49,7 +53,7 @@ mod _mwa {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         call(py, progress, |progress| {
-            mwa_host::verify(&folder, Settings::parse(options)?.machine(), progress).map(json)
+            mwa_host::verify(&folder, Machine::new(&Options::parse(options)?)?, progress).map(json)
         })
     }
 
@@ -57,8 +61,8 @@ mod _mwa {
     #[pyfunction]
     fn check_options(py: Python<'_>, options: &str) -> PyResult<()> {
         call(py, None, |_| {
-            let settings = Settings::parse(options)?;
-            settings.options(Vec::new()).and(settings.merge_options()).map(drop)
+            let given = Options::parse(options)?;
+            mwa_host::Options::new(Vec::new(), &given).and(mwa_host::MergeOptions::new(&given)).map(drop)
         })
     }
 

@@ -3,8 +3,8 @@
 use core::ffi::c_void;
 use core::slice;
 
-use mwa::{Dtype, Error, ErrorKind, Recipe, Result, Weights};
-use mwa_host::Settings;
+use mwa::{Dtype, Error, ErrorKind, Options, Recipe, Result, Weights};
+use mwa_host::Machine;
 use mwa_host::memory::{InMemory, Input, Tensor};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
@@ -22,12 +22,12 @@ pub(crate) fn merge_tensors<'py>(
     inputs: Vec<(String, Vec<Named<'py>>)>,
     weights: Vec<f64>,
     options: &str,
-    allow_non_finite: bool,
     allocate: &Bound<'py, PyAny>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let raise = |error: Error| exception(py, &error);
-    let settings = Settings::parse(options).map_err(raise)?;
+    let wanted = Options::parse(options).map_err(raise)?;
+    let machine = Machine::new(&wanted).map_err(raise)?;
     let view = |input: &str, (name, tensor): &Named<'py>| {
         View::new(tensor).map_err(|error| raise(error.file(input).tensor(name)))
     };
@@ -39,7 +39,8 @@ pub(crate) fn merge_tensors<'py>(
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
         Input { name: name.clone(), tensors: tensors.collect() }
     });
-    let recipe = Recipe { dtype: settings.dtype(), allow_non_finite, ..Recipe::default() };
+    let recipe =
+        Recipe { dtype: wanted.dtype.0, allow_non_finite: wanted.allow_non_finite, ..Recipe::default() };
     let weights = Weights::explicit(&weights).map_err(raise)?;
     let merge = InMemory::new(inputs.collect(), &weights, &recipe).map_err(raise)?;
 
@@ -52,7 +53,7 @@ pub(crate) fn merge_tensors<'py>(
     }
     // SAFETY: nobody else knows these tensors, which were allocated just above.
     let outputs = rooms.iter_mut().map(|room| unsafe { room.bytes_mut() }).collect();
-    call(py, progress, |progress| merge.run(outputs, settings.machine(), progress))?;
+    call(py, progress, |progress| merge.run(outputs, machine, progress))?;
     Ok(results)
 }
 

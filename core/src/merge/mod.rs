@@ -83,7 +83,7 @@ pub use closing::{Closing, Finished, Text, shard_index};
 pub use job::{Bytes, Findings, Found, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
@@ -99,6 +99,20 @@ pub struct MergeOptions {
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
     pub rewrite: bool,
+}
+
+impl Default for MergeOptions {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            space: Space::Factors,
+            strict: false,
+            residual: true,
+            allow_cross_run: false,
+            allow_non_finite: false,
+            rewrite: false,
+        }
+    }
 }
 
 /// How work is cut into jobs.

@@ -71,6 +71,17 @@ impl Scheme {
         Self::UNIFORM,
     ];
 
+    /// The names of [`Self::ALL`].
+    pub const NAMES: [&str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut row = 0;
+        while row < names.len() {
+            names[row] = Self::ALL[row].name;
+            row += 1;
+        }
+        names
+    };
+
     /// Every input the same.
     pub const UNIFORM: Self = Self {
         name: "uniform",
@@ -119,9 +130,8 @@ impl FromStr for Scheme {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|scheme| scheme.name == name).ok_or_else(|| {
-            let names = Self::ALL.map(|scheme| scheme.name);
             Error::new(ErrorKind::Usage, format!("there is no weighting scheme `{name}`"))
-                .help(format!("use {}", spelling::one_of(&names)))
+                .help(format!("use {}", spelling::one_of(&Self::NAMES)))
         })
     }
 }

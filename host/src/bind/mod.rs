@@ -3,4 +3,3 @@
 pub(crate) mod guard;
 pub mod memory;
 pub(crate) mod paced;
-pub(crate) mod settings;

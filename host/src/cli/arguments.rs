@@ -1,14 +1,17 @@
-//! The command line: arguments to options of the library.
+//! The command line: arguments to options, those of the core's table among them.
 
+use core::marker::PhantomData;
 use std::path::PathBuf;
 
-use crate::engine::device::DeviceChoice;
-use crate::options::{Machine, MergeOptions, Options};
-use crate::space::{RankChoice, space};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use mwa::{ChooseOptions, PENALTY, Selection, WeightRule};
-use mwa::{Error, ErrorKind, Float, Goal, MetricOptions, Scheme};
+use mwa::options::{About, Face, Kind, OPTIONS, Row, Verb};
+use mwa::{Error, ErrorKind};
+use serde_json::{Map, Value as Json};
+
+use crate::engine::device::DeviceChoice;
+use crate::options::{MergeOptions, Options};
 
 /// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
 #[derive(Parser)]
@@ -35,30 +38,23 @@ pub(crate) enum Command {
     /// Merge checkpoints into one adapter or model
     Merge {
         #[command(flatten)]
-        choose: Choose,
+        inputs: Inputs,
         /// Folder to write; it appears whole or not at all
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
-        /// Dtype of averaged tensors; keep takes the widest of the inputs
-        #[arg(long, value_enum, default_value = "keep")]
-        dtype: OutputDtype,
         #[command(flatten)]
-        space: SpaceArgs,
-        /// Average the factors of adapters that are not of one run
-        #[arg(long)]
-        allow_cross_run: bool,
-        /// Replace an earlier merge in DIR
-        #[arg(long)]
-        force: bool,
+        given: Given<Merging>,
         #[command(flatten)]
-        machine: MachineArgs,
+        timings: Timings,
         #[command(flatten)]
         show: Show,
     },
     /// Show the same choice and weights as a table; writes nothing
     Weights {
         #[command(flatten)]
-        choose: Choose,
+        inputs: Inputs,
+        #[command(flatten)]
+        given: Given<Weighing>,
         #[command(flatten)]
         show: Show,
     },
@@ -67,9 +63,8 @@ pub(crate) enum Command {
         /// Run folders, checkpoint folders or files
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
-        /// The adapter inside checkpoints that hold several
-        #[arg(long, value_name = "NAME")]
-        adapter: Option<String>,
+        #[command(flatten)]
+        given: Given<Inspecting>,
         #[command(flatten)]
         show: Show,
     },
@@ -79,7 +74,9 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
         #[command(flatten)]
-        machine: MachineArgs,
+        given: Given<Verifying>,
+        #[command(flatten)]
+        timings: Timings,
         #[command(flatten)]
         show: Show,
     },
@@ -97,99 +94,17 @@ pub(crate) enum Command {
     Man,
 }
 
-/// Which checkpoints, and how they are weighed.
+/// What is merged.
 #[derive(Args)]
-pub(crate) struct Choose {
+pub(crate) struct Inputs {
     /// A run folder, checkpoint folders, or .safetensors files
     #[arg(required = true, value_name = "RUN|CHECKPOINT|FILE")]
     inputs: Vec<PathBuf>,
-    /// The newest N checkpoints [default for a run: 10]
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Selection")]
-    last: Option<usize>,
-    /// Every K-th checkpoint, counted from the newest
-    #[arg(long, value_name = "K", value_parser = at_least_one, help_heading = "Selection")]
-    every: Option<usize>,
-    /// Checkpoints between two steps, both included; either end may be left out
-    #[arg(long, value_name = "A..B", value_parser = steps, help_heading = "Selection")]
-    steps: Option<(u64, u64)>,
-    /// The N checkpoints with the best metric
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Selection")]
-    top: Option<usize>,
-    /// The adapter inside checkpoints that hold several
-    #[arg(long, value_name = "NAME", help_heading = "Selection")]
-    adapter: Option<String>,
-    /// Leave out checkpoints that diverged, instead of failing
-    #[arg(long, help_heading = "Selection")]
-    drop_bad: bool,
-    /// loss, eval_loss, step or any logged NAME [default: eval_loss if all have it, else loss, else step]
-    #[arg(long, value_name = "NAME", help_heading = "Metric")]
-    metric: Option<String>,
-    /// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
-    #[arg(long, value_name = "FILE", help_heading = "Metric")]
-    metrics_file: Option<PathBuf>,
-    /// Whether lower or higher is better [default: from the metric's name]
-    #[arg(long, value_enum, help_heading = "Metric")]
-    goal: Option<GoalArg>,
-    /// Average a training metric over so many steps around a checkpoint; 0 interpolates [default: from the log]
-    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", help_heading = "Metric")]
-    smooth: Option<f64>,
-    /// Take an evaluation up to so many steps away from its checkpoint
-    #[arg(long, value_name = "STEPS", default_value_t = 0, help_heading = "Metric")]
-    metric_tolerance: u64,
-    /// Fail rather than take a value that was not logged right at a checkpoint
-    #[arg(long, help_heading = "Metric")]
-    strict_metrics: bool,
-    /// How a metric becomes a weight
-    #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(|scheme| scheme.name)))]
-    scheme: String,
-    /// How hard a worse checkpoint is punished; 0 is the plain mean
-    #[arg(long, value_name = "P", default_value_t = PENALTY, allow_negative_numbers = true, help_heading = "Weights")]
-    penalty: f64,
-    /// Your own weights, one per checkpoint, instead of a metric's
-    #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_negative_numbers = true, help_heading = "Weights",
-          conflicts_with_all = ["scheme", "penalty", "metric", "metrics_file", "goal"])]
-    weights: Option<Vec<f64>>,
 }
 
-/// What is averaged.
+/// For whoever makes mwa faster.
 #[derive(Args, Clone, Copy)]
-pub(crate) struct SpaceArgs {
-    /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
-    #[arg(long, value_enum, default_value = "factors", help_heading = "Space")]
-    space: SpaceArg,
-    /// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
-    #[arg(long, value_name = "R|auto|full", value_parser = RankChoice::parse, help_heading = "Space")]
-    rank: Option<RankChoice>,
-    /// With --rank auto, the share of the squared norm that each module keeps [default: 0.999]
-    #[arg(long, value_name = "SHARE", value_parser = energy, help_heading = "Space")]
-    energy: Option<f64>,
-    /// Fail where a module that an input lacks would count as zero
-    #[arg(long, help_heading = "Space")]
-    strict: bool,
-    /// Do not measure how far averaged factors are from the average of their products; half the time of a large merge
-    #[arg(long, help_heading = "Space")]
-    no_residual: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SpaceArg {
-    Factors,
-    Product,
-}
-
-/// How much machine to use.
-#[derive(Args, Clone, Copy)]
-pub(crate) struct MachineArgs {
-    /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    threads: Option<usize>,
-    /// Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    memory: Option<u64>,
-    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not
-    /// trusted. The bytes are the same
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+pub(crate) struct Timings {
     /// Show where the time went, summed over threads
     #[arg(long, hide = true)]
     pub(crate) timings: bool,
@@ -206,113 +121,155 @@ pub(crate) struct Show {
     pub(crate) quiet: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum OutputDtype {
-    Keep,
-    F32,
-    Bf16,
-    F16,
+/// A verb whose options are rows of the table.
+pub(crate) trait HasOptions {
+    const VERB: Verb;
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum GoalArg {
-    Min,
-    Max,
+macro_rules! verbs {
+    ($($name:ident = $verb:ident),+) => {
+        $(
+            pub(crate) enum $name {}
+            impl HasOptions for $name {
+                const VERB: Verb = Verb::$verb;
+            }
+        )+
+    };
 }
 
-impl Choose {
-    /// The options of the library.
+verbs!(Merging = Merge, Weighing = Weights, Inspecting = Inspect, Verifying = Verify);
+
+/// The options of a verb as they were given.
+pub(crate) struct Given<V> {
+    pub(crate) options: mwa::Options,
+    /// As a path, which need not be text.
+    metrics_file: Option<PathBuf>,
+    verb: PhantomData<V>,
+}
+
+fn rows(verb: Verb) -> impl Iterator<Item = &'static Row> {
+    OPTIONS.iter().filter(move |row| row.is_on_face(Face::CommandLine, verb))
+}
+
+impl<V: HasOptions> Args for Given<V> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(rows(V::VERB).map(|row| argument(row, V::VERB)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn argument(row: &'static Row, verb: Verb) -> Arg {
+    let usual = row.facts.usual;
+    let help = match row.kind {
+        Kind::Switch => row.flag_help(),
+        _ if usual.is_empty() => row.help().into(),
+        _ => format!("{} [default: {usual}]", row.help()),
+    };
+    let excluded = row.excludes().iter().filter(|name| rows(verb).any(|row| row.name == **name));
+    // clap keeps names for as long as the program runs
+    let flag: &str = row.flag().leak();
+    let argument = Arg::new(row.name).long(flag).help(help).conflicts_with_all(excluded);
+    let argument = match row.facts.about {
+        About::Output | About::Machine => argument,
+        about => argument.help_heading(about.name()),
+    };
+    let argument = match row.kind {
+        Kind::Switch => return argument.action(ArgAction::SetTrue),
+        Kind::Path => argument.value_parser(clap::value_parser!(PathBuf)),
+        Kind::Word(words) => argument.value_parser(PossibleValuesParser::new(words)),
+        Kind::Number(_) => {
+            argument.allow_negative_numbers(true).value_parser(move |text: &str| value(row, text))
+        }
+        Kind::Numbers => argument.allow_hyphen_values(true).value_parser(move |text: &str| value(row, text)),
+        _ => argument.value_parser(move |text: &str| value(row, text)),
+    };
+    argument.value_name(row.facts.value)
+}
+
+impl<V: HasOptions> FromArgMatches for Given<V> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Map::new();
+        let mut metrics_file = None;
+        for row in rows(V::VERB) {
+            let name = row.name;
+            let value = match row.kind {
+                Kind::Switch => matches.get_flag(name).then(|| Json::from(!row.is_on())),
+                Kind::Path => {
+                    metrics_file = matches.get_one::<PathBuf>(name).cloned();
+                    metrics_file.as_ref().map(|path| Json::from(path.to_string_lossy()))
+                }
+                Kind::Word(_) => matches.get_one::<String>(name).map(|word| Json::from(word.as_str())),
+                _ => matches.get_one::<Json>(name).cloned(),
+            };
+            given.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        let options = mwa::Options::read(&given)
+            .map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
+        Ok(Self { options, metrics_file, verb: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl<V> Given<V> {
+    /// Which of `inputs`, and how they are weighed.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
-    pub(crate) fn options(self) -> mwa::Result<Options> {
-        Options::from(self).checked().map_err(|error| {
+    pub(crate) fn choosing(&self, inputs: Inputs) -> mwa::Result<Options> {
+        let options = Options::new(inputs.inputs, &self.options).map_err(|error| {
             Error::new(ErrorKind::Usage, error.detail().to_owned())
                 .help(error.advice().unwrap_or_default().to_owned())
-        })
+        })?;
+        Ok(Options { metrics_file: self.metrics_file.clone(), ..options })
+    }
+
+    /// How the merge is done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for options of product space without it.
+    pub(crate) fn merging(&self) -> mwa::Result<MergeOptions> {
+        MergeOptions::new(&self.options)
     }
 }
 
-impl From<Choose> for Options {
-    fn from(args: Choose) -> Self {
-        let goal = args.goal.map(|goal| match goal {
-            GoalArg::Min => Goal::Min,
-            GoalArg::Max => Goal::Max,
-        });
-        let scheme = args.scheme.parse().expect("clap allows only the names of schemes");
-        Self {
-            inputs: args.inputs,
-            adapter: args.adapter,
-            choose: ChooseOptions {
-                select: Selection { steps: args.steps, every: args.every, last: args.last, top: args.top },
-                metric: MetricOptions {
-                    name: args.metric,
-                    goal,
-                    smooth: args.smooth,
-                    tolerance: args.metric_tolerance,
-                    strict: args.strict_metrics,
-                },
-                rule: args
-                    .weights
-                    .map_or(WeightRule::Scheme { scheme, penalty: args.penalty }, WeightRule::Explicit),
-                drop_bad: args.drop_bad,
-            },
-            metrics_file: args.metrics_file,
+/// The value of an option as JSON; or what it must be.
+fn value(row: &Row, text: &str) -> Result<Json, String> {
+    let number = |text: &str| text.parse().ok().and_then(serde_json::Number::from_f64).map(Json::from);
+    let whole = |text: &str| text.parse::<u64>().ok().map(Json::from);
+    let value = match row.kind {
+        Kind::Count | Kind::Whole => whole(text),
+        Kind::Bytes => Some(size(text)?.into()),
+        Kind::Number(_) => number(text),
+        Kind::Numbers => text.split(',').map(number).collect::<Option<Vec<_>>>().map(Json::from),
+        Kind::Steps => Some(steps(text)?),
+        Kind::Rank => whole(text).or_else(|| Some(text.into())),
+        Kind::Device => {
+            text.parse::<DeviceChoice>().map_err(|error| error.detail().to_owned())?;
+            Some(text.into())
         }
-    }
-}
-
-impl From<MachineArgs> for Machine {
-    fn from(args: MachineArgs) -> Self {
-        Self { threads: args.threads, memory: args.memory, device: args.device }
-    }
-}
-
-/// The options of a merge that are not about choosing.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] for options of product space without it.
-pub(crate) fn merge_options(
-    dtype: OutputDtype,
-    args: SpaceArgs,
-    allow_cross_run: bool,
-    force: bool,
-    machine: MachineArgs,
-) -> mwa::Result<MergeOptions> {
-    let dtype = match dtype {
-        OutputDtype::Keep => None,
-        OutputDtype::F32 => Some(Float::F32),
-        OutputDtype::Bf16 => Some(Float::BF16),
-        OutputDtype::F16 => Some(Float::F16),
+        _ => Some(text.into()),
     };
-    let is_product = args.space == SpaceArg::Product;
-    let space = space(is_product, args.rank, args.energy, args.strict)?;
-    let SpaceArgs { strict, no_residual, .. } = args;
-    Ok(MergeOptions { dtype, space, allow_cross_run, strict, no_residual, force, machine: machine.into() })
+    let fits = |value: &Json| row.fits(value);
+    value.filter(fits).ok_or_else(|| format!("it must be {}", row.kind))
 }
 
-fn energy(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
-        _ => Err("is no share; write a number above 0, at most 1".into()),
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(error) => Err(format!("{error}")),
-    }
-}
-
-fn steps(text: &str) -> Result<(u64, u64), String> {
+fn steps(text: &str) -> Result<Json, String> {
     let (from, to) = text.split_once("..").ok_or("write a range, such as 500..1000, 500.. or ..1000")?;
-    let end = |part: &str, open: u64| {
-        if part.is_empty() { Ok(open) } else { part.parse().map_err(|error| format!("`{part}`: {error}")) }
+    let end = |part: &str| match part {
+        "" => Ok(None),
+        part => part.parse::<u64>().map(Some).map_err(|error| format!("`{part}`: {error}")),
     };
-    let (from, to) = (end(from, 0)?, end(to.trim_start_matches('='), u64::MAX)?);
-    if from > to { Err(format!("the range is empty: {from} is after {to}")) } else { Ok((from, to)) }
+    match (end(from)?, end(to.trim_start_matches('='))?) {
+        (Some(from), Some(to)) if from > to => Err(format!("the range is empty: {from} is after {to}")),
+        (from, to) => Ok(Json::from(vec![Json::from(from), Json::from(to)])),
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -323,10 +280,10 @@ fn size(text: &str) -> Result<u64, String> {
         "m" => 20,
         "g" => 30,
         "t" => 40,
-        unit => return Err(format!("`{unit}` is no unit; use K, M, G or T")),
+        unit => return Err(format!("`{unit}` is not a unit; use K, M, G or T")),
     };
     let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| "is too large".into())
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".into())
 }
 
 #[cfg(test)]
@@ -340,13 +297,21 @@ mod tests {
 
     #[test]
     fn ranges_and_sizes() {
-        assert_eq!(steps("500..1000"), Ok((500, 1000)));
-        assert_eq!(steps("500.."), Ok((500, u64::MAX)));
+        assert_eq!(steps("500..1000"), Ok(Json::from(vec![500, 1000])));
+        assert_eq!(steps("500..").unwrap().to_string(), "[500,null]");
         assert!(steps("9..1").is_err());
         assert!(steps("9").is_err());
         assert_eq!(size("64M"), Ok(64 << 20));
         assert_eq!(size("1GiB"), Ok(1 << 30));
         assert_eq!(size("17"), Ok(17));
         assert!(size("1X").is_err());
+    }
+
+    #[test]
+    fn no_number_slips_through_as_nothing() {
+        let row = OPTIONS.iter().find(|row| row.name == "penalty").unwrap();
+        for wrong in ["NaN", "inf", "1e999", "x", ""] {
+            assert_eq!(value(row, wrong), Err("it must be a number".into()), "{wrong}");
+        }
     }
 }

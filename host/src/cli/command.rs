@@ -13,10 +13,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mwa::{Error, ErrorKind};
 use serde::Serialize;
 
-use crate::cli::arguments;
 use crate::cli::arguments::{Cli, Command, Show};
 use crate::cli::show;
 use crate::io::open::raise_limit;
+use crate::options::Machine;
 use crate::progress::Progress;
 
 const DONE: u8 = 0;
@@ -78,27 +78,27 @@ fn stop_cleanly() {
 
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
-        Command::Merge { choose, output, dtype, space, allow_cross_run, force, machine, show } => {
+        Command::Merge { inputs, output, given, timings, show } => {
             stop_cleanly();
             let start = Instant::now();
-            let bar = Bar::new(show, machine.timings);
-            let how = arguments::merge_options(dtype, space, allow_cross_run, force, machine)?;
-            let report = crate::merge(&choose.options()?, &how, &output, &bar)?;
+            let bar = Bar::new(show, timings.timings);
+            let how = given.merging()?;
+            let report = crate::merge(&given.choosing(inputs)?, &how, &output, &bar)?;
             note(show, &report.notes);
             print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
         }
-        Command::Weights { choose, show } => {
-            let report = crate::weights(&choose.options()?)?;
+        Command::Weights { inputs, given, show } => {
+            let report = crate::weights(&given.choosing(inputs)?)?;
             note(show, &report.notes);
             print(show, &report, || show::weights(&report));
         }
-        Command::Inspect { paths, adapter, show } => {
+        Command::Inspect { paths, given, show } => {
             // one bad path hides nothing about the others
             let (mut found, mut failures) = (Vec::new(), Vec::new());
             for path in &paths {
-                match crate::inspect(path, adapter.as_deref()) {
+                match crate::inspect(path, given.options.adapter.as_deref()) {
                     Ok(inspection) => found.push(inspection),
                     Err(error) => failures.push(error),
                 }
@@ -114,10 +114,10 @@ fn run(command: Command) -> mwa::Result<u8> {
                 return Err(last);
             }
         }
-        Command::Verify { folder, machine, show } => {
+        Command::Verify { folder, given, timings, show } => {
             stop_cleanly();
-            let bar = Bar::new(show, machine.timings);
-            let verified = crate::verify(&folder, machine.into(), &bar)?;
+            let bar = Bar::new(show, timings.timings);
+            let verified = crate::verify(&folder, Machine::new(&given.options)?, &bar)?;
             print(show, &verified, || show::verified(&verified));
             if !verified.is_good() {
                 return Ok(FAILED);

@@ -46,7 +46,7 @@ pub(crate) fn merge(
     let optional: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
     let configs = mwa::adapter_configs(inputs, &optional)?;
     let products = Products::new(Factors::new(inputs, &optional, &choice.weights)?, &configs)?;
-    notes.extend(products.gaps(how.strict)?);
+    notes.extend(products.gaps(how.merge.strict)?);
 
     let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
     let most = |sizes: &mut dyn Iterator<Item = u64>| sizes.max().unwrap_or(0);
@@ -59,7 +59,7 @@ pub(crate) fn merge(
         Vec::new()
     };
     let ranks = products.ranks(rank, &found)?;
-    recipe.elsewhere = products.layout(&ranks, how.dtype);
+    recipe.elsewhere = products.layout(&ranks, how.merge.dtype);
     let plan = Plan::new(inputs, &choice.weights, &recipe)?;
     let store = Store::new(sources, create(plan.outputs(), staging)?);
     for (file, shard) in plan.outputs().iter().enumerate() {

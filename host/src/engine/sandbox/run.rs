@@ -35,12 +35,13 @@ pub(crate) fn run(
     let recipe = work.recipe()?;
     let mut merge = sandbox.open(&work.heads()?, &recipe)?;
     let files = || work.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
-    let rounds =
-        if recipe.residual || matches!(work.how.space, crate::Space::Product(Some(mwa::Rank::Energy(_)))) {
-            2
-        } else {
-            1
-        };
+    let rounds = if recipe.residual
+        || matches!(work.how.merge.space, crate::Space::Product(Some(mwa::Rank::Energy(_))))
+    {
+        2
+    } else {
+        1
+    };
     progress.start(rounds * files().map(InputFile::len).sum::<u64>());
     let mut buffers = Vec::new();
     // the outputs, and a store that can write them; none before the guest knows them
@@ -110,7 +111,7 @@ impl<'a> Work<'a> {
     }
 
     fn recipe(&self) -> Result<Recipe> {
-        let dtype = match self.how.dtype {
+        let dtype = match self.how.merge.dtype {
             None => None,
             Some(Float::F32) => Some(Dtype::F32),
             Some(Float::BF16) => Some(Dtype::Bf16),
@@ -122,12 +123,12 @@ impl<'a> Work<'a> {
         };
         Ok(Recipe {
             weighing: Weighing::Exact(self.weights.to_vec()),
-            space: self.how.space.into(),
-            strict: self.how.strict,
-            residual: !self.how.no_residual,
+            space: self.how.merge.space.into(),
+            strict: self.how.merge.strict,
+            residual: self.how.merge.residual,
             dtype,
-            allow_cross_run: self.how.allow_cross_run,
-            allow_non_finite: false,
+            allow_cross_run: self.how.merge.allow_cross_run,
+            allow_non_finite: self.how.merge.allow_non_finite,
             rewrite: true,
             chunk: None,
         })

@@ -1,0 +1,445 @@
+//! Every option, once: its name, kind, default, range and help. All faces read their options through this table.
+//!
+//! A row is a field of [`Options`], an entry of the JSON that [`Options::parse`] takes, a flag of the command line, a
+//! keyword of Python and a property of JavaScript, so that one thing has one name everywhere (`drop_bad`, `--drop-bad`,
+//! `dropBad`). To add an option, add a row and use its field; `cargo xtask options` writes the Python and TypeScript types
+//! and the table in the README from [`OPTIONS`], and a test compares them.
+//!
+//! [`OPTIONS`] is for programs that print it. Reading does not touch it, so that help is not linked into WebAssembly.
+
+pub(crate) mod value;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde_json::{Map, Value as Json};
+
+use self::value::Value;
+use crate::error::{Error, ErrorKind, Result};
+use crate::logs::goal::Goal;
+use crate::logs::metric::MetricOptions;
+use crate::merge::MergeOptions;
+use crate::method::product::{Rank, Space};
+use crate::text::json;
+use crate::text::span::Span;
+use crate::text::spelling;
+use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
+use crate::weigh::scheme::{Scheme, Weights};
+
+pub use self::value::{Kind, OutputDtype, RankChoice, SpaceName};
+
+/// What is told of an option beside its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// How the command line calls the value, empty for a switch.
+    pub value: &'static str,
+    /// The default in words, empty for none.
+    pub usual: &'static str,
+    /// What it is about.
+    pub about: About,
+    /// What it is for.
+    pub verbs: &'static [Verb],
+    /// Faces that cannot have it, and why.
+    pub lacking: &'static [(Face, &'static str)],
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name in JSON, and in Python; the command line has `-` for `_`, JavaScript capitals.
+    pub name: &'static str,
+    /// One line of help.
+    help: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// The rest.
+    pub facts: Facts,
+}
+
+impl Row {
+    /// One line of help, without a full stop.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        self.help.trim_ascii()
+    }
+
+    /// The name on the command line: a switch that is on unless told otherwise is turned off by `--no-NAME`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        let no = if self.is_on() { "no-" } else { "" };
+        format!("{no}{}", self.name.replace('_', "-"))
+    }
+
+    /// What that flag does.
+    #[must_use]
+    pub fn flag_help(&self) -> String {
+        let help = self.help();
+        match help.split_at_checked(1) {
+            Some((first, rest)) if self.is_on() => format!("Do not {}{rest}", first.to_ascii_lowercase()),
+            _ => help.into(),
+        }
+    }
+
+    /// Whether this is a switch that is on by default.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.kind == Kind::Switch && self.facts.usual == "true"
+    }
+
+    /// The options that it cannot be combined with.
+    #[must_use]
+    pub fn excludes(&self) -> &'static [&'static str] {
+        if self.name == "weights" { &MEASURING } else { &[] }
+    }
+
+    /// Whether JSON is a value of it.
+    #[must_use]
+    pub fn fits(&self, value: &Json) -> bool {
+        Options::default().set(self.name, value).is_ok()
+    }
+
+    /// Whether a verb has it on a face.
+    #[must_use]
+    pub fn is_on_face(&self, face: Face, verb: Verb) -> bool {
+        self.facts.verbs.contains(&verb) && !self.facts.lacking.iter().any(|(lacking, _)| *lacking == face)
+    }
+}
+
+/// Headings of help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Which checkpoints.
+    Selection,
+    /// Which metric, and how it is read.
+    Metric,
+    /// From metric to weight.
+    Weights,
+    /// What is averaged.
+    Space,
+    /// The files that are written.
+    Output,
+    /// What computes, and with how much.
+    Machine,
+}
+
+impl About {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Selection => "Selection",
+            Self::Metric => "Metric",
+            Self::Weights => "Weights",
+            Self::Space => "Space",
+            Self::Output => "Output",
+            Self::Machine => "Machine",
+        }
+    }
+}
+
+/// What mwa can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Merge checkpoints.
+    Merge,
+    /// Choose and weigh them only.
+    Weights,
+    /// Say what paths are.
+    Inspect,
+    /// Merge again and compare.
+    Verify,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// The native command line.
+    CommandLine,
+    /// Python, C and whoever else gives JSON to the native library.
+    Native,
+    /// The npm package, in a browser.
+    Browser,
+    /// The npm package on disk: Node, Deno, Bun, and its command line.
+    Node,
+}
+
+const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights];
+const MERGING: &[Verb] = &[Verb::Merge];
+const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect];
+const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify];
+
+const SELECTION: Facts =
+    Facts { value: "", usual: "", about: About::Selection, verbs: WEIGHING, lacking: &[] };
+const METRIC: Facts = Facts { about: About::Metric, ..SELECTION };
+const WEIGHTS: Facts = Facts { about: About::Weights, ..SELECTION };
+const SPACE: Facts = Facts { about: About::Space, verbs: MERGING, ..SELECTION };
+const OUTPUT: Facts = Facts { about: About::Output, ..SPACE };
+const MACHINE: Facts = Facts { about: About::Machine, verbs: COMPUTING, ..SELECTION };
+
+/// What own weights leave nothing to do for.
+const MEASURING: [&str; 5] = ["scheme", "penalty", "metric", "metrics_file", "goal"];
+
+/// Make the struct, the table and the reading of the same rows.
+macro_rules! options {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $usual:expr, $kind:expr, $facts:expr;)+) => {
+        /// What can be wanted of a merge, beyond its inputs and its output. Fields are the rows of [`OPTIONS`].
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Options {
+            $($(#[doc = $help])+ pub $name: $type,)+
+        }
+
+        impl Default for Options {
+            fn default() -> Self {
+                Self { $($name: $usual,)+ }
+            }
+        }
+
+        /// Every option, in the order of help.
+        pub static OPTIONS: &[Row] = &[
+            $(Row { name: stringify!($name), help: concat!($($help),+), kind: $kind, facts: $facts },)+
+        ];
+
+        const NAMES: &[&str] = &[$(stringify!($name)),+];
+
+        impl Options {
+            /// Set one option.
+            fn set(&mut self, name: &str, value: &Json) -> Result<()> {
+                match name {
+                    $(stringify!($name) => self.$name = Value::read(value, $kind).ok_or_else(|| wrong(name, value, $kind))?,)+
+                    _ => return Err(unknown(name)),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+options! {
+    /// The newest N checkpoints
+    last: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "10 of a run", ..SELECTION };
+    /// Every K-th checkpoint, counted from the newest
+    every: Option<usize> = None, Kind::Count, Facts { value: "K", ..SELECTION };
+    /// Checkpoints between two steps, both included; either end may be left out
+    steps: Option<(u64, u64)> = None, Kind::Steps, Facts { value: "A..B", ..SELECTION };
+    /// The N checkpoints with the best metric
+    top: Option<usize> = None, Kind::Count, Facts { value: "N", ..SELECTION };
+    /// Exactly these checkpoints, by name
+    checkpoints: Option<Vec<String>> = None, Kind::Texts, Facts {
+        lacking: &[(Face::CommandLine, "give their paths"), (Face::Native, "give their paths")],
+        ..SELECTION
+    };
+    /// The adapter inside checkpoints that hold several
+    adapter: Option<String> = None, Kind::Text, Facts {
+        value: "NAME",
+        verbs: OPENING,
+        lacking: &[(Face::Browser, "an option of openRun")],
+        ..SELECTION
+    };
+    /// Leave out checkpoints that diverged, instead of failing
+    drop_bad: bool = false, Kind::Switch, SELECTION;
+
+    /// loss, eval_loss, step or any logged NAME
+    metric: Option<String> = None, Kind::Text, Facts {
+        value: "NAME",
+        usual: "eval_loss if all have it, else loss, else step",
+        ..METRIC
+    };
+    /// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
+    metrics_file: Option<String> = None, Kind::Path, Facts { value: "FILE", ..METRIC };
+    /// Whether lower or higher is better
+    goal: Option<Goal> = None, Kind::Word(&["min", "max"]), Facts { value: "GOAL", usual: "from the metric's name", ..METRIC };
+    /// Average a training metric over this many steps around a checkpoint; 0 interpolates
+    smooth: Option<f64> = None, Kind::Number(Some(Span::From(0.0))), Facts { value: "STEPS", usual: "from the log", ..METRIC };
+    /// Take an evaluation that lies up to this many steps away from its checkpoint
+    metric_tolerance: u64 = 0, Kind::Whole, Facts { value: "STEPS", usual: "0", ..METRIC };
+    /// Fail rather than take a value that was not logged right at a checkpoint
+    strict_metrics: bool = false, Kind::Switch, METRIC;
+
+    /// How a metric becomes a weight
+    scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, ..WEIGHTS };
+    /// How hard a worse checkpoint is punished; 0 is the plain mean
+    penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
+    /// Your own weights, one per checkpoint, instead of a metric's
+    weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "W,W,…", ..WEIGHTS };
+
+    /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
+    space: SpaceName = SpaceName::Factors, Kind::Word(&["factors", "product"]), Facts { value: "SPACE", usual: "factors", ..SPACE };
+    /// Rank of merged products: a number, full (exact, the sum of ranks) or auto
+    rank: Option<RankChoice> = None, Kind::Rank, Facts { value: "R|auto|full", usual: "the inputs' largest", ..SPACE };
+    /// With rank auto, the share of the squared norm that each module keeps
+    energy: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "SHARE", usual: "0.999", ..SPACE };
+    /// Fail where a module that an input lacks would count as zero
+    strict: bool = false, Kind::Switch, SPACE;
+    /// Measure how far averaged factors are from the average of their products; half the time of a large merge
+    residual: bool = true, Kind::Switch, Facts { usual: "true", ..SPACE };
+    /// Average the factors of adapters that are not of one run
+    allow_cross_run: bool = false, Kind::Switch, SPACE;
+
+    /// Dtype of averaged tensors; keep takes the widest of the inputs
+    dtype: OutputDtype = OutputDtype(None), Kind::Word(&["keep", "f32", "bf16", "f16"]), Facts { value: "DTYPE", usual: "keep", ..OUTPUT };
+    /// Let NaN and infinity through instead of failing
+    allow_non_finite: bool = false, Kind::Switch, OUTPUT;
+    /// Write files anew where one checkpoint alone has weight, instead of copying its own
+    rewrite: bool = false, Kind::Switch, OUTPUT;
+    /// Replace an earlier merge
+    force: bool = false, Kind::Switch, Facts {
+        lacking: &[(Face::Browser, "files are handed over, not replaced")],
+        ..OUTPUT
+    };
+
+    /// Threads
+    threads: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "one per core", ..MACHINE };
+    /// Bytes of buffers, such as 64M or 1G
+    memory: Option<u64> = None, Kind::Bytes, Facts {
+        value: "SIZE",
+        usual: "64M, or 256M with a GPU",
+        lacking: &[(Face::Browser, "buffers are a few MiB per worker"), (Face::Node, "buffers are a few MiB per worker")],
+        ..MACHINE
+    };
+    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not trusted. The
+    /// bytes are the same
+    device: Option<String> = None, Kind::Device, Facts { value: "DEVICE", usual: "auto", ..MACHINE };
+}
+
+/// The share of the squared norm that rank `auto` keeps.
+const ENERGY: f64 = 0.999;
+
+impl Options {
+    /// Read a JSON object whose names are those of [`OPTIONS`]; null is the default, and so is an empty text.
+    ///
+    /// ```
+    /// let options = mwa::Options::parse(r#"{"metric": "eval_loss", "last": 4, "penalty": 1}"#)?;
+    /// assert_eq!(options.last, Some(4));
+    /// let error = mwa::Options::parse(r#"{"penalti": 1}"#).unwrap_err();
+    /// assert_eq!(error.to_string(), "there is no option `penalti`");
+    /// assert_eq!(error.advice(), Some("did you mean `penalty`?"));
+    /// # Ok::<(), mwa::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an unknown name, a value that is not of its kind, and options that contradict each other.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        let given: Map<String, Json> = serde_json::from_str(text)
+            .map_err(|error| usage(format!("options are not a JSON object: {error}")))?;
+        Self::read(&given)
+    }
+
+    /// As [`Self::parse`], of JSON that was read already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(given: &Map<String, Json>) -> Result<Self> {
+        let mut options = Self::default();
+        let given = || given.iter().filter(|(_, value)| !value.is_null());
+        for (name, value) in given() {
+            options.set(name, value)?;
+        }
+        let other = given().map(|(name, _)| name).find(|name| MEASURING.contains(&name.as_str()));
+        match other {
+            Some(other) if options.weights.is_some() => {
+                Err(usage(format!("options weights and {other} contradict each other"))
+                    .help("give your own weights, or a metric and how it weighs"))
+            }
+            _ => Ok(options),
+        }
+    }
+
+    /// Which checkpoints, and how they are weighed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
+    pub fn choosing(&self) -> Result<ChooseOptions> {
+        let rule = if let Some(weights) = &self.weights {
+            Weights::explicit(weights)?;
+            WeightRule::Explicit(weights.clone())
+        } else {
+            Weights::new(&[1.0], Goal::Min, self.scheme, self.penalty)?;
+            WeightRule::Scheme { scheme: self.scheme, penalty: self.penalty }
+        };
+        Ok(ChooseOptions {
+            select: Selection { steps: self.steps, every: self.every, last: self.last, top: self.top },
+            metric: self.metric(),
+            rule,
+            drop_bad: self.drop_bad,
+        })
+    }
+
+    /// Which metric, and how it is read.
+    #[must_use]
+    pub fn metric(&self) -> MetricOptions {
+        MetricOptions {
+            name: self.metric.clone(),
+            goal: self.goal,
+            smooth: self.smooth,
+            tolerance: self.metric_tolerance,
+            strict: self.strict_metrics,
+        }
+    }
+
+    /// How the merge is done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for options of product space without it.
+    pub fn merging(&self) -> Result<MergeOptions> {
+        Ok(MergeOptions {
+            dtype: self.dtype.0,
+            space: self.space()?,
+            strict: self.strict,
+            residual: self.residual,
+            allow_cross_run: self.allow_cross_run,
+            allow_non_finite: self.allow_non_finite,
+            rewrite: self.rewrite,
+        })
+    }
+
+    fn space(&self) -> Result<Space> {
+        let rank = match (self.rank, self.energy) {
+            (None, None) => None,
+            (Some(RankChoice::Fixed(rank)), None) => Some(Rank::Fixed(rank)),
+            (Some(RankChoice::Full), None) => Some(Rank::Full),
+            (Some(RankChoice::Auto) | None, share) => Some(Rank::Energy(share.unwrap_or(ENERGY))),
+            (Some(_), Some(_)) => {
+                return Err(usage("option energy finds ranks by itself, but option rank gives one".into())
+                    .help("leave one of them out, or give rank auto"));
+            }
+        };
+        match self.space {
+            SpaceName::Product => Ok(Space::Product(rank)),
+            SpaceName::Factors if rank.is_none() && !self.strict => Ok(Space::Factors),
+            SpaceName::Factors => {
+                let detail =
+                    "options rank, energy and strict are for product space; factors keep the rank they have";
+                Err(usage(detail.into()).help("choose space product too"))
+            }
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Options {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
+        Self::read(&Map::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+fn usage(detail: String) -> Error {
+    Error::new(ErrorKind::Usage, detail)
+}
+
+#[cold]
+fn unknown(name: &str) -> Error {
+    let error = usage(format!("there is no option `{name}`"));
+    match spelling::closest(name, NAMES.iter().copied()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error,
+    }
+}
+
+#[cold]
+fn wrong(name: &str, value: &Json, kind: Kind) -> Error {
+    usage(format!("option {name}: {} does not fit; it must be {kind}", json::text(value)))
+}
+
+#[cfg(test)]
+mod tests;

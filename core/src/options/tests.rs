@@ -1,0 +1,162 @@
+use alloc::string::ToString;
+use alloc::vec;
+
+use super::*;
+use crate::dtype::Float;
+
+fn read(json: &str) -> Options {
+    Options::parse(json).unwrap()
+}
+
+fn refused(json: &str) -> String {
+    let error = Options::parse(json).and_then(|options| options.merging()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    error.to_string()
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    assert_eq!(read(""), Options::default());
+    assert_eq!(read("{}"), Options::default());
+    assert_eq!(read(r#"{"last": null, "residual": null}"#), Options::default());
+}
+
+/// The words of the table are those that are read, and the default that it tells is the one that is taken.
+#[test]
+fn the_table_tells_the_truth() {
+    for row in OPTIONS {
+        let mut options = Options::default();
+        if let Kind::Word(words) = row.kind {
+            for word in words {
+                options.set(row.name, &Json::from(*word)).unwrap();
+            }
+            if words.contains(&row.facts.usual) {
+                options.set(row.name, &Json::from(row.facts.usual)).unwrap();
+                assert_eq!(options, Options::default(), "{}", row.name);
+            }
+        }
+        if let (Kind::Number(_) | Kind::Whole, Ok(usual)) = (row.kind, row.facts.usual.parse::<f64>()) {
+            options.set(row.name, &Json::from(usual)).unwrap();
+            // energy counts only where rank auto is asked for
+            let expected =
+                Options { energy: options.energy.filter(|share| *share == ENERGY), ..Options::default() };
+            assert_eq!(options, expected, "{}", row.name);
+        }
+        if row.kind == Kind::Switch {
+            options.set(row.name, &Json::from(row.is_on())).unwrap();
+            assert_eq!(options, Options::default(), "{}", row.name);
+        }
+        assert!(options.set(row.name, &Json::from(vec![Json::Bool(true)])).is_err(), "{}", row.name);
+        assert!(!row.help().is_empty() && !row.help().ends_with('.'), "{}", row.name);
+    }
+}
+
+#[test]
+fn each_option_reaches_what_it_is_for() {
+    let options = read(
+        r#"{"steps": [500, null], "every": 2, "last": 3, "top": 1, "drop_bad": true, "metric": "f1", "goal": "max", "smooth": 5,
+            "metric_tolerance": 7, "strict_metrics": true, "scheme": "power", "penalty": 2}"#,
+    );
+    let choose = options.choosing().unwrap();
+    let Selection { steps, every, last, top, .. } = choose.select;
+    assert_eq!((steps, every, last, top), (Some((500, u64::MAX)), Some(2), Some(3), Some(1)));
+    assert!(choose.drop_bad);
+    let MetricOptions { name, goal, smooth, tolerance, strict } = choose.metric;
+    assert_eq!(
+        (name.as_deref(), goal, smooth, tolerance, strict),
+        (Some("f1"), Some(Goal::Max), Some(5.0), 7, true)
+    );
+    assert!(
+        matches!(choose.rule, WeightRule::Scheme { scheme, penalty } if scheme.name == "power" && penalty == 2.0)
+    );
+    let own = read(r#"{"weights": [2, 1]}"#).choosing().unwrap();
+    assert!(matches!(own.rule, WeightRule::Explicit(weights) if weights == [2.0, 1.0]));
+
+    let merge = read(
+        r#"{"dtype": "bf16", "space": "product", "strict": true, "residual": false, "allow_cross_run": true,
+            "allow_non_finite": true, "rewrite": true}"#,
+    );
+    let merge = merge.merging().unwrap();
+    assert_eq!((merge.dtype, merge.space), (Some(Float::BF16), Space::Product(None)));
+    assert!(merge.strict && merge.allow_cross_run && merge.allow_non_finite && merge.rewrite);
+    assert!(!merge.residual);
+    assert!(read("").merging().unwrap().residual);
+}
+
+#[test]
+fn ranks_are_numbers_or_words() {
+    let space = |json: &str| read(json).merging().unwrap().space;
+    assert_eq!(space(r#"{"space": "product", "rank": 8}"#), Space::Product(Some(Rank::Fixed(8))));
+    assert_eq!(space(r#"{"space": "product", "rank": "full"}"#), Space::Product(Some(Rank::Full)));
+    assert_eq!(space(r#"{"space": "product", "rank": "auto"}"#), Space::Product(Some(Rank::Energy(0.999))));
+    assert_eq!(space(r#"{"space": "product", "energy": 0.5}"#), Space::Product(Some(Rank::Energy(0.5))));
+    assert_eq!(
+        refused(r#"{"rank": "all"}"#),
+        "option rank: \"all\" does not fit; it must be a whole number from 1 on, auto or full"
+    );
+    assert_eq!(
+        refused(r#"{"energy": 2}"#),
+        "option energy: 2 does not fit; it must be a number, above 0 and at most 1"
+    );
+    assert!(refused(r#"{"rank": "full"}"#).contains("product space"));
+    assert!(refused(r#"{"strict": true}"#).contains("product space"));
+    assert!(refused(r#"{"space": "product", "rank": 3, "energy": 0.5}"#).contains("finds ranks by itself"));
+}
+
+#[test]
+fn devices_are_words_or_places() {
+    assert_eq!(read(r#"{"device": "cpu"}"#).device.as_deref(), Some("cpu"));
+    assert_eq!(read(r#"{"device": [0, 3]}"#).device.as_deref(), Some("gpu:0,3"));
+    for wrong in [r#""tpu""#, "[]", r#"["a"]"#, "1"] {
+        assert!(refused(&format!(r#"{{"device": {wrong}}}"#)).contains("must be auto, cpu, gpu"), "{wrong}");
+    }
+}
+
+#[test]
+fn numbers_may_be_written_as_floats() {
+    assert_eq!(read(r#"{"last": 4.0}"#).last, Some(4));
+    assert_eq!(read(r#"{"steps": [1.0, 2]}"#).steps, Some((1, 2)));
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (json, message) in [
+        (r#"{"lst": 4}"#, "there is no option `lst`"),
+        (r#"{"last": "4"}"#, "option last: \"4\" does not fit; it must be a whole number from 1 on"),
+        (r#"{"last": 0}"#, "option last: 0 does not fit; it must be a whole number from 1 on"),
+        (r#"{"last": 1.5}"#, "option last: 1.5 does not fit; it must be a whole number from 1 on"),
+        (r#"{"goal": "up"}"#, "option goal: \"up\" does not fit; it must be min or max"),
+        (r#"{"dtype": "int8"}"#, "option dtype: \"int8\" does not fit; it must be keep, f32, bf16 or f16"),
+        (r#"{"smooth": -1}"#, "option smooth: -1 does not fit; it must be a number, 0 or larger"),
+        (
+            r#"{"steps": [2, 1]}"#,
+            "option steps: [2,1] does not fit; it must be a first and a last step, null for an open end",
+        ),
+        (r#"{"weights": [1], "metric": "loss"}"#, "options weights and metric contradict each other"),
+    ] {
+        assert_eq!(refused(json), message);
+    }
+    assert!(refused("[").starts_with("options are not a JSON object: "));
+    assert!(refused("[1]").starts_with("options are not a JSON object: "));
+}
+
+#[test]
+fn a_slip_is_answered_with_the_name_that_was_meant() {
+    let help = |json| Options::parse(json).unwrap_err().advice().map(ToString::to_string);
+    assert_eq!(help(r#"{"drop-bad": true}"#).as_deref(), Some("did you mean `drop_bad`?"));
+    assert_eq!(help(r#"{"tolerance": 1}"#), None);
+}
+
+#[test]
+fn what_suits_no_checkpoints_is_refused_at_once() {
+    for json in [r#"{"penalty": 2}"#, r#"{"weights": []}"#, r#"{"weights": [1, -1]}"#] {
+        assert_eq!(read(json).choosing().unwrap_err().kind(), ErrorKind::Weights, "{json}");
+    }
+}
+
+#[test]
+fn the_command_line_turns_off_what_is_on() {
+    let flag = |name| OPTIONS.iter().find(|row| row.name == name).unwrap().flag();
+    assert_eq!(flag("residual"), "no-residual");
+    assert_eq!(flag("drop_bad"), "drop-bad");
+}

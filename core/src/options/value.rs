@@ -1,0 +1,207 @@
+//! What an option can be: how its value is read from JSON, and how messages say what it should have been.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde_json::Value as Json;
+
+use crate::dtype::Float;
+use crate::logs::goal::Goal;
+use crate::merge::report::dtype_named;
+use crate::text::json;
+use crate::text::span::Span;
+use crate::text::spelling;
+use crate::weigh::scheme::Scheme;
+
+/// What an option's value is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// True or false.
+    Switch,
+    /// A whole number from 1 on.
+    Count,
+    /// A whole number from 0 on.
+    Whole,
+    /// Bytes.
+    Bytes,
+    /// A number, within the span if there is one.
+    Number(Option<Span>),
+    /// A text.
+    Text,
+    /// The path of a file; where there are no paths, what it holds.
+    Path,
+    /// One of some words.
+    Word(&'static [&'static str]),
+    /// Several texts.
+    Texts,
+    /// Several numbers.
+    Numbers,
+    /// Two steps, both included; either may be open.
+    Steps,
+    /// A whole number from 1 on, `auto` or `full`.
+    Rank,
+    /// A word, or the places of GPUs.
+    Device,
+}
+
+/// Reads on after "it must be".
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Switch => "true or false",
+            Self::Count => "a whole number from 1 on",
+            Self::Whole => "a whole number from 0 on",
+            Self::Bytes => "a whole number of bytes",
+            Self::Number(Some(span)) => return write!(f, "a number, {span}"),
+            Self::Number(None) => "a number",
+            Self::Text => "a text",
+            Self::Path => "the path of a file",
+            Self::Word(words) => return f.write_str(&spelling::one_of(words)),
+            Self::Texts => "a list of texts",
+            Self::Numbers => "a list of numbers",
+            Self::Steps => "a first and a last step, null for an open end",
+            Self::Rank => "a whole number from 1 on, auto or full",
+            Self::Device => "auto, cpu, gpu, the places of GPUs, or wasm",
+        })
+    }
+}
+
+/// The rank that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankChoice {
+    /// This one in all modules.
+    Fixed(usize),
+    /// The smallest in each module that keeps a share of the squared norm.
+    Auto,
+    /// The sum of the inputs' ranks.
+    Full,
+}
+
+/// A type of an option's value.
+pub(super) trait Value: Sized {
+    /// The value, if the JSON is one of this kind.
+    fn read(value: &Json, kind: Kind) -> Option<Self>;
+}
+
+impl<T: Value> Value for Option<T> {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        T::read(value, kind).map(Some)
+    }
+}
+
+impl Value for bool {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Value for u64 {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        // JavaScript and NumPy may write 4.0 for 4
+        let whole = value.as_u64().or_else(|| json::whole(value.as_f64()?))?;
+        (kind != Kind::Count || whole > 0).then_some(whole)
+    }
+}
+
+impl Value for usize {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        u64::read(value, kind)?.try_into().ok()
+    }
+}
+
+impl Value for f64 {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        let number = value.as_f64()?;
+        match kind {
+            Kind::Number(Some(span)) => span.contains(number).then_some(number),
+            _ => Some(number),
+        }
+    }
+}
+
+impl Value for String {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        let text = match value {
+            Json::String(text) => text.clone(),
+            Json::Array(places) if kind == Kind::Device && !places.is_empty() => {
+                let places = places.iter().map(|place| Some(place.as_u64()?.to_string()));
+                format!("gpu:{}", places.collect::<Option<Vec<_>>>()?.join(","))
+            }
+            _ => return None,
+        };
+        let is_device = || ["auto", "cpu", "gpu", "wasm"].contains(&&*text) || text.starts_with("gpu:");
+        (kind != Kind::Device || is_device()).then_some(text)
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        value.as_array()?.iter().map(|item| T::read(item, kind)).collect()
+    }
+}
+
+impl Value for (u64, u64) {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        let [first, last] = value.as_array()?.as_slice() else { return None };
+        let end = |end: &Json, open| if end.is_null() { Some(open) } else { u64::read(end, Kind::Whole) };
+        let (first, last) = (end(first, 0)?, end(last, u64::MAX)?);
+        (first <= last).then_some((first, last))
+    }
+}
+
+impl Value for RankChoice {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        match value {
+            Json::String(word) if word == "auto" => Some(Self::Auto),
+            Json::String(word) if word == "full" => Some(Self::Full),
+            value => usize::read(value, Kind::Count).map(Self::Fixed),
+        }
+    }
+}
+
+impl Value for Goal {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Value for Scheme {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+/// The dtype of the output; `None` keeps the widest of the inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OutputDtype(pub Option<Float>);
+
+impl Value for OutputDtype {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        match value.as_str()? {
+            "keep" => Some(Self(None)),
+            name => dtype_named(name).map(Some).map(Self),
+        }
+    }
+}
+
+/// Whether tensors are averaged by themselves, or what they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpaceName {
+    /// Each tensor by itself.
+    #[default]
+    Factors,
+    /// LoRA's products.
+    Product,
+}
+
+impl Value for SpaceName {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        match value.as_str()? {
+            "factors" => Some(Self::Factors),
+            "product" => Some(Self::Product),
+            _ => None,
+        }
+    }
+}
