@@ -18,12 +18,32 @@ use serde_json::{Map, Value};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe};
+use crate::format::{Catalog, Format, START};
 use crate::text::index::Index;
 use crate::text::json::quoted;
 
 pub use text_map::TextMap;
 
 mod text_map;
+
+/// Files in this format. It claims every file, so it comes last: it says what a file is that is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Safetensors;
+
+impl Format for Safetensors {
+    fn claims(&self, _: &str, _: &[u8]) -> bool {
+        true
+    }
+
+    fn open(&self, files: &dyn Files, path: &str, size: u64) -> Maybe<Catalog> {
+        let head = Header::size(&files.read(path, 0..START)?, size)?;
+        let header = Header::parse(&files.read(path, 0..head.max(START))?, size)?;
+        // kohya's scripts write it
+        let step = header.metadata().get("ss_steps").and_then(|step| step.parse().ok());
+        Ok(Catalog { header, step, notes: Vec::new() })
+    }
+}
 
 /// Longest header that is read, in bytes. The format's own reader stops here too.
 pub const MAX_HEADER: u64 = 100_000_000;
