@@ -8,7 +8,7 @@ import { mergeRun, weighRun, type MergeRunOptions, type WeighRunOptions } from "
 import type { Report, WeighedInput } from "./types.js";
 
 const HELP = `\
-Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+Merge the checkpoints of a training run into one, each weighted by a metric it logged
 
   mwa-merge merge RUN|CHECKPOINT|FILE… -o DIR    merge into DIR, which appears whole or not at all
   mwa-merge weights RUN|…                        the same choice and weights as a table; writes nothing
