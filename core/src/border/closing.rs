@@ -37,15 +37,15 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Usage`] when there is not one hash per file; [`ErrorKind::Input`] when there was nothing to merge.
     pub fn texts(&self, found: &Found) -> Result<Vec<Text>> {
-        let report = self.report(found)?;
+        let made = self.report(found)?;
         let config = self.configs[self.owner].as_ref();
         let mut texts: Vec<_> = shard_index(self.files()).into_iter().collect();
         if let Some(config) = config {
             let text = self.rewritten().unwrap_or_else(|| config.text().to_string());
-            texts.push(("adapter_config.json".to_string(), text));
+            texts.push((report::CONFIG.to_string(), text));
         }
-        texts.push(("README.md".to_string(), card(&report, config)));
-        texts.push(("mwa-report.json".to_string(), report.to_json()));
+        texts.push((report::CARD.to_string(), card(&made, config)));
+        texts.push((report::REPORT.to_string(), made.to_json()));
         Ok(texts)
     }
 
@@ -99,6 +99,7 @@ impl Session {
             outputs: outputs
                 .map(|(file, hash)| hashed(&(file.name.clone(), file.header.file_len()), hash))
                 .collect(),
+            companions: Vec::new(),
             notes: self.notes(),
         })
     }
