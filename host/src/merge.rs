@@ -14,11 +14,11 @@ use crate::io::disk::InputFile;
 use crate::io::hash::hash_file;
 use crate::io::staging::Staging;
 use crate::io::store::Store;
-use crate::options::{MergeOptions, Options, REPORT};
+use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
 use mwa::Space;
 use mwa::report;
-use mwa::report::{Distance, HashedFile, Report};
+use mwa::report::{CARD, CONFIG, Distance, HashedFile, REPORT, Report};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -36,6 +36,7 @@ pub fn weights(options: &Options) -> Result<Report> {
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
+        companions: Vec::new(),
         notes: choice.notes,
     })
 }
@@ -45,6 +46,11 @@ pub fn weights(options: &Options) -> Result<Report> {
 /// # Errors
 /// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
+    Staging::tidy(out).iter().for_each(|done| progress.note(done));
+    if how.force {
+        let named = options.inputs.iter().chain(&options.metrics_file);
+        Staging::check_inputs(out, named.map(PathBuf::as_path))?;
+    }
     Staging::check(out, how.force)?;
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
@@ -113,6 +119,17 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
+    let owner = &choice.checkpoints[written.owner];
+    let mut companions = Vec::new();
+    if let Some((name, index)) = mwa::shard_index(&written.shards) {
+        companions.push(staging.write(&name, index.as_bytes())?);
+    }
+    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
+        companions.push(staging.write(CONFIG, config.as_bytes())?);
+    }
+    if let Some(folder) = &owner.folder {
+        companions.extend(staging.copy_companions(folder)?);
+    }
     let (space, rank) = report::space_name(how.merge.space);
     let report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
@@ -129,21 +146,12 @@ pub(crate) fn merge_choice(
             .zip(written.hashes)
             .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
             .collect(),
+        companions,
         notes,
     };
-    let owner = &choice.checkpoints[written.owner];
-    if let Some((name, index)) = mwa::shard_index(&written.shards) {
-        staging.write(&name, index.as_bytes())?;
-    }
-    if let Some(folder) = &owner.folder {
-        staging.copy_companions(folder)?;
-    }
-    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
-        staging.write("adapter_config.json", config.as_bytes())?;
-    }
-    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
+    staging.write(CARD, mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
-    staging.publish()?;
+    staging.publish()?.iter().for_each(|note| progress.note(note));
     Ok(report)
 }
 
@@ -180,13 +188,16 @@ fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge>
 }
 
 fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
-    let hash = |file: &InputFile| hash_file(&file.path);
-    let input_hashes = checkpoints
-        .iter()
-        .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
-        .collect::<Result<Vec<_>>>()?;
-    for (file, shard) in checkpoints[only].files.iter().zip(shards) {
-        staging.copy(&file.path, &shard.name)?;
+    let mut input_hashes = Vec::new();
+    for (i, checkpoint) in checkpoints.iter().enumerate() {
+        let hash = |(k, file): (usize, &InputFile)| {
+            if i == only {
+                staging.copy(&file.path, &shards[k].name).map(|copied| copied.sha256)
+            } else {
+                hash_file(&file.path)
+            }
+        };
+        input_hashes.push(checkpoint.files.iter().enumerate().map(hash).collect::<Result<Vec<_>>>()?);
     }
     let hashes = input_hashes[only].clone();
     Ok(Written { shards: shards.to_vec(), hashes, input_hashes, owner: only, distance: None, config: None })

@@ -71,6 +71,7 @@ class Report:
     adapter: str | None = None
     rank: str | None = None
     residual: Distance | None = None
+    companions: tuple[HashedFile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ pub struct Report {
     pub inputs: Vec<Input>,
     /// The files with weights that were written.
     pub outputs: Vec<HashedFile>,
+    /// What was written beside them and decides what they do: shard index, configs, tokenizer, templates. A host that does
+    /// not write them, or cannot hash them, leaves it empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub companions: Vec<HashedFile>,
     /// What the user was told.
     pub notes: Vec<String>,
 }
@@ -239,7 +243,27 @@ impl Weighting {
     }
 }
 
+/// The model card's file name.
+pub const CARD: &str = "README.md";
+
+/// The report's file name in a merged folder.
+pub const REPORT: &str = "mwa-report.json";
+
+/// The file name of an adapter's config.
+pub const CONFIG: &str = "adapter_config.json";
+
 impl Report {
+    /// Whether a file of that name in the merged folder is one that the merge wrote.
+    #[must_use]
+    pub fn wrote(&self, name: &str) -> bool {
+        let mut listed = self.outputs.iter().chain(&self.companions);
+        let may_be_unlisted =
+            || COMPANIONS.contains(&name) || name == CONFIG || name.ends_with(".safetensors.index.json");
+        [CARD, REPORT].contains(&name)
+            || listed.any(|file| file.name == name)
+            || (self.companions.is_empty() && may_be_unlisted())
+    }
+
     /// The output dtype as an option of a merge.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
 use tempfile::TempPath;
 
-use crate::io::open::{is_beyond_limit, soft_limit};
 use crate::find::READERS;
+use crate::io::open::{is_beyond_limit, soft_limit};
 use crate::io::pickle;
 
 /// An input file: its head, and where its bytes are.

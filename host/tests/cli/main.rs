@@ -63,4 +63,6 @@ mod output;
 mod place;
 mod texts;
 #[cfg(unix)]
+mod trust;
+#[cfg(unix)]
 mod unix;

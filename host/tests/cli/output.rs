@@ -250,8 +250,8 @@ help: choose another output folder, or replace an earlier merge with --force
     assert_data_eq!(
         place.fails("merge run -o run --force"),
         str![[r#"
-error: run: is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force
-help: choose another output folder, or remove this one yourself
+error: run: would overwrite the input run
+help: choose an output folder outside the inputs
 
 "#]]
     );

@@ -166,7 +166,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 /// A run of two checkpoints with factors of so many MiB.
-fn large(size: usize) -> Place {
+pub(crate) fn large(size: usize) -> Place {
     let place = Place::new();
     let values = vec![1.0; size << 18];
     for step in [1, 2] {

@@ -147,6 +147,7 @@ impl Merge {
             adapter: found.adapter.clone(),
             inputs: rows,
             outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
+            companions: Vec::new(),
             notes,
         };
         let next = |at: &Cursor| Some(plan.job(*at, job_bytes)?.1);
