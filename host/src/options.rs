@@ -41,7 +41,7 @@ impl Options {
 }
 
 /// How the merge is done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
     /// What every host is told.
     pub merge: mwa::MergeOptions,
@@ -49,6 +49,13 @@ pub struct MergeOptions {
     pub force: bool,
     /// Threads and memory.
     pub machine: Machine,
+}
+
+impl Default for MergeOptions {
+    /// As if nothing was said.
+    fn default() -> Self {
+        Self::new(&mwa::Options::default()).expect("the defaults go together")
+    }
 }
 
 impl MergeOptions {
