@@ -85,6 +85,7 @@ pub use run::checkpoint::Checkpoint;
 pub use run::readers::Readers;
 pub use run::same_run::{Sample, same_run};
 pub use run::{OpenOptions, Run, UserTable, WeighOptions, Weighed};
+pub use text::escape::readable;
 pub use text::index::Index;
 pub use text::span::Span;
 pub use weigh::choose::{

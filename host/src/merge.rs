@@ -101,7 +101,7 @@ pub(crate) fn merge_choice(
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
     let written = match merge.copied {
-        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging)?,
+        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging, progress)?,
         None => average(choice, inputs, merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
@@ -128,7 +128,9 @@ pub(crate) fn merge_choice(
         companions.push(staging.write(CONFIG, config.as_bytes())?);
     }
     if let Some(folder) = &owner.folder {
-        companions.extend(staging.copy_companions(folder)?);
+        let (copied, left_out) = staging.copy_companions(folder)?;
+        companions.extend(copied);
+        notes.extend(left_out);
     }
     let (space, rank) = report::space_name(how.merge.space);
     let report = Report {
@@ -187,14 +189,20 @@ fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge>
     Merge::new(inputs, &configs, &choice.weights, options)
 }
 
-fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
+fn copy(
+    checkpoints: &[Checkpoint],
+    only: usize,
+    shards: &[Shard],
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<Written> {
     let mut input_hashes = Vec::new();
     for (i, checkpoint) in checkpoints.iter().enumerate() {
         let hash = |(k, file): (usize, &InputFile)| {
             if i == only {
                 staging.copy(&file.path, &shards[k].name).map(|copied| copied.sha256)
             } else {
-                hash_file(&file.path)
+                hash_file(&file.path, progress)
             }
         };
         input_hashes.push(checkpoint.files.iter().enumerate().map(hash).collect::<Result<Vec<_>>>()?);

@@ -42,6 +42,9 @@ usage: cargo xtask VERB …
   test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
   test all                 everything above
 
+  faults [COUNT]           merges whose system calls fail one by one, and merges that are killed: COUNT of them (100000);
+                           `test` injects each call's share once. Linux, with a C compiler
+
   vectors                  remake tests/vectors with the numpy oracle and show what changed
 
   bench [RUNS]             whole merges beside their floor (read all, write one) and, if they are there, other tools
@@ -79,6 +82,8 @@ fn main() -> ExitCode {
         ["build", "web"] => web::package(),
         ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
+        ["faults"] => test::faults("100000"),
+        ["faults", count] if count.parse::<usize>().is_ok() => test::faults(count),
         ["vectors"] => vectors::remake(),
         ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),

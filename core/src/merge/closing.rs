@@ -27,9 +27,12 @@ pub struct Closing {
     pub inputs: Vec<Vec<String>>,
     /// SHA-256 in hex of each output file.
     pub outputs: Vec<String>,
-    /// What was written beside the weights, but for card and report; may be empty.
+    /// What was written beside them, [`Merge::texts`] among it; empty where a host cannot hash it.
     #[serde(default)]
     pub companions: Vec<HashedFile>,
+    /// What the host has to tell: which files it did not take along.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A file of text that belongs beside the weights: its name and what is in it.
@@ -115,7 +118,7 @@ impl Merge {
             inputs,
             outputs,
             companions: closing.companions.clone(),
-            notes: self.notes(),
+            notes: self.notes().into_iter().chain(closing.notes.iter().cloned()).collect(),
         }
     }
 

@@ -114,6 +114,24 @@ impl InputFile {
     }
 }
 
+/// Open a file to be read that a stranger named, in a report or an index: a pipe or a device would be waited for.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let failed = |error: io::Error| io_error("cannot open it", &error).file(path.display().to_string());
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let at_once = rustix::fs::OFlags::NONBLOCK.bits();
+        options.custom_flags(at_once.try_into().expect("a flag of the system's own calls"));
+    }
+    let file = options.open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::Input, "is not a regular file").file(path.display().to_string()))
+}
+
 /// The files of this machine. It remembers what they were when they were first looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {

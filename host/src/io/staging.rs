@@ -9,7 +9,7 @@ use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, Result};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::io::disk::io_error;
+use crate::io::disk::{io_error, open_regular};
 use crate::io::hash::sha256::Sha256;
 use crate::io::scratch::Scratch;
 
@@ -183,7 +183,7 @@ impl Staging {
     pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<HashedFile> {
         let unreadable = |error| io_error("cannot read it", &error).file(from.display().to_string());
         let failed = |error| cannot_write(&self.shown.join(name), &error);
-        let mut source = File::open(from).map_err(unreadable)?;
+        let mut source = open_regular(from)?;
         let mut file = self.create(name, 0)?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 256 << 10];
@@ -205,9 +205,28 @@ impl Staging {
     }
 
     /// Copy tokenizer, templates and, beside full models, the model's config from `folder`.
-    pub(crate) fn copy_companions(&self, folder: &Path) -> Result<Vec<HashedFile>> {
-        let paths = COMPANIONS.iter().map(|name| (name, folder.join(name)));
-        paths.filter(|(_, path)| path.is_file()).map(|(name, path)| self.copy(&path, name)).collect()
+    /// Gives what was copied, and in words what was not.
+    pub(crate) fn copy_companions(&self, folder: &Path) -> Result<(Vec<HashedFile>, Vec<String>)> {
+        let (mut copied, mut left_out) = (Vec::new(), Vec::new());
+        for name in COMPANIONS {
+            let path = folder.join(name);
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("cannot look at it", &error).file(path.display().to_string()));
+                }
+                _ => continue,
+            }
+            match leads_out(&path) {
+                None => copied.push(self.copy(&path, name)?),
+                Some(place) => left_out.push(format!(
+                    "{} is left out: it is a link out of the checkpoint, to {}; put the file itself there to have it copied",
+                    path.display(),
+                    place.display()
+                )),
+            }
+        }
+        Ok((copied, left_out))
     }
 
     /// Put the folder in its place, and remove the earlier merge that it replaces, if any. Gives what is to be told
@@ -260,20 +279,17 @@ impl Staging {
                 let at = self.folder.path().to_owned();
                 self.folder.keep();
                 // looked at once more, where nobody knows it: what came in at the last moment is not removed
-                match earlier(&at, &self.shown) {
-                    Ok(files) => Ok(Some(Earlier { at, files, aside: None })),
-                    Err(error) if exchange(&at, &self.target).is_ok() => {
+                let (files, trouble) = match earlier(&at, &self.shown) {
+                    Ok(files) => (files, None),
+                    Err(error)
+                        if error.kind() == ErrorKind::Output && exchange(&at, &self.target).is_ok() =>
+                    {
                         let _ = fs::remove_dir_all(&at);
-                        Err(error)
+                        return Err(error);
                     }
-                    Err(error) => {
-                        let places = (self.shown.display(), at.display());
-                        Err(error.help(format!(
-                            "the merge is at {} all the same; what was there is at {}",
-                            places.0, places.1
-                        )))
-                    }
-                }
+                    Err(error) => (Vec::new(), Some(error.to_string())),
+                };
+                Ok(Some(Earlier { at, files, trouble, aside: None }))
             }
             Err(error) if is_unsupported(&error) => self.put_in_two_steps(),
             Err(error) => Err(failed(error)),
@@ -292,7 +308,7 @@ impl Staging {
         match done {
             Ok(files) => {
                 self.folder.keep();
-                Ok(Some(Earlier { at, files, aside: Some(aside) }))
+                Ok(Some(Earlier { at, files, trouble: None, aside: Some(aside) }))
             }
             Err(error) if fs::rename(&at, &self.target).is_ok() => Err(error),
             Err(error) => {
@@ -308,6 +324,8 @@ struct Earlier {
     at: PathBuf,
     /// The names of its files.
     files: Vec<PathBuf>,
+    /// Why it is not known what is in it.
+    trouble: Option<String>,
     /// The folder made for it alone.
     aside: Option<Scratch>,
 }
@@ -315,13 +333,16 @@ struct Earlier {
 impl Earlier {
     /// Remove its files, and nothing else; what is to be told.
     fn remove(mut self, shown: &Path) -> Vec<String> {
-        let removed = self.files.iter().try_for_each(|file| fs::remove_file(self.at.join(file)));
-        let Err(error) = removed.and_then(|()| fs::remove_dir(&self.at)) else { return Vec::new() };
+        let trouble = self.trouble.take().or_else(|| {
+            let removed = self.files.iter().try_for_each(|file| fs::remove_file(self.at.join(file)));
+            removed.and_then(|()| fs::remove_dir(&self.at)).err().map(|error| error.to_string())
+        });
+        let Some(trouble) = trouble else { return Vec::new() };
         if let Some(aside) = &mut self.aside {
             aside.keep();
         }
         vec![format!(
-            "{}: the earlier merge is replaced, but not all of it could be removed: see {}: {error}",
+            "{}: the earlier merge is replaced, but not all of it could be removed; the rest is at {}: {trouble}",
             shown.display(),
             self.at.display()
         )]
@@ -419,6 +440,18 @@ fn files_read(checkpoints: &[Checkpoint]) -> BTreeSet<PathBuf> {
         }
     }
     paths
+}
+
+/// Where a link in a checkpoint leads, if that is out of the checkpoint: what is published must be what is there. Links of
+/// a download cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
+fn leads_out(path: &Path) -> Option<PathBuf> {
+    let place = fs::canonicalize(path).ok()?;
+    let folder = fs::canonicalize(path.parent()?).ok()?;
+    let mut above = folder.ancestors();
+    let cache = above.find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"));
+    let blobs = cache.and_then(Path::parent).map(|repository| repository.join("blobs"));
+    let is_inside = place.starts_with(&folder) || blobs.is_some_and(|blobs| place.starts_with(blobs));
+    (!is_inside).then_some(place)
 }
 
 fn overwrites(shown: &Path, input: &str) -> Error {
