@@ -92,3 +92,4 @@ pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };
 pub use weigh::scheme::{Scheme, Weights};
+pub use weigh::window::Pick;

@@ -28,6 +28,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected,
         inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
@@ -37,6 +38,7 @@ pub fn weights(options: &Options) -> Result<Report> {
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
         companions: Vec::new(),
+        advice: choice.advice,
         notes: choice.notes,
     })
 }
@@ -133,8 +135,9 @@ pub(crate) fn merge_choice(
         notes.extend(left_out);
     }
     let (space, rank) = report::space_name(how.merge.space);
-    let report = Report {
+    let mut report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected.clone(),
         weighting: choice.weighting.clone(),
         space,
         rank,
@@ -149,8 +152,10 @@ pub(crate) fn merge_choice(
             .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
             .collect(),
         companions,
+        advice: choice.advice.clone(),
         notes,
     };
+    report.advise_residual();
     staging.write(CARD, mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?.iter().for_each(|note| progress.note(note));

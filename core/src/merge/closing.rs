@@ -107,8 +107,9 @@ impl Merge {
             file.sha256.clone_from(hash);
         }
         let (space, rank) = report::space_name(self.options.space);
-        Report {
+        let mut report = Report {
             mwa: env!("CARGO_PKG_VERSION").to_string(),
+            selected: self.chosen.selected.clone(),
             weighting: self.chosen.weighting.clone(),
             space,
             rank,
@@ -118,8 +119,11 @@ impl Merge {
             inputs,
             outputs,
             companions: closing.companions.clone(),
+            advice: self.chosen.advice.clone(),
             notes: self.notes().into_iter().chain(closing.notes.iter().cloned()).collect(),
-        }
+        };
+        report.advise_residual();
+        report
     }
 
     /// The adapter's config where merged products have another rank and scale than the inputs.

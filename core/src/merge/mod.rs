@@ -144,6 +144,10 @@ pub struct Chosen {
     pub weights: Weights,
     /// How the weights came about.
     pub weighting: Weighting,
+    /// Which checkpoints these are, and why, where they were chosen.
+    pub selected: Option<report::Selected>,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<report::Advice>,
     /// What there is to tell of the choice.
     pub notes: Vec<String>,
     /// The adapter taken from checkpoints that hold several.
@@ -179,7 +183,17 @@ impl Chosen {
             weight: *weight,
             files: Vec::new(),
         });
-        Self { rows: rows.collect(), inputs, configs, weights, weighting, notes: Vec::new(), adapter: None }
+        Self {
+            rows: rows.collect(),
+            inputs,
+            configs,
+            weights,
+            weighting,
+            selected: None,
+            advice: Vec::new(),
+            notes: Vec::new(),
+            adapter: None,
+        }
     }
 }
 

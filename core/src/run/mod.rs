@@ -88,6 +88,10 @@ pub struct Weighed {
     pub weights: Weights,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// Which checkpoints these are, and why.
+    pub selected: report::Selected,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<report::Advice>,
     /// Things to say to the user, each once.
     pub notes: Vec<String>,
 }
@@ -131,12 +135,6 @@ impl Run {
         let choice = choose(&listed, searched, &metrics, &options.choose)?;
         let inputs = choice.inputs(&listed);
         let mut notes = self.notes.clone();
-        if let Some(newest) = choice.newest {
-            let all = listed.len();
-            notes.push(format!(
-                "the newest {newest} of {all} checkpoints are taken; --last takes more or fewer"
-            ));
-        }
         notes.extend(choice.notes);
         Ok(Weighed {
             indexes: choice.indexes.into_iter().map(|at| named[at]).collect(),
@@ -144,6 +142,8 @@ impl Run {
             readings: choice.readings,
             weights: choice.weights,
             weighting: choice.weighting,
+            selected: choice.selected,
+            advice: choice.advice,
             notes,
         })
     }
