@@ -65,7 +65,7 @@ fn plan(chosen: Chosen, options: MergeOptions) -> u64 {
 
 fn plans(criterion: &mut Criterion) {
     let product = Space::Product(Some(Rank::Inputs));
-    let factors = MergeOptions { residual: true, ..MergeOptions::default() };
+    let factors = MergeOptions::default();
     type Make = fn(usize) -> Chosen;
     let cases: [(&str, Make, MergeOptions); 3] = [
         ("a model of 25,000 tensors in 50 shards, times", |n| model(25_000 * n, 50 * n), factors),

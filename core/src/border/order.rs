@@ -161,7 +161,8 @@ pub(super) fn choose(
         }
         Weighing::Logged { logs, options, scheme, penalty } => {
             let read = metric.insert(logged(checkpoints, logs, options)?);
-            let weights = Weights::named(&read.name, &read.values()?, read.goal, *scheme, *penalty)?;
+            let values = read.values()?;
+            let weights = Weights::named(&read.name, &values, read.goal, *scheme, *penalty)?;
             let told = Some(&*read).filter(|_| scheme.reads_metric());
             let weighting = Weighting::new(*scheme, *penalty, told);
             let mut notes = read.notes.clone();

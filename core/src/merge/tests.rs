@@ -86,8 +86,7 @@ const PRODUCT: Space = Space::Product(Some(Rank::Inputs));
 #[test]
 fn averages_elements_and_measures_the_residual() {
     let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
-    let options = MergeOptions { residual: true, ..MergeOptions::default() };
-    let mut merge = open(&files, CONFIG, &[0.5, 0.5], options).unwrap();
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
     let merged = run(&mut merge, &files).unwrap();
     assert_eq!(merged, adapter(0.125, 2.0));
     let finished = merge.finish(&closing(&files)).unwrap();
@@ -226,7 +225,9 @@ fn each_job_is_told_of_once() {
     merge.found(0, Found::Cosines(vec![1.0])).unwrap();
     assert_eq!(merge.found(0, Found::Cosines(vec![1.0])).unwrap_err().kind(), ErrorKind::Usage);
     let Next::Jobs(main) = merge.next().unwrap() else { panic!("the sums") };
-    assert_eq!(merge.alike(main.start), main, "all tensors lie side by side");
+    let (sums, residual) = (main.start..main.end - 1, main.end - 1);
+    assert_eq!(merge.alike(main.start), sums, "all tensors lie side by side");
+    assert_eq!(merge.alike(residual), residual..main.end);
 }
 
 #[test]
@@ -235,7 +236,7 @@ fn jobs_by_tensor_stay_within_one() {
     let inputs = vec![input("a", &files[0]), input("b", &files[1])];
     let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
     let cut = Cut { by_tensor: true, ..Cut::default() };
-    let options = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let options = MergeOptions { residual: false, ..MergeOptions::default() };
     let mut merge = Merge::new(chosen, options, cut).unwrap();
     merge.next().unwrap();
     merge.found(0, Found::Cosines(vec![f64::NAN])).unwrap();

@@ -16,7 +16,7 @@ use crate::merge::report;
 use crate::merge::report::Weighting;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::log::Logs;
-use crate::run::readers::Readers;
+use crate::run::readers::{OpenOptions, Readers};
 use crate::run::same_run::Sample;
 use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
 use crate::weigh::scheme::Weights;
@@ -29,13 +29,6 @@ mod search;
 mod step;
 #[cfg(test)]
 mod tests;
-
-/// How a run is opened.
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    /// The adapter to take from checkpoints that hold several.
-    pub adapter: Option<String>,
-}
 
 /// The checkpoints behind the paths that the user named, and what their runs logged.
 #[derive(Debug)]
@@ -108,7 +101,7 @@ impl Run {
         paths: &[String],
         options: &OpenOptions,
     ) -> Maybe<Self> {
-        let found = search::find(files, readers, paths, options.adapter.as_deref())?;
+        let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
         let logs = Logs::read(files, readers, &checkpoints)?;
         step::settle(&mut checkpoints, &logs);

@@ -144,7 +144,8 @@ impl GuestMerge for Running {
 
     fn texts(&self, found: Found) -> Result<Vec<Text>> {
         let Found { paths, inputs, outputs } = found;
-        let texts = self.0.borrow().texts(&mwa::merge::Closing { paths, inputs, outputs })?;
+        let texts =
+            self.0.borrow().texts(&mwa::merge::Closing { paths, inputs, outputs, ..Default::default() })?;
         Ok(texts.into_iter().map(|(name, content)| Text { name, content }).collect())
     }
 }
