@@ -468,14 +468,6 @@ impl Merge {
         }
     }
 
-    /// The numbers of the jobs on elements, in the order of the outputs; those on modules come after them, whatever they write.
-    /// None before the outputs are known.
-    #[must_use]
-    pub fn elements(&self) -> Range<u64> {
-        let first = self.first.len() as u64;
-        first..first + self.laid.as_ref().map_or(0, |laid| laid.cuts.count())
-    }
-
     /// Bytes that the jobs handed out last read, all together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
