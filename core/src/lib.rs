@@ -85,3 +85,8 @@ pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };
 pub use weigh::scheme::{Scheme, Weights};
+
+/// The examples in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
