@@ -5,6 +5,8 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
+use crate::text::escape::readable;
+
 /// A result whose error is [`Error`].
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -188,15 +190,16 @@ impl Error {
     }
 }
 
+/// For people: what is not for reading is escaped, as by [`readable`]. Programs take the facts one by one.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.0.file {
-            write!(f, "{file}: ")?;
+            write!(f, "{}: ", readable(file))?;
         }
         if let Some(tensor) = &self.0.tensor {
-            write!(f, "tensor `{tensor}` ")?;
+            write!(f, "tensor `{}` ", readable(tensor))?;
         }
-        f.write_str(&self.0.detail)
+        f.write_str(&readable(&self.0.detail))
     }
 }
 
@@ -216,5 +219,12 @@ mod tests {
     fn all_kinds_are_listed_by_number() {
         let numbers: alloc::vec::Vec<_> = ErrorKind::ALL.iter().map(|kind| *kind as u8).collect();
         assert_eq!(numbers, (1..=18).collect::<alloc::vec::Vec<_>>());
+    }
+
+    #[test]
+    fn names_do_not_reach_a_terminal_raw_and_programs_get_them_as_they_are() {
+        let error = Error::new(ErrorKind::Names, "is \x1b[2Jgone").file("a\nb").tensor("t\u{202e}");
+        assert_eq!(alloc::format!("{error}"), r"a\nb: tensor `t\u{202e}` is \u{1b}[2Jgone");
+        assert_eq!((error.at_file(), error.at_tensor()), (Some("a\nb"), Some("t\u{202e}")));
     }
 }

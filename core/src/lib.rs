@@ -46,7 +46,8 @@ mod adapter;
 pub mod border;
 mod dtype;
 mod error;
-mod format;
+pub mod files;
+pub mod format;
 pub mod kernel;
 mod linalg;
 mod logs;
@@ -64,9 +65,11 @@ pub use adapter::kinds::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Va
 pub use border::Session;
 pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
+pub use files::{Files, Maybe, Stop};
 pub use format::{foreign, safetensors};
 pub use logs::goal::Goal;
 pub use logs::history::History;
+pub use logs::kind::LogKind;
 pub use logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use logs::read::read_metric;
 pub use logs::table::{Table, Wanted};
@@ -78,13 +81,18 @@ pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, 
 pub use options::Options;
 pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
+pub use run::checkpoint::Checkpoint;
+pub use run::readers::{OpenOptions, Readers};
 pub use run::same_run::{Sample, same_run};
+pub use run::{Run, UserTable, WeighOptions, Weighed};
+pub use text::escape::readable;
 pub use text::index::Index;
 pub use text::span::Span;
 pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };
 pub use weigh::scheme::{Scheme, Weights};
+pub use weigh::window::Pick;
 
 /// The examples in the README are tests.
 #[cfg(doctest)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mwa::Result;
+use mwa::{Checkpoint, Result};
 use serde::Serialize;
 
-use crate::find::checkpoint::Checkpoint;
-use crate::find::run;
+use crate::find;
+use crate::io::disk::Disk;
 
 /// What a path holds.
 #[derive(Clone, Debug, Serialize)]
@@ -59,20 +59,20 @@ pub struct Coverage {
 /// # Errors
 /// When the path holds no weights that can be read.
 pub fn inspect(path: &Path, adapter: Option<&str>) -> Result<Inspection> {
-    let found = run::find(&[path.to_owned()], adapter)?;
-    let steps: Option<Vec<_>> = found.checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
-    let root =
-        found.checkpoints[0].path.parent().filter(|root| *root != Path::new("")).unwrap_or(Path::new("."));
+    let run = find::open(&Disk::default(), &[path.to_owned()], adapter)?;
+    let (root, steps): (_, Option<Vec<_>>) =
+        (run.checkpoints[0].run(), run.checkpoints.iter().map(|checkpoint| checkpoint.step).collect());
     let metrics = match steps {
-        Some(steps) if found.checkpoints[0].folder.is_some() => run::history(root)?
+        Some(steps) if run.checkpoints[0].folder.is_some() => run
+            .history(root)?
             .coverage(&steps)
             .into_iter()
             .map(|(name, covered)| Coverage { name: name.to_owned(), covered })
             .collect(),
         _ => Vec::new(),
     };
-    let checkpoints = found.checkpoints.iter().map(summary).collect();
-    Ok(Inspection { path: path.display().to_string(), checkpoints, metrics, notes: found.notes })
+    let checkpoints = run.checkpoints.iter().map(summary).collect();
+    Ok(Inspection { path: path.display().to_string(), checkpoints, metrics, notes: run.notes })
 }
 
 fn summary(checkpoint: &Checkpoint) -> Summary {
@@ -100,6 +100,6 @@ fn summary(checkpoint: &Checkpoint) -> Summary {
         dtypes,
         tensors: checkpoint.tensors().count(),
         parameters: checkpoint.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum(),
-        bytes: checkpoint.files.iter().map(|file| file.len()).sum(),
+        bytes: checkpoint.files.iter().map(|file| file.len).sum(),
     }
 }

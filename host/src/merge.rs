@@ -13,11 +13,11 @@ use crate::find::same_run;
 use crate::io::disk::{InputFile, io_error};
 use crate::io::hash::hash_file;
 use crate::io::staging::Staging;
-use crate::options::{MergeOptions, Options, REPORT};
+use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
 use mwa::Space;
 use mwa::report;
-use mwa::report::{Distance, HashedFile, Report};
+use mwa::report::{CARD, CONFIG, Distance, HashedFile, REPORT, Report};
 
 /// Choose and weigh checkpoints, and write nothing.
 ///
@@ -27,6 +27,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected,
         inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
@@ -35,6 +36,8 @@ pub fn weights(options: &Options) -> Result<Report> {
         dtype: report::dtype_name(None),
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
+        companions: Vec::new(),
+        advice: choice.advice,
         notes: choice.notes,
     })
 }
@@ -44,6 +47,11 @@ pub fn weights(options: &Options) -> Result<Report> {
 /// # Errors
 /// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
+    Staging::tidy(out).iter().for_each(|done| progress.note(done));
+    if how.force {
+        let named = options.inputs.iter().chain(&options.metrics_file);
+        Staging::check_inputs(out, named.map(PathBuf::as_path))?;
+    }
     Staging::check(out, how.force)?;
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
@@ -94,7 +102,7 @@ pub(crate) fn merge_choice(
 
     let staging = Staging::begin(out, how.force, &choice.checkpoints)?;
     let written = match merge.copied {
-        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging)?,
+        Some(only) => copy(&choice.checkpoints, only, &inputs[only].files, &staging, progress)?,
         None => average(choice, inputs, merge, how, &staging, &mut notes, progress)?,
     };
     for file in choice.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
@@ -112,9 +120,23 @@ pub(crate) fn merge_choice(
             .collect();
     }
     note_twins(&inputs, &mut notes);
+    let owner = &choice.checkpoints[written.owner];
+    let mut companions = Vec::new();
+    if let Some((name, index)) = mwa::shard_index(&written.shards) {
+        companions.push(staging.write(&name, index.as_bytes())?);
+    }
+    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
+        companions.push(staging.write(CONFIG, config.as_bytes())?);
+    }
+    if let Some(folder) = &owner.folder {
+        let (copied, left_out) = staging.copy_companions(folder)?;
+        companions.extend(copied);
+        notes.extend(left_out);
+    }
     let (space, rank) = report::space_name(how.merge.space);
-    let report = Report {
+    let mut report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected.clone(),
         weighting: choice.weighting.clone(),
         space,
         rank,
@@ -128,21 +150,14 @@ pub(crate) fn merge_choice(
             .zip(written.hashes)
             .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
             .collect(),
+        companions,
+        advice: choice.advice.clone(),
         notes,
     };
-    let owner = &choice.checkpoints[written.owner];
-    if let Some((name, index)) = mwa::shard_index(&written.shards) {
-        staging.write(&name, index.as_bytes())?;
-    }
-    if let Some(folder) = &owner.folder {
-        staging.copy_companions(folder)?;
-    }
-    if let Some(config) = written.config.as_deref().or(owner.config.as_ref().map(AdapterConfig::text)) {
-        staging.write("adapter_config.json", config.as_bytes())?;
-    }
-    staging.write("README.md", mwa::card(&report, owner.config.as_ref()).as_bytes())?;
+    report.advise_residual();
+    staging.write(CARD, mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
-    staging.publish()?;
+    staging.publish()?.iter().for_each(|note| progress.note(note));
     Ok(report)
 }
 
@@ -178,14 +193,23 @@ fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge>
     Merge::new(inputs, &configs, &choice.weights, options)
 }
 
-fn copy(checkpoints: &[Checkpoint], only: usize, shards: &[Shard], staging: &Staging) -> Result<Written> {
-    let hash = |file: &InputFile| hash_file(&file.path);
-    let input_hashes = checkpoints
-        .iter()
-        .map(|checkpoint| checkpoint.files.iter().map(hash).collect::<Result<Vec<_>>>())
-        .collect::<Result<Vec<_>>>()?;
-    for (file, shard) in checkpoints[only].files.iter().zip(shards) {
-        staging.copy(&file.path, &shard.name)?;
+fn copy(
+    checkpoints: &[Checkpoint],
+    only: usize,
+    shards: &[Shard],
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let mut input_hashes = Vec::new();
+    for (i, checkpoint) in checkpoints.iter().enumerate() {
+        let hash = |(k, file): (usize, &InputFile)| {
+            if i == only {
+                staging.copy(&file.path, &shards[k].name).map(|copied| copied.sha256)
+            } else {
+                hash_file(&file.path, progress)
+            }
+        };
+        input_hashes.push(checkpoint.files.iter().enumerate().map(hash).collect::<Result<Vec<_>>>()?);
     }
     let hashes = input_hashes[only].clone();
     Ok(Written { shards: shards.to_vec(), hashes, input_hashes, owner: only, distance: None, config: None })

@@ -7,8 +7,7 @@ use mwa::{ChooseOptions, Result};
 
 use crate::engine::device::DeviceChoice;
 
-/// The report's file name in a merged folder.
-pub const REPORT: &str = "mwa-report.json";
+pub use mwa::report::REPORT;
 
 /// Which checkpoints, and how they are weighed.
 #[derive(Clone, Debug, Default)]

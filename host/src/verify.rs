@@ -1,23 +1,36 @@
 //! Check a merged folder: its files against the report, the inputs against the report, and the merge made again.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use mwa::report::{CARD, COMPANIONS, CONFIG, HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
 
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
+use crate::io::disk::io_error;
 use crate::io::hash::hash_file;
+use crate::io::scratch::Scratch;
+use crate::io::staging::is_plain;
 use crate::merge;
-use crate::options::{Machine, MergeOptions, REPORT};
+use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
-use mwa::report::{HashedFile, Report};
+
+/// How the folder is called in which a merge is made again.
+const SCRATCH: &str = "mwa-verify-";
 
 /// What [`verify`] found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verified {
     /// The merged files that the report names.
     pub outputs: Vec<Checked>,
+    /// What lies beside them and decides what they do: shard index, configs, tokenizer, templates.
+    pub companions: Vec<Checked>,
+    /// Files in the folder that the merge did not write, but for its card and hidden folders.
+    pub others: Vec<Checked>,
     /// The files that they were made of.
     pub inputs: Vec<Checked>,
     /// Whether merging again gave the same bytes; `None` when inputs are gone or changed, so that it was not tried.
@@ -25,7 +38,7 @@ pub struct Verified {
 }
 
 /// One file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// Where it was looked for.
     pub path: String,
@@ -43,14 +56,18 @@ pub enum State {
     Changed,
     /// Not there.
     Missing,
+    /// Not in the report, though a program that loads models may read it.
+    Foreign,
+    /// Not in the report, and of no kind that is loaded with a model.
+    Beside,
 }
 
 impl Verified {
-    /// Everything is there, unchanged, and merges to the same bytes.
+    /// Everything is there, unchanged, merges to the same bytes, and nothing else is there that a program may load.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.remade == Some(true)
-            && self.outputs.iter().chain(&self.inputs).all(|file| file.state == State::Same)
+        let mut all = self.outputs.iter().chain(&self.companions).chain(&self.others).chain(&self.inputs);
+        self.remade == Some(true) && all.all(|file| matches!(file.state, State::Same | State::Beside))
     }
 }
 
@@ -70,17 +87,20 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     }
     let report: Report = serde_json::from_str(&read_text(&path)?)
         .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
-    let check = |base: &Path, file: &HashedFile| -> Result<Checked> {
-        let path = base.join(&file.name);
-        let state = match path.metadata() {
-            Err(_) => State::Missing,
-            Ok(metadata) if metadata.len() != file.bytes => State::Changed,
-            Ok(_) if hash_file(&path)? != file.sha256 => State::Changed,
-            Ok(_) => State::Same,
-        };
-        Ok(Checked { path: clean(&path).display().to_string(), state })
-    };
-    let outputs = report.outputs.iter().map(|file| check(folder, file)).collect::<Result<_>>()?;
+    let how = options(&report, machine).map_err(at)?;
+    let weights = report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
+    let weights = Weights::normalised(&weights).map_err(at)?;
+    // names that lead elsewhere would have other files checked than those that are loaded from the folder
+    let files = report.inputs.iter().flat_map(|input| &input.files);
+    let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
+    if let Some(name) = names.chain(&report.adapter).find(|name| !is_plain(name)) {
+        return Err(at(Error::new(ErrorKind::Input, format!("names `{name}`, which is no plain file name"))));
+    }
+
+    let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, progress);
+    let check_here =
+        |files: &[HashedFile]| -> Result<Vec<_>> { files.iter().map(|file| check(folder, file)).collect() };
+    let outputs = check_here(&report.outputs)?;
     let mut inputs = Vec::new();
     for input in &report.inputs {
         let place = folder.join(&input.path);
@@ -91,9 +111,93 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         }
     }
     let inputs_are_there = inputs.iter().all(|file| file.state == State::Same);
-    let remade =
-        if inputs_are_there { Some(remake(folder, &report, machine, progress).map_err(at)?) } else { None };
-    Ok(Verified { outputs, inputs, remade })
+    let again = if inputs_are_there { Some(remake(folder, &report, weights, &how, progress)?) } else { None };
+
+    // a report without them comes from a host that could not hash them: they are what merging again gives
+    let mut companions = report.companions.clone();
+    if let (true, Some(again)) = (companions.is_empty(), &again) {
+        let is_there = |file: &&HashedFile| file.name == CONFIG || folder.join(&file.name).exists();
+        companions = again.companions.iter().filter(is_there).cloned().collect();
+    }
+    let wrote = |name: &str| match &again {
+        None => report.wrote(name),
+        Some(_) => {
+            let mut files = report.outputs.iter().chain(&companions);
+            [CARD, REPORT].contains(&name) || files.any(|file| file.name == name)
+        }
+    };
+    let others = others(folder, &wrote)?;
+    let companions = check_here(&companions)?;
+    let is_same = |again: &Report| {
+        again.outputs.iter().map(|file| &file.sha256).eq(report.outputs.iter().map(|file| &file.sha256))
+            && (report.companions.is_empty() || again.companions == report.companions)
+    };
+    Ok(Verified { outputs, companions, others, inputs, remade: again.as_ref().map(is_same) })
+}
+
+/// Compare one file with what the report says of it.
+fn check(path: &Path, file: &HashedFile, progress: &dyn Progress) -> Result<Checked> {
+    let is_absent =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let state = match path.metadata() {
+        Err(error) if is_absent(&error) => State::Missing,
+        Err(error) => return Err(io_error("cannot look at it", &error).file(path.display().to_string())),
+        // a pipe or a device would be read for ever
+        Ok(metadata) if !metadata.is_file() || metadata.len() != file.bytes => State::Changed,
+        Ok(_) if hash_file(path, progress)? != file.sha256 => State::Changed,
+        Ok(_) => State::Same,
+    };
+    Ok(Checked { path: clean(path).display().to_string(), state })
+}
+
+/// The files below `folder` that the merge did not write, by name; hidden folders (`.git`, `.cache`) are left out.
+fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(inner) = folders.pop() {
+        let place = folder.join(&inner);
+        let failed = |error: io::Error| io_error("cannot list it", &error).file(place.display().to_string());
+        for entry in fs::read_dir(&place).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let is_folder = entry.file_type().map_err(failed)?.is_dir();
+            match name.to_str() {
+                Some(name) if is_folder && name.starts_with('.') => {}
+                Some(name) if !is_folder && inner == Path::new("") && wrote(name) => {}
+                _ if is_folder => folders.push(inner.join(name)),
+                _ => drop(found.insert(inner.join(name))),
+            }
+        }
+    }
+    let checked = found.into_iter().map(|path| {
+        let state = if is_loaded(&path) { State::Foreign } else { State::Beside };
+        Checked { path: clean(&folder.join(path)).display().to_string(), state }
+    });
+    Ok(checked.collect())
+}
+
+/// Whether programs that load models read files of that name: weights, configs, code, templates.
+fn is_loaded(path: &Path) -> bool {
+    const ENDINGS: [&str; 15] = [
+        "bin",
+        "ckpt",
+        "gguf",
+        "h5",
+        "jinja",
+        "json",
+        "model",
+        "msgpack",
+        "npz",
+        "onnx",
+        "pkl",
+        "pt",
+        "pth",
+        "py",
+        "safetensors",
+    ];
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    ending.is_some_and(|ending| ENDINGS.contains(&&*ending))
+        || path.file_name().is_some_and(|name| COMPANIONS.iter().any(|companion| name == *companion))
 }
 
 /// The path without detours, for people: `merged/../run` is `run`.
@@ -111,20 +215,8 @@ fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progress) -> Result<bool> {
-    let checkpoints = report
-        .inputs
-        .iter()
-        .map(|input| Checkpoint::open(&folder.join(&input.path), report.adapter.as_deref()))
-        .collect::<Result<Vec<_>>>()?;
-    let values: Vec<_> = report.inputs.iter().map(|input| input.weight).collect();
-    let mut choice = Choice {
-        inputs: report.inputs.clone(),
-        checkpoints,
-        weights: Weights::normalised(&values)?,
-        weighting: report.weighting.clone(),
-        notes: Vec::new(),
-    };
+/// How the merge of a report was done.
+fn options(report: &Report, machine: Machine) -> Result<MergeOptions> {
     let merge = mwa::MergeOptions {
         dtype: report.dtype()?,
         space: report.space()?,
@@ -132,12 +224,50 @@ fn remake(folder: &Path, report: &Report, machine: Machine, progress: &dyn Progr
         residual: false,
         ..mwa::MergeOptions::default()
     };
-    let how = MergeOptions { merge, machine, ..MergeOptions::default() };
-    let scratch = tempfile::tempdir()
-        .map_err(|error| crate::io::disk::io_error("cannot make a temporary folder", &error))?;
-    let again = merge::merge_choice(&mut choice, &how, None, &scratch.path().join("again"), &[], progress)?;
-    let hashes = |report: &Report| report.outputs.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
-    Ok(hashes(&again) == hashes(report))
+    Ok(MergeOptions { merge, machine, ..MergeOptions::default() })
+}
+
+/// Merge again, in the temporary folder.
+fn remake(
+    folder: &Path,
+    report: &Report,
+    weights: Weights,
+    how: &MergeOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let checkpoints = report
+        .inputs
+        .iter()
+        .map(|input| Checkpoint::open(&folder.join(&input.path), report.adapter.as_deref()))
+        .collect::<Result<Vec<_>>>()?;
+    let mut choice = Choice {
+        inputs: report.inputs.clone(),
+        checkpoints,
+        weights,
+        weighting: report.weighting.clone(),
+        selected: None,
+        advice: Vec::new(),
+        notes: Vec::new(),
+    };
+    let temporary = std::env::temp_dir();
+    drop(Scratch::abandoned(&temporary, SCRATCH));
+    let scratch = Scratch::new(&temporary, SCRATCH).map_err(|error| {
+        io_error("cannot make a temporary folder there, to merge again in", &error)
+            .file(temporary.display().to_string())
+            .help("say by TMPDIR where there is room for the merge")
+    })?;
+    let again = scratch.path().join("again");
+    merge::merge_choice(&mut choice, how, None, &again, &[], progress).map_err(|error| {
+        // the file of the output is of no interest, but where it was
+        let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(scratch.path()));
+        if error.kind() == ErrorKind::Io && is_ours {
+            Error::new(ErrorKind::Io, format!("has no room to merge again in: {}", error.detail()))
+                .file(temporary.display().to_string())
+                .help("say by TMPDIR where there is room for the merge")
+        } else {
+            error
+        }
+    })
 }
 
 #[cfg(test)]

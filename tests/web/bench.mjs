@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
-import * as mwa from "../../wasm/web/dist/index.js";
+import * as mwa from "../../wasm/web/dist/index-node.js";
 import { disk } from "../../wasm/web/dist/node.js";
 import { serve } from "./serve.mjs";
 

@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 
-import * as mwa from "../../wasm/web/dist/index.js";
+import * as mwa from "../../wasm/web/dist/index-node.js";
 import { disk } from "../../wasm/web/dist/node.js";
 import { runVectors } from "./vectors.mjs";
 

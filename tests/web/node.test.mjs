@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import test from "node:test";
 
-import * as mwa from "../../wasm/web/dist/index.js";
+import * as mwa from "../../wasm/web/dist/index-node.js";
 import { disk } from "../../wasm/web/dist/node.js";
 import { huge } from "./huge.mjs";
 import { runProducts, runVectors } from "./vectors.mjs";

@@ -1,5 +1,6 @@
 /** What type checkers see of the package: `tsc --strict` accepts this file, and needs each of its expected errors. */
-import { merge, openRun, weights, type Merged } from "mwa-merge";
+import { dropped, merge, openRun, ready, weights, type Merged } from "mwa-merge";
+import { MwaMerge } from "mwa-merge/element";
 import { disk, mergeRun, MergeError, weighRun, type Report } from "mwa-merge/node";
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -14,6 +15,9 @@ same<Awaited<ReturnType<typeof merge>>, Merged>(true);
 await mergeRun(["a", "b"] as const, "out", { weights: [1, 2], adapter: "default", metricsFile: "scores.csv" });
 await merge(await openRun(await disk(["a", "b"])), { output: new WritableStream<Uint8Array>() });
 same<ReturnType<typeof weights>, number[]>(true);
+same<ReturnType<MwaMerge["merge"]>, Promise<Merged | undefined>>(true);
+await ready({ from: "/mwa" });
+addEventListener("drop", async (event) => void (await openRun(await dropped((event as DragEvent).dataTransfer!.items))));
 try {
   // @ts-expect-error no such option
   await mergeRun("run", "out", { lst: 4 });

@@ -22,7 +22,7 @@ const [core, gpu] = [pack("wasm/mwa"), pack("wasm-gpu/mwa_gpu")];
 chmodSync(here("dist/cli.js"), 0o755);
 
 // what reads disks is not downloaded by a browser
-const NODE = ["cli.js", "disk.js", "node.js", "staging.js"];
+const NODE = ["cli.js", "disk.js", "index-node.js", "node.js", "platform-node.js", "staging.js", "worker-node.js"];
 const scripts = readdirSync(here("dist")).filter((name) => name.endsWith(".js") && !NODE.includes(name)).map((name) => here(`dist/${name}`));
 const isForGpu = (path) => path.endsWith("gpu-worker.js");
 const size = (paths) => gzipSync(Buffer.concat(paths.map((path) => readFileSync(path))), { level: 9 }).length;

@@ -42,6 +42,9 @@ usage: cargo xtask VERB …
   test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
   test all                 everything above
 
+  faults [COUNT]           merges whose system calls fail one by one, and merges that are killed: COUNT of them (100000);
+                           `test` injects each call's share once. Linux, with a C compiler
+
   vectors                  remake tests/vectors with the numpy oracle and show what changed
 
   bench [RUNS]             whole merges beside their floor (read all, write one) and, if they are there, other tools
@@ -51,6 +54,7 @@ usage: cargo xtask VERB …
   bench bindings [RUNS]    Python, C and Node beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
+  bench plan               how long planning takes, by the number of tensors: models in many shards, adapters of many experts
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
@@ -78,6 +82,8 @@ fn main() -> ExitCode {
         ["build", "web"] => web::package(),
         ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
+        ["faults"] => test::faults("100000"),
+        ["faults", count] if count.parse::<usize>().is_ok() => test::faults(count),
         ["vectors"] => vectors::remake(),
         ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),

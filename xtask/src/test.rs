@@ -4,7 +4,7 @@ use core::fmt;
 use std::process::Command;
 
 use crate::python::{Python, python};
-use crate::run::{Result, cargo, root, stream, target};
+use crate::run::{Result, cargo, root, run, stream, target};
 use crate::{bindings, build, component, gpu, hashes, vectors};
 
 /// What became of tests.
@@ -43,6 +43,13 @@ pub(crate) fn test(what: &[&str]) -> Result {
     }
     println!("\n{count}");
     if count.failed == 0 { Ok(()) } else { Err("tests failed".into()) }
+}
+
+/// `cargo xtask faults COUNT`
+pub(crate) fn faults(count: &str) -> Result {
+    let mut tests = cargo(["test", "--package", "mwa-host", "--test", "faults", "--", "--nocapture"]);
+    tests.env("FAULTS", count);
+    run(tests)
 }
 
 fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {

@@ -26,10 +26,14 @@ pub(crate) fn remake() -> Result {
     Ok(())
 }
 
-/// Compare tests/vectors with what the oracle makes now, and see that the sample run can still be scored.
+/// Compare tests/vectors and docs/evidence.md with what their scripts make now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 2] = [
+    let checks: [(&str, &[&str]); 3] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        (
+            "docs/evidence.md is what its rows say (else: python3 docs/evidence/draw.py)",
+            &["docs/evidence/draw.py", "--check"],
+        ),
         (
             "the sample run scores",
             &["examples/score.py", "examples/sample-run/checkpoint-1000", "--n", "100"],

@@ -122,7 +122,7 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
         return Ok(());
     }
     npm(&root().join("tests/web"))?;
-    for file in ["browser.test.mjs", "gpu.test.mjs"] {
+    for file in ["browser.test.mjs", "gpu.test.mjs", "apps.test.mjs"] {
         tests(file, &[("MWA_CHROMIUM", &chromium)], count)?;
     }
     Ok(())

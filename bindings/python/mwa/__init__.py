@@ -1,4 +1,4 @@
-"""Merge the checkpoints of a training run into one better model, each weighted by a metric it logged.
+"""Merge the checkpoints of a training run into one, each weighted by a metric it logged.
 
 >>> import mwa
 >>> report = mwa.merge("runs/my-lora", "merged", metric="eval_loss")    # doctest: +SKIP

@@ -71,6 +71,7 @@ class Report:
     adapter: str | None = None
     rank: str | None = None
     residual: Distance | None = None
+    companions: tuple[HashedFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Checked:
-    """A file compared with its hash in the report: "same", "changed" or "missing"."""
+    """A file compared with its hash in the report.
+
+    "same", "changed" or "missing"; not in the report: "foreign" if it may be loaded with the model, else "beside".
+    """
 
     path: str
     state: str
@@ -119,13 +123,16 @@ class Verified:
     """What `verify` found; `remade` is None when inputs are gone or changed, so that the merge was not tried."""
 
     outputs: tuple[Checked, ...]
+    companions: tuple[Checked, ...]
+    others: tuple[Checked, ...]
     inputs: tuple[Checked, ...]
     remade: bool | None
 
     @property
     def is_good(self) -> bool:
-        """Everything is there, unchanged, and merges to the same bytes."""
-        return self.remade is True and all(file.state == "same" for file in self.outputs + self.inputs)
+        """Everything is there, unchanged, merges to the same bytes, and nothing else may be loaded."""
+        files = self.outputs + self.companions + self.others + self.inputs
+        return self.remade is True and all(file.state in ("same", "beside") for file in files)
 
 
 def read(kind: type[T], value: dict[str, Any]) -> T:

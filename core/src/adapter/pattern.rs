@@ -46,6 +46,19 @@ impl Pattern {
 
     /// Whether it matches all of `name`, or all behind one of its dots: `^(.*\.)?(pattern)$`.
     pub(super) fn matches_end(&self, name: &str) -> bool {
+        // a class takes one character: from behind, most names are told apart at once, and most patterns are nothing else
+        let mut nodes =
+            if let Node::All(nodes) = &self.0 { nodes.as_slice() } else { core::slice::from_ref(&self.0) };
+        let mut behind = name.chars().rev();
+        while let [before @ .., Node::Class(ranges, is_negated)] = nodes {
+            if !behind.next().is_some_and(|c| is_of_class(c, ranges, *is_negated)) {
+                return false;
+            }
+            nodes = before;
+        }
+        if nodes.is_empty() {
+            return behind.next().is_none_or(|c| c == '.');
+        }
         let name: Vec<char> = name.chars().collect();
         let starts = (0..=name.len()).map(|at| at == 0 || name[at - 1] == '.').collect();
         self.0.ends(&name, starts)[name.len()]
@@ -58,12 +71,14 @@ impl Node {
         let only = |keep: &dyn Fn(usize) -> bool| {
             starts.iter().enumerate().map(|(at, is_start)| *is_start && keep(at)).collect()
         };
+        if !starts.contains(&true) {
+            return starts;
+        }
         match self {
             Self::Class(ranges, is_negated) => {
-                let matches = |c: char| ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != *is_negated;
                 let mut ends = vec![false; starts.len()];
                 for (at, c) in name.iter().enumerate() {
-                    ends[at + 1] = starts[at] && matches(*c);
+                    ends[at + 1] = starts[at] && is_of_class(*c, ranges, *is_negated);
                 }
                 ends
             }
@@ -104,6 +119,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether a character is in one of the ranges, or in none.
+fn is_of_class(c: char, ranges: &[(char, char)], is_negated: bool) -> bool {
+    ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != is_negated
 }
 
 /// Add `more` to `ends`; whether there was something new.

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::run::checkpoint::WEIGHTS;
+use crate::format::WEIGHTS;
 
 /// What a file is that its name shows not to hold weights alone, and what to do.
 #[must_use]

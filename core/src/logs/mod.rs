@@ -3,6 +3,7 @@
 pub(crate) mod diverged;
 pub(crate) mod goal;
 pub(crate) mod history;
+pub(crate) mod kind;
 pub(crate) mod metric;
 pub(crate) mod read;
 pub(crate) mod series;

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 
 use crate::adapter::config::AdapterConfig;
 use crate::merge::report::Report;
+use crate::text::escape::{markdown, readable};
 use crate::text::json::quoted;
 
 /// The README.md of a merge; `config` is the adapter's, none for a full model.
@@ -15,13 +16,13 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     let mut text = String::from("---\n");
     if let Some(config) = config {
         if let Some(base) = config.base_model() {
-            text += &format!("base_model: {}\n", quoted(base));
+            text += &format!("base_model: {}\n", quoted(&readable(base)));
         }
         text += "library_name: peft\n";
     }
     text += "tags:\n- merge\n- mwa\n";
     if let Some(config) = config {
-        text += &format!("- {}\n", quoted(&config.peft_type().to_ascii_lowercase()));
+        text += &format!("- {}\n", quoted(&readable(&config.peft_type().to_ascii_lowercase())));
     }
     text += "---\n\n# Merged checkpoints\n\n";
     text += &format!(
@@ -36,23 +37,29 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
         },
         report.mwa,
     );
-    text += &format!("Weights: {}.\n\n", report.weighting.describe());
+    if let Some(selected) = &report.selected {
+        text += &format!("Checkpoints: {}.\n\n", markdown(&selected.line));
+    }
+    text += &format!("Weights: {}.\n\n", markdown(&report.weighting.describe()));
+    for advice in &report.advice {
+        text += &format!("What to expect: {}.\n\n", markdown(&advice.text));
+    }
     if let Some(distance) = &report.residual {
         let how =
             if is_product { "cut to the rank of this adapter" } else { "A and B averaged each by itself" };
         text += &format!(
             "Space: {}. With {how}, the result is off from the exact average of the adapters' products by {}.\n\n",
             report.space,
-            distance.describe()
+            markdown(&distance.describe())
         );
     }
-    let metric = report.weighting.metric.as_deref().unwrap_or("metric");
+    let metric = markdown(report.weighting.metric.as_deref().unwrap_or("metric"));
     text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
     for input in &report.inputs {
         let last = input.name.rsplit(['/', '\\']).next().unwrap_or(&input.name);
         let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
-        text += &format!("| {} | {step} | {metric} | {:.4} |\n", last.replace('|', "\\|"), input.weight);
+        text += &format!("| {} | {step} | {metric} | {:.4} |\n", markdown(last), input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
     if config.is_some() {

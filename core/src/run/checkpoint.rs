@@ -1,148 +1,258 @@
-//! How frameworks lay a checkpoint out: the names of its files, the step in its name, its shard index.
+//! One checkpoint: which files hold its weights, its adapter config, its step.
 
+use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
-use serde::Deserialize;
+use crate::adapter::config::AdapterConfig;
+use crate::error::{Error, ErrorKind};
+use crate::files::{Files, Kind, Maybe, NO_FILE, all, is_file, is_plain, join, last, parent, text};
+use crate::format::safetensors::{Header, Tensor};
+use crate::format::{foreign, open};
+use crate::run::readers::{OpenOptions, Readers};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::safetensors::{Header, TextMap};
-use crate::text::index::Index;
+pub use crate::format::WEIGHTS;
+pub use crate::format::shards::ShardIndex;
+pub use crate::run::step::{step_of_file, step_of_folder};
 
-/// Weight files in the order in which they are preferred, as PEFT and transformers do.
-pub const WEIGHTS: [&str; 8] = [
-    "adapter_model.safetensors",
-    "adapter_model.safetensors.index.json",
-    "adapter_model.bin",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_lora_weights.safetensors",
-];
+/// The most bytes that an `adapter_config.json` may have.
+const CONFIG_LIMIT: u64 = 16 << 20;
+/// The most bytes that a shard index may have: as many as the heads that it lists.
+const INDEX_LIMIT: u64 = 100_000_000;
 
-/// The step that a folder's name gives; `None` when it is not a checkpoint's name.
-///
-/// `checkpoint-N` (Trainer and what builds on it), `epoch_N` and `step_N` (torchtune), `step-N` (litgpt), `global_stepN`.
-#[must_use]
-pub fn step_of_folder(name: &str) -> Option<u64> {
-    ["checkpoint-", "epoch_", "step_", "step-", "global_step"]
-        .iter()
-        .find_map(|prefix| number(name.strip_prefix(prefix)?))
+/// A checkpoint that can be merged.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Its path, as the user gave or would give it: how messages and reports call it.
+    pub name: String,
+    /// Training step, if known.
+    pub step: Option<u64>,
+    /// Files with the weights.
+    pub files: Vec<File>,
+    /// The folder that holds the files beside the weights (configs, tokenizer); `None` for a single file.
+    pub folder: Option<String>,
+    /// PEFT's config, for adapters in a folder.
+    pub config: Option<AdapterConfig>,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
+    /// The step that its weights' files tell.
+    pub(crate) counted: Option<u64>,
 }
 
-/// The step or epoch that a file's name gives: `NAME-000010`, `NAME-step00000050` (kohya), `0000100_adapters` (MLX),
-/// `NAME_000000500` (ai-toolkit).
-#[must_use]
-pub fn step_of_file(name: &str) -> Option<u64> {
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-    if let Some(step) = stem.strip_suffix("_adapters").and_then(number) {
-        return Some(step);
-    }
-    let (_, last) = stem.rsplit_once(['-', '_'])?;
-    number(last.strip_prefix("step").unwrap_or(last))
+/// A file with weights.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Its path.
+    pub path: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// Its tensors and where they lie.
+    pub header: Header,
 }
 
-fn number(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-/// Which file holds which tensor: `model.safetensors.index.json`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(expecting = "an object with a weight_map from tensors to files")]
-pub struct ShardIndex {
-    /// Invariant: files are plain names, because shards lie beside their index.
-    weight_map: TextMap,
-}
-
-impl ShardIndex {
-    /// Parse the JSON of an index.
+impl File {
+    /// Open a file with weights by itself.
     ///
     /// # Errors
-    /// [`ErrorKind::Header`] when it is not an index, or names a shard elsewhere.
-    pub fn parse(json: &str) -> Result<Self> {
-        let bad = |detail: String| Error::new(ErrorKind::Header, detail);
-        let index: Self =
-            serde_json::from_str(json).map_err(|error| bad(format!("is not a shard index: {error}")))?;
-        let is_plain =
-            |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\']);
-        if let Some(odd) = index.files().into_iter().find(|name| !is_plain(name)) {
-            return Err(bad(format!("names the shard `{odd}`, which is not a plain file name"))
-                .help("shards lie beside their index"));
-        }
-        Ok(index)
+    /// What is wrong with it, and what the system refuses.
+    pub fn open(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Self> {
+        open_weights(files, readers, path, &OpenOptions::default()).map(|(file, ..)| file)
     }
 
-    /// The names of the shards, each once, sorted.
+    /// The name within its folder.
     #[must_use]
-    pub fn files(&self) -> Vec<&str> {
-        let mut files: Vec<_> = self.weight_map.pairs().iter().map(|(_, file)| file.as_str()).collect();
-        files.sort_unstable();
-        files.dedup();
-        files
-    }
-
-    /// Check that each tensor lies where the index says, given name and head of every shard.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Header`], with the tensor and both places.
-    pub fn check<'a>(&self, shards: impl Iterator<Item = (&'a str, &'a Header)>) -> Result<()> {
-        let bad = |detail: String, tensor: &str| Error::new(ErrorKind::Header, detail).tensor(tensor);
-        let mut present = Vec::new();
-        for (shard, header) in shards {
-            for tensor in header.tensors() {
-                match self.weight_map.get(&tensor.name) {
-                    Some(expected) if expected == shard => {
-                        present.push(tensor.name.as_str());
-                    }
-                    Some(other) => {
-                        let detail = format!("is in {shard}, but the index says {other}");
-                        return Err(bad(detail, &tensor.name).help("download the checkpoint again"));
-                    }
-                    None => {
-                        return Err(bad(format!("is in {shard}, but not in the index"), &tensor.name)
-                            .help("index and shards are of two checkpoints: download it again"));
-                    }
-                }
-            }
-        }
-        let present = Index::new(present.into_iter());
-        match self.weight_map.pairs().iter().find(|(tensor, _)| !present.has(tensor)) {
-            Some((tensor, shard)) => {
-                let detail = format!("is listed in the index, but {shard} does not hold it");
-                Err(bad(detail, tensor).help("download the checkpoint again"))
-            }
-            None => Ok(()),
-        }
+    pub fn name(&self) -> &str {
+        last(&self.path)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_give_steps() {
-        assert_eq!(step_of_folder("checkpoint-1000"), Some(1000));
-        assert_eq!(step_of_folder("epoch_2"), Some(2));
-        for other in
-            ["checkpoint-500-merged", "tmp-checkpoint-500", "checkpoint-500.bak", "checkpoint-", "best"]
-        {
-            assert_eq!(step_of_folder(other), None, "{other}");
-        }
-        assert_eq!(step_of_file("cat-step00000050.safetensors"), Some(50));
-        assert_eq!(step_of_file("cat-000010.safetensors"), Some(10));
-        assert_eq!(step_of_file("0000100_adapters.safetensors"), Some(100));
-        assert_eq!(step_of_file("adapters.safetensors"), None);
-    }
-
-    #[test]
-    fn shards_lie_beside_their_index() {
-        for name in ["../x.safetensors", "/x.safetensors", "a\\\\b", "..", ""] {
-            let json = format!(r#"{{"weight_map": {{"w": "{name}"}}}}"#);
-            let error = ShardIndex::parse(&json).expect_err(name);
-            assert!(error.detail().contains("plain file name"), "{error}");
+impl Checkpoint {
+    /// Open a checkpoint folder, or the adapter inside it that is wanted, or a single file.
+    ///
+    /// # Errors
+    /// What is wrong with its files, and what the system refuses.
+    pub fn open(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
+        let refused = |detail: &'static str| Error::new(ErrorKind::Input, detail).file(path);
+        match files.kind(path)? {
+            Kind::Folder => Self::open_folder(files, readers, path, options),
+            Kind::File(_) => Self::open_file(files, readers, path, options),
+            Kind::Other => Err(refused(NO_FILE).into()),
+            Kind::Missing => Err(refused("does not exist")
+                .help("give a path on this machine: a run folder, a checkpoint folder or a file with weights")
+                .into()),
         }
     }
+
+    fn open_file(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
+        if let Some((what, help)) = foreign::file(last(path)) {
+            return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
+        }
+        let mut checkpoint = Self::of(path);
+        checkpoint.take(open_weights(files, readers, path, options)?);
+        checkpoint.step = step_of_file(last(path)).or(checkpoint.counted);
+        Ok(checkpoint)
+    }
+
+    fn open_folder(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
+        let adapter = options.adapter.as_deref();
+        let folder = adapter.map_or_else(|| path.to_owned(), |adapter| join(path, adapter));
+        let Some(weights) = weights_in(files, &folder)? else {
+            return Err(match adapter {
+                Some(adapter) => no_adapter(files, path, adapter)?,
+                None => no_weights(files, path)?,
+            }
+            .file(path)
+            .into());
+        };
+        let mut checkpoint = Self::of(path);
+        let (safe, pickle) = (WEIGHTS[0], WEIGHTS[2]);
+        if last(&weights) == safe && is_file(files, &join(&folder, pickle))? {
+            checkpoint.notes.push(format!(
+                "{path}: {pickle} is left out, as {safe} lies beside it and is what PEFT loads"
+            ));
+        }
+        let opened = if weights.ends_with(".json") {
+            open_shards(files, readers, &weights, options)?
+        } else {
+            vec![open_weights(files, readers, &weights, options)?]
+        };
+        opened.into_iter().for_each(|file| checkpoint.take(file));
+        let config = join(&folder, "adapter_config.json");
+        if is_file(files, &config)? {
+            let text = text(files, &config, CONFIG_LIMIT)?;
+            checkpoint.config = Some(AdapterConfig::parse(&text).map_err(|error| error.file(config))?);
+        } else if last(&weights).starts_with("adapter_model") {
+            return Err(Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json")
+                .file(path)
+                .help("copy adapter_config.json from another checkpoint of the run")
+                .into());
+        }
+        checkpoint.step = step_of_folder(last(path)).or(checkpoint.counted);
+        checkpoint.folder = Some(folder);
+        Ok(checkpoint)
+    }
+
+    fn of(path: &str) -> Self {
+        Self {
+            name: path.to_owned(),
+            step: None,
+            files: Vec::new(),
+            folder: None,
+            config: None,
+            notes: Vec::new(),
+            counted: None,
+        }
+    }
+
+    fn take(&mut self, (file, step, notes): Weights) {
+        self.files.push(file);
+        self.counted = self.counted.or(step);
+        self.notes.extend(notes);
+    }
+
+    /// The tensors of all its files.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.files.iter().flat_map(|file| file.header.tensors())
+    }
+
+    /// The last part of the name, for tables.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        last(&self.name)
+    }
+
+    /// The folder whose log covers the checkpoint.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        parent(&self.name)
+    }
+}
+
+/// The file that says where the weights are, if the folder has any.
+pub(crate) fn weights_in(files: &dyn Files, folder: &str) -> Maybe<Option<String>> {
+    for name in WEIGHTS {
+        let path = join(folder, name);
+        if is_file(files, &path)? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Adapters that a multi-adapter model saved in folders of their own.
+pub(crate) fn named_adapters(files: &dyn Files, folder: &str) -> Maybe<Vec<String>> {
+    let mut found = Vec::new();
+    for name in files.list(folder)? {
+        let config = join(&join(folder, &name), "adapter_config.json");
+        if step_of_folder(&name).is_none() && is_file(files, &config)? {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// Check a name of `--adapter`.
+pub(crate) fn check_adapter(name: &str) -> Maybe<()> {
+    if is_plain(name) {
+        return Ok(());
+    }
+    let detail = format!("`{name}` is not the name of an adapter");
+    Err(Error::new(ErrorKind::Usage, detail)
+        .help("--adapter takes the name of a folder inside the checkpoints")
+        .into())
+}
+
+/// A file, the step that it tells, and what the user should know.
+type Weights = (File, Option<u64>, Vec<String>);
+
+fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Weights> {
+    let catalog = open(files, readers.formats, path, options.weights_key.as_deref())?;
+    let len = crate::files::size(files, path)?;
+    let file = File { path: path.to_owned(), len, header: catalog.header };
+    Ok((file, catalog.step, catalog.notes))
+}
+
+fn open_shards(
+    files: &dyn Files,
+    readers: &Readers,
+    index: &str,
+    options: &OpenOptions,
+) -> Maybe<Vec<Weights>> {
+    let at = |error: Error| error.file(index);
+    let parsed = ShardIndex::parse(&text(files, index, INDEX_LIMIT)?).map_err(at)?;
+    let open = |shard: &&str| {
+        let path = join(parent(index), shard);
+        if files.kind(&path)? == Kind::Missing {
+            let detail = format!("names the shard {shard}, which is missing");
+            let error = Error::new(ErrorKind::Header, detail).help("download the rest of the checkpoint");
+            return Err(at(error).into());
+        }
+        open_weights(files, readers, &path, options)
+    };
+    let shards = all(parsed.files().iter().map(open))?;
+    parsed.check(shards.iter().map(|(file, ..)| (file.name(), &file.header))).map_err(at)?;
+    Ok(shards)
+}
+
+/// The folder has no weights.
+fn no_weights(files: &dyn Files, folder: &str) -> Maybe<Error> {
+    let names = files.list(folder)?;
+    let inside = |name: &str| join(folder, name);
+    let mut with_weights = Vec::new();
+    for name in &names {
+        if weights_in(files, &inside(name))?.is_some() {
+            with_weights.push(name.as_str());
+        }
+    }
+    Ok(foreign::folder(&names, &|name| with_weights.contains(&name), &inside))
+}
+
+/// The folder has no adapter of that name.
+fn no_adapter(files: &dyn Files, path: &str, adapter: &str) -> Maybe<Error> {
+    let found = named_adapters(files, path)?;
+    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+    let detail = format!("has no adapter `{adapter}`; adapters inside: {found}");
+    Ok(Error::new(ErrorKind::Input, detail).help("give --adapter one of these names, or leave it out"))
 }

@@ -1,4 +1,219 @@
-//! From files to checkpoints of one run.
+//! From files to checkpoints of one run or several, and to those chosen among them with their weights.
+//!
+//! A run is opened once and weighed as often as one likes: [`Run::open`] reads all that weights need, and [`Run::weigh`]
+//! touches no file.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe};
+use crate::logs::history::History;
+use crate::logs::metric::{Metric, MetricOptions, Reading};
+use crate::merge::report;
+use crate::merge::report::Weighting;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::log::Logs;
+use crate::run::readers::{OpenOptions, Readers};
+use crate::run::same_run::Sample;
+use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
+use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
+mod log;
+pub(crate) mod readers;
 pub(crate) mod same_run;
+mod search;
+mod step;
+#[cfg(test)]
+mod tests;
+
+/// The checkpoints behind the paths that the user named, and what their runs logged.
+#[derive(Debug)]
+pub struct Run {
+    /// In the order given, those of a run by step.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Whether every checkpoint comes from searching run folders, so that the usual last ten may be chosen.
+    pub searched: bool,
+    /// What was left out and why.
+    pub notes: Vec<String>,
+    /// Checkpoints of a searched run that cannot be opened.
+    pub broken: Vec<(String, Error)>,
+    /// The adapter taken from checkpoints that hold several.
+    pub adapter: Option<String>,
+    logs: Logs,
+}
+
+/// A table of metrics that the user gives instead of the run's own logs.
+#[derive(Clone, Debug)]
+pub struct UserTable {
+    /// How messages call it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Which checkpoints, and how they are weighed.
+#[derive(Clone, Debug, Default)]
+pub struct WeighOptions {
+    /// Selection, metric and rule.
+    pub choose: ChooseOptions,
+    /// A table of metrics, instead of the run's own logs.
+    pub table: Option<UserTable>,
+    /// Only these checkpoints, by name.
+    pub checkpoints: Option<Vec<String>>,
+    /// Checkpoints that are left out as bad, by their place in [`Run::checkpoints`].
+    pub excluded: Vec<usize>,
+}
+
+/// The checkpoints of a merge, oldest first, with their weights.
+#[derive(Clone, Debug)]
+pub struct Weighed {
+    /// Places in [`Run::checkpoints`].
+    pub indexes: Vec<usize>,
+    /// The rows of the report, without files.
+    pub inputs: Vec<report::Input>,
+    /// One per checkpoint, where the weights come from a metric.
+    pub readings: Vec<Option<Reading>>,
+    /// One per checkpoint.
+    pub weights: Weights,
+    /// How the weights were made.
+    pub weighting: Weighting,
+    /// Which checkpoints these are, and why.
+    pub selected: report::Selected,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<report::Advice>,
+    /// Things to say to the user, each once.
+    pub notes: Vec<String>,
+}
+
+impl Run {
+    /// Open everything behind `paths`, logs included; the files of the weights are read no further than their heads.
+    ///
+    /// # Errors
+    /// What is wrong with the files, and what the system refuses. A log that cannot be read is no error until it is asked
+    /// for.
+    pub fn open(
+        files: &dyn Files,
+        readers: &Readers,
+        paths: &[String],
+        options: &OpenOptions,
+    ) -> Maybe<Self> {
+        let found = search::find(files, readers, paths, options)?;
+        let mut checkpoints = found.checkpoints;
+        let logs = Logs::read(files, readers, &checkpoints)?;
+        step::settle(&mut checkpoints, &logs);
+        Ok(Self {
+            checkpoints,
+            searched: found.searched,
+            notes: found.notes,
+            broken: found.broken,
+            adapter: options.adapter.clone(),
+            logs,
+        })
+    }
+
+    /// Choose and weigh.
+    ///
+    /// # Errors
+    /// Those of [`choose`], of the logs and of the table.
+    pub fn weigh(&self, options: &WeighOptions) -> Result<Weighed> {
+        let named = self.named(options.checkpoints.as_deref())?;
+        let listed: Vec<_> =
+            named.iter().map(|&at| self.listed(at, options.excluded.contains(&at))).collect();
+        let searched = self.searched && options.checkpoints.is_none();
+        let metrics = RunMetrics { logs: &self.logs, table: options.table.as_ref() };
+        let choice = choose(&listed, searched, &metrics, &options.choose)?;
+        let inputs = choice.inputs(&listed);
+        let mut notes = self.notes.clone();
+        notes.extend(choice.notes);
+        Ok(Weighed {
+            indexes: choice.indexes.into_iter().map(|at| named[at]).collect(),
+            inputs,
+            readings: choice.readings,
+            weights: choice.weights,
+            weighting: choice.weighting,
+            selected: choice.selected,
+            advice: choice.advice,
+            notes,
+        })
+    }
+
+    /// What a metric says of every checkpoint, bad and missing ones too.
+    ///
+    /// # Errors
+    /// When it cannot be read at all.
+    pub fn metric(&self, table: Option<&UserTable>, options: &MetricOptions) -> Result<Metric> {
+        let all: Vec<_> = (0..self.checkpoints.len()).collect();
+        let listed: Vec<_> = all.iter().map(|&at| self.listed(at, false)).collect();
+        metric_of(&listed, &all, &RunMetrics { logs: &self.logs, table }, options)
+    }
+
+    /// What each run logged, by its folder, sorted.
+    pub fn histories(&self) -> impl Iterator<Item = (&str, &Result<History>)> {
+        self.logs.histories()
+    }
+
+    /// What the run of some checkpoint logged, by [`Checkpoint::run`].
+    ///
+    /// # Errors
+    /// When its logs cannot be read.
+    ///
+    /// # Panics
+    /// If no checkpoint is of that run.
+    pub fn history(&self, run: &str) -> Result<&History> {
+        self.logs.history(log::shown(run))
+    }
+
+    /// Read the beginnings of some A factors of each checkpoint, to tell one run from several.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn sample(&self, files: &dyn Files) -> Maybe<Vec<Sample>> {
+        same_run::samples(files, &self.checkpoints)
+    }
+
+    fn listed(&self, at: usize, is_bad: bool) -> Listed<'_> {
+        let checkpoint = &self.checkpoints[at];
+        let (name, label, run) = (&checkpoint.name, checkpoint.label(), log::shown(checkpoint.run()));
+        Listed { name, label, run, step: checkpoint.step, is_bad }
+    }
+
+    /// Places of the checkpoints with these names; of all without.
+    fn named(&self, names: Option<&[String]>) -> Result<Vec<usize>> {
+        let all = 0..self.checkpoints.len();
+        let Some(names) = names else { return Ok(all.collect()) };
+        let is_known = |name: &&String| self.checkpoints.iter().any(|it| it.name == **name);
+        if let Some(odd) = names.iter().find(|name| !is_known(name)) {
+            return Err(Error::new(ErrorKind::Usage, format!("there is no checkpoint `{odd}`")));
+        }
+        let named: Vec<_> = all.filter(|&at| names.contains(&self.checkpoints[at].name)).collect();
+        if named.is_empty() {
+            let detail = format!("none of the {} checkpoints found is selected", self.checkpoints.len());
+            return Err(Error::new(ErrorKind::Input, detail).help("select at least one"));
+        }
+        Ok(named)
+    }
+}
+
+/// Metrics that were read already.
+struct RunMetrics<'a> {
+    logs: &'a Logs,
+    table: Option<&'a UserTable>,
+}
+
+impl Metrics for RunMetrics<'_> {
+    fn table_name(&self) -> Option<String> {
+        self.table.map(|table| table.name.to_string())
+    }
+
+    fn table(&self) -> Result<Cow<'_, str>> {
+        Ok(Cow::Borrowed(&self.table.expect("it has a name").text))
+    }
+
+    fn log(&self, run: &str) -> Result<Cow<'_, History>> {
+        self.logs.history(run).map(Cow::Borrowed)
+    }
+}

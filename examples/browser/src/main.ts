@@ -1,5 +1,5 @@
 /** Open a run from what the user drops, picks, or the sample; hand it to the view. */
-import { openRun, ready, type Input } from "mwa-merge";
+import { dropped, openRun, ready, type Input } from "mwa-merge";
 import { byId, problem } from "./dom";
 import { openSample, type Sample } from "./sample";
 import { RunView } from "./view";
@@ -37,32 +37,6 @@ async function open(inputs: Iterable<Input> | Promise<Iterable<Input>>, sample?:
 function apart(inputs: Input[]): { loose: Input[]; table: File | undefined } {
   const isTable = (input: Input) => input instanceof File && !input.webkitRelativePath && /\.(csv|jsonl)$/i.test(input.name);
   return { loose: inputs.filter((input) => !isTable(input)), table: inputs.find(isTable) as File | undefined };
-}
-
-/** Files of dropped folders; the handle API where there is one, entries elsewhere. */
-async function dropped(items: DataTransferItemList): Promise<Input[]> {
-  const all = [...items].filter(({ kind }) => kind === "file");
-  // both must be asked for before the first wait: the list is emptied after the event
-  const waiting = all.map((item) => {
-    const entry = item.webkitGetAsEntry();
-    return entry ? walk(entry) : Promise.resolve([item.getAsFile()!]);
-  });
-  return (await Promise.all(waiting)).flat();
-}
-
-async function walk(entry: FileSystemEntry): Promise<Input[]> {
-  if (entry.isFile) {
-    const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
-    const name = entry.fullPath.replace(/^\//, "");
-    return [name.includes("/") ? { name, data: file } : file];
-  }
-  const reader = (entry as FileSystemDirectoryEntry).createReader();
-  const found: Input[] = [];
-  for (;;) {
-    const some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
-    if (some.length === 0) return found;
-    for (const inner of await Promise.all(some.map(walk))) found.push(...inner);
-  }
 }
 
 addEventListener("dragover", (event) => {

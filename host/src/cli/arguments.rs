@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use crate::engine::device::DeviceChoice;
 use crate::options::{MergeOptions, Options};
 
-/// Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+/// Merge the checkpoints of a training run into one, each weighted by a metric it logged
 #[derive(Parser)]
 #[command(
     name = "mwa",

@@ -1,6 +1,7 @@
 //! The command line as a function: parse arguments, call the library, print.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -10,23 +11,24 @@ use std::time::Instant;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory as _, Parser as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use mwa::{Error, ErrorKind};
+use mwa::{Error, ErrorKind, readable};
 use serde::Serialize;
 
 use crate::cli::arguments::{Cli, Command, Show};
 use crate::cli::show;
+use crate::cli::signals;
+use crate::io::disk::io_error;
 use crate::options::Machine;
 use crate::progress::Progress;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-const INTERRUPTED: u8 = 130;
 
 /// Do what the arguments say, the first of which is the program's own name, and return the exit code: 0 done, 1 failed,
-/// 2 wrong usage, 130 interrupted.
+/// 2 wrong usage, 128 and the signal's number when a signal stopped it: 130 for Ctrl-C.
 ///
-/// Prints to standard output and standard error, and a merge takes over Ctrl-C: for a process that does nothing else.
+/// Prints to standard output and standard error, and a merge takes over SIGINT, SIGTERM and SIGHUP: for a process that does nothing else.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     // a file over the size limit is an error of the write, not the end of the process
     #[cfg(unix)]
@@ -37,8 +39,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(parsed) => parsed.command,
         Err(error) => {
             // help and version come this way too, with exit code 0
-            let _ = error.print();
-            return if error.use_stderr() { USAGE } else { DONE };
+            let printed = told(error.print().and_then(|()| std::io::stdout().flush()));
+            return match printed {
+                _ if error.use_stderr() => USAGE,
+                Ok(()) => DONE,
+                Err(error) => {
+                    complain(&error, false);
+                    FAILED
+                }
+            };
         }
     };
     let json = match &command {
@@ -55,42 +64,34 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             complain(&error, json);
             match error.kind() {
                 ErrorKind::Usage => USAGE,
-                ErrorKind::Stopped => INTERRUPTED,
+                ErrorKind::Stopped => signals::exit_code(),
                 _ => FAILED,
             }
         }
     }
 }
 
-/// Stop cleanly at the first Ctrl-C, at once at the second; commands that write nothing stop at once by themselves.
-fn stop_cleanly() {
-    let handler = || {
-        if STOPPED.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("note: Ctrl-C will not clean up: {error}");
-    }
-}
-
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
         Command::Merge { inputs, output, given, timings, show } => {
-            stop_cleanly();
+            signals::stop_cleanly();
             let start = Instant::now();
             let bar = Bar::new(show, timings.timings);
             let how = given.merging()?;
             let report = crate::merge(&given.choosing(inputs)?, &how, &output, &bar)?;
             note(show, &report.notes);
-            print(show, &report, || {
+            let printed = print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
+            if let Err(error) = printed {
+                // the merge is there, and so is its report: the work is done
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
         }
         Command::Weights { inputs, given, show } => {
             let report = crate::weights(&given.choosing(inputs)?)?;
             note(show, &report.notes);
-            print(show, &report, || show::weights(&report));
+            print(show, &report, || show::weights(&report))?;
         }
         Command::Inspect { paths, given, show } => {
             // one bad path hides nothing about the others
@@ -105,7 +106,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 note(show, &found.notes);
             }
             if !found.is_empty() || failures.is_empty() {
-                print(show, &found, || found.iter().map(show::inspection).collect());
+                print(show, &found, || found.iter().map(show::inspection).collect())?;
             }
             if let Some(last) = failures.pop() {
                 failures.iter().for_each(|error| complain(error, false));
@@ -113,42 +114,44 @@ fn run(command: Command) -> mwa::Result<u8> {
             }
         }
         Command::Verify { folder, given, timings, show } => {
-            stop_cleanly();
+            signals::stop_cleanly();
             let bar = Bar::new(show, timings.timings);
             let verified = crate::verify(&folder, Machine::new(&given.options)?, &bar)?;
-            print(show, &verified, || show::verified(&verified));
+            print(show, &verified, || show::verified(&verified))?;
             if !verified.is_good() {
                 return Ok(FAILED);
             }
         }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();
-            print(show, &found, || show::devices(&found));
+            print(show, &found, || show::devices(&found))?;
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mwa", &mut script);
-            write_out(&script);
+            write_out(&script)?;
         }
         Command::Man => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| {
                 Error::new(ErrorKind::Io, format!("cannot render the manual page: {error}"))
             })?;
-            write_out(&page);
+            write_out(&page)?;
         }
     }
     Ok(DONE)
 }
 
 /// Print a result as JSON or, unless quiet, as text.
-fn print<T: Serialize>(show: Show, value: &T, text: impl FnOnce() -> String) {
+fn print<T: Serialize>(show: Show, value: &T, text: impl FnOnce() -> String) -> mwa::Result<()> {
     if show.json {
         let mut json = serde_json::to_string_pretty(value).expect("results are plain data");
         json.push('\n');
-        write_out(json.as_bytes());
-    } else if !show.quiet {
-        write_out(text().as_bytes());
+        write_out(json.as_bytes())
+    } else if show.quiet {
+        Ok(())
+    } else {
+        write_out(text().as_bytes())
     }
 }
 
@@ -159,9 +162,20 @@ fn note(show: Show, notes: &[String]) {
     }
 }
 
-/// Write to standard output; a reader that went away (`mwa … | head`) is no failure.
-fn write_out(bytes: &[u8]) {
-    let _ = anstream::stdout().write_all(bytes);
+/// Write to standard output.
+fn write_out(bytes: &[u8]) -> mwa::Result<()> {
+    let mut out = anstream::stdout();
+    told(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// What became of writing to standard output; a reader that went away (`mwa … | head`) is no failure.
+fn told(written: std::io::Result<()>) -> mwa::Result<()> {
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(io_error("cannot write it", &error).file("standard output"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Print an error: where, what, and what to do.
@@ -174,13 +188,14 @@ fn complain(error: &Error, json: bool) {
             "message": error.detail(),
             "help": error.advice(),
         }});
-        write_out(format!("{facts:#}\n").as_bytes());
+        // if that fails there is standard error, which is written anyway
+        let _ = write_out(format!("{facts:#}\n").as_bytes());
     }
     const RED: Style = AnsiColor::Red.on_default().bold();
     const CYAN: Style = AnsiColor::Cyan.on_default().bold();
     let mut text = format!("{RED}error:{RED:#} {error}\n");
     if let Some(help) = error.advice() {
-        text += &format!("{CYAN}help:{CYAN:#} {help}\n");
+        text += &format!("{CYAN}help:{CYAN:#} {}\n", readable(help));
     }
     let _ = anstream::stderr().write_all(text.as_bytes());
 }
@@ -188,9 +203,6 @@ fn complain(error: &Error, json: bool) {
 /// Set when a file size limit was reached; the failed write says so, too.
 #[cfg(unix)]
 static LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
-
-/// Set by Ctrl-C.
-static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// A progress bar on a terminal, for work that lasts over a second.
 struct Bar {
@@ -238,7 +250,7 @@ impl Progress for Bar {
     }
 
     fn stopped(&self) -> bool {
-        STOPPED.load(Ordering::Relaxed)
+        signals::stopped()
     }
 }
 

@@ -3,3 +3,4 @@
 mod arguments;
 pub mod command;
 mod show;
+mod signals;

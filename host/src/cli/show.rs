@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use crate::engine::gpu::Found;
 use crate::inspect::Inspection;
 use crate::verify::{Checked, State, Verified};
+use mwa::readable;
 use mwa::report::{Input, Report};
 
 const BOLD: Style = Style::new().bold();
@@ -26,14 +27,14 @@ pub(crate) fn weights_table(report: &Report) -> String {
     let has_metric = report.inputs.iter().any(|input| input.metric.is_some());
     let mut rows = vec![vec!["checkpoint".to_owned(), "step".into()]];
     if has_metric {
-        rows[0].extend([metric.unwrap_or("metric").to_owned(), "from".into()]);
+        rows[0].extend([readable(metric.unwrap_or("metric")).into_owned(), "from".into()]);
     }
     rows[0].push("weight".into());
     for input in &report.inputs {
         let mut row = vec![label(input), input.step.map_or_else(|| "–".into(), |step| step.to_string())];
         if has_metric {
             row.push(input.metric.map_or_else(|| "–".into(), significant));
-            row.push(input.source.clone().unwrap_or_default());
+            row.push(readable(input.source.as_deref().unwrap_or_default()).into_owned());
         }
         row.push(format!("{:.4}", input.weight));
         rows.push(row);
@@ -85,7 +86,8 @@ fn bar(weight: f64, largest: f64, width: usize) -> String {
 }
 
 fn label(input: &Input) -> String {
-    input.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(&input.name).to_owned()
+    let last = input.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next();
+    readable(last.unwrap_or(&input.name)).into_owned()
 }
 
 /// Five significant digits, without a tail of zeros for whole numbers.
@@ -104,17 +106,35 @@ fn significant(value: f64) -> String {
 
 /// Notes, one a line.
 pub(crate) fn notes(notes: &[String]) -> String {
-    notes.iter().map(|note| format!("{DIM}note:{DIM:#} {note}\n")).collect()
+    notes.iter().map(|note| format!("{DIM}note:{DIM:#} {}\n", readable(note))).collect()
 }
 
-/// How the weights of a report were made, over their table.
+/// The weights of a report, and what to expect of them.
 pub(crate) fn weights(report: &Report) -> String {
-    format!("{}{DIM}weights: {}{DIM:#}\n", weights_table(report), report.weighting.describe())
+    weighed(report) + &advice(report)
+}
+
+/// Which checkpoints, the table of their weights, and how these were made.
+fn weighed(report: &Report) -> String {
+    let chosen = report
+        .selected
+        .as_ref()
+        .map_or_else(String::new, |selected| format!("{DIM}chosen: {}{DIM:#}\n", readable(&selected.line)));
+    format!(
+        "{chosen}{}{DIM}weights: {}{DIM:#}\n",
+        weights_table(report),
+        readable(&report.weighting.describe())
+    )
+}
+
+/// Why little is to be expected of a merge, one reason a line.
+fn advice(report: &Report) -> String {
+    report.advice.iter().map(|advice| format!("{BOLD}advice:{BOLD:#} {}\n", readable(&advice.text))).collect()
 }
 
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
-    let mut text = weights(report);
+    let (mut text, folder) = (weighed(report), readable(folder));
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
         "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
@@ -123,24 +143,28 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         bytes(read),
     );
     if let Some(distance) = &report.residual {
-        text += &format!("  off from the average of what the adapters do by {}\n", distance.describe());
+        text += &format!(
+            "  off from the average of what the adapters do by {}\n",
+            readable(&distance.describe())
+        );
     }
     for file in &report.outputs {
-        text +=
-            &format!("  {}  {}  {DIM}sha256 {}…{DIM:#}\n", file.name, bytes(file.bytes), &file.sha256[..16]);
+        let (name, hash) = (readable(&file.name), file.sha256.get(..16).unwrap_or(&file.sha256));
+        text += &format!("  {name}  {}  {DIM}sha256 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
-    text
+    text + &advice(report)
 }
 
 /// What a path is.
 pub(crate) fn inspection(found: &Inspection) -> String {
-    let mut text = format!("{BOLD}{}{BOLD:#}\n", found.path);
+    let mut text = format!("{BOLD}{}{BOLD:#}\n", readable(&found.path));
     for checkpoint in &found.checkpoints {
-        let last = checkpoint.name.rsplit(['/', '\\']).next().unwrap_or(&checkpoint.name);
-        let method = checkpoint.method.as_deref().unwrap_or("no adapter config");
+        let last = readable(checkpoint.name.rsplit(['/', '\\']).next().unwrap_or(&checkpoint.name));
+        let method = readable(checkpoint.method.as_deref().unwrap_or("no adapter config"));
         let ranks: Vec<_> = checkpoint.ranks.iter().map(u64::to_string).collect();
         let ranks = if ranks.is_empty() { String::new() } else { format!(", rank {}", ranks.join("/")) };
-        let dtypes: Vec<_> = checkpoint.dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+        let dtypes: Vec<_> =
+            checkpoint.dtypes.iter().map(|(dtype, n)| format!("{n} {}", readable(dtype))).collect();
         let step = checkpoint.step.map_or_else(String::new, |step| format!(", step {step}"));
         text += &format!(
             "  {last}: {method}{ranks}{step}, {} tensors ({}), {} parameters, {}\n",
@@ -156,16 +180,17 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         .filter_map(|checkpoint| Some((checkpoint.method.as_ref()?, checkpoint.verdict.as_ref()?)))
         .collect();
     for (method, verdict) in verdicts {
-        text += &format!("  {method}: {verdict}\n");
+        text += &format!("  {}: {}\n", readable(method), readable(verdict));
     }
     if !found.metrics.is_empty() {
         text += &format!(
             "  {BOLD}metrics{BOLD:#}, and how many of the {} checkpoints have one:\n",
             found.checkpoints.len()
         );
-        let width = found.metrics.iter().map(|metric| metric.name.chars().count()).max().unwrap_or(0);
-        for metric in &found.metrics {
-            text += &format!("    {:width$}  {}\n", metric.name, metric.covered);
+        let names: Vec<_> = found.metrics.iter().map(|metric| readable(&metric.name)).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (name, metric) in names.iter().zip(&found.metrics) {
+            text += &format!("    {name:width$}  {}\n", metric.covered);
         }
     }
     text
@@ -178,20 +203,33 @@ pub(crate) fn verified(verified: &Verified) -> String {
             State::Same => (GOOD, "same   "),
             State::Changed => (BAD, "changed"),
             State::Missing => (BAD, "missing"),
+            State::Foreign => (BAD, "foreign"),
+            State::Beside => (DIM, "beside "),
         };
-        format!("{style}{word}{style:#}  {}\n", file.path)
+        format!("{style}{word}{style:#}  {}\n", readable(&file.path))
     };
     let mut text: String = verified.outputs.iter().map(line).collect();
-    let (same, others): (Vec<_>, Vec<_>) = verified.inputs.iter().partition(|file| file.state == State::Same);
-    text.extend(others.into_iter().map(line));
-    if !same.is_empty() {
-        let (count, files) = (same.len(), if same.len() == 1 { "file" } else { "files" });
-        text += &format!("{GOOD}same   {GOOD:#}  {count} input {files}\n");
-    }
+    let mut add = |files: &[Checked], one: &str, more: &str| {
+        let (same, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.state == State::Same);
+        text.extend(others.into_iter().map(line));
+        if !same.is_empty() {
+            let files = if same.len() == 1 { one } else { more };
+            text += &format!("{GOOD}same   {GOOD:#}  {} {files}\n", same.len());
+        }
+    };
+    add(&verified.companions, "file beside the weights", "files beside the weights");
+    add(&verified.others, "", "");
+    add(&verified.inputs, "input file", "input files");
+    let is_changed = |file: &Checked| matches!(file.state, State::Changed | State::Missing);
+    let is_here = !verified.outputs.iter().chain(&verified.companions).any(is_changed);
     text + &match verified.remade {
         Some(true) if verified.is_good() => {
             format!("{GOOD}verified{GOOD:#}: merging again gives the same bytes\n")
         }
+        Some(true) if is_here => format!(
+            "{BAD}differs{BAD:#}: merging again gives the same bytes, but files are here that the merge did not write, \
+             and that may be loaded with them\n"
+        ),
         Some(true) => {
             format!(
                 "{BAD}differs{BAD:#}: merging again gives what the report says, but that is not what is here\n"
@@ -210,9 +248,9 @@ pub(crate) fn devices(found: &[Found]) -> String {
     let row = |(place, device): (usize, &Found)| {
         let verdict = match &device.refused {
             None => format!("{GOOD}same bytes as the CPU{GOOD:#}"),
-            Some(reason) => format!("{BAD}{reason}{BAD:#}"),
+            Some(reason) => format!("{BAD}{}{BAD:#}", readable(reason)),
         };
-        let (name, kind, driver) = (&device.name, &device.kind, &device.driver);
+        let (name, kind, driver) = (readable(&device.name), &device.kind, readable(&device.driver));
         format!("gpu:{place}  {BOLD}{name}{BOLD:#}, {kind}, driver {driver}\n       {verdict}\n")
     };
     found.iter().enumerate().map(row).collect()

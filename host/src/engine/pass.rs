@@ -227,7 +227,7 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
         while !self.is_stopped() {
             let index = self.next_alone.fetch_add(1, Ordering::Relaxed);
             let Some(&(s, f)) = self.alone.get(index) else { return };
-            match Timings::time(&self.timings.hash, || hash_file(&self.sources[s][f].path)) {
+            match Timings::time(&self.timings.hash, || hash_file(&self.sources[s][f].path, self.progress)) {
                 Ok(hash) => lock(&self.alone_hashes).push((s, f, hash)),
                 Err(error) => self.fail(self.jobs.len() + index, error),
             }

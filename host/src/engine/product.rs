@@ -94,7 +94,7 @@ pub(crate) fn hash(
     let read = checkpoints.iter().flat_map(|checkpoint| &checkpoint.files).map(|file| file.path.clone());
     let paths: Vec<_> = written.chain(read).collect();
     let mut hashes =
-        parallel(paths.len(), machine.threads(), progress, |(): &mut (), i| hash_file(&paths[i]))?;
+        parallel(paths.len(), machine.threads(), progress, |(): &mut (), i| hash_file(&paths[i], progress))?;
     let mut rest = hashes.split_off(shards.len()).into_iter();
     let of_files = |checkpoint: &Checkpoint| rest.by_ref().take(checkpoint.files.len()).collect();
     Ok((hashes, checkpoints.iter().map(of_files).collect()))

@@ -1,14 +1,20 @@
-//! Open input files: read their heads, read byte ranges, notice when they change underneath.
+//! The files of this machine: what lies where, byte ranges, and whether an input changes underneath.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use core::ops::Range;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
+use mwa::files::Kind;
 use mwa::safetensors::Header;
-use mwa::{Error, ErrorKind, Result};
+use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
 use tempfile::TempPath;
 
+use crate::find::READERS;
 use crate::io::pickle;
 
 /// An input file: its head, and where its bytes are.
@@ -37,16 +43,17 @@ impl Stamp {
 }
 
 impl InputFile {
-    /// Read the head of a safetensors file, or of a PyTorch pickle without its data.
+    /// A file that the core opened on this disk.
+    pub(crate) fn of(file: mwa::checkpoint::File, disk: &Disk) -> Self {
+        let stamp = disk.stamp(&file.path);
+        Self { path: path_of(&file.path), header: file.header, converted: None, stamp }
+    }
+
+    /// Open a file by itself.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let at = |error: Error| error.file(path.display().to_string());
-        let mut file = File::open(path).map_err(|error| io_error("cannot open it", &error)).map_err(at)?;
-        let metadata = file.metadata().map_err(|error| io_error("cannot read it", &error)).map_err(at)?;
-        let stamp = Stamp::of(&metadata);
-        let header =
-            if pickle::is_pickle(path) { pickle::header(path) } else { read_header(&mut file, stamp.len) }
-                .map_err(at)?;
-        Ok(Self { path: path.to_owned(), header, converted: None, stamp })
+        let disk = Disk::default();
+        let file = now(mwa::checkpoint::File::open(&disk, &READERS, &text_of(path)?))?;
+        Ok(Self::of(file, &disk))
     }
 
     /// Whether it is a PyTorch pickle rather than safetensors.
@@ -106,17 +113,105 @@ impl InputFile {
     }
 }
 
-fn read_header(file: &mut File, len: u64) -> Result<Header> {
-    let read = |file: &mut File, bytes: &mut Vec<u8>, upto: u64| {
-        file.take(upto - bytes.len() as u64)
-            .read_to_end(bytes)
-            .map_err(|error| io_error("cannot read it", &error))
-    };
-    let mut bytes = Vec::new();
-    read(file, &mut bytes, 512)?;
-    let size = Header::size(&bytes, len)?;
-    read(file, &mut bytes, size.max(512))?;
-    Header::parse(&bytes, len)
+/// Open a file to be read that a stranger named, in a report or an index: a pipe or a device would be waited for.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let failed = |error: io::Error| io_error("cannot open it", &error).file(path.display().to_string());
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let at_once = rustix::fs::OFlags::NONBLOCK.bits();
+        options.custom_flags(at_once.try_into().expect("a flag of the system's own calls"));
+    }
+    let file = options.open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::Input, "is not a regular file").file(path.display().to_string()))
+}
+
+/// The files of this machine. It remembers what they were when they were first looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    stamps: Mutex<HashMap<String, Stamp>>,
+}
+
+impl Disk {
+    /// What a file was when it was first looked at.
+    fn stamp(&self, path: &str) -> Stamp {
+        let stamps = self.stamps.lock().expect("nobody panics while holding it");
+        stamps.get(path).expect("the core asks what a file is before it reads it").clone()
+    }
+}
+
+impl Files for Disk {
+    fn kind(&self, path: &str) -> Maybe<Kind> {
+        let metadata = match fs::metadata(path_of(path)) {
+            Ok(metadata) => metadata,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Kind::Missing);
+            }
+            Err(error) => return Err(io_error("cannot open it", &error).file(path).into()),
+        };
+        if metadata.is_dir() {
+            return Ok(Kind::Folder);
+        }
+        if !metadata.is_file() {
+            return Ok(Kind::Other);
+        }
+        let mut stamps = self.stamps.lock().expect("nobody panics while holding it");
+        stamps.entry(path.to_owned()).or_insert_with(|| Stamp::of(&metadata));
+        Ok(Kind::File(metadata.len()))
+    }
+
+    fn list(&self, folder: &str) -> Maybe<Vec<String>> {
+        let failed = |error: io::Error| io_error("cannot list it", &error).file(folder);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path_of(folder)).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn read(&self, path: &str, range: Range<u64>) -> Maybe<Cow<'_, [u8]>> {
+        let read = || {
+            let mut file = File::open(path_of(path))?;
+            file.seek(io::SeekFrom::Start(range.start))?;
+            let mut bytes = Vec::new();
+            file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map(Cow::Owned).map_err(|error| io_error("cannot read it", &error).file(path).into())
+    }
+
+    fn identity(&self, path: &str) -> String {
+        fs::canonicalize(path_of(path)).map_or_else(|_| path.to_owned(), |place| place.display().to_string())
+    }
+}
+
+/// What a disk answers: it has everything at once.
+pub(crate) fn now<T>(answer: Maybe<T>) -> Result<T> {
+    answer.map_err(|stop| match stop {
+        Stop::Failed(error) => error,
+        Stop::Later => unreachable!("a disk never asks to be asked again"),
+    })
+}
+
+/// A path as the core knows it.
+pub(crate) fn text_of(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::Input, "has a name that is not UTF-8")
+            .file(path.display().to_string())
+            .help("rename it, or give it through a link with another name")
+    })?;
+    Ok(if cfg!(windows) { text.replace('\\', "/") } else { text.to_owned() })
+}
+
+/// A path as the system knows it.
+pub(crate) fn path_of(path: &str) -> PathBuf {
+    PathBuf::from(if path.is_empty() { "." } else { path })
 }
 
 /// Fill `buffer` from byte `offset` of `file` on, leaving the file's position alone where the system can.

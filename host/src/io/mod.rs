@@ -3,4 +3,5 @@
 pub(crate) mod disk;
 pub(crate) mod hash;
 pub(crate) mod pickle;
+pub(crate) mod scratch;
 pub(crate) mod staging;

@@ -4,12 +4,27 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
+use mwa::format::{Catalog, Format};
 use mwa::safetensors::Header;
-use mwa::{Dtype, Error, ErrorKind, Result};
+use mwa::{Dtype, Error, ErrorKind, Files, Maybe, Result};
 use pytorch_reader::{DType, PytorchError, PytorchReader};
 use tempfile::TempPath;
 
 use crate::io::disk::io_error;
+
+/// Files that [`is_pickle`], by their names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pickle;
+
+impl Format for Pickle {
+    fn claims(&self, name: &str, _: &[u8]) -> bool {
+        is_pickle(Path::new(name))
+    }
+
+    fn open(&self, _: &dyn Files, path: &str, _: u64, _: Option<&str>) -> Maybe<Catalog> {
+        Ok(Catalog { header: header(Path::new(path))?, step: None, notes: Vec::new() })
+    }
+}
 
 /// Whether a file of this name is read as a pickle.
 pub(crate) fn is_pickle(path: &Path) -> bool {

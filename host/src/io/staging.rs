@@ -1,82 +1,142 @@
 //! The output folder: made under another name beside its place, and put there whole or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Component, Path, PathBuf};
 
-use mwa::report::COMPANIONS;
+use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, Result};
-use tempfile::TempDir;
 
-use crate::find::checkpoint::Checkpoint;
-use crate::io::disk::io_error;
-use crate::options::REPORT;
+use crate::find::checkpoint::{Checkpoint, read_text};
+use crate::io::disk::{io_error, open_regular};
+use crate::io::hash::sha256::Sha256;
+use crate::io::scratch::Scratch;
 
-/// An output folder in the making; gone when dropped before [`Staging::publish`].
+/// How the folder is called while it is made.
+const MAKING: &str = ".mwa-merge-";
+/// How a folder is called that holds an earlier merge under its own name, while another takes its place.
+const REPLACED: &str = ".mwa-old-";
+/// How often a parent folder is made again that another merge, failing, took away as empty.
+const MOST_TRIES: usize = 100;
+
+/// An output folder in the making; gone when dropped before [`Staging::publish`], with the folders made to hold it.
 pub(crate) struct Staging {
-    folder: TempDir,
+    // in this order: folders above it can go only once it is gone
+    folder: Scratch,
+    above: Made,
     target: PathBuf,
     /// The target as the user called it.
     shown: PathBuf,
-    /// The topmost folder that had to be made to hold the target, to take away again on failure.
-    made: Option<PathBuf>,
+    force: bool,
 }
 
+/// Folders that had to be made, outermost first; those that are empty when this is dropped are taken away.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
 impl Staging {
-    /// Refuse an output that exists, unless it is empty or, with `force`, an earlier merge.
+    /// Refuse an output that exists, unless it is empty or, with `force`, an earlier merge and nothing else.
     pub(crate) fn check(target: &Path, force: bool) -> Result<()> {
         let refuse = |detail: &'static str, help: &'static str| {
             Err(Error::new(ErrorKind::Output, detail).file(target.display().to_string()).help(help))
         };
-        let Ok(mut entries) = fs::read_dir(target) else {
-            return if target.symlink_metadata().is_ok() {
-                refuse("exists and is not a folder", "choose another output folder")
-            } else {
-                Ok(())
-            };
+        let mut entries = match fs::read_dir(target) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && target.symlink_metadata().is_err() => {
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(io_error("cannot list it", &error).file(target.display().to_string()));
+            }
+            Err(_) => return refuse("exists and is not a folder", "choose another output folder"),
         };
-        if entries.next().is_none() || (force && target.join(REPORT).is_file()) {
+        if entries.next().is_none() {
             Ok(())
         } else if force {
-            refuse(
-                "is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force",
-                "choose another output folder, or remove this one yourself",
-            )
+            earlier(target, target).map(drop)
         } else {
             refuse("exists already", "choose another output folder, or replace an earlier merge with --force")
         }
     }
 
-    /// Begin the folder beside `target`, which must not be, lie in, or hold one of the inputs.
+    /// Refuse an output that would take the place of something in `inputs`: paths that the user named.
+    pub(crate) fn check_inputs<'a>(target: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
+        let Ok(place) = fs::canonicalize(target) else { return Ok(()) };
+        for input in inputs {
+            if fs::canonicalize(input).is_ok_and(|input| input.starts_with(&place)) {
+                return Err(overwrites(target, &input.display().to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Clear away what killed merges into the same parent have left, and put back an earlier merge that was moved aside.
+    /// Gives what was done, in words.
+    pub(crate) fn tidy(target: &Path) -> Vec<String> {
+        let mut done = Vec::new();
+        let Ok(target) = std::path::absolute(target) else { return done };
+        let Some(parent) = target.parent() else { return done };
+        for left in Scratch::abandoned(parent, MAKING) {
+            done.push(format!("{}: left by a merge that was killed; it is removed", left.path().display()));
+        }
+        for mut left in Scratch::abandoned(parent, REPLACED) {
+            for aside in fs::read_dir(left.path()).into_iter().flatten().flatten() {
+                let home = parent.join(aside.file_name());
+                if home.join(REPORT).is_file() {
+                    continue; // the merge that replaced it: the rest of the work is to remove it
+                }
+                let way = format!("{}: moved aside by a merge that was killed", aside.path().display());
+                if fs::rename(aside.path(), &home).is_ok() {
+                    done.push(format!("{way}; it is back at {}", home.display()));
+                } else {
+                    done.push(format!("{way}; it stays there, for something else is at {}", home.display()));
+                    left.keep();
+                    break;
+                }
+            }
+        }
+        done
+    }
+
+    /// Begin the folder beside `target`, which must not be, lie in, or hold one of the inputs or a file read for them.
     pub(crate) fn begin(target: &Path, force: bool, inputs: &[Checkpoint]) -> Result<Self> {
         Self::check(target, force)?;
         let shown = target.to_owned();
-        let target = std::path::absolute(target).map_err(|error| cannot_write(target, &error))?;
-        let parent = target.parent().unwrap_or(Path::new("/"));
-        let made = parent.ancestors().take_while(|folder| !folder.exists()).last().map(Path::to_owned);
-        fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
-        let parent = fs::canonicalize(parent).map_err(|error| cannot_write(parent, &error))?;
+        let failed = |path: &Path, error: &io::Error| cannot_write(path, error);
+        // what exists is replaced where it is, also behind a link
+        let target = fs::canonicalize(target)
+            .or_else(|_| std::path::absolute(target))
+            .map_err(|error| failed(target, &error))?;
+        let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
         let name = target.file_name().ok_or_else(|| {
-            Error::new(ErrorKind::Output, "is no name for a folder").file(target.display().to_string())
+            Error::new(ErrorKind::Output, "is no name for a folder").file(shown.display().to_string())
         })?;
-        let target = fs::canonicalize(&target).unwrap_or_else(|_| parent.join(name));
+        let mut above = Made::default();
+        let mut tries = 0;
+        let (parent, folder) = loop {
+            above.make(&parent).map_err(|error| failed(&parent, &error))?;
+            let made = fs::canonicalize(&parent)
+                .and_then(|parent| Scratch::new(&parent, MAKING).map(|folder| (parent, folder)));
+            match made {
+                Ok(made) => break made,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MOST_TRIES => tries += 1,
+                Err(error) => return Err(failed(&parent, &error)),
+            }
+        };
+        let target = parent.join(name);
         for input in inputs {
             let place = fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
             if target.starts_with(&place) || place.starts_with(&target) {
-                return Err(Error::new(
-                    ErrorKind::Output,
-                    format!("would overwrite the input {}", input.name),
-                )
-                .file(shown.display().to_string())
-                .help("choose an output folder outside the inputs"));
+                return Err(overwrites(&shown, &input.name));
             }
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".mwa-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
-        let folder = builder.tempdir_in(&parent).map_err(|error| cannot_write(&parent, &error))?;
-        Ok(Self { folder, target, shown, made })
+        for path in files_read(inputs) {
+            if fs::canonicalize(&path).is_ok_and(|place| place.starts_with(&target)) {
+                return Err(overwrites(&shown, &path.display().to_string()));
+            }
+        }
+        Ok(Self { folder, above, target, shown, force })
     }
 
     /// Where the output will be.
@@ -96,6 +156,10 @@ impl Staging {
 
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
+        if !is_plain(name) {
+            let detail = format!("`{name}` is no plain file name");
+            return Err(Error::new(ErrorKind::Output, detail).file(self.shown.display().to_string()));
+        }
         let create = || {
             let file = File::options().read(true).write(true).create_new(true).open(self.path(name))?;
             file.set_len(len)?;
@@ -105,76 +169,325 @@ impl Staging {
     }
 
     /// Write a small file whole.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<HashedFile> {
         let mut file = self.create(name, 0)?;
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
-            .map_err(|error| cannot_write(&self.shown.join(name), &error))
+            .map_err(|error| cannot_write(&self.shown.join(name), &error))?;
+        let mut hash = Sha256::new();
+        hash.update(bytes);
+        Ok(HashedFile { name: name.into(), bytes: bytes.len() as u64, sha256: hash.finish() })
     }
 
     /// Copy a file byte for byte, without its permissions.
-    pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<()> {
-        let mut source = File::open(from)
-            .map_err(|error| io_error("cannot read it", &error).file(from.display().to_string()))?;
+    pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<HashedFile> {
+        let unreadable = |error| io_error("cannot read it", &error).file(from.display().to_string());
+        let failed = |error| cannot_write(&self.shown.join(name), &error);
+        let mut source = open_regular(from)?;
         let mut file = self.create(name, 0)?;
-        std::io::copy(&mut source, &mut file)
-            .and_then(|_| file.sync_all())
-            .map_err(|error| cannot_write(&self.shown.join(name), &error))
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        let mut bytes = 0;
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    hash.update(&buffer[..n]);
+                    file.write_all(&buffer[..n]).map_err(failed)?;
+                    bytes += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        file.sync_all().map_err(failed)?;
+        Ok(HashedFile { name: name.into(), bytes, sha256: hash.finish() })
     }
 
     /// Copy tokenizer, templates and, beside full models, the model's config from `folder`.
-    pub(crate) fn copy_companions(&self, folder: &Path) -> Result<()> {
+    /// Gives what was copied, and in words what was not.
+    pub(crate) fn copy_companions(&self, folder: &Path) -> Result<(Vec<HashedFile>, Vec<String>)> {
+        let (mut copied, mut left_out) = (Vec::new(), Vec::new());
         for name in COMPANIONS {
             let path = folder.join(name);
-            if path.is_file() {
-                self.copy(&path, name)?;
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("cannot look at it", &error).file(path.display().to_string()));
+                }
+                _ => continue,
+            }
+            match leads_out(&path) {
+                None => copied.push(self.copy(&path, name)?),
+                Some(place) => left_out.push(format!(
+                    "{} is left out: it is a link out of the checkpoint, to {}; put the file itself there to have it copied",
+                    path.display(),
+                    place.display()
+                )),
+            }
+        }
+        Ok((copied, left_out))
+    }
+
+    /// Put the folder in its place, and remove the earlier merge that it replaces, if any. Gives what is to be told
+    /// although all is there.
+    ///
+    /// # Errors
+    /// When the folder is not in its place, and what was there still is.
+    pub(crate) fn publish(mut self) -> Result<Vec<String>> {
+        let failed = |error: io::Error| cannot_write(&self.shown, &error);
+        sync_folder(self.folder.path()).map_err(failed)?;
+        // opened before anything moves: what fails afterwards could no longer be told from a merge that failed
+        let parent = self.target.parent().expect("begin() gave it a parent").to_owned();
+        let parent = if cfg!(unix) { Some(File::open(parent)) } else { None };
+        let mut notes = match self.put()? {
+            None => Vec::new(),
+            Some(old) => old.remove(&self.shown),
+        };
+        self.above.keep();
+        if let Some(Err(error)) = parent.map(|parent| parent?.sync_all()) {
+            notes.push(format!(
+                "{} is there, but the system did not confirm that it would survive a power cut: {error}",
+                self.shown.display()
+            ));
+        }
+        Ok(notes)
+    }
+
+    /// Move the folder to its place; the earlier merge that was there, now out of the way.
+    fn put(&mut self) -> Result<Option<Earlier>> {
+        let failed = |error: io::Error| cannot_write(&self.shown, &error);
+        if cfg!(windows) {
+            let _ = fs::remove_dir(&self.target); // elsewhere an empty folder is replaced by the rename
+        }
+        // a folder is never renamed onto a file, nor onto a folder that holds anything
+        let error = match fs::rename(self.folder.path(), &self.target) {
+            Ok(()) => {
+                self.folder.keep();
+                return Ok(None);
+            }
+            Err(error) => error,
+        };
+        let Ok(there) = self.target.symlink_metadata() else { return Err(failed(error)) };
+        // it may have come while the merge ran
+        Self::check(&self.shown, self.force)?;
+        if !self.force || !there.is_dir() {
+            return Err(failed(error));
+        }
+        match exchange(self.folder.path(), &self.target) {
+            Ok(()) => {
+                let at = self.folder.path().to_owned();
+                self.folder.keep();
+                // looked at once more, where nobody knows it: what came in at the last moment is not removed
+                let (files, trouble) = match earlier(&at, &self.shown) {
+                    Ok(files) => (files, None),
+                    Err(error)
+                        if error.kind() == ErrorKind::Output && exchange(&at, &self.target).is_ok() =>
+                    {
+                        let _ = fs::remove_dir_all(&at);
+                        return Err(error);
+                    }
+                    Err(error) => (Vec::new(), Some(error.to_string())),
+                };
+                Ok(Some(Earlier { at, files, trouble, aside: None }))
+            }
+            Err(error) if is_unsupported(&error) => self.put_in_two_steps(),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// As [`Self::put`] where two folders cannot be exchanged; [`Self::tidy`] repairs what a kill in between leaves.
+    fn put_in_two_steps(&mut self) -> Result<Option<Earlier>> {
+        let failed = |error: io::Error| cannot_write(&self.shown, &error);
+        let parent = self.target.parent().expect("begin() gave it a parent");
+        let mut aside = Scratch::new(parent, REPLACED).map_err(failed)?;
+        let at = aside.path().join(self.target.file_name().expect("begin() gave it a name"));
+        fs::rename(&self.target, &at).map_err(failed)?;
+        let done = earlier(&at, &self.shown)
+            .and_then(|files| fs::rename(self.folder.path(), &self.target).map_err(failed).map(|()| files));
+        match done {
+            Ok(files) => {
+                self.folder.keep();
+                Ok(Some(Earlier { at, files, trouble: None, aside: Some(aside) }))
+            }
+            Err(error) if fs::rename(&at, &self.target).is_ok() => Err(error),
+            Err(error) => {
+                aside.keep();
+                Err(error.help(format!("what was there is at {} now; move it back", at.display())))
+            }
+        }
+    }
+}
+
+/// An earlier merge out of its place.
+struct Earlier {
+    at: PathBuf,
+    /// The names of its files.
+    files: Vec<PathBuf>,
+    /// Why it is not known what is in it.
+    trouble: Option<String>,
+    /// The folder made for it alone.
+    aside: Option<Scratch>,
+}
+
+impl Earlier {
+    /// Remove its files, and nothing else; what is to be told.
+    fn remove(mut self, shown: &Path) -> Vec<String> {
+        let trouble = self.trouble.take().or_else(|| {
+            let removed = self.files.iter().try_for_each(|file| fs::remove_file(self.at.join(file)));
+            removed.and_then(|()| fs::remove_dir(&self.at)).err().map(|error| error.to_string())
+        });
+        let Some(trouble) = trouble else { return Vec::new() };
+        if let Some(aside) = &mut self.aside {
+            aside.keep();
+        }
+        vec![format!(
+            "{}: the earlier merge is replaced, but not all of it could be removed; the rest is at {}: {trouble}",
+            shown.display(),
+            self.at.display()
+        )]
+    }
+}
+
+impl Made {
+    /// Make a folder with those above it, as far as they are missing.
+    fn make(&mut self, folder: &Path) -> io::Result<()> {
+        let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
+        for folder in missing.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Ok(()) => self.0.push(folder.to_owned()),
+                // someone else was quicker, and it is theirs
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Put the folder in its place. The earlier merge that it replaces, if any, is removed last.
-    pub(crate) fn publish(mut self) -> Result<()> {
-        let failed = |error: std::io::Error| cannot_write(&self.shown, &error);
-        sync_folder(self.folder.path()).map_err(failed)?;
-        let parent = self.target.parent().expect("begin() gave it a parent").to_owned();
-        let old = if self.target.exists() {
-            let old = tempfile::Builder::new().prefix(".mwa-old-").tempdir_in(&parent).map_err(failed)?;
-            fs::rename(&self.target, old.path().join("replaced")).map_err(failed)?;
-            Some(old)
-        } else {
-            None
-        };
-        if let Err(error) = fs::rename(self.folder.path(), &self.target) {
-            if let Some(old) = old {
-                // what was there goes back; if even that fails, it stays findable beside the target
-                if fs::rename(old.path().join("replaced"), &self.target).is_err() {
-                    let _ = old.keep();
-                }
-            }
-            return Err(failed(error));
-        }
-        self.folder.disable_cleanup(true);
-        self.made = None;
-        sync_folder(&parent).map_err(|error| cannot_write(&self.shown, &error))
+    fn keep(&mut self) {
+        self.0.clear();
     }
 }
 
-impl Drop for Staging {
+impl Drop for Made {
     fn drop(&mut self) {
-        if let Some(made) = &self.made {
-            // the temporary folder first, else its parents are not empty; both may fail only if someone else meddles
-            let _ = fs::remove_dir_all(self.folder.path());
-            let _ = fs::remove_dir_all(made);
-        }
+        // fails for a folder in which others have put something meanwhile
+        let _ = self.0.iter().rev().try_for_each(fs::remove_dir);
     }
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+/// The names of the files in `folder` if it holds an earlier merge and nothing else; errors call it `shown`.
+fn earlier(folder: &Path, shown: &Path) -> Result<Vec<PathBuf>> {
+    let refuse = |detail: String, help: &'static str| {
+        Err(Error::new(ErrorKind::Output, detail).file(shown.display().to_string()).help(help))
+    };
+    let is_no_merge = |why: &str| {
+        let detail = format!("is not an earlier merge ({why}); it is not replaced, even with --force");
+        refuse(detail, "choose another output folder, or remove this one yourself")
+    };
+    let path = folder.join(REPORT);
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return is_no_merge("it has no mwa-report.json");
+    }
+    let Ok(report) = serde_json::from_str::<Report>(&read_text(&path)?) else {
+        return is_no_merge("its mwa-report.json is not the report of a merge");
+    };
+    let failed = |error: io::Error| io_error("cannot list it", &error).file(shown.display().to_string());
+    let (mut files, mut others) = (Vec::new(), BTreeSet::new());
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| report.wrote(name));
+        if is_ours && !entry.file_type().map_err(failed)?.is_dir() {
+            files.push(name.into());
+        } else {
+            others.insert(name.to_string_lossy().into_owned());
+        }
+    }
+    if others.is_empty() {
+        return Ok(files);
+    }
+    let mut list: Vec<_> = others.iter().take(5).map(String::as_str).collect();
+    if others.len() > list.len() {
+        list.push("…");
+    }
+    let detail = format!(
+        "holds what the earlier merge did not write: {}; it is not replaced, even with --force",
+        list.join(", ")
+    );
+    refuse(detail, "move that elsewhere, or choose another output folder")
+}
+
+/// What is read of checkpoints, and of the logs of their runs.
+fn files_read(checkpoints: &[Checkpoint]) -> BTreeSet<PathBuf> {
+    let inside =
+        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths = BTreeSet::new();
+    let mut runs = BTreeSet::new();
+    for checkpoint in checkpoints {
+        paths.extend(checkpoint.files.iter().map(|file| file.path.clone()));
+        paths.extend(checkpoint.folder.as_deref().into_iter().flat_map(inside));
+        runs.extend(checkpoint.path.parent());
+    }
+    for run in runs {
+        let run = if run == Path::new("") { Path::new(".") } else { run };
+        for path in inside(run) {
+            if path.is_dir() {
+                paths.insert(path.join("trainer_state.json"))
+            } else {
+                paths.insert(path)
+            };
+        }
+    }
+    paths
+}
+
+/// Where a link in a checkpoint leads, if that is out of the checkpoint: what is published must be what is there. Links of
+/// a download cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
+fn leads_out(path: &Path) -> Option<PathBuf> {
+    let place = fs::canonicalize(path).ok()?;
+    let folder = fs::canonicalize(path.parent()?).ok()?;
+    let mut above = folder.ancestors();
+    let cache = above.find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"));
+    let blobs = cache.and_then(Path::parent).map(|repository| repository.join("blobs"));
+    let is_inside = place.starts_with(&folder) || blobs.is_some_and(|blobs| place.starts_with(blobs));
+    (!is_inside).then_some(place)
+}
+
+fn overwrites(shown: &Path, input: &str) -> Error {
+    Error::new(ErrorKind::Output, format!("would overwrite the input {input}"))
+        .file(shown.display().to_string())
+        .help("choose an output folder outside the inputs")
+}
+
+/// A name of a file within a folder, rather than a way out of it.
+pub(crate) fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Error {
     io_error("cannot write it", error).file(path.display().to_string())
 }
 
-/// Make a rename in `folder` durable; systems that cannot sync a folder do it by themselves.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+/// Let two folders change places in one step.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The system or the file system cannot exchange folders.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+}
+
+/// Make what was written into `folder` durable; systems that cannot sync a folder do it by themselves.
+fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -199,7 +199,7 @@ note: other adapters inside the checkpoints are left alone: second (choose one w
     assert_data_eq!(
         place.fails_with(2, "merge run --adapter ../checkpoint-10 -o out2"),
         str![[r#"
-error: `../checkpoint-10` is no adapter's name
+error: `../checkpoint-10` is not the name of an adapter
 help: --adapter takes the name of a folder inside the checkpoints
 
 "#]]

@@ -157,6 +157,23 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
       "sha256": "b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76"
     }
   ],
+  "companions": [
+    {
+      "name": "adapter_config.json",
+      "bytes": 209,
+      "sha256": "dc9c79b0792bee1342acd7f4854046f6492b211966807a0608fb890171920f12"
+    },
+    {
+      "name": "chat_template.jinja",
+      "bytes": 19,
+      "sha256": "00824420d15876dddcfabe40381d9b9cc9804f6f1f73f2653edb74a9dc4c1b79"
+    },
+    {
+      "name": "tokenizer.json",
+      "bytes": 14,
+      "sha256": "224931eb13f8d2471acd38a4a0d7417d20e8ea340160a467ceaa359d25197b87"
+    }
+  ],
   "notes": [
     "run/checkpoint-30: from_the_future is [1], but absent in run/checkpoint-10; taken as the same"
   ]
@@ -250,8 +267,8 @@ help: choose another output folder, or replace an earlier merge with --force
     assert_data_eq!(
         place.fails("merge run -o run --force"),
         str![[r#"
-error: run: is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force
-help: choose another output folder, or remove this one yourself
+error: run: would overwrite the input run
+help: choose an output folder outside the inputs
 
 "#]]
     );
@@ -292,6 +309,7 @@ fn a_report_stays_true_when_run_and_merge_move_together() {
         place.mwa("verify elsewhere/out").out,
         str![[r#"
 same     elsewhere/out/adapter_model.safetensors
+same     1 file beside the weights
 same     3 input files
 verified: merging again gives the same bytes
 
@@ -312,6 +330,7 @@ fn verify_notices_each_change() {
         ran.out,
         str![[r#"
 changed  out/adapter_model.safetensors
+same     1 file beside the weights
 same     3 input files
 differs: merging again gives what the report says, but that is not what is here
 
@@ -326,6 +345,7 @@ differs: merging again gives what the report says, but that is not what is here
         ran.out,
         str![[r#"
 changed  out/adapter_model.safetensors
+same     1 file beside the weights
 changed  run/checkpoint-10/adapter_model.safetensors
 missing  run/checkpoint-20/adapter_model.safetensors
 same     1 input file

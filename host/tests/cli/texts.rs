@@ -13,7 +13,7 @@ fn help() {
     assert_data_eq!(
         place.mwa("--help").out,
         str![[r#"
-Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+Merge the checkpoints of a training run into one, each weighted by a metric it logged
 
 Usage: mwa <COMMAND>
 
@@ -413,7 +413,7 @@ fn wrong_usage_exits_2_and_says_what_would_be_right() {
         texts,
         str![[r#"
 $ mwa 
-Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+Merge the checkpoints of a training run into one, each weighted by a metric it logged
 
 Usage: mwa <COMMAND>
 

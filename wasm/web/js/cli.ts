@@ -4,11 +4,11 @@ import { parseArgs } from "node:util";
 import { version } from "./wasm/mwa.js";
 import { load } from "./core.js";
 import { MergeError } from "./error.js";
-import { mergeRun, weighRun, type MergeRunOptions, type WeighRunOptions } from "./node.js";
+import { mergeRun, weighRun, type MergeRunOptions, type Progress, type WeighRunOptions } from "./node.js";
 import type { Report, WeighedInput } from "./types.js";
 
 const HELP = `\
-Merge the checkpoints of a training run into one better model, each weighted by a metric it logged
+Merge the checkpoints of a training run into one, each weighted by a metric it logged
 
   mwa-merge merge RUN|CHECKPOINT|FILE… -o DIR    merge into DIR, which appears whole or not at all
   mwa-merge weights RUN|…                        the same choice and weights as a table; writes nothing
@@ -64,8 +64,9 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort());
   const began = performance.now();
-  const options: MergeRunOptions = { ...weighing(given), ...merging(given), signal: stop.signal };
-  const report = await mergeRun(inputs, out, options);
+  const bar = given.quiet || !process.stderr.isTTY ? undefined : new Bar(process.stderr);
+  const options: MergeRunOptions = { ...weighing(given), ...merging(given), signal: stop.signal, onProgress: (progress) => bar?.draw(progress) };
+  const report = await mergeRun(inputs, out, options).finally(() => bar?.clear());
   if (given.json) return print(`${JSON.stringify(report, null, 2)}\n`);
   note(given, report.notes);
   if (given.quiet) return 0;
@@ -130,12 +131,40 @@ function steps(given: string | undefined): [number, number] | undefined {
   return [Number(ends[1] || 0), Number(ends[2] || Number.MAX_SAFE_INTEGER)];
 }
 
+/** The checkpoints, as the native command shows them: name, step, metric and its source, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {
   const label = ({ name }: WeighedInput) => name.split("/").at(-1)!;
-  const cells = inputs.map((input) => [label(input), `${input.step ?? "–"}`, input.metric?.toPrecision(5) ?? "–", input.weight.toFixed(4)]);
-  const rows = [["checkpoint", "step", weighting.metric ?? "metric", "weight"], ...cells];
-  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
-  return rows.map((row) => `${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ")}\n`).join("");
+  const hasMetric = inputs.some(({ metric }) => metric !== undefined);
+  const ofMetric = (...cells: string[]) => (hasMetric ? cells : []);
+  const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), "weight"];
+  const rows = inputs.map((input) => [label(input), `${input.step ?? "–"}`, ...ofMetric(significant(input.metric), input.source ?? ""), input.weight.toFixed(4)]);
+  const widths = header.map((name, i) => Math.max(name.length, ...rows.map((row) => row[i]!.length)));
+  // text leans left, numbers right
+  const isText = (i: number) => i === 0 || (hasMetric && i === 3);
+  const line = (row: string[]) => row.map((cell, i) => (isText(i) ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+  const taken = widths.reduce((sum, width) => sum + width + 2, 1);
+  // a terminal too narrow for the bars would break every line
+  const free = Math.min(BAR_WIDTH, (process.stdout.columns ?? taken + BAR_WIDTH) - taken);
+  const largest = Math.max(...inputs.map(({ weight }) => Math.abs(weight)));
+  const bars = inputs.map(({ weight }) => (free < LEAST_BAR ? "" : `  ${eighths(weight, largest, free)}`));
+  return `${line(header)}\n${rows.map((row, i) => `${line(row)}${bars[i]}\n`).join("")}`;
+}
+
+/** Widest bar beside a weight, in characters. */
+const BAR_WIDTH = 24;
+/** A narrower bar shows nothing. */
+const LEAST_BAR = 4;
+
+/** Eighths of a block, so that near weights look different; the largest weight is `width` characters. */
+function eighths(weight: number, largest: number, width: number): string {
+  const count = largest > 0 ? Math.round((Math.abs(weight) / largest) * width * 8) : 0;
+  return `${weight < 0 ? "−" : ""}${"█".repeat(Math.floor(count / 8))}${["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][count % 8]}`;
+}
+
+/** Five significant digits, without a tail of zeros for whole numbers. */
+function significant(value: number | undefined): string {
+  if (value === undefined) return "–";
+  return Number.isInteger(value) ? `${value}` : value.toPrecision(5);
 }
 
 function print(said: string): number {
@@ -146,6 +175,33 @@ function print(said: string): number {
 function note({ quiet }: Given, notes: string[]): void {
   if (!quiet) for (const text of notes) process.stderr.write(`note: ${text}\n`);
 }
+
+/** A bar on a terminal, for merges that last. */
+class Bar {
+  readonly #began = performance.now();
+  #drawn = 0;
+
+  constructor(private readonly terminal: NodeJS.WriteStream) {}
+
+  draw({ done, total, speed }: Progress): void {
+    const now = performance.now();
+    if (now - this.#began < SILENT || now - this.#drawn < REDRAWN) return;
+    this.#drawn = now;
+    const share = total > 0 ? Math.min(done / total, 1) : 1;
+    const full = Math.floor(share * BAR_WIDTH);
+    const left = speed > 0 ? `, ${Math.ceil((total - done) / speed)}s left` : "";
+    this.terminal.write(`\r\x1b[K${"█".repeat(full)}${"░".repeat(BAR_WIDTH - full)} ${megabytes(done)}/${megabytes(total)} ${megabytes(speed)}/s${left}`);
+  }
+
+  clear(): void {
+    if (this.#drawn > 0) this.terminal.write("\r\x1b[K");
+  }
+}
+
+/** Milliseconds for which a merge may last without a bar, and between two drawings of it. */
+const [SILENT, REDRAWN] = [1000, 100];
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
 
 process.stdout.on("error", () => process.exit(0)); // a reader that went away is no failure
 try {

@@ -1,13 +1,9 @@
-/** Compile a WebAssembly module, however it is deployed. */
+/** Compile a WebAssembly module that is fetched. */
 
 /** The module at `url`: streamed where the host serves it as what it is. */
 export async function compile(url: URL): Promise<WebAssembly.Module> {
-  if (url.protocol === "file:") {
-    const { readFile } = await import(/* @vite-ignore */ "node:fs/promises");
-    return WebAssembly.compile(await readFile(url));
-  }
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`cannot load ${url}: ${response.status} ${response.statusText}`);
+  if (!response.ok) throw new Error(`cannot load ${url}: ${response.status} ${response.statusText}`.trimEnd());
   // a host that serves the wrong type cannot be streamed from
   if (response.headers.get("content-type")?.startsWith("application/wasm")) {
     return WebAssembly.compileStreaming(response);

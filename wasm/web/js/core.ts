@@ -1,12 +1,12 @@
 /** Load the core once, however it is deployed. */
-import { compile } from "./compile.js";
-import init, { Run } from "./wasm/mwa.js";
+import { platform } from "./platform.js";
+import init from "./wasm/mwa.js";
 
 let loading: Promise<WebAssembly.Module> | undefined;
 
 /** The compiled module, ready for use here; workers are given it. */
 export function load(): Promise<WebAssembly.Module> {
-  loading ??= compile(new URL("./wasm/mwa_bg.wasm", import.meta.url)).then(async (module) => {
+  loading ??= compiled().then(async (module) => {
     await init({ module_or_path: module });
     return module;
   });
@@ -14,13 +14,24 @@ export function load(): Promise<WebAssembly.Module> {
   return loading;
 }
 
-/** What must be read, as the core lists it. */
-export type Given = { file: number; start: number; end: number; bytes: Uint8Array }[];
+function compiled(): Promise<WebAssembly.Module> {
+  const { files } = platform;
+  // bundlers see the second and take the file along
+  return platform.compile(files ? new URL("wasm/mwa_bg.wasm", files) : new URL("./wasm/mwa_bg.wasm", import.meta.url));
+}
 
-/** A run in this thread's core, opened from what another thread has read. */
-export function reopen(paths: string[], sizes: number[], adapter: string | undefined, given: Given): Run {
-  const run = new Run(paths, Float64Array.from(sizes), adapter);
-  for (const { file, start, end, bytes } of given) run.give(file, start, end, bytes);
-  run.open();
-  return run;
+/**
+ * Load the core. `openRun` and all others do it themselves: this is for a page that wants to be ready before, and for bundlers
+ * that leave the package's worker and module behind.
+ *
+ * @param from where the folder `dist` of the package is served, for bundlers that do not follow `new URL(…, import.meta.url)`,
+ * such as esbuild
+ */
+export async function ready({ from }: { from?: string | URL } = {}): Promise<void> {
+  if (from !== undefined) {
+    const files = new URL(from, globalThis.location?.href);
+    // a folder, with or without its slash
+    platform.files = files.pathname.endsWith("/") ? files : new URL(`${files.href}/`);
+  }
+  await load();
 }

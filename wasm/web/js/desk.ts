@@ -1,8 +1,8 @@
 /** The work of one thread: read Blobs, run jobs, hash files. */
-import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
-import { reopen } from "./core.js";
+import init, { type Comparison, type Merge, type Survey } from "./wasm/mwa.js";
 import { hashBlob } from "./hash.js";
 import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
+import { reopen } from "./reopen.js";
 import { Tap } from "./tap.js";
 import { Turns } from "./turns.js";
 
@@ -19,7 +19,14 @@ export class Desk {
   /** Memory of earlier reads. */
   #spare: ArrayBuffer[] = [];
 
-  /** Do what is asked, all but loading the core. */
+  /** Do what another thread asks. */
+  readonly answers = async (request: Request): Promise<Omit<Reply, "id" | "error">> => {
+    if (request.what !== "load") return this.answer(request);
+    await init({ module_or_path: request.module });
+    return {};
+  };
+
+  /** Do what is asked, with the core that is loaded. */
   async answer(request: Exclude<Request, { what: "load" }>): Promise<Omit<Reply, "id" | "error">> {
     if (request.what === "begin") this.#begin(request.begin);
     else if (request.what === "end") this.#end();

@@ -10,6 +10,7 @@
  *
  * @module
  */
+import { dropped } from "./dropped.js";
 import { merge, type Merged, type MergeOptions } from "./merge.js";
 import { openRun } from "./run.js";
 
@@ -45,8 +46,7 @@ export class MwaMerge extends HTMLElement {
     this.addEventListener("dragover", (event) => event.preventDefault());
     this.addEventListener("drop", (event) => {
       event.preventDefault();
-      const items = [...(event.dataTransfer?.items ?? [])].filter(({ kind }) => kind === "file");
-      void Promise.all(items.map(asInputs)).then((inputs) => this.merge(inputs.flat()));
+      if (event.dataTransfer) void dropped(event.dataTransfer.items).then((inputs) => this.merge(inputs));
     });
   }
 
@@ -107,17 +107,6 @@ function offer(name: string, blob: Blob): HTMLElement {
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   });
   return button;
-}
-
-interface Entries {
-  getAsFileSystemHandle?(): Promise<FileSystemDirectoryHandle | FileSystemFileHandle | null>;
-}
-
-/** A dropped folder, where the browser gives a handle to it; a dropped file anywhere. */
-async function asInputs(item: DataTransferItem) {
-  const file = item.getAsFile();
-  const handle = await (item as Entries).getAsFileSystemHandle?.();
-  return handle ? [handle] : file ? [file] : [];
 }
 
 customElements.define("mwa-merge", MwaMerge);

@@ -29,7 +29,7 @@ let gpu: Gpu | undefined;
 let last: Promise<unknown> = Promise.resolve();
 const turns = new Turns(AT_ONCE);
 
-await serve<GpuRequest>(async (request): Promise<Omit<GpuReply, "id">> => {
+serve<GpuRequest>(async (request): Promise<Omit<GpuReply, "id">> => {
   try {
     if (request.what === "open") return await start();
     if (request.what === "sum") return await turns.take(() => run(request.sum, request.inputs));

@@ -1,5 +1,6 @@
 /** The GPU as one more thread. Its module is loaded when it is wanted, its device opened once and kept. */
 import type { GpuReply, GpuRequest } from "./gpu-worker.js";
+import { platform } from "./platform.js";
 import { overWeb, start, type Thread } from "./thread.js";
 
 /**
@@ -41,13 +42,17 @@ export async function openGpu(device: DeviceChoice, bytes: number, tell: (reason
 
 /** A merge is done: a page keeps the device for the next one, without buffers; a program lets it go, so that it can end. */
 export function restGpu(): void {
-  const isProgram = globalThis.process?.versions?.node;
-  opening?.then(({ thread, close }) => (isProgram ? close() : void thread.ask({ what: "rest" }).catch(() => {}))).catch(() => {});
+  opening?.then(({ thread, close }) => (platform.isProgram ? close() : void thread.ask({ what: "rest" }).catch(() => {}))).catch(() => {});
+}
+
+function worker(): Worker {
+  const { files } = platform;
+  // bundlers see the second and take the file along
+  return files ? new Worker(new URL("gpu-worker.js", files), { type: "module" }) : new Worker(new URL("./gpu-worker.js", import.meta.url), { type: "module" });
 }
 
 async function open(): Promise<Gpu & { emulated: boolean }> {
-  const worker = new Worker(new URL("./gpu-worker.js", import.meta.url), { type: "module" });
-  const thread = await start<GpuRequest, GpuReply>(overWeb(worker));
+  const thread = await start<GpuRequest, GpuReply>(overWeb(worker()));
   try {
     const { name, emulated } = await thread.ask({ what: "open" });
     const close = () => {

@@ -1,5 +1,6 @@
 /** SHA-256 of inputs and outputs in pieces, which the browser's own digest cannot. */
 import { Hash } from "./wasm/mwa.js";
+import { platform } from "./platform.js";
 import { Tap } from "./tap.js";
 import type { Source } from "./source.js";
 
@@ -9,19 +10,9 @@ export interface Hasher {
   finish(): string;
 }
 
-type CreateHash = typeof import("node:crypto").createHash;
-
-// Node and Deno have a native hash that takes pieces
-let createHash: CreateHash | undefined;
-if (globalThis.process?.versions?.node) {
-  ({ createHash } = await import(/* @vite-ignore */ "node:crypto"));
-}
-
 /** A new hash. */
 export function hasher(): Hasher {
-  if (!createHash) return new Hash();
-  const hash = createHash("sha256");
-  return { update: (piece) => void hash.update(piece), finish: () => hash.digest("hex") };
+  return platform.hasher?.() ?? new Hash();
 }
 
 /** Bytes read at once. */
@@ -32,7 +23,7 @@ export const WHOLE = 128 << 20;
 /** SHA-256 of a Blob. */
 export async function hashBlob(blob: Blob): Promise<string> {
   const { subtle } = globalThis.crypto ?? {};
-  if (subtle && !createHash && blob.size <= WHOLE) return whole.hash(blob, subtle);
+  if (subtle && !platform.hasher && blob.size <= WHOLE) return whole.hash(blob, subtle);
   const hash = hasher();
   await eachPiece(blob, (piece) => hash.update(piece));
   return hash.finish();

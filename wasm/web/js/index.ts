@@ -4,7 +4,8 @@
  * @module
  */
 export { MergeError, type ErrorKind } from "./error.js";
-export { load as ready } from "./core.js";
+export { ready } from "./core.js";
+export { dropped } from "./dropped.js";
 export { openRun, weigh, weights, Run, type OpenOptions, type Weighing } from "./run.js";
 export { compare, type Comparison } from "./compare.js";
 export type { DeviceChoice } from "./gpu.js";

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import "./platform-node.js";
 import { readFile, realpath, stat } from "node:fs/promises";
 import { relative, sep } from "node:path";
 import { disk } from "./disk.js";

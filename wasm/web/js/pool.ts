@@ -1,11 +1,13 @@
 /** Threads that run jobs: workers, each with a core of its own, or this thread where there can be none. */
-import { load, type Given } from "./core.js";
+import { load } from "./core.js";
 import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
 import { hashBlob, WHOLE } from "./hash.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
 import type { GpuReply } from "./gpu-worker.js";
-import { overNode, overWeb, start, type Answer, type Thread } from "./thread.js";
+import { platform } from "./platform.js";
+import type { Given } from "./reopen.js";
+import { overWeb, start, type Answer, type Spawn, type Thread } from "./thread.js";
 
 /** Bytes of a file: already read, or to be read from a Blob that the thread was given. */
 export interface Piece {
@@ -96,7 +98,7 @@ export class Pool {
   /** Start `wanted` workers; 0 for none, undefined for one per core. */
   static async open(wanted: number | undefined): Promise<Pool> {
     const module = await load();
-    const count = wanted ?? Math.min(await cores(), MOST);
+    const count = wanted ?? Math.min(platform.cores(), MOST);
     if (count === 0) return new Pool([here()], "cpu, this thread, SIMD", true);
     for (const pool of idle) if (pool.size === count) return pool.#wake();
     const { threads, starting } = await workers(module, count);
@@ -200,7 +202,7 @@ export class Pool {
 
   /** The work is done. A page keeps the workers for the next one; a program lets them go, so that it can end. */
   rest(): void {
-    if (globalThis.process?.versions?.node) return this.close();
+    if (platform.isProgram) return this.close();
     restGpu();
     this.#gpu = undefined;
     this.end().catch(() => {});
@@ -228,12 +230,6 @@ function idlest(threads: Worked[]): Worked {
   return threads.reduce((best, thread) => (thread.pending < best.pending ? thread : best));
 }
 
-/** Node 20 has no `navigator`. */
-async function cores(): Promise<number> {
-  if (globalThis.navigator) return navigator.hardwareConcurrency;
-  return (await import(/* @vite-ignore */ "node:os")).availableParallelism();
-}
-
 /** This thread, as one of a pool. */
 function here(): Worked {
   const desk = new Desk();
@@ -259,10 +255,13 @@ async function workers(module: WebAssembly.Module, count: number): Promise<{ thr
 
 /** A worker with its core loaded. */
 async function worker(module: WebAssembly.Module): Promise<Worked> {
-  const spawn = typeof Worker === "undefined"
-    ? overNode<Reply>("./worker.js")
-    : overWeb<Reply>(new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
-  const thread = await start<Request, Reply>(spawn);
+  const thread = await start<Request, Reply>(platform.worker?.<Reply>() ?? webWorker());
   await thread.ask({ what: "load", module });
   return Object.assign(thread, { underflowed: 0 });
+}
+
+function webWorker(): Spawn<Reply> {
+  const { files } = platform;
+  // bundlers see the second and take the file along
+  return overWeb(files ? new Worker(new URL("worker.js", files), { type: "module" }) : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
 }

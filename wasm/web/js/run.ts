@@ -1,6 +1,7 @@
 /** Open a run: list the files, read their heads and logs, find the checkpoints. */
-import { load, type Given } from "./core.js";
+import { load } from "./core.js";
 import { call } from "./error.js";
+import type { Given } from "./reopen.js";
 import { sources, type Input, type Source } from "./source.js";
 import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
 import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";

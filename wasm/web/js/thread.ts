@@ -22,7 +22,8 @@ interface Port {
   close(): void;
 }
 
-type Spawn<Reply> = (hear: (reply: Reply) => void, fail: (error: Error) => void) => Port | Promise<Port>;
+/** Starts a worker, whose answers and failure it passes on. */
+export type Spawn<Reply> = (hear: (reply: Reply) => void, fail: (error: Error) => void) => Port | Promise<Port>;
 
 /** Start a thread. */
 export async function start<Request, Reply extends Answer>(spawn: Spawn<Reply>): Promise<Thread<Request, Reply>> {
@@ -58,7 +59,7 @@ export async function start<Request, Reply extends Answer>(spawn: Spawn<Reply>):
   return thread;
 }
 
-/** A worker as browsers and Deno have it. */
+/** A worker as browsers, Deno and Bun have it. */
 export function overWeb<Reply>(worker: Worker): Spawn<Reply> {
   return (hear, fail) => {
     worker.onmessage = ({ data }) => hear(data as Reply);
@@ -66,19 +67,6 @@ export function overWeb<Reply>(worker: Worker): Spawn<Reply> {
     return {
       send: (message, transfer) => worker.postMessage(message, transfer),
       close: () => worker.terminate(),
-    };
-  };
-}
-
-/** A worker as Node has it, of the file at `path`; no bundler is to follow that. */
-export function overNode<Reply>(path: string): Spawn<Reply> {
-  return async (hear, fail) => {
-    const threads = await import(/* @vite-ignore */ "node:worker_threads");
-    const worker = new threads.Worker(new URL(path, import.meta.url));
-    worker.on("message", hear).on("error", fail);
-    return {
-      send: (message, transfer) => worker.postMessage(message, transfer as never),
-      close: () => void worker.terminate(),
     };
   };
 }

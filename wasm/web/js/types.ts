@@ -148,5 +148,7 @@ export interface Report {
   adapter?: string;
   inputs: WeighedInput[];
   outputs: HashedFile[];
+  /** What was written beside them and decides what they do: shard index, configs, tokenizer, templates. */
+  companions?: HashedFile[];
   notes: string[];
 }

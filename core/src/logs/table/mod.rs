@@ -41,6 +41,9 @@ pub struct Wanted<'a> {
     pub step: Option<u64>,
 }
 
+/// A message names so many columns; some tables have thousands.
+const MOST_SHOWN: usize = 50;
+
 impl Table {
     /// Parse a table, whichever of the formats it has.
     ///
@@ -109,7 +112,11 @@ impl Table {
         let coverage = || {
             let found = |column: &str| self.found(wanted, column, self.shift(wanted, column));
             let of = |column: &&str| format!("{column} {}/{}", found(column), wanted.len());
-            metrics.iter().map(of).collect::<Vec<_>>().join(", ")
+            let mut shown: Vec<_> = metrics.iter().take(MOST_SHOWN).map(of).collect();
+            if let Some(more) = metrics.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
+                shown.push(format!("and {more} more"));
+            }
+            shown.join(", ")
         };
         match (&options.name, metrics.as_slice()) {
             (Some(name), _) if self.rows.iter().any(|row| row.cell(name).is_some()) => Ok(name.clone()),

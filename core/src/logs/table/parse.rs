@@ -44,12 +44,12 @@ impl Table {
         }
         let has = |wanted: &str| header.iter().any(|name| name == wanted);
         let may_count_from_zero = has("epoch") && has("step") && !has(CHECKPOINT);
-        if let Some(twice) =
-            header.iter().enumerate().find(|(i, name)| !name.is_empty() && header[..*i].contains(name))
-        {
+        let mut names: Vec<_> = header.iter().filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::new(
                 ErrorKind::Metric,
-                format!("two columns of the table are called `{}`", twice.1),
+                format!("two columns of the table are called `{}`", twice[0]),
             ));
         }
         let mut rows = Vec::new();

@@ -121,6 +121,7 @@ impl Work<'_> {
             strict: self.how.merge.strict,
             residual: self.how.merge.residual,
             dtype,
+            allow_cross_run: self.how.merge.allow_cross_run,
             allow_non_finite: self.how.merge.allow_non_finite,
             rewrite: true,
             chunk: None,

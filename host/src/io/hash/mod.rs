@@ -5,14 +5,14 @@ pub(crate) mod sha256;
 pub(crate) mod sha_ni;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use mwa::Result;
+use mwa::{Error, ErrorKind, Result};
 
-use crate::io::disk::io_error;
+use crate::io::disk::{io_error, open_regular};
 use crate::io::hash::sha256::Sha256;
+use crate::progress::Progress;
 
 /// Bytes of a file; whoever owns them gets them back when the piece is dropped.
 pub(crate) type Piece = Box<dyn AsRef<[u8]> + Send>;
@@ -118,17 +118,20 @@ impl Claim {
 }
 
 /// SHA-256 of a whole file, in hex.
-pub(crate) fn hash_file(path: &Path) -> Result<String> {
+pub(crate) fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String> {
     let failed = |error: std::io::Error| io_error("cannot read it", &error).file(path.display().to_string());
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = open_regular(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(hash.finish()),
-            n => hash.update(&buffer[..n]),
+    while !progress.stopped() {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finish()),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
         }
     }
+    Err(Error::new(ErrorKind::Stopped, "stopped; nothing was written"))
 }
 
 #[cfg(test)]

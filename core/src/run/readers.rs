@@ -1,0 +1,31 @@
+//! What a host can read, and what of it the user wants.
+
+use alloc::string::String;
+use core::fmt;
+
+use crate::format::Format;
+use crate::logs::kind::LogKind;
+
+/// The rows of formats and logs that a host hands over, so that it links none that it does not use.
+#[derive(Clone, Copy)]
+pub struct Readers {
+    /// Formats of files with weights, the most particular first.
+    pub formats: &'static [&'static dyn Format],
+    /// Kinds of logs, the best first.
+    pub logs: &'static [LogKind],
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").field("formats", &self.formats.len()).field("logs", &self.logs).finish()
+    }
+}
+
+/// How a run is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// The adapter to take from checkpoints that hold several.
+    pub adapter: Option<String>,
+    /// The set of weights to take from files that hold several.
+    pub weights_key: Option<String>,
+}

@@ -1,0 +1,135 @@
+/** The package in other people's apps: five lines, built by what they build with as it comes, opened in Chromium. */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import test, { after, before } from "node:test";
+import * as esbuild from "esbuild";
+import { chromium } from "playwright-core";
+import * as vite from "vite";
+import webpack from "webpack";
+
+import { serve } from "./serve.mjs";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const packed = fileURLToPath(new URL("../../wasm/web", import.meta.url));
+const npm = (cwd, ...args) => promisify(execFile)(process.platform === "win32" ? "npm.cmd" : "npm", args, { cwd, shell: process.platform === "win32" });
+
+let work, browser, tarball, names;
+
+before(async () => {
+  work = await mkdtemp(join(tmpdir(), "mwa-apps-"));
+  await npm(work, "pack", "--silent", packed);
+  tarball = join(work, (await readdir(work))[0]);
+  const sample = join(root, "examples/sample-run");
+  const entries = await readdir(sample, { recursive: true, withFileTypes: true });
+  names = entries.filter((entry) => entry.isFile()).map((entry) => relative(sample, join(entry.parentPath ?? entry.path, entry.name)).replaceAll("\\", "/"));
+  const flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+  browser = await chromium.launch({ executablePath: process.env.MWA_CHROMIUM ?? "/usr/bin/chromium", args: flags });
+});
+
+after(async () => {
+  await browser?.close();
+  await rm(work, { recursive: true, force: true });
+});
+
+/** An app of its own, with the package installed as its author would. */
+async function app(...install) {
+  const folder = await mkdtemp(join(work, "app-"));
+  await cp(fileURLToPath(new URL("app", import.meta.url)), folder, { recursive: true });
+  await writeFile(join(folder, "package.json"), '{"type": "module", "private": true}');
+  await npm(folder, "install", "--silent", "--offline", "--no-audit", ...install);
+  const sample = join(folder, "public/sample");
+  await cp(join(root, "examples/sample-run"), join(sample, "run"), { recursive: true });
+  await writeFile(join(sample, "files.json"), JSON.stringify(names.map((name) => `run/${name}`)));
+  return folder;
+}
+
+/** Open a page of the app: it must merge in workers, and on the GPU. */
+async function merges(url) {
+  const page = await browser.newPage();
+  const complaints = [];
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  page.on("response", (response) => response.status() >= 400 && complaints.push(`${response.status()} ${response.url()}`));
+  try {
+    await page.goto(url);
+    await page.waitForFunction(() => document.title.split("|").length === 3, undefined, { timeout: 60_000 }).catch(() => {});
+    assert.deepEqual(complaints, []);
+    const [, cpu, gpu] = (await page.title()).split("|");
+    assert.equal(cpu, `${SAMPLE} cpu, 2 workers, SIMD`);
+    assert.match(gpu, new RegExp(`^${SAMPLE} gpu, `));
+  } finally {
+    await page.close();
+  }
+}
+
+/** Serve what was built into `built`, beside the app's public files. */
+async function mergesBuilt(folder, built) {
+  const server = await serve({ "/sub/sample/": join(folder, "public/sample"), "/sub/": built });
+  try {
+    await merges(`${server.url}/sub/`);
+  } finally {
+    server.close();
+  }
+}
+
+const BUILDERS = {
+  async vite(folder, out) {
+    await vite.build({ root: folder, base: "./", logLevel: "error", build: { outDir: out } });
+  },
+  async webpack(folder, out) {
+    const stats = await promisify(webpack)({ mode: "production", context: folder, entry: "./main.js", output: { path: out, filename: "main.js" } });
+    const { errors, warnings } = stats.compilation;
+    assert.deepEqual([...errors, ...warnings.filter(({ name }) => !name.includes("SizeLimit"))].map(String), []);
+    await cp(join(folder, "index.html"), join(out, "index.html"));
+  },
+  /** It leaves `new URL(…, import.meta.url)` as it is, so that the package's files are served as they are. */
+  async esbuild(folder, out) {
+    const source = await readFile(join(folder, "main.js"), "utf8");
+    const contents = source.replace("import { merge, openRun }", "import { merge, openRun, ready }").replace("\n\n", '\n\nawait ready({ from: "mwa-merge" });\n');
+    const { warnings } = await esbuild.build({ stdin: { contents, resolveDir: folder }, bundle: true, format: "esm", outfile: join(out, "main.js"), logLevel: "silent" });
+    assert.deepEqual(warnings, []);
+    await cp(join(folder, "node_modules/mwa-merge/dist"), join(out, "mwa-merge"), { recursive: true });
+    await cp(join(folder, "index.html"), join(out, "index.html"));
+  },
+};
+
+for (const [from, install] of [["a tarball", () => [tarball]], ["a folder", () => [packed]]]) {
+  for (const [name, build] of Object.entries(BUILDERS)) {
+    test(`${name} builds an app with the package from ${from}`, async () => {
+      const folder = await app(...install());
+      const out = join(folder, "built");
+      await mkdir(out);
+      await build(folder, out);
+      await mergesBuilt(folder, out);
+    });
+  }
+}
+
+for (const [from, install] of [["a tarball", () => [tarball]], ["a copied folder", () => ["--install-links", packed]]]) {
+  test(`Vite's development server serves an app with the package from ${from}`, async () => {
+    const folder = await app(...install());
+    const server = await vite.createServer({ root: folder, logLevel: "error", server: { host: "127.0.0.1", port: 0 } });
+    try {
+      await server.listen();
+      await merges(server.resolvedUrls.local[0]);
+    } finally {
+      await server.close();
+    }
+  });
+}
+
+test("a bundle for Node takes Node's side of the package", async () => {
+  const folder = await app(tarball);
+  const [page, node] = await Promise.all(["browser", "node"].map(async (platform) => {
+    const { metafile } = await esbuild.build({ entryPoints: [join(folder, "main.js")], bundle: true, format: "esm", platform, write: false, metafile: true, logLevel: "silent" });
+    return Object.values(metafile.inputs).flatMap(({ imports }) => imports.map(({ path }) => path)).filter((path) => path.startsWith("node:"));
+  }));
+  assert.deepEqual(page, []);
+  assert.ok(node.includes("node:worker_threads"));
+});
