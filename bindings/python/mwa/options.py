@@ -19,13 +19,14 @@ Device = Literal["auto", "cpu", "gpu", "wasm"] | Sequence[int]
 class WeightOptions(TypedDict, total=False):
     """Which checkpoints, and how they are weighed."""
 
-    last: int | None  # The newest N checkpoints [default: 10 of a run]
+    last: int | None  # The newest N checkpoints
     every: int | None  # Every K-th checkpoint, counted from the newest
     steps: tuple[int | None, int | None] | None  # Checkpoints between two steps, both included; either end may be left out
     top: int | None  # The N checkpoints with the best metric
+    select: Literal["best", "last", "all"] | None  # By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed]
     adapter: str | None  # The adapter inside checkpoints that hold several
     drop_bad: bool  # Leave out checkpoints that diverged, instead of failing
-    metric: str | None  # loss, eval_loss, step or any logged NAME [default: eval_loss if all have it, else loss, else step]
+    metric: str | None  # loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
     metrics_file: str | os.PathLike[str] | None  # Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
     goal: Literal["min", "max"] | None  # Whether lower or higher is better [default: from the metric's name]
     smooth: float | None  # Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
@@ -50,8 +51,8 @@ class MergeOptions(WeightOptions, total=False):
     rewrite: bool  # Write files anew where one checkpoint alone has weight, instead of copying its own
     force: bool  # Replace an earlier merge
     threads: int | None  # Threads [default: one per core]
-    memory: int | None  # Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
-    device: Device | None  # auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not trusted. The bytes are the same [default: auto]
+    memory: int | None  # Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
+    device: Device | None  # auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, which plans and sums inside a sandbox; finding checkpoints and reading their logs is done outside it. The bytes are the same [default: auto]
 
 # end of what is made
 
