@@ -97,11 +97,11 @@ function noise(seed, elements) {
   return bytes;
 }
 
-test("what is no input, device or number of threads is refused", async () => {
+test("what is not an input, a device or a number of threads is refused", async () => {
   const run = await sample();
   for (const [work, says] of [
-    [() => mwa.openRun("runs/my-lora"), /"runs\/my-lora", which is no file/],
-    [() => mwa.openRun([undefined]), /undefined, which is no file/],
+    [() => mwa.openRun("runs/my-lora"), /"runs\/my-lora", which is not a file/],
+    [() => mwa.openRun([undefined]), /undefined, which is not a file/],
     [() => mwa.merge(run, { device: "tpu" }), /no device `tpu`/],
     [() => mwa.merge(run, { threads: -1 }), /-1 is no number of threads/],
   ]) await assert.rejects(work, (error) => error.kind === "usage" && says.test(error.message) && error.help.length > 0);
