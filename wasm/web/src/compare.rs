@@ -27,7 +27,8 @@ pub struct Comparison {
 impl Comparison {
     pub(crate) fn new(files: &Store, run: &mwa::Run, options: &Options, job_bytes: usize) -> Result<Self> {
         let weighed = run.weigh(&weighing(options, &[])?)?;
-        let numbers = weighed.indexes.iter().map(|&at| numbers(files, &run.checkpoints[at])).collect::<Result<_>>()?;
+        let numbers =
+            weighed.indexes.iter().map(|&at| numbers(files, &run.checkpoints[at])).collect::<Result<_>>()?;
         let chosen = run.chosen(weighed);
         let configs: Vec<_> = chosen.configs.iter().map(Option::as_ref).collect();
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };

@@ -52,10 +52,8 @@ impl Merge {
     ) -> Maybe<Self> {
         let weighed = run.weigh(weighing)?;
         let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
-        let numbers = checkpoints
-            .iter()
-            .map(|checkpoint| numbers(files, checkpoint))
-            .collect::<Result<_>>()?;
+        let numbers =
+            checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect::<Result<_>>()?;
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
-use mwa::merge::{Cut, MergeOptions};
 use mwa::format::torch::Torch;
+use mwa::merge::{Cut, MergeOptions};
 use mwa::safetensors::Safetensors;
 use mwa::{Error, LogKind, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
 use wasm_bindgen::prelude::*;
