@@ -36,7 +36,7 @@ mod tests;
 pub struct Run {
     /// In the order given, those of a run by step.
     pub checkpoints: Vec<Checkpoint>,
-    /// Whether every checkpoint comes from searching run folders, so that the usual last ten may be chosen.
+    /// Whether every checkpoint comes from searching run folders, so that it may be chosen among them.
     pub searched: bool,
     /// What was left out and why.
     pub notes: Vec<String>,

@@ -22,7 +22,7 @@ use crate::options::{MergeOptions, Options};
     after_help = "\
 Examples:
   mwa weights runs/my-lora                      who would weigh how much, and why
-  mwa merge runs/my-lora -o merged              the last ten checkpoints, by eval_loss or else loss
+  mwa merge runs/my-lora -o merged              the best checkpoints by eval_loss, or else the last
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
