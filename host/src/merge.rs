@@ -12,7 +12,7 @@ use crate::find::choose::{Choice, choose};
 use crate::find::same_run;
 use crate::io::disk::{InputFile, io_error};
 use crate::io::hash::hash_file;
-use crate::io::staging::Staging;
+use crate::io::staging::{Staging, place_of};
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
 use mwa::Space;
@@ -109,7 +109,7 @@ pub(crate) fn merge_choice(
 
     let mut inputs = choice.inputs.clone();
     for ((row, checkpoint), hashes) in inputs.iter_mut().zip(&choice.checkpoints).zip(written.input_hashes) {
-        row.path = path_from(staging.target(), &checkpoint.path);
+        row.path = path_from(staging.target(), &checkpoint.path)?;
         row.files = checkpoint
             .files
             .iter()
@@ -305,16 +305,16 @@ fn hashed(name: String, bytes: u64, sha256: String) -> HashedFile {
 }
 
 /// The way from one folder to a path, so that a report stays true when both are moved together.
-fn path_from(folder: &Path, path: &Path) -> String {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+fn path_from(folder: &Path, path: &Path) -> Result<String> {
+    let path = place_of(path)?.unwrap_or_else(|| path.to_owned());
     let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
     if shared == 0 {
-        return path.display().to_string();
+        return Ok(path.display().to_string());
     }
     let up = folder.components().skip(shared).map(|_| Component::ParentDir);
     let way: PathBuf = up.chain(path.components().skip(shared)).collect();
     // forward slashes work everywhere
-    way.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    Ok(way.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"))
 }
 
 #[cfg(test)]
@@ -324,11 +324,11 @@ mod tests {
     #[test]
     fn paths_lead_from_the_output_to_the_input() {
         assert_eq!(
-            path_from(Path::new("/runs/merged"), Path::new("/runs/a/checkpoint-1")),
+            path_from(Path::new("/runs/merged"), Path::new("/runs/a/checkpoint-1")).unwrap(),
             "../a/checkpoint-1"
         );
         assert_eq!(
-            path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")),
+            path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")).unwrap(),
             "../checkpoint-1"
         );
     }
