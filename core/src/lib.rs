@@ -79,12 +79,12 @@ pub use merge::report::{self, Report};
 pub use merge::{Agreed as Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use options::Options;
-pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
+pub use plan::{Cursor, Input, Job, Jobs, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
-pub use run::readers::Readers;
+pub use run::readers::{OpenOptions, Readers};
 pub use run::same_run::{Sample, same_run};
-pub use run::{OpenOptions, Run, UserTable, WeighOptions, Weighed};
+pub use run::{Run, UserTable, WeighOptions, Weighed};
 pub use text::escape::readable;
 pub use text::index::Index;
 pub use text::span::Span;
@@ -92,3 +92,4 @@ pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };
 pub use weigh::scheme::{Scheme, Weights};
+pub use weigh::window::Pick;

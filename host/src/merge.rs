@@ -10,9 +10,10 @@ use crate::engine::{compute, product, sandbox};
 use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, choose};
 use crate::find::same_run;
-use crate::io::disk::{InputFile, io_error};
+use crate::io::disk::InputFile;
 use crate::io::hash::hash_file;
 use crate::io::staging::{Staging, place_of};
+use crate::io::store::Store;
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
 use mwa::Space;
@@ -27,6 +28,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let choice = choose(options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected,
         inputs: choice.inputs,
         weighting: choice.weighting,
         space: report::space_name(Space::Factors).0,
@@ -36,6 +38,7 @@ pub fn weights(options: &Options) -> Result<Report> {
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
         companions: Vec::new(),
+        advice: choice.advice,
         notes: choice.notes,
     })
 }
@@ -132,8 +135,9 @@ pub(crate) fn merge_choice(
         notes.extend(left_out);
     }
     let (space, rank) = report::space_name(how.merge.space);
-    let report = Report {
+    let mut report = Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
+        selected: choice.selected.clone(),
         weighting: choice.weighting.clone(),
         space,
         rank,
@@ -148,8 +152,10 @@ pub(crate) fn merge_choice(
             .map(|(shard, sha256)| hashed(shard.name.clone(), shard.header.file_len(), sha256))
             .collect(),
         companions,
+        advice: choice.advice.clone(),
         notes,
     };
+    report.advise_residual();
     staging.write(CARD, mwa::card(&report, owner.config.as_ref()).as_bytes())?;
     staging.write(REPORT, report.to_json().as_bytes())?;
     staging.publish()?.iter().for_each(|note| progress.note(note));
@@ -238,20 +244,14 @@ fn average(
         let work = sandbox::Work { checkpoints, inputs: &inputs, weights, how, expected };
         return Ok(sandbox::run(&work, staging, notes, progress)?.written(owner));
     }
-    let outputs = plan
-        .outputs()
-        .iter()
-        .map(|shard| staging.create(&shard.name, shard.header.file_len()))
-        .collect::<Result<Vec<_>>>()?;
-    let sources: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    let sources = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
+    let store = Store::new(sources, product::create(plan.outputs(), staging)?);
     let written = |error: mwa::Error| match error.kind() {
         ErrorKind::Io => error.file(staging.shown().display().to_string()),
         _ => error,
     };
-    let ran = compute::run(&plan, &sources, &outputs, how.machine, progress).map_err(written)?;
-    for output in outputs {
-        output.sync_all().map_err(|error| written(io_error("cannot write the merged file", &error)))?;
-    }
+    let ran = compute::run(&plan, &store, how.machine, progress).map_err(written)?;
+    store.sync().map_err(written)?;
     let distance = if merge.exactness == Exactness::Product && how.merge.residual {
         product::distance(choice, &inputs, how.machine, notes, progress)?
     } else {

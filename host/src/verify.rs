@@ -245,6 +245,8 @@ fn remake(
         checkpoints,
         weights,
         weighting: report.weighting.clone(),
+        selected: None,
+        advice: Vec::new(),
         notes: Vec::new(),
     };
     let temporary = std::env::temp_dir();

@@ -50,7 +50,7 @@ def prove_weigh(v):
         if "error" in entry or entry["scheme"] in ("explicit", "uniform"):
             continue
         m, p, sign = np.array(entry["metrics"], float), entry["penalty"], 1 if entry["goal"] == "min" else -1
-        spread = m.max() - m.min()
+        spread = max(m.max() - m.min(), 0.005 * abs(m).max())
         g = (sign * m - (sign * m).min()) / spread if spread else m * 0
         rank = np.array([(g < x).sum() + ((g == x).sum() - 1) / 2 for x in g])
         u = {"linear": 1 - p * g, "exponential": np.exp(-p * g), "rank": (1 - p) ** rank,

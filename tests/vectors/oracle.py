@@ -214,7 +214,9 @@ def weigh(scheme, metrics=None, goal="min", penalty=0.0, values=None):
         raise Refused("weights")
     m, p = [Decimal(metric) for metric in metrics], Decimal(penalty)
     best, worst = (min(m), max(m)) if goal == "min" else (max(m), min(m))
-    bad = [abs(x - best) / abs(worst - best) if worst != best else Decimal(0) for x in m]
+    # differences of less than half a percent of the largest metric are not blown up
+    span = max(abs(worst - best), Decimal(0.005) * max(abs(x) for x in m))
+    bad = [abs(x - best) / span if span else Decimal(0) for x in m]
     if scheme == "linear":
         u = [1 - p * g for g in bad]
     elif scheme == "exponential":

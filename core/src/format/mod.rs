@@ -13,17 +13,20 @@ use crate::format::safetensors::Header;
 pub mod foreign;
 pub mod safetensors;
 pub mod shards;
+pub mod torch;
+pub(crate) mod view;
 
 /// A format of files with weights.
 pub trait Format: Sync {
     /// Whether a file is of this format, by its name and its first [`START`] bytes. The first row that claims a file opens it.
     fn claims(&self, name: &str, start: &[u8]) -> bool;
 
-    /// Find the tensors of a file of `size` bytes.
+    /// Find the tensors of a file of `size` bytes; `key` is the name of the weights that the user chose in it, for formats
+    /// that hold several sets of them.
     ///
     /// # Errors
     /// What is wrong with it; the caller names the file.
-    fn open(&self, files: &dyn Files, path: &str, size: u64) -> Maybe<Catalog>;
+    fn open(&self, files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog>;
 }
 
 /// What a file holds.
@@ -53,7 +56,12 @@ pub const WEIGHTS: [&str; 8] = [
 ];
 
 /// Find the tensors of a file, whichever of the formats it has.
-pub(crate) fn open(files: &dyn Files, formats: &[&dyn Format], path: &str) -> Maybe<Catalog> {
+pub(crate) fn open(
+    files: &dyn Files,
+    formats: &[&dyn Format],
+    path: &str,
+    key: Option<&str>,
+) -> Maybe<Catalog> {
     let size = size(files, path)?;
     let start = files.read(path, 0..START)?;
     let format = formats.iter().find(|format| format.claims(last(path), &start));
@@ -62,5 +70,5 @@ pub(crate) fn open(files: &dyn Files, formats: &[&dyn Format], path: &str) -> Ma
             .file(path)
             .help("convert it to safetensors, or merge with the mwa program, which reads more formats")
     })?;
-    format.open(files, path, size).map_err(|stop| stop.file(path))
+    format.open(files, path, size, key).map_err(|stop| stop.file(path))
 }

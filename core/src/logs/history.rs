@@ -111,18 +111,27 @@ impl History {
         series.unwrap_or_default().to_vec()
     }
 
-    /// Check that no ReLoRA restart lies between the checkpoints: after one, adapters refer to another base
-    /// model.
-    pub fn check_restarts(&self, steps: &[u64]) -> Result<()> {
-        let mut counts = Vec::new();
-        for step in steps {
+    /// Step and learning rate of each record that has one, on the branch of the last of these checkpoints.
+    pub(crate) fn learning_rate(&self, steps: &[u64]) -> Option<&Series> {
+        let log = &self.branches[self.pick(steps, *steps.last()?)].log;
+        log.get("learning_rate").or_else(|| log.get("lr"))
+    }
+
+    /// How often ReLoRA had merged the adapter into the base model when each of these checkpoints was saved.
+    pub(crate) fn restarts(&self, steps: &[u64]) -> Vec<u64> {
+        let count = |step: &u64| {
             let log = &self.branches[self.pick(steps, *step)].log;
             let series = log.get("num_lora_restarts").unwrap_or_default();
             let last = series[..series.partition_point(|(at, _)| at <= step)].last();
-            let count = last.and_then(|(_, count)| crate::text::json::whole(*count)).unwrap_or(0);
-            counts.push(count);
-        }
-        let groups = grouped(&counts, steps);
+            last.and_then(|(_, count)| crate::text::json::whole(*count)).unwrap_or(0)
+        };
+        steps.iter().map(count).collect()
+    }
+
+    /// Check that no ReLoRA restart lies between the checkpoints: after one, adapters refer to another base
+    /// model.
+    pub fn check_restarts(&self, steps: &[u64]) -> Result<()> {
+        let groups = grouped(&self.restarts(steps), steps);
         if groups.len() < 2 {
             return Ok(());
         }

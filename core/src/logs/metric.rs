@@ -105,7 +105,7 @@ pub enum Source {
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricOptions {
-    /// The metric's name; none takes `eval_loss`, else the smoothed training loss, else the step.
+    /// The metric's name; none takes `eval_loss`, else the step.
     pub name: Option<String>,
     /// Which way it gets better; none infers it from the name.
     pub goal: Option<Goal>,

@@ -37,7 +37,13 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
         },
         report.mwa,
     );
+    if let Some(selected) = &report.selected {
+        text += &format!("Checkpoints: {}.\n\n", markdown(&selected.line));
+    }
     text += &format!("Weights: {}.\n\n", markdown(&report.weighting.describe()));
+    for advice in &report.advice {
+        text += &format!("What to expect: {}.\n\n", markdown(&advice.text));
+    }
     if let Some(distance) = &report.residual {
         let how =
             if is_product { "cut to the rank of this adapter" } else { "A and B averaged each by itself" };

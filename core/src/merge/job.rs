@@ -126,6 +126,12 @@ impl<'a> Job<'a> {
         reads + self.writes().map(|write| length(write.range)).sum::<u64>()
     }
 
+    /// Whether it is on elements, and reads as few bytes as it was cut to; others take tensors, or the beginnings of tensors.
+    #[must_use]
+    pub fn is_elementwise(&self) -> bool {
+        matches!(self.0, Work::Elements(_))
+    }
+
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
     #[must_use]
     pub fn is_windowed(&self) -> bool {

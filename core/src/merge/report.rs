@@ -12,13 +12,18 @@ use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
 use crate::method::product::{Rank, Residual, Space};
 use crate::text::json::float;
+pub use crate::weigh::advice::Advice;
 use crate::weigh::scheme::Scheme;
+pub use crate::weigh::window::Selected;
 
 /// The report beside every merged model, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of the program that wrote it.
     pub mwa: String,
+    /// Which checkpoints were taken, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Selected>,
     /// How the weights were made.
     pub weighting: Weighting,
     /// `factors`: tensors are averaged one by one; `product`: LoRA's products are, module by module.
@@ -38,6 +43,9 @@ pub struct Report {
     pub inputs: Vec<Input>,
     /// The files with weights that were written.
     pub outputs: Vec<HashedFile>,
+    /// Why little is to be expected of this merge, if so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
     /// What was written beside them and decides what they do: shard index, configs, tokenizer, templates. A host that does
     /// not write them, or cannot hash them, leaves it empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -253,6 +261,15 @@ pub const REPORT: &str = "mwa-report.json";
 pub const CONFIG: &str = "adapter_config.json";
 
 impl Report {
+    /// Add what the residual says of the merge; once, when it is known.
+    pub fn advise_residual(&mut self) {
+        if let (Some(distance), FACTORS) = (&self.residual, self.space.as_str()) {
+            let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
+            let is_one_run = self.inputs.windows(2).all(|pair| run(&pair[0]) == run(&pair[1]));
+            self.advice.extend(Advice::on_residual(distance.overall, is_one_run));
+        }
+    }
+
     /// Whether a file of that name in the merged folder is one that the merge wrote.
     #[must_use]
     pub fn wrote(&self, name: &str) -> bool {

@@ -26,6 +26,7 @@ use crate::text::span::Span;
 use crate::text::spelling;
 use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
 use crate::weigh::scheme::{Scheme, Weights};
+use crate::weigh::window::Pick;
 
 pub use self::value::{Kind, OutputDtype, RankChoice, SpaceName};
 
@@ -217,13 +218,19 @@ macro_rules! options {
 
 options! {
     /// The newest N checkpoints
-    last: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "10 of a run", ..SELECTION };
+    last: Option<usize> = None, Kind::Count, Facts { value: "N", ..SELECTION };
     /// Every K-th checkpoint, counted from the newest
     every: Option<usize> = None, Kind::Count, Facts { value: "K", ..SELECTION };
     /// Checkpoints between two steps, both included; either end may be left out
     steps: Option<(u64, u64)> = None, Kind::Steps, Facts { value: "A..B", ..SELECTION };
     /// The N checkpoints with the best metric
     top: Option<usize> = None, Kind::Count, Facts { value: "N", ..SELECTION };
+    /// By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all
+    select: Option<Pick> = None, Kind::Word(&Pick::NAMES), Facts {
+        value: "RULE",
+        usual: "best of a run that logged evaluations, else last; all that are listed",
+        ..SELECTION
+    };
     /// Exactly these checkpoints, by name
     checkpoints: Option<Vec<String>> = None, Kind::Texts, Facts {
         lacking: &[(Face::CommandLine, "give their paths"), (Face::Native, "give their paths")],
@@ -242,7 +249,7 @@ options! {
     /// loss, eval_loss, step or any logged NAME
     metric: Option<String> = None, Kind::Text, Facts {
         value: "NAME",
-        usual: "eval_loss if all have it, else loss, else step",
+        usual: "eval_loss if logged, else step",
         ..METRIC
     };
     /// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
@@ -359,7 +366,13 @@ impl Options {
             WeightRule::Scheme { scheme: self.scheme, penalty: self.penalty }
         };
         Ok(ChooseOptions {
-            select: Selection { steps: self.steps, every: self.every, last: self.last, top: self.top },
+            select: Selection {
+                steps: self.steps,
+                every: self.every,
+                last: self.last,
+                top: self.top,
+                pick: self.select,
+            },
             metric: self.metric(),
             rule,
             drop_bad: self.drop_bad,

@@ -54,12 +54,13 @@ fn the_table_tells_the_truth() {
 #[test]
 fn each_option_reaches_what_it_is_for() {
     let options = read(
-        r#"{"steps": [500, null], "every": 2, "last": 3, "top": 1, "drop_bad": true, "metric": "f1", "goal": "max", "smooth": 5,
+        r#"{"steps": [500, null], "every": 2, "last": 3, "top": 1, "select": "all", "drop_bad": true, "metric": "f1", "goal": "max", "smooth": 5,
             "metric_tolerance": 7, "strict_metrics": true, "scheme": "power", "penalty": 2}"#,
     );
     let choose = options.choosing().unwrap();
-    let Selection { steps, every, last, top, .. } = choose.select;
+    let Selection { steps, every, last, top, pick } = choose.select;
     assert_eq!((steps, every, last, top), (Some((500, u64::MAX)), Some(2), Some(3), Some(1)));
+    assert_eq!(pick, Some(Pick::All));
     assert!(choose.drop_bad);
     let MetricOptions { name, goal, smooth, tolerance, strict } = choose.metric;
     assert_eq!(
@@ -125,6 +126,7 @@ fn mistakes_are_named() {
         (r#"{"last": "4"}"#, "option last: \"4\" does not fit; it must be a whole number from 1 on"),
         (r#"{"last": 0}"#, "option last: 0 does not fit; it must be a whole number from 1 on"),
         (r#"{"last": 1.5}"#, "option last: 1.5 does not fit; it must be a whole number from 1 on"),
+        (r#"{"select": "first"}"#, "option select: \"first\" does not fit; it must be best, last or all"),
         (r#"{"goal": "up"}"#, "option goal: \"up\" does not fit; it must be min or max"),
         (r#"{"dtype": "int8"}"#, "option dtype: \"int8\" does not fit; it must be keep, f32, bf16 or f16"),
         (r#"{"smooth": -1}"#, "option smooth: -1 does not fit; it must be a number, 0 or larger"),

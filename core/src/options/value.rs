@@ -14,6 +14,7 @@ use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
 use crate::weigh::scheme::Scheme;
+use crate::weigh::window::Pick;
 
 /// What an option's value is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,6 +169,12 @@ impl Value for Goal {
 }
 
 impl Value for Scheme {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Value for Pick {
     fn read(value: &Json, _: Kind) -> Option<Self> {
         value.as_str()?.parse().ok()
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, NO_FILE, all, is_file, is_plain, join, last, parent, text};
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::{foreign, open};
-use crate::run::readers::Readers;
+use crate::run::readers::{OpenOptions, Readers};
 
 pub use crate::format::WEIGHTS;
 pub use crate::format::shards::ShardIndex;
@@ -58,7 +58,7 @@ impl File {
     /// # Errors
     /// What is wrong with it, and what the system refuses.
     pub fn open(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Self> {
-        open_weights(files, readers, path).map(|(file, ..)| file)
+        open_weights(files, readers, path, &OpenOptions::default()).map(|(file, ..)| file)
     }
 
     /// The name within its folder.
@@ -69,15 +69,15 @@ impl File {
 }
 
 impl Checkpoint {
-    /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
+    /// Open a checkpoint folder, or the adapter inside it that is wanted, or a single file.
     ///
     /// # Errors
     /// What is wrong with its files, and what the system refuses.
-    pub fn open(files: &dyn Files, readers: &Readers, path: &str, adapter: Option<&str>) -> Maybe<Self> {
+    pub fn open(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
         let refused = |detail: &'static str| Error::new(ErrorKind::Input, detail).file(path);
         match files.kind(path)? {
-            Kind::Folder => Self::open_folder(files, readers, path, adapter),
-            Kind::File(_) => Self::open_file(files, readers, path),
+            Kind::Folder => Self::open_folder(files, readers, path, options),
+            Kind::File(_) => Self::open_file(files, readers, path, options),
             Kind::Other => Err(refused(NO_FILE).into()),
             Kind::Missing => Err(refused("does not exist")
                 .help("give a path on this machine: a run folder, a checkpoint folder or a file with weights")
@@ -85,17 +85,18 @@ impl Checkpoint {
         }
     }
 
-    fn open_file(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Self> {
+    fn open_file(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
         if let Some((what, help)) = foreign::file(last(path)) {
             return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
         }
         let mut checkpoint = Self::of(path);
-        checkpoint.take(open_weights(files, readers, path)?);
+        checkpoint.take(open_weights(files, readers, path, options)?);
         checkpoint.step = step_of_file(last(path)).or(checkpoint.counted);
         Ok(checkpoint)
     }
 
-    fn open_folder(files: &dyn Files, readers: &Readers, path: &str, adapter: Option<&str>) -> Maybe<Self> {
+    fn open_folder(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
+        let adapter = options.adapter.as_deref();
         let folder = adapter.map_or_else(|| path.to_owned(), |adapter| join(path, adapter));
         let Some(weights) = weights_in(files, &folder)? else {
             return Err(match adapter {
@@ -113,9 +114,9 @@ impl Checkpoint {
             ));
         }
         let opened = if weights.ends_with(".json") {
-            open_shards(files, readers, &weights)?
+            open_shards(files, readers, &weights, options)?
         } else {
-            vec![open_weights(files, readers, &weights)?]
+            vec![open_weights(files, readers, &weights, options)?]
         };
         opened.into_iter().for_each(|file| checkpoint.take(file));
         let config = join(&folder, "adapter_config.json");
@@ -206,14 +207,19 @@ pub(crate) fn check_adapter(name: &str) -> Maybe<()> {
 /// A file, the step that it tells, and what the user should know.
 type Weights = (File, Option<u64>, Vec<String>);
 
-fn open_weights(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Weights> {
-    let catalog = open(files, readers.formats, path)?;
+fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Weights> {
+    let catalog = open(files, readers.formats, path, options.weights_key.as_deref())?;
     let len = crate::files::size(files, path)?;
     let file = File { path: path.to_owned(), len, header: catalog.header };
     Ok((file, catalog.step, catalog.notes))
 }
 
-fn open_shards(files: &dyn Files, readers: &Readers, index: &str) -> Maybe<Vec<Weights>> {
+fn open_shards(
+    files: &dyn Files,
+    readers: &Readers,
+    index: &str,
+    options: &OpenOptions,
+) -> Maybe<Vec<Weights>> {
     let at = |error: Error| error.file(index);
     let parsed = ShardIndex::parse(&text(files, index, INDEX_LIMIT)?).map_err(at)?;
     let open = |shard: &&str| {
@@ -223,7 +229,7 @@ fn open_shards(files: &dyn Files, readers: &Readers, index: &str) -> Maybe<Vec<W
             let error = Error::new(ErrorKind::Header, detail).help("download the rest of the checkpoint");
             return Err(at(error).into());
         }
-        open_weights(files, readers, &path)
+        open_weights(files, readers, &path, options)
     };
     let shards = all(parsed.files().iter().map(open))?;
     parsed.check(shards.iter().map(|(file, ..)| (file.name(), &file.header))).map_err(at)?;

@@ -16,7 +16,7 @@ use crate::merge::report;
 use crate::merge::report::Weighting;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::log::Logs;
-use crate::run::readers::Readers;
+use crate::run::readers::{OpenOptions, Readers};
 use crate::run::same_run::Sample;
 use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
 use crate::weigh::scheme::Weights;
@@ -29,13 +29,6 @@ mod search;
 mod step;
 #[cfg(test)]
 mod tests;
-
-/// How a run is opened.
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    /// The adapter to take from checkpoints that hold several.
-    pub adapter: Option<String>,
-}
 
 /// The checkpoints behind the paths that the user named, and what their runs logged.
 #[derive(Debug)]
@@ -88,6 +81,10 @@ pub struct Weighed {
     pub weights: Weights,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// Which checkpoints these are, and why.
+    pub selected: report::Selected,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<report::Advice>,
     /// Things to say to the user, each once.
     pub notes: Vec<String>,
 }
@@ -104,7 +101,7 @@ impl Run {
         paths: &[String],
         options: &OpenOptions,
     ) -> Maybe<Self> {
-        let found = search::find(files, readers, paths, options.adapter.as_deref())?;
+        let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
         let logs = Logs::read(files, readers, &checkpoints)?;
         step::settle(&mut checkpoints, &logs);
@@ -131,12 +128,6 @@ impl Run {
         let choice = choose(&listed, searched, &metrics, &options.choose)?;
         let inputs = choice.inputs(&listed);
         let mut notes = self.notes.clone();
-        if let Some(newest) = choice.newest {
-            let all = listed.len();
-            notes.push(format!(
-                "the newest {newest} of {all} checkpoints are taken; --last takes more or fewer"
-            ));
-        }
         notes.extend(choice.notes);
         Ok(Weighed {
             indexes: choice.indexes.into_iter().map(|at| named[at]).collect(),
@@ -144,6 +135,8 @@ impl Run {
             readings: choice.readings,
             weights: choice.weights,
             weighting: choice.weighting,
+            selected: choice.selected,
+            advice: choice.advice,
             notes,
         })
     }

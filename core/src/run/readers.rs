@@ -1,5 +1,6 @@
-//! What a host can read.
+//! What a host can read, and what of it the user wants.
 
+use alloc::string::String;
 use core::fmt;
 
 use crate::format::Format;
@@ -18,4 +19,13 @@ impl fmt::Debug for Readers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Readers").field("formats", &self.formats.len()).field("logs", &self.logs).finish()
     }
+}
+
+/// How a run is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// The adapter to take from checkpoints that hold several.
+    pub adapter: Option<String>,
+    /// The set of weights to take from files that hold several.
+    pub weights_key: Option<String>,
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters, weights_in};
-use crate::run::readers::Readers;
+use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::step_of_folder;
 
 /// What the paths lead to.
@@ -29,16 +29,16 @@ pub(crate) fn find(
     files: &dyn Files,
     readers: &Readers,
     paths: &[String],
-    adapter: Option<&str>,
+    options: &OpenOptions,
 ) -> Maybe<Found> {
-    adapter.map_or(Ok(()), check_adapter)?;
+    options.adapter.as_deref().map_or(Ok(()), check_adapter)?;
     let each = |path: &String| {
         let folders = if is_folder(files, path)? { numbered(files, path)? } else { Vec::new() };
         if folders.is_empty() {
-            let checkpoints = vec![open_named(files, readers, path, adapter)?];
+            let checkpoints = vec![open_named(files, readers, path, options)?];
             return Ok(Found { checkpoints, ..Found::default() });
         }
-        search(files, readers, path, folders, adapter)
+        search(files, readers, path, folders, options)
     };
     let mut found = Found { searched: true, ..Found::default() };
     let mut seen: Vec<(String, String)> = Vec::new();
@@ -65,7 +65,7 @@ pub(crate) fn find(
             }
         }
     }
-    if adapter.is_none() {
+    if options.adapter.is_none() {
         found.notes.extend(other_adapters(files, &found.checkpoints)?);
     }
     if found.checkpoints.is_empty() {
@@ -123,7 +123,7 @@ fn search(
     readers: &Readers,
     run: &str,
     folders: Vec<(u64, String)>,
-    adapter: Option<&str>,
+    options: &OpenOptions,
 ) -> Maybe<Found> {
     let logged = all(folders.iter().map(|(_, path)| is_logged(files, readers, path)))?;
     let any_logged = logged.contains(&true);
@@ -142,7 +142,7 @@ fn search(
             let detail = "has no trainer_state.json, so its save was interrupted";
             return Ok(Err(Error::new(ErrorKind::Input, detail).file(path)));
         }
-        match Checkpoint::open(files, readers, path, adapter) {
+        match Checkpoint::open(files, readers, path, options) {
             Ok(checkpoint) => Ok(Ok(checkpoint)),
             Err(Stop::Failed(error)) if error.kind() != ErrorKind::Io => Ok(Err(error)),
             // what the system refuses says nothing of the checkpoint
@@ -208,7 +208,7 @@ fn ignored(files: &dyn Files, run: &str) -> Maybe<Vec<String>> {
 }
 
 /// A path that is not a run folder: it must be good, or the user hears why.
-fn open_named(files: &dyn Files, readers: &Readers, path: &str, adapter: Option<&str>) -> Maybe<Checkpoint> {
+fn open_named(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Checkpoint> {
     let is_folder = is_folder(files, path)?;
     if is_folder && weights_in(files, path)?.is_none() {
         let runs = runs_in(files, path)?;
@@ -219,7 +219,7 @@ fn open_named(files: &dyn Files, readers: &Readers, path: &str, adapter: Option<
                 .into());
         }
     }
-    let checkpoint = Checkpoint::open(files, readers, path, adapter)?;
+    let checkpoint = Checkpoint::open(files, readers, path, options)?;
     if is_folder && is_unfinished(files, readers, path)? {
         let detail = "has no trainer_state.json, though its neighbours have: its save was interrupted";
         return Err(Error::new(ErrorKind::Input, detail).file(path).help("leave it out").into());

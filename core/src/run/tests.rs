@@ -57,7 +57,7 @@ fn open(files: &Memory, paths: &[&str]) -> Result<Run> {
 
 fn open_adapter(files: &Memory, paths: &[&str], adapter: Option<&str>) -> Result<Run> {
     let paths: Vec<_> = paths.iter().map(|path| path.to_string()).collect();
-    let options = OpenOptions { adapter: adapter.map(str::to_owned) };
+    let options = OpenOptions { adapter: adapter.map(str::to_owned), ..OpenOptions::default() };
     let at_once = match Run::open(files, &READERS, &paths, &options) {
         Ok(run) => Ok(run),
         Err(Stop::Failed(error)) => Err(error),

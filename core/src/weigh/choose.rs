@@ -10,14 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::history::History;
 use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading};
-use crate::logs::read::read_metric;
+use crate::logs::read::{EVALUATION, is_evaluation, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
 use crate::merge::report::Weighting;
+use crate::weigh::advice::Advice;
+use crate::weigh::schedule::Schedule;
 use crate::weigh::scheme::{Scheme, Weights};
+use crate::weigh::window::{MOST, Pick, Reasons, Selected, half};
 
-/// How many of a run's checkpoints are taken unless something is selected.
-const LAST: usize = 10;
 /// The penalty unless the caller gives one.
 pub const PENALTY: f64 = 0.8;
 
@@ -50,16 +51,21 @@ pub struct ChooseOptions {
 }
 
 /// Which of the checkpoints found are taken; the parts apply in the order of the fields.
+///
+/// A searched run of which nothing is selected gives the best by an evaluation, else the newest, as many as
+/// [`Pick::Best`] and [`Pick::Last`] say. Whatever is selected, or listed one by one, is taken as said.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection {
     /// Steps from … to, both included.
     pub steps: Option<(u64, u64)>,
-    /// Every so manyth, counted from the newest.
+    /// Every k-th, counted from the newest.
     pub every: Option<usize>,
-    /// The newest so many. A searched run gives its last ten if nothing at all is selected.
+    /// The newest N; not together with `pick`.
     pub last: Option<usize>,
-    /// The so many with the best metric.
+    /// The N with the best metric; not together with `pick`.
     pub top: Option<usize>,
+    /// As many of those as a rule says.
+    pub pick: Option<Pick>,
 }
 
 /// From metric to weight.
@@ -109,10 +115,12 @@ pub struct Choice {
     pub weights: Weights,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// Which checkpoints these are, and why.
+    pub selected: Selected,
+    /// Why little is to be expected of them, if so.
+    pub advice: Vec<Advice>,
     /// Things to say to the user, each once.
     pub notes: Vec<String>,
-    /// Nothing was selected, so only the newest so many were taken.
-    pub newest: Option<usize>,
 }
 
 /// A checkpoint on its way.
@@ -122,39 +130,79 @@ struct Candidate {
     explicit: Option<f64>,
 }
 
-/// Select and weigh. `searched`: all come from searching run folders, so that the usual last ten may be taken.
+/// What is read of the metric, and which checkpoints are left by it.
+struct Measured {
+    metric: Metric,
+    indexes: Vec<usize>,
+}
+
+/// Select and weigh. `searched`: all come from searching run folders, so that it may be chosen among them.
 ///
 /// # Errors
-/// [`ErrorKind::Input`] when none is selected or left, [`ErrorKind::Weights`] when the weights do not fit, and those of
-/// reading the metric.
+/// [`ErrorKind::Input`] when none is selected or left, [`ErrorKind::Usage`] for a selection that contradicts itself,
+/// [`ErrorKind::Weights`] when the weights do not fit, and those of reading the metric.
 pub fn choose(
     found: &[Listed<'_>],
     searched: bool,
     metrics: &dyn Metrics,
     options: &ChooseOptions,
 ) -> Result<Choice> {
-    let (selected, newest) = select(found, searched, options.select)?;
-    let explicit = explicit(found, &selected, &options.rule)?;
-    let kept = selected.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
+    let select = options.select;
+    let narrowed = narrow(found, select)?;
+    let explicit = explicit(found, &narrowed, &options.rule)?;
+    let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
+    let is_uniform = match &options.rule {
+        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
+        WeightRule::Explicit(_) => true,
+    };
+    let kept = narrowed.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
     let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
     if indexes.is_empty() {
         return Err(Error::new(ErrorKind::Input, "no good checkpoint is left"));
     }
 
     let mut notes = Vec::new();
-    let is_uniform = match &options.rule {
-        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
-        WeightRule::Explicit(_) => true,
+    // one weight each was said of the caller's own: all are meant
+    let is_usual = searched && select.is_free() && !is_explicit && indexes.len() > 1;
+    if is_usual {
+        notes.extend(leave_other_bases(found, &mut indexes, metrics));
+    }
+    let schedule = schedule(found, &indexes, metrics, MOST.min(half(indexes.len())));
+    let mut measured = None;
+    if is_usual && let Some(evaluated) = evaluated(found, &indexes, metrics, &options.metric)? {
+        let (all, left) = (indexes.len(), indexes.len() - evaluated.indexes.len());
+        if left > 0 {
+            let name = &evaluated.metric.name;
+            notes.push(format!("{left} of {all} checkpoints have no {name}: they are left out"));
+        }
+        indexes = evaluated.indexes;
+        measured = Some(evaluated.metric);
+    }
+    // whatever left some out had no weights of the caller's own
+    explicit.truncate(indexes.len());
+    let pick = match select.pick {
+        None if is_usual && measured.is_some() => Some(Pick::Best),
+        None if is_usual => Some(Pick::Last),
+        pick => pick.filter(|pick| *pick != Pick::All),
     };
+    // among so many the rule chooses
+    let mut count = indexes.len();
+    if pick == Some(Pick::Last) {
+        let older = ..indexes.len() - Pick::Last.of(count, schedule);
+        indexes.drain(older);
+        explicit.drain(older);
+    }
+
     // a file alone weighs 1, whatever its metric, and often has none
     let is_alone = indexes.len() == 1 && found[indexes[0]].step.is_none();
     let table = metrics.table_name();
     let is_asked = options.metric.name.is_some() || table.is_some();
-    let needs_metric = (!is_uniform || options.select.top.is_some()) && (!is_alone || is_asked);
-    let mut metric =
-        if needs_metric { Some(metric_of(found, &indexes, metrics, &options.metric)?) } else { None };
+    let is_ranked = select.top.is_some() || pick == Some(Pick::Best);
+    if measured.is_none() && (!is_uniform || is_ranked) && (!is_alone || is_asked) {
+        measured = Some(metric_of(found, &indexes, metrics, &options.metric)?);
+    }
     let mut readings = vec![None; indexes.len()];
-    if let Some(metric) = &mut metric {
+    if let Some(metric) = &mut measured {
         notes.append(&mut metric.notes);
         if options.drop_bad {
             for (index, reason) in metric.drop_bad().into_iter().rev() {
@@ -171,10 +219,16 @@ pub fn choose(
             |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
         readings = metric.readings.iter().map(reading).collect();
     }
+    let metric = measured;
     let candidates = indexes.into_iter().zip(readings).zip(explicit);
     let mut candidates: Vec<_> =
         candidates.map(|((index, reading), explicit)| Candidate { index, reading, explicit }).collect();
-    if let (Some(top), Some(metric)) = (options.select.top, &metric) {
+    let mut top = select.top;
+    if pick == Some(Pick::Best) {
+        count = candidates.len();
+        top = Some(Pick::Best.of(count, schedule));
+    }
+    if let (Some(top), Some(metric)) = (top, &metric) {
         keep_best(&mut candidates, top, metric.goal);
     }
     // oldest first where all steps are known: the newest gives the output its config, and the order fixes the last bit
@@ -194,17 +248,124 @@ pub fn choose(
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
         }
     };
-    let all_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
-    if let (Some(metric), true, false) = (&metric, all_equal && candidates.len() > 1, is_uniform) {
-        notes.push(if weighting.penalty == Some(0.0) {
-            "penalty 0 weighs every checkpoint the same".into()
-        } else {
-            format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
-        });
-    }
-    let (indexes, readings) =
+    let equal = metric.as_ref().filter(|_| !is_uniform);
+    notes.extend(equal.and_then(|metric| note_of_equal(&weights, &weighting, metric)));
+    let (indexes, readings): (Vec<_>, Vec<_>) =
         candidates.into_iter().map(|candidate| (candidate.index, candidate.reading)).unzip();
-    Ok(Choice { indexes, readings, weights, weighting, notes, newest })
+
+    let name = metric.as_ref().map(|metric| metric.name.as_str());
+    let selected = match pick {
+        Some(pick) => {
+            let why_last = match &options.metric.name {
+                _ if select.pick.is_some() => None,
+                Some(name) => Some(format!("{name} is not an evaluation")),
+                None => Some("no evaluation to choose by".into()),
+            };
+            let (metric, why_last) = if pick == Pick::Best { (name, None) } else { (None, why_last) };
+            Selected::ruled(pick, indexes.len(), found.len(), Reasons { count, schedule, metric, why_last })
+        }
+        None => Selected::given(indexes.len(), found.len(), searched, select.top.and(name)),
+    };
+    let mut advice = Vec::new();
+    if indexes.len() > 1 {
+        advice.extend(Advice::on_schedule(window(found, &indexes, metrics)));
+        if let (Some(name), false) = (name, is_uniform) {
+            advice.extend(Advice::on_metric(name, &readings));
+        }
+    }
+    if searched && select.is_free() {
+        advice.extend(Advice::on_checkpoints(found.len()));
+    }
+    Ok(Choice { indexes, readings, weights, weighting, selected, advice, notes })
+}
+
+/// The checkpoints that an evaluation tells apart, if there is one for at least half of them: the one that was asked for, or
+/// [`EVALUATION`].
+fn evaluated(
+    found: &[Listed<'_>],
+    indexes: &[usize],
+    metrics: &dyn Metrics,
+    options: &MetricOptions,
+) -> Result<Option<Measured>> {
+    let is_table = metrics.table_name().is_some();
+    let mut metric = match &options.name {
+        Some(name) if name == "step" || !(is_table || is_evaluation(name)) => return Ok(None),
+        None if !is_table => {
+            let options = MetricOptions { name: Some(EVALUATION.into()), ..options.clone() };
+            // what fails here fails again where it matters, unless no such evaluation was logged
+            match metric_of(found, indexes, metrics, &options) {
+                Ok(metric) => metric,
+                Err(_) => return Ok(None),
+            }
+        }
+        _ => metric_of(found, indexes, metrics, options)?,
+    };
+    let read = metric.readings.iter().filter(|outcome| matches!(outcome, Outcome::Read(_))).count();
+    let is_asked = options.name.is_some() || is_table;
+    if !is_asked && (read < half(indexes.len()) || options.strict && read < indexes.len()) {
+        return Ok(None);
+    }
+    let mut indexes = indexes.to_vec();
+    if read > 1 && !options.strict {
+        let is_there: Vec<_> =
+            metric.readings.iter().map(|outcome| !matches!(outcome, Outcome::Missing(_))).collect();
+        keep(&mut indexes, &is_there);
+        keep(&mut metric.checkpoints, &is_there);
+        keep(&mut metric.readings, &is_there);
+    }
+    Ok(Some(Measured { metric, indexes }))
+}
+
+fn keep<T>(all: &mut Vec<T>, is_kept: &[bool]) {
+    let mut place = 0..;
+    all.retain(|_| place.next().is_some_and(|i: usize| is_kept[i]));
+}
+
+/// Of a run that ReLoRA restarted, keep the checkpoints since the last restart, and say so: only they refer to one base model.
+fn leave_other_bases(
+    found: &[Listed<'_>],
+    indexes: &mut Vec<usize>,
+    metrics: &dyn Metrics,
+) -> Option<String> {
+    let steps = steps_of_one_run(found, indexes)?;
+    let restarts = metrics.log(found[indexes[0]].run).ok()?.restarts(&steps);
+    let newest = *restarts.last()?;
+    let is_newest: Vec<_> = restarts.iter().map(|count| *count == newest).collect();
+    let all = indexes.len();
+    keep(indexes, &is_newest);
+    let left = all - indexes.len();
+    (left > 0).then(|| format!("{left} of {all} checkpoints are left out: they refer to the base model before the last ReLoRA restart"))
+}
+
+/// The steps of these checkpoints, if all are of one run.
+fn steps_of_one_run(found: &[Listed<'_>], indexes: &[usize]) -> Option<Vec<u64>> {
+    let first = found[*indexes.first()?].run;
+    indexes.iter().map(|&index| found[index].step.filter(|_| found[index].run == first)).collect()
+}
+
+/// The learning rate over the newest `count` of some checkpoints, which must be of one run.
+fn schedule(
+    found: &[Listed<'_>],
+    indexes: &[usize],
+    metrics: &dyn Metrics,
+    count: usize,
+) -> Option<Schedule> {
+    let mut steps = steps_of_one_run(found, indexes)?;
+    steps.sort_unstable();
+    let log = metrics.log(found[indexes[0]].run).ok()?;
+    Schedule::read(&log, &steps[steps.len().saturating_sub(count)..])
+}
+
+/// The learning rate over the chosen checkpoints, and over those between and before them from which a rule would choose.
+fn window(found: &[Listed<'_>], chosen: &[usize], metrics: &dyn Metrics) -> Option<Schedule> {
+    let steps = steps_of_one_run(found, chosen)?;
+    let (first, last) = (*steps.iter().min()?, *steps.iter().max()?);
+    let run = found[chosen[0]].run;
+    let is_before =
+        |index: &usize| found[*index].run == run && found[*index].step.is_some_and(|step| step <= last);
+    let before: Vec<_> = (0..found.len()).filter(is_before).collect();
+    let since = before.iter().filter(|&&index| found[index].step.is_some_and(|step| step >= first)).count();
+    schedule(found, &before, metrics, since.max(MOST.min(half(before.len()))))
 }
 
 /// The metric of some of the checkpoints, from the user's table or from the logs of their runs.
@@ -265,8 +426,14 @@ fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOp
     Ok(Metric { readings, ..whole })
 }
 
-/// Places of those selected, and how many of the newest were taken for want of any selection.
-fn select(found: &[Listed<'_>], searched: bool, select: Selection) -> Result<(Vec<usize>, Option<usize>)> {
+/// Places of those that the user's selection leaves, before any metric is looked at.
+fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
+    if let (Some(pick), Some(other)) =
+        (select.pick, select.last.map(|_| "--last").or(select.top.map(|_| "--top")))
+    {
+        let detail = format!("--select {} and {other} both say how many checkpoints are taken", pick.name());
+        return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
+    }
     let mut indexes: Vec<usize> = (0..found.len()).collect();
     if let Some((first, last)) = select.steps {
         indexes.retain(|&index| found[index].step.is_some_and(|step| (first..=last).contains(&step)));
@@ -277,9 +444,7 @@ fn select(found: &[Listed<'_>], searched: bool, select: Selection) -> Result<(Ve
         let mut place = 0..;
         indexes.retain(|_| place.next().is_some_and(|i: usize| i % every.max(1) == offset));
     }
-    let is_free = select.steps.is_none() && select.every.is_none() && select.top.is_none();
-    let usual = (searched && is_free && select.last.is_none() && indexes.len() > LAST).then_some(LAST);
-    if let Some(last) = select.last.or(usual) {
+    if let Some(last) = select.last {
         indexes.drain(..indexes.len().saturating_sub(last));
     }
     if indexes.is_empty() {
@@ -291,19 +456,14 @@ fn select(found: &[Listed<'_>], searched: bool, select: Selection) -> Result<(Ve
         let detail = format!("--steps selects none of the {} checkpoints found, which {range}", found.len());
         return Err(Error::new(ErrorKind::Input, detail).help("widen --steps, or leave it out"));
     }
-    Ok((indexes, usual))
+    Ok(indexes)
 }
 
 /// The caller's weight of each of those selected, if there are any.
 fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Result<Vec<Option<f64>>> {
     let WeightRule::Explicit(values) = rule else { return Ok(vec![None; selected.len()]) };
     if values.len() != selected.len() {
-        let names: Vec<_> = selected.iter().map(|&index| found[index].label).collect();
-        let (have, want) = (values.len(), names.len());
-        let detail = format!("there are {have} weights for {want} checkpoints: {}", names.join(", "));
-        return Err(
-            Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
-        );
+        return Err(wrong_count(values.len(), selected.iter().map(|&index| found[index].label)));
     }
     Ok(values.iter().copied().map(Some).collect())
 }
@@ -315,9 +475,30 @@ pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
         .then(|| format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"))
 }
 
-/// Keep the `top` candidates with the best metric, in their order.
+/// What to say of a scheme that weighs all checkpoints alike, though it need not.
+pub(crate) fn note_of_equal(weights: &Weights, weighting: &Weighting, metric: &Metric) -> Option<String> {
+    let is_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
+    if !is_equal || weights.values().len() < 2 || weighting.metric.is_none() {
+        return None;
+    }
+    Some(if weighting.penalty == Some(0.0) {
+        "penalty 0 weighs every checkpoint the same".into()
+    } else {
+        format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
+    })
+}
+
+/// That there is not one weight per checkpoint.
+pub(crate) fn wrong_count<'a>(have: usize, names: impl Iterator<Item = &'a str>) -> Error {
+    let names: Vec<_> = names.collect();
+    let (want, names) = (names.len(), names.join(", "));
+    let detail = format!("there are {have} weights for {want} checkpoints: {names}");
+    Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
+}
+
+/// Keep the `top` candidates with the best metric, the newer of equals, in their order.
 fn keep_best(candidates: &mut Vec<Candidate>, top: usize, goal: Goal) {
-    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    let mut order: Vec<usize> = (0..candidates.len()).rev().collect();
     let value = |i: &usize| candidates[*i].reading.map_or(f64::NAN, |reading| reading.value);
     order.sort_by(|a, b| match goal {
         Goal::Min => value(a).total_cmp(&value(b)),
@@ -337,7 +518,7 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
         (WeightRule::Scheme { scheme, penalty }, Some(metric)) => {
             let readings = candidates.iter().filter_map(|candidate| candidate.reading);
             let values: Vec<_> = readings.map(|reading| reading.value).collect();
-            Weights::new(&values, metric.goal, *scheme, *penalty).map_err(|error| {
+            Weights::named(&metric.name, &values, metric.goal, *scheme, *penalty).map_err(|error| {
                 Error::new(error.kind(), format!("metric {}: {}", metric.name, error.detail()))
                     .help(error.advice().unwrap_or_default().to_owned())
             })
@@ -345,6 +526,17 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
         (WeightRule::Scheme { penalty, .. }, None) => {
             Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, *penalty)
         }
+    }
+}
+
+impl Selection {
+    /// Whether it says nothing.
+    const fn is_free(&self) -> bool {
+        self.steps.is_none()
+            && self.every.is_none()
+            && self.last.is_none()
+            && self.top.is_none()
+            && self.pick.is_none()
     }
 }
 

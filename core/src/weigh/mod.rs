@@ -1,4 +1,7 @@
 //! From metrics to weights: which checkpoints, and how much of each.
 
+pub(crate) mod advice;
 pub(crate) mod choose;
+pub(crate) mod schedule;
 pub(crate) mod scheme;
+pub(crate) mod window;

@@ -18,13 +18,12 @@
 
 use core::iter;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use mwa::kernel::Tally;
 use mwa::safetensors::{self, Header, TextMap};
 use mwa::{Dtype, Error, ErrorKind, Job, Plan, Recipe, Result, Shard, Weights};
 
+use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::options::Machine;
 use crate::progress::Progress;
@@ -103,38 +102,15 @@ impl<'a> InMemory<'a> {
         let lengths = outputs.iter().map(|output| output.len() as u64);
         assert!(lengths.eq(self.outputs().iter().map(safetensors::Tensor::len)), "one room per tensor");
         progress.start(self.plan.jobs_by_tensor(usize::MAX).map(|job| size(&job)).sum());
-        let queue = Mutex::new(rooms(self.plan.jobs_by_tensor(JOB_BYTES), outputs).enumerate());
-        let failure = Mutex::new(None);
         let instructions = InstructionSet::widest();
-        let work = || {
-            let mut tally = Tally::default();
-            loop {
-                if progress.stopped() {
-                    keep_first(&failure, usize::MAX, Error::new(ErrorKind::Stopped, "stopped"));
-                }
-                if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-                    return tally;
-                }
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((index, (job, room))) = next else { return tally };
-                let inputs: Vec<_> = job.reads().map(|read| self.sources[read.input].at(&read)).collect();
-                match instructions.run(&job, &inputs, room) {
-                    Ok(more) => tally = tally.plus(more),
-                    Err(error) => keep_first(&failure, index, error),
-                }
-                progress.advance(size(&job));
-            }
-        };
-        let tally = thread::scope(|scope| {
-            let others: Vec<_> = (1..machine.threads()).map(|_| scope.spawn(work)).collect();
-            others.into_iter().fold(work(), |tally, other| {
-                tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            })
-        });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some((_, error)) => Err(error),
-            None => Ok(tally),
-        }
+        let pieces = rooms(self.plan.jobs_by_tensor(JOB_BYTES), outputs);
+        let tallies = share(pieces, machine.threads(), progress, |tally: &mut Tally, _, (job, room)| {
+            let inputs: Vec<_> = job.reads().map(|read| self.sources[read.input].at(&read)).collect();
+            *tally = tally.plus(instructions.run(&job, &inputs, room)?);
+            progress.advance(size(&job));
+            Ok(())
+        })?;
+        Ok(tallies.into_iter().fold(Tally::default(), Tally::plus))
     }
 }
 
@@ -190,14 +166,6 @@ fn rooms<'p, 'o>(
 /// Bytes that a job reads.
 fn size(job: &Job<'_>) -> u64 {
     job.reads().map(|read| read.range.end - read.range.start).sum()
-}
-
-/// Keep the failure of the job that comes first: the same for any number of threads.
-fn keep_first(failure: &Mutex<Option<(usize, Error)>>, index: usize, error: Error) {
-    let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-    if failure.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-        *failure = Some((index, error));
-    }
 }
 
 #[cfg(test)]

@@ -109,14 +109,32 @@ pub(crate) fn notes(notes: &[String]) -> String {
     notes.iter().map(|note| format!("{DIM}note:{DIM:#} {}\n", readable(note))).collect()
 }
 
-/// How the weights of a report were made, over their table.
+/// The weights of a report, and what to expect of them.
 pub(crate) fn weights(report: &Report) -> String {
-    format!("{}{DIM}weights: {}{DIM:#}\n", weights_table(report), readable(&report.weighting.describe()))
+    weighed(report) + &advice(report)
+}
+
+/// Which checkpoints, the table of their weights, and how these were made.
+fn weighed(report: &Report) -> String {
+    let chosen = report
+        .selected
+        .as_ref()
+        .map_or_else(String::new, |selected| format!("{DIM}chosen: {}{DIM:#}\n", readable(&selected.line)));
+    format!(
+        "{chosen}{}{DIM}weights: {}{DIM:#}\n",
+        weights_table(report),
+        readable(&report.weighting.describe())
+    )
+}
+
+/// Why little is to be expected of a merge, one reason a line.
+fn advice(report: &Report) -> String {
+    report.advice.iter().map(|advice| format!("{BOLD}advice:{BOLD:#} {}\n", readable(&advice.text))).collect()
 }
 
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
-    let (mut text, folder) = (weights(report), readable(folder));
+    let (mut text, folder) = (weighed(report), readable(folder));
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
         "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
@@ -134,7 +152,7 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         let (name, hash) = (readable(&file.name), file.sha256.get(..16).unwrap_or(&file.sha256));
         text += &format!("  {name}  {}  {DIM}sha256 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
-    text
+    text + &advice(report)
 }
 
 /// What a path is.

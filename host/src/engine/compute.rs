@@ -1,6 +1,5 @@
 //! Choose what runs a plan: the CPU, or GPUs. The bytes are the same; this is about time only.
 
-use std::fs::File;
 use std::time::Instant;
 
 use mwa::{Error, ErrorKind, Job, Plan, Result};
@@ -9,21 +8,15 @@ use crate::engine::device::DeviceChoice;
 use crate::engine::pass::{Ran, bytes};
 use crate::engine::simd::InstructionSet;
 use crate::engine::{cpu, gpu};
-use crate::io::disk::InputFile;
 use crate::io::hash::sha256::Sha256;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
-/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
-pub(crate) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
-    machine: Machine,
-    progress: &dyn Progress,
-) -> Result<Ran> {
+/// Run all jobs of `plan` and write the heads of its outputs.
+pub(crate) fn run(plan: &Plan, store: &Store<'_>, machine: Machine, progress: &dyn Progress) -> Result<Ran> {
     match machine.device {
-        DeviceChoice::Cpu => cpu::run(plan, sources, outputs, machine, progress),
+        DeviceChoice::Cpu => cpu::run(plan, store, machine, progress),
         DeviceChoice::Wasm => {
             let detail = "the sandbox plans by itself: it takes whole merges, no plan made outside";
             Err(Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device"))
@@ -31,12 +24,12 @@ pub(crate) fn run(
         DeviceChoice::Gpu(gpus) => {
             // a small merge would be done before a GPU that somebody asked for is open
             let first = inputs(plan).iter().sum::<f64>() < SMALL;
-            gpu::run(plan, sources, outputs, machine, Some(gpus), first, progress)
+            gpu::run(plan, store, machine, Some(gpus), first, progress)
         }
         DeviceChoice::Auto if is_gpu_faster(plan, machine, progress) => {
-            gpu::run(plan, sources, outputs, machine, None, false, progress)
+            gpu::run(plan, store, machine, None, false, progress)
         }
-        DeviceChoice::Auto => cpu::run(plan, sources, outputs, machine, progress),
+        DeviceChoice::Auto => cpu::run(plan, store, machine, progress),
     }
 }
 

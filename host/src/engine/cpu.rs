@@ -1,15 +1,13 @@
 //! Run a plan's jobs on CPU threads; memory is the buffers of the jobs in flight.
 
-use std::fs::File;
-use std::thread;
-
 use mwa::kernel::Tally;
 use mwa::{Job, Plan, Result};
 
 use crate::engine::board::{State, Tray};
-use crate::engine::pass::{OpenFiles, Pass, Ran, Timings, bytes};
+use crate::engine::pass::{Pass, Ran, Timings, bytes};
+use crate::engine::pool::on_threads;
 use crate::engine::simd::InstructionSet;
-use crate::io::disk::InputFile;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -20,22 +18,17 @@ const MIN_JOB_BYTES: usize = 4 << 10;
 /// Bytes of buffers unless the caller says otherwise.
 pub(crate) const MEMORY: u64 = 64 << 20;
 
-/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
-pub(crate) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
-    machine: Machine,
-    progress: &dyn Progress,
-) -> Result<Ran> {
+/// Run all jobs of `plan` and write the heads of its outputs.
+pub(crate) fn run(plan: &Plan, store: &Store<'_>, machine: Machine, progress: &dyn Progress) -> Result<Ran> {
     let threads = machine.threads();
     let budget = usize::try_from(machine.memory.unwrap_or(MEMORY)).unwrap_or(usize::MAX);
-    let (job_bytes, trays) = cut(budget, threads, sources.len());
-    let jobs: Vec<_> = plan.jobs(job_bytes).collect();
-    let pass = Pass::new(plan, &jobs, sources, outputs, threads, 0, progress)?;
+    let (job_bytes, trays) = cut(budget, threads, store.inputs().len());
+    let jobs = plan.numbered(job_bytes);
+    let pass = Pass::new(plan, &jobs, store, threads, 0, progress)?;
     pass.board.change(|state| state.add_trays(trays));
-    let tally = on_threads(threads.min(jobs.len()), || pass.halt(), || work(&pass));
-    pass.finish(tally)
+    let threads = threads.min(usize::try_from(jobs.len()).unwrap_or(usize::MAX));
+    let tallies = on_threads(threads, || pass.halt(), || work(&pass));
+    pass.finish(tallies.into_iter().fold(Tally::default(), Tally::plus))
 }
 
 /// Bytes that jobs read of each of so many inputs, and how many jobs may be in flight, so that all buffers fit `budget`.
@@ -46,45 +39,19 @@ pub(crate) fn cut(budget: usize, threads: usize, inputs: usize) -> (usize, usize
     (job_bytes, (buffers / job_bytes).max(threads))
 }
 
-/// Run `work` on so many threads, this one included, and add up what they noticed. If one panics, `halt` lets the others
-/// go, which would wait for its pieces for ever.
-pub(crate) fn on_threads(threads: usize, halt: impl Fn() + Sync, work: impl Fn() -> Tally + Sync) -> Tally {
-    struct Release<'a>(&'a (dyn Fn() + Sync));
-    impl Drop for Release<'_> {
-        fn drop(&mut self) {
-            if thread::panicking() {
-                (self.0)();
-            }
-        }
-    }
-    let work = || {
-        let _release = Release(&halt);
-        work()
-    };
-    thread::scope(|scope| {
-        // a thread that the system refuses is not missed: the others take its jobs
-        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
-        let others: Vec<_> = (1..threads).filter_map(start).collect();
-        others.into_iter().fold(work(), |tally, other| {
-            tally.plus(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
-    })
-}
-
 /// One thread's share; the board keeps the number of the next job.
-fn work(pass: &Pass<'_, usize>) -> Tally {
+fn work(pass: &Pass<'_, u64>) -> Tally {
     let mut tally = Tally::default();
-    let mut open = pass.open_files();
-    while let Some((index, mut tray)) = pass.next(|| _ = pass.is_stopped(), |state| take(pass, state)) {
-        let job = &pass.jobs[index];
-        match sum(pass, job, &mut open, &mut tray.buffers) {
+    while let Some((number, mut tray)) = pass.next(|| _ = pass.is_stopped(), |state| take(pass, state)) {
+        let job = pass.job(number);
+        match sum(pass, &job, &mut tray.buffers) {
             Ok(more) => tally = tally.plus(more),
             Err(error) => {
-                pass.fail(index, error);
+                pass.fail(number, error);
                 break;
             }
         }
-        hash(pass, job, tray);
+        hash(pass, &job, tray);
     }
     pass.hash_alone();
     tally
@@ -92,31 +59,30 @@ fn work(pass: &Pass<'_, usize>) -> Tally {
 
 /// The next job and a tray for it, taken together, so that the jobs in flight are the earliest ones: their pieces come
 /// to their turns, and trays come back. `Some(None)` when all is done.
-fn take(pass: &Pass<'_, usize>, state: &mut State<usize>) -> Option<Option<(usize, Tray<usize>)>> {
-    let index = state.own;
+fn take(pass: &Pass<'_, u64>, state: &mut State<u64>) -> Option<Option<(u64, Tray<u64>)>> {
+    let number = state.own;
     if pass.is_halted() {
         return Some(None);
     }
-    if index == pass.jobs.len() {
+    if number == pass.jobs.len() {
         return state.is_idle().then_some(None);
     }
     let tray = state.tray(&pass.board)?;
     state.own += 1;
-    Some(Some((index, tray)))
+    Some(Some((number, tray)))
 }
 
 /// Read the operands of one job, sum them, and write the result. The buffers are those of the operands, then the result's.
 pub(crate) fn sum<S: Send + 'static>(
     pass: &Pass<'_, S>,
     job: &Job<'_>,
-    open: &mut OpenFiles,
     buffers: &mut Vec<Vec<u8>>,
 ) -> Result<Tally> {
     let reads = job.reads();
     let count = reads.len();
     buffers.resize_with(buffers.len().max(count + 1), Vec::new);
     for (read, buffer) in reads.zip(buffers.iter_mut()) {
-        pass.read(open, &read, buffer)?;
+        pass.read(&read, buffer)?;
     }
     let (inputs, output) = buffers.split_at_mut(count);
     let (inputs, output) = (inputs.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut output[0]);

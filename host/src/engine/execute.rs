@@ -9,6 +9,7 @@ use mwa::{Plan, Result};
 use crate::engine::compute;
 use crate::engine::pass::Ran;
 use crate::io::disk::{InputFile, io_error};
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -30,14 +31,14 @@ pub fn execute(
     machine: Machine,
     progress: &dyn Progress,
 ) -> Result<Tally> {
-    over_files(inputs, outputs, |sources, outputs| compute::run(plan, sources, outputs, machine, progress))
+    over_files(inputs, outputs, |store| compute::run(plan, store, machine, progress))
 }
 
 /// Open the inputs, create the outputs, and run something over them.
 pub(crate) fn over_files(
     inputs: &[Vec<PathBuf>],
     outputs: &[PathBuf],
-    run: impl FnOnce(&[&[InputFile]], &[File]) -> Result<Ran>,
+    run: impl FnOnce(&Store<'_>) -> Result<Ran>,
 ) -> Result<Tally> {
     let open =
         |files: &Vec<PathBuf>| files.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>>>();
@@ -47,9 +48,10 @@ pub(crate) fn over_files(
     }
     let create = |path: &PathBuf| {
         File::create(path)
+            .map(drop)
             .map_err(|error| io_error("cannot create it", &error).file(path.display().to_string()))
     };
-    let outputs = outputs.iter().map(create).collect::<Result<Vec<_>>>()?;
-    let sources: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-    Ok(run(&sources, &outputs)?.tally)
+    outputs.iter().try_for_each(create)?;
+    let store = Store::new(inputs.iter().map(Vec::as_slice).collect(), outputs.to_vec());
+    Ok(run(&store)?.tally)
 }

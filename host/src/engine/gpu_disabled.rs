@@ -1,14 +1,12 @@
 //! What `gpu` is in a build without it: no device.
 
-use std::fs::File;
-
 use mwa::{Error, ErrorKind, Plan, Result};
 
 use crate::engine::cpu;
 pub use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::pass::Ran;
-use crate::io::disk::InputFile;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -26,15 +24,14 @@ pub fn is_there() -> bool {
 
 pub(crate) fn run(
     plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    store: &Store<'_>,
     machine: Machine,
     wanted: Option<Gpus>,
     _: bool,
     progress: &dyn Progress,
 ) -> Result<Ran> {
     match wanted {
-        None => cpu::run(plan, sources, outputs, machine, progress),
+        None => cpu::run(plan, store, machine, progress),
         Some(_) => Err(Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
             .help("use --device cpu, or build it with the feature `gpu`")),
     }

@@ -11,6 +11,7 @@ pub mod gpu;
 #[path = "gpu_disabled.rs"]
 pub mod gpu;
 pub(crate) mod pass;
+pub(crate) mod pool;
 pub(crate) mod product;
 #[cfg(feature = "wasm")]
 pub mod sandbox;

@@ -3,19 +3,19 @@
 //! What the executors share; they differ in who computes.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mwa::kernel::Tally;
-use mwa::{Error, ErrorKind, Job, Plan, Read, Result, Write};
+use mwa::{Error, Job, Jobs, Plan, Read, Result, Write};
 
 use crate::engine::board::{Board, State};
-use crate::io::disk;
-use crate::io::disk::{InputFile, io_error};
-use crate::io::hash::{Claim, Hashes, Piece, hash_file};
+use crate::engine::pool::{Ending, lock};
+use crate::io::disk::InputFile;
+use crate::io::hash::{Claim, Hashes, Piece};
+use crate::io::store::Store;
 use crate::progress::Progress;
 
 /// What running a plan gave.
@@ -30,9 +30,8 @@ pub(crate) struct Ran {
 
 /// What the threads of an executor share.
 pub(crate) struct Pass<'a, S> {
-    pub(crate) jobs: &'a [Job<'a>],
-    sources: &'a [&'a [InputFile]],
-    outputs: &'a [File],
+    pub(crate) jobs: &'a Jobs<'a>,
+    store: &'a Store<'a>,
     progress: &'a dyn Progress,
     pub(crate) board: Arc<Board<S>>,
     /// Which hash is that of an input file, if all of the file's bytes pass through the jobs in order, as they nearly
@@ -46,14 +45,9 @@ pub(crate) struct Pass<'a, S> {
     alone: Vec<(usize, usize)>,
     alone_hashes: Mutex<Vec<(usize, usize, String)>>,
     next_alone: AtomicUsize,
-    stop: AtomicBool,
-    /// The failure of the first job that failed, in the order of the jobs: the same for any number of threads.
-    failure: Mutex<Option<(usize, Error)>>,
+    ending: Ending,
     pub(crate) timings: Timings,
 }
-
-/// The file last used of each source, kept open by one thread.
-pub(crate) struct OpenFiles(Vec<Option<(usize, File)>>);
 
 /// Nanoseconds that all threads together have spent on each kind of work.
 #[derive(Debug, Default)]
@@ -98,28 +92,27 @@ impl Timings {
 }
 
 impl<'a, S: Send + 'static> Pass<'a, S> {
-    /// Begin: write the heads of the outputs, which are open for writing, and say how much there is to read.
+    /// Begin: write the heads of the outputs, and say how much there is to read.
     pub(crate) fn new(
         plan: &Plan,
-        jobs: &'a [Job<'a>],
-        sources: &'a [&'a [InputFile]],
-        outputs: &'a [File],
+        jobs: &'a Jobs<'a>,
+        store: &'a Store<'a>,
         threads: usize,
         own: S,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        progress.start(jobs.iter().flat_map(Job::reads).map(|read| read.range.end - read.range.start).sum());
+        let (total, in_order) = look_through(plan, store.inputs());
+        progress.start(total);
         let mut hashes = Hashes::default();
         let mut output_hashes = Vec::new();
-        for (file, output) in outputs.iter().zip(plan.outputs()) {
+        for (file, output) in plan.outputs().iter().enumerate() {
             let head = output.header.to_bytes();
-            disk::write_at(file, &head, 0)
-                .map_err(|error| io_error("cannot write the merged file", &error))?;
+            store.write(&Write { file, range: 0..head.len() as u64 }, &head)?;
             output_hashes.push(hashes.add(&head));
         }
         let mut input_hashes = Vec::new();
         let mut alone = Vec::new();
-        for (s, (files, in_order)) in sources.iter().zip(read_in_order(jobs, sources)).enumerate() {
+        for (s, (files, in_order)) in store.inputs().iter().zip(in_order).enumerate() {
             let mut of_files = Vec::new();
             for (f, (file, in_order)) in files.iter().zip(in_order).enumerate() {
                 if !in_order {
@@ -131,40 +124,30 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
         }
         Ok(Self {
             jobs,
-            sources,
-            outputs,
+            store,
             progress,
             board: Arc::new(Board::new(hashes, own)),
             input_hashes,
             output_hashes,
             // a thread for each stream if there are as many; else two at a time, which costs less than one after the other
-            at_once: if threads > sources.len() { 1 } else { 2 },
+            at_once: if threads > store.inputs().len() { 1 } else { 2 },
             alone,
             alone_hashes: Mutex::default(),
             next_alone: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::default(),
+            ending: Ending::default(),
             timings: Timings::default(),
         })
     }
 
-    /// No file is open yet.
-    pub(crate) fn open_files(&self) -> OpenFiles {
-        OpenFiles(self.sources.iter().map(|_| None).collect())
+    /// The job of this number, which there is.
+    pub(crate) fn job(&self, number: u64) -> Job<'a> {
+        self.jobs.job(number).expect("only numbers of jobs are handed out")
     }
 
     /// Fill `buffer` with the bytes of `read`.
-    pub(crate) fn read(&self, open: &mut OpenFiles, read: &Read, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn read(&self, read: &Read, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.resize(bytes(&read.range), 0);
-        let input = &self.sources[read.input][read.file];
-        let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
-        let open = &mut open.0[read.input];
-        if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
-            *open = Some((read.file, File::open(input.data_path()).map_err(failed)?));
-        }
-        let (_, file) = open.as_ref().expect("it was opened just above");
-        Timings::time(&self.timings.read, || disk::read_at(file, buffer, read.range.start))
-            .map_err(failed)?;
+        Timings::time(&self.timings.read, || self.store.read(read, buffer))?;
         self.progress.advance(buffer.len() as u64);
         Ok(())
     }
@@ -217,9 +200,7 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
 
     /// Write bytes of an output; hashing them is another matter.
     pub(crate) fn write(&self, write: &Write, bytes: &[u8]) -> Result<()> {
-        let file = &self.outputs[write.file];
-        Timings::time(&self.timings.write, || disk::write_at(file, bytes, write.range.start))
-            .map_err(|error| io_error("cannot write the merged file", &error))
+        Timings::time(&self.timings.write, || self.store.write(write, bytes))
     }
 
     /// Hash the files that the jobs do not read through, as one of several threads.
@@ -227,47 +208,43 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
         while !self.is_stopped() {
             let index = self.next_alone.fetch_add(1, Ordering::Relaxed);
             let Some(&(s, f)) = self.alone.get(index) else { return };
-            match Timings::time(&self.timings.hash, || hash_file(&self.sources[s][f].path, self.progress)) {
+            match Timings::time(&self.timings.hash, || self.store.hash_input(s, f)) {
                 Ok(hash) => lock(&self.alone_hashes).push((s, f, hash)),
-                Err(error) => self.fail(self.jobs.len() + index, error),
+                Err(error) => self.fail(self.jobs.len() + index as u64, error),
             }
         }
     }
 
     /// Whether a job failed or the caller was heard to want to stop.
     pub(crate) fn is_halted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.ending.is_near()
     }
 
     /// Whether a job failed or the caller wants to stop.
     pub(crate) fn is_stopped(&self) -> bool {
-        if self.progress.stopped() {
-            self.fail(usize::MAX, Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
+        let is_new = !self.is_halted();
+        let is_stopped = self.ending.is_wanted(self.progress);
+        if is_stopped && is_new {
+            self.halt();
         }
-        self.is_halted()
+        is_stopped
     }
 
-    /// Job `index` failed: no thread begins anything new.
-    pub(crate) fn fail(&self, index: usize, error: Error) {
-        let mut failure = lock(&self.failure);
-        if failure.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-            *failure = Some((index, error));
-        }
-        drop(failure);
+    /// Job `number` failed: no thread begins anything new.
+    pub(crate) fn fail(&self, number: u64, error: Error) {
+        self.ending.fail(number, error);
         self.halt();
     }
 
     /// Let no thread take more work, and free what waits to be hashed.
     pub(crate) fn halt(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.ending.begin();
         drop(self.board.change(|state| state.hashes.close()));
     }
 
     /// The hashes, or the failure.
     pub(crate) fn finish(self, tally: Tally) -> Result<Ran> {
-        if let Some((_, error)) = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+        self.ending.result()?;
         self.progress.timings(&self.timings.list());
         let (mut inputs, outputs) = self.board.change(|state| {
             let mut hex = |hash: usize| state.hashes.finish(hash);
@@ -284,23 +261,26 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
     }
 }
 
-/// Which input files are read by the jobs from the first byte of data to the last, in order.
-fn read_in_order(jobs: &[Job<'_>], sources: &[&[InputFile]]) -> Vec<Vec<bool>> {
+/// How many bytes the jobs read, and which input files from the first byte of data to the last, in order.
+fn look_through(plan: &Plan, inputs: &[&[InputFile]]) -> (u64, Vec<Vec<bool>>) {
     let start = |file: &InputFile| file.is_original().then_some(file.header.data_start());
-    let mut positions: Vec<Vec<_>> = sources.iter().map(|files| files.iter().map(start).collect()).collect();
-    for read in jobs.iter().flat_map(Job::reads) {
-        let position = &mut positions[read.input][read.file];
-        *position = position.filter(|&at| at == read.range.start).map(|_| read.range.end);
+    let mut positions: Vec<Vec<_>> = inputs.iter().map(|files| files.iter().map(start).collect()).collect();
+    let mut total = 0;
+    // jobs that are as long as can be read the same bytes in the same order
+    for job in plan.jobs(usize::MAX) {
+        for read in job.reads() {
+            total += read.range.end - read.range.start;
+            let position = &mut positions[read.input][read.file];
+            *position = position.filter(|&at| at == read.range.start).map(|_| read.range.end);
+        }
     }
     let whole = |(file, position): (&InputFile, &Option<u64>)| *position == Some(file.header.file_len());
-    sources.iter().zip(&positions).map(|(files, at)| files.iter().zip(at).map(whole).collect()).collect()
+    let in_order =
+        inputs.iter().zip(&positions).map(|(files, at)| files.iter().zip(at).map(whole).collect()).collect();
+    (total, in_order)
 }
 
 /// How many bytes a range of a job has.
 pub(crate) fn bytes(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).expect("jobs are cut to fit memory")
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

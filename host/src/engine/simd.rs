@@ -4,6 +4,7 @@
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::kernel::Tally;
+use mwa::merge::{Bytes, Found};
 use mwa::{Job, ModuleJob, Reader, Residual, Result};
 
 /// Instructions that this CPU has and the kernel is compiled for.
@@ -87,6 +88,17 @@ macro_rules! with_instructions {
 }
 
 with_instructions! {
+    /// Run a job of a merge; see [`mwa::merge::Job::run`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    fn run_job(job: &mwa::merge::Job<'_>, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
+        job.run(bytes, outputs)
+    }
+
     /// Run a job; see [`Job::run`].
     ///
     /// # Errors

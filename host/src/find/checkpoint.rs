@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mwa::safetensors::Tensor;
 use mwa::{AdapterConfig, Result, files};
 
-use crate::find::READERS;
+use crate::find::{READERS, wanted};
 use crate::io::disk::{Disk, InputFile, now, path_of, text_of};
 
 /// A checkpoint that can be merged.
@@ -27,7 +27,7 @@ impl Checkpoint {
     /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
     pub(crate) fn open(path: &Path, adapter: Option<&str>) -> Result<Self> {
         let disk = Disk::default();
-        now(mwa::Checkpoint::open(&disk, &READERS, &text_of(path)?, adapter))
+        now(mwa::Checkpoint::open(&disk, &READERS, &text_of(path)?, &wanted(adapter)))
             .map(|found| Self::of(found, &disk))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mwa::report::{Input, Weighting};
+use mwa::report::{Advice, Input, Selected, Weighting};
 use mwa::{Result, UserTable, WeighOptions, Weights};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
@@ -18,6 +18,10 @@ pub(crate) struct Choice {
     pub(crate) inputs: Vec<Input>,
     pub(crate) weights: Weights,
     pub(crate) weighting: Weighting,
+    /// Which they are, and why; none for those of a report.
+    pub(crate) selected: Option<Selected>,
+    /// Why little is to be expected of them, if so.
+    pub(crate) advice: Vec<Advice>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -42,6 +46,8 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
         inputs: weighed.inputs,
         weights: weighed.weights,
         weighting: weighed.weighting,
+        selected: Some(weighed.selected),
+        advice: weighed.advice,
         notes: weighed.notes,
     })
 }

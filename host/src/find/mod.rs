@@ -20,5 +20,10 @@ pub(crate) const READERS: Readers =
 /// Open what the user named; `adapter` is one inside multi-adapter checkpoints.
 pub(crate) fn open(disk: &Disk, paths: &[PathBuf], adapter: Option<&str>) -> Result<Run> {
     let paths = paths.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
-    now(Run::open(disk, &READERS, &paths, &OpenOptions { adapter: adapter.map(str::to_owned) }))
+    now(Run::open(disk, &READERS, &paths, &wanted(adapter)))
+}
+
+/// What of the checkpoints is opened.
+pub(crate) fn wanted(adapter: Option<&str>) -> OpenOptions {
+    OpenOptions { adapter: adapter.map(str::to_owned), ..OpenOptions::default() }
 }

@@ -21,7 +21,7 @@ impl Format for Pickle {
         is_pickle(Path::new(name))
     }
 
-    fn open(&self, _: &dyn Files, path: &str, _: u64) -> Maybe<Catalog> {
+    fn open(&self, _: &dyn Files, path: &str, _: u64, _: Option<&str>) -> Maybe<Catalog> {
         Ok(Catalog { header: header(Path::new(path))?, step: None, notes: Vec::new() })
     }
 }

@@ -425,7 +425,8 @@ const LOGS: [&str; 3] = ["trainer_state.json", "trainer_log.jsonl", "logging.jso
 /// What is read of checkpoints, and of the logs of their runs.
 fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
     let inside = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect();
+        let list =
+            || -> io::Result<Vec<_>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
         list()
             .map_err(|error: io::Error| io_error("cannot list it", &error).file(folder.display().to_string()))
     };

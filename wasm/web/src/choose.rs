@@ -25,6 +25,8 @@ pub(crate) struct Options {
     every: Option<usize>,
     last: Option<usize>,
     top: Option<usize>,
+    /// `best`, `last` or `all`: as many of those as the rule says.
+    select: Option<String>,
     metric: Option<String>,
     goal: Option<String>,
     smooth: Option<f64>,
@@ -78,7 +80,13 @@ impl Options {
             None => WeightRule::Scheme { scheme, penalty: self.penalty.unwrap_or(PENALTY) },
         };
         Ok(ChooseOptions {
-            select: Selection { steps: self.steps, every: self.every, last: self.last, top: self.top },
+            select: Selection {
+                steps: self.steps,
+                every: self.every,
+                last: self.last,
+                top: self.top,
+                pick: self.select.as_deref().map(str::parse).transpose()?,
+            },
             metric: self.metric()?,
             rule,
             drop_bad: self.drop_bad,

@@ -108,6 +108,8 @@ pub(crate) fn weighing(found: &Found, options: &Options) -> Result<String> {
         "inputs": inputs,
         "weighting": choice.weighting,
         "description": choice.weighting.describe(),
+        "selected": choice.selected,
+        "advice": choice.advice,
         "notes": choice.notes,
     })
     .to_string())

@@ -139,6 +139,7 @@ impl Merge {
         let (space, rank) = report::space_name(how.space);
         let report = Report {
             mwa: env!("CARGO_PKG_VERSION").into(),
+            selected: Some(choice.selected.clone()),
             weighting: choice.weighting.clone(),
             space,
             dtype: report::dtype_name(how.dtype),
@@ -147,6 +148,7 @@ impl Merge {
             adapter: found.adapter.clone(),
             inputs: rows,
             outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
+            advice: choice.advice.clone(),
             companions: Vec::new(),
             notes,
         };
@@ -326,6 +328,7 @@ impl Merge {
             self.report.residual = distance;
             self.report.notes.extend(note.map(Into::into));
         }
+        self.report.advise_residual();
         let hashes: Hashes = serde_json::from_str(hashes)
             .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
         for (file, hash) in self.report.outputs.iter_mut().zip(hashes.outputs) {

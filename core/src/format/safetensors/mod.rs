@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe};
+use crate::format::view::View;
 use crate::format::{Catalog, Format, START};
 use crate::text::index::Index;
 use crate::text::json::quoted;
@@ -36,7 +37,7 @@ impl Format for Safetensors {
         true
     }
 
-    fn open(&self, files: &dyn Files, path: &str, size: u64) -> Maybe<Catalog> {
+    fn open(&self, files: &dyn Files, path: &str, size: u64, _: Option<&str>) -> Maybe<Catalog> {
         let head = Header::size(&files.read(path, 0..START)?, size)?;
         let header = Header::parse(&files.read(path, 0..head.max(START))?, size)?;
         // kohya's scripts write it
@@ -75,15 +76,19 @@ impl Tensor {
     }
 }
 
-/// The head of a safetensors file.
+/// The tensors of a file and where they lie: the head of a safetensors file, or what another format says.
 ///
-/// Invariant: tensors are sorted by offset, have distinct names, and tile the data section without hole or overlap;
-/// each range is exactly what dtype and shape need.
+/// Invariant: tensors are sorted by offset and have distinct names; each range is exactly what dtype and shape need. Those of a
+/// safetensors file tile the data section without hole or overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     tensors: Vec<Tensor>,
     metadata: TextMap,
     data_start: u64,
+    /// The length of the file, where it is not safetensors.
+    other: Option<u64>,
+    /// Invariant: sorted by range; all lie beyond the end of the file.
+    views: Vec<View>,
 }
 
 impl Header {
@@ -166,7 +171,7 @@ impl Header {
             return Err(bad(format!("is {what}: its header describes {end} bytes, the file has {file_len}"))
                 .help("copy or download the file again"));
         }
-        Ok(Self { tensors, metadata: entries.metadata, data_start })
+        Ok(Self { tensors, metadata: entries.metadata, data_start, other: None, views: Vec::new() })
     }
 
     /// Lay out a new file: tensors sorted by dtype (widest alignment first), then name, as the format's own writer does.
@@ -190,12 +195,71 @@ impl Header {
             laid.push(Tensor { name, dtype, shape, range: end..next });
             end = next;
         }
-        let mut header = Self { tensors: laid, metadata, data_start: 0 };
+        let mut header = Self { tensors: laid, metadata, data_start: 0, other: None, views: Vec::new() };
         header.data_start = header.to_bytes().len() as u64;
         for tensor in &mut header.tensors {
             tensor.range = tensor.range.start + header.data_start..tensor.range.end + header.data_start;
         }
         Ok(header)
+    }
+
+    /// Say where tensors lie in a file of another format. The ranges of `views` are given here: with each comes its tensor,
+    /// whose own range does not count.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Header`] when a name occurs twice, or a tensor is larger than any file can be.
+    pub(crate) fn placed(
+        mut tensors: Vec<Tensor>,
+        views: Vec<(Tensor, View)>,
+        metadata: TextMap,
+        file_len: u64,
+    ) -> Result<Self> {
+        let mut end = file_len;
+        let mut all = Vec::with_capacity(views.len());
+        for (tensor, view) in views {
+            let len = byte_size(tensor.dtype, &tensor.shape);
+            // apart from each other, so that no job reads across two of them
+            let start = end.checked_add(VIEW_GAP);
+            let range = start.zip(len).and_then(|(start, len)| Some(start..start.checked_add(len)?));
+            let range = range.ok_or_else(|| bad("is larger than any file can be").tensor(&tensor.name))?;
+            end = range.end;
+            all.push(View { range: range.clone(), ..view });
+            tensors.push(Tensor { range, ..tensor });
+        }
+        if let Some(twice) = Index::new(tensors.iter().map(|tensor| tensor.name.as_str())).repeated() {
+            return Err(bad("occurs twice").tensor(&tensors[twice].name));
+        }
+        tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
+        Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all })
+    }
+
+    /// Whether the file is safetensors, so that its bytes can be copied as they are.
+    #[must_use]
+    pub fn is_safetensors(&self) -> bool {
+        self.other.is_none()
+    }
+
+    /// Whether all ranges are bytes of the file, so that nobody need ask [`Self::read`].
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// Read the bytes of a job from `start` on: `read` fills a buffer from a place in the file on.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn read<E>(
+        &self,
+        start: u64,
+        into: &mut [u8],
+        read: impl FnOnce(u64, &mut [u8]) -> core::result::Result<(), E>,
+    ) -> core::result::Result<(), E> {
+        let after = self.views.partition_point(|view| view.range.end <= start);
+        match self.views.get(after).filter(|view| view.range.contains(&start)) {
+            Some(view) => view.read(start, into, read),
+            None => read(start, into),
+        }
     }
 
     /// The bytes of the head: length, JSON with sorted metadata, spaces up to a multiple of 8. Reproducible.
@@ -252,7 +316,8 @@ impl Header {
     /// The length of the whole file in bytes.
     #[must_use]
     pub fn file_len(&self) -> u64 {
-        self.tensors.last().map_or(self.data_start, |tensor| tensor.range.end)
+        let end = || self.tensors.last().map_or(self.data_start, |tensor| tensor.range.end);
+        self.other.unwrap_or_else(end)
     }
 
     /// The tensor that holds byte `offset` of the file; a zero-sized one is never found.
@@ -262,6 +327,9 @@ impl Header {
         self.tensors.get(after).filter(|tensor| tensor.range.contains(&offset))
     }
 }
+
+/// The bytes between two views, which hold nothing.
+const VIEW_GAP: u64 = 64;
 
 /// What to do about a header that contradicts itself.
 const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";

@@ -19,13 +19,16 @@ use crate::logs::smooth::{Intervals, covers};
 use crate::logs::trainer::is_timing;
 use crate::text::spelling::closest;
 
+/// The metric that is taken, where it is logged, when the user names none.
+pub(crate) const EVALUATION: &str = "eval_loss";
+
 /// How many metrics a message lists.
 const LISTED: usize = 12;
 
 /// Read one metric for the checkpoints at `steps`, in optimizer steps.
 ///
-/// Without a name: `eval_loss` if every checkpoint that has not diverged has one, else the smoothed training
-/// loss, else the step itself.
+/// Without a name: `eval_loss` if every checkpoint that has not diverged has one, else the step itself. Training loss is
+/// taken only by name: on 45 real runs its weights were no better than a plain mean, those of the step were.
 ///
 /// Evaluations are read at exactly the checkpoint's step. A training record at step tᵢ is the mean over the steps
 /// since the one before (transformers `trainer.py`, `_maybe_log_save_evaluate`), so it is smoothed: for
@@ -36,7 +39,7 @@ const LISTED: usize = 12;
 /// use mwa::{History, MetricOptions, TrainerState};
 /// let text = r#"{"global_step": 20, "log_history": [{"step": 10, "loss": 1.5}, {"step": 20, "loss": 1.25}]}"#;
 /// let history = History::new([TrainerState::parse(text)?]);
-/// let options = MetricOptions { smooth: Some(10.0), ..MetricOptions::default() };
+/// let options = MetricOptions { name: Some("loss".into()), smooth: Some(10.0), ..MetricOptions::default() };
 /// let metric = mwa::read_metric(&history, &[10, 20], &options)?;
 /// assert_eq!((metric.name.as_str(), metric.values()?), ("loss", vec![1.375, 1.25]));
 /// # Ok::<(), mwa::Error>(())
@@ -137,40 +140,27 @@ impl Reader<'_> {
     /// The metric to take when the user named none.
     fn choose(&mut self) -> Result<String> {
         let names = self.history.names();
-        let candidates: Vec<&str> =
-            ["eval_loss", "loss"].into_iter().filter(|name| names.contains(name)).collect();
-        for name in &candidates {
-            if self.is_complete(name) {
-                if *name == "loss" && names.contains(&"reward") {
-                    self.notes
-                        .push("the loss of such a run says little: consider --metric reward".to_string());
-                }
-                return Ok((*name).to_string());
+        if names.contains(&EVALUATION) {
+            if self.is_complete(EVALUATION) {
+                return Ok(EVALUATION.to_string());
             }
-            let coverage = self.coverage(name);
-            let why = if self.outcomes(name).iter().all(|outcome| matches!(outcome, Outcome::Bad(_))) {
+            let coverage = self.coverage(EVALUATION);
+            if self.options.strict {
+                let detail = format!("{EVALUATION} is not logged for every checkpoint: {coverage}");
+                return Err(Error::new(ErrorKind::Metric, detail)
+                    .help("name a metric with --metric, for example step"));
+            }
+            let is_bad = |outcome: &Outcome| matches!(outcome, Outcome::Bad(_));
+            let why = if self.outcomes(EVALUATION).iter().all(is_bad) {
                 "it is NaN or infinite at every checkpoint".to_string()
             } else {
                 format!("not every checkpoint has one ({coverage})")
             };
-            self.notes.push(format!("{name} is not used, as {why}"));
+            self.notes.push(format!("{EVALUATION} is not used, as {why}"));
         }
-        if self.options.strict {
-            let detail = match candidates.as_slice() {
-                [] => "neither eval_loss nor loss is logged".to_string(),
-                some => {
-                    let coverage: Vec<String> = some.iter().map(|name| self.coverage(name)).collect();
-                    format!("no loss is logged for every checkpoint: {}", coverage.join(", "))
-                }
-            };
-            return Err(
-                Error::new(ErrorKind::Metric, detail).help("name a metric with --metric, for example step")
-            );
-        }
-        self.notes.push(
-            "no loss is known for every checkpoint, so the step is the metric: later counts as better"
-                .to_string(),
-        );
+        self.notes.push(format!(
+            "{EVALUATION} is not known for every checkpoint, so the step is the metric: later counts as better"
+        ));
         Ok("step".to_string())
     }
 
@@ -267,7 +257,7 @@ impl Reader<'_> {
 }
 
 /// Whether a metric is measured on a checkpoint's own weights, not over the training steps before it.
-fn is_evaluation(name: &str) -> bool {
+pub(crate) fn is_evaluation(name: &str) -> bool {
     let first = name.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
     name.len() > first.len()
         && ["eval", "test", "val", "valid", "validation", "dev", "predict"].contains(&first)

@@ -76,34 +76,46 @@ const GAPS: [&str; 3] = [
 
 #[test]
 fn gaps_are_covered_smoothed_or_flagged() {
-    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &MetricOptions::default()).unwrap();
-    assert_eq!(metric.name, "loss");
+    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &named("loss")).unwrap();
     let found = found(&metric);
     // W = max(2·10, 7/2) = 20: [−3, 17] shares 10 and 7 steps, [4, 24] 6 and 10.
     assert!((found[0].0 - (10.0 * 4.158140563964844 + 7.0 * 4.160313415527344) / 17.0).abs() < 1e-12);
     assert!((found[1].0 - (6.0 * 4.158140563964844 + 10.0 * 4.160313415527344) / 16.0).abs() < 1e-12);
     assert_eq!(found[0].1, "mean of steps 1–17");
     assert_eq!(found[3], (4.160313415527344, "stale by 5 steps, last log at 20".to_string()));
-    assert_eq!(metric.notes[0], "eval_loss is not used, as not every checkpoint has one (eval_loss 1/4)");
-    assert_eq!(metric.notes[1], "loss is a mean over 20 steps around each checkpoint; it is logged every 10");
+    assert_eq!(metric.notes[0], "loss is a mean over 20 steps around each checkpoint; it is logged every 10");
     assert!(
-        metric.notes[2].starts_with("loss is not logged right at step 21: stale by 1 step,"),
+        metric.notes[1].starts_with("loss is not logged right at step 21: stale by 1 step,"),
         "{:?}",
         metric.notes
     );
 }
 
 #[test]
+fn without_a_name_an_evaluation_of_some_gives_way_to_the_step() {
+    let metric = read_metric(&history(&GAPS), &[7, 14, 21, 25], &MetricOptions::default()).unwrap();
+    assert_eq!((metric.name.as_str(), metric.values().unwrap()[3]), ("step", 25.0));
+    assert_eq!(
+        metric.notes,
+        [
+            "eval_loss is not used, as not every checkpoint has one (eval_loss 1/4)",
+            "eval_loss is not known for every checkpoint, so the step is the metric: later counts as better"
+        ]
+    );
+}
+
+#[test]
 fn strict_takes_no_stale_value_and_no_step_instead() {
-    let strict = MetricOptions { strict: true, ..MetricOptions::default() };
+    let strict = MetricOptions { strict: true, ..named("loss") };
     let error = read_metric(&history(&GAPS), &[7, 14, 21, 25], &strict).unwrap_err();
     assert!(
         error.detail().contains("step 21: stale by 1 step") && error.detail().contains("step 25"),
         "{error}"
     );
     assert!(read_metric(&history(&GAPS), &[7, 14], &strict).is_ok());
-    let error = read_metric(&history(&GAPS[..1]), &[7], &strict).unwrap_err();
-    assert_eq!(error.detail(), "neither eval_loss nor loss is logged");
+    let unnamed = MetricOptions { strict: true, ..MetricOptions::default() };
+    let error = read_metric(&history(&GAPS), &[7, 14], &unnamed).unwrap_err();
+    assert_eq!(error.detail(), "eval_loss is not logged for every checkpoint: eval_loss 0/2");
 }
 
 #[test]
@@ -176,8 +188,6 @@ fn a_negative_loss_and_ties_are_values_like_others() {
     assert_eq!(metric.values().unwrap(), [-0.0006, -0.0006, -0.0012]);
     let metric = read_metric(&history(&[grpo]), &[10, 20, 30], &named("reward")).unwrap();
     assert_eq!(metric.values().unwrap(), [0.5; 3]);
-    let metric = read_metric(&history(&[grpo]), &[10, 20, 30], &MetricOptions::default()).unwrap();
-    assert!(metric.notes[0].contains("--metric reward"), "{:?}", metric.notes);
 }
 
 #[test]
@@ -185,7 +195,8 @@ fn an_evaluation_that_is_always_nan_is_no_divergence() {
     let text = r#"{"global_step": 20, "log_history": [{"grad_norm": 1.0, "loss": 2.0, "step": 10}, {"eval_loss": NaN, "step": 10},
         {"grad_norm": 1.0, "loss": 1.0, "step": 20}, {"eval_loss": NaN, "step": 20}]}"#;
     let metric = read_metric(&history(&[text]), &[10, 20], &MetricOptions::default()).unwrap();
-    assert_eq!((metric.name.as_str(), metric.values().unwrap().len()), ("loss", 2));
+    assert_eq!((metric.name.as_str(), metric.values().unwrap().len()), ("step", 2));
+    assert_eq!(metric.notes[0], "eval_loss is not used, as it is NaN or infinite at every checkpoint");
     let metric = read_metric(&history(&[text]), &[10, 20], &named("eval_loss")).unwrap();
     assert_eq!(found(&metric)[0].1, "bad: eval_loss is NaN at step 10");
 }

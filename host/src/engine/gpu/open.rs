@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -16,8 +15,9 @@ use super::{Adapter, Device, Layout, adapters, probe, probe_all};
 use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::execute::over_files;
-use crate::engine::pass::{Ran, lock};
-use crate::io::disk::InputFile;
+use crate::engine::pass::Ran;
+use crate::engine::pool::lock;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -54,7 +54,7 @@ static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new())
 
 /// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
 fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    let layouts: Vec<_> = plan.jobs(BATCH_BYTES).filter_map(|job| Layout::of(&job)).collect();
+    let layouts = || plan.jobs(BATCH_BYTES).filter_map(|job| Layout::of(&job));
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -74,7 +74,7 @@ fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
     let devices: Vec<_> =
         opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect();
     for device in &devices {
-        pollster::block_on(probe(device, layouts.iter()))?;
+        pollster::block_on(probe(device, layouts()))?;
     }
     Ok(devices)
 }
@@ -92,8 +92,7 @@ fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
 /// `first`. If any that are wanted cannot be opened or fail, so does this; in place of others the CPU goes on.
 pub(crate) fn run(
     plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    store: &Store<'_>,
     machine: Machine,
     wanted: Option<Gpus>,
     first: bool,
@@ -110,7 +109,7 @@ pub(crate) fn run(
     };
     let count = wanted.map_or(1, |wanted| wanted.places().count());
     let devices = Devices { open, max_buffer: GUARANTEED_BUFFER, count, must: wanted.is_some(), first };
-    stream::run(plan, sources, outputs, machine, devices, progress)
+    stream::run(plan, store, machine, devices, progress)
 }
 
 /// Bytes of one buffer that WebGPU guarantees.
@@ -140,7 +139,5 @@ pub fn execute(
         must,
         first: true,
     };
-    over_files(inputs, outputs, |sources, outputs| {
-        stream::run(plan, sources, outputs, machine, devices, progress)
-    })
+    over_files(inputs, outputs, |store| stream::run(plan, store, machine, devices, progress))
 }

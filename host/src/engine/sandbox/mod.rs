@@ -229,6 +229,7 @@ impl Default for Recipe {
             strict: false,
             residual: false,
             dtype: None,
+            allow_cross_run: false,
             allow_non_finite: false,
             rewrite: false,
             chunk: None,

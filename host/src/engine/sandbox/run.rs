@@ -1,17 +1,14 @@
 //! Run a merge of files through the sandbox: read ranges, hand them in, write what comes out.
 
-use std::fs::File;
-
 use mwa::safetensors::Header;
-use mwa::{AdapterConfig, Error, ErrorKind, Float, Input, Read, Result, Shard, report};
+use mwa::{AdapterConfig, Error, ErrorKind, Float, Input, Read, Result, Shard, Write, report};
 
 use super::{Checkpoint, Dtype, Found, Head, Limits, Merge, Recipe, Sandbox, Space, Span, Weighing, world};
-use crate::engine::product::{Merged, hash};
-use crate::engine::tasks::Files;
+use crate::engine::product::{Merged, create, hash};
 use crate::find::checkpoint;
-use crate::io::disk;
-use crate::io::disk::{InputFile, io_error};
+use crate::io::disk::InputFile;
 use crate::io::staging::Staging;
+use crate::io::store::Store;
 use crate::options::{MergeOptions, REPORT};
 use crate::progress::Progress;
 
@@ -46,33 +43,38 @@ pub(crate) fn run(
         1
     };
     progress.start(rounds * files().map(InputFile::len).sum::<u64>());
-    let mut desk = Desk::default();
-    let mut opened = None;
+    let mut buffers = Vec::new();
+    // the outputs, and a store that can write them; none before the guest knows them
+    let mut laid = None;
+    let unwritten = Store::new(work.sources(), Vec::new());
     while let Some(job) = merge.next()? {
         if progress.stopped() {
             return Err(Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
         }
-        let merged = desk.run(&mut merge, job.number, &job.reads, work)?;
+        let store = laid.as_ref().map_or(&unwritten, |(_, store)| store);
+        let merged = work.run_job(&mut merge, job.number, &job.reads, store, &mut buffers)?;
         let mut rest = merged.as_slice();
         for span in &job.writes {
-            let outputs = match &opened {
-                Some((_, outputs)) => outputs,
-                None => &opened.insert(work.create(&mut merge, staging)?).1,
+            let (shards, store) = match &laid {
+                Some(laid) => laid,
+                None => laid.insert(work.lay(&mut merge, staging)?),
             };
             let (piece, after) = rest.split_at(length(span).min(rest.len()));
-            let file = outputs.get(span.file as usize).filter(|_| piece.len() == length(span));
-            write(file.ok_or_else(astray)?, piece, span.start)?;
+            let (file, range) = (span.file as usize, span.start..span.end);
+            if file >= shards.len() || piece.len() != length(span) {
+                return Err(astray());
+            }
+            store.write(&Write { file, range }, piece)?;
             rest = after;
         }
         progress.advance(job.reads.iter().map(|span| length(span) as u64).sum());
     }
-    let (shards, outputs) = match opened {
-        Some(opened) => opened,
-        None => work.create(&mut merge, staging)?,
+    let (shards, store) = match laid {
+        Some(laid) => laid,
+        None => work.lay(&mut merge, staging)?,
     };
     notes.extend(merge.notes()?.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
-    let (hashes, input_hashes) =
-        hash(work.checkpoints, &shards, staging, outputs, work.how.machine, progress)?;
+    let (hashes, input_hashes) = hash(&store, shards.len(), work.how.machine, progress)?;
     let found = Found { paths: Vec::new(), inputs: input_hashes.clone(), outputs: hashes.clone() };
     let mut merged = Merged { shards, hashes, input_hashes, distance: None, config: None };
     for text in merge.try_texts(&found)?? {
@@ -88,7 +90,11 @@ pub(crate) fn run(
     Ok(merged)
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn sources(&self) -> Vec<&'a [InputFile]> {
+        self.checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect()
+    }
+
     fn heads(&self) -> Result<Vec<Checkpoint>> {
         let head = |file: &InputFile| {
             Ok(Head { name: file.name(), bytes: file.read_head()?, length: file.header.file_len() })
@@ -121,6 +127,7 @@ impl Work<'_> {
             strict: self.how.merge.strict,
             residual: self.how.merge.residual,
             dtype,
+            allow_cross_run: self.how.merge.allow_cross_run,
             allow_non_finite: self.how.merge.allow_non_finite,
             rewrite: true,
             chunk: None,
@@ -128,7 +135,7 @@ impl Work<'_> {
     }
 
     /// Create the outputs as the guest lays them out, and write their heads.
-    fn create(&self, merge: &mut Merge, staging: &Staging) -> Result<(Vec<Shard>, Vec<File>)> {
+    fn lay(&self, merge: &mut Merge, staging: &Staging) -> Result<(Vec<Shard>, Store<'a>)> {
         let planned = merge.outputs()?;
         let named = self.inputs.last().map_or(&[][..], |newest| &newest.files);
         let shard = |(output, newest): (&super::Output, &Shard)| {
@@ -143,13 +150,36 @@ impl Work<'_> {
             return Err(Error::new(ErrorKind::Device, detail)
                 .help("build it again with `cargo xtask build component`"));
         }
-        let create = |shard: &Shard| {
-            let file = staging.create(&shard.name, shard.header.file_len())?;
-            write(&file, &shard.header.to_bytes(), 0)?;
-            Ok(file)
-        };
-        let files = shards.iter().map(create).collect::<Result<_>>()?;
-        Ok((shards, files))
+        let store = Store::new(self.sources(), create(&shards, staging)?);
+        for (file, shard) in shards.iter().enumerate() {
+            let head = shard.header.to_bytes();
+            store.write(&Write { file, range: 0..head.len() as u64 }, &head)?;
+        }
+        Ok((shards, store))
+    }
+
+    /// Run a job that reads ranges of the inputs, which the guest chose.
+    fn run_job(
+        &self,
+        merge: &mut Merge,
+        number: u64,
+        reads: &[Span],
+        store: &Store<'_>,
+        buffers: &mut Vec<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        buffers.resize_with(reads.len(), Vec::new);
+        for (span, buffer) in reads.iter().zip(&mut *buffers) {
+            let (input, number) = (span.input as usize, span.file as usize);
+            let files = self.checkpoints.get(input).map(|checkpoint| &checkpoint.files);
+            let file = files.and_then(|files| files.get(number)).ok_or_else(astray)?;
+            if span.end > file.header.file_len() || span.start > span.end {
+                return Err(astray());
+            }
+            buffer.resize(length(span), 0);
+            store.read(&Read { input, file: number, range: span.start..span.end }, buffer)?;
+        }
+        let chunks: Vec<_> = buffers.iter().map(Vec::as_slice).collect();
+        merge.run(number, &chunks)
     }
 }
 
@@ -169,31 +199,6 @@ impl From<mwa::Space> for Space {
     }
 }
 
-/// What is kept between jobs.
-#[derive(Default)]
-struct Desk {
-    files: Files,
-    buffers: Vec<Vec<u8>>,
-}
-
-impl Desk {
-    fn run(&mut self, merge: &mut Merge, number: u64, reads: &[Span], work: &Work<'_>) -> Result<Vec<u8>> {
-        let sources: Vec<_> = work.checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-        self.buffers.resize_with(reads.len(), Vec::new);
-        for (span, buffer) in reads.iter().zip(&mut self.buffers) {
-            let (input, number) = (span.input as usize, span.file as usize);
-            let file = sources.get(input).and_then(|files| files.get(number)).ok_or_else(astray)?;
-            if span.end > file.header.file_len() || span.start > span.end {
-                return Err(astray());
-            }
-            buffer.resize(length(span), 0);
-            self.files.fill(&sources, &Read { input, file: number, range: span.start..span.end }, buffer)?;
-        }
-        let chunks: Vec<_> = self.buffers.iter().map(Vec::as_slice).collect();
-        merge.run(number, &chunks)
-    }
-}
-
 fn length(span: &Span) -> usize {
     usize::try_from(span.end.saturating_sub(span.start)).unwrap_or(usize::MAX)
 }
@@ -201,8 +206,4 @@ fn length(span: &Span) -> usize {
 /// The guest is not trusted: what it asks for is checked.
 fn astray() -> Error {
     Error::new(ErrorKind::Device, "wasm: the component asked for bytes that are not there")
-}
-
-fn write(file: &File, bytes: &[u8], start: u64) -> Result<()> {
-    disk::write_at(file, bytes, start).map_err(|error| io_error("cannot write the merged file", &error))
 }

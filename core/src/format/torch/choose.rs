@@ -1,0 +1,185 @@
+//! Which of the dictionaries in a pickle are the weights.
+//!
+//! Training toolkits save a model among its optimizer, counters and losses, and often a running average of it too. One set of
+//! weights is taken, and the others are named; optimizer states are never weights.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::pickle::{Id, Node, Pickle, Tensor, bad, refused};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keys under which toolkits save the weights, in the order in which they are preferred (formats of Lightning and timm,
+/// icefall and fairseq, DeepSpeed, and plain scripts).
+const KEYS: [&str; 10] = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "model_avg",
+    "state_dict_ema",
+];
+/// Keys under which they count optimizer steps, in the order in which they are preferred; epochs come last.
+const COUNTERS: [&str; 8] =
+    ["global_step", "batch_idx_train", "num_updates", "iter_num", "iteration", "iter", "step", "epoch"];
+/// Parts of keys whose tensors are the trainer's own, and no weights.
+const STATES: [&str; 7] = ["optim", "sched", "scaler", "sampler", "rng", "amp", "callback"];
+/// Dictionaries in dictionaries are followed so deep.
+const DEPTH: usize = 16;
+/// Most names that are given to tensors: a pickle can name one tensor very often with few bytes.
+const NAMES: usize = 1 << 20;
+
+/// The weights of a pickle.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    pub(super) tensors: Vec<(String, &'a Tensor)>,
+    /// The step that the trainer counted.
+    pub(super) step: Option<u64>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Find the weights; `key` is the name of their dictionary where the user chose one, with dots between names inside names.
+pub(super) fn choose<'a>(pickle: &'a Pickle<'_>, key: Option<&str>) -> Result<Chosen<'a>> {
+    let root = pickle.root;
+    let Some(entries) = pickle.entries(root) else {
+        return Err(bad(match pickle.node(root) {
+            Node::Tensor(_) => "holds one tensor without a name, not a dictionary of tensors".to_owned(),
+            Node::Other { name, .. } | Node::Global(_, name) if !name.is_empty() => {
+                format!("holds an object (`{}`), not a dictionary of tensors", pickle.text(name))
+            }
+            _ => "holds no dictionary of tensors".to_owned(),
+        }));
+    };
+    let sets = sets(pickle, entries);
+    let listed = || sets.iter().map(|(key, _)| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    if let Some(key) = key {
+        let found = key.split('.').try_fold(root, |at, name| entry(pickle, at, name));
+        let found = found.filter(|id| holds_tensors(pickle, *id));
+        return match found {
+            Some(id) => taken(pickle, id, step(pickle, entries), Vec::new()),
+            None => {
+                let error = Error::new(ErrorKind::Input, format!("has no weights under `{key}`"));
+                Err(if sets.is_empty() {
+                    error.help("its tensors are not in a dictionary of their own: leave --weights-key out")
+                } else {
+                    error.help(format!("give --weights-key one of these: {}", listed()))
+                })
+            }
+        };
+    }
+    let is_flat = entries.iter().any(|(_, value)| matches!(pickle.node(*value), Node::Tensor(_)));
+    let known = KEYS.iter().find_map(|key| sets.iter().find(|(name, _)| name == key));
+    let only = if sets.len() == 1 && !is_flat { sets.first() } else { None };
+    match known.or(only) {
+        Some((key, id)) => {
+            let others: Vec<_> =
+                sets.iter().filter(|(name, _)| name != key).map(|(name, _)| format!("`{name}`")).collect();
+            let mut notes = Vec::new();
+            if !others.is_empty() {
+                notes.push(format!(
+                    "the weights in `{key}` of the training states are taken; {} are left out (--weights-key takes others)",
+                    others.join(", ")
+                ));
+            }
+            taken(pickle, *id, step(pickle, entries), notes)
+        }
+        None if sets.is_empty() || is_flat => taken(pickle, root, None, Vec::new()),
+        None => Err(Error::new(ErrorKind::Input, format!("holds several sets of weights: {}", listed()))
+            .help("choose one of these with --weights-key")),
+    }
+}
+
+/// The entries that are dictionaries with tensors and no trainer's own.
+fn sets<'a>(pickle: &Pickle<'a>, entries: &[(Id, Id)]) -> Vec<(&'a str, Id)> {
+    let named = entries.iter().filter_map(|(key, value)| Some((pickle.text_of(*key)?, *value)));
+    let is_state = |name: &str| STATES.iter().any(|part| name.to_ascii_lowercase().contains(part));
+    named
+        .filter(|(name, value)| {
+            matches!(pickle.node(*value), Node::Dict(_)) && !is_state(name) && holds_tensors(pickle, *value)
+        })
+        .collect()
+}
+
+/// Whether a dictionary holds a tensor, or one of the dictionaries in it does.
+fn holds_tensors(pickle: &Pickle<'_>, id: Id) -> bool {
+    let is_tensor =
+        |id: &Id| matches!(pickle.node(*id), Node::Tensor(_) | Node::Other { holds_tensor: true, .. });
+    let mut level = Vec::from([id]);
+    for _ in 0..DEPTH {
+        let inner = level.iter().filter_map(|id| pickle.entries(*id)).flatten().map(|(_, value)| *value);
+        let mut inner: Vec<_> = inner.collect();
+        if inner.iter().any(is_tensor) {
+            return true;
+        }
+        // each once, however often it is named
+        inner.sort_unstable();
+        inner.dedup();
+        level = inner;
+    }
+    false
+}
+
+/// The value under a key.
+fn entry(pickle: &Pickle<'_>, dict: Id, name: &str) -> Option<Id> {
+    let entries = pickle.entries(dict)?;
+    entries.iter().rev().find(|(key, _)| pickle.text_of(*key) == Some(name)).map(|(_, value)| *value)
+}
+
+/// The step that the trainer counted.
+fn step(pickle: &Pickle<'_>, entries: &[(Id, Id)]) -> Option<u64> {
+    COUNTERS.iter().find_map(|counter| {
+        let (_, value) = entries.iter().find(|(key, _)| pickle.text_of(*key) == Some(counter))?;
+        if let Node::Int(value) = pickle.node(*value) { u64::try_from(*value).ok() } else { None }
+    })
+}
+
+/// All tensors of a dictionary, with the names of the dictionaries in it before theirs.
+fn taken<'a>(pickle: &'a Pickle<'_>, root: Id, step: Option<u64>, notes: Vec<String>) -> Result<Chosen<'a>> {
+    let mut chosen = Chosen { tensors: Vec::new(), step, notes };
+    let mut names = 0;
+    take(pickle, root, "", DEPTH, &mut chosen, &mut names)?;
+    if chosen.tensors.is_empty() {
+        return Err(bad("holds no tensors"));
+    }
+    Ok(chosen)
+}
+
+fn take<'a>(
+    pickle: &'a Pickle<'_>,
+    dict: Id,
+    prefix: &str,
+    depth: usize,
+    chosen: &mut Chosen<'a>,
+    names: &mut usize,
+) -> Result<()> {
+    let entries = pickle.entries(dict).expect("only dictionaries are taken");
+    *names += entries.len();
+    if *names > NAMES || depth == 0 {
+        return Err(bad("names its tensors without end"));
+    }
+    for (key, value) in entries {
+        let name = match (pickle.text_of(*key), pickle.node(*key)) {
+            (Some(name), _) => format!("{prefix}{name}"),
+            (None, Node::Int(number)) => format!("{prefix}{number}"),
+            _ => continue,
+        };
+        match pickle.node(*value) {
+            Node::Tensor(tensor) => chosen.tensors.push((name, tensor)),
+            Node::Dict(_) => take(pickle, *value, &format!("{name}."), depth - 1, chosen, names)?,
+            Node::Other { name: class, holds_tensor: true } => {
+                let what = pickle.text(class);
+                return Err(refused(format!("is made by `{what}`, which is not known here"))
+                    .tensor(&name)
+                    .help("save it as a plain tensor; quantised and distributed tensors cannot be averaged as they are"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
