@@ -79,7 +79,7 @@ pub use merge::report::{self, Report};
 pub use merge::{Agreed as Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use options::Options;
-pub use plan::{Cursor, Input, Job, Jobs, Plan, Read, Recipe, Shard, Write};
+pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
 pub use run::readers::{OpenOptions, Readers};
@@ -93,3 +93,8 @@ pub use weigh::choose::{
 };
 pub use weigh::scheme::{Scheme, Weights};
 pub use weigh::window::Pick;
+
+/// The examples in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

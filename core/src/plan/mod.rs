@@ -17,12 +17,10 @@ use crate::weigh::scheme::Weights;
 
 mod cuts;
 mod job;
-mod jobs;
 mod tensors;
 
 pub(crate) use cuts::Cuts;
 pub use job::{Job, Read, Write};
-pub use jobs::Jobs;
 pub(crate) use tensors::{Found, Tensors};
 
 /// One input of a merge: a checkpoint, in one file or several shards.
@@ -219,18 +217,13 @@ impl Plan {
         })
     }
 
-    /// The same jobs, to be taken by number.
-    #[must_use]
-    pub fn numbered(&self, max_bytes: usize) -> Jobs<'_> {
-        Jobs::new(self, max_bytes)
-    }
-
     /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
     /// plan between jobs: the same cursor and `max_bytes` give the same job again.
     #[must_use]
     pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
         let segment = self.segments.get(at.segment)?;
-        let count = segment.step(max_bytes).min(segment.elements - at.first);
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
         let job = Job { plan: self, segment, first: at.first, count };
         let first = at.first + count;
         let next = if first < segment.elements {
@@ -264,7 +257,8 @@ impl Plan {
         range: Range<u64>,
         max_bytes: usize,
     ) -> impl Iterator<Item = Job<'a>> {
-        let step = segment.step(max_bytes);
+        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
+        let step = (max_bytes / widest).max(1) as u64;
         let end = range.end;
         let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
         starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })

@@ -82,19 +82,3 @@ fn bad_values_are_traced_to_tensor_element_and_input() {
     assert_eq!(error.to_string(), "y: tensor `b` holds inf, at element 2");
     assert_eq!(error.kind(), ErrorKind::NonFinite);
 }
-
-#[test]
-fn jobs_are_found_by_number_and_know_which_go_on_where_others_end() {
-    let plan = plan(&[input("x", TWO), input("y", TWO)], &[0.5, 0.5]).unwrap();
-    for (max_bytes, sums) in [(1, 8), (4, 4), (6, 3), (64, 1)] {
-        let jobs = plan.numbered(max_bytes);
-        let in_order: Vec<_> = plan.jobs(max_bytes).map(|job| (job.first, job.write())).collect();
-        let by_number: Vec<_> =
-            (0..jobs.len()).map(|n| jobs.job(n).unwrap()).map(|job| (job.first, job.write())).collect();
-        assert_eq!(by_number, in_order);
-        assert!(jobs.job(jobs.len()).is_none() && jobs.alike(jobs.len()).is_empty());
-        // eight words that are averaged, then two that are copied
-        assert!((0..sums).all(|n| jobs.alike(n) == (0..sums)));
-        assert!((sums..jobs.len()).all(|n| jobs.alike(n) == (sums..jobs.len())));
-    }
-}

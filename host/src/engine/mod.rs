@@ -12,11 +12,10 @@ pub mod gpu;
 pub mod gpu;
 pub(crate) mod pass;
 pub(crate) mod pool;
-pub(crate) mod product;
 #[cfg(feature = "wasm")]
 pub mod sandbox;
 #[cfg(not(feature = "wasm"))]
 #[path = "sandbox_disabled.rs"]
 pub(crate) mod sandbox;
 pub(crate) mod simd;
-pub(crate) mod tasks;
+pub(crate) mod threads;

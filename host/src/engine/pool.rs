@@ -81,16 +81,16 @@ impl Ending {
     }
 }
 
-/// Do `work` with all pieces, on threads; what each thread made of its own, or the failure of the first
-/// piece that failed.
+/// Do `work` with all pieces, each of which has a number, on threads; what each thread made of its own, or the failure of
+/// the piece with the lowest number that failed. Pieces come by ascending number.
 pub(crate) fn share<P: Send, D: Default + Send>(
-    pieces: impl Iterator<Item = P> + Send,
+    pieces: impl Iterator<Item = (u64, P)> + Send,
     threads: usize,
     progress: &dyn Progress,
     work: impl Fn(&mut D, u64, P) -> Result<()> + Sync,
 ) -> Result<Vec<D>> {
     let threads = threads.min(pieces.size_hint().1.unwrap_or(threads));
-    let (pieces, ending) = (Mutex::new((0..).zip(pieces)), Ending::default());
+    let (pieces, ending) = (Mutex::new(pieces), Ending::default());
     let done = on_threads(
         threads,
         || ending.begin(),
@@ -107,28 +107,6 @@ pub(crate) fn share<P: Send, D: Default + Send>(
         },
     );
     ending.result().map(|()| done)
-}
-
-/// [`share`] for what is found of each piece, in their order; a thread keeps a `D` between its pieces.
-pub(crate) fn parallel<P: Send, D: Default + Send, T: Send>(
-    pieces: impl Iterator<Item = P> + Send,
-    threads: usize,
-    progress: &dyn Progress,
-    work: impl Fn(&mut D, P) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    struct Desk<D, T>(D, Vec<(u64, T)>);
-    impl<D: Default, T> Default for Desk<D, T> {
-        fn default() -> Self {
-            Self(D::default(), Vec::new())
-        }
-    }
-    let found = share(pieces, threads, progress, |desk: &mut Desk<D, T>, number, piece| {
-        desk.1.push((number, work(&mut desk.0, piece)?));
-        Ok(())
-    })?;
-    let mut found: Vec<_> = found.into_iter().flat_map(|Desk(_, found)| found).collect();
-    found.sort_unstable_by_key(|(number, _)| *number);
-    Ok(found.into_iter().map(|(_, it)| it).collect())
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

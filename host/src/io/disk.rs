@@ -82,14 +82,6 @@ impl InputFile {
         self.converted.is_none()
     }
 
-    /// The bytes of the head, of the file that [`Self::data_path`] names.
-    pub(crate) fn read_head(&self) -> Result<Vec<u8>> {
-        let mut head = vec![0; usize::try_from(self.header.data_start()).expect("a head is at most 100 MB")];
-        let failed = |error| io_error("cannot read it", &error).file(self.path.display().to_string());
-        read_at(&File::open(self.data_path()).map_err(failed)?, &mut head, 0).map_err(failed)?;
-        Ok(head)
-    }
-
     /// The file's name within its folder.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -4,18 +4,20 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
-use mwa::{Jobs, Result, Write};
+use mwa::merge::{Job, Merge};
+use mwa::{Result, Write};
 
 use super::stream::Own;
 use super::{Device, Layout, Slot, View};
 use crate::engine::board::Board;
+use crate::engine::pass::stretches;
 
 /// Most bytes a batch reads of one input; larger ones gain nothing.
-pub(super) const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: u64 = 4 << 20;
 /// Least bytes of a slot's buffers, which are there even if the CPU does all jobs.
 const MIN_SLOT: u64 = 8 << 10;
 
-/// How jobs are gathered to batches.
+/// How jobs on elements are gathered to batches.
 pub(super) struct Cut {
     /// Most jobs of a batch.
     most: u64,
@@ -28,22 +30,19 @@ pub(super) struct Cut {
 
 impl Cut {
     /// The largest batches of which `slots` at a time fit into `memory` bytes, and each into buffers of `max_buffer` bytes;
-    /// at least one job each. Jobs read at most `job_bytes` of an input.
-    pub(super) fn fitting(
-        jobs: &Jobs<'_>,
-        job_bytes: usize,
-        slots: usize,
-        memory: u64,
-        max_buffer: u64,
-    ) -> Self {
-        let mut most = (BATCH_BYTES / job_bytes).max(1) as u64;
+    /// at least one job each.
+    pub(super) fn fitting(merge: &Merge, slots: usize, memory: u64, max_buffer: u64) -> Self {
+        let elements = merge.elements();
+        let of_one = |job: Job<'_>| job.reads().map(|read| read.range.end - read.range.start).max();
+        let job_bytes = stretches(merge).filter_map(|(first, _)| of_one(first)).max().unwrap_or(1);
+        let mut most = (BATCH_BYTES / job_bytes).max(1);
         loop {
             let mut cut = Self { most, max_buffer, input: MIN_SLOT, output: MIN_SLOT };
             let mut fits_buffers = true;
-            let mut first = 0;
-            while first < jobs.len() {
-                // the first of those that are alike is as large as any
-                if let Some(layout) = layout(jobs, &cut.range(jobs, first)) {
+            let mut first = elements.start;
+            while first < elements.end {
+                // the first batch of those that are alike is as large as any
+                if let Some(layout) = layout_of(merge, &cut.range(merge, first)) {
                     if cut.fits(&layout) {
                         cut.input = cut.input.max(layout.input_bytes());
                         cut.output = cut.output.max(layout.output_bytes());
@@ -51,7 +50,7 @@ impl Cut {
                         fits_buffers = false;
                     }
                 }
-                first = jobs.alike(first).end;
+                first = merge.alike(first).end;
             }
             let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
             // so many inputs that a small device does not hold a few elements of each are for the CPU
@@ -67,30 +66,36 @@ impl Cut {
     }
 
     /// The batch of job `number`.
-    pub(super) fn range(&self, jobs: &Jobs<'_>, number: u64) -> Range<u64> {
-        let alike = jobs.alike(number);
+    pub(super) fn range(&self, merge: &Merge, number: u64) -> Range<u64> {
+        let alike = merge.alike(number);
         let start = number - (number - alike.start) % self.most;
         start..(start + self.most).min(alike.end)
     }
 
     /// How the jobs of a batch lie in a slot as one sum; `None` if the CPU does them.
-    pub(super) fn layout(&self, jobs: &Jobs<'_>, batch: &Range<u64>) -> Option<Layout> {
-        layout(jobs, batch).filter(|layout| self.fits(layout))
+    pub(super) fn layout(&self, merge: &Merge, batch: &Range<u64>) -> Option<Layout> {
+        layout_of(merge, batch).filter(|layout| self.fits(layout))
     }
 
     /// How many batches there are, up to `most`.
-    pub(super) fn count(&self, jobs: &Jobs<'_>, most: usize) -> usize {
-        let next = |batch: &Range<u64>| Some(self.range(jobs, batch.end));
-        let batches = core::iter::successors(Some(self.range(jobs, 0)), next);
-        batches.take_while(|batch| !batch.is_empty()).take(most).count()
+    pub(super) fn count(&self, merge: &Merge, most: usize) -> usize {
+        let Range { start, end } = merge.elements();
+        let next = |from: u64| (from < end).then(|| self.range(merge, from).end);
+        core::iter::successors(next(start), |from| next(*from)).take(most).count()
     }
 }
 
-fn layout(jobs: &Jobs<'_>, batch: &Range<u64>) -> Option<Layout> {
-    let (first, last) = (jobs.job(batch.start)?, jobs.job(batch.end - 1)?);
+/// How jobs that are alike lie in a slot as one sum, if a device can do it.
+pub(super) fn layout_of(merge: &Merge, jobs: &Range<u64>) -> Option<Layout> {
+    let (first, last) = (merge.job(jobs.start), merge.job(jobs.end - 1));
     let (output, operands) = first.sum()?;
-    let bytes = last.write().range.end - first.write().range.start;
+    let bytes = write_of(&last).range.end - write_of(&first).range.start;
     Layout::new(operands, output, bytes / output.bytes() as u64)
+}
+
+/// Where the result of a job on elements goes.
+pub(super) fn write_of(job: &Job<'_>) -> Write {
+    job.writes().next().expect("a job on elements writes them")
 }
 
 /// Buffers of a device, for one batch at a time.

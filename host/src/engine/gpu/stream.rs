@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use mwa::kernel::Tally;
-use mwa::{Error, Plan, Result};
+use mwa::merge::{Findings, Found, Merge};
+use mwa::{Error, Result};
 
-use super::batch::{Batch, Cut, Seat};
+use super::batch::{Batch, Cut, Seat, write_of};
 use super::{Device, Slot};
 use crate::engine::board::{State, Tray};
 use crate::engine::cpu;
-use crate::engine::pass::{Pass, Ran, Timings};
+use crate::engine::pass::{Hashed, Pass, Timings};
 use crate::engine::pool::{lock, on_threads};
 use crate::io::hash::Piece;
 use crate::io::store::Store;
@@ -41,31 +41,33 @@ pub(super) struct Devices<F> {
     pub(super) first: bool,
 }
 
-/// Run all jobs of `plan` and write the heads of its outputs.
+/// Bytes of buffers on the host, and as much again on the devices.
+fn half(machine: Machine) -> u64 {
+    machine.memory.unwrap_or(MEMORY) / 2
+}
+
+/// Run all jobs on elements.
 pub(super) fn run(
-    plan: &Plan,
-    store: &Store<'_>,
+    merge: &Merge,
+    store: &Store,
     machine: Machine,
     devices: Devices<impl FnOnce() -> Result<Vec<Arc<Device>>> + Send>,
     progress: &dyn Progress,
-) -> Result<Ran> {
+) -> Result<(Findings, Hashed)> {
     let Devices { open, max_buffer, count, must, first } = devices;
     let threads = machine.threads();
-    let memory = machine.memory.unwrap_or(MEMORY);
-    let half = usize::try_from(memory / 2).unwrap_or(usize::MAX);
-    let (job_bytes, trays) = cpu::cut(half, threads, store.inputs().len());
-    let jobs = plan.numbered(job_bytes);
-    let cut = Cut::fitting(&jobs, job_bytes, SEATS * count, memory - memory / 2, max_buffer);
-    let own = Own { limit: jobs.len(), ..Own::default() };
+    let trays = cpu::trays(merge, cpu::budget(half(machine)), threads);
+    let elements = merge.elements();
+    let own = Own { next: elements.start, limit: elements.end, ..Own::default() };
     let stream = Stream {
-        pass: Pass::new(plan, &jobs, store, threads, own, progress)?,
-        cut,
+        pass: Pass::new(merge, store, threads, own, progress)?,
+        cut: Cut::fitting(merge, SEATS * count, half(machine), max_buffer),
         must,
         lost: Mutex::default(),
         progress,
     };
     stream.pass.board.change(|state| state.add_trays(trays));
-    let tallies = thread::scope(|scope| {
+    let found = thread::scope(|scope| {
         let open = || stream.seat(open());
         if first {
             open();
@@ -74,7 +76,7 @@ pub(super) fn run(
         }
         on_threads(threads, || stream.stop_at(0), || stream.work())
     });
-    stream.pass.finish(tallies.into_iter().fold(Tally::default(), Tally::plus))
+    stream.pass.finish(found)
 }
 
 struct Stream<'a> {
@@ -136,7 +138,7 @@ impl Stream<'_> {
             let (place, device) = (i % devices.len(), Arc::clone(&devices[i % devices.len()]));
             Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output), device }
         });
-        let seats: Vec<_> = seats.take(self.cut.count(self.pass.jobs, SEATS * devices.len())).collect();
+        let seats: Vec<_> = seats.take(self.cut.count(self.pass.merge, SEATS * devices.len())).collect();
         for (place, device) in devices.iter().enumerate() {
             // the memory may not have sufficed
             if let Err(error) = device.check().or_else(|error| self.device_failed(place, device, error)) {
@@ -147,25 +149,24 @@ impl Stream<'_> {
     }
 
     /// One thread's share.
-    fn work(&self) -> Tally {
-        let mut tally = Tally::default();
+    fn work(&self) -> Findings {
+        let mut findings = Findings::default();
         let mut buffers = Vec::new();
         while let Some(task) = self.pass.next(|| self.ask(), |state| self.take(state)) {
             let (job, done) = match task {
                 Task::Stage(batch, job, tray) => (job, self.stage(&batch, job, tray)),
-                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut tally)),
-                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut tally)),
+                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut findings)),
+                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut findings)),
                 Task::Write(batch, job) => (job, self.write(&batch, job, &mut buffers)),
                 Task::Remake(job) => {
-                    (job, self.remake(job, &mut buffers).map(|more| tally = tally.plus(more)))
+                    (job, self.remake(job, &mut buffers).map(|found| findings.add(job, found)))
                 }
             };
             if let Err(error) = done {
                 self.fail(job, error);
             }
         }
-        self.pass.hash_alone();
-        tally
+        findings
     }
 
     /// What to do next; `Some(None)` when all is done or has failed.
@@ -175,11 +176,11 @@ impl Stream<'_> {
         }
         let (job, is_filling) = (state.own.next, state.own.filling.is_some());
         if job >= state.own.limit && !is_filling {
-            let is_whole = state.own.limit == self.pass.jobs.len();
+            let is_whole = state.own.limit == self.pass.jobs.end;
             return (state.own.in_flight == 0 && (state.is_idle() || !is_whole)).then_some(None);
         }
-        let jobs = self.cut.range(self.pass.jobs, job);
-        let layout = if job == jobs.start { self.cut.layout(self.pass.jobs, &jobs) } else { None };
+        let jobs = self.cut.range(self.pass.merge, job);
+        let layout = if job == jobs.start { self.cut.layout(self.pass.merge, &jobs) } else { None };
         if layout.is_some() && self.must && state.own.seats.is_empty() && state.own.in_flight > 0 {
             return None; // a seat will be free soon
         }
@@ -209,7 +210,7 @@ impl Stream<'_> {
     /// Read the operands of a job, stage them, and after the last job of the batch start the device.
     fn stage(&self, batch: &Arc<Batch>, job: u64, mut tray: Tray<Own>) -> Result<()> {
         let Seat { device, slot, .. } = batch.seat();
-        let (job, first) = (self.pass.job(job), self.pass.job(batch.jobs.start));
+        let (job, first) = (self.pass.merge.job(job), self.pass.merge.job(batch.jobs.start));
         tray.buffers.resize_with(tray.buffers.len().max(job.reads().len()), Vec::new);
         for (k, (read, first)) in job.reads().zip(first.reads()).enumerate() {
             let buffer = &mut tray.buffers[k];
@@ -239,21 +240,21 @@ impl Stream<'_> {
         })
     }
 
-    fn sum(&self, job: u64, mut tray: Tray<Own>, tally: &mut Tally) -> Result<()> {
-        let job = self.pass.job(job);
-        *tally = tally.plus(cpu::sum(&self.pass, &job, &mut tray.buffers)?);
+    fn sum(&self, number: u64, mut tray: Tray<Own>, findings: &mut Findings) -> Result<()> {
+        let job = self.pass.merge.job(number);
+        findings.add(number, cpu::compute(&self.pass, &job, &mut tray.buffers)?);
         cpu::hash(&self.pass, &job, tray);
         Ok(())
     }
 
     /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.
-    fn check(&self, batch: &Arc<Batch>, result: Result<()>, tally: &mut Tally) -> Result<()> {
+    fn check(&self, batch: &Arc<Batch>, result: Result<()>, findings: &mut Findings) -> Result<()> {
         let Seat { device, slot, place } = batch.seat();
         match result.and_then(|()| slot.tally(device, &batch.layout)) {
             Ok(more) => {
                 batch.came_back();
-                if self.pass.job(batch.jobs.start).accepts(more) {
-                    *tally = tally.plus(more);
+                if self.pass.merge.job(batch.jobs.start).accepts(more) {
+                    findings.add_many(batch.jobs.end - batch.jobs.start, more);
                     self.do_later(batch.jobs.clone().map(|job| Task::Write(Arc::clone(batch), job)));
                     return Ok(());
                 }
@@ -265,8 +266,8 @@ impl Stream<'_> {
     }
 
     fn write(&self, batch: &Arc<Batch>, job: u64, buffers: &mut Vec<Vec<u8>>) -> Result<()> {
-        let write = self.pass.job(job).write();
-        match batch.result(self.pass.job(batch.jobs.start).write().range.start, &write) {
+        let write = write_of(&self.pass.merge.job(job));
+        match batch.result(write_of(&self.pass.merge.job(batch.jobs.start)).range.start, &write) {
             Ok(result) => {
                 self.pass.write(&write, result.as_ref())?;
                 self.hash_output(job, Box::new(result));
@@ -279,17 +280,17 @@ impl Stream<'_> {
         }
     }
 
-    fn remake(&self, number: u64, buffers: &mut Vec<Vec<u8>>) -> Result<Tally> {
-        let job = self.pass.job(number);
-        let tally = cpu::sum(&self.pass, &job, buffers)?;
+    fn remake(&self, number: u64, buffers: &mut Vec<Vec<u8>>) -> Result<Found> {
+        let job = self.pass.merge.job(number);
+        let found = cpu::compute(&self.pass, &job, buffers)?;
         let output = mem::take(&mut buffers[job.reads().len()]);
         self.hash_output(number, Box::new(output));
-        Ok(tally)
+        Ok(found)
     }
 
     fn hash_output(&self, job: u64, piece: Piece) {
-        let hash = self.pass.output_hash(&self.pass.job(job).write());
-        self.pass.hash([(hash, piece)].into_iter());
+        let hash = self.pass.output_hash(&write_of(&self.pass.merge.job(job)));
+        self.pass.hash(hash.map(|hash| (hash, piece)).into_iter());
     }
 
     fn do_later(&self, tasks: impl IntoIterator<Item = Task>) {
