@@ -104,9 +104,9 @@ function weighing(given: Given): WeighRunOptions {
 
 function merging(given: Given): MergeRunOptions {
   const threads = number("threads", given.threads);
-  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is no number of threads`);
+  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
-  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
+  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
   const { dtype, space, strict, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
   const residual = given["no-residual"] ? false : undefined;
   const options = { device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
@@ -116,18 +116,18 @@ function merging(given: Given): MergeRunOptions {
 function rank(given: string | undefined): number | "auto" | "full" | undefined {
   if (given === undefined || given === "auto" || given === "full") return given;
   if (/^[1-9]\d*$/.test(given)) return Number(given);
-  throw usage(`--rank: \`${given}\` is no rank; use a number, auto or full`);
+  throw usage(`--rank: \`${given}\` is not a rank; use a number, auto or full`);
 }
 
 function number(name: string, given: string | undefined): number | undefined {
   if (given === undefined || (given.trim() !== "" && Number.isFinite(Number(given)))) return given === undefined ? given : Number(given);
-  throw usage(`--${name}: \`${given}\` is no number`);
+  throw usage(`--${name}: \`${given}\` is not a number`);
 }
 
 function steps(given: string | undefined): [number, number] | undefined {
   if (given === undefined) return undefined;
   const ends = /^(\d*)\.\.=?(\d*)$/.exec(given);
-  if (!ends) throw usage(`--steps: \`${given}\` is no range; write 500..1000, 500.. or ..1000`);
+  if (!ends) throw usage(`--steps: \`${given}\` is not a range; write 500..1000, 500.. or ..1000`);
   return [Number(ends[1] || 0), Number(ends[2] || Number.MAX_SAFE_INTEGER)];
 }
 

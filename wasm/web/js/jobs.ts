@@ -18,7 +18,7 @@ const LEAST = 256 << 10;
 /** Bytes of input in all jobs under way. */
 const MEMORY = 256 << 20;
 
-/** Options as the core reads them. */
+/** Options as the core reads them, without those that are JavaScript's own. */
 export function wanted({ output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): string {
   return toJson(options);
 }

@@ -91,7 +91,7 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
   const { device = "auto", threads = 0 } = options;
   if (!["auto", "gpu", "cpu"].includes(device)) throw new MergeError("usage", `there is no device \`${device}\``, "use auto, gpu or cpu");
-  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is no number of threads`, "use a whole number, or 0 for this thread");
+  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is not a valid number of threads`, "use a whole number, or 0 for this thread");
   return withPool(options.threads, async (pool) => {
     for (const excluded: number[] = [], notes: string[] = []; ; ) {
       const merged = await once(run, options, excluded, notes, pool);
