@@ -10,7 +10,7 @@ use crate::test::Count;
 pub(crate) fn remake() -> Result {
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            for oracle in ["tests/vectors/make.py", "tests/vectors/product/make.py"] {
+            for oracle in ["tests/vectors/make.py", "tests/vectors/product/make.py", "tests/situations/make.py"] {
                 let mut make = Command::new(&python);
                 make.arg(oracle).current_dir(root());
                 run(make)?;
@@ -20,7 +20,7 @@ pub(crate) fn remake() -> Result {
     }
     for show in [&["--no-pager", "diff", "--stat", "--"][..], &["status", "--short", "--"]] {
         let mut git = Command::new("git");
-        git.args(show).arg("tests/vectors").current_dir(root());
+        git.args(show).args(["tests/vectors", "tests/situations"]).current_dir(root());
         run(git)?;
     }
     Ok(())
@@ -28,8 +28,9 @@ pub(crate) fn remake() -> Result {
 
 /// Compare tests/vectors with what the oracle makes now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 2] = [
+    let checks: [(&str, &[&str]); 3] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        ("tests/situations are fresh (else: cargo xtask vectors)", &["tests/situations/make.py", "--check"]),
         (
             "the sample run scores",
             &["examples/score.py", "examples/sample-run/checkpoint-1000", "--n", "100"],
