@@ -49,7 +49,11 @@ fn answers_alike(situation: &Situation, face: &str, device: &str) -> Result<Comp
         && error.kind() == mwa::ErrorKind::Device
     {
         let required = is_required(&env::var("MWA_REQUIRE").unwrap_or_default(), face);
-        return if required { Err(error.to_string().into()) } else { Ok(Completion::ignored_with(error.to_string())) };
+        return if required {
+            Err(error.to_string().into())
+        } else {
+            Ok(Completion::ignored_with(error.to_string()))
+        };
     }
     let found = Situation::outcome(place.path(), made)?;
     let differ = differences(&golden()[&situation.situation], &found);
@@ -64,7 +68,11 @@ fn is_the_oracles(situation: &Situation) -> Result<(), Failed> {
     let weights = files.filter(|path| path.extension().is_some_and(|it| it == "safetensors"));
     let found = digest(&weights.map(|path| fs::read(path).unwrap()).collect::<Vec<_>>());
     let expected = situation.oracle.as_deref().unwrap_or_default();
-    if found == expected { Ok(()) } else { Err(format!("the tensors' digest is {found}, the oracle's {expected}").into()) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("the tensors' digest is {found}, the oracle's {expected}").into())
+    }
 }
 
 /// Write what native answers into golden.json, to be read before it is committed.

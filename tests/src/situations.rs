@@ -137,7 +137,12 @@ pub fn differences(expected: &Value, found: &Value) -> Vec<String> {
             (Value::Object(a), Value::Object(b)) => {
                 for name in a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))) {
                     let none = &Value::Null;
-                    walk(&format!("{path}.{name}"), a.get(name).unwrap_or(none), b.get(name).unwrap_or(none), differ);
+                    walk(
+                        &format!("{path}.{name}"),
+                        a.get(name).unwrap_or(none),
+                        b.get(name).unwrap_or(none),
+                        differ,
+                    );
                 }
             }
             (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
@@ -156,7 +161,8 @@ pub fn differences(expected: &Value, found: &Value) -> Vec<String> {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("the output is a folder");
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

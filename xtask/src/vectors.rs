@@ -2,15 +2,17 @@
 
 use std::process::Command;
 
+use crate::count::Count;
 use crate::python::{Python, python};
 use crate::run::{Result, root, run, stream};
-use crate::test::Count;
 
 /// Remake tests/vectors and show what changed.
 pub(crate) fn remake() -> Result {
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            for oracle in ["tests/vectors/make.py", "tests/vectors/product/make.py", "tests/situations/make.py"] {
+            for oracle in
+                ["tests/vectors/make.py", "tests/vectors/product/make.py", "tests/situations/make.py"]
+            {
                 let mut make = Command::new(&python);
                 make.arg(oracle).current_dir(root());
                 run(make)?;

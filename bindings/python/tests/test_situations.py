@@ -24,8 +24,8 @@ def outcome(folder: Path, paths: list[str], options: dict[str, Any]) -> dict[str
         mwa.merge([folder / path for path in paths], out, **options)
     except mwa.MergeError as error:
         assert not out.exists(), "an error left an output behind"
-        facts = {name: getattr(error, name) for name in ("kind", "tensor", "detail", "help")}
-        return {"error": {**facts, "file": error.path}}
+        facts = {name: getattr(error, name) for name in ("kind", "tensor", "help")}
+        return {"error": {**facts, "file": error.path, "detail": error.message}}
     names = sorted(path.name for path in out.iterdir())
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names if name != "mwa-report.json"}
     report = json.loads((out / "mwa-report.json").read_text())
