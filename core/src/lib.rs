@@ -78,6 +78,7 @@ pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::same_run::{Sample, same_run};
 pub use text::index::Index;
+pub use text::span::Span;
 pub use weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
 };

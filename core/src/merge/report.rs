@@ -218,8 +218,8 @@ impl Weighting {
     #[must_use]
     pub fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
         Self {
-            scheme: scheme.name().into(),
-            penalty: (scheme != Scheme::Uniform).then_some(penalty),
+            scheme: scheme.name.into(),
+            penalty: scheme.reads_metric().then_some(penalty),
             metric: metric.map(|metric| metric.name.clone()),
             goal: metric.map(|metric| if metric.goal == Goal::Min { "min" } else { "max" }.into()),
         }

@@ -3,4 +3,5 @@
 pub(crate) mod csv;
 pub(crate) mod index;
 pub(crate) mod json;
+pub(crate) mod span;
 pub(crate) mod spelling;

@@ -1,4 +1,4 @@
-//! Find the name that was probably meant.
+//! Find the name that was probably meant, and list those there are.
 
 use alloc::string::String;
 use alloc::vec;
@@ -17,6 +17,14 @@ pub(crate) fn closest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>
     let near =
         known.into_iter().map(|name| (distance(name), name)).filter(|(distance, _)| *distance <= allowed);
     near.min().map(|(_, name)| name)
+}
+
+/// Names as a list in a sentence: "min or max", "f32, bf16 or f16".
+pub(crate) fn one_of(names: &[&str]) -> String {
+    match names {
+        [names @ .., last] if !names.is_empty() => names.join(", ") + " or " + last,
+        _ => names.concat(),
+    }
 }
 
 /// Names with their separators and case levelled: `eval/Loss` is `eval_loss`.
@@ -58,6 +66,13 @@ mod tests {
         ] {
             assert_eq!(closest(wanted, known), found, "{wanted}");
         }
+    }
+
+    #[test]
+    fn lists_names() {
+        assert_eq!(one_of(&["a", "b", "c"]), "a, b or c");
+        assert_eq!(one_of(&["a", "b"]), "a or b");
+        assert_eq!(one_of(&["a"]), "a");
     }
 
     #[test]

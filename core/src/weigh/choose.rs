@@ -142,8 +142,10 @@ pub fn choose(
     }
 
     let mut notes = Vec::new();
-    let is_uniform =
-        matches!(options.rule, WeightRule::Explicit(_) | WeightRule::Scheme { scheme: Scheme::Uniform, .. });
+    let is_uniform = match &options.rule {
+        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
+        WeightRule::Explicit(_) => true,
+    };
     // a file alone weighs 1, whatever its metric, and often has none
     let is_alone = indexes.len() == 1 && found[indexes[0]].step.is_none();
     let table = metrics.table_name();
@@ -189,7 +191,7 @@ pub fn choose(
     }
     let weighting = match options.rule {
         WeightRule::Scheme { scheme, penalty } => {
-            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme != Scheme::Uniform))
+            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme.reads_metric()))
         }
         WeightRule::Explicit(_) => {
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
@@ -337,7 +339,7 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
             })
         }
         (WeightRule::Scheme { penalty, .. }, None) => {
-            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::Uniform, *penalty)
+            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, *penalty)
         }
     }
 }

@@ -3,13 +3,7 @@
 //! For metrics m₁…mₙ with a goal, badness gᵢ ∈ [0, 1] is min–max scaled: 0 for the best, 1 for the worst, 0 for all
 //! when all are equal. One penalty p says how hard a worse checkpoint is punished; p = 0 is the plain mean.
 //!
-//! | scheme | uᵢ, before normalising to Σw = 1 | p |
-//! |---|---|---|
-//! | linear | 1 − p·gᵢ | 0…1; at 1 the worst gets nothing |
-//! | power | (m_best/mᵢ)^p for min, (mᵢ/m_best)^p for max; all m > 0 | ≥ 0 |
-//! | exponential | exp(−p·gᵢ) | ≥ 0 |
-//! | rank | (1−p)^rankᵢ, best rank 0, ties share the mean rank | 0 ≤ p < 1 |
-//! | uniform, explicit | 1, or the caller's own | – |
+//! Formulas and ranges stand in [`Scheme::ALL`], one row per scheme; the caller's own weights are [`Weights::explicit`].
 //!
 //! The idea is Metrics-Weighted Averaging (Yu & Choi, arXiv 2504.18580): weights from a logged metric and one penalty
 //! factor. The paper's exact expression for the penalty is not known to us; these shapes are ours, named as they are.
@@ -24,44 +18,99 @@ use core::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
+use crate::text::span::Span;
+use crate::text::spelling;
 
-/// How badness becomes weight; see the module's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scheme {
-    /// 1 − p·g
-    #[default]
-    Linear,
-    /// (best/m)^p, or (m/best)^p when larger is better
-    Power,
-    /// exp(−p·g)
-    Exponential,
-    /// (1−p)^rank
-    Rank,
-    /// every input the same
-    Uniform,
+/// A way from metrics to weights: a row of the module's table. Faces know a scheme by its name, so that a new one is a row
+/// here and nothing elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Scheme {
+    /// The name in options and reports.
+    pub name: &'static str,
+    /// uᵢ, the weight before normalising, as people write it.
+    pub formula: &'static str,
+    /// Which penalties fit; `None` for a scheme that looks at neither penalty nor metric.
+    pub penalty: Option<Span>,
+    /// uᵢ of each input.
+    weigh: fn(&[f64], Goal, f64) -> Result<Vec<f64>>,
 }
 
 impl Scheme {
-    /// Every scheme, in the order of the table.
-    pub const ALL: [Self; 5] = [Self::Linear, Self::Power, Self::Exponential, Self::Rank, Self::Uniform];
+    /// Every scheme; the first is the default.
+    pub const ALL: [Self; 5] = [
+        Self {
+            name: "linear",
+            formula: "1 − p·gᵢ",
+            penalty: Some(Span::Between(0.0, 1.0)),
+            weigh: |metrics, goal, penalty| {
+                Ok(badness(metrics, goal).iter().map(|g| 1.0 - penalty * g).collect())
+            },
+        },
+        Self {
+            name: "power",
+            formula: "(m_best / mᵢ)^p for a loss, (mᵢ / m_best)^p for a score; all m > 0",
+            penalty: Some(Span::From(0.0)),
+            weigh: power,
+        },
+        Self {
+            name: "exponential",
+            formula: "exp(−p·gᵢ)",
+            penalty: Some(Span::From(0.0)),
+            weigh: |metrics, goal, penalty| {
+                Ok(badness(metrics, goal).iter().map(|g| libm::exp(-penalty * g)).collect())
+            },
+        },
+        Self {
+            name: "rank",
+            formula: "(1 − p)^rank, the best has rank 0, ties share their mean rank",
+            penalty: Some(Span::Below(0.0, 1.0)),
+            weigh: |metrics, goal, penalty| {
+                Ok(ranks(metrics, goal).iter().map(|&rank| libm::pow(1.0 - penalty, rank)).collect())
+            },
+        },
+        Self::UNIFORM,
+    ];
 
-    /// The name on the command line and in reports.
+    /// Every input the same.
+    pub const UNIFORM: Self = Self {
+        name: "uniform",
+        formula: "1",
+        penalty: None,
+        weigh: |metrics, _, _| Ok(vec![1.0; metrics.len()]),
+    };
+
+    /// Whether weights depend on a metric at all.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Linear => "linear",
-            Self::Power => "power",
-            Self::Exponential => "exponential",
-            Self::Rank => "rank",
-            Self::Uniform => "uniform",
+    pub const fn reads_metric(self) -> bool {
+        self.penalty.is_some()
+    }
+
+    fn check(self, penalty: f64) -> Result<()> {
+        match self.penalty {
+            Some(span) if !span.contains(penalty) => {
+                Err(bad(format!("penalty {penalty} is out of range for the {self} scheme"))
+                    .help(format!("it must be {span}")))
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+impl Default for Scheme {
+    fn default() -> Self {
+        Self::ALL[0]
+    }
+}
+
+impl PartialEq for Scheme {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
     }
 }
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.name)
     }
 }
 
@@ -69,10 +118,17 @@ impl FromStr for Scheme {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|scheme| scheme.name() == name).ok_or_else(|| {
+        Self::ALL.into_iter().find(|scheme| scheme.name == name).ok_or_else(|| {
+            let names = Self::ALL.map(|scheme| scheme.name);
             Error::new(ErrorKind::Usage, format!("there is no weighting scheme `{name}`"))
-                .help("use linear, power, exponential, rank or uniform")
+                .help(format!("use {}", spelling::one_of(&names)))
         })
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Scheme {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> core::result::Result<Self, D::Error> {
+        alloc::string::String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -84,7 +140,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Weights from metrics; `penalty` is ignored by [`Scheme::Uniform`].
+    /// Weights from metrics; `penalty` is ignored by [`Scheme::UNIFORM`].
     ///
     /// # Errors
     /// [`ErrorKind::Weights`] when there is no metric, one is not finite, the penalty is out of the scheme's range, or
@@ -94,15 +150,8 @@ impl Weights {
             return Err(bad(format!("metric {} of {} is {m}", i + 1, metrics.len()))
                 .help("leave that checkpoint out"));
         }
-        check_penalty(scheme, penalty)?;
-        let raw = match scheme {
-            Scheme::Linear => badness(metrics, goal).iter().map(|g| 1.0 - penalty * g).collect(),
-            Scheme::Exponential => badness(metrics, goal).iter().map(|g| libm::exp(-penalty * g)).collect(),
-            Scheme::Rank => ranks(metrics, goal).iter().map(|&rank| libm::pow(1.0 - penalty, rank)).collect(),
-            Scheme::Power => power(metrics, goal, penalty)?,
-            Scheme::Uniform => vec![1.0; metrics.len()],
-        };
-        Self::normalise(raw)
+        scheme.check(penalty)?;
+        Self::normalise((scheme.weigh)(metrics, goal, penalty)?)
     }
 
     /// The caller's own weights, normalised to sum to 1. Negative ones are allowed.
@@ -168,20 +217,6 @@ fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Weights, detail)
 }
 
-fn check_penalty(scheme: Scheme, penalty: f64) -> Result<()> {
-    let (fits, range) = match scheme {
-        Scheme::Linear => ((0.0..=1.0).contains(&penalty), "between 0 and 1"),
-        Scheme::Rank => ((0.0..1.0).contains(&penalty), "at least 0 and below 1"),
-        Scheme::Power | Scheme::Exponential => (penalty >= 0.0 && penalty.is_finite(), "0 or larger"),
-        Scheme::Uniform => (true, ""),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(bad(format!("penalty {penalty} is out of range for the {scheme} scheme"))
-        .help(format!("it must be {range}")))
-}
-
 /// The best and the worst value.
 fn extremes(metrics: &[f64], goal: Goal) -> (f64, f64) {
     let low = metrics.iter().copied().fold(f64::INFINITY, f64::min);
@@ -236,26 +271,26 @@ fn power(metrics: &[f64], goal: Goal, penalty: f64) -> Result<Vec<f64>> {
 mod tests {
     use super::*;
 
-    fn weigh(metrics: &[f64], scheme: Scheme, penalty: f64) -> Vec<f64> {
-        Weights::new(metrics, Goal::Min, scheme, penalty).unwrap().values().to_vec()
+    fn weigh(metrics: &[f64], scheme: &str, penalty: f64) -> Vec<f64> {
+        Weights::new(metrics, Goal::Min, scheme.parse().unwrap(), penalty).unwrap().values().to_vec()
     }
 
     #[test]
     fn no_penalty_is_the_plain_mean_in_every_scheme() {
         for scheme in Scheme::ALL {
-            assert_eq!(weigh(&[3.0, 1.0, 2.0, 5.0], scheme, 0.0), [0.25; 4], "{scheme}");
+            assert_eq!(weigh(&[3.0, 1.0, 2.0, 5.0], scheme.name, 0.0), [0.25; 4], "{scheme}");
         }
     }
 
     #[test]
     fn linear_gives_the_worst_nothing_at_penalty_one() {
-        assert_eq!(weigh(&[1.0, 2.0, 3.0], Scheme::Linear, 1.0), [2.0 / 3.0, 1.0 / 3.0, 0.0]);
+        assert_eq!(weigh(&[1.0, 2.0, 3.0], "linear", 1.0), [2.0 / 3.0, 1.0 / 3.0, 0.0]);
     }
 
     #[test]
     fn equal_metrics_weigh_the_same() {
-        assert_eq!(weigh(&[0.5; 4], Scheme::Linear, 1.0), [0.25; 4]);
-        assert_eq!(weigh(&[0.5; 4], Scheme::Rank, 0.9), [0.25; 4]);
+        assert_eq!(weigh(&[0.5; 4], "linear", 1.0), [0.25; 4]);
+        assert_eq!(weigh(&[0.5; 4], "rank", 0.9), [0.25; 4]);
     }
 
     #[test]
@@ -266,16 +301,36 @@ mod tests {
 
     #[test]
     fn what_cannot_be_weighed_is_an_error() {
-        let fails =
-            |metrics: &[f64], scheme, penalty| Weights::new(metrics, Goal::Min, scheme, penalty).is_err();
-        assert!(fails(&[1.0], Scheme::Linear, 1.1));
-        assert!(fails(&[1.0], Scheme::Linear, f64::NAN));
-        assert!(fails(&[1.0], Scheme::Rank, 1.0));
-        assert!(fails(&[1.0, -1.0], Scheme::Power, 1.0));
-        assert!(fails(&[1.0, f64::NAN], Scheme::Linear, 0.5));
-        assert!(fails(&[], Scheme::Linear, 0.5));
+        let fails = |metrics: &[f64], scheme: &str, penalty| {
+            Weights::new(metrics, Goal::Min, scheme.parse().unwrap(), penalty).is_err()
+        };
+        assert!(fails(&[1.0], "linear", 1.1));
+        assert!(fails(&[1.0], "linear", f64::NAN));
+        assert!(fails(&[1.0], "rank", 1.0));
+        assert!(fails(&[1.0, -1.0], "power", 1.0));
+        assert!(fails(&[1.0, f64::NAN], "linear", 0.5));
+        assert!(fails(&[], "linear", 0.5));
         assert!(Weights::explicit(&[1.0, -1.0]).is_err());
         assert!(Weights::explicit(&[f64::INFINITY]).is_err());
+    }
+
+    #[test]
+    fn a_penalty_out_of_range_names_the_range() {
+        for (scheme, penalty, range) in [
+            ("linear", 1.1, "between 0 and 1"),
+            ("rank", 1.0, "at least 0 and below 1"),
+            ("power", -0.5, "0 or larger"),
+            ("exponential", f64::INFINITY, "0 or larger"),
+        ] {
+            let error = Weights::new(&[1.0], Goal::Min, scheme.parse().unwrap(), penalty).unwrap_err();
+            assert_eq!(error.advice(), Some(&*format!("it must be {range}")), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_answered_with_all_there_are() {
+        let error = "lineal".parse::<Scheme>().unwrap_err();
+        assert_eq!(error.advice(), Some("use linear, power, exponential, rank or uniform"));
     }
 
     #[test]

@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(options.choose.select.steps, Some((500, u64::MAX)));
         assert_eq!(options.choose.metric.goal, Some(Goal::Max));
         assert!(
-            matches!(options.choose.rule, WeightRule::Scheme { scheme: Scheme::Power, penalty } if penalty == PENALTY)
+            matches!(options.choose.rule, WeightRule::Scheme { scheme, penalty } if scheme.name == "power" && penalty == PENALTY)
         );
         assert_eq!(settings.merge_options().unwrap().dtype, Some(Float::BF16));
         assert_eq!(settings.machine().threads, Some(3));

@@ -140,7 +140,7 @@ pub(crate) struct Choose {
     #[arg(long, help_heading = "Metric")]
     strict_metrics: bool,
     /// How a metric becomes a weight
-    #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(Scheme::name)))]
+    #[arg(long, default_value = "linear", help_heading = "Weights", value_parser = clap::builder::PossibleValuesParser::new(Scheme::ALL.map(|scheme| scheme.name)))]
     scheme: String,
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     #[arg(long, value_name = "P", default_value_t = PENALTY, allow_negative_numbers = true, help_heading = "Weights")]

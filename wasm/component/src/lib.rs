@@ -178,12 +178,14 @@ impl From<Goal> for mwa::Goal {
 
 impl From<Scheme> for mwa::Scheme {
     fn from(scheme: Scheme) -> Self {
+        // in the order of the world
+        let [linear, power, exponential, rank, uniform] = Self::ALL;
         match scheme {
-            Scheme::Linear => Self::Linear,
-            Scheme::Power => Self::Power,
-            Scheme::Exponential => Self::Exponential,
-            Scheme::Rank => Self::Rank,
-            Scheme::Uniform => Self::Uniform,
+            Scheme::Linear => linear,
+            Scheme::Power => power,
+            Scheme::Exponential => exponential,
+            Scheme::Rank => rank,
+            Scheme::Uniform => uniform,
         }
     }
 }
