@@ -6,6 +6,7 @@ use std::{env, fs};
 use conformance::harness::{conclude, is_required};
 use conformance::situations::{Situation, differences, digest, folder, golden, situations};
 use libtest_mimic::{Completion, Failed, Trial};
+use mwa_host::{MergeOptions, Options};
 use serde_json::{Map, Value};
 
 /// The faces by the device that they ask for.
@@ -36,9 +37,10 @@ fn merge(situation: &Situation, device: &str) -> (tempfile::TempDir, mwa::Result
     situation.lay_out(place.path());
     let mut options = situation.options.clone();
     options.insert("device".into(), device.into());
-    let made = mwa_host::Settings::parse(&Value::from(options).to_string()).and_then(|settings| {
+    let made = mwa::Options::parse(&Value::from(options).to_string()).and_then(|options| {
         let paths = situation.paths.iter().map(|path| place.path().join(path)).collect();
-        mwa_host::merge(&settings.options(paths)?, &settings.merge_options()?, &place.path().join("out"), &())
+        let (which, how) = (Options::new(paths, &options)?, MergeOptions::new(&options)?);
+        mwa_host::merge(&which, &how, &place.path().join("out"), &())
     });
     (place, made.map(drop))
 }
