@@ -93,3 +93,8 @@ pub use weigh::choose::{
 };
 pub use weigh::scheme::{Scheme, Weights};
 pub use weigh::window::Pick;
+
+/// The examples in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

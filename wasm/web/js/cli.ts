@@ -13,7 +13,7 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
   mwa-merge merge RUN|CHECKPOINT|FILE… -o DIR    merge into DIR, which appears whole or not at all
   mwa-merge weights RUN|…                        the same choice and weights as a table; writes nothing
 
-Selection  --last N  --every K  --steps A..B  --top N  --adapter NAME  --drop-bad
+Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
 Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu  --no-residual
@@ -27,7 +27,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 const WEIGHING = {
-  last: text, every: text, steps: text, top: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
+  last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
   smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, weights: text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
@@ -72,14 +72,14 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   if (given.quiet) return 0;
   const seconds = ((performance.now() - began) / 1000).toFixed(2);
   const files = report.outputs.map(({ name, bytes, sha256 }) => `  ${name}  ${bytes} bytes  sha256 ${sha256}\n`);
-  return print(`${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}`);
+  return print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
 }
 
 async function weights(inputs: string[], given: Given): Promise<number> {
   const found = await weighRun(inputs, weighing(given));
   if (given.json) return print(`${JSON.stringify(found, null, 2)}\n`);
   note(given, found.notes);
-  return given.quiet ? 0 : print(`${table(found)}weights: ${found.description}\n`);
+  return given.quiet ? 0 : print(`${chosen(found)}${table(found)}weights: ${found.description}\n${advice(found)}`);
 }
 
 /** What is set of `values`. */
@@ -95,9 +95,9 @@ function weighing(given: Given): WeighRunOptions {
     throw usage(`--${name}: ${given[name]} is not a whole number of at least ${least}`);
   };
   return set<Record<string, unknown>>({
-    last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), adapter: given.adapter,
+    last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), select: given.select, adapter: given.adapter,
     dropBad: given["drop-bad"], metric: given.metric, metricsFile: given["metrics-file"], goal: given.goal,
-    smooth: number("smooth", given.smooth), tolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
+    smooth: number("smooth", given.smooth), metricTolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
     scheme: given.scheme, penalty: number("penalty", given.penalty), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
@@ -130,6 +130,9 @@ function steps(given: string | undefined): [number, number] | undefined {
   if (!ends) throw usage(`--steps: \`${given}\` is no range; write 500..1000, 500.. or ..1000`);
   return [Number(ends[1] || 0), Number(ends[2] || Number.MAX_SAFE_INTEGER)];
 }
+
+const chosen = ({ selected }: Pick<Report, "selected">) => (selected ? `chosen: ${selected.line}\n` : "");
+const advice = ({ advice }: Pick<Report, "advice">) => (advice ?? []).map(({ text }) => `advice: ${text}\n`).join("");
 
 /** The checkpoints, as the native command shows them: name, step, metric and its source, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {

@@ -65,7 +65,7 @@ export interface Readings {
   notes: string[];
 }
 
-/** How checkpoints are chosen and weighed. Everything has a default: the last ten of a run, by its loss. */
+/** How checkpoints are chosen and weighed. Everything has a default: `select` says which of a run. */
 export interface WeighOptions {
   /** Exactly these, by name. */
   checkpoints?: string[];
@@ -77,6 +77,11 @@ export interface WeighOptions {
   last?: number;
   /** The so many with the best metric. */
   top?: number;
+  /**
+   * By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all. Without it
+   * `best` of a run that logged evaluations, else `last`; all that are listed.
+   */
+  select?: "best" | "last" | "all";
   /** A logged metric, or `step`; without one `eval_loss`, else the smoothed training loss, else the step. */
   metric?: string;
   /** Which way it gets better; without one, as its name tells. */
@@ -84,11 +89,11 @@ export interface WeighOptions {
   /** The window to smooth training metrics over, in steps; 0 interpolates. */
   smooth?: number;
   /** How many steps an evaluation may lie away from its checkpoint. */
-  tolerance?: number;
+  metricTolerance?: number;
   /** Fail rather than take a value that does not cover a checkpoint's step. */
   strictMetrics?: boolean;
   /** A table of metrics (CSV, JSON or JSON Lines, as text), instead of the run's own logs. */
-  table?: string;
+  metricsFile?: string;
   /** From metric to weight. */
   scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
   /** How hard a worse checkpoint is punished: 0 is the plain mean. The default is 0.8. */
@@ -120,6 +125,26 @@ export interface Weighting {
   goal?: "min" | "max";
 }
 
+/** Which checkpoints were taken, and why. */
+export interface Selected {
+  /** `best` or `last` by a rule; `all`; `given`: as they were selected or listed. */
+  rule: string;
+  taken: number;
+  /** Of how many that were found. */
+  found: number;
+  /** All of it in words. */
+  line: string;
+}
+
+/** A reason to expect little of a merge, or of its weights. */
+export interface Advice {
+  about: "schedule" | "checkpoints" | "metric" | "residual";
+  /** The number behind it. */
+  value: number;
+  /** What is the matter, and what to do. */
+  text: string;
+}
+
 /** A file by content. */
 export interface HashedFile {
   name: string;
@@ -138,6 +163,7 @@ export interface Distance {
 /** `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it. */
 export interface Report {
   mwa: string;
+  selected?: Selected;
   weighting: Weighting;
   space: string;
   /** The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number. */
@@ -150,5 +176,6 @@ export interface Report {
   outputs: HashedFile[];
   /** What was written beside them and decides what they do: shard index, configs, tokenizer, templates. */
   companions?: HashedFile[];
+  advice?: Advice[];
   notes: string[];
 }
