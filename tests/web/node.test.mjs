@@ -103,7 +103,7 @@ test("what is not an input, a device or a number of threads is refused", async (
     [() => mwa.openRun("runs/my-lora"), /"runs\/my-lora", which is not a file/],
     [() => mwa.openRun([undefined]), /undefined, which is not a file/],
     [() => mwa.merge(run, { device: "tpu" }), /no device `tpu`/],
-    [() => mwa.merge(run, { threads: -1 }), /-1 is no number of threads/],
+    [() => mwa.merge(run, { threads: -1 }), /-1 is not a valid number of threads/],
   ]) await assert.rejects(work, (error) => error.kind === "usage" && says.test(error.message) && error.help.length > 0);
 });
 
