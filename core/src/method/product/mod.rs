@@ -13,6 +13,8 @@ mod job;
 mod module;
 mod panel;
 mod residual;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use alloc::borrow::Cow;
