@@ -233,7 +233,7 @@ fn run(
             outputs.iter_mut().zip(job.writes()).for_each(|(room, to)| room.resize(size(&to.range), 0));
             let mut rooms: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
             let found = if job.is_windowed() {
-                instructions.run_job(&job, Bytes::Windows(WINDOW, &mut read), &mut rooms)?
+                instructions.run(&job, Bytes::Windows(WINDOW, &mut read), &mut rooms)?
             } else {
                 inputs.resize_with(job.reads().len(), Vec::new);
                 for (from, buffer) in job.reads().zip(&mut inputs) {
@@ -241,7 +241,7 @@ fn run(
                     read(&from, buffer)?;
                 }
                 let whole: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-                instructions.run_job(&job, Bytes::Whole(&whole), &mut rooms)?
+                instructions.run(&job, Bytes::Whole(&whole), &mut rooms)?
             };
             for (to, bytes) in job.writes().zip(&outputs) {
                 write(to.range.start, bytes)?;

@@ -80,6 +80,12 @@ impl Findings {
         }
     }
 
+    /// Take in what so many jobs on elements found together, as where a device ran them at once.
+    pub fn add_many(&mut self, jobs: u64, tally: Tally) {
+        self.tally = self.tally.plus(tally);
+        self.tallied += jobs;
+    }
+
     /// Take in what was found elsewhere.
     pub fn join(&mut self, other: Self) {
         self.tally = self.tally.plus(other.tally);

@@ -442,6 +442,16 @@ impl Merge {
         })
     }
 
+    /// Those of the jobs handed out last that copy or compute elements, first of all, in the order of the outputs: a host
+    /// that streams files takes them in order. None of the jobs that write nothing is among them.
+    #[must_use]
+    pub fn elements(&self) -> Range<u64> {
+        let first = self.first.len() as u64;
+        let is_main = matches!(self.phase, Phase::Main { is_out: true });
+        let count = self.laid.as_ref().filter(|_| is_main).map_or(0, |laid| laid.cuts.count());
+        first..first + count
+    }
+
     /// The numbers around this one whose jobs are computed alike and lie side by side with it in every file, so that a device
     /// may take several at once; itself alone, if it has no neighbours.
     #[must_use]

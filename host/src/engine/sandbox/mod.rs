@@ -32,7 +32,7 @@ use mwa::{Error, ErrorKind, Result};
 use wasmtime::component::{Component, Func, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
-pub(crate) use run::{Work, run};
+pub(crate) use run::{Guest, run};
 
 #[expect(missing_docs, reason = "generated from wasm/wit/world.wit, which documents it")]
 mod world {
