@@ -13,8 +13,6 @@ mod job;
 mod module;
 mod panel;
 mod residual;
-#[cfg(test)]
-mod tests;
 mod window;
 
 use alloc::borrow::Cow;

@@ -1,15 +1,14 @@
 //! Merges in product space against dense algebra: numpy's, in tests/vectors/product.
+#![allow(missing_docs, reason = "a test has no users")]
 #![allow(clippy::cast_possible_truncation, reason = "the vectors are small")]
 
 mod merged;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::prelude::rust_2024::*;
 
 use merged::{Case, Merged, minus, norm};
-
-use super::Rank;
+use mwa::Rank;
 
 fn cases() -> Vec<Case> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/product");
@@ -30,7 +29,7 @@ fn errors<'a>(
             name.clone(),
             norm(&minus(ours, dense)),
             norm(dense),
-            case.dense[&std::format!("{name}/singular")].as_slice(),
+            case.dense[&format!("{name}/singular")].as_slice(),
         )
     })
 }

@@ -1,19 +1,15 @@
 //! Run a case of the vectors through plan and jobs, as a host would, and multiply the result out.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
-use std::prelude::rust_2024::*;
-use std::{format, fs, vec};
 
+use mwa::safetensors::{Header, Tensor};
+use mwa::{
+    AdapterConfig, Candidate, Factors, Float, Input, Plan, Products, Rank, Read, Recipe, Residual, Shard,
+    Weights, agree_as_products,
+};
 use serde_json::Value;
-
-use crate::adapter::agree::{Candidate, agree_as_products};
-use crate::adapter::config::AdapterConfig;
-use crate::dtype::Float;
-use crate::format::safetensors::{Header, Tensor};
-use crate::method::product::{Factors, ModuleJob, Products, Rank, Residual};
-use crate::plan::{Input, Plan, Read, Recipe, Shard};
-use crate::weigh::scheme::Weights;
 
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -141,7 +137,7 @@ impl Case {
     /// The relative residual of averaged factors, by module.
     pub(crate) fn residuals(&self) -> Vec<(String, Option<f64>)> {
         let factors = self.factors();
-        let residual = |job: ModuleJob<'_>| {
+        let residual = |job: mwa::ModuleJob<'_>| {
             let mut read = |read: &Read, bytes: &mut [u8]| {
                 bytes.copy_from_slice(&self.files[read.input][read.range.start as usize..][..bytes.len()]);
                 Ok(())
