@@ -41,6 +41,7 @@
 //! | one checkpoint, or one with all the weight | `inputs::one_checkpoint_is_copied_byte_for_byte` |
 //! | an output that exists, lies over an input, meets a full disk (here: a limit on file sizes) or Ctrl-C | `output::an_output_…`, `unix::a_file_size_limit_…`, `unix::ctrl_c_leaves_nothing_behind` |
 //! | adapters larger than memory | `unix::memory_stays_bounded_whatever_the_size` |
+//! | more checkpoints and threads than files may be open | `unix::files_stay_below_the_limit_whatever_the_threads_and_checkpoints` |
 //! | private inputs, unreadable inputs | `unix::the_umask_is_honoured`, `unix::an_unreadable_input_is_named` |
 //! | kohya files with other alphas, stale hashes | `agreement::kohya_files_average_under_one_alpha_only`, `agreement::stale_hashes_are_not_carried_over` |
 //! | diffusers files with and without their scale | `agreement::metadata_that_sets_the_scale_must_be_in_every_file` |
