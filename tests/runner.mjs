@@ -6,7 +6,7 @@
 //
 // Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
 import { createHash } from "node:crypto";
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
@@ -137,8 +137,9 @@ for (const it of index.hostile) {
 }
 
 const run = join(root, "examples/sample-run");
-const steps = readdirSync(run).filter((name) => name.startsWith("checkpoint-")).map((name) => Number(name.split("-")[1]));
-const inputs = steps.sort((a, b) => a - b).map((step) => {
+// the five that a merge of the run takes by default
+const steps = [750, 850, 900, 950, 1000];
+const inputs = steps.map((step) => {
   const file = (name) => join(run, `checkpoint-${step}`, name);
   const bytes = new Uint8Array(readFileSync(file("adapter_model.safetensors")));
   return { name: `checkpoint-${step}`, step, bytes, config: readFileSync(file("adapter_config.json"), "utf8") };

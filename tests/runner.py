@@ -127,7 +127,8 @@ for it in index["hostile"]:
     check(it["file"], lambda: hostile(it))
 
 run = root / "examples/sample-run"
-steps = sorted(int(folder.name.split("-")[1]) for folder in run.glob("checkpoint-*"))
+# the five that a merge of the run takes by default
+steps = [750, 850, 900, 950, 1000]
 folders = [run / f"checkpoint-{step}" for step in steps]
 logs = [(folder / "trainer_state.json").read_text() for folder in folders]
 inputs = [

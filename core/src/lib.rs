@@ -1,7 +1,7 @@
 //! Metrics-weighted averaging of model checkpoints: the core that weighs, plans and merges.
 //!
 //! The core sees heads, never files. From the logs of a run it reads one metric per checkpoint ([`read_metric`]),
-//! turns metrics into weights ([`Weights`]), checks who may be averaged with whom ([`agree`]), and lays out a
+//! turns metrics into weights ([`Weights`]), checks which inputs may be averaged ([`agree`]), and lays out a
 //! [`Plan`]: the heads of the output files, and [`Job`]s, each a few byte ranges to read, one to write, and the
 //! arithmetic between them. A host runs the jobs in any order, on any thread, and gets the same bytes.
 //!
@@ -76,7 +76,7 @@ pub use logs::table::{Table, Wanted};
 pub use logs::trainer::TrainerState;
 pub use merge::card::card;
 pub use merge::report::{self, Report};
-pub use merge::{Agreed as Merge, MergeOptions, shard_index};
+pub use merge::{Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use options::Options;
 pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};

@@ -155,3 +155,26 @@ fn camel(name: &str) -> String {
     let first = words.next().unwrap_or_default().to_owned();
     words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
 }
+
+/// The command line of the npm package parses by a list of its own: it must have the same flags.
+#[test]
+fn the_command_line_in_node() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/web/js/cli.ts");
+    let text = fs::read_to_string(path).unwrap();
+    let help =
+        text.split("const HELP = `").nth(1).and_then(|rest| rest.split('`').next()).expect("it has a help");
+    let flags = |text: &str| {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+        let mut flags: Vec<_> = words.filter_map(|word| word.strip_prefix("--").map(str::to_owned)).collect();
+        flags.sort();
+        flags.dedup();
+        flags
+    };
+    let mut known: Vec<_> = rows(Face::Node, Verb::Merge)
+        .filter(|row| row.name != "checkpoints")
+        .map(Row::flag)
+        .chain(["output", "json", "quiet"].map(str::to_owned))
+        .collect();
+    known.sort();
+    assert_eq!(flags(help), known);
+}

@@ -247,7 +247,7 @@ test("mistakes are named", async () => {
   assert.deepEqual(weighed.inputs.map(({ weight }) => weight.toFixed(4)), ["0.3333", "0.6667"]);
   for (const [work, kind, says] of [
     [() => mergeRun(nowhere, "out"), "input", `${nowhere}: does not exist`],
-    [() => mergeRun(3, "out"), "usage", "an input is 3, which is no path"],
+    [() => mergeRun(3, "out"), "usage", "an input is 3, which is not a path"],
     [() => mergeRun([], "out"), "input", "no checkpoint was named"],
     [() => mergeRun(sample, undefined), "usage", "the output is not the path of a folder"],
     [() => mergeRun("/dev/null", "out"), "input", "/dev/null: is neither a file nor a folder"],

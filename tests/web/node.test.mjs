@@ -36,7 +36,7 @@ for (const threads of [0, 2]) {
     const merged = await mwa.merge(await sample(), { threads });
     assert.equal(await sha256(weights(merged).blob), SAMPLE);
     assert.equal(merged.report.outputs[0].sha256, SAMPLE);
-    const first = createHash("sha256").update(await readFile(`${root}/examples/sample-run/checkpoint-550/adapter_model.safetensors`)).digest("hex");
+    const first = createHash("sha256").update(await readFile(`${root}/examples/sample-run/checkpoint-750/adapter_model.safetensors`)).digest("hex");
     assert.equal(merged.report.inputs[0].files[0].sha256, first);
     assert.deepEqual(merged.files.map(({ name }) => name), ["adapter_model.safetensors", "adapter_config.json", "README.md", "mwa-report.json"]);
   });
@@ -103,7 +103,7 @@ test("what is not an input, a device or a number of threads is refused", async (
     [() => mwa.openRun("runs/my-lora"), /"runs\/my-lora", which is not a file/],
     [() => mwa.openRun([undefined]), /undefined, which is not a file/],
     [() => mwa.merge(run, { device: "tpu" }), /no device `tpu`/],
-    [() => mwa.merge(run, { threads: -1 }), /-1 is no number of threads/],
+    [() => mwa.merge(run, { threads: -1 }), /-1 is not a valid number of threads/],
   ]) await assert.rejects(work, (error) => error.kind === "usage" && says.test(error.message) && error.help.length > 0);
 });
 

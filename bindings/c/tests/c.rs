@@ -160,6 +160,13 @@ fn conform(mut runner: Command, work: &Path, failures: u32) {
     }
     let products = products(&vectors, work);
     lines.extend(products.iter().map(|(line, ..)| line.clone()));
+    // what the command line refuses: adapters of two runs, and of two alphas
+    let alpha = |alpha: u32| json!({"peft_type": "LORA", "r": 3, "lora_alpha": alpha});
+    for alphas in [[6, 6], [6, 12]] {
+        let file = |i: usize| vectors.join(format!("product/two-runs-{i}.safetensors")).display().to_string();
+        let inputs = (0..2).map(|i| format!("\t0.5\t{}\t{}", file(i), alpha(alphas[i]))).collect::<String>();
+        lines.push(format!("plan\t{}\t{{}}\t2{inputs}", work.join("refused").display()));
+    }
     let run = root().join("examples/sample-run");
     lines.push(format!("run\t{}\t{{\"last\": 4}}\t{}", work.join("run").display(), run.display()));
     lines.push(format!("fail\t{failures}"));
@@ -200,6 +207,13 @@ fn conform(mut runner: Command, work: &Path, failures: u32) {
             Sha256::digest(fs::read(out).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(made, *hash, "{line}");
     }
+    let refused = &answers[answers.len() - 4..answers.len() - 2];
+    assert!(refused[0].starts_with("cross-run\t"), "{}", refused[0]);
+    assert!(
+        refused[1].starts_with("config\t") && refused[1].contains("lora_alpha is 12, but 6"),
+        "{}",
+        refused[1]
+    );
     assert_eq!(answers[answers.len() - 2..], ["ok", "ok"]);
     let mut options = Options { inputs: vec![run], ..Options::default() };
     options.choose.select.last = Some(4);
@@ -262,7 +276,7 @@ fn feed(command: &mut Command, input: &str) -> Output {
 }
 
 /// The merge of the sample run, on every runtime.
-const SAMPLE: &str = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const SAMPLE: &str = "3a2ec8d96a529c7a9f2d5a0aa528a74293a094a41bda43146afe4739e12376f8";
 
 #[test]
 fn the_examples_work() {
@@ -282,7 +296,7 @@ fn the_examples_work() {
         let run = root().join("examples/sample-run");
         let done = Command::new(&merge).args([&run, &work.path().join("merged")]).output().unwrap();
         let report: Value = serde_json::from_slice(&done.stdout).expect("the example prints the report");
-        assert!(done.status.success() && report["inputs"].as_array().unwrap().len() == 10);
+        assert!(done.status.success() && report["inputs"].as_array().unwrap().len() == 5);
         assert_eq!(report["outputs"][0]["sha256"], SAMPLE);
         let again = Command::new(&merge).args([&run, &work.path().join("merged")]).output().unwrap();
         assert!(String::from_utf8_lossy(&again.stderr).contains("output: "), "{again:?}");

@@ -58,6 +58,31 @@ class Distance:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """Which checkpoints were taken, and why.
+
+    `rule` is "best" or "last", or "given" where they were selected or listed; `line` says all of it in words.
+    """
+
+    rule: str
+    taken: int
+    found: int
+    line: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Why little is to be expected of a merge, and what to do.
+
+    `about` is "schedule", "checkpoints", "metric" or "residual"; `value` is the number behind it.
+    """
+
+    about: str
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What was merged, with which weights and why, and the hashes of all of it: `mwa-report.json`."""
 
@@ -72,6 +97,8 @@ class Report:
     rank: str | None = None
     residual: Distance | None = None
     companions: tuple[HashedFile, ...] = ()
+    selected: Selected | None = None
+    advice: tuple[Advice, ...] = ()
 
 
 @dataclass(frozen=True)

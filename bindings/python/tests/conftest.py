@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "vectors"
 INDEX: dict[str, Any] = json.loads((VECTORS / "index.json").read_text())
 
-SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1"
+SAMPLE = "3a2ec8d96a529c7a9f2d5a0aa528a74293a094a41bda43146afe4739e12376f8"
 """SHA-256 of the sample run's merge, on every runtime."""
 
 

@@ -72,7 +72,7 @@ def test_inspect_and_verify(sample_run: Path, tmp_path: Path) -> None:
     assert {m.name: m.covered for m in seen.metrics}["eval_loss"] == 10
     mwa.merge(sample_run, tmp_path / "out")
     verified = mwa.verify(tmp_path / "out")
-    assert verified.is_good and len(verified.inputs) == 10
+    assert verified.is_good and len(verified.inputs) == 5
     with (tmp_path / "out" / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x55")

@@ -31,7 +31,7 @@ impl Comparison {
         let even = Weights::explicit(&alloc::vec![1.0; inputs.len()])?;
         let recipe = Recipe { allow_non_finite: true, by_tensor: cut.by_tensor, ..Recipe::default() };
         let plan = Plan::new(inputs, &even, &recipe)?;
-        // what is no product of factors has no residual
+        // what is not a product of factors has no residual
         let factors = Factors::unscaled(inputs, configs, weights).ok().filter(|factors| !factors.is_empty());
         Ok(Self { cuts: Cuts::new(&plan, cut.max_bytes), plan, factors })
     }

@@ -46,6 +46,7 @@
 //! | a tampered merge, a report that names files elsewhere | `trust::verify_…` |
 //! | names with terminal escapes; a full standard output | `trust::names_never_…`, `trust::a_full_standard_output_…` |
 //! | adapters larger than memory | `unix::memory_stays_bounded_whatever_the_size` |
+//! | more checkpoints and threads than files may be open | `unix::files_stay_below_the_limit_whatever_the_threads_and_checkpoints` |
 //! | private inputs, unreadable inputs | `unix::the_umask_is_honoured`, `unix::an_unreadable_input_is_named` |
 //! | kohya files with other alphas, stale hashes | `agreement::kohya_files_average_under_one_alpha_only`, `agreement::stale_hashes_are_not_carried_over` |
 //! | diffusers files with and without their scale | `agreement::metadata_that_sets_the_scale_must_be_in_every_file` |

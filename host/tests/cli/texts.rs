@@ -258,8 +258,9 @@ fn weights_of_the_sample_run() {
     let place = Place::new();
     let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/sample-run");
     assert_data_eq!(
-        place.mwa(&format!("weights {run} --metric loss")).out,
+        place.mwa(&format!("weights {run} --metric loss --last 10")).out,
         str![[r#"
+chosen: all 10 checkpoints, as selected
 checkpoint       step     loss  from                    weight
 checkpoint-550    550  0.92739  mean of steps 538–563   0.0342  ████▊
 checkpoint-600    600  0.91438  mean of steps 588–613   0.0427  ██████

@@ -16,8 +16,8 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
-Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu  --no-residual
-Products   --space factors|product  --rank R|auto|full  --energy E  --strict
+Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
+Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --no-residual  --allow-cross-run
 Print      --json  -q, --quiet
 
 They mean what they mean to the native mwa, which also inspects and verifies.
@@ -33,7 +33,7 @@ const WEIGHING = {
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
-  space: text, rank: text, energy: text, strict: flag, "no-residual": flag,
+  space: text, rank: text, energy: text, strict: flag, "no-residual": flag, rewrite: flag, "allow-non-finite": flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -104,30 +104,30 @@ function weighing(given: Given): WeighRunOptions {
 
 function merging(given: Given): MergeRunOptions {
   const threads = number("threads", given.threads);
-  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is no number of threads`);
+  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
-  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
-  const { dtype, space, strict, force, "allow-cross-run": allowCrossRun } = given;
+  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
+  const { dtype, space, strict, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
   const residual = given["no-residual"] ? false : undefined;
-  const options = { device, dtype, allowCrossRun, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
+  const options = { device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 
 function rank(given: string | undefined): number | "auto" | "full" | undefined {
   if (given === undefined || given === "auto" || given === "full") return given;
   if (/^[1-9]\d*$/.test(given)) return Number(given);
-  throw usage(`--rank: \`${given}\` is no rank; use a number, auto or full`);
+  throw usage(`--rank: \`${given}\` is not a rank; use a number, auto or full`);
 }
 
 function number(name: string, given: string | undefined): number | undefined {
   if (given === undefined || (given.trim() !== "" && Number.isFinite(Number(given)))) return given === undefined ? given : Number(given);
-  throw usage(`--${name}: \`${given}\` is no number`);
+  throw usage(`--${name}: \`${given}\` is not a number`);
 }
 
 function steps(given: string | undefined): [number, number] | undefined {
   if (given === undefined) return undefined;
   const ends = /^(\d*)\.\.=?(\d*)$/.exec(given);
-  if (!ends) throw usage(`--steps: \`${given}\` is no range; write 500..1000, 500.. or ..1000`);
+  if (!ends) throw usage(`--steps: \`${given}\` is not a range; write 500..1000, 500.. or ..1000`);
   return [Number(ends[1] || 0), Number(ends[2] || Number.MAX_SAFE_INTEGER)];
 }
 

@@ -19,7 +19,7 @@ const SKIPPED = new Set([".git", "node_modules", "__pycache__"]);
 export async function disk(paths: string | readonly string[]): Promise<RangeFile[]> {
   const named = Array.isArray(paths) ? [...paths] : [paths];
   const odd = named.find((path) => typeof path !== "string" || path === "");
-  if (odd !== undefined) throw new MergeError("usage", `an input is ${JSON.stringify(odd)}, which is no path`);
+  if (odd !== undefined) throw new MergeError("usage", `an input is ${JSON.stringify(odd)}, which is not a path`);
   if (named.length === 0) throw new MergeError("input", "no checkpoint was named", "give a run folder or checkpoints");
   const found: Found = new Map();
   for (const root of new Set(named.map(tidy))) {

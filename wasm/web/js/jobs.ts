@@ -3,6 +3,7 @@ import { AT_ONCE } from "./desk.js";
 import { call } from "./error.js";
 import type { Passing } from "./hash.js";
 import type { MergeOptions } from "./merge.js";
+import { toJson } from "./options.js";
 import { jobsOf, type Job, type Lot } from "./order.js";
 import type { Begin, Piece, Pool, Reply } from "./pool.js";
 import type { Run } from "./run.js";
@@ -17,10 +18,9 @@ const LEAST = 256 << 10;
 /** Bytes of input in all jobs under way. */
 const MEMORY = 256 << 20;
 
-/** Options as the core reads them: its names have `_` where JavaScript's have capitals. */
+/** Options as the core reads them, without those that are JavaScript's own. */
 export function wanted({ output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): string {
-  const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]);
-  return JSON.stringify(Object.fromEntries(named));
+  return toJson(options);
 }
 
 /** How much a job reads of each input. */

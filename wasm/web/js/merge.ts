@@ -4,12 +4,13 @@ import { call, MergeError } from "./error.js";
 import { hashBlob, hasher, hashRanges, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, clonesBlobs, runJobs, wanted } from "./jobs.js";
+import type { CoreOptions } from "./options.js";
 import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
 import { eachOf, weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
-import type { HashedFile, Report, WeighOptions } from "./types.js";
+import type { HashedFile, Report } from "./types.js";
 import type { Merge as Core } from "./wasm/mwa.js";
 
 /** How far a merge is. */
@@ -25,31 +26,7 @@ export interface Progress {
 }
 
 /** How the merge is done. */
-export interface MergeOptions extends WeighOptions {
-  /** The dtype of averaged tensors; `keep` takes the widest of the inputs. */
-  dtype?: "keep" | "f32" | "bf16" | "f16";
-  /**
-   * What is averaged: the tensors as they are, or with `product` what LoRA adapters do, B·A of each module. The latter merges across
-   * runs and ranks, on the CPU.
-   */
-  space?: "factors" | "product";
-  /** The rank in product space: without one the inputs' own; `full` loses nothing; `auto` keeps 0.999 of the squared norm, or `energy`. */
-  rank?: number | "auto" | "full";
-  /** The share of the squared norm that the rank is to keep, in 0…1. */
-  energy?: number;
-  /** Refuse modules that only some of the adapters have, which in product space count as zero elsewhere. */
-  strict?: boolean;
-  /**
-   * Whether the report says how far the average of the factors is from the average of what they do, which reads the adapters
-   * once more; without it true.
-   */
-  residual?: boolean;
-  /** Average the factors of adapters that are not of one run. */
-  allowCrossRun?: boolean;
-  /** Let NaN and infinity through instead of failing. */
-  allowNonFinite?: boolean;
-  /** Write the files anew even where one checkpoint alone has weight, instead of copying them. */
-  rewrite?: boolean;
+export interface MergeOptions extends CoreOptions {
   /** Where to write; without it the files come back as Blobs. */
   output?: Output;
   /** Hears how far it is. */
@@ -114,7 +91,7 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
   const { device = "auto", threads = 0 } = options;
   if (!["auto", "gpu", "cpu"].includes(device)) throw new MergeError("usage", `there is no device \`${device}\``, "use auto, gpu or cpu");
-  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is no number of threads`, "use a whole number, or 0 for this thread");
+  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is not a valid number of threads`, "use a whole number, or 0 for this thread");
   return withPool(options.threads, async (pool) => {
     for (const excluded: number[] = [], notes: string[] = []; ; ) {
       const merged = await once(run, options, excluded, notes, pool);

@@ -1,6 +1,8 @@
 /** What a run, a weighing and a merge say of themselves. */
 import type { ErrorKind } from "./error.js";
 
+export type { WeighOptions } from "./options.js";
+
 /** A checkpoint that can be merged. */
 export interface Checkpoint {
   /** Its path: how options, messages and reports call it. */
@@ -63,45 +65,6 @@ export interface Readings {
   goal: "min" | "max";
   readings: Reading[];
   notes: string[];
-}
-
-/** How checkpoints are chosen and weighed. Everything has a default: `select` says which of a run. */
-export interface WeighOptions {
-  /** Exactly these, by name. */
-  checkpoints?: string[];
-  /** Steps from … to, both included. */
-  steps?: [first: number, last: number];
-  /** Every so manyth, counted from the newest. */
-  every?: number;
-  /** The newest so many. */
-  last?: number;
-  /** The so many with the best metric. */
-  top?: number;
-  /**
-   * By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all. Without it
-   * `best` of a run that logged evaluations, else `last`; all that are listed.
-   */
-  select?: "best" | "last" | "all";
-  /** A logged metric, or `step`; without one `eval_loss`, else the smoothed training loss, else the step. */
-  metric?: string;
-  /** Which way it gets better; without one, as its name tells. */
-  goal?: "min" | "max";
-  /** The window to smooth training metrics over, in steps; 0 interpolates. */
-  smooth?: number;
-  /** How many steps an evaluation may lie away from its checkpoint. */
-  metricTolerance?: number;
-  /** Fail rather than take a value that does not cover a checkpoint's step. */
-  strictMetrics?: boolean;
-  /** A table of metrics (CSV, JSON or JSON Lines, as text), instead of the run's own logs. */
-  metricsFile?: string;
-  /** From metric to weight. */
-  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
-  /** How hard a worse checkpoint is punished: 0 is the plain mean. The default is 0.8. */
-  penalty?: number;
-  /** Your own weights, one per checkpoint, instead of a scheme. They are divided by their sum. */
-  weights?: number[];
-  /** Leave out checkpoints that diverged, instead of failing. */
-  dropBad?: boolean;
 }
 
 /** One input of a merge. */
