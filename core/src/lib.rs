@@ -76,7 +76,7 @@ pub use logs::table::{Table, Wanted};
 pub use logs::trainer::TrainerState;
 pub use merge::card::card;
 pub use merge::report::{self, Report};
-pub use merge::{Agreed as Merge, MergeOptions, shard_index};
+pub use merge::{Merge, MergeOptions, shard_index};
 pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
 pub use options::Options;
 pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};

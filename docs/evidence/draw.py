@@ -1,6 +1,7 @@
-"""Makes the tables of ../evidence.md and the plots beside this file from rows.csv and thinned.csv; with --check, says what is not as it makes it.
+"""Makes the tables of ../evidence.md and the plots beside this file from the CSV files here; with --check, says what is not as it makes it.
 
 rows.csv: accuracy in percent (of tokens for gsm-over) and loss on the test split, one row for each run (task, seed) and setting.
+thinned.csv: the same of four runs with fewer checkpoints. definitions.csv: the same of ten runs by train.py, after the default was chosen.
 """
 import csv
 import math
@@ -22,6 +23,8 @@ SINGLE = "best single by eval_loss"
 LAST_TEN = "linear 0.8, last 10 by eval_loss"
 DEFAULT = "**default**"
 DEFAULT_BY_STEP = "**default** of a run without evaluations"
+# The task of definitions.csv, by how the rate went
+DEFINITIONS = ["definitions, held"], ["definitions, decayed"]
 # What the default takes of a run of 20 checkpoints, by whether its learning rate was held or had decayed.
 TAKES = {
     DEFAULT: ("linear 0.8, best 10 by eval_loss", "linear 0.8, best 5 by eval_loss"),
@@ -39,13 +42,13 @@ SETTINGS = [
 # --- the rows ---
 
 
-def read():
+def read(name):
     """setting -> (task, seed) -> (accuracy, loss)"""
     scores = defaultdict(dict)
-    for row in csv.DictReader((HERE / "rows.csv").open(newline="")):
+    for row in csv.DictReader((HERE / name).open(newline="")):
         scores[row["setting"]][row["task"], row["seed"]] = float(row["accuracy"]), float(row["loss"])
-    for name, (held, decayed) in TAKES.items():
-        scores[name] = {run: scores[held if run[0] in HELD else decayed][run] for run in scores[LAST]}
+    for default, by_schedule in TAKES.items():
+        scores[default] = {run: scores[by_schedule[kind(run[0]) == "decayed"]][run] for run in scores[LAST]}
     return scores
 
 
@@ -74,6 +77,10 @@ class Compared:
     @staticmethod
     def mean_of(values, task):
         return mean(value for (of, _), value in values.items() if of == task)
+
+
+def kind(task):
+    return "held" if task in HELD + DEFINITIONS[0] else "decayed"
 
 
 def spread(values):
@@ -108,11 +115,12 @@ def by_setting(scores):
     return table(["setting", "points", "loss %", "worst task, points", "worst task, loss %", "of 45 runs worse than the last", "… than the best single"], rows)
 
 
-def by_schedule(scores):
+def by_schedule(scores, held=HELD, decayed=DECAYED):
+    """Settings without a row are left out."""
     rows = []
-    for setting in SETTINGS:
+    for setting in (setting for setting in SETTINGS if scores[setting]):
         line = [setting]
-        for tasks in (HELD, DECAYED):
+        for tasks in (held, decayed):
             one = Compared(scores, setting, tasks=tasks)
             points, loss = one.points.values(), one.loss.values()
             line += [
@@ -120,7 +128,8 @@ def by_schedule(scores):
                 f"{one.worse[0]} / {one.worse[1]}",
             ]
         rows.append(line)
-    return table(["setting", "held: points", "loss %", "worse, of 30", "decayed: points", "loss %", "worse, of 15"], rows)
+    of_held, of_decayed = (sum(task in tasks for task, _ in scores[LAST]) for tasks in (held, decayed))
+    return table(["setting", "held: points", "loss %", f"worse, of {of_held}", "decayed: points", "loss %", f"worse, of {of_decayed}"], rows)
 
 
 def by_task(scores):
@@ -230,10 +239,6 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def kind(task):
-    return "held" if task in HELD else "decayed"
-
-
 # (which value of a pair, its title, the ends of its axis, its ticks)
 PANELS = (
     (0, "accuracy against the last, points", -3, 6, (-2, 0, 2, 4, 6)),
@@ -318,10 +323,11 @@ def plot_number(scores):
 
 def made():
     """path -> text of everything this script makes"""
-    scores = read()
+    scores = read("rows.csv")
     tables = {
         "setting": by_setting(scores), "schedule": by_schedule(scores), "task": by_task(scores), "number": by_number(scores),
         "weights": by_weights(scores), "product": in_product_space(scores), "thinned": thinned(),
+        "definitions": by_schedule(read("definitions.csv"), *DEFINITIONS),
     }
     page = PAGE.read_text(encoding="utf-8")
     for name, text in tables.items():

@@ -25,14 +25,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
-MERGES = {
-    "mwa merge": [],
-    "… --last 10 --scheme uniform": ["--last", "10", "--scheme", "uniform"],
-    "… --last 10": ["--last", "10"],
-    "… --top 5": ["--top", "5"],
-    "… --metric step": ["--metric", "step"],
-    "… --last 20 --scheme uniform": ["--last", "20", "--scheme", "uniform"],
-}
+# Options of each merge; the default alone is `mwa merge`.
+MERGES = [
+    "",
+    "--metric step",
+    "--top 10",
+    "--top 5",
+    "--last 10",
+    "--last 10 --metric loss",
+    "--last 10 --metric step",
+    "--last 3 --scheme uniform",
+    "--last 10 --scheme uniform",
+    "--last 20 --scheme uniform",
+]
 CHECKPOINTS = 20
 
 
@@ -135,14 +140,14 @@ def study(run, base, data, options, device):
         "the last checkpoint": score(checkpoints[-1], base, data["test"], device),
         "the best by eval_loss": score(best_by_loss(run, checkpoints), base, data["test"], device),
     }
-    for name, asked in MERGES.items():
+    for asked in MERGES:
         merged = run.parent / f"{run.name}-merged"
-        done = subprocess.run([options.mwa, "merge", run, "-o", merged, "--force", *asked], capture_output=True, text=True)
+        done = subprocess.run([options.mwa, "merge", run, "-o", merged, "--force", *asked.split()], capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr}")
+            raise SystemExit(f"mwa merge {asked}: {done.stderr}")
         if not asked:
             print(done.stdout, flush=True)
-        scores[name] = score(merged, base, data["test"], device)
+        scores[f"mwa merge {asked}".strip()] = score(merged, base, data["test"], device)
     return scores
 
 

@@ -69,7 +69,8 @@ pub fn conclude(trials: Vec<Trial>) -> ExitCode {
 }
 
 /// `gpu` requires `gpu_one_thread` too, and `wasm` every face of the component.
-fn is_required(required: &str, executor: &str) -> bool {
+#[must_use]
+pub fn is_required(required: &str, executor: &str) -> bool {
     let covers =
         |name: &str| executor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
     let names = required.split(',').filter(|name| !name.is_empty());

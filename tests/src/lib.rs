@@ -6,6 +6,7 @@ pub mod harness;
 pub mod native;
 pub mod paint;
 pub mod session;
+pub mod situations;
 pub mod vectors;
 #[cfg(feature = "wasm")]
 pub mod wasm;

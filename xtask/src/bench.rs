@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::inputs;
-use crate::run::{Result, cargo, output, root, run, target};
-use crate::{bindings, build, python};
+use crate::run::{Result, build, cargo, output, root, run, target};
+use crate::{bindings, python};
 
 /// What a contender is called, and how one run of it is started; it writes to `out` and nowhere else.
 struct Contender {

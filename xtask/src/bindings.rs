@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python::{Python, made, own, python};
-use crate::run::{Result, cargo, root, run, target};
-use crate::{build, web};
+use crate::run::{Result, build, cargo, root, run, target};
+use crate::web;
 
 /// What maturin and the tests need.
 const REQUIREMENTS: &str = "requirements-bindings.txt";

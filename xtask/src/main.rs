@@ -4,6 +4,7 @@ mod bench;
 mod bindings;
 mod ci;
 mod component;
+mod count;
 mod gpu;
 mod hashes;
 mod inputs;
@@ -16,7 +17,7 @@ mod web;
 
 use std::process::ExitCode;
 
-use run::{Result, cargo, run};
+use run::build;
 
 const HELP: &str = "\
 usage: cargo xtask VERB …
@@ -101,10 +102,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn build() -> Result {
-    run(cargo(["build", "--release", "--package", "mwa-host"]))?;
-    println!("built {}", run::target().join("release/mwa").display());
-    Ok(())
 }

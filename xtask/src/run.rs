@@ -72,3 +72,10 @@ fn line(command: &Command) -> String {
     let words = core::iter::once(name).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
+
+/// The release binary.
+pub(crate) fn build() -> Result {
+    run(cargo(["build", "--release", "--package", "mwa-host"]))?;
+    println!("built {}", target().join("release/mwa").display());
+    Ok(())
+}

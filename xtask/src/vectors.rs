@@ -2,15 +2,17 @@
 
 use std::process::Command;
 
+use crate::count::Count;
 use crate::python::{Python, python};
 use crate::run::{Result, root, run, stream};
-use crate::test::Count;
 
 /// Remake tests/vectors and show what changed.
 pub(crate) fn remake() -> Result {
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            for oracle in ["tests/vectors/make.py", "tests/vectors/product/make.py"] {
+            for oracle in
+                ["tests/vectors/make.py", "tests/vectors/product/make.py", "tests/situations/make.py"]
+            {
                 let mut make = Command::new(&python);
                 make.arg(oracle).current_dir(root());
                 run(make)?;
@@ -20,7 +22,7 @@ pub(crate) fn remake() -> Result {
     }
     for show in [&["--no-pager", "diff", "--stat", "--"][..], &["status", "--short", "--"]] {
         let mut git = Command::new("git");
-        git.args(show).arg("tests/vectors").current_dir(root());
+        git.args(show).args(["tests/vectors", "tests/situations"]).current_dir(root());
         run(git)?;
     }
     Ok(())
@@ -30,6 +32,7 @@ pub(crate) fn remake() -> Result {
 pub(crate) fn check(count: &mut Count) -> Result {
     let checks: [(&str, &[&str]); 3] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        ("tests/situations are fresh (else: cargo xtask vectors)", &["tests/situations/make.py", "--check"]),
         (
             "docs/evidence.md is what its rows say (else: python3 docs/evidence/draw.py)",
             &["docs/evidence/draw.py", "--check"],

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use wasm_bindgen_cli_support::Bindgen;
 
-use crate::run::{Result, output, root, run, stream, target};
+use crate::count::Count;
+use crate::run::{Result, build, output, root, run, stream, target};
 use crate::target;
-use crate::test::Count;
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
 /// Where Debian puts its Chromium; elsewhere `MWA_CHROMIUM` says.
@@ -65,10 +65,10 @@ pub(crate) fn test_package(count: &mut Count) -> Result {
 /// The package in Node, if that can be had here: its own tests, and those of its face to disks beside the native binary.
 pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
     if let Err(why) = ready() {
-        return if crate::test::is_required("node") {
+        return if crate::count::is_required("node") {
             Err(format!("MWA_REQUIRE asks for Node, but {why}"))
         } else {
-            crate::test::skip(&why, count)
+            crate::count::skip(&why, count)
         };
     }
     package()?;
@@ -76,9 +76,10 @@ pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
 }
 
 fn test_node(count: &mut Count) -> Result {
-    crate::build()?;
+    build()?;
     let binary = target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX));
     tests("node.test.mjs", &[], count)?;
+    tests("situations.test.mjs", &[], count)?;
     tests("disk.test.mjs", &[("MWA_BINARY", &binary)], count)
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
     let chromium = std::env::var_os("MWA_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
     if !chromium.is_file() && target::install(&["chromium"]).is_err() {
         let why = format!("there is no Chromium at {}; MWA_CHROMIUM=PATH names one", chromium.display());
-        if crate::test::is_required("browser") {
+        if crate::count::is_required("browser") {
             return Err(why);
         }
         println!("ignored: {why}");
@@ -131,7 +132,7 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
 /// Speeds of the package in Node and Chromium beside the native binary's.
 pub(crate) fn bench() -> Result {
     page()?;
-    crate::build()?;
+    build()?;
     let folder = root().join("tests/web");
     npm(&folder)?;
     let mut node = Command::new("node");

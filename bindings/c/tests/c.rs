@@ -160,6 +160,13 @@ fn conform(mut runner: Command, work: &Path, failures: u32) {
     }
     let products = products(&vectors, work);
     lines.extend(products.iter().map(|(line, ..)| line.clone()));
+    // what the command line refuses: adapters of two runs, and of two alphas
+    let alpha = |alpha: u32| json!({"peft_type": "LORA", "r": 3, "lora_alpha": alpha});
+    for alphas in [[6, 6], [6, 12]] {
+        let file = |i: usize| vectors.join(format!("product/two-runs-{i}.safetensors")).display().to_string();
+        let inputs = (0..2).map(|i| format!("\t0.5\t{}\t{}", file(i), alpha(alphas[i]))).collect::<String>();
+        lines.push(format!("plan\t{}\t{{}}\t2{inputs}", work.join("refused").display()));
+    }
     let run = root().join("examples/sample-run");
     lines.push(format!("run\t{}\t{{\"last\": 4}}\t{}", work.join("run").display(), run.display()));
     lines.push(format!("fail\t{failures}"));
@@ -200,6 +207,13 @@ fn conform(mut runner: Command, work: &Path, failures: u32) {
             Sha256::digest(fs::read(out).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(made, *hash, "{line}");
     }
+    let refused = &answers[answers.len() - 4..answers.len() - 2];
+    assert!(refused[0].starts_with("cross-run\t"), "{}", refused[0]);
+    assert!(
+        refused[1].starts_with("config\t") && refused[1].contains("lora_alpha is 12, but 6"),
+        "{}",
+        refused[1]
+    );
     assert_eq!(answers[answers.len() - 2..], ["ok", "ok"]);
     let mut options = Options { inputs: vec![run], ..Options::default() };
     options.choose.select.last = Some(4);

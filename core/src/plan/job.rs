@@ -8,8 +8,7 @@ use core::ops::Range;
 use super::{Place, Plan, Segment, Work};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel;
-use crate::kernel::{Operand, Tally};
+use crate::kernel::{Kernel, Operand, Tally};
 
 /// One piece of work.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +63,7 @@ impl Job<'_> {
 
     /// Compute: `inputs` are the bytes of [`Job::reads`] in order, `out` those of [`Job::write`].
     ///
-    /// Always inlined; see [`kernel::weighted_sum`].
+    /// Always inlined; see [`crate::kernel::weighted_sum`].
     ///
     /// # Errors
     /// [`ErrorKind::NonFinite`], [`ErrorKind::Overflow`] or [`ErrorKind::Differs`], naming the tensor and the input.
@@ -91,15 +90,15 @@ impl Job<'_> {
     #[inline(always)]
     fn run_by(&self, is_reference: bool, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
         assert_eq!(inputs.len(), self.segment.operands.len(), "one slice per read");
-        let Work::Sum(dtype) = self.segment.work else {
+        let Work::Elements(kernel, dtype) = self.segment.work else {
             self.copy(inputs, out)?;
             return Ok(Tally::default());
         };
         let operands: Vec<_> = self.operands(inputs).collect();
         let tally = if is_reference {
-            kernel::reference(&operands, dtype, out)
+            kernel.run_reference(&operands, dtype, out)
         } else {
-            kernel::weighted_sum(&operands, dtype, out)
+            kernel.run(&operands, dtype, out)
         };
         if self.accepts(tally) { Ok(tally) } else { Err(self.explain_non_finite(&operands, dtype, out)) }
     }
@@ -108,7 +107,7 @@ impl Job<'_> {
     /// `None` when the operands are compared and copied, which is for the CPU.
     #[must_use]
     pub fn sum(&self) -> Option<(Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
-        let Work::Sum(dtype) = self.segment.work else { return None };
+        let Work::Elements(Kernel::WeightedSum, dtype) = self.segment.work else { return None };
         let float = |place: &Place| place.float.expect("plan() gives each operand of a sum its dtype");
         Some((dtype, self.segment.operands.iter().map(move |place| (float(place), place.weight))))
     }

@@ -12,6 +12,7 @@ use core::ops::Range;
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::kernel::Kernel;
 use crate::text::index::Index;
 use crate::weigh::scheme::Weights;
 
@@ -82,8 +83,8 @@ struct Segment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// Weighted sum into this dtype.
-    Sum(Float),
+    /// Computed element by element, into this dtype.
+    Elements(Kernel, Float),
     /// The operands are equal and one of them is copied; an element is this many bytes.
     Copy(usize),
 }
@@ -144,7 +145,7 @@ impl Plan {
                 let found = tensors.iter().map(|input| input.find(&tensor.name));
                 let found: Vec<_> = found.map(|found| found.expect("same_names() checked this")).collect();
                 let work = work(inputs, &found, recipe)?;
-                let dtype = if let Work::Sum(float) = work { float.dtype() } else { tensor.dtype };
+                let dtype = if let Work::Elements(_, float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
                 works.push((tensor.name.as_str(), work, found));
             }
@@ -277,7 +278,7 @@ impl Work {
     /// Bytes per element of the output.
     fn bytes(self) -> usize {
         match self {
-            Self::Sum(float) => float.bytes(),
+            Self::Elements(_, float) => float.bytes(),
             Self::Copy(bytes) => bytes,
         }
     }
@@ -337,7 +338,7 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     match floats {
         Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
-            Ok(Work::Sum(recipe.dtype.unwrap_or(widest)))
+            Ok(Work::Elements(Kernel::WeightedSum, recipe.dtype.unwrap_or(widest)))
         }
         _ => {
             for (input, (_, tensor)) in inputs.iter().zip(found) {
@@ -369,12 +370,13 @@ fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weig
         size: element_bytes(tensor.dtype),
         float: Float::of(tensor.dtype),
         weight: match work {
-            Work::Sum(_) => weights.values()[input],
+            Work::Elements(..) => weights.values()[input],
             Work::Copy(_) => 1.0,
         },
     };
     // sums in f64 use the weights unrounded
-    let in_f64 = work == Work::Sum(Float::F64) || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
+    let in_f64 = matches!(work, Work::Elements(_, Float::F64))
+        || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
     let is_used = |(input, _): &(usize, _)| match in_f64 {
         true => weights.values()[*input] != 0.0,
         false => weights.rounded(*input) != 0.0,

@@ -4,12 +4,12 @@ import { call, MergeError } from "./error.js";
 import { hashBlob, hasher, hashRanges, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, clonesBlobs, runJobs, wanted } from "./jobs.js";
+import type { CoreOptions } from "./options.js";
 import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
 import { eachOf, weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
-import type { CoreOptions } from "./options.js";
 import type { HashedFile, Report } from "./types.js";
 import type { Merge as Core } from "./wasm/mwa.js";
 

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Make the situations: small runs, happy and unhappy, that every face must answer alike.
+
+usage: make.py [--check]     needs numpy
+
+Writes situations.json beside this file, the same bytes every time; --check writes nothing and fails when it is stale.
+`blobs` are contents of files, as text or base64. A situation's `files` are paths and the places of their contents among the
+blobs; `paths` and `options` are what a face is asked. golden.json beside it is what native mwa answers and every face must:
+`MWA_REMAKE=1 cargo test -p conformance --test situations` writes it, and a person reads what changed. Where a merge is a plain
+weighted sum, `oracle` is the digest of the tensors that the numpy oracle of the vectors makes, so that it is not the product's
+word alone.
+"""
+
+import base64
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "vectors"))
+
+from files import header_of, pack, painted, plain  # noqa: E402
+from oracle import Tensor, merge, narrow, widen  # noqa: E402
+
+PREFIX = "base_model.model.model.layers.0.self_attn"
+ADAPTER, CONFIG, STATE = "adapter_model.safetensors", "adapter_config.json", "trainer_state.json"
+
+
+def digest(file):
+    """SHA-256 over all tensors by name: what they are called, their dtype, shape and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(file):
+        tensor = file[name]
+        sha.update(f"{name}\0{tensor.dtype}\0{','.join(map(str, tensor.shape))}\0".encode() + tensor.bytes())
+    return sha.hexdigest()
+
+
+def near(dtype, shape, seed, step):
+    """A tensor that drifts with the step, as in training."""
+    first, drift = (widen(painted(dtype, shape, s), np.float64) for s in (seed, seed + 1000 + step))
+    return Tensor(dtype, shape, narrow((first + drift / 16).reshape(-1), dtype))
+
+
+def adapter(step, seed=1, modules=("q_proj", "v_proj"), rank=2, dtype="F32"):
+    file = {}
+    for place, module in enumerate(modules):
+        at = seed * 100 + place * 10
+        file[f"{PREFIX}.{module}.lora_A.weight"] = near(dtype, [rank, 8], at, step)
+        file[f"{PREFIX}.{module}.lora_B.weight"] = near(dtype, [8, rank], at + 5, step)
+    return file
+
+
+def config(**changes):
+    return json.dumps({"peft_type": "LORA", "base_model_name_or_path": "tiny", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4,
+                       "target_modules": ["q_proj", "v_proj"], "bias": "none", **changes}, indent=2) + "\n"
+
+
+def state(steps, upto, losses=None, every=10):
+    """A log with a held learning rate, a loss and an evaluation at each checkpoint."""
+    history = []
+    for step in range(every, upto + 1, every):
+        loss = (losses or {}).get(step, round(2 - step / 100, 4))
+        history.append({"epoch": step / 100, "learning_rate": 0.001, "loss": loss, "step": step})
+        if step in steps:
+            history.append({"epoch": step / 100, "eval_loss": round(1.5 - step / 200 + (step % 30) / 1000, 4), "step": step})
+    return json.dumps({"global_step": upto, "log_history": history}, indent=1) + "\n"
+
+
+class Situations:
+    def __init__(self):
+        self.blobs, self.index = {}, []
+
+    def blob(self, content):
+        """The place of a content among all, each of which is kept once."""
+        content = content.encode() if isinstance(content, str) else content
+        return self.blobs.setdefault(content, len(self.blobs))
+
+    def add(self, name, why, files, paths=("run",), options=None, oracle=None):
+        entry = {"situation": name, "why": why, "paths": list(paths), "options": options or {},
+                 "files": {path: self.blob(content) for path, content in sorted(files.items())}}
+        if oracle is not None:
+            entry["oracle"] = digest(oracle)
+        self.index.append(entry)
+
+    def text(self):
+        def blob(content):
+            return {"text": content.decode()} if content.isascii() and b"\0" not in content else {"base64": base64.b64encode(content).decode()}
+
+        rows = (",\n".join("  " + json.dumps(row) for row in part) for part in (map(blob, self.blobs), self.index))
+        return '{{\n "blobs": [\n{}\n ],\n "situations": [\n{}\n ]\n}}\n'.format(*rows)
+
+
+def run(steps, make=adapter, folder="run", losses=None, configs=None, **more):
+    """The files of a run: `make(step)` gives the tensors of each checkpoint."""
+    files = {}
+    for step in steps:
+        at = f"{folder}/checkpoint-{step}"
+        files[f"{at}/{ADAPTER}"] = plain(make(step, **more))
+        files[f"{at}/{CONFIG}"] = (configs or {}).get(step) or config()
+        files[f"{at}/{STATE}"] = state(steps, step, losses)
+    return files
+
+
+def situations(s):
+    steps = [10, 20, 30, 40]
+    plain_run = run(steps)
+    three = {"weights": [1, 2, 1], "last": 3}
+    sum_of = lambda inputs, weights, dtype="keep": merge(inputs, weights, dtype)  # noqa: E731
+
+    s.add("defaults", "a run with evaluations, and nothing asked for", plain_run)
+    s.add("training-loss", "by training loss, with a penalty", plain_run, options={"metric": "loss", "penalty": 1, "last": 3})
+    s.add("explicit-weights", "the user's own weights", plain_run, options=three,
+          oracle=sum_of([adapter(step) for step in steps[1:]], [1, 2, 1]))
+    s.add("too-few-weights", "two weights for three checkpoints", plain_run, options={"weights": [1, 2], "last": 3})
+    s.add("weights-of-no-sum", "weights that sum to nothing", plain_run, options={"weights": [1, -2, 1], "last": 3})
+    s.add("alone-with-weight", "one checkpoint alone has weight: its files are copied", plain_run,
+          options={"weights": [0, 1, 0], "last": 3}, oracle=adapter(30))
+    s.add("product", "averaged products at the inputs' rank", plain_run, options={**three, "space": "product"})
+    s.add("product-by-energy", "a rank per module, found by a survey", plain_run, options={**three, "space": "product", "rank": "auto"})
+
+    other = lambda step: adapter(step, seed=1 if step < 30 else 7)  # noqa: E731
+    s.add("two-runs", "the later checkpoints are another run's: their factors point elsewhere", run(steps, other), options={"scheme": "uniform", "last": 4})
+    s.add("two-runs-allowed", "the same, asked for", run(steps, other), options={"scheme": "uniform", "last": 4, "allow_cross_run": True},
+          oracle=sum_of([other(step) for step in steps], [1, 1, 1, 1]))
+
+    twin = lambda step: adapter(min(step, 30))  # noqa: E731
+    s.add("twins", "two checkpoints hold the same weights", run(steps, twin), options=three)
+
+    def bad(step):
+        file = adapter(step)
+        if step == 30:
+            name = f"{PREFIX}.v_proj.lora_B.weight"
+            words = file[name].bits.copy()
+            words.reshape(-1)[5] = 0x7FC00000
+            file[name] = Tensor("F32", file[name].shape, words)
+        return file
+    s.add("bad-tensor", "a checkpoint holds NaN", run(steps, bad), options={"scheme": "uniform", "last": 4})
+    s.add("bad-tensor-dropped", "the same, and bad checkpoints may be dropped", run(steps, bad),
+          options={"scheme": "uniform", "last": 4, "drop_bad": True}, oracle=sum_of([adapter(step) for step in (10, 20, 40)], [1, 1, 1]))
+    s.add("bad-tensor-in-product-space", "the same in product space", run(steps, bad), options={"scheme": "uniform", "last": 4, "space": "product"})
+
+    def faint(step):
+        head = Tensor("F32", [4], narrow(np.array([1e-9, 1.0, 2e-9, -1.0]) * (1 + step / 1000), "F32"))
+        return {**adapter(step), "base_model.model.score.weight": head}
+    head = {step: config(modules_to_save=["score"]) for step in steps}
+    s.add("underflow", "values that become zero in f16", run(steps, faint, configs=head), options={**three, "dtype": "f16"},
+          oracle=sum_of([faint(step) for step in steps[1:]], [1, 2, 1], "f16"))
+    s.add("underflow-in-product-space", "the same, in product space", run(steps, faint, configs=head), options={**three, "dtype": "f16", "space": "product"})
+
+    s.add("other-alpha", "one checkpoint has another lora_alpha", run(steps, configs={30: config(lora_alpha=8)}), options=three)
+    s.add("other-alpha-in-product-space", "the same, where scales are multiplied out", run(steps, configs={30: config(lora_alpha=8)}),
+          options={**three, "space": "product"})
+    s.add("other-base", "one checkpoint has another base model", run(steps, configs={30: config(base_model_name_or_path="another")}), options=three)
+
+    lacking = lambda step: adapter(step, modules=("q_proj",) if step == 30 else ("q_proj", "v_proj"))  # noqa: E731
+    s.add("missing-module", "one checkpoint lacks a module", run(steps, lacking), options=three)
+    s.add("missing-module-in-product-space", "the same in product space: no change there", run(steps, lacking), options={**three, "space": "product"})
+    s.add("missing-module-strict", "the same, forbidden", run(steps, lacking), options={**three, "space": "product", "strict": True})
+
+    s.add("other-shape", "one checkpoint has another rank", run(steps, lambda step: adapter(step, rank=3 if step == 30 else 2),
+          configs={30: config(r=3)}), options=three)
+    s.add("torn-config", "a config whose rank is not that of the tensors", run(steps, configs={40: config(r=3)}), options={**three, "space": "product"})
+
+    diverged = {30: 0.0}
+    s.add("diverged", "a diverged checkpoint logs loss 0", run(steps, losses=diverged), options={"metric": "loss", "last": 4})
+    s.add("diverged-dropped", "the same, and bad checkpoints may be dropped", run(steps, losses=diverged), options={"metric": "loss", "last": 4, "drop_bad": True})
+
+    mixed = lambda step: adapter(step, dtype="BF16" if step == 30 else "F32")  # noqa: E731
+    s.add("mixed-dtypes", "BF16 among F32 gives F32", run(steps, mixed), options=three, oracle=sum_of([mixed(step) for step in steps[1:]], [1, 2, 1]))
+    s.add("no-such-metric", "a metric that was not logged", plain_run, options={"metric": "eval_los", "last": 3})
+    s.add("penalty-out-of-range", "a penalty above 1 for the linear scheme", plain_run, options={"penalty": 1.5, "last": 3})
+    s.add("rank-too-large", "a rank above that of all inputs together", plain_run, options={**three, "space": "product", "rank": 7})
+
+    # frozen by the method: VeRA's projections are the same in all
+    def frozen(step, same=True):
+        file = {f"{PREFIX}.q_proj.vera_lambda_b": near("F32", [8], 61, step), f"{PREFIX}.q_proj.vera_lambda_d": near("F32", [2], 62, step)}
+        for place, name in enumerate(("vera_A", "vera_B")):
+            file[f"base_model.{name}"] = painted("F32", [2, 8] if place == 0 else [8, 2], 70 + place + (0 if same or step != 30 else 5))
+        return file
+    vera = {step: json.dumps({"peft_type": "VERA", "base_model_name_or_path": "tiny", "r": 2, "target_modules": ["q_proj"],
+                              "projection_prng_key": 0, "save_projection": True}) for step in steps}
+    s.add("frozen-factor", "projections that are frozen and the same are copied", run(steps, frozen, configs=vera), options=three)
+    s.add("frozen-factor-differs", "a frozen projection differs", run(steps, lambda step: frozen(step, same=False), configs=vera), options=three)
+
+    # full models, in two files with an index
+    def shards(step, torn=False):
+        files = [{"model.embed.weight": near("BF16", [8, 4], 81, step), "model.norm.weight": near("BF16", [4], 82, step)},
+                 {"lm_head.weight": near("BF16", [8, 4], 83, step)}]
+        index = {"metadata": {"total_size": 136}, "weight_map": {name: f"model-0000{i + 1}-of-00002.safetensors" for i, file in enumerate(files) for name in sorted(file)}}
+        at = f"run/checkpoint-{step}"
+        made = {f"{at}/model-0000{i + 1}-of-00002.safetensors": plain(file) for i, file in enumerate(files)}
+        made |= {f"{at}/model.safetensors.index.json": json.dumps(index, indent=2), f"{at}/config.json": '{"model_type": "tiny"}\n', f"{at}/{STATE}": state(steps, step)}
+        if torn:
+            made[f"{at}/model-00002-of-00002.safetensors"] = made[f"{at}/model-00002-of-00002.safetensors"][:-7]
+        return made, {**files[0], **files[1]}
+    full = {path: content for step in steps for path, content in shards(step)[0].items()}
+    s.add("full-model", "a full model in shards", full, options=three, oracle=sum_of([shards(step)[1] for step in steps[1:]], [1, 2, 1]))
+    s.add("torn-shard", "the newest checkpoint's second shard is cut short", {**full, **shards(40, torn=True)[0]}, options={"scheme": "uniform", "last": 4})
+    s.add("named-torn-shard", "the same, named by the user", {**full, **shards(40, torn=True)[0]}, paths=("run/checkpoint-30", "run/checkpoint-40"), options={"scheme": "uniform"})
+    s.add("missing-shard", "a shard that the index names is not there", {path: content for path, content in full.items() if path != "run/checkpoint-40/model-00002-of-00002.safetensors"},
+          paths=("run/checkpoint-30", "run/checkpoint-40"), options={"scheme": "uniform"})
+    s.add("no-checkpoints", "a folder without checkpoints", {"run/notes.txt": "nothing here\n"})
+    repeated = adapter(40)
+    text, data = header_of(repeated)
+    first = f'"{min(repeated)}":'
+    s.add("hostile-head", "a head that names a tensor twice", {**plain_run, f"run/checkpoint-40/{ADAPTER}": pack(text[:-1] + "," + text[text.index(first):], data)},
+          paths=("run/checkpoint-30", "run/checkpoint-40"), options={"scheme": "uniform"})
+
+
+def main():
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit(__doc__)
+    s = Situations()
+    with np.errstate(all="ignore"):
+        situations(s)
+    text, path = s.text(), HERE / "situations.json"
+    if sys.argv[1:] == ["--check"]:
+        if not path.is_file() or path.read_text() != text:
+            sys.exit("make.py: situations.json is stale; run python3 tests/situations/make.py")
+        return
+    path.write_text(text)
+    print(f"{len(s.index)} situations, {len(s.blobs)} files, {len(text):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

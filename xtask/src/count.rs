@@ -1,0 +1,92 @@
+//! What became of tests: counted from the lines that they close with.
+
+use core::fmt;
+use std::process::Command;
+
+use crate::run::{Result, stream};
+
+/// What became of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+/// Run tests that are not Rust, and that close with a line such as `12 passed, 1 failed`.
+pub(crate) fn lane(name: &str, tests: Command, count: &mut Count) -> Result {
+    let before = *count;
+    let succeeded = stream(tests, |line| count.add_plain_result(line.split(" in ").next().unwrap_or(line)))?;
+    match (succeeded, *count == before) {
+        (_, true) => Err(format!("the {name} did not run to its end")),
+        (false, _) if count.failed == before.failed => Err(format!("the {name} failed")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `MWA_REQUIRE` forbids to go without.
+pub(crate) fn is_required(what: &str) -> bool {
+    std::env::var("MWA_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == what))
+}
+
+pub(crate) fn skip(why: &str, count: &mut Count) -> Result {
+    println!("skipped: {why}");
+    count.skipped += 1;
+    Ok(())
+}
+
+impl Count {
+    /// Add a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; …`.
+    pub(crate) fn add_cargo_result(&mut self, line: &str) {
+        if let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) {
+            self.add(counts.split("; "));
+        }
+    }
+
+    /// Add a line such as `12 passed, 1 failed`.
+    pub(crate) fn add_plain_result(&mut self, line: &str) {
+        if line.split(", ").all(|part| Self::part(part).is_some()) {
+            self.add(line.split(", "));
+        }
+    }
+
+    fn add<'a>(&mut self, parts: impl Iterator<Item = &'a str>) {
+        for (count, what) in parts.filter_map(Self::part) {
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                _ => self.skipped += count,
+            }
+        }
+    }
+
+    fn part(part: &str) -> Option<(u64, &str)> {
+        let (count, what) = part.split_once(' ')?;
+        let count = count.parse().ok()?;
+        ["passed", "failed", "ignored", "skipped"].contains(&what).then_some((count, what))
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut count = Count::default();
+        count.add_cargo_result(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s",
+        );
+        count.add_cargo_result("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.0s");
+        count.add_cargo_result("test something ... ok");
+        count.add_plain_result("39 passed, 1 failed");
+        count.add_plain_result("39 passed the first time, 1 failed");
+        assert_eq!(count.to_string(), "52 passed, 3 failed, 1 skipped");
+    }
+}
