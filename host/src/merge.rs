@@ -11,7 +11,7 @@ use crate::engine::{compute, execute, sandbox};
 use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, choose};
 use crate::io::disk::InputFile;
-use crate::io::staging::Staging;
+use crate::io::staging::{Staging, place_of};
 use crate::io::store::Store;
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
@@ -136,7 +136,8 @@ impl Planned {
             companions.extend(copied);
             notes = left_out;
         }
-        let paths = checkpoints.iter().map(|it| path_from(staging.target(), &it.path)).collect();
+        let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
+        let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
         let closing = Closing { paths, inputs: hashes.inputs, outputs: hashes.outputs, companions, notes };
         let report = match guest {
             Some(guest) => guest.finish(merge, closing),
@@ -172,16 +173,16 @@ fn safetensors_name(name: &str) -> String {
 }
 
 /// The way from one folder to a path, so that a report stays true when both are moved together.
-fn path_from(folder: &Path, path: &Path) -> String {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+fn path_from(folder: &Path, path: &Path) -> Result<String> {
+    let path = place_of(path)?.unwrap_or_else(|| path.to_owned());
     let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
     if shared == 0 {
-        return path.display().to_string();
+        return Ok(path.display().to_string());
     }
     let up = folder.components().skip(shared).map(|_| Component::ParentDir);
     let way: PathBuf = up.chain(path.components().skip(shared)).collect();
     // forward slashes work everywhere
-    way.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    Ok(way.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"))
 }
 
 #[cfg(test)]
@@ -191,11 +192,11 @@ mod tests {
     #[test]
     fn paths_lead_from_the_output_to_the_input() {
         assert_eq!(
-            path_from(Path::new("/runs/merged"), Path::new("/runs/a/checkpoint-1")),
+            path_from(Path::new("/runs/merged"), Path::new("/runs/a/checkpoint-1")).unwrap(),
             "../a/checkpoint-1"
         );
         assert_eq!(
-            path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")),
+            path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")).unwrap(),
             "../checkpoint-1"
         );
     }

@@ -62,9 +62,9 @@ impl Staging {
 
     /// Refuse an output that would take the place of something in `inputs`: paths that the user named.
     pub(crate) fn check_inputs<'a>(target: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
-        let Ok(place) = fs::canonicalize(target) else { return Ok(()) };
+        let Some(place) = place_of(target)? else { return Ok(()) };
         for input in inputs {
-            if fs::canonicalize(input).is_ok_and(|input| input.starts_with(&place)) {
+            if place_of(input)?.is_some_and(|input| input.starts_with(&place)) {
                 return Err(overwrites(target, &input.display().to_string()));
             }
         }
@@ -105,9 +105,10 @@ impl Staging {
         let shown = target.to_owned();
         let failed = |path: &Path, error: &io::Error| cannot_write(path, error);
         // what exists is replaced where it is, also behind a link
-        let target = fs::canonicalize(target)
-            .or_else(|_| std::path::absolute(target))
-            .map_err(|error| failed(target, &error))?;
+        let target = match place_of(target)? {
+            Some(place) => place,
+            None => std::path::absolute(target).map_err(|error| failed(target, &error))?,
+        };
         let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
         let name = target.file_name().ok_or_else(|| {
             Error::new(ErrorKind::Output, "is no name for a folder").file(shown.display().to_string())
@@ -126,13 +127,13 @@ impl Staging {
         };
         let target = parent.join(name);
         for input in inputs {
-            let place = fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
+            let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
             if target.starts_with(&place) || place.starts_with(&target) {
                 return Err(overwrites(&shown, &input.name));
             }
         }
-        for path in files_read(inputs) {
-            if fs::canonicalize(&path).is_ok_and(|place| place.starts_with(&target)) {
+        for path in files_read(inputs)? {
+            if place_of(&path)?.is_some_and(|place| place.starts_with(&target)) {
                 return Err(overwrites(&shown, &path.display().to_string()));
             }
         }
@@ -212,7 +213,7 @@ impl Staging {
                 }
                 _ => continue,
             }
-            match leads_out(&path) {
+            match leads_out(&path)? {
                 None => copied.push(self.copy(&path, name)?),
                 Some(place) => left_out.push(format!(
                     "{} is left out: it is a link out of the checkpoint, to {}; put the file itself there to have it copied",
@@ -413,40 +414,57 @@ fn earlier(folder: &Path, shown: &Path) -> Result<Vec<PathBuf>> {
     refuse(detail, "move that elsewhere, or choose another output folder")
 }
 
+/// The names of logs in the folder of a run; the first is also in its checkpoints.
+const LOGS: [&str; 3] = ["trainer_state.json", "trainer_log.jsonl", "logging.jsonl"];
+
 /// What is read of checkpoints, and of the logs of their runs.
-fn files_read(checkpoints: &[Checkpoint]) -> BTreeSet<PathBuf> {
-    let inside =
-        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
+    let inside = |folder: &Path| -> Result<Vec<PathBuf>> {
+        let list =
+            || -> io::Result<Vec<_>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+        list()
+            .map_err(|error: io::Error| io_error("cannot list it", &error).file(folder.display().to_string()))
+    };
     let mut paths = BTreeSet::new();
     let mut runs = BTreeSet::new();
     for checkpoint in checkpoints {
         paths.extend(checkpoint.files.iter().map(|file| file.path.clone()));
-        paths.extend(checkpoint.folder.as_deref().into_iter().flat_map(inside));
-        runs.extend(checkpoint.path.parent());
-    }
-    for run in runs {
-        let run = if run == Path::new("") { Path::new(".") } else { run };
-        for path in inside(run) {
-            if path.is_dir() {
-                paths.insert(path.join("trainer_state.json"))
-            } else {
-                paths.insert(path)
-            };
+        if let Some(folder) = &checkpoint.folder {
+            paths.extend(inside(folder)?);
+            // beside a single file, nothing is read
+            runs.extend(checkpoint.path.parent());
         }
     }
-    paths
+    for run in runs {
+        // a folder above that may not be listed can hold logs all the same
+        let listed = inside(if run == Path::new("") { Path::new(".") } else { run }).unwrap_or_default();
+        let listed = listed.into_iter().chain(LOGS.map(|log| run.join(log)));
+        paths.extend(listed.map(|path| if path.is_dir() { path.join(LOGS[0]) } else { path }));
+    }
+    Ok(paths)
+}
+
+/// Where a path leads, links followed; none if there is nothing.
+pub(crate) fn place_of(path: &Path) -> Result<Option<PathBuf>> {
+    match fs::canonicalize(path) {
+        Ok(place) => Ok(Some(place)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(io_error("cannot look at it", &error).file(path.display().to_string())),
+    }
 }
 
 /// Where a link in a checkpoint leads, if that is out of the checkpoint: what is published must be what is there. Links of
 /// a download cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
-fn leads_out(path: &Path) -> Option<PathBuf> {
-    let place = fs::canonicalize(path).ok()?;
-    let folder = fs::canonicalize(path.parent()?).ok()?;
+fn leads_out(path: &Path) -> Result<Option<PathBuf>> {
+    let folder = path.parent().map(place_of).transpose()?.flatten();
+    let (Some(place), Some(folder)) = (place_of(path)?, folder) else { return Ok(None) };
     let mut above = folder.ancestors();
     let cache = above.find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"));
     let blobs = cache.and_then(Path::parent).map(|repository| repository.join("blobs"));
     let is_inside = place.starts_with(&folder) || blobs.is_some_and(|blobs| place.starts_with(blobs));
-    (!is_inside).then_some(place)
+    Ok((!is_inside).then_some(place))
 }
 
 fn overwrites(shown: &Path, input: &str) -> Error {

@@ -40,6 +40,11 @@
 //! | weights that do not sum to 1, are NaN, too few | `metrics::weights_must_match_and_are_made_to_sum_to_one` |
 //! | one checkpoint, or one with all the weight | `inputs::one_checkpoint_is_copied_byte_for_byte` |
 //! | an output that exists, lies over an input, meets a full disk (here: a limit on file sizes) or Ctrl-C | `output::an_output_…`, `unix::a_file_size_limit_…`, `unix::ctrl_c_leaves_nothing_behind` |
+//! | an output folder with other people's files, also such as appear meanwhile | `trust::force_…`, `trust::what_appears_…`, `trust::a_stopped_merge_…` |
+//! | an output folder that holds what is read | `trust::no_file_that_is_read_is_replaced` |
+//! | a killed merge; each system call failing | `trust::what_a_killed_merge_…`, `host/tests/faults` |
+//! | a tampered merge, a report that names files elsewhere | `trust::verify_…` |
+//! | names with terminal escapes; a full standard output | `trust::names_never_…`, `trust::a_full_standard_output_…` |
 //! | adapters larger than memory | `unix::memory_stays_bounded_whatever_the_size` |
 //! | more checkpoints and threads than files may be open | `unix::files_stay_below_the_limit_whatever_the_threads_and_checkpoints` |
 //! | private inputs, unreadable inputs | `unix::the_umask_is_honoured`, `unix::an_unreadable_input_is_named` |

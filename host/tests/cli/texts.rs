@@ -326,6 +326,7 @@ fn verification() {
         place.mwa("verify out").out,
         str![[r#"
 same     out/adapter_model.safetensors
+same     1 file beside the weights
 same     3 input files
 verified: merging again gives the same bytes
 
@@ -369,11 +370,11 @@ fn json_has_a_stable_shape() {
 weights run
   {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], notes: []}
 merge run -o out
-  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], notes: []}
+  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], notes: []}
 inspect run
   [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
 verify out
-  {outputs: [{path: string, state: string}], inputs: [{path: string, state: string}], remade: bool}
+  {outputs: [{path: string, state: string}], companions: [{path: string, state: string}], others: [], inputs: [{path: string, state: string}], remade: bool}
 
 "#]]
     );
