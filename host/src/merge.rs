@@ -93,9 +93,6 @@ pub(crate) fn merge_choice(
         .collect();
     let mut merge = agree(choice, &inputs, how)?;
     notes.append(&mut merge.notes);
-    for file in choice.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
-        file.prepare()?;
-    }
     if how.merge.space == Space::Factors {
         notes.extend(same_run::check(&choice.checkpoints, how.merge.allow_cross_run)?);
     }
@@ -187,10 +184,7 @@ impl product::Merged {
 fn agree(choice: &Choice, inputs: &[Input], how: &MergeOptions) -> Result<Merge> {
     let checkpoints = &choice.checkpoints;
     let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
-    let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
-    let rewrite = how.merge.rewrite || choice.weights.used().any(is_pickled);
-    let options = mwa::MergeOptions { rewrite, ..how.merge };
-    Merge::new(inputs, &configs, &choice.weights, options)
+    Merge::new(inputs, &configs, &choice.weights, how.merge)
 }
 
 fn copy(

@@ -71,6 +71,7 @@ impl Session {
             sha256: sha256.clone(),
         };
         let inputs = self.checkpoints.iter().enumerate().map(|(i, checkpoint)| report::Input {
+            weights_key: None,
             name: checkpoint.name.clone(),
             path: found.paths.get(i).unwrap_or(&checkpoint.name).clone(),
             step: checkpoint.step,

@@ -153,6 +153,7 @@ impl Chosen {
         let weights = Weights::explicit(weights)?;
         let weighting = Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None };
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
+            weights_key: None,
             name: input.name.clone(),
             path: input.name.clone(),
             step: None,

@@ -160,11 +160,10 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
         let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
         let open = &mut open.0[read.input];
         if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
-            *open = Some((read.file, File::open(input.data_path()).map_err(failed)?));
+            *open = Some((read.file, File::open(&input.path).map_err(failed)?));
         }
         let (_, file) = open.as_ref().expect("it was opened just above");
-        Timings::time(&self.timings.read, || disk::read_at(file, buffer, read.range.start))
-            .map_err(failed)?;
+        Timings::time(&self.timings.read, || input.read(file, buffer, read.range.start)).map_err(failed)?;
         self.progress.advance(buffer.len() as u64);
         Ok(())
     }
@@ -286,7 +285,7 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
 
 /// Which input files are read by the jobs from the first byte of data to the last, in order.
 fn read_in_order(jobs: &[Job<'_>], sources: &[&[InputFile]]) -> Vec<Vec<bool>> {
-    let start = |file: &InputFile| file.is_original().then_some(file.header.data_start());
+    let start = |file: &InputFile| file.header.is_safetensors().then_some(file.header.data_start());
     let mut positions: Vec<Vec<_>> = sources.iter().map(|files| files.iter().map(start).collect()).collect();
     for read in jobs.iter().flat_map(Job::reads) {
         let position = &mut positions[read.input][read.file];

@@ -165,10 +165,10 @@ impl Files {
         self.0.resize_with(sources.len().max(self.0.len()), || None);
         let open = &mut self.0[read.input];
         if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
-            *open = Some((read.file, File::open(input.data_path()).map_err(failed)?));
+            *open = Some((read.file, File::open(&input.path).map_err(failed)?));
         }
         let (_, file) = open.as_ref().expect("it was opened just above");
-        disk::read_at(file, bytes, read.range.start).map_err(failed)
+        input.read(file, bytes, read.range.start).map_err(failed)
     }
 }
 

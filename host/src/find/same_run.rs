@@ -5,7 +5,6 @@ use std::fs::File;
 use mwa::{Result, Sample};
 
 use crate::find::checkpoint::Checkpoint;
-use crate::io::disk;
 use crate::io::disk::io_error;
 
 /// Compare each checkpoint with the one before it; notes for the far ones, an error for another run's unless allowed.
@@ -21,12 +20,12 @@ pub(crate) fn check(checkpoints: &[Checkpoint], allow: bool) -> Result<Vec<Strin
 fn sample(checkpoint: &Checkpoint, names: &[&str]) -> Result<Sample> {
     let mut sample = Sample::default();
     for file in &checkpoint.files {
-        let failed = |error| io_error("cannot read it", &error).file(file.data_path().display().to_string());
-        let data = File::open(file.data_path()).map_err(failed)?;
+        let failed = |error| io_error("cannot read it", &error).file(file.path.display().to_string());
+        let data = File::open(&file.path).map_err(failed)?;
         for tensor in file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name)) {
             let Some(range) = Sample::range(tensor) else { continue };
             let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("at most 8 kB")];
-            disk::read_at(&data, &mut bytes, range.start).map_err(failed)?;
+            file.read(&data, &mut bytes, range.start).map_err(failed)?;
             sample.insert(tensor, &bytes);
         }
     }

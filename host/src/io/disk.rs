@@ -12,20 +12,16 @@ use std::time::SystemTime;
 use mwa::files::Kind;
 use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
-use tempfile::TempPath;
 
 use crate::find::READERS;
-use crate::io::pickle;
 
-/// An input file: its head, and where its bytes are.
+/// An input file.
 #[derive(Debug)]
 pub(crate) struct InputFile {
     /// The file as it was found.
     pub(crate) path: PathBuf,
-    /// What [`crate::merge`] plans with.
+    /// Its tensors, and where their bytes are.
     pub(crate) header: Header,
-    /// A safetensors copy of a pickle file; gone when this is dropped.
-    converted: Option<TempPath>,
     stamp: Stamp,
 }
 
@@ -46,7 +42,7 @@ impl InputFile {
     /// A file that the core opened on this disk.
     pub(crate) fn of(file: mwa::checkpoint::File, disk: &Disk) -> Self {
         let stamp = disk.stamp(&file.path);
-        Self { path: path_of(&file.path), header: file.header, converted: None, stamp }
+        Self { path: path_of(&file.path), header: file.header, stamp }
     }
 
     /// Open a file by itself.
@@ -56,37 +52,26 @@ impl InputFile {
         Ok(Self::of(file, &disk))
     }
 
-    /// Whether it is a PyTorch pickle rather than safetensors.
-    pub(crate) fn is_pickle(&self) -> bool {
-        pickle::is_pickle(&self.path)
-    }
-
-    /// Make the data readable: a pickle is unpacked to a temporary file, tensor by tensor.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
-        if self.is_pickle() && self.converted.is_none() {
-            let converted = pickle::convert(&self.path, &self.header)
-                .map_err(|error| error.file(self.path.display().to_string()))?;
-            self.converted = Some(converted);
-        }
-        Ok(())
-    }
-
-    /// The file whose bytes the header describes.
-    pub(crate) fn data_path(&self) -> &Path {
-        self.converted.as_deref().unwrap_or(&self.path)
-    }
-
-    /// Whether [`Self::data_path`] is the input itself, so that reading it all gives the input's hash.
-    pub(crate) fn is_original(&self) -> bool {
-        self.converted.is_none()
-    }
-
-    /// The bytes of the head, of the file that [`Self::data_path`] names.
+    /// The bytes of the head of a safetensors file.
+    ///
+    /// # Errors
+    /// For files of other formats, which have none.
     pub(crate) fn read_head(&self) -> Result<Vec<u8>> {
+        let at = |error: Error| error.file(self.path.display().to_string());
+        if !self.header.is_safetensors() {
+            let error =
+                Error::new(ErrorKind::Input, "is not safetensors, which is all that the sandbox reads");
+            return Err(at(error.help("convert it, or merge with --device cpu")));
+        }
         let mut head = vec![0; usize::try_from(self.header.data_start()).expect("a head is at most 100 MB")];
-        let failed = |error| io_error("cannot read it", &error).file(self.path.display().to_string());
-        read_at(&File::open(self.data_path()).map_err(failed)?, &mut head, 0).map_err(failed)?;
+        let failed = |error| at(io_error("cannot read it", &error));
+        read_at(&File::open(&self.path).map_err(failed)?, &mut head, 0).map_err(failed)?;
         Ok(head)
+    }
+
+    /// Fill `bytes` with those that a job reads from `start` on, where `open` is this file.
+    pub(crate) fn read(&self, open: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
+        self.header.read(start, bytes, |at, into| read_at(open, into, at))
     }
 
     /// The file's name within its folder.

@@ -2,6 +2,5 @@
 
 pub(crate) mod disk;
 pub(crate) mod hash;
-pub(crate) mod pickle;
 pub(crate) mod scratch;
 pub(crate) mod staging;

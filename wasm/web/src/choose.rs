@@ -90,6 +90,7 @@ impl Options {
             metric: self.metric()?,
             rule,
             drop_bad: self.drop_bad,
+            allow_cross_run: self.allow_cross_run,
         })
     }
 }
