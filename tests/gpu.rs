@@ -146,8 +146,8 @@ impl Executor for Fragile {
         let loss = Loss { device: &devices[0], harm: self.harm, left: AtomicU64::new(self.after) };
         loss.advance(0);
         let machine = Machine { threads: Some(3), memory: Some(1 << 20), ..Machine::default() };
-        over_files(merge, |plan, inputs, outputs| {
-            gpu::execute(&devices, self.must, plan, inputs, outputs, machine, &loss)
+        over_files(merge, |chosen, options, inputs, outputs| {
+            gpu::execute(&devices, self.must, (chosen, options), inputs, outputs, machine, &loss)
         })
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use conformance::native::{Host, Jobs, Kernel, reference};
 use conformance::paint::{self, Painting};
-use conformance::{Executor, Merge, SAME_CODE, agree, each_executor};
+use conformance::session::told;
+use conformance::{Executor, Failure, Merge, SAME_CODE, agree, each_executor};
 use mwa::safetensors::Header;
 use mwa::{Dtype, Float, Goal, Scheme, Weights};
 use mwa_host::{DeviceChoice, InstructionSet};
@@ -172,11 +173,8 @@ fn any_job_size_and_order_give_the_same_bytes() -> Result<(), String> {
         merge.allow_non_finite = true;
         let jobs = |bytes| Jobs { bytes, kernel: Kernel::Fast(InstructionSet::widest()) };
         let whole = run(&jobs(1 << 30), &merge)?;
-        let plan = merge.plan().map_err(|error| error.to_string())?;
-        let mut pieces: Vec<_> = plan.jobs(bytes).collect();
-        paint::shuffle(&mut pieces, seed);
-        let pieces =
-            jobs(bytes).run_jobs(&plan, &pieces, &merge.inputs).map_err(|error| error.to_string())?;
+        let shuffled = jobs(bytes).run(&merge, |numbers| paint::shuffle(numbers, seed));
+        let pieces = told(&merge, shuffled.map_err(Failure::from)).map_err(|failure| failure.message)?;
         if whole == pieces { Ok(()) } else { Err("the pieces differ from the whole".into()) }
     })
 }

@@ -93,7 +93,7 @@ for (const it of index.cases) {
   await check(it.case, async () => {
     const inputs = it.inputs.map((name, i) => ({ name: `input ${i}`, bytes: read(name) }));
     const dtype = it.dtype === "keep" ? undefined : it.dtype;
-    const recipe = { weighing: { explicit: it.weights }, dtype, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
+    const recipe = { weighing: { explicit: it.weights }, dtype, allow_cross_run: true, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
     // what the plan can do, but no program would ask for
     if (it.case === "no-tensors") return fails(() => merge(inputs, recipe), { error: "input", says: "no tensors" });
     if (it.error) return fails(() => merge(inputs, recipe), it);

@@ -61,7 +61,7 @@ def case(it):
 
     def call():
         return merger.merge(
-            inputs, weighing, dtype=dtype, allow_non_finite=allow, rewrite=True, chunk=1000
+            inputs, weighing, dtype=dtype, allow_cross_run=True, allow_non_finite=allow, rewrite=True, chunk=1000
         )
 
     if it["case"] == "no-tensors":  # what the plan can do, but no program would ask for

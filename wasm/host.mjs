@@ -19,7 +19,7 @@ export function mergeFiles(merger, inputs, recipe) {
     config,
     files: [{ name: "adapter_model.safetensors", bytes: head(merger, bytes), length: BigInt(bytes.length) }],
   }));
-  const defaults = { space: { tag: "factors" }, strict: false, residual: false, allowNonFinite: false, rewrite: false };
+  const defaults = { space: { tag: "factors" }, strict: false, residual: false, allowCrossRun: false, allowNonFinite: false, rewrite: false };
   const merge = merger.Merge.open(checkpoints, { ...defaults, ...recipe });
   let merged;
   const open = () => {

@@ -6,8 +6,9 @@ use core::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mwa::kernel::{Operand, reference};
+use mwa::merge::{Bytes, Chosen, Cut, Merge, MergeOptions, Next};
 use mwa::safetensors::{Header, TextMap};
-use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+use mwa::{Float, Input, Shard, Weights};
 use mwa_host::InstructionSet;
 
 const INPUTS: usize = 8;
@@ -23,7 +24,8 @@ const PAIRS: [(Float, Float); 6] = [
 ];
 
 fn kernels(criterion: &mut Criterion) {
-    let weights = Weights::explicit(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).expect("positive");
+    let raw = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    let weights = Weights::explicit(&raw).expect("positive");
     for (from, to) in PAIRS {
         let inputs: Vec<_> = (0..INPUTS).map(|seed| noise(from, seed as u64)).collect();
         let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
@@ -31,12 +33,18 @@ fn kernels(criterion: &mut Criterion) {
         let files = vec![Shard { name: "x.safetensors".into(), header: header.expect("one tensor") }];
         let checkpoints: Vec<_> =
             (0..INPUTS).map(|i| Input { name: i.to_string(), files: files.clone() }).collect();
-        let recipe = Recipe { dtype: Some(to), ..Recipe::default() };
-        let plan = Plan::new(&checkpoints, &weights, &recipe).expect("they agree");
-        let job = plan.jobs(usize::MAX).next().expect("there is one tensor");
+        let chosen = Chosen::explicit(checkpoints, vec![None; INPUTS], &raw).expect("positive");
+        let options = MergeOptions { dtype: Some(to), ..MergeOptions::default() };
+        let cut = Cut { max_bytes: usize::MAX, by_tensor: false };
+        let mut merge = Merge::new(chosen, options, cut).expect("they agree");
+        assert_eq!(merge.next(), Ok(Next::Jobs(0..1)), "there is one tensor");
+        let job = merge.job(0);
 
         let mut out = vec![0; ELEMENTS * to.bytes()];
-        InstructionSet::widest().run(&job, &inputs, &mut out).expect("all is finite");
+        let run = |inputs: &[&[u8]], out: &mut [u8]| {
+            InstructionSet::widest().run(&job, Bytes::Whole(inputs), &mut [out])
+        };
+        run(&inputs, &mut out).expect("all is finite");
         let operands = inputs.iter().zip(weights.values());
         let operands: Vec<_> =
             operands.map(|(&bytes, &weight)| Operand { dtype: from, bytes, weight }).collect();
@@ -48,7 +56,7 @@ fn kernels(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("{from:?} to {to:?}"));
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::from_parameter("weighted sum"), |bench| {
-            bench.iter(|| InstructionSet::widest().run(&job, black_box(&inputs), &mut out));
+            bench.iter(|| run(black_box(&inputs), &mut out));
         });
         // a copy reads half of its bytes and writes the other half
         let (source, mut copy) = (vec![1_u8; bytes / 2], vec![0_u8; bytes / 2]);

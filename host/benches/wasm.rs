@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use mwa::kernel::{Operand, reference};
+use mwa::merge::{Bytes, Chosen, Cut, MergeOptions, Next};
 use mwa::safetensors::{Header, TextMap};
-use mwa::{Float, Input, Plan, Recipe, Shard, Weights};
+use mwa::{Float, Input, Shard};
 use mwa_host::InstructionSet;
 use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Span, Weighing};
 use wasmtime::component::Component;
@@ -129,14 +130,18 @@ fn native(files: &[Vec<u8>]) -> Vec<u8> {
         Input { name: i.to_string(), files: vec![Shard { name: "w".into(), header }] }
     };
     let inputs: Vec<_> = files.iter().enumerate().map(input).collect();
-    let weights = Weights::explicit(&[1.0; INPUTS]).expect("equal weights");
-    let plan = Plan::new(&inputs, &weights, &Recipe::default()).expect("the files are alike");
-    let mut merged = plan.outputs()[0].header.to_bytes();
+    let chosen = Chosen::explicit(inputs, vec![None; INPUTS], &[1.0; INPUTS]).expect("equal weights");
+    let cut = Cut { max_bytes: CHUNK, by_tensor: false };
+    let mut merge =
+        mwa::merge::Merge::new(chosen, MergeOptions::default(), cut).expect("the files are alike");
+    let mut merged = merge.head(0);
     merged.resize(files[0].len(), 0);
-    for job in plan.jobs(CHUNK) {
+    let Ok(Next::Jobs(numbers)) = merge.next() else { panic!("there are sums") };
+    for job in numbers.map(|number| merge.job(number)) {
         let chunks: Vec<_> = job.reads().map(|read| &files[read.input][range(&read.range)]).collect();
-        let out = &mut merged[range(&job.write().range)];
-        InstructionSet::widest().run(&job, &chunks, out).expect("finite numbers");
+        let write = job.writes().next().expect("a sum is written");
+        let out = &mut merged[range(&write.range)];
+        InstructionSet::widest().run(&job, Bytes::Whole(&chunks), &mut [out]).expect("finite numbers");
     }
     merged
 }

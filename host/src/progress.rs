@@ -27,3 +27,12 @@ pub trait Progress: Sync {
 }
 
 impl Progress for () {}
+
+/// Hears nothing, but may stop the work: for what is over before a person looks.
+pub(crate) struct Quiet<'a>(pub(crate) &'a dyn Progress);
+
+impl Progress for Quiet<'_> {
+    fn stopped(&self) -> bool {
+        self.0.stopped()
+    }
+}

@@ -15,7 +15,7 @@ use crate::io::disk::io_error;
 use crate::io::hash::hash_file;
 use crate::io::scratch::Scratch;
 use crate::io::staging::is_plain;
-use crate::merge;
+use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
 
@@ -243,7 +243,7 @@ fn remake(
             Checkpoint::open(&folder.join(&input.path), &OpenOptions { adapter, weights_key })
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut choice = Choice {
+    let choice = Choice {
         inputs: report.inputs.clone(),
         checkpoints,
         weights,
@@ -260,7 +260,7 @@ fn remake(
             .help("say by TMPDIR where there is room for the merge")
     })?;
     let again = scratch.path().join("again");
-    merge::merge_choice(&mut choice, how, None, &again, &[], progress).map_err(|error| {
+    Planned::new(choice, how, None)?.run(how, &again, progress).map_err(|error| {
         // the file of the output is of no interest, but where it was
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(scratch.path()));
         if error.kind() == ErrorKind::Io && is_ours {

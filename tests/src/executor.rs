@@ -1,7 +1,8 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
+use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::safetensors::Header;
-use mwa::{Float, Input, Plan, Recipe, Shard, Space, Weights};
+use mwa::{AdapterConfig, Float, Input, Plan, Recipe, Shard, Space, Weights};
 
 /// A merge of single files.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,38 @@ impl Merge {
         let recipe =
             Recipe { dtype: self.dtype, allow_non_finite: self.allow_non_finite, ..Recipe::default() };
         Plan::new(&inputs, &Weights::explicit(&self.weights)?, &recipe)
+    }
+
+    /// The merge as the core runs it.
+    ///
+    /// # Errors
+    /// As the core: heads, weights, names, shapes, dtypes.
+    pub fn state(&self, cut: Cut) -> mwa::Result<mwa::merge::Merge> {
+        mwa::merge::Merge::new(self.chosen()?, self.options(), cut)
+    }
+
+    /// The inputs, chosen and weighed.
+    ///
+    /// # Errors
+    /// As the core: heads, configs, weights.
+    pub fn chosen(&self) -> mwa::Result<Chosen> {
+        let inputs = self.heads()?;
+        let config = |i: usize| self.configs.get(i).map(|text| AdapterConfig::parse(text)).transpose();
+        let configs = (0..inputs.len()).map(config).collect::<mwa::Result<_>>()?;
+        Chosen::explicit(inputs, configs, &self.weights)
+    }
+
+    /// What is wanted of it. Files of one input with weight are written anew, and nothing is measured.
+    #[must_use]
+    pub fn options(&self) -> MergeOptions {
+        MergeOptions {
+            dtype: self.dtype,
+            space: self.space,
+            allow_non_finite: self.allow_non_finite,
+            allow_cross_run: true,
+            rewrite: true,
+            ..MergeOptions::default()
+        }
     }
 
     /// The inputs as the core plans with them.

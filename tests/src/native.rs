@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mwa::kernel::Tally;
-use mwa::{AdapterConfig, Factors, Job, ModuleJob, Plan, Products, Rank, Recipe, Space, Weights};
+use mwa::merge::{Bytes, Chosen, Cut, Findings, Found, Job, MergeOptions, Next};
 use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
-use crate::session::index;
+use crate::session::{index, told};
 use crate::{Executor, Failure, Merge};
 
 /// Open the obvious loop, job by job: what all others are measured against.
@@ -88,70 +87,52 @@ pub struct Jobs {
 
 impl Executor for Jobs {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        if let (Space::Product(rank), Kernel::Fast(set)) = (merge.space, self.kernel) {
-            return Ok(products(merge, rank.unwrap_or(Rank::Inputs), set)?);
-        }
-        let plan = merge.plan()?;
-        let jobs: Vec<_> = plan.jobs(self.bytes).collect();
-        Ok(self.run_jobs(&plan, &jobs, &merge.inputs)?)
+        told(merge, self.run(merge, |_| ()).map_err(Failure::from))
     }
 }
 
 impl Jobs {
-    /// Run jobs of a plan of single files, in the order given.
+    /// Merge, the jobs of each phase in the order that `order` gives them.
     ///
     /// # Errors
-    /// The first that a job reports.
-    pub fn run_jobs(&self, plan: &Plan, jobs: &[Job<'_>], inputs: &[Vec<u8>]) -> mwa::Result<Vec<u8>> {
-        let header = &plan.outputs()[0].header;
-        let mut output = header.to_bytes();
-        output.resize(index(header.file_len()), 0xaa);
-        for job in jobs {
-            let bytes = |read: mwa::Read| &inputs[read.input][index(read.range.start)..index(read.range.end)];
-            let reads: Vec<_> = job.reads().map(bytes).collect();
-            let write = job.write().range;
-            let out = &mut output[index(write.start)..index(write.end)];
-            match self.kernel {
-                Kernel::Reference => job.run_reference(&reads, out)?,
-                Kernel::Fast(set) => set.run(job, &reads, out)?,
-            };
+    /// What the core says of the inputs, or the first error that a job reports.
+    pub fn run(&self, merge: &Merge, order: impl Fn(&mut Vec<u64>)) -> mwa::Result<Vec<u8>> {
+        let mut state = merge.state(Cut { max_bytes: self.bytes, by_tensor: false })?;
+        let mut output = Vec::new();
+        while let Next::Jobs(numbers) = state.next()? {
+            if let Some(file) = state.outputs().first().filter(|_| output.is_empty()) {
+                output = state.head(0);
+                output.resize(index(file.header.file_len()), 0xaa);
+            }
+            let mut numbers: Vec<_> = numbers.collect();
+            order(&mut numbers);
+            let mut findings = Findings::default();
+            for number in numbers {
+                let job = state.job(number);
+                findings.add(number, self.run_job(&job, &merge.inputs, &mut output)?);
+            }
+            state.take(findings)?;
+        }
+        if output.is_empty() {
+            output = state.head(0); // of a file of empty tensors
         }
         Ok(output)
     }
-}
 
-/// A merge in product space of adapters that hold factors alone, each module whole.
-fn products(merge: &Merge, rank: Rank, set: InstructionSet) -> mwa::Result<Vec<u8>> {
-    let (inputs, weights) = (merge.heads()?, Weights::explicit(&merge.weights)?);
-    let configs =
-        merge.configs.iter().map(|text| AdapterConfig::parse(text)).collect::<mwa::Result<Vec<_>>>()?;
-    let configs: Vec<_> = configs.iter().collect();
-    let optional: Vec<_> = configs.iter().copied().map(Some).collect();
-    let products = Products::new(Factors::new(&inputs, &optional, &weights)?, &configs)?;
-    let slice = |read: mwa::Read| &merge.inputs[read.input][index(read.range.start)..index(read.range.end)];
-    let whole = |job: &ModuleJob<'_>| job.reads().map(slice).collect::<Vec<_>>();
-    let found = match rank {
-        Rank::Energy(share) => products
-            .surveys()
-            .map(|job| set.rank_for(&job, &whole(&job), share))
-            .collect::<mwa::Result<_>>()?,
-        _ => Vec::new(),
-    };
-    let ranks = products.ranks(rank, &found)?;
-    let elsewhere = products.layout(&ranks, merge.dtype);
-    let plan = Plan::new(&inputs, &weights, &Recipe { elsewhere, ..Recipe::default() })?;
-    assert_eq!(plan.jobs(1 << 20).count(), 0, "there is nothing but factors");
-    let mut merged = plan.outputs()[0].header.to_bytes();
-    merged.resize(index(plan.outputs()[0].header.file_len()), 0xaa);
-    for job in products.jobs(&plan, rank, &ranks) {
+    fn run_job(&self, job: &Job<'_>, inputs: &[Vec<u8>], output: &mut [u8]) -> mwa::Result<Found> {
+        let bytes = |read: mwa::Read| &inputs[read.input][index(read.range.start)..index(read.range.end)];
+        let reads: Vec<_> = job.reads().map(bytes).collect();
         let ranges: Vec<_> =
             job.writes().map(|write| index(write.range.start)..index(write.range.end)).collect();
-        let mut outputs: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();
-        let mut slices: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        set.merge(&job, &whole(&job), &mut slices)?;
-        ranges.into_iter().zip(&outputs).for_each(|(range, bytes)| merged[range].copy_from_slice(bytes));
+        let mut pieces: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();
+        let mut rooms: Vec<_> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
+        let found = match self.kernel {
+            Kernel::Reference => job.run_reference(&reads, &mut rooms)?,
+            Kernel::Fast(set) => set.run(job, Bytes::Whole(&reads), &mut rooms)?,
+        };
+        ranges.into_iter().zip(&pieces).for_each(|(range, bytes)| output[range].copy_from_slice(bytes));
+        Ok(found)
     }
-    Ok(merged)
 }
 
 /// The host: files, threads, hashes.
@@ -168,20 +149,25 @@ pub struct Host {
 impl Executor for Host {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
         let machine = Machine { threads: Some(self.threads), memory: self.memory, device: self.device };
-        over_files(merge, |plan, inputs, outputs| mwa_host::execute(plan, inputs, outputs, machine, &()))
+        told(
+            merge,
+            over_files(merge, |chosen, options, inputs, outputs| {
+                mwa_host::execute(chosen, options, inputs, outputs, machine, &())
+            }),
+        )
     }
 }
 
-/// Merge by something that takes files, and keep the tally to itself.
+/// Merge by something that takes files.
 ///
 /// # Errors
-/// What planning says of the merge, or `run` of the files.
+/// What the core says of heads and weights, or `run` of the files.
 ///
 /// # Panics
 /// If files cannot be made in the temporary folder.
 pub fn over_files(
     merge: &Merge,
-    run: impl FnOnce(&Plan, &[Vec<PathBuf>], &[PathBuf]) -> mwa::Result<Tally>,
+    run: impl FnOnce(Chosen, MergeOptions, &[Vec<PathBuf>], &[PathBuf]) -> mwa::Result<()>,
 ) -> Result<Vec<u8>, Failure> {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
@@ -191,6 +177,6 @@ pub fn over_files(
     };
     let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
     let output = folder.path().join("merged.safetensors");
-    run(&merge.plan()?, &inputs, core::slice::from_ref(&output))?;
+    run(merge.chosen()?, merge.options(), &inputs, core::slice::from_ref(&output))?;
     Ok(fs::read(&output).expect("the host has written its output"))
 }

@@ -2,7 +2,6 @@
 
 use mwa::border::{Checkpoint, Head, Order, Session, Weighing};
 use mwa::safetensors::Header;
-use mwa_wasm_fast::LOOPS;
 
 use crate::{Executor, Failure, Merge};
 
@@ -36,22 +35,24 @@ fn run(merge: &Merge) -> mwa::Result<Vec<u8>> {
         space: merge.space,
         strict: false,
         residual: false,
+        allow_cross_run: true,
         dtype: merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase()),
         allow_non_finite: merge.allow_non_finite,
         rewrite: true,
         chunk: Some(CHUNK),
     };
-    let mut session = Session::open(merge.inputs.iter().enumerate().map(checkpoint).collect(), &order)?;
+    let checkpoints: Vec<_> = merge.inputs.iter().enumerate().map(checkpoint).collect();
+    let mut session = Session::open(&checkpoints, &order)?;
     let mut pieces = Vec::new();
     while let Some(job) = session.next_job()? {
         let chunk =
             |read: &mwa::Read| &merge.inputs[read.input][index(read.range.start)..index(read.range.end)];
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
-        let piece = session.run(job.number, &chunks, &LOOPS)?;
+        let piece = session.run(job.number, &chunks, mwa_wasm_fast::run)?;
         pieces.extend(job.writes.first().map(|write| (index(write.range.start), piece)));
     }
-    let (_, head, length) = session.outputs().next().expect("there is one output");
-    let mut merged = head.to_vec();
+    let (_, _, length) = session.outputs().next().expect("there is one output");
+    let mut merged = session.head(0).expect("there is one output");
     merged.resize(index(length), 0xaa);
     for (start, piece) in pieces {
         merged[start..start + piece.len()].copy_from_slice(&piece);

@@ -46,6 +46,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         }
         ["gpu"] => gpu(runs),
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
+        ["plan"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "plan"])),
         ["wasm"] => crate::hashes::bench(),
         _ => Err(format!("there is no benchmark called `{}`; see cargo xtask help", what.join(" "))),
     }

@@ -54,6 +54,7 @@ usage: cargo xtask VERB …
   bench bindings [RUNS]    Python, C and Node beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
+  bench plan               how long planning takes, by the number of tensors: models in many shards, adapters of many experts
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 

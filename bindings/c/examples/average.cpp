@@ -54,7 +54,7 @@ int main(int count, char **arguments) try {
         check(mwa_header_size(head.data(), head.size(), file_size, &size));
         head.resize(size);
         file.seekg(0).read(reinterpret_cast<char *>(head.data()), static_cast<std::streamsize>(size));
-        inputs.push_back({arguments[i], nullptr, head.size(), file_size});
+        inputs.push_back({arguments[i], nullptr, head.size(), file_size, nullptr});
     }
     for (size_t i = 0; i < inputs.size(); i++) inputs[i].head = heads[i].data();
     std::vector<double> weights(inputs.size(), 1.0);

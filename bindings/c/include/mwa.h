@@ -37,7 +37,7 @@ typedef struct mwa_error {
   char *help;
 } mwa_error;
 
-// One safetensors file, by its head.
+// One checkpoint: a safetensors file, by its head.
 typedef struct mwa_input {
   // How errors call it.
   const char *name;
@@ -47,15 +47,9 @@ typedef struct mwa_input {
   size_t head_size;
   // The size of the whole file.
   uint64_t file_size;
+  // The text of its adapter_config.json; NULL for a whole model, or a file that has none.
+  const char *config;
 } mwa_input;
-
-// What is wanted of the output; all zeros for the usual.
-typedef struct mwa_recipe {
-  // Dtype of averaged tensors: "f32", "bf16" or "f16"; "keep" or NULL for the widest of the inputs.
-  const char *dtype;
-  // Let NaN and infinity through instead of failing.
-  bool allow_non_finite;
-} mwa_recipe;
 
 // Fill `buffer` with `size` bytes of input number `input`, from byte `offset` of its file on. Anything but 0 means that it
 // cannot, and ends the merge with an error of kind "io" that names the number.
@@ -103,24 +97,26 @@ struct mwa_error *mwa_header_size(const uint8_t *start,
                                   uint64_t file_size,
                                   uint64_t *size);
 
-// Check inputs against each other and lay out the output, which has the tensors of the last input. `weights` are one per
-// input and are divided by their sum. `recipe` may be NULL.
+// Check inputs against each other, oldest first, and lay out the output, which has the tensors of the last. `weights` are one
+// per input and are divided by their sum. `options` is a JSON object with the options of `mwa merge` that say how is merged
+// (dtype, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL.
 //
 // # Safety
 // Pointers are what they are said to be; `inputs` and `weights` have `count` elements; `plan` can be written.
 struct mwa_error *mwa_plan_new(const struct mwa_input *inputs,
                                const double *weights,
                                size_t count,
-                               const struct mwa_recipe *recipe,
+                               const char *options,
                                struct mwa_plan **plan);
 
-// The size of the output file in bytes.
+// The size of the output file in bytes; 0 where ranks are found by energy and the plan was not run yet.
 //
 // # Safety
 // `plan` comes from `mwa_plan_new`.
 uint64_t mwa_plan_file_size(const struct mwa_plan *plan);
 
-// Copy as much of the output's head as `size` bytes hold, and return its whole size. `mwa_plan_run` writes it too.
+// Copy as much of the output's head as `size` bytes hold, and return its whole size. `mwa_plan_run` writes it too. There is
+// none where one input alone has weight, whose file is copied as it is, nor before ranks by energy are found.
 //
 // # Safety
 // `plan` comes from `mwa_plan_new`; `buffer` has room for `size` bytes, or is NULL and `size` is 0.
@@ -128,15 +124,31 @@ size_t mwa_plan_head(const struct mwa_plan *plan,
                      uint8_t *buffer,
                      size_t size);
 
-// Read, average and write everything, the output from its first byte to its last, in order. Callbacks run on the calling
-// thread; `user` is passed to them. Buffers take 256 KiB per input.
+// Read, compare, average and write everything. In factor space the output is written from its first byte to its last, in order;
+// in product space modules come after the other tensors. Callbacks run on the calling thread; `user` is passed to them.
+// Buffers take 256 KiB per input, in product space all factors of a module.
 //
 // # Safety
 // `plan` comes from `mwa_plan_new`; the callbacks do what their types say.
-struct mwa_error *mwa_plan_run(const struct mwa_plan *plan,
+struct mwa_error *mwa_plan_run(struct mwa_plan *plan,
                                mwa_read read,
                                mwa_write write,
                                void *user);
+
+// What `mwa merge --json` would print of the last run, without hashes: weights, notes, how far the result is off.
+//
+// # Safety
+// `plan` comes from `mwa_plan_new`; `report` can be written.
+struct mwa_error *mwa_plan_report(const struct mwa_plan *plan,
+                                  struct mwa_text **report);
+
+// The adapter_config.json that belongs beside the output: in product space ranks and scales are others than the inputs'. An
+// empty text where the inputs have none.
+//
+// # Safety
+// `plan` comes from `mwa_plan_new`; `config` can be written.
+struct mwa_error *mwa_plan_config(const struct mwa_plan *plan,
+                                  struct mwa_text **config);
 
 // Give a plan back. NULL is fine.
 //

@@ -3,14 +3,15 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::slice;
 
+use mwa::merge::{Bytes, Chosen, Cut, Findings, Merge, MergeOptions, Next};
 use mwa::safetensors::Header;
-use mwa::{Error, ErrorKind, Input, Plan, Recipe, Result, Shard, Weights};
+use mwa::{AdapterConfig, Error, ErrorKind, Input, Read, Result, Shard};
 use mwa_host::InstructionSet;
 
-use crate::border::{free, give, guarded, list, text, usage};
-use crate::mwa_error;
+use crate::border::{free, give, given, guarded, list, text, usage};
+use crate::{mwa_error, mwa_text};
 
-/// One safetensors file, by its head.
+/// One checkpoint: a safetensors file, by its head.
 #[repr(C)]
 pub struct mwa_input {
     /// How errors call it.
@@ -21,21 +22,16 @@ pub struct mwa_input {
     pub head_size: usize,
     /// The size of the whole file.
     pub file_size: u64,
-}
-
-/// What is wanted of the output; all zeros for the usual.
-#[repr(C)]
-pub struct mwa_recipe {
-    /// Dtype of averaged tensors: "f32", "bf16" or "f16"; "keep" or NULL for the widest of the inputs.
-    pub dtype: *const c_char,
-    /// Let NaN and infinity through instead of failing.
-    pub allow_non_finite: bool,
+    /// The text of its adapter_config.json; NULL for a whole model, or a file that has none.
+    pub config: *const c_char,
 }
 
 /// A checked merge of files that the caller reads and writes.
 pub struct mwa_plan {
-    plan: Plan,
-    names: Vec<String>,
+    chosen: Chosen,
+    options: MergeOptions,
+    /// The last one that was run, or one that was not.
+    merge: Merge,
 }
 
 /// Fill `buffer` with `size` bytes of input number `input`, from byte `offset` of its file on. Anything but 0 means that it
@@ -48,8 +44,8 @@ pub type mwa_read = Option<
 pub type mwa_write =
     Option<unsafe extern "C" fn(user: *mut c_void, offset: u64, bytes: *const u8, size: usize) -> c_int>;
 
-/// Most bytes that are read of one input at a time.
-const JOB_BYTES: usize = 256 << 10;
+/// Most bytes that a residual reads at once: they stay in a second-level cache.
+const WINDOW: usize = 2 << 20;
 
 /// How many bytes of a safetensors file its head takes, given at least the first 8 of them (512 let it say what else the
 /// file may be) and the size of the whole file.
@@ -75,8 +71,9 @@ pub unsafe extern "C" fn mwa_header_size(
     })
 }
 
-/// Check inputs against each other and lay out the output, which has the tensors of the last input. `weights` are one per
-/// input and are divided by their sum. `recipe` may be NULL.
+/// Check inputs against each other, oldest first, and lay out the output, which has the tensors of the last. `weights` are one
+/// per input and are divided by their sum. `options` is a JSON object with the options of `mwa merge` that say how is merged
+/// (dtype, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL.
 ///
 /// # Safety
 /// Pointers are what they are said to be; `inputs` and `weights` have `count` elements; `plan` can be written.
@@ -85,46 +82,51 @@ pub unsafe extern "C" fn mwa_plan_new(
     inputs: *const mwa_input,
     weights: *const f64,
     count: usize,
-    recipe: *const mwa_recipe,
+    options: *const c_char,
     plan: *mut *mut mwa_plan,
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (inputs, weights) = unsafe { (list(inputs, count, "inputs")?, list(weights, count, "weights")?) };
+        let (read, weights) = unsafe { (list(inputs, count, "inputs")?, list(weights, count, "weights")?) };
         // SAFETY: the caller's promise.
-        let inputs = inputs.iter().map(|input| unsafe { read_head(input) }).collect::<Result<Vec<_>>>()?;
-        let named: Vec<_> =
-            inputs.iter().map(|input| (input.name.as_str(), input.files[0].header.metadata())).collect();
-        let metadata = mwa::agree_metadata(&named)?.kept;
+        let options = unsafe { given(options) }?.merging()?;
+        let (mut inputs, mut configs) = (Vec::new(), Vec::new());
+        for input in read {
+            // SAFETY: the caller's promise.
+            let (input, config) = unsafe { read_head(input) }?;
+            inputs.push(input);
+            configs.push(config);
+        }
+        let chosen = Chosen::explicit(inputs, configs, weights)?;
+        let merge = Merge::new(chosen.clone(), options, Cut::default())?;
         // SAFETY: the caller's promise.
-        let recipe = Recipe { metadata, ..unsafe { read_recipe(recipe) }? };
-        let made = Plan::new(&inputs, &Weights::explicit(weights)?, &recipe)?;
-        let names = inputs.into_iter().map(|input| input.name).collect();
-        // SAFETY: the caller's promise.
-        unsafe { give(plan, mwa_plan { plan: made, names }) };
+        unsafe { give(plan, mwa_plan { chosen, options, merge }) };
         Ok(())
     })
 }
 
-/// The size of the output file in bytes.
+/// The size of the output file in bytes; 0 where ranks are found by energy and the plan was not run yet.
 ///
 /// # Safety
 /// `plan` comes from `mwa_plan_new`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mwa_plan_file_size(plan: *const mwa_plan) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { plan.as_ref() }.map_or(0, |plan| plan.plan.outputs()[0].header.file_len())
+    let outputs = unsafe { plan.as_ref() }.map_or(&[][..], |plan| plan.merge.outputs());
+    outputs.first().map_or(0, |output| output.header.file_len())
 }
 
-/// Copy as much of the output's head as `size` bytes hold, and return its whole size. `mwa_plan_run` writes it too.
+/// Copy as much of the output's head as `size` bytes hold, and return its whole size. `mwa_plan_run` writes it too. There is
+/// none where one input alone has weight, whose file is copied as it is, nor before ranks by energy are found.
 ///
 /// # Safety
 /// `plan` comes from `mwa_plan_new`; `buffer` has room for `size` bytes, or is NULL and `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mwa_plan_head(plan: *const mwa_plan, buffer: *mut u8, size: usize) -> usize {
     // SAFETY: the caller's promise.
-    let Some(plan) = (unsafe { plan.as_ref() }) else { return 0 };
-    let head = plan.plan.outputs()[0].header.to_bytes();
+    let plan = unsafe { plan.as_ref() }.filter(|plan| !plan.merge.outputs().is_empty());
+    let Some(plan) = plan else { return 0 };
+    let head = plan.merge.head(0);
     if !buffer.is_null() {
         let length = head.len().min(size);
         // SAFETY: the caller's promise.
@@ -133,23 +135,34 @@ pub unsafe extern "C" fn mwa_plan_head(plan: *const mwa_plan, buffer: *mut u8, s
     head.len()
 }
 
-/// Read, average and write everything, the output from its first byte to its last, in order. Callbacks run on the calling
-/// thread; `user` is passed to them. Buffers take 256 KiB per input.
+/// Read, compare, average and write everything. In factor space the output is written from its first byte to its last, in order;
+/// in product space modules come after the other tensors. Callbacks run on the calling thread; `user` is passed to them.
+/// Buffers take 256 KiB per input, in product space all factors of a module.
 ///
 /// # Safety
 /// `plan` comes from `mwa_plan_new`; the callbacks do what their types say.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mwa_plan_run(
-    plan: *const mwa_plan,
+    plan: *mut mwa_plan,
     read: mwa_read,
     write: mwa_write,
     user: *mut c_void,
 ) -> *mut mwa_error {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let plan = unsafe { plan.as_ref() }.ok_or_else(|| usage("plan is NULL".into()))?;
+        let plan = unsafe { plan.as_mut() }.ok_or_else(|| usage("plan is NULL".into()))?;
         let read = read.ok_or_else(|| usage("read is NULL".into()))?;
         let write = write.ok_or_else(|| usage("write is NULL".into()))?;
+        plan.merge = Merge::new(plan.chosen.clone(), plan.options, Cut::default())?;
+        let names = &plan.chosen.inputs;
+        let read = |from: &Read, buffer: &mut [u8]| {
+            // SAFETY: the caller's promise.
+            match unsafe { read(user, from.input, from.range.start, buffer.as_mut_ptr(), buffer.len()) } {
+                0 => Ok(()),
+                code => Err(Error::new(ErrorKind::Io, format!("the read callback returned {code}"))
+                    .file(&*names[from.input].name)),
+            }
+        };
         let write = |offset: u64, bytes: &[u8]| {
             // SAFETY: the caller's promise.
             match unsafe { write(user, offset, bytes.as_ptr(), bytes.len()) } {
@@ -157,27 +170,87 @@ pub unsafe extern "C" fn mwa_plan_run(
                 code => Err(Error::new(ErrorKind::Io, format!("the write callback returned {code}"))),
             }
         };
-        write(0, &plan.plan.outputs()[0].header.to_bytes())?;
-        let instructions = InstructionSet::widest();
-        let (mut buffers, mut out) = (vec![Vec::new(); plan.names.len()], Vec::new());
-        for job in plan.plan.jobs(JOB_BYTES) {
-            for (range, buffer) in job.reads().zip(&mut buffers) {
-                buffer.resize(size(&range.range), 0);
-                // SAFETY: the caller's promise.
-                let code =
-                    unsafe { read(user, range.input, range.range.start, buffer.as_mut_ptr(), buffer.len()) };
-                if code != 0 {
-                    let detail = format!("the read callback returned {code}");
-                    return Err(Error::new(ErrorKind::Io, detail).file(&*plan.names[range.input]));
-                }
-            }
-            let inputs: Vec<_> = buffers[..job.reads().len()].iter().map(Vec::as_slice).collect();
-            out.resize(size(&job.write().range), 0);
-            instructions.run(&job, &inputs, &mut out)?;
-            write(job.write().range.start, &out)?;
-        }
+        run(&mut plan.merge, read, write)
+    })
+}
+
+/// What `mwa merge --json` would print of the last run, without hashes: weights, notes, how far the result is off.
+///
+/// # Safety
+/// `plan` comes from `mwa_plan_new`; `report` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mwa_plan_report(
+    plan: *const mwa_plan,
+    report: *mut *mut mwa_text,
+) -> *mut mwa_error {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let plan = unsafe { plan.as_ref() }.ok_or_else(|| usage("plan is NULL".into()))?;
+        // SAFETY: the caller's promise.
+        unsafe { give(report, mwa_text(plan.merge.preview().to_json())) };
         Ok(())
     })
+}
+
+/// The adapter_config.json that belongs beside the output: in product space ranks and scales are others than the inputs'. An
+/// empty text where the inputs have none.
+///
+/// # Safety
+/// `plan` comes from `mwa_plan_new`; `config` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mwa_plan_config(
+    plan: *const mwa_plan,
+    config: *mut *mut mwa_text,
+) -> *mut mwa_error {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let plan = unsafe { plan.as_ref() }.ok_or_else(|| usage("plan is NULL".into()))?;
+        let text = plan.merge.texts().into_iter().find(|(name, _)| name == "adapter_config.json");
+        // SAFETY: the caller's promise.
+        unsafe { give(config, mwa_text(text.map_or_else(String::new, |(_, text)| text))) };
+        Ok(())
+    })
+}
+
+/// All jobs, one after the other.
+fn run(
+    merge: &mut Merge,
+    mut read: impl FnMut(&Read, &mut [u8]) -> Result<()>,
+    write: impl Fn(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let instructions = InstructionSet::widest();
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let mut is_begun = false;
+    while let Next::Jobs(numbers) = merge.next()? {
+        let mut findings = Findings::default();
+        for number in numbers {
+            let job = merge.job(number);
+            if !is_begun && job.writes().len() > 0 {
+                write(0, &merge.head(0))?;
+                is_begun = true;
+            }
+            outputs.resize_with(job.writes().len(), Vec::new);
+            outputs.iter_mut().zip(job.writes()).for_each(|(room, to)| room.resize(size(&to.range), 0));
+            let mut rooms: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+            let found = if job.is_windowed() {
+                instructions.run(&job, Bytes::Windows(WINDOW, &mut read), &mut rooms)?
+            } else {
+                inputs.resize_with(job.reads().len(), Vec::new);
+                for (from, buffer) in job.reads().zip(&mut inputs) {
+                    buffer.resize(size(&from.range), 0);
+                    read(&from, buffer)?;
+                }
+                let whole: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
+                instructions.run(&job, Bytes::Whole(&whole), &mut rooms)?
+            };
+            for (to, bytes) in job.writes().zip(&outputs) {
+                write(to.range.start, bytes)?;
+            }
+            findings.add(number, found);
+        }
+        merge.take(findings)?;
+    }
+    if is_begun { Ok(()) } else { write(0, &merge.head(0)) }
 }
 
 /// Give a plan back. NULL is fine.
@@ -190,27 +263,23 @@ pub unsafe extern "C" fn mwa_plan_free(plan: *mut mwa_plan) {
     unsafe { free(plan) }
 }
 
-unsafe fn read_head(input: &mwa_input) -> Result<Input> {
+unsafe fn read_head(input: &mwa_input) -> Result<(Input, Option<AdapterConfig>)> {
     // SAFETY: the caller's promise.
     let (name, head) = unsafe {
         (text(input.name, "an input's name")?, list(input.head, input.head_size, "an input's head")?)
     };
-    let header = Header::parse(head, input.file_size).map_err(|error| error.file(name))?;
-    Ok(Input { name: name.into(), files: vec![Shard { name: name.into(), header }] })
-}
-
-unsafe fn read_recipe(recipe: *const mwa_recipe) -> Result<Recipe> {
-    // SAFETY: the caller's promise.
-    let Some(recipe) = (unsafe { recipe.as_ref() }) else { return Ok(Recipe::default()) };
-    let allow_non_finite = recipe.allow_non_finite;
-    if recipe.dtype.is_null() {
-        return Ok(Recipe { allow_non_finite, ..Recipe::default() });
-    }
-    // SAFETY: the caller's promise.
-    let options = serde_json::json!({ "dtype": unsafe { text(recipe.dtype, "dtype") }? }).to_string();
-    Ok(Recipe { dtype: mwa::Options::parse(&options)?.dtype.0, allow_non_finite, ..Recipe::default() })
+    let at = |error: Error| error.file(name);
+    let header = Header::parse(head, input.file_size).map_err(at)?;
+    let config = if input.config.is_null() {
+        None
+    } else {
+        // SAFETY: the caller's promise.
+        Some(AdapterConfig::parse(unsafe { text(input.config, "an input's config") }?).map_err(at)?)
+    };
+    let files = vec![Shard { name: "adapter_model.safetensors".into(), header }];
+    Ok((Input { name: name.into(), files }, config))
 }
 
 fn size(range: &core::ops::Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).expect("a job is small")
+    usize::try_from(range.end - range.start).expect("a job fits into memory")
 }

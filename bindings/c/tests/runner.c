@@ -1,6 +1,6 @@
 /* Merge what standard input asks for, one merge a line, and answer with one line each: "ok" or "KIND<tab>TENSOR<tab>TEXT".
  *
- * plan<tab>OUT<tab>DTYPE<tab>ALLOW<tab>COUNT<tab>WEIGHT<tab>FILE…    files in memory, through mwa_plan
+ * plan<tab>OUT<tab>OPTIONS<tab>COUNT<tab>WEIGHT<tab>FILE<tab>CONFIG…   files in memory, through mwa_plan; CONFIG may be empty
  * run<tab>OUT<tab>OPTIONS<tab>INPUT                            a whole run, through mwa_merge
  * fail<tab>TIMES                                               so many failing calls */
 #include <stdio.h>
@@ -39,9 +39,14 @@ static int read_bytes(void *user, size_t input, uint64_t offset, uint8_t *buffer
 }
 
 static int write_bytes(void *user, uint64_t offset, const uint8_t *bytes, size_t size) {
-    struct bytes to = ((struct store *)user)->output;
-    if (offset + size > to.size) return 8;
-    memcpy(to.data + offset, bytes, size);
+    struct bytes *to = &((struct store *)user)->output;
+    if (offset + size > to->size) {
+        uint8_t *more = realloc(to->data, (size_t)offset + size);
+        if (!more) return 8;
+        to->data = more;
+        to->size = (size_t)offset + size;
+    }
+    memcpy(to->data + offset, bytes, size);
     return 0;
 }
 
@@ -68,25 +73,25 @@ static void plan(char **words, int count) {
     struct store store = {0};
     struct mwa_input inputs[16];
     double weights[16];
-    struct mwa_recipe recipe = {words[2], strcmp(words[3], "1") == 0};
-    size_t n = (size_t)atoi(words[4]);
+    size_t n = (size_t)atoi(words[3]);
     struct mwa_error *error = NULL;
     struct mwa_plan *plan = NULL;
-    if (n > 16 || count != 5 + 2 * (int)n) exit(3);
+    if (n > 16 || count != 4 + 3 * (int)n) exit(3);
     for (size_t i = 0; i < n; i++) {
-        weights[i] = strtod(words[5 + 2 * i], NULL);
-        store.inputs[i] = load(words[6 + 2 * i]);
+        char **word = words + 4 + 3 * i;
+        weights[i] = strtod(word[0], NULL);
+        store.inputs[i] = load(word[1]);
         uint64_t size = 0;
         if (!error) error = mwa_header_size(store.inputs[i].data, store.inputs[i].size, store.inputs[i].size, &size);
-        inputs[i] = (struct mwa_input){words[6 + 2 * i], store.inputs[i].data, (size_t)size, store.inputs[i].size};
+        const char *config = *word[2] ? word[2] : NULL;
+        inputs[i] = (struct mwa_input){word[1], store.inputs[i].data, (size_t)size, store.inputs[i].size, config};
     }
-    if (!error) error = mwa_plan_new(inputs, weights, n, &recipe, &plan);
+    if (!error) error = mwa_plan_new(inputs, weights, n, words[2], &plan);
     if (!error) {
-        store.output.size = (size_t)mwa_plan_file_size(plan);
-        store.output.data = malloc(store.output.size);
         error = mwa_plan_run(plan, read_bytes, write_bytes, &store);
     }
     if (!error) {
+        if (store.output.size != mwa_plan_file_size(plan)) exit(13);
         FILE *file = fopen(words[1], "wb");
         if (!file || fwrite(store.output.data, 1, store.output.size, file) != store.output.size) exit(3);
         fclose(file);
@@ -97,7 +102,15 @@ static void plan(char **words, int count) {
         error = mwa_plan_run(plan, read_bytes, refuse, &store);
         if (!error || strcmp(error->name, "io") != 0) exit(5);
         mwa_error_free(error);
-        error = NULL;
+        error = mwa_plan_run(plan, read_bytes, write_bytes, &store);
+    }
+    if (!error) {
+        struct mwa_text *report = NULL, *config = NULL;
+        if (mwa_plan_report(plan, &report) || mwa_plan_config(plan, &config)) exit(10);
+        char text[1 << 14];
+        if (mwa_text_copy(report, text, sizeof text) < 100 || !strstr(text, "\"notes\"")) exit(11);
+        if ((mwa_text_copy(config, NULL, 0) > 0) != (*words[6] != 0)) exit(12);
+        mwa_text_free(report), mwa_text_free(config);
     }
     answer(error);
     mwa_plan_free(plan);

@@ -17,26 +17,38 @@ def merge_state_dicts(
     weights: Sequence[float],
     *,
     dtype: Literal["keep", "f32", "bf16", "f16"] = "keep",
+    allow_cross_run: bool = False,
     allow_non_finite: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> dict[str, Tensor]:
     """The weighted average of state dicts, tensor by tensor: the bytes that merging their files gives.
 
     Takes NumPy arrays (with `ml_dtypes` also bfloat16 and float8), PyTorch tensors, and others that speak DLPack, all in
     main memory; reads them where they lie, and copies only those that are not contiguous. Weights are divided by their
-    sum. Integer and boolean tensors must be the same in every state dict. The result has the order of the last state
-    dict, and tensors of its kind: PyTorch's for PyTorch's, NumPy's for all others. Raises `MergeError`.
+    sum. Integer and boolean tensors must be the same in every state dict. LoRA factors of several runs are refused unless
+    `allow_cross_run`. `note` hears what there is to know of the merge, as files' merges report it. The result has the order
+    of the last state dict, and tensors of its kind: PyTorch's for PyTorch's, NumPy's for all others. Raises `MergeError`.
     """
     newest = state_dicts[-1] if state_dicts else {}
-    inputs = [(f"state_dicts[{i}]", list(tensors.items())) for i, tensors in enumerate(state_dicts)]
-    merged = _mwa.merge_tensors(
+    inputs = [(f"state_dicts[{i}]", list(tensors.items()), None) for i, tensors in enumerate(state_dicts)]
+    merged, _, notes = _mwa.merge_tensors(
         inputs,
         weights,
-        to_json({"dtype": dtype, "allow_non_finite": allow_non_finite, "threads": threads}),
+        to_json(
+            {
+                "dtype": dtype,
+                "allow_cross_run": allow_cross_run,
+                "allow_non_finite": allow_non_finite,
+                "threads": threads,
+            }
+        ),
         lambda name, dtype, shape: _empty(newest[name], dtype, shape),
         progress,
     )
+    for text in notes if note else ():
+        note(text)
     return {name: merged[name] for name in newest}
 
 

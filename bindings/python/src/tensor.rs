@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::slice;
 
-use mwa::{Dtype, Error, ErrorKind, Options, Recipe, Result, Weights};
+use mwa::{AdapterConfig, Dtype, Error, ErrorKind, MergeOptions, Options, Result};
 use mwa_host::Machine;
 use mwa_host::memory::{InMemory, Input, Tensor};
 use pyo3::prelude::*;
@@ -14,17 +14,20 @@ use crate::call::{call, exception};
 /// A tensor of another library under its name.
 type Named<'py> = (String, Bound<'py, PyAny>);
 
-/// Merge `inputs`, each a name and its `(name, tensor)` pairs. `allocate(name, dtype, shape)` makes the room for a
-/// result, a C-contiguous tensor. Returns the results by name.
+/// An input: its name, its tensors and, if it is an adapter, the text of its `adapter_config.json`.
+type Checkpoint<'py> = (String, Vec<Named<'py>>, Option<String>);
+
+/// Merge `inputs`. `allocate(name, dtype, shape)` makes the room for a result, a C-contiguous tensor. Returns the results
+/// by name, the config that belongs to them, and what the user should be told.
 #[pyfunction]
 pub(crate) fn merge_tensors<'py>(
     py: Python<'py>,
-    inputs: Vec<(String, Vec<Named<'py>>)>,
+    inputs: Vec<Checkpoint<'py>>,
     weights: Vec<f64>,
     options: &str,
     allocate: &Bound<'py, PyAny>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<(Bound<'py, PyDict>, Option<String>, Vec<String>)> {
     let raise = |error: Error| exception(py, &error);
     let wanted = Options::parse(options).map_err(raise)?;
     let machine = Machine::new(&wanted).map_err(raise)?;
@@ -33,16 +36,20 @@ pub(crate) fn merge_tensors<'py>(
     };
     let views = inputs
         .iter()
-        .map(|(input, tensors)| tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>())
+        .map(|(input, tensors, _)| {
+            tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>()
+        })
         .collect::<PyResult<Vec<_>>>()?;
-    let inputs = inputs.iter().zip(&views).map(|((name, tensors), views)| {
+    let input = |((name, tensors, config), views): (&Checkpoint<'py>, &Vec<View>)| {
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
-        Input { name: name.clone(), tensors: tensors.collect() }
-    });
-    let recipe =
-        Recipe { dtype: wanted.dtype.0, allow_non_finite: wanted.allow_non_finite, ..Recipe::default() };
-    let weights = Weights::explicit(&weights).map_err(raise)?;
-    let merge = InMemory::new(inputs.collect(), &weights, &recipe).map_err(raise)?;
+        let config = config.as_deref().map(AdapterConfig::parse).transpose();
+        let config = config.map_err(|error| raise(error.file(name)))?;
+        PyResult::Ok(Input { name: name.clone(), config, tensors: tensors.collect() })
+    };
+    let inputs = inputs.iter().zip(&views).map(input).collect::<PyResult<_>>()?;
+    // nothing tells of a residual here
+    let options = MergeOptions { residual: false, ..wanted.merging().map_err(raise)? };
+    let mut merge = call(py, None, |progress| InMemory::new(inputs, &weights, options, machine, progress))?;
 
     let results = PyDict::new(py);
     let mut rooms = Vec::new();
@@ -53,8 +60,8 @@ pub(crate) fn merge_tensors<'py>(
     }
     // SAFETY: nobody else knows these tensors, which were allocated just above.
     let outputs = rooms.iter_mut().map(|room| unsafe { room.bytes_mut() }).collect();
-    call(py, progress, |progress| merge.run(outputs, machine, progress))?;
-    Ok(results)
+    call(py, progress, |progress| merge.run(outputs, progress))?;
+    Ok((results, merge.config(), merge.notes()))
 }
 
 /// A tensor's bytes: C-contiguous, little-endian, on the CPU.

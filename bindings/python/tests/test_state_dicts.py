@@ -67,6 +67,15 @@ def test_scalars_of_numpy_and_dtypes_that_differ() -> None:
     assert mwa.merge_state_dicts(inputs, [1, 1], dtype="bf16")["s"].dtype == bfloat16
 
 
+def test_factors_of_two_runs_are_refused_and_notes_are_told() -> None:
+    generator = np.random.default_rng(1)
+    runs = [{"model.q.lora_A.weight": generator.normal(size=(4, 64)).astype(np.float32)} for _ in range(2)]
+    assert refused(runs, [1, 1]).kind == "cross-run"
+    notes: list[str] = []
+    mwa.merge_state_dicts(runs, [1, 2], allow_cross_run=True, note=notes.append)
+    assert any("sum to 3" in note for note in notes), notes
+
+
 def test_integers_are_copied_when_they_are_the_same() -> None:
     state = {"position": np.arange(4), "mask": np.array([True, False])}
     assert np.array_equal(mwa.merge_state_dicts([state, state], [1, 1])["position"], state["position"])
@@ -80,7 +89,7 @@ def test_what_is_wrong_is_named() -> None:
     assert (error.kind, error.tensor, error.path) == ("shape", "w", "state_dicts[0]")
     assert error.message == "is [2, 3], but in state_dicts[1] it is [2, 4]"
     assert refused([one, {}], [1, 1]).kind == "names"
-    assert refused([one, one], [1]).message == "there are 1 weights for 2 inputs"
+    assert refused([one, one], [1]).message == "there are 1 weights for 2 checkpoints"
     assert refused([], []).kind == "weights"
     assert refused([one], [-1]).kind == "weights"
     assert refused([{"w": np.array([1, np.nan], np.float32)}], [1]).message == "holds NaN, at element 1"

@@ -1,299 +1,186 @@
-//! Work on whole modules over a border that only chunks cross: tensors are gathered piece by piece, results handed out so.
+//! Jobs that are too large to cross a border at once: their reads are gathered piece by piece, their results handed out so.
 
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use super::Loops;
+use super::Run;
 use crate::error::{Error, ErrorKind, Result};
-use crate::merge::report::Distance;
-use crate::method::product::{Factors, ModuleJob, Products, Rank, Residual};
-use crate::plan::Tensors;
-use crate::plan::{Plan, Read, Write};
+use crate::merge::{Bytes, Found, Job};
+use crate::plan::{Read, Write};
 
-/// What is done with every module.
-#[derive(Debug)]
-pub(super) enum Task {
-    /// Find how far the average of its factors is off.
-    Residual(Factors),
-    /// Find the rank that keeps a share of its energy.
-    Survey(Products, f64),
-    /// Merge it, at its own of these ranks.
-    Merge(Products, Rank, Vec<usize>),
-}
-
-/// The modules, those under way, and what was found of the others.
-#[derive(Debug)]
-pub(super) struct Modules {
-    pub(super) task: Task,
-    shapes: Vec<Shape>,
-    /// by module; few, so that a list serves
-    desks: Vec<Desk>,
-    found: Vec<Option<Found>>,
-}
-
-/// What a module's work reads and writes, whole tensors.
-#[derive(Debug)]
-struct Shape {
-    /// Several of each source: A, B and, where there is one, the bias.
-    reads: Vec<Read>,
-    writes: Vec<Write>,
-}
-
-/// A module under way.
-#[derive(Debug)]
-struct Desk {
-    module: usize,
-    inputs: Vec<Vec<u8>>,
-    outputs: Vec<Vec<u8>>,
-    /// Pieces to be gathered before the work can be done, and to be handed out after it.
-    missing: usize,
-    owed: usize,
-}
-
-/// What the work found out.
-#[derive(Clone, Copy, Debug)]
-enum Found {
-    Rank(usize),
-    Lost(Residual),
-    Residual(Option<Residual>),
-}
-
-/// A piece of a module's tensors: at these bytes of the same tensor of every source, or of one that is written.
+/// A piece of a job: some of its reads from this byte of this one on, or a part of one of its writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
-    module: usize,
-    is_result: bool,
-    tensor: usize,
+    pub(super) job: u64,
+    pub(super) is_result: bool,
+    /// The read or write in which it begins, and where in that.
+    at: usize,
     start: u64,
 }
 
-impl Modules {
-    /// `plan` is where [`Task::Merge`] writes.
-    pub(super) fn new(task: Task, plan: Option<&Plan>) -> Self {
-        let shape = |job: ModuleJob<'_>| Shape {
-            reads: job.reads().collect(),
-            writes: job.writes().cloned().collect(),
-        };
-        let shapes: Vec<_> = match &task {
-            Task::Residual(factors) => factors.jobs().map(shape).collect(),
-            Task::Survey(products, _) => products.surveys().map(shape).collect(),
-            Task::Merge(products, rank, ranks) => {
-                let plan = plan.expect("a merge has a plan");
-                products.jobs(plan, *rank, ranks).into_iter().map(shape).collect()
-            }
-        };
-        Self { task, found: vec![None; shapes.len()], shapes, desks: Vec::new() }
+impl Piece {
+    /// The first piece of a job.
+    pub(super) fn first(job: u64) -> Self {
+        Self { job, is_result: false, at: 0, start: 0 }
     }
 
-    /// The first piece of all.
-    pub(super) fn first(&self) -> Option<Piece> {
-        let first = Piece { module: 0, is_result: false, tensor: 0, start: 0 };
-        (!self.shapes.is_empty()).then_some(first)
-    }
-
-    /// The piece after this one.
-    pub(super) fn after(&self, piece: Piece, chunk: u64) -> Option<Piece> {
-        let shape = &self.shapes[piece.module];
-        let first = Piece { is_result: false, tensor: 0, start: 0, ..piece };
-        let further = Piece { start: piece.start + chunk, ..piece };
-        let tensor = Piece { tensor: piece.tensor + 1, ..first };
-        let candidates =
-            [further, Piece { is_result: piece.is_result, ..tensor }, Piece { is_result: true, ..first }];
-        // results come once, after all that is read
-        let count = if piece.is_result { 2 } else { 3 };
-        let within = candidates.into_iter().take(count).find(|next| next.start < shape.longest(next));
-        let module = piece.module + 1;
-        within.or((module < self.shapes.len()).then_some(Piece { module, ..first }))
-    }
-
-    /// What a piece reads and writes.
-    pub(super) fn ranges(&self, piece: Piece, chunk: u64) -> (Vec<Read>, Vec<Write>) {
-        let shape = &self.shapes[piece.module];
-        let cut = |range: &core::ops::Range<u64>| {
-            let start = (range.start + piece.start).min(range.end);
-            start..(start + chunk).min(range.end)
+    /// The piece of the same job after this one.
+    pub(super) fn after(self, job: &Job<'_>, chunk: u64) -> Option<Self> {
+        let last = if self.is_result {
+            self.write(job, chunk).map(|range| (self.at, range))
+        } else {
+            self.reads(job, chunk).last()
         };
-        if piece.is_result {
-            let write = &shape.writes[piece.tensor];
-            return (Vec::new(), vec![Write { range: cut(&write.range), ..*write }]);
+        let (at, end) = last.map_or((self.at, 0), |(at, range)| (at, range.end));
+        let (count, length) = if self.is_result {
+            (job.writes().len(), job.writes().nth(at).map_or(0, |write| length(&write.range)))
+        } else {
+            (job.reads().len(), job.reads().nth(at).map_or(0, |read| length(&read.range)))
+        };
+        if end < length {
+            return Some(Self { at, start: end, ..self });
         }
-        let reads = shape.of_sources(piece.tensor).map(|(_, read)| Read { range: cut(&read.range), ..*read });
-        (reads.filter(|read| !read.range.is_empty()).collect(), Vec::new())
+        if at + 1 < count {
+            return Some(Self { at: at + 1, start: 0, ..self });
+        }
+        // results come once, after all that is read
+        (!self.is_result && job.writes().len() > 0).then_some(Self {
+            is_result: true,
+            at: 0,
+            start: 0,
+            ..self
+        })
     }
 
-    /// Take or give the bytes of a piece; the last that was missing does the work.
-    pub(super) fn run(
+    /// What it reads and writes.
+    pub(super) fn ranges(self, job: &Job<'_>, chunk: u64) -> (Vec<Read>, Vec<Write>) {
+        let within = |whole: &Range<u64>, part: Range<u64>| whole.start + part.start..whole.start + part.end;
+        if self.is_result {
+            let write = job.writes().nth(self.at).zip(self.write(job, chunk));
+            let write = write.map(|(write, part)| Write { range: within(&write.range, part), ..write });
+            return (Vec::new(), write.into_iter().collect());
+        }
+        let of =
+            |(at, part)| job.reads().nth(at).map(|read| Read { range: within(&read.range, part), ..read });
+        (self.reads(job, chunk).filter_map(of).collect(), Vec::new())
+    }
+
+    /// The parts of reads, by their number, that take at most a chunk together.
+    fn reads(self, job: &Job<'_>, chunk: u64) -> impl Iterator<Item = (usize, Range<u64>)> {
+        let (mut start, mut left) = (self.start, chunk);
+        job.reads().enumerate().skip(self.at).map_while(move |(at, read)| {
+            let part = (left > 0).then(|| start..length(&read.range).min(start.saturating_add(left)))?;
+            start = 0;
+            left -= length(&part);
+            Some((at, part))
+        })
+    }
+
+    fn write(self, job: &Job<'_>, chunk: u64) -> Option<Range<u64>> {
+        let length = length(&job.writes().nth(self.at)?.range);
+        Some(self.start..length.min(self.start.saturating_add(chunk)))
+    }
+}
+
+/// The jobs under way, few, so that a list serves.
+#[derive(Debug, Default)]
+pub(super) struct Desks(Vec<Desk>);
+
+/// A job under way.
+#[derive(Debug)]
+struct Desk {
+    job: u64,
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+    /// Bytes to be gathered before the work can be done, and to be handed out after it.
+    missing: u64,
+    owed: u64,
+}
+
+impl Desks {
+    /// Take the bytes of a piece; the last that was missing does the work.
+    pub(super) fn take(
         &mut self,
         piece: Piece,
+        job: &Job<'_>,
         chunk: u64,
         chunks: &[&[u8]],
-        plan: Option<&Plan>,
-        loops: &Loops,
-    ) -> Result<Vec<u8>> {
-        if piece.is_result {
-            return self.hand_out(piece, chunk);
-        }
-        let at = match self.desk(piece.module) {
-            Some(at) => at,
-            None => {
-                self.desks.push(self.shapes[piece.module].desk(piece.module, chunk)?);
-                self.desks.len() - 1
-            }
+        run: Run,
+    ) -> Result<Option<Found>> {
+        let at = if let Some(at) = self.find(piece.job) {
+            at
+        } else {
+            self.0.push(Desk::new(piece.job, job)?);
+            self.0.len() - 1
         };
-        let desk = &mut self.desks[at];
-        let mut chunks = chunks.iter();
-        for (at, read) in self.shapes[piece.module].of_sources(piece.tensor) {
-            if piece.start < read.range.end - read.range.start {
-                let bytes = chunks.next().expect("the session checked the chunks");
-                let start = index(piece.start)?;
-                desk.inputs[at][start..start + bytes.len()].copy_from_slice(bytes);
-            }
+        let desk = &mut self.0[at];
+        let mut taken = 0;
+        for ((read, part), bytes) in piece.reads(job, chunk).zip(chunks) {
+            let start = index(part.start)?;
+            desk.inputs[read][start..start + bytes.len()].copy_from_slice(bytes);
+            taken += bytes.len() as u64;
         }
-        if desk.missing == 1 {
-            self.work(at, plan, loops)?;
+        if desk.missing > taken {
+            desk.missing -= taken;
+            return Ok(None);
         }
-        let desk = &mut self.desks[at];
-        desk.missing -= 1;
-        if desk.missing + desk.owed == 0 {
-            self.desks.swap_remove(at);
+        let found = desk.work(job, run)?;
+        desk.missing = 0;
+        if desk.owed == 0 {
+            self.0.swap_remove(at);
         }
-        Ok(Vec::new())
+        Ok(Some(found))
     }
 
-    fn desk(&self, module: usize) -> Option<usize> {
-        self.desks.iter().position(|desk| desk.module == module)
-    }
-
-    fn hand_out(&mut self, piece: Piece, chunk: u64) -> Result<Vec<u8>> {
-        let done = self.desk(piece.module).filter(|at| self.desks[*at].missing == 0);
+    /// Give the bytes of a piece.
+    pub(super) fn hand_out(&mut self, piece: Piece, chunk: u64) -> Result<Vec<u8>> {
+        let done = self.find(piece.job).filter(|at| self.0[*at].missing == 0);
         let at = done.ok_or_else(|| {
             Error::new(ErrorKind::Usage, "the job writes what jobs before it compute, and not all were run")
                 .help("run the jobs that read before those that write")
         })?;
-        let desk = &mut self.desks[at];
-        let output = &desk.outputs[piece.tensor];
+        let desk = &mut self.0[at];
+        let output = &desk.outputs[piece.at];
         let start = index(piece.start)?;
         let bytes = output[start..output.len().min(start.saturating_add(index(chunk)?))].to_vec();
-        desk.owed -= 1;
+        desk.owed -= bytes.len() as u64;
         if desk.owed == 0 {
-            self.desks.swap_remove(at);
+            self.0.swap_remove(at);
         }
         Ok(bytes)
     }
 
-    /// All of a module is here.
-    fn work(&mut self, at: usize, plan: Option<&Plan>, loops: &Loops) -> Result<()> {
-        let desk = &mut self.desks[at];
-        let module = desk.module;
-        let inputs: Vec<_> = desk.inputs.iter().map(Vec::as_slice).collect();
-        let shape = &self.shapes[module];
-        let found = match &self.task {
-            Task::Survey(products, share) => {
-                let job = products.surveys().nth(module).expect("one per shape");
-                Found::Rank((loops.rank_for)(&job, &inputs, *share)?)
-            }
-            Task::Residual(factors) => {
-                let job = factors.jobs().nth(module).expect("one per shape");
-                let mut read = |read: &Read, bytes: &mut [u8]| shape.read(&inputs, read, bytes);
-                Found::Residual((loops.residual)(&job, WINDOW, &mut read)?)
-            }
-            Task::Merge(products, rank, ranks) => {
-                let places = Tensors::new(plan.expect("a merge has a plan").outputs());
-                let job = products.job(module, &places, *rank, ranks);
-                let lengths = shape.writes.iter().map(|write| write.range.end - write.range.start);
-                desk.outputs = lengths.map(room).collect::<Result<_>>()?;
-                let mut outputs: Vec<_> = desk.outputs.iter_mut().map(Vec::as_mut_slice).collect();
-                Found::Lost((loops.merge)(&job, &inputs, &mut outputs)?)
-            }
-        };
-        self.found[module] = Some(found);
-        desk.inputs = Vec::new();
-        Ok(())
-    }
-
-    /// The ranks that a survey found.
-    pub(super) fn ranks(&self) -> Vec<usize> {
-        let rank =
-            |found: &Option<Found>| if let Some(Found::Rank(rank)) = found { Some(*rank) } else { None };
-        self.found.iter().filter_map(rank).collect()
-    }
-
-    /// How far the output is off, and what to tell the user; nothing before all modules were worked on.
-    pub(super) fn distance(&self) -> Result<(Option<Distance>, Option<&'static str>)> {
-        if self.found.iter().any(Option::is_none) {
-            return Ok((None, None));
-        }
-        let found = self.found.iter().flatten();
-        match &self.task {
-            Task::Survey(..) => Ok((None, None)),
-            Task::Residual(factors) => {
-                let residual =
-                    |found: &Found| if let Found::Residual(residual) = found { *residual } else { None };
-                Ok(factors.distance(&found.map(residual).collect::<Vec<_>>()))
-            }
-            Task::Merge(products, rank, ranks) => {
-                let lost = |found: &Found| if let Found::Lost(lost) = found { Some(*lost) } else { None };
-                Ok((products.distance(*rank, ranks, &found.filter_map(lost).collect::<Vec<_>>())?, None))
-            }
-        }
+    fn find(&self, job: u64) -> Option<usize> {
+        self.0.iter().position(|desk| desk.job == job)
     }
 }
 
-/// Most bytes that a residual takes at once: they stay in a second-level cache. The result does not depend on it.
-const WINDOW: usize = 2 << 20;
-
-impl Shape {
-    /// How many tensors of each source are read.
-    fn tensors(&self) -> usize {
-        let first = self.reads.first().map(|read| read.input);
-        self.reads.iter().take_while(|read| Some(read.input) == first).count()
-    }
-
-    /// The same tensor of every source, and its number among the reads.
-    fn of_sources(&self, tensor: usize) -> impl Iterator<Item = (usize, &Read)> {
-        self.reads.iter().enumerate().skip(tensor).step_by(self.tensors().max(1))
-    }
-
-    /// The length of the longest tensor that a piece may be of; 0 if there is none.
-    fn longest(&self, piece: &Piece) -> u64 {
-        if piece.is_result {
-            return self.writes.get(piece.tensor).map_or(0, |write| write.range.end - write.range.start);
-        }
-        if piece.tensor >= self.tensors() {
-            return 0;
-        }
-        let lengths = self.of_sources(piece.tensor).map(|(_, read)| read.range.end - read.range.start);
-        lengths.max().unwrap_or(0)
-    }
-
-    fn desk(&self, module: usize, chunk: u64) -> Result<Desk> {
-        let pieces = |is_result: bool, tensors: usize| -> u64 {
-            let tensor = |tensor| Piece { module: 0, is_result, tensor, start: 0 };
-            (0..tensors).map(|at| self.longest(&tensor(at)).div_ceil(chunk)).sum()
-        };
-        let lengths = self.reads.iter().map(|read| read.range.end - read.range.start);
-        Ok(Desk {
-            module,
-            inputs: lengths.map(room).collect::<Result<_>>()?,
+impl Desk {
+    fn new(number: u64, job: &Job<'_>) -> Result<Self> {
+        Ok(Self {
+            job: number,
+            missing: job.reads().map(|read| length(&read.range)).sum(),
+            owed: job.writes().map(|write| length(&write.range)).sum(),
+            inputs: job.reads().map(|read| room(length(&read.range))).collect::<Result<_>>()?,
             outputs: Vec::new(),
-            missing: index(pieces(false, self.tensors()))?,
-            owed: index(pieces(true, self.writes.len()))?,
         })
     }
 
-    /// Fill `bytes` with a range out of the tensors that were gathered.
-    fn read(&self, inputs: &[&[u8]], wanted: &Read, bytes: &mut [u8]) -> Result<()> {
-        let holds = |read: &&Read| {
-            (read.input, read.file) == (wanted.input, wanted.file)
-                && read.range.start <= wanted.range.start
-                && wanted.range.end <= read.range.end
-        };
-        let at = self.reads.iter().position(|read| holds(&read)).expect("a module reads its own tensors");
-        let start = index(wanted.range.start - self.reads[at].range.start)?;
-        bytes.copy_from_slice(&inputs[at][start..start + bytes.len()]);
-        Ok(())
+    /// All is here.
+    fn work(&mut self, job: &Job<'_>, run: Run) -> Result<Found> {
+        let inputs: Vec<_> = self.inputs.iter().map(Vec::as_slice).collect();
+        self.outputs = job.writes().map(|write| room(length(&write.range))).collect::<Result<Vec<_>>>()?;
+        let mut outputs: Vec<_> = self.outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        let found = run(job, Bytes::Whole(&inputs), &mut outputs)?;
+        self.inputs = vec![];
+        Ok(found)
     }
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }
 
 /// So many zero bytes, or an error: heads can declare anything.

@@ -1,32 +1,28 @@
 //! A merge in the hands of a host that moves bytes and knows nothing else: opened with heads, run job by job.
 //!
-//! This is what crosses every language border: the component, the core module and the bindings translate it.
+//! This is what crosses every language border: the component and the core module translate it. It is [`crate::merge::Merge`],
+//! and decides nothing of its own; what it adds are heads, options and results as plain data, and chunks that are small
+//! enough to cross.
 
 mod chunks;
-mod closing;
 mod order;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use self::chunks::{Modules, Piece, Task};
-use self::order::weigh;
+use self::chunks::{Desks, Piece};
+use self::order::choose;
 use crate::adapter::config::AdapterConfig;
-use crate::adapter::kinds::Exactness;
-use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Header;
-use crate::kernel::Tally;
 use crate::logs::metric::Metric;
-use crate::merge::report::Weighting;
-use crate::merge::{Agreed as Merge, MergeOptions};
-use crate::method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
-use crate::plan::{Cursor, Input, Plan, Read, Recipe, Shard, Write};
+use crate::merge::{Bytes, Closing, Cut, Found, Merge, Next, Text};
+use crate::plan::{Input, Read, Shard, Write};
 use crate::weigh::scheme::Weights;
 
-pub use closing::{Found, Text};
 pub use order::{Checkpoint, Head, Order, Weighing};
 
 /// Bytes that a job reads of one input unless the host says otherwise: fits caches.
@@ -45,78 +41,43 @@ pub struct Job {
     pub writes: Vec<Write>,
 }
 
-/// The loops, compiled by the caller's crate: with the instructions or for the speed that it wants.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::type_complexity, reason = "they are the signatures of the methods named")]
-pub struct Loops {
-    /// [`crate::plan::Job::run`].
-    pub run: fn(&crate::plan::Job<'_>, &[&[u8]], &mut [u8]) -> Result<Tally>,
-    /// [`ModuleJob::residual`].
-    pub residual: fn(&ModuleJob<'_>, usize, &mut Reader<'_>) -> Result<Option<Residual>>,
-    /// [`ModuleJob::rank_for`].
-    pub rank_for: fn(&ModuleJob<'_>, &[&[u8]], f64) -> Result<usize>,
-    /// [`ModuleJob::merge`].
-    pub merge: fn(&ModuleJob<'_>, &[&[u8]], &mut [&mut [u8]]) -> Result<Residual>,
-}
+/// [`crate::merge::Job::run`], compiled by the caller's crate: with the instructions or for the speed that it wants.
+pub type Run = fn(&crate::merge::Job<'_>, Bytes<'_, '_>, &mut [&mut [u8]]) -> Result<Found>;
 
 /// A merge under way.
 #[derive(Debug)]
 pub struct Session {
-    checkpoints: Vec<Named>,
-    inputs: Vec<Input>,
-    configs: Vec<Option<AdapterConfig>>,
-    weights: Weights,
-    weighting: Weighting,
+    merge: Merge,
     metric: Option<Metric>,
-    space: Space,
-    dtype: Option<Float>,
-    recipe: Recipe,
-    /// the outputs; none until the ranks of modules are known
-    laid: Option<Laid>,
-    modules: Option<Modules>,
-    /// the checkpoint that gives the config
-    owner: usize,
-    notes: Vec<String>,
+    /// Most bytes of a job's reads, or of the reads of one input where it reads all of them at once.
     chunk: usize,
-    next: Option<Step>,
+    /// The merge's jobs that are still to be handed out, and the piece of the first of them that is next.
+    pending: Range<u64>,
+    next: Option<Piece>,
+    desks: Desks,
     /// by number; few, so that a list serves
     handed_out: Vec<(u64, Step)>,
     count: u64,
-    underflowed: u64,
 }
 
-/// What the report says of an input.
-#[derive(Debug)]
-struct Named {
-    name: String,
-    step: Option<u64>,
-    files: Vec<(String, u64)>,
-}
-
-/// The outputs.
-#[derive(Debug)]
-struct Laid {
-    plan: Plan,
-    heads: Vec<Vec<u8>>,
-}
-
-/// A job, by where it begins.
+/// A job that is handed out.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Sum(Cursor),
-    Module(Piece),
+    /// One of the merge's.
+    Whole(u64),
+    /// A piece of one of the merge's, which is too large to cross at once.
+    Piece(Piece),
 }
 
 impl Session {
-    /// Read the heads, weigh, check who may be averaged with whom, and plan.
+    /// Read the heads, weigh, check which inputs may be averaged, and plan.
     ///
     /// # Errors
     /// Whatever is wrong with heads, configs, logs, weights, or the order itself ([`ErrorKind::Usage`]).
-    pub fn open(checkpoints: Vec<Checkpoint>, order: &Order) -> Result<Self> {
-        let (dtype, space) = (order.dtype()?, order.space()?);
-        let mut inputs = Vec::new();
-        let mut configs = Vec::new();
-        for checkpoint in &checkpoints {
+    pub fn open(checkpoints: &[Checkpoint], order: &Order) -> Result<Self> {
+        let options = order.options()?;
+        let (mut inputs, mut configs) = (Vec::new(), Vec::new());
+        for checkpoint in checkpoints {
             let at = |error: Error| error.file(&*checkpoint.name);
             if checkpoint.files.is_empty() {
                 return Err(at(Error::new(ErrorKind::Input, "has no files")));
@@ -129,121 +90,25 @@ impl Session {
             inputs.push(Input { name: checkpoint.name.clone(), files });
             configs.push(checkpoint.config.as_deref().map(AdapterConfig::parse).transpose().map_err(at)?);
         }
-        let (weights, weighting, metric) = weigh(&checkpoints, &order.weighing)?;
-        if weights.values().len() != inputs.len() {
-            let (have, want) = (weights.values().len(), inputs.len());
-            let detail = format!("there are {have} weights for {want} checkpoints");
-            return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
-        }
-        let allow_non_finite = order.allow_non_finite;
-        let rewrite = order.rewrite;
-        let options = MergeOptions { dtype, space, allow_non_finite, rewrite, ..MergeOptions::default() };
-        let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
-        let merge = Merge::new(&inputs, &optional, &weights, options)?;
-        let mut notes = metric.as_ref().map(|metric| metric.notes.clone()).unwrap_or_default();
-        notes.extend(merge.notes);
-        let task = match (merge.copied, space) {
-            (Some(_), _) => None,
-            (None, Space::Product(rank)) => {
-                let configs = adapter_configs(&inputs, &optional)?;
-                let products = Products::new(Factors::new(&inputs, &optional, &weights)?, &configs)?;
-                notes.extend(products.gaps(order.strict)?);
-                let rank = rank.unwrap_or(Rank::Inputs);
-                Some(match rank {
-                    Rank::Energy(share) => Task::Survey(products, share),
-                    _ => {
-                        let ranks = products.ranks(rank, &[])?;
-                        Task::Merge(products, rank, ranks)
-                    }
-                })
-            }
-            (None, Space::Factors) if order.residual && merge.exactness == Exactness::Product => {
-                Some(Task::Residual(Factors::new(&inputs, &optional, &weights)?))
-            }
-            (None, Space::Factors) => None,
-        };
         let most = usize::try_from(order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
-        let mut session = Self {
-            chunk: most.min(MOST / inputs.len()).max(1),
-            owner: merge.copied.unwrap_or(inputs.len() - 1),
-            checkpoints: Vec::new(),
-            inputs,
-            configs,
-            weights,
-            weighting,
+        let chunk = most.min(MOST / inputs.len().max(1)).max(1);
+        let (chosen, metric) = choose(checkpoints, inputs, configs, &order.weighing)?;
+        Ok(Self {
+            merge: Merge::new(chosen, options, Cut { max_bytes: chunk, by_tensor: false })?,
             metric,
-            space,
-            dtype,
-            recipe: merge.recipe,
-            laid: None,
-            modules: None,
-            notes,
+            chunk,
+            pending: 0..0,
             next: None,
+            desks: Desks::default(),
             handed_out: Vec::new(),
             count: 0,
-            underflowed: 0,
-        };
-        match (merge.copied, task) {
-            (Some(only), _) => session.lay_copy(only, &checkpoints[only]),
-            (None, Some(task @ Task::Survey(..))) => {
-                let modules = Modules::new(task, None);
-                session.next = modules.first().map(Step::Module);
-                session.modules = Some(modules);
-            }
-            (None, task) => session.lay(task)?,
-        }
-        let named = |checkpoint: Checkpoint| Named {
-            name: checkpoint.name,
-            step: checkpoint.step,
-            files: checkpoint.files.into_iter().map(|file| (file.name, file.length)).collect(),
-        };
-        session.checkpoints = checkpoints.into_iter().map(named).collect();
-        Ok(session)
-    }
-
-    /// The outputs are the files of one input as they are.
-    fn lay_copy(&mut self, only: usize, checkpoint: &Checkpoint) {
-        let plan = Plan::copy(&self.inputs, only);
-        let head = |(output, head): (&Shard, &Head)| {
-            let length = usize::try_from(output.header.data_start()).unwrap_or(usize::MAX);
-            head.bytes[..length.min(head.bytes.len())].to_vec()
-        };
-        let heads = plan.outputs().iter().zip(&checkpoint.files).map(head).collect();
-        self.laid = Some(Laid { plan, heads });
-        self.next = Some(Step::Sum(Cursor::default()));
-    }
-
-    /// Lay the outputs out, and begin with the sums.
-    fn lay(&mut self, task: Option<Task>) -> Result<()> {
-        if let Some(Task::Merge(products, _, ranks)) = &task {
-            self.recipe.elsewhere = products.layout(ranks, self.dtype);
-        }
-        let plan = Plan::new(&self.inputs, &self.weights, &self.recipe)?;
-        let heads = plan.outputs().iter().map(|output| output.header.to_bytes()).collect();
-        self.modules = task.map(|task| Modules::new(task, Some(&plan)));
-        self.laid = Some(Laid { plan, heads });
-        self.next = Some(Step::Sum(Cursor::default()));
-        Ok(())
-    }
-
-    /// All modules were surveyed: their ranks are known, and with them the outputs.
-    fn lay_surveyed(&mut self) -> Result<()> {
-        if !self.handed_out.is_empty() {
-            return Err(Error::new(ErrorKind::Usage, "the next job depends on those that were handed out")
-                .help("run them first: they find the ranks"));
-        }
-        let Some(Modules { task: Task::Survey(products, share), .. }) = &self.modules else { return Ok(()) };
-        let rank = Rank::Energy(*share);
-        let found = self.modules.as_ref().map(Modules::ranks).unwrap_or_default();
-        let ranks = products.ranks(rank, &found)?;
-        let task = Task::Merge(products.clone(), rank, ranks);
-        self.lay(Some(task))
+        })
     }
 
     /// The weights, one per checkpoint.
     #[must_use]
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        &self.merge.chosen().weights
     }
 
     /// The metric that the weights come from, where they come from a log.
@@ -252,52 +117,59 @@ impl Session {
         self.metric.as_ref()
     }
 
-    /// The files to write: name, head, and whole length in bytes. None before the first job that writes, where
-    /// [`Rank::Energy`] is asked for; else known from the beginning.
-    pub fn outputs(&self) -> impl Iterator<Item = (&str, &[u8], u64)> {
-        let each = self.laid.iter().flat_map(|laid| laid.plan.outputs().iter().zip(&laid.heads));
-        each.map(|(file, head)| (file.name.as_str(), head.as_slice(), file.header.file_len()))
+    /// The files to write: name, length of the head, and whole length in bytes. None before the first job that writes, where
+    /// [`crate::Rank::Energy`] is asked for; else known from the beginning.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let is_copied = self.merge.copied().is_some();
+        self.merge.outputs().iter().map(move |file| {
+            let head = if is_copied { 0 } else { file.header.data_start() };
+            (file.name.as_str(), head, file.header.file_len())
+        })
+    }
+
+    /// The head of an output, which the host writes; nothing where a checkpoint's own files are copied, as jobs write all.
+    #[must_use]
+    pub fn head(&self, output: usize) -> Option<Vec<u8>> {
+        (output < self.merge.outputs().len()).then(|| self.merge.head(output))
     }
 
     /// What the user should be told, so far.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let note = self.modules.as_ref().and_then(|modules| modules.distance().ok()?.1);
-        let underflow =
-            self.laid.as_ref().and_then(|laid| Merge::note_underflow(&laid.plan, self.underflowed));
-        self.notes.iter().cloned().chain(note.map(ToString::to_string)).chain(underflow).collect()
+        self.merge.notes()
     }
 
     /// The next job; `None` after the last. Many may be under way, and finish in any order, as far as one does not
     /// depend on another.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when the next job depends on others that were not run; [`ErrorKind::Input`] when all jobs were
-    /// run and there was nothing to merge.
+    /// [`ErrorKind::Usage`] when the next job depends on others that were not run; [`ErrorKind::CrossRun`] when the checkpoints
+    /// are of several runs; [`ErrorKind::Input`] when all jobs were run and there was nothing to merge.
     pub fn next_job(&mut self) -> Result<Option<Job>> {
-        if self.next.is_none() && self.laid.is_none() {
-            self.lay_surveyed()?;
-        }
-        let chunk = self.chunk as u64;
-        let plan = self.laid.as_ref().map(|laid| &laid.plan);
-        let modules = self.modules.as_ref();
-        let sum = |at| plan.and_then(|plan| plan.job(at, self.chunk));
-        if let Some(Step::Sum(at)) = self.next
-            && sum(at).is_none()
-        {
-            self.next = modules.and_then(Modules::first).map(Step::Module);
-        }
-        let Some(step) = self.next else {
-            if let (true, Some(modules)) = (self.handed_out.is_empty(), modules) {
-                modules.distance()?;
+        while self.pending.is_empty() {
+            match self.merge.next()? {
+                Next::Jobs(numbers) => self.pending = numbers,
+                Next::Wait if self.merge.is_last() => return Ok(None),
+                Next::Wait => {
+                    let detail = "the next job depends on those that were handed out";
+                    return Err(Error::new(ErrorKind::Usage, detail)
+                        .help("run them first: they compare the checkpoints, or find ranks"));
+                }
+                Next::Done => return Ok(None),
             }
-            return Ok(None);
+        }
+        let number = self.pending.start;
+        let job = self.merge.job(number);
+        let step = if job.is_elementwise() {
+            Step::Whole(number)
+        } else {
+            Step::Piece(self.next.unwrap_or(Piece::first(number)))
         };
+        self.next = if let Step::Piece(piece) = step { piece.after(&job, self.chunk as u64) } else { None };
+        if self.next.is_none() {
+            self.pending.start += 1;
+        }
         let (reads, writes) = self.ranges(step);
-        self.next = match step {
-            Step::Sum(at) => sum(at).map(|(_, next)| Step::Sum(next)),
-            Step::Module(piece) => modules.and_then(|modules| modules.after(piece, chunk)).map(Step::Module),
-        };
         let number = self.count;
         self.handed_out.push((number, step));
         self.count += 1;
@@ -306,14 +178,11 @@ impl Session {
 
     fn ranges(&self, step: Step) -> (Vec<Read>, Vec<Write>) {
         match step {
-            Step::Sum(at) => {
-                let job = self.laid.as_ref().and_then(|laid| laid.plan.job(at, self.chunk));
-                job.map(|(job, _)| (job.reads().collect(), vec![job.write()])).unwrap_or_default()
+            Step::Whole(number) => {
+                let job = self.merge.job(number);
+                (job.reads().collect(), job.writes().collect())
             }
-            Step::Module(piece) => {
-                let modules = self.modules.as_ref();
-                modules.map(|modules| modules.ranges(piece, self.chunk as u64)).unwrap_or_default()
-            }
+            Step::Piece(piece) => piece.ranges(&self.merge.job(piece.job), self.chunk as u64),
         }
     }
 
@@ -341,8 +210,8 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when no such job is handed out, the chunks have other lengths, or a job that it depends on was
-    /// not run; else as [`crate::plan::Job::run`] and [`crate::method::product::ModuleJob::merge`].
-    pub fn run(&mut self, number: u64, chunks: &[&[u8]], loops: &Loops) -> Result<Vec<u8>> {
+    /// not run; else as [`crate::merge::Job::run`].
+    pub fn run(&mut self, number: u64, chunks: &[&[u8]], run: Run) -> Result<Vec<u8>> {
         let step = self.step(number)?;
         let wanted = self.lengths(number)?;
         let given: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
@@ -350,19 +219,23 @@ impl Session {
             let detail = format!("job {number} reads chunks of {wanted:?} bytes, but got {given:?}");
             return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
         }
-        let plan = self.laid.as_ref().map(|laid| &laid.plan);
         let out = match step {
-            Step::Sum(at) => {
-                let (job, _) = plan.and_then(|plan| plan.job(at, self.chunk)).expect("it was handed out");
-                let write = job.write().range;
-                let length = usize::try_from(write.end - write.start);
-                let mut out = vec![0; length.expect("a job writes at most eight bytes per element")];
-                self.underflowed += (loops.run)(&job, chunks, &mut out)?.underflowed;
+            Step::Whole(number) => {
+                let job = self.merge.job(number);
+                let length: u64 = job.writes().map(|write| write.range.end - write.range.start).sum();
+                let length = usize::try_from(length).expect("a job writes at most eight bytes per element");
+                let mut out = vec![0; length];
+                let found = run(&job, Bytes::Whole(chunks), &mut [&mut out])?;
+                self.merge.found(number, found)?;
                 out
             }
-            Step::Module(piece) => {
-                let modules = self.modules.as_mut().expect("it was handed out");
-                modules.run(piece, self.chunk as u64, chunks, plan, loops)?
+            Step::Piece(piece) if piece.is_result => self.desks.hand_out(piece, self.chunk as u64)?,
+            Step::Piece(piece) => {
+                let job = self.merge.job(piece.job);
+                if let Some(found) = self.desks.take(piece, &job, self.chunk as u64, chunks, run)? {
+                    self.merge.found(piece.job, found)?;
+                }
+                Vec::new()
             }
         };
         self.handed_out.retain(|(other, _)| *other != number);
@@ -372,6 +245,17 @@ impl Session {
     /// The checkpoint whose tokenizer and other companions go beside the output.
     #[must_use]
     pub fn owner(&self) -> usize {
-        self.owner
+        self.merge.owner()
+    }
+
+    /// The files of text that belong beside the weights: shard index, adapter config, model card and report.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when there is not one hash per file; [`ErrorKind::Input`] when there was nothing to merge.
+    pub fn texts(&self, closing: &Closing) -> Result<Vec<Text>> {
+        Ok(self.merge.finish(closing)?.texts)
     }
 }
+
+#[cfg(test)]
+mod tests;

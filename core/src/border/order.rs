@@ -6,16 +6,20 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
+use crate::adapter::config::AdapterConfig;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::history::History;
-use crate::logs::metric::{Metric, MetricOptions};
+use crate::logs::metric::{Metric, MetricOptions, Outcome};
 use crate::logs::read::read_metric;
 use crate::logs::trainer::TrainerState;
 use crate::merge::report;
 use crate::merge::report::Weighting;
+use crate::merge::{Chosen, MergeOptions};
 use crate::method::product::{Rank, Space};
+use crate::plan::Input;
+use crate::weigh::choose::note_of_equal;
 use crate::weigh::scheme::{Scheme, Weights};
 
 /// A checkpoint as it comes over the border; oldest first, the last one names the output's files.
@@ -60,6 +64,9 @@ pub struct Order {
     /// The dtype of averaged tensors: `f32`, `bf16` or `f16`; none keeps the widest of the inputs.
     #[serde(default)]
     pub dtype: Option<String>,
+    /// Average factors of several runs all the same.
+    #[serde(default)]
+    pub allow_cross_run: bool,
     /// Let NaN and infinity through instead of failing.
     #[serde(default)]
     pub allow_non_finite: bool,
@@ -105,8 +112,15 @@ pub enum Weighing {
 }
 
 impl Order {
+    /// What is wanted of the merge itself.
+    pub(super) fn options(&self) -> Result<MergeOptions> {
+        let Self { strict, residual, allow_cross_run, allow_non_finite, rewrite, .. } = *self;
+        let (dtype, space) = (self.dtype()?, self.space()?);
+        Ok(MergeOptions { dtype, space, strict, residual, allow_cross_run, allow_non_finite, rewrite })
+    }
+
     /// The dtype of averaged tensors.
-    pub(super) fn dtype(&self) -> Result<Option<Float>> {
+    fn dtype(&self) -> Result<Option<Float>> {
         let dtype = |name: &String| {
             report::dtype_named(name).ok_or_else(|| {
                 Error::new(ErrorKind::Usage, format!("there is no dtype `{name}`"))
@@ -117,7 +131,7 @@ impl Order {
     }
 
     /// The space, if its rank is one.
-    pub(super) fn space(&self) -> Result<Space> {
+    fn space(&self) -> Result<Space> {
         let wrong = match self.space {
             Space::Product(Some(Rank::Fixed(0))) => "rank 0 leaves nothing",
             Space::Product(Some(Rank::Energy(share))) if !(0.0..=1.0).contains(&share) => {
@@ -129,33 +143,56 @@ impl Order {
     }
 }
 
-/// Weights for these checkpoints, how they came about, and the metric that they come from.
-pub(super) fn weigh(
+/// Weigh the checkpoints, all of which are taken; with the metric, where the weights come from a log.
+pub(super) fn choose(
     checkpoints: &[Checkpoint],
+    inputs: Vec<Input>,
+    configs: Vec<Option<AdapterConfig>>,
     weighing: &Weighing,
-) -> Result<(Weights, Weighting, Option<Metric>)> {
-    let explicit = || Weighting { scheme: "explicit".to_string(), penalty: None, metric: None, goal: None };
-    match weighing {
-        Weighing::Explicit(values) => Ok((Weights::explicit(values)?, explicit(), None)),
-        Weighing::Exact(values) => Ok((Weights::normalised(values)?, explicit(), None)),
+) -> Result<(Chosen, Option<Metric>)> {
+    let mut metric = None;
+    let mut chosen = match weighing {
+        Weighing::Explicit(values) => Chosen::explicit(inputs, configs, values)?,
+        Weighing::Exact(values) => Chosen::weighed(inputs, configs, Weights::normalised(values)?),
         Weighing::Measured { values, goal, scheme, penalty } => {
             let weights = Weights::new(values, *goal, *scheme, *penalty)?;
-            Ok((weights, Weighting::new(*scheme, *penalty, None), None))
+            let weighting = Weighting::new(*scheme, *penalty, None);
+            Chosen { weighting, ..Chosen::weighed(inputs, configs, weights) }
         }
         Weighing::Logged { logs, options, scheme, penalty } => {
-            let states = logs.iter().map(|log| TrainerState::parse(log)).collect::<Result<Vec<_>>>()?;
-            let step = |checkpoint: &Checkpoint| {
-                checkpoint.step.ok_or_else(|| {
-                    Error::new(ErrorKind::Metric, "has no step, so no logged metric belongs to it")
-                        .file(&*checkpoint.name)
-                })
-            };
-            let steps = checkpoints.iter().map(step).collect::<Result<Vec<_>>>()?;
-            let mut metric = read_metric(&History::new(states), &steps, options)?;
-            metric.checkpoints = checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
-            let values = metric.values()?;
-            let weights = Weights::named(&metric.name, &values, metric.goal, *scheme, *penalty)?;
-            Ok((weights, Weighting::new(*scheme, *penalty, Some(&metric)), Some(metric)))
+            let read = metric.insert(logged(checkpoints, logs, options)?);
+            let values = read.values()?;
+            let weights = Weights::named(&read.name, &values, read.goal, *scheme, *penalty)?;
+            let told = Some(&*read).filter(|_| scheme.reads_metric());
+            let weighting = Weighting::new(*scheme, *penalty, told);
+            let mut notes = read.notes.clone();
+            notes.extend(note_of_equal(&weights, &weighting, read));
+            Chosen { weighting, notes, ..Chosen::weighed(inputs, configs, weights) }
+        }
+    };
+    for (row, checkpoint) in chosen.rows.iter_mut().zip(checkpoints) {
+        row.step = checkpoint.step;
+    }
+    for (row, outcome) in chosen.rows.iter_mut().zip(metric.iter().flat_map(|metric| &metric.readings)) {
+        if let Outcome::Read(reading) = outcome {
+            row.metric = Some(reading.value);
+            row.source = Some(reading.source.to_string());
         }
     }
+    Ok((chosen, metric))
+}
+
+/// The metric that the run logged for each checkpoint.
+fn logged(checkpoints: &[Checkpoint], logs: &[String], options: &MetricOptions) -> Result<Metric> {
+    let states = logs.iter().map(|log| TrainerState::parse(log)).collect::<Result<Vec<_>>>()?;
+    let step = |checkpoint: &Checkpoint| {
+        checkpoint.step.ok_or_else(|| {
+            Error::new(ErrorKind::Metric, "has no step, so no logged metric belongs to it")
+                .file(&*checkpoint.name)
+        })
+    };
+    let steps = checkpoints.iter().map(step).collect::<Result<Vec<_>>>()?;
+    let mut metric = read_metric(&History::new(states), &steps, options)?;
+    metric.checkpoints = checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+    Ok(metric)
 }

@@ -54,7 +54,7 @@ impl Merge {
         let mut texts: Vec<_> = shard_index(self.outputs()).into_iter().collect();
         if let Some(config) = &self.chosen.configs[self.owner()] {
             let text = self.rewritten().unwrap_or_else(|| config.text().to_string());
-            texts.push(("adapter_config.json".to_string(), text));
+            texts.push((report::CONFIG.to_string(), text));
         }
         texts
     }
@@ -77,16 +77,16 @@ impl Merge {
             return Err(error.help("give those of every checkpoint's files, and of every output, in order"));
         }
         let (distance, _) = self.distance()?;
-        let mut report = self.report(closing, distance);
-        for input in &mut report.inputs {
+        let mut made = self.report(closing, distance);
+        for input in &mut made.inputs {
             input.files.retain(|file| !file.sha256.is_empty());
         }
-        report.notes.extend(twins(&report.inputs));
+        made.notes.extend(twins(&made.inputs));
         let mut texts = self.texts();
         let config = self.chosen.configs[self.owner()].as_ref();
-        texts.push(("README.md".to_string(), card(&report, config)));
-        texts.push(("mwa-report.json".to_string(), report.to_json()));
-        Ok(Finished { report, texts })
+        texts.push((report::CARD.to_string(), card(&made, config)));
+        texts.push((report::REPORT.to_string(), made.to_json()));
+        Ok(Finished { report: made, texts })
     }
 
     fn report(&self, closing: &Closing, residual: Option<report::Distance>) -> Report {

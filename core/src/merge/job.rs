@@ -80,6 +80,12 @@ impl Findings {
         }
     }
 
+    /// Take in what so many jobs on elements found together, as where a device ran them at once.
+    pub fn add_many(&mut self, jobs: u64, tally: Tally) {
+        self.tally = self.tally.plus(tally);
+        self.tallied += jobs;
+    }
+
     /// Take in what was found elsewhere.
     pub fn join(&mut self, other: Self) {
         self.tally = self.tally.plus(other.tally);
@@ -124,6 +130,12 @@ impl<'a> Job<'a> {
         let length = |range: Range<u64>| range.end - range.start;
         let reads: u64 = self.reads().map(|read| length(read.range)).sum();
         reads + self.writes().map(|write| length(write.range)).sum::<u64>()
+    }
+
+    /// Whether it is on elements, and reads as few bytes as it was cut to; others take tensors, or the beginnings of tensors.
+    #[must_use]
+    pub fn is_elementwise(&self) -> bool {
+        matches!(self.0, Work::Elements(_))
     }
 
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.

@@ -57,7 +57,7 @@ mod closing;
 mod job;
 pub mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -72,6 +72,7 @@ use crate::kernel::Tally;
 use crate::method::product::{Factors, Products, Rank, Residual, Space, adapter_configs};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::run::same_run::Samples;
+use crate::weigh::choose::{note_of_sum, wrong_count};
 use crate::weigh::scheme::Weights;
 
 use self::job::{Aim, Work};
@@ -82,7 +83,7 @@ pub use closing::{Closing, Finished, Text, shard_index};
 pub use job::{Bytes, Findings, Found, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
@@ -98,6 +99,20 @@ pub struct MergeOptions {
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
     pub rewrite: bool,
+}
+
+impl Default for MergeOptions {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            space: Space::Factors,
+            strict: false,
+            residual: true,
+            allow_cross_run: false,
+            allow_non_finite: false,
+            rewrite: false,
+        }
+    }
 }
 
 /// How work is cut into jobs.
@@ -149,8 +164,15 @@ impl Chosen {
         configs: Vec<Option<AdapterConfig>>,
         weights: &[f64],
     ) -> Result<Self> {
-        let notes = crate::weigh::choose::note_of_sum(weights).into_iter().collect();
-        let weights = Weights::explicit(weights)?;
+        if weights.len() != inputs.len() {
+            return Err(wrong_count(weights.len(), inputs.iter().map(|input| input.name.as_str())));
+        }
+        let notes = note_of_sum(weights).into_iter().collect();
+        Ok(Self { notes, ..Self::weighed(inputs, configs, Weights::explicit(weights)?) })
+    }
+
+    /// With weights that were made before.
+    pub(crate) fn weighed(inputs: Vec<Input>, configs: Vec<Option<AdapterConfig>>, weights: Weights) -> Self {
         let weighting = Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None };
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
             weights_key: None,
@@ -162,7 +184,7 @@ impl Chosen {
             weight: *weight,
             files: Vec::new(),
         });
-        Ok(Self {
+        Self {
             rows: rows.collect(),
             inputs,
             configs,
@@ -170,9 +192,9 @@ impl Chosen {
             weighting,
             selected: None,
             advice: Vec::new(),
-            notes,
+            notes: Vec::new(),
             adapter: None,
-        })
+        }
     }
 }
 
@@ -250,12 +272,10 @@ impl Merge {
     /// If there is not one config (or `None`) and one row per input.
     pub fn new(chosen: Chosen, options: MergeOptions, cut: Cut) -> Result<Self> {
         let Chosen { inputs, configs, weights, .. } = &chosen;
-        assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
         if weights.values().len() != inputs.len() {
-            let (have, want) = (weights.values().len(), inputs.len());
-            let detail = alloc::format!("there are {have} weights for {want} checkpoints");
-            return Err(Error::new(ErrorKind::Weights, detail).help("give one per checkpoint, in order"));
+            return Err(wrong_count(weights.values().len(), inputs.iter().map(|input| input.name.as_str())));
         }
+        assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let agreed = Agreed::new(inputs, &optional, weights, options)?;
         let mut notes = chosen.notes.clone();
@@ -366,6 +386,12 @@ impl Merge {
         Ok(Next::Done)
     }
 
+    /// Whether no jobs will come after those that were handed out.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.phase == Phase::Main { is_out: true }
+    }
+
     /// All first jobs were told of: one run or several, or the ranks.
     fn judge(&mut self) -> Result<()> {
         if self.is_surveyed() {
@@ -415,6 +441,16 @@ impl Merge {
                 Work::Module(products.placed(i, &places[i], *rank, ranks), Aim::Merge)
             }
         })
+    }
+
+    /// Those of the jobs handed out last that copy or compute elements, first of all, in the order of the outputs: a host
+    /// that streams files takes them in order. None of the jobs that write nothing is among them.
+    #[must_use]
+    pub fn elements(&self) -> Range<u64> {
+        let first = self.first.len() as u64;
+        let is_main = matches!(self.phase, Phase::Main { is_out: true });
+        let count = self.laid.as_ref().filter(|_| is_main).map_or(0, |laid| laid.cuts.count());
+        first..first + count
     }
 
     /// The numbers around this one whose jobs are computed alike and lie side by side with it in every file, so that a device

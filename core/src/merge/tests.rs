@@ -8,10 +8,10 @@ use crate::dtype::Dtype;
 use crate::format::safetensors::Header;
 use crate::plan::Read;
 
-const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
+pub(crate) const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
 
 /// A file of f32 tensors of these shapes.
-fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
+pub(crate) fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
     let laid = tensors.iter().map(|(name, shape, _)| ((*name).into(), Dtype::F32, shape.to_vec()));
     let header = Header::layout(laid, Default::default()).unwrap();
     let mut bytes = header.to_bytes();
@@ -22,12 +22,12 @@ fn file(tensors: &[(&str, &[u64], &[f32])]) -> Vec<u8> {
     bytes
 }
 
-const DOWN: &str = "base_model.model.layers.0.q.lora_A.weight";
-const UP: &str = "base_model.model.layers.0.q.lora_B.weight";
-const HEAD: &str = "base_model.model.head.modules_to_save.weight";
+pub(crate) const DOWN: &str = "base_model.model.layers.0.q.lora_A.weight";
+pub(crate) const UP: &str = "base_model.model.layers.0.q.lora_B.weight";
+pub(crate) const HEAD: &str = "base_model.model.head.modules_to_save.weight";
 
 /// An adapter of rank 2 whose factors point to where `turn` says, and a head of one value.
-fn adapter(turn: f32, head: f32) -> Vec<u8> {
+pub(crate) fn adapter(turn: f32, head: f32) -> Vec<u8> {
     let down = [1.0, turn, 0.5, 0.0, 1.0 - turn, 0.25];
     let up = [0.5 + turn, 0.0, 0.25, 1.0];
     file(&[(DOWN, &[2, 3], &down), (UP, &[2, 2], &up), (HEAD, &[1, 4], &[head; 4])])
@@ -72,7 +72,7 @@ fn run(merge: &mut Merge, files: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(merged)
 }
 
-fn closing(files: &[Vec<u8>]) -> Closing {
+pub(crate) fn closing(files: &[Vec<u8>]) -> Closing {
     let hash = |bytes: &Vec<u8>| format!("{bytes:?}");
     Closing {
         inputs: files.iter().map(|file| vec![hash(file)]).collect(),
@@ -86,8 +86,7 @@ const PRODUCT: Space = Space::Product(Some(Rank::Inputs));
 #[test]
 fn averages_elements_and_measures_the_residual() {
     let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
-    let options = MergeOptions { residual: true, ..MergeOptions::default() };
-    let mut merge = open(&files, CONFIG, &[0.5, 0.5], options).unwrap();
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
     let merged = run(&mut merge, &files).unwrap();
     assert_eq!(merged, adapter(0.125, 2.0));
     let finished = merge.finish(&closing(&files)).unwrap();
@@ -226,7 +225,9 @@ fn each_job_is_told_of_once() {
     merge.found(0, Found::Cosines(vec![1.0])).unwrap();
     assert_eq!(merge.found(0, Found::Cosines(vec![1.0])).unwrap_err().kind(), ErrorKind::Usage);
     let Next::Jobs(main) = merge.next().unwrap() else { panic!("the sums") };
-    assert_eq!(merge.alike(main.start), main, "all tensors lie side by side");
+    let (sums, residual) = (main.start..main.end - 1, main.end - 1);
+    assert_eq!(merge.alike(main.start), sums, "all tensors lie side by side");
+    assert_eq!(merge.alike(residual), residual..main.end);
 }
 
 #[test]
@@ -235,7 +236,7 @@ fn jobs_by_tensor_stay_within_one() {
     let inputs = vec![input("a", &files[0]), input("b", &files[1])];
     let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
     let cut = Cut { by_tensor: true, ..Cut::default() };
-    let options = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let options = MergeOptions { residual: false, ..MergeOptions::default() };
     let mut merge = Merge::new(chosen, options, cut).unwrap();
     merge.next().unwrap();
     merge.found(0, Found::Cosines(vec![f64::NAN])).unwrap();

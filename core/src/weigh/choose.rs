@@ -250,14 +250,8 @@ pub fn choose(
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
         }
     };
-    let all_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
-    if let (Some(metric), true, false) = (&metric, all_equal && candidates.len() > 1, is_uniform) {
-        notes.push(if weighting.penalty == Some(0.0) {
-            "penalty 0 weighs every checkpoint the same".into()
-        } else {
-            format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
-        });
-    }
+    let equal = metric.as_ref().filter(|_| !is_uniform);
+    notes.extend(equal.and_then(|metric| note_of_equal(&weights, &weighting, metric)));
     let (indexes, readings): (Vec<_>, Vec<_>) =
         candidates.into_iter().map(|candidate| (candidate.index, candidate.reading)).unzip();
 
@@ -471,12 +465,7 @@ fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
 fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Result<Vec<Option<f64>>> {
     let WeightRule::Explicit(values) = rule else { return Ok(vec![None; selected.len()]) };
     if values.len() != selected.len() {
-        let names: Vec<_> = selected.iter().map(|&index| found[index].label).collect();
-        let (have, want) = (values.len(), names.len());
-        let detail = format!("there are {have} weights for {want} checkpoints: {}", names.join(", "));
-        return Err(
-            Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
-        );
+        return Err(wrong_count(values.len(), selected.iter().map(|&index| found[index].label)));
     }
     Ok(values.iter().copied().map(Some).collect())
 }
@@ -486,6 +475,27 @@ pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
     let sum: f64 = values.iter().sum();
     (f64::abs(sum - 1.0) > 1e-6)
         .then(|| format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"))
+}
+
+/// What to say of a scheme that weighs all checkpoints alike, though it need not.
+pub(crate) fn note_of_equal(weights: &Weights, weighting: &Weighting, metric: &Metric) -> Option<String> {
+    let is_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
+    if !is_equal || weights.values().len() < 2 || weighting.metric.is_none() {
+        return None;
+    }
+    Some(if weighting.penalty == Some(0.0) {
+        "penalty 0 weighs every checkpoint the same".into()
+    } else {
+        format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
+    })
+}
+
+/// That there is not one weight per checkpoint.
+pub(crate) fn wrong_count<'a>(have: usize, names: impl Iterator<Item = &'a str>) -> Error {
+    let names: Vec<_> = names.collect();
+    let (want, names) = (names.len(), names.join(", "));
+    let detail = format!("there are {have} weights for {want} checkpoints: {names}");
+    Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
 }
 
 /// Keep the `top` candidates with the best metric, the newer of equals, in their order.

@@ -1,5 +1,6 @@
 //! Known jobs for a device that was just opened: what it computes must be what the core computes, to the bit.
 
+use core::borrow::Borrow;
 use std::collections::BTreeSet;
 
 use mwa::kernel::{self, Operand, Tally};
@@ -19,8 +20,8 @@ const LENGTHS: [usize; 6] = [5003, 1, 7, 9, 2047, 2049];
 ///
 /// # Errors
 /// [`mwa::ErrorKind::Device`]: which kernel differs, in how many words, and where first.
-pub async fn probe<'a>(device: &Device, layouts: impl Iterator<Item = &'a Layout>) -> Result<()> {
-    let mut wanted: BTreeSet<_> = layouts.map(Layout::dtypes).collect();
+pub async fn probe(device: &Device, layouts: impl Iterator<Item: Borrow<Layout>>) -> Result<()> {
+    let mut wanted: BTreeSet<_> = layouts.map(|layout| layout.borrow().dtypes()).collect();
     wanted.retain(|dtypes| !lock(&device.trusted).contains(dtypes));
     probe_twice(device, &wanted).await
 }

@@ -18,6 +18,7 @@ use crate::cli::arguments::{Cli, Command, Show};
 use crate::cli::show;
 use crate::cli::signals;
 use crate::io::disk::io_error;
+use crate::io::open::raise_limit;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -50,6 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             };
         }
     };
+    raise_limit();
     let json = match &command {
         Command::Merge { show, .. }
         | Command::Weights { show, .. }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::engine::pass::lock;
+use crate::engine::pool::lock;
 use crate::io::hash::{Hashes, Piece};
 
 /// The state of an executor, and a bell.

@@ -1,42 +1,41 @@
-//! Choose what runs a plan: the CPU, or GPUs. The bytes are the same; this is about time only.
+//! Choose what computes elements: the CPU, or GPUs. The bytes are the same; this is about time only.
 
-use std::fs::File;
 use std::time::Instant;
 
-use mwa::{Error, ErrorKind, Job, Plan, Result};
+use mwa::merge::{Bytes, Findings, Job, Merge};
+use mwa::{Error, ErrorKind, Result};
 
 use crate::engine::device::DeviceChoice;
-use crate::engine::pass::{Ran, bytes};
+use crate::engine::pass::{Hashed, bytes, stretches};
 use crate::engine::simd::InstructionSet;
 use crate::engine::{cpu, gpu};
-use crate::io::disk::InputFile;
 use crate::io::hash::sha256::Sha256;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
-/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
+/// Run all jobs on elements.
 pub(crate) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    merge: &Merge,
+    store: &Store,
     machine: Machine,
     progress: &dyn Progress,
-) -> Result<Ran> {
+) -> Result<(Findings, Hashed)> {
     match machine.device {
-        DeviceChoice::Cpu => cpu::run(plan, sources, outputs, machine, progress),
+        DeviceChoice::Cpu => cpu::run(merge, store, machine, progress),
         DeviceChoice::Wasm => {
-            let detail = "the sandbox plans by itself: it takes whole merges, no plan made outside";
+            let detail = "the sandbox plans by itself: it takes whole merges, no jobs made outside";
             Err(Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device"))
         }
         DeviceChoice::Gpu(gpus) => {
             // a small merge would be done before a GPU that somebody asked for is open
-            let first = inputs(plan).iter().sum::<f64>() < SMALL;
-            gpu::run(plan, sources, outputs, machine, Some(gpus), first, progress)
+            let first = inputs(merge).iter().sum::<f64>() < SMALL;
+            gpu::run(merge, store, machine, Some(gpus), first, progress)
         }
-        DeviceChoice::Auto if is_gpu_faster(plan, machine, progress) => {
-            gpu::run(plan, sources, outputs, machine, None, false, progress)
+        DeviceChoice::Auto if is_gpu_faster(merge, machine, progress) => {
+            gpu::run(merge, store, machine, None, false, progress)
         }
-        DeviceChoice::Auto => cpu::run(plan, sources, outputs, machine, progress),
+        DeviceChoice::Auto => cpu::run(merge, store, machine, progress),
     }
 }
 
@@ -53,13 +52,13 @@ const STAGING: f64 = 14e9;
 ///
 /// Threads read and hash every byte, whoever sums, and the CPU sums until a GPU is open. What a GPU saves then is the
 /// summing, what it costs is the staging; and no merge is faster than the hash of its longest input, which is one stream.
-fn is_gpu_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> bool {
-    let inputs = inputs(plan);
+fn is_gpu_faster(merge: &Merge, machine: Machine, progress: &dyn Progress) -> bool {
+    let inputs = inputs(merge);
     let total: f64 = inputs.iter().sum();
     if total < SMALL {
         return false;
     }
-    let Some(summing) = summing_speed(plan) else { return false };
+    let Some(summing) = summing_speed(merge) else { return false };
     let hashing = hashing_speed();
     let longest = inputs.iter().copied().fold(0.0, f64::max) / hashing;
     let seconds = |summing: f64| {
@@ -80,23 +79,25 @@ fn is_gpu_faster(plan: &Plan, machine: Machine, progress: &dyn Progress) -> bool
 }
 
 /// Bytes to be read of each input.
-fn inputs(plan: &Plan) -> Vec<f64> {
-    let mut inputs = Vec::new();
-    for read in plan.jobs(usize::MAX).flat_map(|job| job.reads().collect::<Vec<_>>()) {
-        inputs.resize(inputs.len().max(read.input + 1), 0.0);
-        inputs[read.input] += bytes(&read.range) as f64;
+fn inputs(merge: &Merge) -> Vec<f64> {
+    let mut inputs = vec![0.0; merge.chosen().inputs.len()];
+    for (first, last) in stretches(merge) {
+        for (first, last) in first.reads().zip(last.reads()) {
+            inputs[first.input] += (last.range.end - first.range.start) as f64;
+        }
     }
     inputs
 }
 
-/// Bytes of input that one thread of this CPU sums in a second, in jobs like the plan's largest.
-fn summing_speed(plan: &Plan) -> Option<f64> {
+/// Bytes of input that one thread of this CPU sums in a second, in jobs like the largest.
+fn summing_speed(merge: &Merge) -> Option<f64> {
     let size = |job: &Job<'_>| job.reads().map(|read| bytes(&read.range)).sum::<usize>();
-    let job = plan.jobs(cpu::JOB_BYTES).filter(|job| job.sum().is_some()).max_by_key(size)?;
+    let sums = stretches(merge).map(|(first, _)| first).filter(|job| job.sum().is_some());
+    let job = sums.max_by_key(size)?;
     let inputs: Vec<_> = job.reads().map(|read| vec![0; bytes(&read.range)]).collect();
     let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-    let mut output = vec![0; bytes(&job.write().range)];
-    let mut sum = || InstructionSet::widest().run(&job, &inputs, &mut output);
+    let mut output = vec![0; job.writes().map(|write| bytes(&write.range)).sum()];
+    let mut sum = || InstructionSet::widest().run(&job, Bytes::Whole(&inputs), &mut [&mut output]);
     sum().ok()?;
     Some(size(&job) as f64 / seconds(|| drop(sum())))
 }

@@ -1,52 +1,136 @@
-//! Run a plan made by the caller over files on disk.
+//! Run the jobs of a merge over files on this machine: elements on the CPU or on GPUs, all else on threads.
 
 use std::fs::File;
 use std::path::PathBuf;
 
-use mwa::kernel::Tally;
-use mwa::{Plan, Result};
+use mwa::Result;
+use mwa::merge::{Chosen, Cut, Findings, Merge, MergeOptions, Next};
 
 use crate::engine::compute;
-use crate::engine::pass::Ran;
+use crate::engine::cpu;
+use crate::engine::pass::Hashed;
+use crate::engine::threads;
 use crate::io::disk::{InputFile, io_error};
+use crate::io::store::Store;
 use crate::options::Machine;
-use crate::progress::Progress;
+use crate::progress::{Progress, Quiet};
 
-/// Run `plan` on this machine: `inputs` are the files of each input, in the order in which they were planned,
-/// `outputs` the files to create, one for each of [`Plan::outputs`].
+/// SHA-256 in hex of each input's files, and of each output.
+#[derive(Debug, Default)]
+pub(crate) struct Hashes {
+    pub(crate) inputs: Vec<Vec<String>>,
+    pub(crate) outputs: Vec<String>,
+}
+
+/// Who computes the elements of a merge.
+pub(crate) type Elements<'a> =
+    dyn FnOnce(&Merge, &Store, Machine, &dyn Progress) -> Result<(Findings, Hashed)> + 'a;
+
+/// How work is cut, so that buffers fit the memory of `machine` and jobs its caches.
+pub(crate) fn cut(machine: Machine, inputs: usize) -> Cut {
+    let budget = cpu::budget(machine.memory.unwrap_or(cpu::MEMORY));
+    Cut { max_bytes: cpu::job_bytes(budget, machine.threads(), inputs), by_tensor: false }
+}
+
+/// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.
+pub(crate) fn run(
+    merge: &mut Merge,
+    store: &mut Store,
+    create: impl FnOnce(&Merge) -> Result<Vec<PathBuf>>,
+    elements: Box<Elements<'_>>,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Hashes> {
+    let mut next = merge.next()?;
+    while let Next::Jobs(numbers) = &next
+        && merge.job(numbers.start).writes().len() == 0
+    {
+        // nothing is written yet: inputs are compared, or ranks found
+        let found = threads::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
+        merge.take(found)?;
+        next = merge.next()?;
+    }
+    store.write_to(create(merge)?);
+    for (file, output) in merge.outputs().iter().enumerate() {
+        let head = merge.head(file);
+        let range = 0..head.len() as u64;
+        debug_assert!(range.end <= output.header.file_len(), "the head is the file's beginning");
+        store.write(&mwa::Write { file, range }, &head)?;
+    }
+    let mut hashed = Hashed {
+        inputs: merge.chosen().inputs.iter().map(|input| vec![None; input.files.len()]).collect(),
+        outputs: vec![None; merge.outputs().len()],
+    };
+    if let Next::Jobs(numbers) = next {
+        progress.start(merge.bytes());
+        let first = merge.elements();
+        if !first.is_empty() {
+            let (found, hashes) = elements(merge, store, machine, progress)?;
+            merge.take(found)?;
+            hashed = hashes;
+        }
+        let found = threads::run(merge, first.end..numbers.end, store, machine, progress)?;
+        merge.take(found)?;
+        merge.next()?; // whether there was anything to merge
+    }
+    store.sync()?;
+    store.hash(&mut hashed.inputs, &mut hashed.outputs, machine, progress)?;
+    Ok(Hashes::known(hashed.inputs, hashed.outputs))
+}
+
+impl Hashes {
+    /// When all are known.
+    pub(crate) fn known(inputs: Vec<Vec<Option<String>>>, outputs: Vec<Option<String>>) -> Self {
+        let known = |hash: Option<String>| hash.expect("all files were hashed");
+        let of_files = |files: Vec<Option<String>>| files.into_iter().map(known).collect();
+        Self {
+            inputs: inputs.into_iter().map(of_files).collect(),
+            outputs: outputs.into_iter().map(known).collect(),
+        }
+    }
+}
+
+/// Merge `chosen` on this machine: `inputs` are the files of each input, `outputs` the files to create, one for each of
+/// the last input's.
 ///
-/// This is the part of [`crate::merge`] that computes: it writes where it is told, over what is there, and leaves a
+/// This is the part of [`crate::merge()`] that computes: it writes where it is told, over what is there, and leaves a
 /// half-written file behind when it fails.
 ///
 /// # Errors
-/// What [`mwa::Job::run`] says of the data, and what the operating system says of the files.
+/// What [`Merge`] says of the inputs, [`mwa::merge::Job::run`] of the data, and the operating system of the files.
 ///
 /// # Panics
-/// If there are fewer files than the plan has.
+/// If there are fewer files than the merge has.
 pub fn execute(
-    plan: &Plan,
+    chosen: Chosen,
+    options: MergeOptions,
     inputs: &[Vec<PathBuf>],
     outputs: &[PathBuf],
     machine: Machine,
     progress: &dyn Progress,
-) -> Result<Tally> {
-    over_files(inputs, outputs, |sources, outputs| compute::run(plan, sources, outputs, machine, progress))
+) -> Result<()> {
+    over_files(chosen, options, inputs, outputs, Box::new(compute::run), machine, progress)
 }
 
-/// Open the inputs, create the outputs, and run something over them.
+/// Open the inputs, create the outputs, and merge over them.
 pub(crate) fn over_files(
+    chosen: Chosen,
+    options: MergeOptions,
     inputs: &[Vec<PathBuf>],
     outputs: &[PathBuf],
-    run: impl FnOnce(&[&[InputFile]], &[File]) -> Result<Ran>,
-) -> Result<Tally> {
+    elements: Box<Elements<'_>>,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<()> {
     let open =
         |files: &Vec<PathBuf>| files.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>>>();
     let inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
     let create = |path: &PathBuf| {
-        File::create(path)
-            .map_err(|error| io_error("cannot create it", &error).file(path.display().to_string()))
+        let at = |error| io_error("cannot create it", &error).file(path.display().to_string());
+        File::create(path).map(drop).map_err(at)
     };
-    let outputs = outputs.iter().map(create).collect::<Result<Vec<_>>>()?;
-    let sources: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-    Ok(run(&sources, &outputs)?.tally)
+    let mut merge = Merge::new(chosen, options, cut(machine, inputs.len()))?;
+    let mut store = Store::new(inputs.iter().map(Vec::as_slice));
+    let create = |_: &Merge| outputs.iter().try_for_each(create).map(|()| outputs.to_vec());
+    run(&mut merge, &mut store, create, elements, machine, progress).map(drop)
 }

@@ -1,14 +1,13 @@
 //! What `gpu` is in a build without it: no device.
 
-use std::fs::File;
-
-use mwa::{Error, ErrorKind, Plan, Result};
+use mwa::merge::{Findings, Merge};
+use mwa::{Error, ErrorKind, Result};
 
 use crate::engine::cpu;
 pub use crate::engine::device::Found;
 use crate::engine::device::Gpus;
-use crate::engine::pass::Ran;
-use crate::io::disk::InputFile;
+use crate::engine::pass::Hashed;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -25,16 +24,15 @@ pub fn is_there() -> bool {
 }
 
 pub(crate) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    merge: &Merge,
+    store: &Store,
     machine: Machine,
     wanted: Option<Gpus>,
     _: bool,
     progress: &dyn Progress,
-) -> Result<Ran> {
+) -> Result<(Findings, Hashed)> {
     match wanted {
-        None => cpu::run(plan, sources, outputs, machine, progress),
+        None => cpu::run(merge, store, machine, progress),
         Some(_) => Err(Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
             .help("use --device cpu, or build it with the feature `gpu`")),
     }

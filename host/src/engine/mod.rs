@@ -11,11 +11,11 @@ pub mod gpu;
 #[path = "gpu_disabled.rs"]
 pub mod gpu;
 pub(crate) mod pass;
-pub(crate) mod product;
+pub(crate) mod pool;
 #[cfg(feature = "wasm")]
 pub mod sandbox;
 #[cfg(not(feature = "wasm"))]
 #[path = "sandbox_disabled.rs"]
 pub(crate) mod sandbox;
 pub(crate) mod simd;
-pub(crate) mod tasks;
+pub(crate) mod threads;

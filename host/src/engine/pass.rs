@@ -1,59 +1,48 @@
-//! One pass over the inputs of a plan: reading, hashing in file order, writing, progress and failure.
+//! One pass over the inputs of a merge: reading, hashing in file order, writing, progress and failure.
 //!
-//! What the executors share; they differ in who computes.
+//! What the executors of elements share; they differ in who computes.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use mwa::kernel::Tally;
-use mwa::{Error, ErrorKind, Job, Plan, Read, Result, Write};
+use mwa::merge::{Findings, Job, Merge};
+use mwa::{Error, Read, Result, Write};
 
 use crate::engine::board::{Board, State};
-use crate::io::disk;
-use crate::io::disk::{InputFile, io_error};
-use crate::io::hash::{Claim, Hashes, Piece, hash_file};
+use crate::engine::pool::Ending;
+use crate::io::hash::{Claim, Hashes, Piece};
+use crate::io::store::Store;
 use crate::progress::Progress;
 
-/// What running a plan gave.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) tally: Tally,
-    /// SHA-256 of each input file, by source and file.
-    pub(crate) inputs: Vec<Vec<String>>,
-    /// SHA-256 of each output file.
-    pub(crate) outputs: Vec<String>,
+/// SHA-256 in hex of the files whose bytes went through a pass in order; `None` for the others.
+#[derive(Debug, Default)]
+pub(crate) struct Hashed {
+    /// By input and file.
+    pub(crate) inputs: Vec<Vec<Option<String>>>,
+    pub(crate) outputs: Vec<Option<String>>,
 }
 
 /// What the threads of an executor share.
 pub(crate) struct Pass<'a, S> {
-    pub(crate) jobs: &'a [Job<'a>],
-    sources: &'a [&'a [InputFile]],
-    outputs: &'a [File],
+    pub(crate) merge: &'a Merge,
+    /// The jobs on elements.
+    pub(crate) jobs: Range<u64>,
+    store: &'a Store,
     progress: &'a dyn Progress,
     pub(crate) board: Arc<Board<S>>,
     /// Which hash is that of an input file, if all of the file's bytes pass through the jobs in order, as they nearly
-    /// always do; by source and file.
+    /// always do; by input and file.
     input_hashes: Vec<Vec<Option<usize>>>,
-    /// Which hash is that of each output.
-    output_hashes: Vec<usize>,
+    /// The same of each output.
+    output_hashes: Vec<Option<usize>>,
     /// How many files a thread hashes at a time.
     at_once: usize,
-    /// The other inputs, by source and file, and their hashes.
-    alone: Vec<(usize, usize)>,
-    alone_hashes: Mutex<Vec<(usize, usize, String)>>,
-    next_alone: AtomicUsize,
-    stop: AtomicBool,
-    /// The failure of the first job that failed, in the order of the jobs: the same for any number of threads.
-    failure: Mutex<Option<(usize, Error)>>,
+    ending: Ending,
     pub(crate) timings: Timings,
 }
-
-/// The file last used of each source, kept open by one thread.
-pub(crate) struct OpenFiles(Vec<Option<(usize, File)>>);
 
 /// Nanoseconds that all threads together have spent on each kind of work.
 #[derive(Debug, Default)]
@@ -98,72 +87,51 @@ impl Timings {
 }
 
 impl<'a, S: Send + 'static> Pass<'a, S> {
-    /// Begin: write the heads of the outputs, which are open for writing, and say how much there is to read.
+    /// Begin; the heads of the outputs are written already.
     pub(crate) fn new(
-        plan: &Plan,
-        jobs: &'a [Job<'a>],
-        sources: &'a [&'a [InputFile]],
-        outputs: &'a [File],
+        merge: &'a Merge,
+        store: &'a Store,
         threads: usize,
         own: S,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        progress.start(jobs.iter().flat_map(Job::reads).map(|read| read.range.end - read.range.start).sum());
         let mut hashes = Hashes::default();
-        let mut output_hashes = Vec::new();
-        for (file, output) in outputs.iter().zip(plan.outputs()) {
-            let head = output.header.to_bytes();
-            disk::write_at(file, &head, 0)
-                .map_err(|error| io_error("cannot write the merged file", &error))?;
-            output_hashes.push(hashes.add(&head));
-        }
+        let in_order = InOrder::of(merge);
+        let mut hash_input = |input: usize, file: usize, begin: Option<u64>| {
+            // in other formats anything may lie before and between tensors
+            let is_safetensors = merge.chosen().inputs[input].files[file].header.is_safetensors();
+            let Some(begin) = begin.filter(|_| is_safetensors) else { return Ok(None) };
+            let mut head = vec![0; usize::try_from(begin).expect("a head is at most 100 MB")];
+            store.read(&Read { input, file, range: 0..begin }, &mut head)?;
+            Ok(Some(hashes.add(&head)))
+        };
         let mut input_hashes = Vec::new();
-        let mut alone = Vec::new();
-        for (s, (files, in_order)) in sources.iter().zip(read_in_order(jobs, sources)).enumerate() {
-            let mut of_files = Vec::new();
-            for (f, (file, in_order)) in files.iter().zip(in_order).enumerate() {
-                if !in_order {
-                    alone.push((s, f));
-                }
-                of_files.push(if in_order { Some(hashes.add(&file.read_head()?)) } else { None });
-            }
-            input_hashes.push(of_files);
+        for (input, files) in in_order.inputs.into_iter().enumerate() {
+            let begins = files.into_iter().enumerate();
+            input_hashes
+                .push(begins.map(|(file, begin)| hash_input(input, file, begin)).collect::<Result<_>>()?);
         }
+        let of_output = |(file, is_whole): (usize, bool)| is_whole.then(|| hashes.add(&merge.head(file)));
+        let output_hashes = in_order.outputs.into_iter().enumerate().map(of_output).collect();
         Ok(Self {
-            jobs,
-            sources,
-            outputs,
+            merge,
+            jobs: merge.elements(),
+            store,
             progress,
             board: Arc::new(Board::new(hashes, own)),
+            // a thread for each stream if there are as many; else two at a time, which costs less than one after the other
+            at_once: if threads > merge.chosen().inputs.len() { 1 } else { 2 },
             input_hashes,
             output_hashes,
-            // a thread for each stream if there are as many; else two at a time, which costs less than one after the other
-            at_once: if threads > sources.len() { 1 } else { 2 },
-            alone,
-            alone_hashes: Mutex::default(),
-            next_alone: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::default(),
+            ending: Ending::default(),
             timings: Timings::default(),
         })
     }
 
-    /// No file is open yet.
-    pub(crate) fn open_files(&self) -> OpenFiles {
-        OpenFiles(self.sources.iter().map(|_| None).collect())
-    }
-
     /// Fill `buffer` with the bytes of `read`.
-    pub(crate) fn read(&self, open: &mut OpenFiles, read: &Read, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn read(&self, read: &Read, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.resize(bytes(&read.range), 0);
-        let input = &self.sources[read.input][read.file];
-        let failed = |error| io_error("cannot read it", &error).file(input.path.display().to_string());
-        let open = &mut open.0[read.input];
-        if open.as_ref().is_none_or(|(file, _)| *file != read.file) {
-            *open = Some((read.file, File::open(&input.path).map_err(failed)?));
-        }
-        let (_, file) = open.as_ref().expect("it was opened just above");
-        Timings::time(&self.timings.read, || input.read(file, buffer, read.range.start)).map_err(failed)?;
+        Timings::time(&self.timings.read, || self.store.read(read, buffer))?;
         self.progress.advance(buffer.len() as u64);
         Ok(())
     }
@@ -199,9 +167,9 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
         self.input_hashes[read.input][read.file].map(|hash| (hash, read.range.start))
     }
 
-    /// Which hash is that of an output, and where in it `write` begins.
-    pub(crate) fn output_hash(&self, write: &Write) -> (usize, u64) {
-        (self.output_hashes[write.file], write.range.start)
+    /// Which hash is that of an output, and where in it `write` begins, if it is hashed on the way.
+    pub(crate) fn output_hash(&self, write: &Write) -> Option<(usize, u64)> {
+        self.output_hashes[write.file].map(|hash| (hash, write.range.start))
     }
 
     /// Queue pieces of files for their hashes.
@@ -216,90 +184,128 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
 
     /// Write bytes of an output; hashing them is another matter.
     pub(crate) fn write(&self, write: &Write, bytes: &[u8]) -> Result<()> {
-        let file = &self.outputs[write.file];
-        Timings::time(&self.timings.write, || disk::write_at(file, bytes, write.range.start))
-            .map_err(|error| io_error("cannot write the merged file", &error))
-    }
-
-    /// Hash the files that the jobs do not read through, as one of several threads.
-    pub(crate) fn hash_alone(&self) {
-        while !self.is_stopped() {
-            let index = self.next_alone.fetch_add(1, Ordering::Relaxed);
-            let Some(&(s, f)) = self.alone.get(index) else { return };
-            match Timings::time(&self.timings.hash, || hash_file(&self.sources[s][f].path, self.progress)) {
-                Ok(hash) => lock(&self.alone_hashes).push((s, f, hash)),
-                Err(error) => self.fail(self.jobs.len() + index, error),
-            }
-        }
+        Timings::time(&self.timings.write, || self.store.write(write, bytes))
     }
 
     /// Whether a job failed or the caller was heard to want to stop.
     pub(crate) fn is_halted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.ending.is_near()
     }
 
     /// Whether a job failed or the caller wants to stop.
     pub(crate) fn is_stopped(&self) -> bool {
-        if self.progress.stopped() {
-            self.fail(usize::MAX, Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
+        let is_new = !self.is_halted();
+        let is_stopped = self.ending.is_wanted(self.progress);
+        if is_stopped && is_new {
+            self.halt();
         }
-        self.is_halted()
+        is_stopped
     }
 
-    /// Job `index` failed: no thread begins anything new.
-    pub(crate) fn fail(&self, index: usize, error: Error) {
-        let mut failure = lock(&self.failure);
-        if failure.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-            *failure = Some((index, error));
-        }
-        drop(failure);
+    /// Job `number` failed: no thread begins anything new.
+    pub(crate) fn fail(&self, number: u64, error: Error) {
+        self.ending.fail(number, error);
         self.halt();
     }
 
     /// Let no thread take more work, and free what waits to be hashed.
     pub(crate) fn halt(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.ending.begin();
         drop(self.board.change(|state| state.hashes.close()));
     }
 
-    /// The hashes, or the failure.
-    pub(crate) fn finish(self, tally: Tally) -> Result<Ran> {
-        if let Some((_, error)) = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+    /// The hashes and what was found, or the failure.
+    pub(crate) fn finish(self, found: Vec<Findings>) -> Result<(Findings, Hashed)> {
+        self.ending.result()?;
         self.progress.timings(&self.timings.list());
-        let (mut inputs, outputs) = self.board.change(|state| {
-            let mut hex = |hash: usize| state.hashes.finish(hash);
-            let outputs: Vec<_> = self.output_hashes.iter().map(|&hash| hex(hash)).collect();
-            let of_files = |files: Vec<Option<usize>>| {
-                files.into_iter().map(|hash| hash.map(&mut hex).unwrap_or_default()).collect::<Vec<_>>()
-            };
-            (self.input_hashes.into_iter().map(of_files).collect::<Vec<_>>(), outputs)
+        let hashed = self.board.change(|state| {
+            let mut hex = |hash: Option<usize>| hash.map(|hash| state.hashes.finish(hash));
+            let outputs = self.output_hashes.into_iter().map(&mut hex).collect();
+            let of_files = |files: Vec<Option<usize>>| files.into_iter().map(&mut hex).collect();
+            Hashed { inputs: self.input_hashes.into_iter().map(of_files).collect(), outputs }
         });
-        for (s, f, hash) in self.alone_hashes.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            inputs[s][f] = hash;
-        }
-        Ok(Ran { tally, inputs, outputs })
+        Ok((joined(found), hashed))
     }
 }
 
-/// Which input files are read by the jobs from the first byte of data to the last, in order.
-fn read_in_order(jobs: &[Job<'_>], sources: &[&[InputFile]]) -> Vec<Vec<bool>> {
-    let start = |file: &InputFile| file.header.is_safetensors().then_some(file.header.data_start());
-    let mut positions: Vec<Vec<_>> = sources.iter().map(|files| files.iter().map(start).collect()).collect();
-    for read in jobs.iter().flat_map(Job::reads) {
-        let position = &mut positions[read.input][read.file];
-        *position = position.filter(|&at| at == read.range.start).map(|_| read.range.end);
+/// What all threads found.
+pub(crate) fn joined(found: Vec<Findings>) -> Findings {
+    found.into_iter().fold(Findings::default(), |mut all, more| {
+        all.join(more);
+        all
+    })
+}
+
+/// The first and the last job of each run of jobs that are computed alike and lie side by side, in order.
+pub(crate) fn stretches(merge: &Merge) -> impl Iterator<Item = (Job<'_>, Job<'_>)> {
+    let mut rest = merge.elements();
+    core::iter::from_fn(move || {
+        let alike = merge.alike(rest.start);
+        (!rest.is_empty()).then(|| {
+            rest.start = alike.end;
+            (merge.job(alike.start), merge.job(alike.end - 1))
+        })
+    })
+}
+
+/// Which files go through the jobs on elements from one byte on to their last, in order.
+struct InOrder {
+    /// Where that begins; by input and file.
+    inputs: Vec<Vec<Option<u64>>>,
+    /// Whether only the head is not written so.
+    outputs: Vec<bool>,
+}
+
+impl InOrder {
+    fn of(merge: &Merge) -> Self {
+        /// Where a file begins to be read, how far it is read, and whether each read began where the one before ended.
+        struct Reached(u64, u64, bool);
+        impl Reached {
+            fn go_on(reached: &mut Option<Self>, range: Range<u64>) {
+                let Self(_, end, in_order) = reached.get_or_insert(Self(range.start, range.start, true));
+                *in_order &= *end == range.start;
+                *end = range.end;
+            }
+        }
+        let inputs = &merge.chosen().inputs;
+        let mut read: Vec<Vec<Option<Reached>>> =
+            inputs.iter().map(|input| input.files.iter().map(|_| None).collect()).collect();
+        let mut written: Vec<Option<Reached>> = merge.outputs().iter().map(|_| None).collect();
+        for (first, last) in stretches(merge) {
+            for (first, last) in first.reads().zip(last.reads()) {
+                let reached = &mut read[first.input][first.file];
+                Reached::go_on(reached, first.range.start..last.range.end);
+            }
+            for (first, last) in first.writes().zip(last.writes()) {
+                Reached::go_on(&mut written[first.file], first.range.start..last.range.end);
+            }
+        }
+        let begin = |(reached, len): (Option<Reached>, u64)| {
+            reached.filter(|Reached(_, end, in_order)| *in_order && *end == len).map(|reached| reached.0)
+        };
+        let lengths = |input: &mwa::Input| -> Vec<_> {
+            input.files.iter().map(|file| file.header.file_len()).collect()
+        };
+        Self {
+            inputs: inputs
+                .iter()
+                .zip(read)
+                .map(|(input, files)| files.into_iter().zip(lengths(input)).map(begin).collect())
+                .collect(),
+            outputs: merge
+                .outputs()
+                .iter()
+                .zip(written)
+                .enumerate()
+                .map(|(file, (output, written))| {
+                    begin((written, output.header.file_len())) == Some(merge.head(file).len() as u64)
+                })
+                .collect(),
+        }
     }
-    let whole = |(file, position): (&InputFile, &Option<u64>)| *position == Some(file.header.file_len());
-    sources.iter().zip(&positions).map(|(files, at)| files.iter().zip(at).map(whole).collect()).collect()
 }
 
 /// How many bytes a range of a job has.
 pub(crate) fn bytes(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).expect("jobs are cut to fit memory")
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

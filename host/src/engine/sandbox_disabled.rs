@@ -1,24 +1,38 @@
-//! The names of `sandbox.rs` where it is not compiled in: asked for, it says so.
+//! The names of `sandbox` where it is not compiled in: asked for, it says so.
 
-use mwa::{Error, ErrorKind, Input, Result, Shard};
+use std::path::PathBuf;
 
-use crate::engine::product::Merged;
+use mwa::merge::{Closing, Merge, Text};
+use mwa::report::Report;
+use mwa::{Error, ErrorKind, Result, Shard};
+
+use crate::engine::execute::Hashes;
 use crate::find::checkpoint::Checkpoint;
-use crate::io::staging::Staging;
+use crate::io::store::Store;
 use crate::options::MergeOptions;
 use crate::progress::Progress;
 
-/// What is merged.
-#[expect(dead_code, reason = "the enabled module reads it")]
-pub(crate) struct Work<'a> {
-    pub(crate) checkpoints: &'a [Checkpoint],
-    pub(crate) inputs: &'a [Input],
-    pub(crate) weights: &'a [f64],
-    pub(crate) how: &'a MergeOptions,
-    pub(crate) expected: Option<&'a [Shard]>,
+/// What a merge in a sandbox would have to say.
+pub(crate) enum Guest {}
+
+impl Guest {
+    pub(crate) fn texts(&self) -> Vec<Text> {
+        match *self {}
+    }
+
+    pub(crate) fn finish(self, _: &Merge, _: Closing) -> Report {
+        match self {}
+    }
 }
 
-pub(crate) fn run(_: &Work<'_>, _: &Staging, _: &mut Vec<String>, _: &dyn Progress) -> Result<Merged> {
+pub(crate) fn run(
+    _: &Merge,
+    _: &[Checkpoint],
+    _: &MergeOptions,
+    _: &mut Store,
+    _: impl FnOnce(&[Shard]) -> Result<Vec<PathBuf>>,
+    _: &dyn Progress,
+) -> Result<(Hashes, Option<Guest>)> {
     Err(Error::new(ErrorKind::Device, "wasm: this program was built without its WebAssembly runtime")
         .help("build it with `cargo build --release --features wasm`"))
 }

@@ -3,8 +3,8 @@
 //! The loops are the core's, vectorised by the compiler; no intrinsics. All versions give the same bits, because the
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
-use mwa::kernel::Tally;
-use mwa::{Job, ModuleJob, Reader, Residual, Result};
+use mwa::Result;
+use mwa::merge::{Bytes, Found, Job};
 
 /// Instructions that this CPU has and the kernel is compiled for.
 ///
@@ -94,31 +94,7 @@ with_instructions! {
     ///
     /// # Panics
     /// As [`Job::run`].
-    fn run(job: &Job<'_>, inputs: &[&[u8]], out: &mut [u8]) -> Result<Tally> {
-        job.run(inputs, out)
-    }
-
-    /// See [`ModuleJob::residual`].
-    ///
-    /// # Errors
-    /// As [`ModuleJob::residual`].
-    fn residual(job: &ModuleJob<'_>, max_bytes: usize, read: &mut Reader<'_>) -> Result<Option<Residual>> {
-        job.residual(max_bytes, read)
-    }
-
-    /// See [`ModuleJob::rank_for`].
-    ///
-    /// # Errors
-    /// As [`ModuleJob::rank_for`].
-    fn rank_for(job: &ModuleJob<'_>, inputs: &[&[u8]], energy: f64) -> Result<usize> {
-        job.rank_for(inputs, energy)
-    }
-
-    /// See [`ModuleJob::merge`].
-    ///
-    /// # Errors
-    /// As [`ModuleJob::merge`].
-    fn merge(job: &ModuleJob<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
-        job.merge(inputs, outputs)
+    fn run(job: &Job<'_>, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
+        job.run(bytes, outputs)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use mwa::safetensors::Tensor;
 use mwa::{AdapterConfig, OpenOptions, Result, files};
 
 use crate::find::READERS;
@@ -40,11 +39,6 @@ impl Checkpoint {
             folder: found.folder.as_deref().map(path_of),
             config: found.config,
         }
-    }
-
-    /// The tensors of all its files.
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.files.iter().flat_map(|file| file.header.tensors())
     }
 }
 

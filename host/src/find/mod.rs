@@ -2,7 +2,6 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod choose;
-pub(crate) mod same_run;
 
 use std::path::PathBuf;
 

@@ -14,6 +14,7 @@ use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
 
 use crate::find::READERS;
+use crate::io::open::{is_beyond_limit, soft_limit};
 
 /// An input file.
 #[derive(Debug)]
@@ -50,28 +51,6 @@ impl InputFile {
         let disk = Disk::default();
         let file = now(mwa::checkpoint::File::open(&disk, &READERS, &text_of(path)?))?;
         Ok(Self::of(file, &disk))
-    }
-
-    /// The bytes of the head of a safetensors file.
-    ///
-    /// # Errors
-    /// For files of other formats, which have none.
-    pub(crate) fn read_head(&self) -> Result<Vec<u8>> {
-        let at = |error: Error| error.file(self.path.display().to_string());
-        if !self.header.is_safetensors() {
-            let error =
-                Error::new(ErrorKind::Input, "is not safetensors, which is all that the sandbox reads");
-            return Err(at(error.help("convert it, or merge with --device cpu")));
-        }
-        let mut head = vec![0; usize::try_from(self.header.data_start()).expect("a head is at most 100 MB")];
-        let failed = |error| at(io_error("cannot read it", &error));
-        read_at(&File::open(&self.path).map_err(failed)?, &mut head, 0).map_err(failed)?;
-        Ok(head)
-    }
-
-    /// Fill `bytes` with those that a job reads from `start` on, where `open` is this file.
-    pub(crate) fn read(&self, open: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
-        self.header.read(start, bytes, |at, into| read_at(open, into, at))
     }
 
     /// The file's name within its folder.
@@ -218,6 +197,14 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     }
 }
 
+/// As [`read_at`], but what is there of it: how many bytes, 0 at the end.
+pub(crate) fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_at(file, buffer, offset);
+    #[cfg(windows)]
+    return std::os::windows::fs::FileExt::seek_read(file, buffer, offset);
+}
+
 /// Write all of `bytes` at byte `offset` of `file`.
 pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
@@ -234,6 +221,12 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
 
 /// An operating system error with what was being done.
 pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
+    if is_beyond_limit(error) {
+        let limit = soft_limit().map_or(String::new(), |limit| format!(", now {limit}"));
+        return Error::new(ErrorKind::Io, format!("{doing}: {error}")).help(format!(
+            "raise the limit on open files (ulimit -n{limit}), or close some in other programs"
+        ));
+    }
     let help = match error.kind() {
         io::ErrorKind::PermissionDenied => Some("check the permissions of the file and of its folder"),
         io::ErrorKind::FileTooLarge => {
@@ -246,4 +239,18 @@ pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
     };
     let made = Error::new(ErrorKind::Io, format!("{doing}: {error}"));
     if let Some(help) = help { made.help(help) } else { made }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_name_the_limit() {
+        let error = io_error("cannot open it", &io::Error::from_raw_os_error(24));
+        let limit = soft_limit().map_or(String::new(), |limit| format!(", now {limit}"));
+        let help =
+            format!("raise the limit on open files (ulimit -n{limit}), or close some in other programs");
+        assert_eq!(error.advice(), Some(&*help));
+    }
 }

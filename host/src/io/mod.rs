@@ -2,5 +2,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod hash;
+pub(crate) mod open;
 pub(crate) mod scratch;
 pub(crate) mod staging;
+pub(crate) mod store;

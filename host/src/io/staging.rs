@@ -149,11 +149,6 @@ impl Staging {
         self.folder.path().join(name)
     }
 
-    /// Where the output will be, as the user called it.
-    pub(crate) fn shown(&self) -> &Path {
-        &self.shown
-    }
-
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
         if !is_plain(name) {

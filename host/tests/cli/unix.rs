@@ -83,6 +83,28 @@ fn memory_stays_bounded_whatever_the_size() {
 }
 
 #[test]
+fn files_stay_below_the_limit_whatever_the_threads_and_checkpoints() {
+    let place = Place::new();
+    for step in 1..=60u8 {
+        place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(1.0 + f32::from(step) / 64.0));
+    }
+    for space in ["factors", "product"] {
+        let merge = format!("merge run --scheme uniform --last 60 --threads 16 --space {space}");
+        let free = place.mwa(&format!("{merge} -o free"));
+        assert_eq!(free.code, Some(0), "{}", free.err);
+        // the limit can be raised, and then not
+        for limit in ["-Sn 32", "-n 32", "-n 12"] {
+            let ran = after(&place, &format!("ulimit {limit}"), &format!("{merge} -o out --force"));
+            assert_eq!(ran.code, Some(0), "{space} within {limit}: {}", ran.err);
+            assert!(
+                place.read("out/adapter_model.safetensors") == place.read("free/adapter_model.safetensors")
+            );
+        }
+        fs::remove_dir_all(place.path("free")).unwrap();
+    }
+}
+
+#[test]
 fn a_pipe_is_no_input() {
     let place = Place::new();
     assert!(Command::new("mkfifo").arg(place.path("pipe.safetensors")).status().unwrap().success());

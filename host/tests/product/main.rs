@@ -137,6 +137,24 @@ fn every_rank_verifies_and_does_not_depend_on_threads() {
 }
 
 #[test]
+fn values_that_become_zero_are_told_in_both_spaces() {
+    let place = Place::new();
+    for (name, tiny) in [("one", 1e-9), ("two", 1.5e-9)] {
+        let head = f32s("base_model.model.head.weight", &[2, 1], &[tiny, 1.0]);
+        place.checkpoint(name, &[pair(2, 1), vec![head]].concat());
+    }
+    let wanted = "1 of 24 values became zero in the output dtype";
+    for space in ["factors", "product"] {
+        let options = format!("one two --weights 1,1 --dtype f16 --space {space}");
+        let ran = place.merges(&options);
+        assert!(ran.err.contains(wanted), "{space}: {}", ran.err);
+        let notes = json(&place, "out/mwa-report.json")["notes"].to_string();
+        assert!(notes.contains(wanted), "{space}: {notes}");
+        std::fs::remove_dir_all(place.path("out")).unwrap();
+    }
+}
+
+#[test]
 fn auto_ranks_go_into_the_patterns() {
     let place = Place::new();
     for (name, seed) in [("one", 1), ("two", 6)] {

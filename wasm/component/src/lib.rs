@@ -92,8 +92,8 @@ struct Running(RefCell<Session>);
 
 impl GuestMerge for Running {
     fn open(checkpoints: Vec<Checkpoint>, recipe: Recipe) -> Result<Merge> {
-        let checkpoints = checkpoints.into_iter().map(Into::into).collect();
-        Ok(Merge::new(Self(RefCell::new(Session::open(checkpoints, &recipe.into())?))))
+        let checkpoints: Vec<_> = checkpoints.into_iter().map(Into::into).collect();
+        Ok(Merge::new(Self(RefCell::new(Session::open(&checkpoints, &recipe.into())?))))
     }
 
     fn weights(&self) -> Vec<f64> {
@@ -110,12 +110,12 @@ impl GuestMerge for Running {
 
     fn outputs(&self) -> Vec<Output> {
         let session = self.0.borrow();
-        let output = |(name, head, length): (&str, &[u8], u64)| Output {
+        let output = |(i, (name, _, length)): (usize, (&str, u64, u64))| Output {
             name: name.to_string(),
-            head: head.to_vec(),
+            head: session.head(i).unwrap_or_default(),
             length,
         };
-        session.outputs().map(output).collect()
+        session.outputs().enumerate().map(output).collect()
     }
 
     fn next(&self) -> Result<Option<Job>> {
@@ -135,7 +135,7 @@ impl GuestMerge for Running {
 
     fn run(&self, job: u64, chunks: Vec<Vec<u8>>) -> Result<Vec<u8>> {
         let chunks: Vec<_> = chunks.iter().map(Vec::as_slice).collect();
-        Ok(self.0.borrow_mut().run(job, &chunks, &mwa_wasm_fast::LOOPS)?)
+        Ok(self.0.borrow_mut().run(job, &chunks, mwa_wasm_fast::run)?)
     }
 
     fn owner(&self) -> u32 {
@@ -144,7 +144,8 @@ impl GuestMerge for Running {
 
     fn texts(&self, found: Found) -> Result<Vec<Text>> {
         let Found { paths, inputs, outputs } = found;
-        let texts = self.0.borrow().texts(&session::Found { paths, inputs, outputs })?;
+        let texts =
+            self.0.borrow().texts(&mwa::merge::Closing { paths, inputs, outputs, ..Default::default() })?;
         Ok(texts.into_iter().map(|(name, content)| Text { name, content }).collect())
     }
 }
@@ -266,6 +267,7 @@ impl From<Recipe> for session::Order {
             strict: recipe.strict,
             residual: recipe.residual,
             dtype: dtype.map(ToString::to_string),
+            allow_cross_run: recipe.allow_cross_run,
             allow_non_finite: recipe.allow_non_finite,
             rewrite: recipe.rewrite,
             chunk: recipe.chunk,

@@ -13,7 +13,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use mwa::border::{Checkpoint, Found, Head, Order, Session};
+use mwa::border::{Checkpoint, Head, Order, Session};
+use mwa::merge::Closing;
 use mwa::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -108,7 +109,7 @@ pub extern "C" fn mwa_state(handle: u32) -> u32 {
 pub extern "C" fn mwa_head(handle: u32, output: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
         let session = state.session(handle)?;
-        let head = session.outputs().nth(output as usize).map(|(_, head, _)| head.to_vec());
+        let head = session.head(output as usize);
         Ok((1, head.ok_or_else(|| usage("there is no such output"))?))
     })
 }
@@ -144,7 +145,7 @@ pub extern "C" fn mwa_run(handle: u32, number: u64, chunks: usize) -> u32 {
         if !rest.is_empty() {
             return Err(usage("the chunks are too long"));
         }
-        Ok((1, session.run(number, &chunks, &mwa_wasm_fast::LOOPS)?))
+        Ok((1, session.run(number, &chunks, mwa_wasm_fast::run)?))
     })
 }
 
@@ -152,7 +153,7 @@ pub extern "C" fn mwa_run(handle: u32, number: u64, chunks: usize) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_texts(handle: u32, found: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let found: Found = parse(&state.take(found)?)?;
+        let found: Closing = parse(&state.take(found)?)?;
         let texts = state.session(handle)?.texts(&found)?;
         let texts: Vec<_> =
             texts.iter().map(|(name, content)| json!({ "name": name, "content": content })).collect();
@@ -225,14 +226,13 @@ fn open(request: &[u8]) -> Result<Session> {
         }
         checkpoints.push(Checkpoint { name, step, config, files: opened });
     }
-    Session::open(checkpoints, &request.recipe)
+    Session::open(&checkpoints, &request.recipe)
 }
 
 /// What a merge has to tell at any time.
 fn state_of(session: &Session) -> Value {
-    let outputs = session
-        .outputs()
-        .map(|(name, head, length)| json!({ "name": name, "length": length, "head": head.len() }));
+    let outputs =
+        session.outputs().map(|(name, head, length)| json!({ "name": name, "length": length, "head": head }));
     json!({
         "weights": session.weights().values(),
         "notes": session.notes(),

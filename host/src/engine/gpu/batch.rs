@@ -1,102 +1,101 @@
 //! Batches: consecutive jobs that a device computes at once, and the buffers in which it does.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
-use mwa::{Job, Read, Result, Write};
+use mwa::merge::{Job, Merge};
+use mwa::{Result, Write};
 
 use super::stream::Own;
 use super::{Device, Layout, Slot, View};
 use crate::engine::board::Board;
+use crate::engine::pass::stretches;
 
 /// Most bytes a batch reads of one input; larger ones gain nothing.
-pub(super) const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: u64 = 4 << 20;
 /// Least bytes of a slot's buffers, which are there even if the CPU does all jobs.
 const MIN_SLOT: u64 = 8 << 10;
 
-/// A plan's jobs, cut into batches.
+/// How jobs on elements are gathered to batches.
 pub(super) struct Cut {
-    pub(super) batches: Vec<Planned>,
-    /// Bytes of the slots that hold any of them; see [`Slot::new`].
+    /// Most jobs of a batch.
+    most: u64,
+    /// Most bytes of one buffer.
+    max_buffer: u64,
+    /// Bytes of the slots that hold any of the batches; see [`Slot::new`].
     pub(super) input: u64,
     pub(super) output: u64,
 }
 
-/// Consecutive jobs.
-pub(super) struct Planned {
-    pub(super) jobs: Range<usize>,
-    /// How they lie in a slot as one sum; `None` if the CPU does them.
-    pub(super) layout: Option<Layout>,
-}
-
 impl Cut {
     /// The largest batches of which `slots` at a time fit into `memory` bytes, and each into buffers of `max_buffer` bytes;
-    /// at least one job each. Jobs read at most `job_bytes` of an input.
-    pub(super) fn fitting(
-        jobs: &[Job<'_>],
-        job_bytes: usize,
-        slots: usize,
-        memory: u64,
-        max_buffer: u64,
-    ) -> Self {
+    /// at least one job each.
+    pub(super) fn fitting(merge: &Merge, slots: usize, memory: u64, max_buffer: u64) -> Self {
+        let elements = merge.elements();
+        let of_one = |job: Job<'_>| job.reads().map(|read| read.range.end - read.range.start).max();
+        let job_bytes = stretches(merge).filter_map(|(first, _)| of_one(first)).max().unwrap_or(1);
         let mut most = (BATCH_BYTES / job_bytes).max(1);
         loop {
-            let mut cut = Self::new(jobs, most);
-            let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
-            if fits_memory && cut.input.max(cut.output) <= max_buffer {
-                return cut;
-            }
-            if most == 1 {
-                // so many inputs that a small device does not hold a few elements of each
-                for batch in &mut cut.batches {
-                    batch
-                        .layout
-                        .take_if(|layout| layout.input_bytes().max(layout.output_bytes()) > max_buffer);
+            let mut cut = Self { most, max_buffer, input: MIN_SLOT, output: MIN_SLOT };
+            let mut fits_buffers = true;
+            let mut first = elements.start;
+            while first < elements.end {
+                // the first batch of those that are alike is as large as any
+                if let Some(layout) = layout_of(merge, &cut.range(merge, first)) {
+                    if cut.fits(&layout) {
+                        cut.input = cut.input.max(layout.input_bytes());
+                        cut.output = cut.output.max(layout.output_bytes());
+                    } else {
+                        fits_buffers = false;
+                    }
                 }
-                return cut.measured();
+                first = merge.alike(first).end;
+            }
+            let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
+            // so many inputs that a small device does not hold a few elements of each are for the CPU
+            if (fits_memory && fits_buffers) || most == 1 {
+                return cut;
             }
             most /= 2;
         }
     }
 
-    fn new(jobs: &[Job<'_>], most: usize) -> Self {
-        let mut batches = Vec::new();
-        let mut first = 0;
-        while first < jobs.len() {
-            let pairs = jobs[first..].windows(2).take(most - 1);
-            let end = first + 1 + pairs.take_while(|pair| joins(&pair[0], &pair[1])).count();
-            batches.push(Planned { jobs: first..end, layout: layout(&jobs[first..end]) });
-            first = end;
-        }
-        Self { batches, input: 0, output: 0 }.measured()
+    fn fits(&self, layout: &Layout) -> bool {
+        layout.input_bytes().max(layout.output_bytes()) <= self.max_buffer
     }
 
-    fn measured(self) -> Self {
-        let layouts = || self.batches.iter().filter_map(|batch| batch.layout.as_ref());
-        let most = |bytes: fn(&Layout) -> u64| layouts().map(bytes).max().unwrap_or(0).max(MIN_SLOT);
-        let (input, output) = (most(Layout::input_bytes), most(Layout::output_bytes));
-        Self { input, output, ..self }
+    /// The batch of job `number`.
+    pub(super) fn range(&self, merge: &Merge, number: u64) -> Range<u64> {
+        let alike = merge.alike(number);
+        let start = number - (number - alike.start) % self.most;
+        start..(start + self.most).min(alike.end)
+    }
+
+    /// How the jobs of a batch lie in a slot as one sum; `None` if the CPU does them.
+    pub(super) fn layout(&self, merge: &Merge, batch: &Range<u64>) -> Option<Layout> {
+        layout_of(merge, batch).filter(|layout| self.fits(layout))
+    }
+
+    /// How many batches there are, up to `most`.
+    pub(super) fn count(&self, merge: &Merge, most: usize) -> usize {
+        let Range { start, end } = merge.elements();
+        let next = |from: u64| (from < end).then(|| self.range(merge, from).end);
+        core::iter::successors(next(start), |from| next(*from)).take(most).count()
     }
 }
 
-/// Whether a job goes on where another ends, in the output and in every input.
-fn joins(a: &Job<'_>, b: &Job<'_>) -> bool {
-    let follows = |a: Read, b: Read| (a.input, a.file, a.range.end) == (b.input, b.file, b.range.start);
-    let (to, next) = (a.write(), b.write());
-    let same_sum = match (a.sum(), b.sum()) {
-        (Some((a_dtype, a)), Some((b_dtype, b))) => a_dtype == b_dtype && a.eq(b),
-        _ => false,
-    };
-    same_sum
-        && (to.file, to.range.end) == (next.file, next.range.start)
-        && a.reads().zip(b.reads()).all(|(a, b)| follows(a, b))
+/// How jobs that are alike lie in a slot as one sum, if a device can do it.
+pub(super) fn layout_of(merge: &Merge, jobs: &Range<u64>) -> Option<Layout> {
+    let (first, last) = (merge.job(jobs.start), merge.job(jobs.end - 1));
+    let (output, operands) = first.sum()?;
+    let bytes = write_of(&last).range.end - write_of(&first).range.start;
+    Layout::new(operands, output, bytes / output.bytes() as u64)
 }
 
-fn layout(jobs: &[Job<'_>]) -> Option<Layout> {
-    let (output, operands) = jobs[0].sum()?;
-    let elements = |job: &Job<'_>| (job.write().range.end - job.write().range.start) / output.bytes() as u64;
-    Layout::new(operands, output, jobs.iter().map(elements).sum())
+/// Where the result of a job on elements goes.
+pub(super) fn write_of(job: &Job<'_>) -> Write {
+    job.writes().next().expect("a job on elements writes them")
 }
 
 /// Buffers of a device, for one batch at a time.
@@ -109,19 +108,19 @@ pub(super) struct Seat {
 
 /// A batch in flight; its seat is free when the last who needs it drops it.
 pub(super) struct Batch {
-    pub(super) jobs: Range<usize>,
+    pub(super) jobs: Range<u64>,
     pub(super) layout: Layout,
     /// `None` only while it is dropped.
     seat: Option<Seat>,
-    unstaged: AtomicUsize,
+    unstaged: AtomicU64,
     /// Whether the result is mapped.
     is_back: AtomicBool,
     board: Arc<Board<Own>>,
 }
 
 impl Batch {
-    pub(super) fn new(jobs: Range<usize>, layout: Layout, seat: Seat, board: &Arc<Board<Own>>) -> Self {
-        let unstaged = AtomicUsize::new(jobs.len());
+    pub(super) fn new(jobs: Range<u64>, layout: Layout, seat: Seat, board: &Arc<Board<Own>>) -> Self {
+        let unstaged = AtomicU64::new(jobs.end - jobs.start);
         let board = Arc::clone(board);
         Self { jobs, layout, seat: Some(seat), unstaged, is_back: AtomicBool::new(false), board }
     }

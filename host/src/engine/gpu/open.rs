@@ -1,23 +1,24 @@
 //! The door for programs that may block: list GPUs, and open those that are wanted.
 
+use core::ops::Range;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use mwa::kernel::Tally;
-use mwa::{Error, ErrorKind, Plan, Result};
+use mwa::merge::{Chosen, Findings, Merge, MergeOptions};
+use mwa::{Error, ErrorKind, Result};
 
-use super::batch::BATCH_BYTES;
+use super::batch::layout_of;
 use super::stream::{self, Devices};
-use super::{Adapter, Device, Layout, adapters, probe, probe_all};
+use super::{Adapter, Device, adapters, probe, probe_all};
 use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::execute::over_files;
-use crate::engine::pass::{Ran, lock};
-use crate::io::disk::InputFile;
+use crate::engine::pass::Hashed;
+use crate::engine::pool::lock;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -52,9 +53,15 @@ pub fn is_there() -> bool {
 /// The GPUs that were opened, by place: the next merge of this process need not open them again.
 static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new());
 
-/// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `plan` needs.
-fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    let layouts: Vec<_> = plan.jobs(BATCH_BYTES).filter_map(|job| Layout::of(&job)).collect();
+/// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `merge` needs.
+fn open(merge: &Merge, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
+    // one job of those that are alike tells the dtypes of all
+    let Range { start, end } = merge.elements();
+    let firsts = || {
+        let next = move |first: &u64| Some(merge.alike(*first).end).filter(|first| *first < end);
+        core::iter::successors((start < end).then_some(start), next)
+    };
+    let layouts = || firsts().filter_map(|first| layout_of(merge, &(first..first + 1)));
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -74,7 +81,7 @@ fn open(plan: &Plan, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
     let devices: Vec<_> =
         opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect();
     for device in &devices {
-        pollster::block_on(probe(device, layouts.iter()))?;
+        pollster::block_on(probe(device, layouts()))?;
     }
     Ok(devices)
 }
@@ -88,20 +95,19 @@ fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
     pollster::block_on(adapter.open(None))
 }
 
-/// Run all jobs of `plan`, on GPUs as soon as they are open: those wanted, or else the best. Nothing begins before that if
+/// Run all jobs on elements, on GPUs as soon as they are open: those wanted, or else the best. Nothing begins before that if
 /// `first`. If any that are wanted cannot be opened or fail, so does this; in place of others the CPU goes on.
 pub(crate) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    merge: &Merge,
+    store: &Store,
     machine: Machine,
     wanted: Option<Gpus>,
     first: bool,
     progress: &dyn Progress,
-) -> Result<Ran> {
+) -> Result<(Findings, Hashed)> {
     let start = Instant::now();
     let open = || {
-        let opened = open(plan, wanted)?;
+        let opened = open(merge, wanted)?;
         for device in &opened {
             let seconds = start.elapsed().as_secs_f64();
             progress.note(&format!("{} sums; opened and probed after {seconds:.2} s", device.name()));
@@ -110,7 +116,7 @@ pub(crate) fn run(
     };
     let count = wanted.map_or(1, |wanted| wanted.places().count());
     let devices = Devices { open, max_buffer: GUARANTEED_BUFFER, count, must: wanted.is_some(), first };
-    stream::run(plan, sources, outputs, machine, devices, progress)
+    stream::run(merge, store, machine, devices, progress)
 }
 
 /// Bytes of one buffer that WebGPU guarantees.
@@ -127,12 +133,12 @@ const GUARANTEED_BUFFER: u64 = 128 << 20;
 pub fn execute(
     devices: &[Arc<Device>],
     must: bool,
-    plan: &Plan,
+    (chosen, options): (Chosen, MergeOptions),
     inputs: &[Vec<PathBuf>],
     outputs: &[PathBuf],
     machine: Machine,
     progress: &dyn Progress,
-) -> Result<Tally> {
+) -> Result<()> {
     let devices = Devices {
         open: || Ok(devices.to_vec()),
         max_buffer: devices.iter().map(|device| device.max_buffer()).min().unwrap_or(0),
@@ -140,7 +146,8 @@ pub fn execute(
         must,
         first: true,
     };
-    over_files(inputs, outputs, |sources, outputs| {
-        stream::run(plan, sources, outputs, machine, devices, progress)
-    })
+    let elements = |merge: &Merge, store: &Store, machine: Machine, progress: &dyn Progress| {
+        stream::run(merge, store, machine, devices, progress)
+    };
+    over_files(chosen, options, inputs, outputs, Box::new(elements), machine, progress)
 }

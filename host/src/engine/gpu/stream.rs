@@ -5,22 +5,21 @@
 
 use core::mem;
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use mwa::kernel::Tally;
-use mwa::{Error, Plan, Result};
+use mwa::merge::{Findings, Found, Merge};
+use mwa::{Error, Result};
 
-use super::batch::{Batch, Cut, Seat};
+use super::batch::{Batch, Cut, Seat, write_of};
 use super::{Device, Slot};
 use crate::engine::board::{State, Tray};
 use crate::engine::cpu;
-use crate::engine::cpu::on_threads;
-use crate::engine::pass::{OpenFiles, Pass, Ran, Timings, lock};
-use crate::io::disk::InputFile;
+use crate::engine::pass::{Hashed, Pass, Timings};
+use crate::engine::pool::{lock, on_threads};
 use crate::io::hash::Piece;
+use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -42,32 +41,33 @@ pub(super) struct Devices<F> {
     pub(super) first: bool,
 }
 
-/// Run all jobs of `plan` and write the heads of its outputs, which are open for writing.
+/// Bytes of buffers on the host, and as much again on the devices.
+fn half(machine: Machine) -> u64 {
+    machine.memory.unwrap_or(MEMORY) / 2
+}
+
+/// Run all jobs on elements.
 pub(super) fn run(
-    plan: &Plan,
-    sources: &[&[InputFile]],
-    outputs: &[File],
+    merge: &Merge,
+    store: &Store,
     machine: Machine,
     devices: Devices<impl FnOnce() -> Result<Vec<Arc<Device>>> + Send>,
     progress: &dyn Progress,
-) -> Result<Ran> {
+) -> Result<(Findings, Hashed)> {
     let Devices { open, max_buffer, count, must, first } = devices;
     let threads = machine.threads();
-    let memory = machine.memory.unwrap_or(MEMORY);
-    let half = usize::try_from(memory / 2).unwrap_or(usize::MAX);
-    let (job_bytes, trays) = cpu::cut(half, threads, sources.len());
-    let jobs: Vec<_> = plan.jobs(job_bytes).collect();
-    let cut = Cut::fitting(&jobs, job_bytes, SEATS * count, memory - memory / 2, max_buffer);
-    let own = Own { limit: jobs.len(), ..Own::default() };
+    let trays = cpu::trays(merge, cpu::budget(half(machine)), threads);
+    let elements = merge.elements();
+    let own = Own { next: elements.start, limit: elements.end, ..Own::default() };
     let stream = Stream {
-        pass: Pass::new(plan, &jobs, sources, outputs, threads, own, progress)?,
-        cut,
+        pass: Pass::new(merge, store, threads, own, progress)?,
+        cut: Cut::fitting(merge, SEATS * count, half(machine), max_buffer),
         must,
         lost: Mutex::default(),
         progress,
     };
     stream.pass.board.change(|state| state.add_trays(trays));
-    let tally = thread::scope(|scope| {
+    let found = thread::scope(|scope| {
         let open = || stream.seat(open());
         if first {
             open();
@@ -76,7 +76,7 @@ pub(super) fn run(
         }
         on_threads(threads, || stream.stop_at(0), || stream.work())
     });
-    stream.pass.finish(tally)
+    stream.pass.finish(found)
 }
 
 struct Stream<'a> {
@@ -91,10 +91,10 @@ struct Stream<'a> {
 /// What the board keeps for a stream.
 #[derive(Default)]
 pub(super) struct Own {
-    /// The job to be begun next, and its batch.
-    next: (usize, usize),
+    /// The job to be begun next.
+    next: u64,
     /// Jobs from this one on are not begun: an earlier one has failed.
-    limit: usize,
+    limit: u64,
     /// The next job's batch, if it is begun and a device computes it.
     filling: Option<Arc<Batch>>,
     /// Those that are free.
@@ -115,15 +115,15 @@ impl Own {
 /// What a thread does next.
 enum Task {
     /// Read, stage and hash a job of a batch.
-    Stage(Arc<Batch>, usize, Tray<Own>),
+    Stage(Arc<Batch>, u64, Tray<Own>),
     /// Do all of a job.
-    Sum(usize, Tray<Own>),
+    Sum(u64, Tray<Own>),
     /// Look at what came back.
     Check(Arc<Batch>, Result<()>),
     /// Write and hash the result of a job of a batch.
-    Write(Arc<Batch>, usize),
+    Write(Arc<Batch>, u64),
     /// Do a job that was staged and hashed, but not computed.
-    Remake(usize),
+    Remake(u64),
 }
 
 impl Stream<'_> {
@@ -138,7 +138,7 @@ impl Stream<'_> {
             let (place, device) = (i % devices.len(), Arc::clone(&devices[i % devices.len()]));
             Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output), device }
         });
-        let seats: Vec<_> = seats.take(self.cut.batches.len()).collect();
+        let seats: Vec<_> = seats.take(self.cut.count(self.pass.merge, SEATS * devices.len())).collect();
         for (place, device) in devices.iter().enumerate() {
             // the memory may not have sufficed
             if let Err(error) = device.check().or_else(|error| self.device_failed(place, device, error)) {
@@ -149,25 +149,24 @@ impl Stream<'_> {
     }
 
     /// One thread's share.
-    fn work(&self) -> Tally {
-        let mut tally = Tally::default();
-        let (mut open, mut buffers) = (self.pass.open_files(), Vec::new());
+    fn work(&self) -> Findings {
+        let mut findings = Findings::default();
+        let mut buffers = Vec::new();
         while let Some(task) = self.pass.next(|| self.ask(), |state| self.take(state)) {
             let (job, done) = match task {
-                Task::Stage(batch, job, tray) => (job, self.stage(&batch, job, tray, &mut open)),
-                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut open, &mut tally)),
-                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut tally)),
-                Task::Write(batch, job) => (job, self.write(&batch, job, &mut open, &mut buffers)),
+                Task::Stage(batch, job, tray) => (job, self.stage(&batch, job, tray)),
+                Task::Sum(job, tray) => (job, self.sum(job, tray, &mut findings)),
+                Task::Check(batch, result) => (batch.jobs.start, self.check(&batch, result, &mut findings)),
+                Task::Write(batch, job) => (job, self.write(&batch, job, &mut buffers)),
                 Task::Remake(job) => {
-                    (job, self.remake(job, &mut open, &mut buffers).map(|more| tally = tally.plus(more)))
+                    (job, self.remake(job, &mut buffers).map(|found| findings.add(job, found)))
                 }
             };
             if let Err(error) = done {
                 self.fail(job, error);
             }
         }
-        self.pass.hash_alone();
-        tally
+        findings
     }
 
     /// What to do next; `Some(None)` when all is done or has failed.
@@ -175,13 +174,13 @@ impl Stream<'_> {
         if let Some(task) = state.own.todo.pop_front() {
             return Some(Some(task));
         }
-        let ((job, batch), is_filling) = (state.own.next, state.own.filling.is_some());
+        let (job, is_filling) = (state.own.next, state.own.filling.is_some());
         if job >= state.own.limit && !is_filling {
-            let is_whole = state.own.limit == self.pass.jobs.len();
+            let is_whole = state.own.limit == self.pass.jobs.end;
             return (state.own.in_flight == 0 && (state.is_idle() || !is_whole)).then_some(None);
         }
-        let planned = &self.cut.batches[batch];
-        let layout = planned.layout.as_ref().filter(|_| job == planned.jobs.start);
+        let jobs = self.cut.range(self.pass.merge, job);
+        let layout = if job == jobs.start { self.cut.layout(self.pass.merge, &jobs) } else { None };
         if layout.is_some() && self.must && state.own.seats.is_empty() && state.own.in_flight > 0 {
             return None; // a seat will be free soon
         }
@@ -190,12 +189,12 @@ impl Stream<'_> {
         if let Some(layout) = layout
             && let Some(seat) = self.free_seat(own)
         {
-            let begun = Batch::new(planned.jobs.clone(), layout.clone(), seat, &self.pass.board);
+            let begun = Batch::new(jobs.clone(), layout, seat, &self.pass.board);
             own.filling = Some(Arc::new(begun));
             own.in_flight += 1;
         }
-        own.next = (job + 1, if job + 1 == planned.jobs.end { batch + 1 } else { batch });
-        let filling = if job + 1 == planned.jobs.end { own.filling.take() } else { own.filling.clone() };
+        own.next = job + 1;
+        let filling = if job + 1 == jobs.end { own.filling.take() } else { own.filling.clone() };
         Some(Some(match filling {
             Some(batch) => Task::Stage(batch, job, tray),
             None => Task::Sum(job, tray),
@@ -209,13 +208,13 @@ impl Stream<'_> {
     }
 
     /// Read the operands of a job, stage them, and after the last job of the batch start the device.
-    fn stage(&self, batch: &Arc<Batch>, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles) -> Result<()> {
+    fn stage(&self, batch: &Arc<Batch>, job: u64, mut tray: Tray<Own>) -> Result<()> {
         let Seat { device, slot, .. } = batch.seat();
-        let (job, first) = (&self.pass.jobs[job], &self.pass.jobs[batch.jobs.start]);
+        let (job, first) = (self.pass.merge.job(job), self.pass.merge.job(batch.jobs.start));
         tray.buffers.resize_with(tray.buffers.len().max(job.reads().len()), Vec::new);
         for (k, (read, first)) in job.reads().zip(first.reads()).enumerate() {
             let buffer = &mut tray.buffers[k];
-            self.pass.read(open, &read, buffer)?;
+            self.pass.read(&read, buffer)?;
             let offset = read.range.start - first.range.start;
             let write = || slot.write(device, &batch.layout, k, offset, buffer);
             if let Err(error) = Timings::time(&self.pass.timings.stage, write) {
@@ -241,20 +240,21 @@ impl Stream<'_> {
         })
     }
 
-    fn sum(&self, job: usize, mut tray: Tray<Own>, open: &mut OpenFiles, tally: &mut Tally) -> Result<()> {
-        *tally = tally.plus(cpu::sum(&self.pass, &self.pass.jobs[job], open, &mut tray.buffers)?);
-        cpu::hash(&self.pass, &self.pass.jobs[job], tray);
+    fn sum(&self, number: u64, mut tray: Tray<Own>, findings: &mut Findings) -> Result<()> {
+        let job = self.pass.merge.job(number);
+        findings.add(number, cpu::compute(&self.pass, &job, &mut tray.buffers)?);
+        cpu::hash(&self.pass, &job, tray);
         Ok(())
     }
 
     /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.
-    fn check(&self, batch: &Arc<Batch>, result: Result<()>, tally: &mut Tally) -> Result<()> {
+    fn check(&self, batch: &Arc<Batch>, result: Result<()>, findings: &mut Findings) -> Result<()> {
         let Seat { device, slot, place } = batch.seat();
         match result.and_then(|()| slot.tally(device, &batch.layout)) {
             Ok(more) => {
                 batch.came_back();
-                if self.pass.jobs[batch.jobs.start].accepts(more) {
-                    *tally = tally.plus(more);
+                if self.pass.merge.job(batch.jobs.start).accepts(more) {
+                    findings.add_many(batch.jobs.end - batch.jobs.start, more);
                     self.do_later(batch.jobs.clone().map(|job| Task::Write(Arc::clone(batch), job)));
                     return Ok(());
                 }
@@ -265,15 +265,9 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn write(
-        &self,
-        batch: &Arc<Batch>,
-        job: usize,
-        open: &mut OpenFiles,
-        buffers: &mut Vec<Vec<u8>>,
-    ) -> Result<()> {
-        let write = self.pass.jobs[job].write();
-        match batch.result(self.pass.jobs[batch.jobs.start].write().range.start, &write) {
+    fn write(&self, batch: &Arc<Batch>, job: u64, buffers: &mut Vec<Vec<u8>>) -> Result<()> {
+        let write = write_of(&self.pass.merge.job(job));
+        match batch.result(write_of(&self.pass.merge.job(batch.jobs.start)).range.start, &write) {
             Ok(result) => {
                 self.pass.write(&write, result.as_ref())?;
                 self.hash_output(job, Box::new(result));
@@ -281,21 +275,22 @@ impl Stream<'_> {
             }
             Err(error) => {
                 self.device_failed(batch.seat().place, &batch.seat().device, error)?;
-                self.remake(job, open, buffers).map(drop) // the result was counted, but is gone
+                self.remake(job, buffers).map(drop) // the result was counted, but is gone
             }
         }
     }
 
-    fn remake(&self, job: usize, open: &mut OpenFiles, buffers: &mut Vec<Vec<u8>>) -> Result<Tally> {
-        let tally = cpu::sum(&self.pass, &self.pass.jobs[job], open, buffers)?;
-        let output = mem::take(&mut buffers[self.pass.jobs[job].reads().len()]);
-        self.hash_output(job, Box::new(output));
-        Ok(tally)
+    fn remake(&self, number: u64, buffers: &mut Vec<Vec<u8>>) -> Result<Found> {
+        let job = self.pass.merge.job(number);
+        let found = cpu::compute(&self.pass, &job, buffers)?;
+        let output = mem::take(&mut buffers[job.reads().len()]);
+        self.hash_output(number, Box::new(output));
+        Ok(found)
     }
 
-    fn hash_output(&self, job: usize, piece: Piece) {
-        let hash = self.pass.output_hash(&self.pass.jobs[job].write());
-        self.pass.hash([(hash, piece)].into_iter());
+    fn hash_output(&self, job: u64, piece: Piece) {
+        let hash = self.pass.output_hash(&write_of(&self.pass.merge.job(job)));
+        self.pass.hash(hash.map(|hash| (hash, piece)).into_iter());
     }
 
     fn do_later(&self, tasks: impl IntoIterator<Item = Task>) {
@@ -303,13 +298,13 @@ impl Stream<'_> {
         self.pass.board.change(|state| state.own.todo.extend(tasks));
     }
 
-    fn fail(&self, job: usize, error: Error) {
+    fn fail(&self, job: u64, error: Error) {
         self.pass.fail(job, error);
         self.stop_at(job);
     }
 
     /// Begin nothing from job `job` on.
-    fn stop_at(&self, job: usize) {
+    fn stop_at(&self, job: u64) {
         self.pass.halt();
         let unfinished = self.pass.board.change(|state| {
             let own = &mut state.own;

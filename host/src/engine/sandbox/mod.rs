@@ -32,7 +32,7 @@ use mwa::{Error, ErrorKind, Result};
 use wasmtime::component::{Component, Func, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
-pub(crate) use run::{Work, run};
+pub(crate) use run::{Guest, run};
 
 #[expect(missing_docs, reason = "generated from wasm/wit/world.wit, which documents it")]
 mod world {
@@ -229,6 +229,7 @@ impl Default for Recipe {
             strict: false,
             residual: false,
             dtype: None,
+            allow_cross_run: false,
             allow_non_finite: false,
             rewrite: false,
             chunk: None,

@@ -1,156 +1,210 @@
 //! Run a merge of files through the sandbox: read ranges, hand them in, write what comes out.
 
-use std::fs::File;
+use std::path::PathBuf;
 
+use mwa::merge::{Closing, Merge, Text};
+use mwa::report::{CARD, REPORT, Report};
 use mwa::safetensors::Header;
-use mwa::{AdapterConfig, Error, ErrorKind, Float, Input, Read, Result, Shard, report};
+use mwa::{AdapterConfig, Error, ErrorKind, Float, Read, Result, Shard, Write};
 
-use super::{Checkpoint, Dtype, Found, Head, Limits, Merge, Recipe, Sandbox, Space, Span, Weighing, world};
-use crate::engine::product::{Merged, hash};
-use crate::engine::tasks::Files;
+use super::{Checkpoint, Dtype, Found, Head, Limits, Recipe, Sandbox, Space, Span, Weighing, world};
+use crate::engine::execute::Hashes;
 use crate::find::checkpoint;
-use crate::io::disk;
-use crate::io::disk::{InputFile, io_error};
-use crate::io::staging::Staging;
-use crate::options::{MergeOptions, REPORT};
+use crate::io::disk::InputFile;
+use crate::io::store::Store;
+use crate::options::MergeOptions;
 use crate::progress::Progress;
 
-/// What is merged: checkpoints, as the host plans with them, and their weights.
-pub(crate) struct Work<'a> {
-    pub(crate) checkpoints: &'a [checkpoint::Checkpoint],
-    pub(crate) inputs: &'a [Input],
-    pub(crate) weights: &'a [f64],
-    pub(crate) how: &'a MergeOptions,
-    /// The outputs, where their layout does not depend on the data: the component must come to the same.
-    pub(crate) expected: Option<&'a [Shard]>,
+/// What the guest has to say of its merge.
+pub(crate) struct Guest {
+    report: Report,
+    texts: Vec<Text>,
 }
 
-/// Merge inside the component into the staging folder.
-///
-/// The guest reads heads and configs itself and plans by itself.
+/// Merge inside the component. The guest reads heads and configs itself, and checks and plans by itself.
 pub(crate) fn run(
-    work: &Work<'_>,
-    staging: &Staging,
-    notes: &mut Vec<String>,
+    ours: &Merge,
+    checkpoints: &[checkpoint::Checkpoint],
+    how: &MergeOptions,
+    store: &mut Store,
+    create: impl FnOnce(&[Shard]) -> Result<Vec<PathBuf>>,
     progress: &dyn Progress,
-) -> Result<Merged> {
+) -> Result<(Hashes, Option<Guest>)> {
     let sandbox = Sandbox::find(Limits::default())?;
-    let recipe = work.recipe()?;
-    let mut merge = sandbox.open(&work.heads()?, &recipe)?;
-    let files = || work.checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
-    let rounds = if recipe.residual
-        || matches!(work.how.merge.space, crate::Space::Product(Some(mwa::Rank::Energy(_))))
-    {
-        2
-    } else {
-        1
-    };
+    let recipe = recipe(ours, how)?;
+    let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
+    let is_surveyed = matches!(how.merge.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
+    let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
+    let files = || checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
     progress.start(rounds * files().map(InputFile::len).sum::<u64>());
-    let mut desk = Desk::default();
-    let mut opened = None;
+    let mut buffers = Vec::new();
+    let mut create = Some(create);
+    // none before the guest knows them
+    let mut shards = Vec::new();
     while let Some(job) = merge.next()? {
         if progress.stopped() {
             return Err(Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
         }
-        let merged = desk.run(&mut merge, job.number, &job.reads, work)?;
+        read(ours, &job.reads, store, &mut buffers)?;
+        let merged = merge.run(job.number, &buffers.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        if let Some(create) = create.take_if(|_| !job.writes.is_empty()) {
+            shards = lay(ours, &mut merge, create, store)?;
+        }
         let mut rest = merged.as_slice();
         for span in &job.writes {
-            let outputs = match &opened {
-                Some((_, outputs)) => outputs,
-                None => &opened.insert(work.create(&mut merge, staging)?).1,
-            };
             let (piece, after) = rest.split_at(length(span).min(rest.len()));
-            let file = outputs.get(span.file as usize).filter(|_| piece.len() == length(span));
-            write(file.ok_or_else(astray)?, piece, span.start)?;
+            let (file, range) = (span.file as usize, span.start..span.end);
+            let fits = shards.get(file).is_some_and(|shard: &Shard| range.end <= shard.header.file_len());
+            if !fits || piece.len() != length(span) {
+                return Err(astray());
+            }
+            store.write(&Write { file, range }, piece)?;
             rest = after;
         }
         progress.advance(job.reads.iter().map(|span| length(span) as u64).sum());
     }
-    let (shards, outputs) = match opened {
-        Some(opened) => opened,
-        None => work.create(&mut merge, staging)?,
-    };
-    notes.extend(merge.notes()?.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
-    let (hashes, input_hashes) =
-        hash(work.checkpoints, &shards, staging, outputs, work.how.machine, progress)?;
-    let found = Found { paths: Vec::new(), inputs: input_hashes.clone(), outputs: hashes.clone() };
-    let mut merged = Merged { shards, hashes, input_hashes, distance: None, config: None };
-    for text in merge.try_texts(&found)?? {
-        match text.name.as_str() {
-            "adapter_config.json" => merged.config = Some(text.content),
-            REPORT => {
-                let report: report::Report = serde_json::from_str(&text.content).map_err(|_| astray())?;
-                merged.distance = report.residual;
-            }
-            _ => {}
-        }
+    if let Some(create) = create {
+        shards = lay(ours, &mut merge, create, store)?;
     }
-    Ok(merged)
+    store.sync()?;
+    let mut inputs: Vec<_> =
+        checkpoints.iter().map(|checkpoint| vec![None; checkpoint.files.len()]).collect();
+    let mut outputs = vec![None; shards.len()];
+    store.hash(&mut inputs, &mut outputs, how.machine, progress)?;
+    let hashes = Hashes::known(inputs, outputs);
+    let found = Found { paths: Vec::new(), inputs: hashes.inputs.clone(), outputs: hashes.outputs.clone() };
+    let texts: Vec<Text> =
+        merge.try_texts(&found)??.into_iter().map(|text| (text.name, text.content)).collect();
+    let report = texts.iter().find(|(name, _)| name == REPORT).ok_or_else(astray)?;
+    let report = serde_json::from_str(&report.1).map_err(|_| astray())?;
+    Ok((hashes, Some(Guest { report, texts })))
 }
 
-impl Work<'_> {
-    fn heads(&self) -> Result<Vec<Checkpoint>> {
-        let head = |file: &InputFile| {
-            Ok(Head { name: file.name(), bytes: file.read_head()?, length: file.header.file_len() })
-        };
-        let input = |checkpoint: &checkpoint::Checkpoint| {
-            Ok(Checkpoint {
-                name: checkpoint.name.clone(),
-                step: checkpoint.step,
-                config: checkpoint.config.as_ref().map(AdapterConfig::text).map(Into::into),
-                files: checkpoint.files.iter().map(head).collect::<Result<_>>()?,
-            })
-        };
-        self.checkpoints.iter().map(input).collect()
+impl Guest {
+    /// Shard index and adapter config.
+    pub(crate) fn texts(&self) -> Vec<Text> {
+        self.texts.iter().filter(|(name, _)| ![CARD, REPORT].contains(&name.as_str())).cloned().collect()
     }
 
-    fn recipe(&self) -> Result<Recipe> {
-        let dtype = match self.how.merge.dtype {
-            None => None,
-            Some(Float::F32) => Some(Dtype::F32),
-            Some(Float::BF16) => Some(Dtype::Bf16),
-            Some(Float::F16) => Some(Dtype::F16),
-            Some(other) => {
-                let detail = format!("wasm: the component writes no {}", other.dtype());
-                return Err(Error::new(ErrorKind::Usage, detail));
-            }
-        };
-        Ok(Recipe {
-            weighing: Weighing::Exact(self.weights.to_vec()),
-            space: self.how.merge.space.into(),
-            strict: self.how.merge.strict,
-            residual: self.how.merge.residual,
-            dtype,
-            allow_non_finite: self.how.merge.allow_non_finite,
-            rewrite: true,
-            chunk: None,
-        })
-    }
-
-    /// Create the outputs as the guest lays them out, and write their heads.
-    fn create(&self, merge: &mut Merge, staging: &Staging) -> Result<(Vec<Shard>, Vec<File>)> {
-        let planned = merge.outputs()?;
-        let named = self.inputs.last().map_or(&[][..], |newest| &newest.files);
-        let shard = |(output, newest): (&super::Output, &Shard)| {
-            let header = Header::parse(&output.head, output.length)?;
-            Ok(Shard { name: newest.name.clone(), header })
-        };
-        let shards: Vec<_> = planned.iter().zip(named).map(shard).collect::<Result<_>>()?;
-        let is_same = |(output, ours): (&super::Output, &Shard)| output.head == ours.header.to_bytes();
-        let expected = self.expected.unwrap_or(&shards);
-        if planned.len() != named.len() || !planned.iter().zip(expected).all(is_same) {
-            let detail = "wasm: the component is of another version than this program";
-            return Err(Error::new(ErrorKind::Device, detail)
-                .help("build it again with `cargo xtask build component`"));
+    /// Our report, with what the guest found out.
+    pub(crate) fn finish(self, ours: &Merge, closing: Closing) -> Report {
+        let mut report = ours.preview();
+        report.residual = self.report.residual;
+        report.outputs = self.report.outputs;
+        report.companions = closing.companions;
+        let news = self.report.notes.into_iter().chain(closing.notes);
+        let news: Vec<_> = news.filter(|note| !report.notes.contains(note)).collect();
+        report.notes.extend(news);
+        for ((row, path), hashes) in report.inputs.iter_mut().zip(&closing.paths).zip(&closing.inputs) {
+            row.path.clone_from(path);
+            row.files.iter_mut().zip(hashes).for_each(|(file, hash)| file.sha256.clone_from(hash));
         }
-        let create = |shard: &Shard| {
-            let file = staging.create(&shard.name, shard.header.file_len())?;
-            write(&file, &shard.header.to_bytes(), 0)?;
-            Ok(file)
-        };
-        let files = shards.iter().map(create).collect::<Result<_>>()?;
-        Ok((shards, files))
+        report.advise_residual();
+        report
     }
+}
+
+fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) -> Result<Vec<Checkpoint>> {
+    let head = |input: usize, file: usize, shard: &Shard| {
+        if !shard.header.is_safetensors() {
+            let detail = "is not safetensors, which is all that the sandbox reads";
+            return Err(mwa::Error::new(ErrorKind::Input, detail)
+                .file(checkpoints[input].files[file].path.display().to_string())
+                .help("convert it, or merge with --device cpu"));
+        }
+        let range = 0..shard.header.data_start();
+        let mut bytes = vec![0; usize::try_from(range.end).expect("a head is at most 100 MB")];
+        store.read(&Read { input, file, range }, &mut bytes)?;
+        Ok(Head { name: shard.name.clone(), bytes, length: shard.header.file_len() })
+    };
+    let inputs = ours.chosen().inputs.iter().enumerate();
+    let open = |(checkpoint, (i, input)): (&checkpoint::Checkpoint, (usize, &mwa::Input))| {
+        let files = input.files.iter().enumerate().map(|(f, shard)| head(i, f, shard));
+        Ok(Checkpoint {
+            name: checkpoint.name.clone(),
+            step: ours.chosen().rows[i].step,
+            config: checkpoint.config.as_ref().map(AdapterConfig::text).map(Into::into),
+            files: files.collect::<Result<_>>()?,
+        })
+    };
+    checkpoints.iter().zip(inputs).map(open).collect()
+}
+
+fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
+    let dtype = match how.merge.dtype {
+        None => None,
+        Some(Float::F32) => Some(Dtype::F32),
+        Some(Float::BF16) => Some(Dtype::Bf16),
+        Some(Float::F16) => Some(Dtype::F16),
+        Some(other) => {
+            let detail = format!("wasm: the component writes no {}", other.dtype());
+            return Err(Error::new(ErrorKind::Usage, detail));
+        }
+    };
+    Ok(Recipe {
+        weighing: Weighing::Exact(ours.chosen().weights.values().to_vec()),
+        space: how.merge.space.into(),
+        strict: how.merge.strict,
+        residual: how.merge.residual,
+        dtype,
+        allow_cross_run: how.merge.allow_cross_run,
+        allow_non_finite: how.merge.allow_non_finite,
+        rewrite: ours.copied().is_none(),
+        chunk: None,
+    })
+}
+
+/// Create the outputs as the guest lays them out, and write their heads. Where our own layout does not depend on the data,
+/// it must be the same.
+fn lay(
+    ours: &Merge,
+    merge: &mut super::Merge,
+    create: impl FnOnce(&[Shard]) -> Result<Vec<PathBuf>>,
+    store: &mut Store,
+) -> Result<Vec<Shard>> {
+    let outputs = merge.outputs()?;
+    let newest = &ours.chosen().inputs[ours.owner()].files;
+    let shard = |(output, newest): (&super::Output, &Shard)| {
+        let header = Header::parse(&output.head, output.length)?;
+        Ok(Shard { name: newest.name.clone(), header })
+    };
+    // files that are copied have no head that the guest made
+    let shards = match ours.copied() {
+        Some(_) => ours.outputs().to_vec(),
+        None => outputs.iter().zip(newest).map(shard).collect::<Result<Vec<_>>>()?,
+    };
+    let expected = ours.outputs();
+    let is_same = |(shard, expected): (&Shard, &Shard)| {
+        shard.header.file_len() == expected.header.file_len()
+            && shard.header.tensors() == expected.header.tensors()
+    };
+    if outputs.len() != newest.len() || !shards.iter().zip(expected).all(is_same) {
+        let detail = "wasm: the component is of another version than this program";
+        return Err(
+            Error::new(ErrorKind::Device, detail).help("build it again with `cargo xtask build component`")
+        );
+    }
+    store.write_to(create(&shards)?);
+    for (file, output) in outputs.iter().enumerate() {
+        store.write(&Write { file, range: 0..output.head.len() as u64 }, &output.head)?;
+    }
+    Ok(shards)
+}
+
+/// Read ranges of the inputs, which the guest chose.
+fn read(ours: &Merge, spans: &[Span], store: &Store, buffers: &mut Vec<Vec<u8>>) -> Result<()> {
+    buffers.resize_with(spans.len(), Vec::new);
+    for (span, buffer) in spans.iter().zip(buffers) {
+        let (input, file) = (span.input as usize, span.file as usize);
+        let shard = ours.chosen().inputs.get(input).and_then(|input| input.files.get(file));
+        let len = shard.ok_or_else(astray)?.header.file_len();
+        if span.end > len || span.start > span.end {
+            return Err(astray());
+        }
+        buffer.resize(length(span), 0);
+        store.read(&Read { input, file, range: span.start..span.end }, buffer)?;
+    }
+    Ok(())
 }
 
 impl From<mwa::Space> for Space {
@@ -169,31 +223,6 @@ impl From<mwa::Space> for Space {
     }
 }
 
-/// What is kept between jobs.
-#[derive(Default)]
-struct Desk {
-    files: Files,
-    buffers: Vec<Vec<u8>>,
-}
-
-impl Desk {
-    fn run(&mut self, merge: &mut Merge, number: u64, reads: &[Span], work: &Work<'_>) -> Result<Vec<u8>> {
-        let sources: Vec<_> = work.checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()).collect();
-        self.buffers.resize_with(reads.len(), Vec::new);
-        for (span, buffer) in reads.iter().zip(&mut self.buffers) {
-            let (input, number) = (span.input as usize, span.file as usize);
-            let file = sources.get(input).and_then(|files| files.get(number)).ok_or_else(astray)?;
-            if span.end > file.header.file_len() || span.start > span.end {
-                return Err(astray());
-            }
-            buffer.resize(length(span), 0);
-            self.files.fill(&sources, &Read { input, file: number, range: span.start..span.end }, buffer)?;
-        }
-        let chunks: Vec<_> = self.buffers.iter().map(Vec::as_slice).collect();
-        merge.run(number, &chunks)
-    }
-}
-
 fn length(span: &Span) -> usize {
     usize::try_from(span.end.saturating_sub(span.start)).unwrap_or(usize::MAX)
 }
@@ -201,8 +230,4 @@ fn length(span: &Span) -> usize {
 /// The guest is not trusted: what it asks for is checked.
 fn astray() -> Error {
     Error::new(ErrorKind::Device, "wasm: the component asked for bytes that are not there")
-}
-
-fn write(file: &File, bytes: &[u8], start: u64) -> Result<()> {
-    disk::write_at(file, bytes, start).map_err(|error| io_error("cannot write the merged file", &error))
 }
