@@ -22,6 +22,7 @@ class WeightOptions(TypedDict, total=False):
     steps: tuple[int | None, int | None] | None  # from … to, both included; None leaves an end open
     top: int | None  # the so many with the best metric
     adapter: str | None  # the one to take of checkpoints that hold several
+    weights_key: str | None  # the set of weights in training states that hold several, such as model_avg
     drop_bad: bool  # leave diverged checkpoints out, instead of failing
     metric: str | None  # loss, eval_loss, step or any logged name; eval_loss if all have it, else loss, else step
     metrics_file: str | os.PathLike[str] | None  # a CSV or JSON Lines table with a column `checkpoint` or `step`

@@ -84,6 +84,14 @@ fn open_adapter(files: &Memory, paths: &[&str], adapter: Option<&str>) -> Result
     at_once
 }
 
+/// The newest three, weighed by their training loss.
+fn by_loss() -> WeighOptions {
+    let mut options = WeighOptions::default();
+    options.choose.select.last = Some(3);
+    options.choose.metric.name = Some("loss".to_owned());
+    options
+}
+
 /// All that a run tells.
 fn told(run: &Result<Run>) -> String {
     match run {
@@ -104,7 +112,7 @@ fn checkpoints_of_a_run_come_by_step() {
     );
     let run = run.unwrap();
     assert!(run.searched);
-    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    let weighed = run.weigh(&by_loss()).unwrap();
     assert_eq!(weighed.indexes, [0, 1, 2]);
     assert_eq!(weighed.weighting.metric.as_deref(), Some("loss"));
     assert!(weighed.weights.values()[2] > weighed.weights.values()[0]);
@@ -306,7 +314,7 @@ fn a_renamed_checkpoint_has_the_step_of_its_own_log() {
         run.checkpoints.iter().map(|it| it.step).collect::<Vec<_>>(),
         [Some(100), Some(200), Some(300)]
     );
-    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    let weighed = run.weigh(&by_loss()).unwrap();
     assert_eq!(weighed.weighting.metric.as_deref(), Some("loss"));
 }
 
@@ -318,12 +326,12 @@ fn logs_of_lines_are_read_where_there_are_no_states() {
     }
     files.write("run/logging.jsonl", "{\"step\": 10, \"loss\": 2.0}\n{\"step\": 20, \"loss\": 1.0}\n");
     let run = open(&files, &["run"]).unwrap();
-    assert_eq!(run.weigh(&WeighOptions::default()).unwrap().weighting.metric.as_deref(), Some("loss"));
+    assert_eq!(run.weigh(&by_loss()).unwrap().weighting.metric.as_deref(), Some("loss"));
     log(&mut files, "run/checkpoint-10", 10);
     log(&mut files, "run/checkpoint-20", 20);
     files.write("run/logging.jsonl", "not read");
     let run = open(&files, &["run"]).unwrap();
-    assert_eq!(run.weigh(&WeighOptions::default()).unwrap().weighting.metric.as_deref(), Some("loss"));
+    assert_eq!(run.weigh(&by_loss()).unwrap().weighting.metric.as_deref(), Some("loss"));
 }
 
 #[test]

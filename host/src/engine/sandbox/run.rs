@@ -108,7 +108,7 @@ fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) ->
     let head = |input: usize, file: usize, shard: &Shard| {
         if !shard.header.is_safetensors() {
             let detail = "is not safetensors, which is all that the sandbox reads";
-            return Err(mwa::Error::new(ErrorKind::Input, detail)
+            return Err(Error::new(ErrorKind::Input, detail)
                 .file(checkpoints[input].files[file].path.display().to_string())
                 .help("convert it, or merge with --device cpu"));
         }
