@@ -126,7 +126,7 @@ pub(crate) fn size(files: &dyn Files, path: &str) -> Maybe<u64> {
 /// A whole file of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ErrorKind::Input`] for what is no regular file or is larger.
+/// [`ErrorKind::Input`] for what is not a regular file or is larger.
 pub(crate) fn bytes<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<Cow<'a, [u8]>> {
     let size = size(files, path)?;
     if size > limit {
@@ -139,7 +139,7 @@ pub(crate) fn bytes<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<C
 /// A whole file as text, of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ErrorKind::Input`] for what is no regular file, is larger, or is not UTF-8.
+/// [`ErrorKind::Input`] for what is not a regular file, is larger, or is not UTF-8.
 pub fn text<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<Cow<'a, str>> {
     let no_text = || Error::new(ErrorKind::Input, "is not text in UTF-8").file(path);
     Ok(match bytes(files, path, limit)? {

@@ -1,7 +1,7 @@
 //! Metrics-weighted averaging of model checkpoints: the core that weighs, plans and merges.
 //!
 //! The core sees heads, never files. From the logs of a run it reads one metric per checkpoint ([`read_metric`]),
-//! turns metrics into weights ([`Weights`]), checks who may be averaged with whom ([`agree`]), and lays out a
+//! turns metrics into weights ([`Weights`]), checks which inputs may be averaged ([`agree`]), and lays out a
 //! [`Plan`]: the heads of the output files, and [`Job`]s, each a few byte ranges to read, one to write, and the
 //! arithmetic between them. A host runs the jobs in any order, on any thread, and gets the same bytes.
 //!
@@ -93,3 +93,8 @@ pub use weigh::choose::{
 };
 pub use weigh::scheme::{Scheme, Weights};
 pub use weigh::window::Pick;
+
+/// The examples in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -52,7 +52,7 @@ fn agree_tensors(agreement: Agreement, want: &TensorView<'_>, have: &TensorView<
     if matches!(agreement, Agreement::Bits) {
         return agree_bytes((want.dtype().bitsize() / 8).max(1), want.data(), have.data());
     }
-    let float = Float::of(want.dtype()).ok_or("is no float; only its bits can be compared")?;
+    let float = Float::of(want.dtype()).ok_or("is not a float; only its bits can be compared")?;
     let values = |tensor: &TensorView<'_>| -> Vec<f64> {
         tensor.data().chunks_exact(float.bytes()).map(|word| float.value(word)).collect()
     };

@@ -15,7 +15,7 @@ import webpack from "webpack";
 import { serve } from "./serve.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const SAMPLE = "3917d7751869697944e9d8e25eec8a69149a1d12ed99ac1ef60ce395af80bba1";
+const SAMPLE = "3a2ec8d96a529c7a9f2d5a0aa528a74293a094a41bda43146afe4739e12376f8";
 const packed = fileURLToPath(new URL("../../wasm/web", import.meta.url));
 const npm = (cwd, ...args) => promisify(execFile)(process.platform === "win32" ? "npm.cmd" : "npm", args, { cwd, shell: process.platform === "win32" });
 

@@ -85,7 +85,7 @@ impl View {
         } else {
             let name = tensor.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
             let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-            Err(Error::new(ErrorKind::Input, format!("is {article} {name}, which is no tensor"))
+            Err(Error::new(ErrorKind::Input, format!("is {article} {name}, which is not a tensor"))
                 .help("give NumPy arrays, PyTorch tensors, or anything else that speaks DLPack"))
         }
     }

@@ -129,19 +129,19 @@ def test_other_threads_run_meanwhile(sample_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
-        ({"lst": 4}, "usage", "option lst: unknown field `lst`, expected one of `last`"),
-        ({"last": "4"}, "usage", 'option last: invalid type: string "4"'),
-        ({"last": 0}, "usage", "option last: invalid value: integer `0`"),
-        ({"last": object()}, "usage", "option last: invalid type: string \"<object object"),
+        ({"lst": 4}, "usage", "there is no option `lst`\nhelp: did you mean `last`?"),
+        ({"last": "4"}, "usage", 'option last: "4" does not fit; it must be a whole number from 1 on'),
+        ({"last": 0}, "usage", "option last: 0 does not fit; it must be a whole number from 1 on"),
+        ({"last": object()}, "usage", "option last: \"<object object"),
         ({"penalty": 2}, "weights", "penalty 2 is out of range for the linear scheme\nhelp: it must be between 0 and 1"),
         ({"penalty": float("nan")}, "usage", "not JSON compliant"),
         ({"weights": [1, 2]}, "weights", "there are 2 weights for 10 checkpoints"),
         ({"weights": [1], "metric": "loss"}, "usage", "options weights and metric contradict each other"),
         ({"metric": "bleu"}, "metric", "bleu"),
-        ({"rank": "all", "space": "product"}, "usage", "option rank: `all` is no rank; write a number, auto or full"),
-        ({"device": "tpu"}, "usage", "option device: `tpu` is no device"),
+        ({"rank": "all", "space": "product"}, "usage", 'option rank: "all" does not fit; it must be a whole number from 1 on, auto or full'),
+        ({"device": "tpu"}, "usage", 'option device: "tpu" does not fit; it must be auto, cpu, gpu'),
         ({"device": ["a"]}, "usage", "option device: "),
-        ({"dtype": "int8"}, "usage", "option dtype: unknown variant `int8`"),
+        ({"dtype": "int8"}, "usage", 'option dtype: "int8" does not fit; it must be keep, f32, bf16 or f16'),
     ],
 )  # fmt: skip
 def test_wrong_options(options: dict[str, Any], kind: str, says: str, sample_run: Path, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_what_is_wrong_is_named() -> None:
 @pytest.mark.parametrize(
     ("tensor", "kind", "says"),
     [
-        (3, "input", "is an int, which is no tensor"),
-        ([1.0], "input", "is a list, which is no tensor"),
+        (3, "input", "is an int, which is not a tensor"),
+        ([1.0], "input", "is a list, which is not a tensor"),
         (np.zeros(2, ">f4"), "dtype", "is >f4, which safetensors does not know"),
         (np.zeros(2, "M8[s]"), "dtype", "is datetime64[s]"),
         (np.array(["x"]), "dtype", "is <U1"),

@@ -25,7 +25,7 @@ enum Node {
     Boundary(bool),
     All(Vec<Self>),
     Any(Vec<Self>),
-    /// From … to so many times.
+    /// From … to how many times.
     Repeat(Box<Self>, u32, Option<u32>),
 }
 

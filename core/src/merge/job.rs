@@ -42,7 +42,7 @@ pub(super) enum Aim {
 pub enum Bytes<'a, 'r> {
     /// All of [`Job::reads`], in order.
     Whole(&'a [&'a [u8]]),
-    /// In pieces that take at most so many bytes together, asked for one after the other; for jobs with [`Job::is_windowed`].
+    /// In pieces that take at most this many bytes together, asked for one after the other; for jobs with [`Job::is_windowed`].
     Windows(usize, &'a mut Reader<'r>),
 }
 

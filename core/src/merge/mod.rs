@@ -54,6 +54,7 @@
 mod agreed;
 pub(crate) mod card;
 mod closing;
+mod compare;
 mod job;
 pub mod report;
 #[cfg(test)]
@@ -80,6 +81,7 @@ use self::report::{Distance, Weighting};
 
 pub use agreed::Agreed;
 pub use closing::{Closing, Finished, Text, shard_index};
+pub use compare::Comparison;
 pub use job::{Bytes, Findings, Found, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.

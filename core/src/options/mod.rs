@@ -2,8 +2,8 @@
 //!
 //! A row is a field of [`Options`], an entry of the JSON that [`Options::parse`] takes, a flag of the command line, a
 //! keyword of Python and a property of JavaScript, so that one thing has one name everywhere (`drop_bad`, `--drop-bad`,
-//! `dropBad`). To add an option, add a row and use its field; `cargo xtask options` writes the Python and TypeScript types
-//! and the table in the README from [`OPTIONS`], and a test compares them.
+//! `dropBad`). To add an option, add a row and use its field: `core/tests/options.rs` compares the Python and TypeScript
+//! types and the table in the README with [`OPTIONS`], and writes them anew when it is told to.
 //!
 //! [`OPTIONS`] is for programs that print it. Reading does not touch it, so that help is not linked into WebAssembly.
 
@@ -303,15 +303,15 @@ options! {
 
     /// Threads
     threads: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "one per core", ..MACHINE };
-    /// Bytes of buffers, such as 64M or 1G
+    /// Bytes of buffers; on the command line also 64M or 1G
     memory: Option<u64> = None, Kind::Bytes, Facts {
         value: "SIZE",
         usual: "64M, or 256M with a GPU",
         lacking: &[(Face::Browser, "buffers are a few MiB per worker"), (Face::Node, "buffers are a few MiB per worker")],
         ..MACHINE
     };
-    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a sandbox for files that are not trusted. The
-    /// bytes are the same
+    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, which plans and sums inside a sandbox; finding
+    /// checkpoints and reading their logs is done outside it. The bytes are the same
     device: Option<String> = None, Kind::Device, Facts { value: "DEVICE", usual: "auto", ..MACHINE };
 }
 

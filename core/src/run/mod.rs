@@ -22,6 +22,7 @@ use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
 use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
+mod chosen;
 mod log;
 mod one_run;
 pub(crate) mod readers;

@@ -47,7 +47,7 @@ impl Scheme {
     pub const ALL: [Self; 5] = [
         Self {
             name: "linear",
-            formula: "1 − p·gᵢ",
+            formula: "1 − p·gᵢ; at p = 1 the worst gets nothing",
             penalty: Some(Span::Between(0.0, 1.0)),
             weigh: |metrics, goal, penalty, floor| {
                 Ok(badness(metrics, goal, floor).iter().map(|g| 1.0 - penalty * g).collect())

@@ -1,4 +1,4 @@
-//! Real adapters of every kind, and who may be averaged with whom.
+//! Real adapters of every kind, and which may be averaged.
 #![allow(missing_docs, reason = "a test has no users")]
 
 mod fates;

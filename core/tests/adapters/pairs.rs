@@ -29,7 +29,7 @@ fn product_space_takes_other_ranks_but_not_dora() {
     let [small, large, dora] = ["sub-r8", "sub-rslora-r16", "sub-dora-r4"].map(Adapter::open);
     let agreement = ask(&[&small, &large], agree_as_products).expect("plain LoRA of two ranks");
     assert_eq!(agreement.exactness, Product);
-    let error = ask(&[&dora, &dora], agree_as_products).expect_err("DoRA is no product");
+    let error = ask(&[&dora, &dora], agree_as_products).expect_err("DoRA is not a product");
     assert_eq!(error.kind(), ErrorKind::Method);
     let wide = small.tensors(|name, shape| {
         if name.contains("q_proj.lora_A") {

@@ -2,7 +2,7 @@
 import type { Reading, Readings, Run, Weighing } from "mwa-merge";
 import { bytes, h, short } from "./dom";
 
-/** As many as the package takes of a run unless told otherwise. */
+/** Checkpoints that one button picks. */
 const LAST = 10;
 /** Below this cosine a checkpoint is of another run than the one before. */
 const OTHER_RUN = 0.2;
@@ -12,12 +12,17 @@ export class Checkpoints {
   readonly #metric = h("th", { scope: "col", class: "number" }, "metric");
   readonly #rows: { name: string; box: HTMLInputElement; value: HTMLElement; source: HTMLElement; weight: HTMLElement; bar: HTMLElement; row: HTMLElement }[];
 
-  constructor(private readonly run: Run, change: () => void) {
-    const searched = run.checkpoints.some(({ run }) => run !== "");
-    const first = searched ? run.checkpoints.length - LAST : 0;
+  /** Whether somebody picked; until then the boxes follow the rule. */
+  #isPicked = false;
+
+  constructor(private readonly run: Run, changed: () => void) {
+    const change = () => {
+      this.#isPicked = true;
+      changed();
+    };
     const severalRuns = new Set(run.checkpoints.map(({ run }) => run)).size > 1;
-    this.#rows = run.checkpoints.map(({ name, label, cosineToPrevious: cosine, step, bytes: size, rank, dtypes }, i) => {
-      const box = h("input", { type: "checkbox", checked: i >= first, "aria-label": `merge ${name}`, change });
+    this.#rows = run.checkpoints.map(({ name, label, cosineToPrevious: cosine, step, bytes: size, rank, dtypes }) => {
+      const box = h("input", { type: "checkbox", checked: true, "aria-label": `merge ${name}`, change });
       const [value, weight] = [h("td", { class: "number" }), h("td", { class: "number" })];
       const bar = h("div", { class: "fill" });
       const other = cosine !== null && cosine < OTHER_RUN;
@@ -39,6 +44,10 @@ export class Checkpoints {
     const count = run.checkpoints.length;
     this.element = h("div", {},
       h("div", { class: "row picks", role: "group", "aria-label": "Choose checkpoints" },
+        h("button", { type: "button", class: "small", click: () => {
+          this.#isPicked = false;
+          changed();
+        } }, "By the rule"),
         count > LAST ? pick(`Last ${LAST}`, (i) => i >= count - LAST) : null, count > 5 ? pick("Last 5", (i) => i >= count - 5) : null, pick("All", () => true), pick("None", () => false)),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" },
         h("table", {},
@@ -46,7 +55,9 @@ export class Checkpoints {
           h("tbody", {}, ...this.#rows.map(({ row }) => row), ...this.#broken()))));
   }
 
-  picked(): string[] {
+  /** Those that somebody picked; undefined as long as the rule decides. */
+  picked(): string[] | undefined {
+    if (!this.#isPicked) return undefined;
     return this.#rows.filter(({ box }) => box.checked).map(({ name }) => name);
   }
 
@@ -62,6 +73,7 @@ export class Checkpoints {
       const share = weight.get(name);
       cell.textContent = share === undefined ? "" : share.toFixed(4);
       bar.style.width = `${(Math.abs(share ?? 0) / largest) * 100}%`;
+      if (!this.#isPicked) box.checked = !weighing || weight.has(name);
       row.classList.toggle("out", !box.checked);
     }
   }

@@ -33,7 +33,7 @@ async function open(inputs: Iterable<Input> | Promise<Iterable<Input>>, sample?:
   }
 }
 
-/** A loose table of metrics is no checkpoint: it goes to the weights. */
+/** A loose table of metrics is not a checkpoint: it goes to the weights. */
 function apart(inputs: Input[]): { loose: Input[]; table: File | undefined } {
   const isTable = (input: Input) => input instanceof File && !input.webkitRelativePath && /\.(csv|jsonl)$/i.test(input.name);
   return { loose: inputs.filter((input) => !isTable(input)), table: inputs.find(isTable) as File | undefined };

@@ -84,14 +84,15 @@ export class RunView {
   /** What the controls say, as options of the package. */
   options(): MergeOptions {
     const metric = this.#metric.value;
+    const picked = this.#checkpoints.picked();
     const options: MergeOptions = {
-      checkpoints: this.#checkpoints.picked(),
+      ...(picked && { checkpoints: picked }),
       scheme: this.#scheme.value as NonNullable<WeighOptions["scheme"]>,
       penalty: this.#slider.valueAsNumber,
     };
     if (metric) options.metric = metric;
     if (!this.#goalField.hidden) options.goal = this.#goal.value as "min" | "max";
-    if (this.table && !metric) options.table = this.table;
+    if (this.table && !metric) options.metricsFile = this.table;
     return options;
   }
 
@@ -138,8 +139,9 @@ export class RunView {
     this.#error.hidden = failures.length === 0;
     if (failures.length > 0) this.#error.replaceChildren(...problem(failures[0]));
     const notes = new Set([...(weighing?.notes ?? this.run.notes)]);
+    for (const { text } of weighing?.advice ?? []) notes.add(text);
     this.#notes.replaceChildren(...[...notes].map((note) => h("li", {}, note)));
-    this.#summary.textContent = weighing ? `${weighing.inputs.length} of ${this.run.checkpoints.length} checkpoints, ${weighing.description}.` : "";
+    this.#summary.textContent = weighing ? `${weighing.inputs.length} of ${this.run.checkpoints.length} checkpoints, ${weighing.description}. ${this.#why(weighing)}` : "";
     this.#checkpoints.show(readings, weighing);
     const metric = readings?.metric ?? this.#metric.value;
     const value = new Map(readings?.readings.map((reading) => [reading.checkpoint, reading.value]));
@@ -152,6 +154,11 @@ export class RunView {
     this.#draw();
     this.#compare.stale();
     this.#score?.stale();
+  }
+
+  /** Why the rule took these, as long as it decides. */
+  #why({ selected }: Weighing): string {
+    return this.#checkpoints.picked() ? "" : `Chosen: ${selected.line}.`;
   }
 
   #draw(): void {

@@ -19,7 +19,7 @@ pub(crate) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
 pub(crate) const COUNTERS: u64 = 16;
 /// The code of operands that do not share a dtype.
 pub(crate) const MIXED: u32 = 5;
-/// Bytes to which operands are aligned, as the kernel reads so many at once.
+/// Bytes to which operands are aligned, as the kernel reads that many at once.
 const ALIGN: u64 = 16;
 /// Bytes to which mapped ranges are aligned (WebGPU's rule).
 pub(crate) const MAP_ALIGN: u64 = 8;
@@ -149,7 +149,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Buffers for jobs of at most so many bytes of [`Layout::input_bytes`] and [`Layout::output_bytes`], ready to be
+    /// Buffers for jobs of at most this many bytes of [`Layout::input_bytes`] and [`Layout::output_bytes`], ready to be
     /// written. A device without the memory for them has failed from then on.
     #[must_use]
     pub fn new(device: &Device, input: u64, output: u64) -> Self {

@@ -170,7 +170,7 @@ fn write_out(bytes: &[u8]) -> mwa::Result<()> {
     told(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
-/// What became of writing to standard output; a reader that went away (`mwa … | head`) is no failure.
+/// What became of writing to standard output; a reader that went away (`mwa … | head`) is not a failure.
 fn told(written: std::io::Result<()>) -> mwa::Result<()> {
     match written {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -52,7 +52,7 @@ impl<S> Board<S> {
 }
 
 impl<S> State<S> {
-    /// Make so many trays.
+    /// Make this many trays.
     pub(crate) fn add_trays(&mut self, count: usize) {
         self.trays += count;
         self.free.resize_with(self.free.len() + count, Vec::new);

@@ -71,7 +71,7 @@ impl FromStr for DeviceChoice {
             None if text == "wasm" => return Ok(Self::Wasm),
             None if text == "gpu" => return Ok(Self::Gpu(Gpus::default())),
             Some(("gpu", places)) => places,
-            _ => return Err(wrong(format!("`{text}` is no device; use auto, cpu, gpu, gpu:0,1 or wasm"))),
+            _ => return Err(wrong(format!("`{text}` is not a device; use auto, cpu, gpu, gpu:0,1 or wasm"))),
         };
         let places = places.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
         let gpus = Gpus::new(&places.map_err(|error| wrong(format!("`{text}`: {error}")))?);

@@ -52,39 +52,46 @@ Arguments:
   <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
 
 Options:
-  -o, --output <DIR>     Folder to write; it appears whole or not at all
-      --dtype <DTYPE>    Dtype of averaged tensors; keep takes the widest of the inputs [default:
-                         keep] [possible values: keep, f32, bf16, f16]
-      --allow-cross-run  Average the factors of adapters that are not of one run
-      --force            Replace an earlier merge in DIR
-      --threads <N>      Threads [default: one per core]
-      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
-      --device <DEVICE>  auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a
-                         sandbox for files that are not trusted. The bytes are the same [default:
-                         auto]
-      --json             Print JSON
-  -q, --quiet            Print errors only
-  -h, --help             Print help
+  -o, --output <DIR>      Folder to write; it appears whole or not at all
+      --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
+                          keep] [possible values: keep, f32, bf16, f16]
+      --allow-non-finite  Let NaN and infinity through instead of failing
+      --rewrite           Write files anew where one checkpoint alone has weight, instead of copying
+                          its own
+      --force             Replace an earlier merge
+      --threads <N>       Threads [default: one per core]
+      --memory <SIZE>     Bytes of buffers; on the command line also 64M or 1G [default: 64M, or
+                          256M with a GPU]
+      --device <DEVICE>   auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm,
+                          which plans and sums inside a sandbox; finding checkpoints and reading
+                          their logs is done outside it. The bytes are the same [default: auto]
+      --json              Print JSON
+  -q, --quiet             Print errors only
+  -h, --help              Print help
 
 Selection:
-      --last <N>        The newest N checkpoints [default for a run: 10]
+      --last <N>        The newest N checkpoints
       --every <K>       Every K-th checkpoint, counted from the newest
       --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
       --top <N>         The N checkpoints with the best metric
+      --select <RULE>   By a rule: the best by an evaluation or the last, ten, or fewer if the
+                        learning rate fell, at most half; or all [default: best of a run that logged
+                        evaluations, else last; all that are listed] [possible values: best, last,
+                        all]
       --adapter <NAME>  The adapter inside checkpoints that hold several
       --drop-bad        Leave out checkpoints that diverged, instead of failing
 
 Metric:
       --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
-                                  all have it, else loss, else step]
+                                  logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
-      --smooth <STEPS>            Average a training metric over so many steps around a checkpoint;
-                                  0 interpolates [default: from the log]
-      --metric-tolerance <STEPS>  Take an evaluation up to so many steps away from its checkpoint
-                                  [default: 0]
+      --smooth <STEPS>            Average a training metric over this many steps around a
+                                  checkpoint; 0 interpolates [default: from the log]
+      --metric-tolerance <STEPS>  Take an evaluation that lies up to this many steps away from its
+                                  checkpoint [default: 0]
       --strict-metrics            Fail rather than take a value that was not logged right at a
                                   checkpoint
 
@@ -100,11 +107,12 @@ Space:
                             factors, product]
       --rank <R|auto|full>  Rank of merged products: a number, full (exact, the sum of ranks) or
                             auto [default: the inputs' largest]
-      --energy <SHARE>      With --rank auto, the share of the squared norm that each module keeps
+      --energy <SHARE>      With rank auto, the share of the squared norm that each module keeps
                             [default: 0.999]
       --strict              Fail where a module that an input lacks would count as zero
       --no-residual         Do not measure how far averaged factors are from the average of their
                             products; half the time of a large merge
+      --allow-cross-run     Average the factors of adapters that are not of one run
 
 "#]]
     );
@@ -124,24 +132,28 @@ Options:
   -h, --help   Print help
 
 Selection:
-      --last <N>        The newest N checkpoints [default for a run: 10]
+      --last <N>        The newest N checkpoints
       --every <K>       Every K-th checkpoint, counted from the newest
       --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
       --top <N>         The N checkpoints with the best metric
+      --select <RULE>   By a rule: the best by an evaluation or the last, ten, or fewer if the
+                        learning rate fell, at most half; or all [default: best of a run that logged
+                        evaluations, else last; all that are listed] [possible values: best, last,
+                        all]
       --adapter <NAME>  The adapter inside checkpoints that hold several
       --drop-bad        Leave out checkpoints that diverged, instead of failing
 
 Metric:
       --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
-                                  all have it, else loss, else step]
+                                  logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
-      --smooth <STEPS>            Average a training metric over so many steps around a checkpoint;
-                                  0 interpolates [default: from the log]
-      --metric-tolerance <STEPS>  Take an evaluation up to so many steps away from its checkpoint
-                                  [default: 0]
+      --smooth <STEPS>            Average a training metric over this many steps around a
+                                  checkpoint; 0 interpolates [default: from the log]
+      --metric-tolerance <STEPS>  Take an evaluation that lies up to this many steps away from its
+                                  checkpoint [default: 0]
       --strict-metrics            Fail rather than take a value that was not logged right at a
                                   checkpoint
 
@@ -164,10 +176,12 @@ Arguments:
   <PATH>...  Run folders, checkpoint folders or files
 
 Options:
+      --json   Print JSON
+  -q, --quiet  Print errors only
+  -h, --help   Print help
+
+Selection:
       --adapter <NAME>  The adapter inside checkpoints that hold several
-      --json            Print JSON
-  -q, --quiet           Print errors only
-  -h, --help            Print help
 
 "#]]
     );
@@ -183,10 +197,11 @@ Arguments:
 
 Options:
       --threads <N>      Threads [default: one per core]
-      --memory <SIZE>    Bytes of buffers, such as 64M or 1G [default: 64M, or 256M with a GPU]
-      --device <DEVICE>  auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, a
-                         sandbox for files that are not trusted. The bytes are the same [default:
-                         auto]
+      --memory <SIZE>    Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M
+                         with a GPU]
+      --device <DEVICE>  auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm,
+                         which plans and sums inside a sandbox; finding checkpoints and reading
+                         their logs is done outside it. The bytes are the same [default: auto]
       --json             Print JSON
   -q, --quiet            Print errors only
   -h, --help             Print help
@@ -466,7 +481,7 @@ Usage: mwa merge --output <DIR> --last <N> <RUN|CHECKPOINT|FILE>...
 For more information, try '--help'.
 
 $ mwa merge run -o out --last 0
-error: invalid value '0' for '--last <N>': must be at least 1
+error: invalid value '0' for '--last <N>': it must be a whole number from 1 on
 
 For more information, try '--help'.
 
@@ -493,7 +508,7 @@ error: invalid value 'f64' for '--dtype <DTYPE>'
 For more information, try '--help'.
 
 $ mwa merge run -o out --weights 1,x
-error: invalid value 'x' for '--weights <W,W,…>': invalid float literal
+error: invalid value '1,x' for '--weights <W,W,…>': it must be a list of numbers
 
 For more information, try '--help'.
 
@@ -505,17 +520,19 @@ Usage: mwa merge --output <DIR> --weights <W,W,…> <RUN|CHECKPOINT|FILE>...
 For more information, try '--help'.
 
 $ mwa merge run -o out --threads 0
-error: invalid value '0' for '--threads <N>': must be at least 1
+error: invalid value '0' for '--threads <N>': it must be a whole number from 1 on
 
 For more information, try '--help'.
 
 $ mwa merge run -o out --memory 1Q
-error: invalid value '1Q' for '--memory <SIZE>': `q` is no unit; use K, M, G or T
+error: invalid value '1Q' for '--memory <SIZE>': `q` is not a unit; use K, M, G or T
 
 For more information, try '--help'.
 
 $ mwa merge run -o out --smooth -3
-error: run: the smoothing window is -3 steps, but must be finite and not negative
+error: invalid value '-3' for '--smooth <STEPS>': it must be a number, 0 or larger
+
+For more information, try '--help'.
 
 $ mwa merg run -o out
 error: unrecognized subcommand 'merg'

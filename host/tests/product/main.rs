@@ -404,11 +404,11 @@ help: ask for less, or for the full rank
 fn options_that_contradict_each_other_are_wrong_usage() {
     let place = two_runs();
     for (options, fact) in [
-        ("--rank 4", "add --space product"),
-        ("--strict", "add --space product"),
-        ("--space product --rank 4 --energy 0.9", "--energy finds ranks by itself"),
-        ("--space product --rank 0", "is no rank"),
-        ("--space product --rank auto --energy 1.5", "is no share"),
+        ("--rank 4", "choose space product"),
+        ("--strict", "choose space product"),
+        ("--space product --rank 4 --energy 0.9", "energy finds ranks by itself"),
+        ("--space product --rank 0", "it must be a whole number from 1 on, auto or full"),
+        ("--space product --rank auto --energy 1.5", "it must be a number, above 0 and at most 1"),
         ("--space sums", "invalid value"),
     ] {
         let err = place.fails_with(2, &format!("merge one two -o out --weights 1,1 {options}"));

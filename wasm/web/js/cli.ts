@@ -13,11 +13,11 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
   mwa-merge merge RUN|CHECKPOINT|FILE… -o DIR    merge into DIR, which appears whole or not at all
   mwa-merge weights RUN|…                        the same choice and weights as a table; writes nothing
 
-Selection  --last N  --every K  --steps A..B  --top N  --adapter NAME  --drop-bad
+Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
-Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --allow-cross-run  --force  --threads N  --device auto|cpu|gpu  --no-residual
-Products   --space factors|product  --rank R|auto|full  --energy E  --strict
+Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
+Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --no-residual  --allow-cross-run
 Print      --json  -q, --quiet
 
 They mean what they mean to the native mwa, which also inspects and verifies.
@@ -27,13 +27,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 const WEIGHING = {
-  last: text, every: text, steps: text, top: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
+  last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
   smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, weights: text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
-  space: text, rank: text, energy: text, strict: flag, "no-residual": flag,
+  space: text, rank: text, energy: text, strict: flag, "no-residual": flag, rewrite: flag, "allow-non-finite": flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -72,14 +72,14 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   if (given.quiet) return 0;
   const seconds = ((performance.now() - began) / 1000).toFixed(2);
   const files = report.outputs.map(({ name, bytes, sha256 }) => `  ${name}  ${bytes} bytes  sha256 ${sha256}\n`);
-  return print(`${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}`);
+  return print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
 }
 
 async function weights(inputs: string[], given: Given): Promise<number> {
   const found = await weighRun(inputs, weighing(given));
   if (given.json) return print(`${JSON.stringify(found, null, 2)}\n`);
   note(given, found.notes);
-  return given.quiet ? 0 : print(`${table(found)}weights: ${found.description}\n`);
+  return given.quiet ? 0 : print(`${chosen(found)}${table(found)}weights: ${found.description}\n${advice(found)}`);
 }
 
 /** What is set of `values`. */
@@ -95,41 +95,44 @@ function weighing(given: Given): WeighRunOptions {
     throw usage(`--${name}: ${given[name]} is not a whole number of at least ${least}`);
   };
   return set<Record<string, unknown>>({
-    last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), adapter: given.adapter,
+    last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), select: given.select, adapter: given.adapter,
     dropBad: given["drop-bad"], metric: given.metric, metricsFile: given["metrics-file"], goal: given.goal,
-    smooth: number("smooth", given.smooth), tolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
+    smooth: number("smooth", given.smooth), metricTolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
     scheme: given.scheme, penalty: number("penalty", given.penalty), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
 
 function merging(given: Given): MergeRunOptions {
   const threads = number("threads", given.threads);
-  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is no number of threads`);
+  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
-  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is no device; use auto, cpu or gpu`);
-  const { dtype, space, strict, force, "allow-cross-run": allowCrossRun } = given;
+  if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
+  const { dtype, space, strict, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
   const residual = given["no-residual"] ? false : undefined;
-  const options = { device, dtype, allowCrossRun, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
+  const options = { device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 
 function rank(given: string | undefined): number | "auto" | "full" | undefined {
   if (given === undefined || given === "auto" || given === "full") return given;
   if (/^[1-9]\d*$/.test(given)) return Number(given);
-  throw usage(`--rank: \`${given}\` is no rank; use a number, auto or full`);
+  throw usage(`--rank: \`${given}\` is not a rank; use a number, auto or full`);
 }
 
 function number(name: string, given: string | undefined): number | undefined {
   if (given === undefined || (given.trim() !== "" && Number.isFinite(Number(given)))) return given === undefined ? given : Number(given);
-  throw usage(`--${name}: \`${given}\` is no number`);
+  throw usage(`--${name}: \`${given}\` is not a number`);
 }
 
 function steps(given: string | undefined): [number, number] | undefined {
   if (given === undefined) return undefined;
   const ends = /^(\d*)\.\.=?(\d*)$/.exec(given);
-  if (!ends) throw usage(`--steps: \`${given}\` is no range; write 500..1000, 500.. or ..1000`);
+  if (!ends) throw usage(`--steps: \`${given}\` is not a range; write 500..1000, 500.. or ..1000`);
   return [Number(ends[1] || 0), Number(ends[2] || Number.MAX_SAFE_INTEGER)];
 }
+
+const chosen = ({ selected }: Pick<Report, "selected">) => (selected ? `chosen: ${selected.line}\n` : "");
+const advice = ({ advice }: Pick<Report, "advice">) => (advice ?? []).map(({ text }) => `advice: ${text}\n`).join("");
 
 /** The checkpoints, as the native command shows them: name, step, metric and its source, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {

@@ -1,7 +1,8 @@
 /** Compare the chosen checkpoints: norms, cosines, and what averaging their factors costs. */
 import { call } from "./error.js";
-import { begin, bytesOfJobs, runJobs, wanted, weighing } from "./jobs.js";
+import { begin, bytesOfJobs, runJobs, wanted } from "./jobs.js";
 import type { MergeOptions } from "./merge.js";
+import { lotOf } from "./order.js";
 import { withPool } from "./pool.js";
 import { weigh, type Run } from "./run.js";
 import type { WeighOptions } from "./types.js";
@@ -19,15 +20,15 @@ export interface Comparison {
 
 /** Compare the chosen checkpoints, over all of their weights. */
 export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighOptions | "signal" | "threads" | "onProgress"> = {}): Promise<Comparison> {
-  const { inputs } = weigh(run, weighing(options));
+  const { inputs } = weigh(run, options);
   return withPool(options.threads, async (pool) => {
     const jobBytes = bytesOfJobs(pool, inputs.length);
     const core = call(() => run.core.compare(wanted(options), jobBytes));
     try {
       const k = core.inputs();
-      await pool.begin(begin(run, options, { what: "compare", excluded: [], ranks: [], jobBytes }));
+      await pool.begin(begin(run, options, { what: "compare", excluded: [], jobBytes }));
       const sums = new Float64Array(k * k + 2);
-      await runJobs(run, core, pool, options, undefined, async ({ bytes }) => {
+      await runJobs(run, core, lotOf(core.next())!, pool, options, undefined, async ({ bytes }) => {
         const part = new Float64Array(bytes!.buffer);
         for (let i = 0; i < sums.length; i += 1) sums[i]! += part[i]!;
       });

@@ -1,5 +1,5 @@
 /** The work of one thread: read Blobs, run jobs, hash files. */
-import init, { type Comparison, type Merge, type Survey } from "./wasm/mwa.js";
+import init, { type Comparison, type Merge } from "./wasm/mwa.js";
 import { hashBlob } from "./hash.js";
 import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
 import { reopen } from "./reopen.js";
@@ -12,7 +12,7 @@ export const AT_ONCE = 2;
 
 /** What one thread has on its desk. */
 export class Desk {
-  #work: Merge | Comparison | Survey | undefined;
+  #work: Merge | Comparison | undefined;
   #blobs: (Blob | null)[] = [];
   #taps = new Map<number, Tap>();
   readonly #turns = new Turns(AT_ONCE);
@@ -29,23 +29,31 @@ export class Desk {
   /** Do what is asked, with the core that is loaded. */
   async answer(request: Exclude<Request, { what: "load" }>): Promise<Omit<Reply, "id" | "error">> {
     if (request.what === "begin") this.#begin(request.begin);
+    else if (request.what === "go-on") this.#goOn(request.found);
     else if (request.what === "end") this.#end();
     else if (request.what === "hash") return { hash: await hashBlob(request.blob) };
     else return this.#turns.take(() => this.#job(request.job, request.pieces));
     return {};
   }
 
-  #begin({ blobs, paths, sizes, adapter, given, options, what, excluded, ranks, jobBytes }: Begin): void {
+  #begin({ blobs, paths, sizes, adapter, given, options, what, excluded, jobBytes }: Begin): void {
     this.#end();
     this.#blobs = blobs;
     const run = reopen(paths, sizes, adapter, given);
     try {
       if (what === "compare") this.#work = run.compare(options, jobBytes);
-      else if (what === "survey") this.#work = run.survey(options, Uint32Array.from(excluded));
-      else this.#work = run.merge(options, Uint32Array.from(excluded), Uint32Array.from(ranks), jobBytes);
+      else this.#work = run.merge(options, Uint32Array.from(excluded), [], jobBytes);
+      this.#work.next();
     } finally {
       run.free();
     }
+  }
+
+  /** All threads have done the first jobs: this one's merge hears what they have found, and has the next. */
+  #goOn(found: [number, Float64Array][]): void {
+    const merge = this.#work as Merge;
+    for (const [job, numbers] of found) merge.take(job, numbers);
+    merge.next();
   }
 
   #end(): void {
@@ -71,12 +79,9 @@ export class Desk {
     return { ...answer, spent };
   }
 
-  #run(work: Merge | Comparison | Survey, index: number, inputs: Uint8Array[]): Omit<Reply, "id"> {
+  #run(work: Merge | Comparison, index: number, inputs: Uint8Array[]): Omit<Reply, "id"> {
     if ("inputs" in work) return { bytes: new Uint8Array(work.run(index, inputs).buffer as ArrayBuffer) };
-    if (!("sum" in work)) return { found: [work.run(index, inputs)] };
-    const bytes = work.run(index, inputs) as Uint8Array<ArrayBuffer>;
-    const lost = work.lost();
-    return { bytes, underflowed: work.underflowed(), ...(lost.length > 0 && { found: [...lost] }) };
+    return { bytes: work.run(index, inputs) as Uint8Array<ArrayBuffer>, found: work.found() };
   }
 
   async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array<ArrayBuffer>> {

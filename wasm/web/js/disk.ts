@@ -1,13 +1,11 @@
 /** Files on disk, to be read in ranges. */
 import { open, readdir, realpath, stat } from "node:fs/promises";
-import { dirname, join, normalize, sep } from "node:path";
+import { basename, dirname, join, normalize, sep } from "node:path";
 import { MergeError } from "./error.js";
 import type { RangeFile } from "./source.js";
 
 /** Folders that hold nothing to merge, and may hold a great many files. */
 const SKIPPED = new Set([".git", "node_modules", "__pycache__"]);
-/** Where a run logs, beside its checkpoints. */
-const LOGS = ["trainer_state.json", "trainer_log.jsonl", "logging.jsonl"];
 
 /**
  * Files, and all files in folders, to be read in ranges; with a checkpoint come the logs of its run.
@@ -21,7 +19,7 @@ const LOGS = ["trainer_state.json", "trainer_log.jsonl", "logging.jsonl"];
 export async function disk(paths: string | readonly string[]): Promise<RangeFile[]> {
   const named = Array.isArray(paths) ? [...paths] : [paths];
   const odd = named.find((path) => typeof path !== "string" || path === "");
-  if (odd !== undefined) throw new MergeError("usage", `an input is ${JSON.stringify(odd)}, which is no path`);
+  if (odd !== undefined) throw new MergeError("usage", `an input is ${JSON.stringify(odd)}, which is not a path`);
   if (named.length === 0) throw new MergeError("input", "no checkpoint was named", "give a run folder or checkpoints");
   const found: Found = new Map();
   for (const root of new Set(named.map(tidy))) {
@@ -33,7 +31,7 @@ export async function disk(paths: string | readonly string[]): Promise<RangeFile
     if (stats.isDirectory()) await walk(root, `${slashed(root)}/.`, [], found);
     else if (stats.isFile()) add(found, root, `${slashed(root)}/.`, stats.size);
     else throw new MergeError("input", `${root}: is neither a file nor a folder`, undefined, root);
-    await logsBeside(root, found);
+    await neighbours(root, found);
   }
   return [...found.values()];
 }
@@ -71,16 +69,20 @@ async function walk(path: string, name: string, above: string[], found: Found): 
   }
 }
 
-/** A checkpoint's metrics are in the logs of the folder around it, and of its neighbours there. */
-async function logsBeside(root: string, found: Found): Promise<void> {
+/** A checkpoint's metrics are in the logs of the folder around it, and of its neighbours there: what lies there is told, not read. */
+async function neighbours(root: string, found: Found): Promise<void> {
   const around = dirname(root);
-  const names = await readdir(around).catch(() => []);
-  const neighbours = names.filter((name) => /^(checkpoint-|epoch_|step_|step-|global_step)\d+$/.test(name));
-  for (const log of [...LOGS, ...neighbours.map((name) => join(name, LOGS[0]!))]) {
-    const path = around === "." && !root.startsWith(around) ? log : join(around, log);
-    const stats = await stat(path).catch(() => undefined);
-    if (stats?.isFile()) add(found, path, slashed(path), stats.size);
-  }
+  const named = (path: string) => (around === "." && !root.startsWith(around) ? path : join(around, path));
+  const files = async (folder: string) => {
+    const entries = await readdir(join(around, folder), { withFileTypes: true }).catch(() => []);
+    for (const entry of entries) {
+      const path = named(join(folder, entry.name));
+      const stats = entry.isDirectory() ? undefined : await stat(path).catch(() => undefined);
+      if (stats?.isFile()) add(found, path, slashed(path), stats.size);
+    }
+    return entries.filter((entry) => entry.isDirectory() && !SKIPPED.has(entry.name));
+  };
+  for (const { name } of await files("")) if (name !== basename(root)) await files(name);
 }
 
 async function readRange(path: string, offset: number, length: number, spare: ArrayBuffer | undefined): Promise<Uint8Array<ArrayBuffer>> {

@@ -19,6 +19,8 @@ export class MergeError extends Error {
     readonly file?: string,
     /** The tensor. */
     readonly tensor?: string,
+    /** The facts, without the place. */
+    readonly detail = message,
   ) {
     super(message);
   }
@@ -31,6 +33,7 @@ interface Facts {
   help?: string | null;
   file?: string | null;
   tensor?: string | null;
+  detail?: string | null;
 }
 
 function isFacts(value: unknown): value is Facts {
@@ -44,8 +47,8 @@ export function asError(thrown: unknown): unknown {
   }
   if (thrown instanceof Error && !(thrown instanceof MergeError)) return thrown;
   if (!isFacts(thrown)) return thrown;
-  const { kind, message, help, file, tensor } = thrown;
-  return new MergeError(kind, message, help ?? undefined, file ?? undefined, tensor ?? undefined);
+  const { kind, message, help, file, tensor, detail } = thrown;
+  return new MergeError(kind, message, help ?? undefined, file ?? undefined, tensor ?? undefined, detail ?? undefined);
 }
 
 /** Call into the core. */
@@ -60,8 +63,8 @@ export function call<T>(work: () => T): T {
 /** An error as plain data, to send to another thread. */
 export function facts(error: unknown): Facts {
   if (isFacts(error)) {
-    const { kind, message, help, file, tensor } = error;
-    return { kind, message, help: help ?? null, file: file ?? null, tensor: tensor ?? null };
+    const { kind, message, help, file, tensor, detail } = error;
+    return { kind, message, help: help ?? null, file: file ?? null, tensor: tensor ?? null, detail: detail ?? null };
   }
   return { kind: "io", message: error instanceof Error ? error.message : String(error) };
 }

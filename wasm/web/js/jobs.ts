@@ -3,10 +3,11 @@ import { AT_ONCE } from "./desk.js";
 import { call } from "./error.js";
 import type { Passing } from "./hash.js";
 import type { MergeOptions } from "./merge.js";
+import { toJson } from "./options.js";
+import { jobsOf, type Job, type Lot } from "./order.js";
 import type { Begin, Piece, Pool, Reply } from "./pool.js";
 import type { Run } from "./run.js";
-import type { WeighOptions } from "./types.js";
-import type { Comparison, Merge, Survey } from "./wasm/mwa.js";
+import type { Comparison, Merge } from "./wasm/mwa.js";
 
 /** Most bytes that a job reads of one input: caches like small pieces. */
 export const MOST = 1 << 20;
@@ -17,14 +18,9 @@ const LEAST = 256 << 10;
 /** Bytes of input in all jobs under way. */
 const MEMORY = 256 << 20;
 
-/** Options as the core reads them. */
+/** Options as the core reads them, without those that are JavaScript's own. */
 export function wanted({ output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): string {
-  return JSON.stringify(options);
-}
-
-/** Those of them that choose and weigh. */
-export function weighing({ dtype, space, rank, energy, strict, residual, allowCrossRun, allowNonFinite, rewrite, output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): WeighOptions {
-  return options;
+  return toJson(options);
 }
 
 /** How much a job reads of each input. */
@@ -45,24 +41,24 @@ export function clonesBlobs(): boolean {
 }
 
 /** What threads need to know, to plan the same jobs. */
-export function begin(run: Run, options: MergeOptions, work: Pick<Begin, "what" | "excluded" | "ranks" | "jobBytes">): Begin {
+export function begin(run: Run, options: MergeOptions, work: Pick<Begin, "what" | "excluded" | "jobBytes">): Begin {
   const { sources, given, adapter } = run;
   const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
   const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
   return { blobs, paths, sizes, adapter, given, options: wanted(options), ...work };
 }
 
-/** Run all jobs; `take` hears their results in the order in which they are written. */
+/** Run the jobs of a lot; `take` hears their results in the order in which they are written. */
 export async function runJobs(
   run: Run,
-  core: Merge | Comparison | Survey,
+  core: Merge | Comparison,
+  lot: Lot,
   pool: Pool,
   { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: MergeOptions["onProgress"] | undefined },
   passing: Passing | undefined,
   take: (result: Reply, job: Job) => Promise<void>,
 ): Promise<void> {
-  const jobs = [...parse(core.jobs())].sort(byPlace);
-  const total = jobs.reduce((sum, { pieces }) => sum + length(pieces), 0);
+  const [count, total] = [lot.end - lot.start, core.bytes()];
   const began = performance.now();
   const report = (done: number) => {
     const speed = (done / Math.max(performance.now() - began, 1)) * 1000;
@@ -70,23 +66,25 @@ export async function runJobs(
   };
   let done = 0;
   report(done);
-  const running: Promise<Reply>[] = [];
+  const running: { job: Job; reply: Promise<Reply> }[] = [];
   const spare: Spare = new Map();
   // what threads cannot read themselves is in memory while it waits for them
-  const inRows = clonesBlobs() && jobs.every(({ pieces }) => pieces.every(({ file }) => run.sources[file]!.blob));
-  const each = inRows ? Math.min(ROW, Math.ceil(jobs.length / (AT_ONCE * pool.size))) : AT_ONCE;
-  for (let next = 0, taken = 0; taken < jobs.length; taken += 1) {
-    for (; next < jobs.length && running.length < pool.atOnce(Math.max(each, AT_ONCE)); next += 1) {
+  const inRows = clonesBlobs() && core.inputFiles().every((file) => run.sources[file]!.blob);
+  const each = inRows ? Math.min(ROW, Math.ceil(count / (AT_ONCE * pool.size))) : AT_ONCE;
+  const jobs = jobsOf(core, lot);
+  for (let next = 0, taken = 0; taken < count; taken += 1) {
+    for (; next < count && running.length < pool.atOnce(Math.max(each, AT_ONCE)); next += 1) {
       const thread = inRows ? Math.floor(next / each) : undefined;
-      const reply = start(run, core, jobs[next]!, { pool, each, thread }, passing, spare);
+      const job = jobs.next().value as Job;
+      const reply = start(run, core, job, { pool, each, thread }, passing, spare);
       reply.catch(() => {});
-      running.push(reply);
+      running.push({ job, reply });
     }
     signal?.throwIfAborted();
-    const job = jobs[taken]!;
-    const reply = await running.shift()!;
-    for (const [file, memory] of reply.spent ?? []) spare.set(file, [memory, ...(spare.get(file) ?? [])]);
-    await take(reply, job);
+    const { job, reply } = running.shift()!;
+    const result = await reply;
+    for (const [file, memory] of result.spent ?? []) spare.set(file, [memory, ...(spare.get(file) ?? [])]);
+    await take(result, job);
     report((done += length(job.pieces)));
   }
 }
@@ -94,31 +92,10 @@ export async function runJobs(
 /** Memory to read a file into; never another, for who gave it may have kept it. */
 type Spare = Map<number, ArrayBuffer[]>;
 
-/** A job: its number, and what it reads and writes. */
-interface Job {
-  index: number;
-  pieces: Piece[];
-  writes: Piece[];
-}
-
-function* parse(flat: Float64Array): Generator<Job> {
-  let i = 0;
-  const ranges = () => Array.from({ length: flat[i++]! }, () => ({ file: flat[i++]!, start: flat[i++]!, end: flat[i++]! }));
-  for (let index = 0; i < flat.length; index += 1) {
-    const writes = ranges();
-    yield { index, writes, pieces: ranges() };
-  }
-}
-
-/** Jobs by where they begin to write; those that write nothing stay as they are. */
-function byPlace({ writes: [a] }: Job, { writes: [b] }: Job): number {
-  return a && b ? a.file - b.file || a.start - b.start : 0;
-}
-
 const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 
 /** Read what threads cannot, then have the GPU or a thread run the job. */
-async function start(run: Run, core: Merge | Comparison | Survey, { index: job, pieces }: Job, { pool, each, thread }: { pool: Pool; each: number; thread: number | undefined }, passing: Passing | undefined, spare: Spare): Promise<Reply> {
+async function start(run: Run, core: Merge | Comparison, { number: job, pieces }: Job, { pool, each, thread }: { pool: Pool; each: number; thread: number | undefined }, passing: Passing | undefined, spare: Spare): Promise<Reply> {
   const fill = async (piece: Piece): Promise<Piece> => {
     const source = run.sources[piece.file]!;
     if (source.blob && clonesBlobs()) return piece;

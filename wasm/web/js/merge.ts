@@ -1,14 +1,16 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
 import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hashBlob, hashRanges, Passing } from "./hash.js";
+import { hashBlob, hasher, hashRanges, Passing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
-import { begin, bytesOfJobs, clonesBlobs, MOST, runJobs, wanted, weighing } from "./jobs.js";
+import { begin, bytesOfJobs, clonesBlobs, runJobs, wanted } from "./jobs.js";
+import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
 import { eachOf, weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
-import type { Report, WeighOptions } from "./types.js";
+import type { CoreOptions } from "./options.js";
+import type { HashedFile, Report } from "./types.js";
 import type { Merge as Core } from "./wasm/mwa.js";
 
 /** How far a merge is. */
@@ -24,31 +26,7 @@ export interface Progress {
 }
 
 /** How the merge is done. */
-export interface MergeOptions extends WeighOptions {
-  /** The dtype of averaged tensors; `keep` takes the widest of the inputs. */
-  dtype?: "keep" | "f32" | "bf16" | "f16";
-  /**
-   * What is averaged: the tensors as they are, or with `product` what LoRA adapters do, B·A of each module. The latter merges across
-   * runs and ranks, on the CPU.
-   */
-  space?: "factors" | "product";
-  /** The rank in product space: without one the inputs' own; `full` loses nothing; `auto` keeps 0.999 of the squared norm, or `energy`. */
-  rank?: number | "auto" | "full";
-  /** The share of the squared norm that the rank is to keep, in 0…1. */
-  energy?: number;
-  /** Refuse modules that only some of the adapters have, which in product space count as zero elsewhere. */
-  strict?: boolean;
-  /**
-   * Whether the report says how far the average of the factors is from the average of what they do, which reads the adapters
-   * once more; without it true.
-   */
-  residual?: boolean;
-  /** Average the factors of adapters that are not of one run. */
-  allowCrossRun?: boolean;
-  /** Let NaN and infinity through instead of failing. */
-  allowNonFinite?: boolean;
-  /** Write the files anew even where one checkpoint alone has weight, instead of copying them. */
-  rewrite?: boolean;
+export interface MergeOptions extends CoreOptions {
   /** Where to write; without it the files come back as Blobs. */
   output?: Output;
   /** Hears how far it is. */
@@ -95,14 +73,9 @@ export interface Preview {
  * @throws {MergeError} what keeps the checkpoints from being averaged
  */
 export function preview(run: Run, options: MergeOptions = {}): Preview {
-  const core = plan(run, options, [], [], MOST);
-  try {
-    const { report, texts, copies }: Finished = JSON.parse(core.preview());
-    const names = [...report.outputs, ...texts.map(([name]) => ({ name })), ...copies.map(([name]) => ({ name }))];
-    return { report, files: names.map(({ name }) => name) };
-  } finally {
-    core.free();
-  }
+  const { report, texts, copies }: Finished = JSON.parse(call(() => run.core.preview(wanted(options))));
+  const names = [...texts, ...CLOSING, ...copies].map(([name]) => name);
+  return { report, files: [...report.outputs.map(({ name }) => name), ...names] };
 }
 
 /**
@@ -118,19 +91,17 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
   const { device = "auto", threads = 0 } = options;
   if (!["auto", "gpu", "cpu"].includes(device)) throw new MergeError("usage", `there is no device \`${device}\``, "use auto, gpu or cpu");
-  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is no number of threads`, "use a whole number, or 0 for this thread");
+  if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is not a valid number of threads`, "use a whole number, or 0 for this thread");
   return withPool(options.threads, async (pool) => {
-    for (const excluded: number[] = [], dropped: string[] = []; ; ) {
-      try {
-        return await once(run, options, excluded, dropped, pool);
-      } catch (error) {
-        const bad = error instanceof MergeError && error.kind === "non-finite" && options.dropBad;
-        const index = bad ? run.checkpoints.findIndex(({ name }) => name === error.file) : -1;
-        // a stream cannot be begun again
-        if (index < 0 || (options.output && !("getFileHandle" in options.output))) throw error;
-        excluded.push(index);
-        dropped.push(`${(error as Error).message}; it is dropped`);
-      }
+    for (const excluded: number[] = [], notes: string[] = []; ; ) {
+      const merged = await once(run, options, excluded, notes, pool);
+      if (!("note" in merged)) return merged;
+      const { error, note } = merged;
+      const index = run.checkpoints.findIndex(({ name }) => name === error.file);
+      // a stream cannot be begun again
+      if (index < 0 || (options.output && !("getFileHandle" in options.output))) throw error;
+      excluded.push(index);
+      notes.push(note);
     }
   });
 }
@@ -144,49 +115,52 @@ interface Finished {
   copies: [name: string, file: number][];
 }
 
-function plan(run: Run, options: MergeOptions, excluded: number[], ranks: number[], jobBytes: number): Core {
-  return call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), Uint32Array.from(ranks), jobBytes));
+/** A checkpoint that is to be left out, and what to say of it. */
+interface Bad {
+  error: MergeError;
+  note: string;
 }
 
-/** The rank of each module, where product space has to find it first. */
-async function survey(run: Run, options: MergeOptions, excluded: number[], pool: Pool): Promise<number[]> {
-  const ranks: number[] = [];
-  const core = call(() => run.core.survey(wanted(options), Uint32Array.from(excluded)));
-  if (!core) return ranks;
-  try {
-    await pool.begin(begin(run, options, { what: "survey", excluded, ranks, jobBytes: 0 }));
-    await runJobs(run, core, pool, { signal: options.signal }, undefined, async ({ found }) => void ranks.push(...found!));
-    return ranks;
-  } finally {
-    core.free();
-  }
-}
+/** What is written of every merge in the end. */
+const CLOSING = [["README.md"], ["mwa-report.json"]] as const;
 
 /** One try without the `excluded` checkpoints. */
-async function once(run: Run, options: MergeOptions, excluded: number[], dropped: string[], pool: Pool): Promise<Merged> {
+async function once(run: Run, options: MergeOptions, excluded: number[], notes: string[], pool: Pool): Promise<Merged | Bad> {
   const began = performance.now();
-  const jobBytes = bytesOfJobs(pool, weigh(run, weighing(options)).inputs.length);
-  const ranks = await survey(run, options, excluded, pool);
-  const core = plan(run, options, excluded, ranks, jobBytes);
+  const jobBytes = bytesOfJobs(pool, weigh(run, options).inputs.length);
+  const core = call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), notes, jobBytes));
   const written: Writer[] = [];
+  const next = () => call(() => lotOf(core.next()));
   try {
+    await pool.begin(begin(run, options, { what: "merge", excluded, jobBytes }));
+    let lot = next();
+    if (lot && !lot.writes) {
+      const found: [number, Float64Array][] = [];
+      await runJobs(run, core, lot, pool, { signal: options.signal }, undefined, async (reply, { number }) => {
+        found.push([number, reply.found!]);
+        call(() => core.take(number, reply.found!));
+      });
+      lot = next();
+      await pool.goOn(found);
+    }
     const { report: { outputs } }: Finished = JSON.parse(core.preview());
     checkOutput(options.output, outputs.length);
     await pool.use(options.device ?? "auto", core.inputFiles().reduce((sum, file) => sum + run.sources[file]!.size, 0));
-    await pool.begin(begin(run, options, { what: "merge", excluded, ranks, jobBytes }));
     const open = async (name: string, isWeights: boolean) => {
       const writer = await openOutput(options.output, name, isWeights);
       written.push(writer);
       return writer;
     };
     const assembly = new Assembly(outputs, (file) => core.head(file) as Uint8Array<ArrayBuffer>, (name) => open(name, true));
-    const lost: number[][] = [];
     const passing = options.skipInputHashes ? undefined : new Passing();
     const inputHashes = options.skipInputHashes ? {} : hashBlobs(run, core, pool, options.signal);
-    await runJobs(run, core, pool, options, passing, async ({ bytes, found }, { index, writes }) => {
-      if (found) lost[index] = found;
-      await assembly.take(bytes!, writes);
-    });
+    if (lot) {
+      await runJobs(run, core, lot, pool, options, passing, async ({ bytes, found }, { number, writes }) => {
+        core.take(number, found!);
+        await assembly.take(bytes!, writes);
+      });
+    }
+    next();
     await assembly.finish();
     const { files, hashes } = assembly;
 
@@ -195,30 +169,32 @@ async function once(run: Run, options: MergeOptions, excluded: number[], dropped
       const source = run.sources[file]!;
       inputs[file] ??= passing?.finish(file, source.size) ?? (await hashRanges(source));
     }
-    const finished: Finished = JSON.parse(call(() => core.finish(JSON.stringify({ outputs: hashes, inputs }), pool.underflowed, Float64Array.from(lost.flat()))));
-    const { report, texts, copies } = finished;
-    for (const [name, text] of texts) {
-      files.push(await copy(name, new Blob([withDropped(name, text, dropped)]).stream(), await open(name, false)));
-    }
-    for (const [name, file] of copies) files.push(await copy(name, stream(run.sources[file]!), await open(name, false)));
-    report.notes.push(...dropped);
+    const companions: HashedFile[] = [];
+    const write = async (name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+      const { file, sha256 } = await copy(name, from, await open(name, false));
+      files.push(file);
+      companions.push({ name, bytes: file.size, sha256 });
+    };
+    const { texts, copies }: Finished = JSON.parse(core.preview());
+    for (const [name, text] of texts) await write(name, new Blob([text]).stream());
+    for (const [name, file] of copies) await write(name, stream(run.sources[file]!));
+    const finished: Finished = JSON.parse(call(() => core.finish(hashes, JSON.stringify(inputs), JSON.stringify(companions))));
+    const done = new Set(companions.map(({ name }) => name));
+    for (const [name, text] of finished.texts) if (!done.has(name)) await write(name, new Blob([text]).stream());
+    const { report } = finished;
     options.signal?.throwIfAborted();
     return { files, report, device: pool.device, reason: pool.reason, seconds: (performance.now() - began) / 1000 };
   } catch (error) {
     await Promise.all(written.map((writer) => writer.abort(error).catch(() => {})));
     await pool.end().catch(() => {});
-    throw options.signal?.aborted ? new MergeError("stopped", "stopped; nothing was written") : error;
+    if (options.signal?.aborted) throw new MergeError("stopped", "stopped; nothing was written");
+    const bad = options.dropBad && error instanceof MergeError && error.kind === "non-finite" ? error : undefined;
+    const note = bad && core.dropped(bad.file ?? "", bad.tensor ?? "", bad.detail);
+    if (bad && note !== undefined) return { error: bad, note };
+    throw error;
   } finally {
     core.free();
   }
-}
-
-/** The report says which checkpoints were dropped on the way. */
-function withDropped(name: string, text: string, dropped: string[]): string {
-  if (name !== "mwa-report.json" || dropped.length === 0) return text;
-  const report = JSON.parse(text) as Report;
-  report.notes.push(...dropped);
-  return `${JSON.stringify(report, null, 2)}\n`;
 }
 
 /** Hashes of the inputs that are Blobs; the others are hashed as they pass by. */
@@ -235,14 +211,16 @@ async function hashBlobs(run: Run, core: Core, pool: Pool, signal: AbortSignal |
   return hashes;
 }
 
-async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<MergedFile> {
+async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<{ file: MergedFile; sha256: string }> {
+  const hash = hasher();
   let size = 0;
   const reader = from.getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     size += part.value.length;
+    hash.update(part.value);
     await to.write(part.value);
   }
-  return { name, size, blob: await to.close() };
+  return { file: { name, size, blob: await to.close() }, sha256: hash.finish() };
 }
 
 /** Bytes of a file that is copied, at a time. */

@@ -24,15 +24,15 @@ export type * from "./types.js";
 interface OnDisk {
   /** The adapter to take from checkpoints that hold several. */
   adapter?: string;
-  /** A table of metrics (CSV, JSON or JSON Lines), instead of the run's own logs. */
+  /** The path of a table of metrics (CSV, JSON or JSON Lines), instead of the run's own logs. */
   metricsFile?: string;
 }
 
 /** How checkpoints on disk are chosen and weighed. */
-export type WeighRunOptions = OnDisk & WeighOptions;
+export type WeighRunOptions = OnDisk & Omit<WeighOptions, "metricsFile">;
 
 /** How a run on disk is merged. */
-export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "output"> {
+export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "metricsFile" | "output"> {
   /** Replace an earlier merge. */
   force?: boolean;
 }
@@ -94,10 +94,10 @@ async function open(inputs: string | readonly string[], { adapter, signal }: OnD
   return openRun(await disk(inputs), { ...(adapter !== undefined && { adapter }), ...(signal && { signal }) });
 }
 
-async function read(metricsFile: string | undefined): Promise<{ table?: string }> {
+async function read(metricsFile: string | undefined): Promise<{ metricsFile?: string }> {
   if (metricsFile === undefined) return {};
   try {
-    return { table: await readFile(metricsFile, "utf8") };
+    return { metricsFile: await readFile(metricsFile, "utf8") };
   } catch (error) {
     throw new MergeError("io", `${metricsFile}: cannot read it: ${(error as Error).message}`, undefined, metricsFile);
   }

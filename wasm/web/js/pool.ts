@@ -4,7 +4,6 @@ import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
 import { hashBlob, WHOLE } from "./hash.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
-import type { GpuReply } from "./gpu-worker.js";
 import { platform } from "./platform.js";
 import type { Given } from "./reopen.js";
 import { overWeb, start, type Answer, type Spawn, type Thread } from "./thread.js";
@@ -25,10 +24,8 @@ export interface Begin {
   adapter: string | undefined;
   given: Given;
   options: string;
-  what: "merge" | "compare" | "survey";
+  what: "merge" | "compare";
   excluded: number[];
-  /** Of each module, as a survey found them. */
-  ranks: number[];
   jobBytes: number;
 }
 
@@ -37,6 +34,7 @@ export type Request =
   | { what: "load"; module: WebAssembly.Module }
   | { what: "begin"; begin: Begin }
   | { what: "job"; job: number; pieces: Piece[] }
+  | { what: "go-on"; found: [job: number, found: Float64Array][] }
   | { what: "hash"; blob: Blob }
   | { what: "end" };
 
@@ -48,10 +46,8 @@ export interface Reply extends Answer {
   bytes?: Uint8Array<ArrayBuffer>;
   /** The memory of the pieces that were given, by file, to be used again. */
   spent?: Spent;
-  /** How far a module of the output is off, or the rank that a survey found. */
-  found?: number[];
-  /** Values that underflowed in this thread so far. */
-  underflowed?: number;
+  /** What the job found, for the core. */
+  found?: Float64Array;
   hash?: string;
 }
 
@@ -61,11 +57,13 @@ const CPU_WANTED = "the CPU was asked for";
 /** Pools that wait for the next merge. */
 const idle = new Set<Pool>();
 
-type Worked = Thread<Request, Reply> & { underflowed: number };
+type Worked = Thread<Request, Reply>;
 
 /** Most threads that are started unless the caller asks for more: memory bandwidth ends the gain. */
 const MOST = 8;
-/** And on a GPU, where one more comes back. */
+/** How the core calls what is found of elements: counts of those that are not finite, and of those that underflowed. */
+const TALLY = 0;
+/** Most jobs on a GPU, where one more comes back. */
 const AT_ONCE_ON_GPU = 3;
 
 /** Have a pool for as long as `work` takes; see `Pool.open`. */
@@ -86,7 +84,8 @@ export class Pool {
   #gpu: Gpu | undefined;
   /** Whether the GPU takes all sums, or as many as it is quick enough for. */
   #all = false;
-  #sums = { count: 0, underflowed: 0 };
+  /** Sums that the GPU did. */
+  #sums = 0;
   /** Why the GPU computes or not. */
   reason = CPU_WANTED;
 
@@ -119,7 +118,7 @@ export class Pool {
 
   /** What computes. */
   get device(): string {
-    if (this.#sums.count === 0 && !(this.#all && this.#gpu)) return this.cpu;
+    if (this.#sums === 0 && !(this.#all && this.#gpu)) return this.cpu;
     const name = this.#gpu?.name ?? "a GPU that failed";
     return this.#all && this.#gpu ? `gpu, ${name}` : `gpu, ${name}, and ${this.cpu}`;
   }
@@ -131,11 +130,6 @@ export class Pool {
   /** Jobs to have given out, if a thread is given `each`. */
   atOnce(each: number): number {
     return each * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
-  }
-
-  /** Values that underflowed, over all threads. */
-  get underflowed(): number {
-    return this.threads.reduce((sum, thread) => sum + thread.underflowed, this.#sums.underflowed);
   }
 
   /** SHA-256 of a Blob, in a thread that runs no jobs. */
@@ -150,20 +144,20 @@ export class Pool {
   }
 
   async begin(begin: Begin): Promise<void> {
-    this.#sums = { count: 0, underflowed: 0 };
-    await Promise.all(this.threads.map((thread) => {
-      thread.underflowed = 0;
-      return thread.ask({ what: "begin", begin });
-    }));
+    this.#sums = 0;
+    await Promise.all(this.threads.map((thread) => thread.ask({ what: "begin", begin })));
+  }
+
+  /** The first jobs are done: tell all threads what they have found. */
+  async goOn(found: [job: number, found: Float64Array][]): Promise<void> {
+    await Promise.all(this.threads.map((thread) => thread.ask({ what: "go-on", found })));
   }
 
   /** Ask the thread of that number, or the one with the least to do. */
   async ask(request: Request, number?: number): Promise<Reply> {
     const thread = number === undefined ? idlest(this.threads) : this.threads[number % this.size]!;
     const transfer = request.what === "job" ? request.pieces.flatMap(({ bytes }) => (bytes ? [bytes.buffer] : [])) : [];
-    const reply = await thread.ask(request, transfer);
-    thread.underflowed = reply.underflowed ?? thread.underflowed;
-    return reply;
+    return thread.ask(request, transfer);
   }
 
   /** Whether the next sum is for the GPU, if a thread is given `each`. */
@@ -173,14 +167,14 @@ export class Pool {
   }
 
   /** Run a sum on the GPU; undefined if it failed, or if its result cannot be accepted: then a thread must run the job. */
-  async sum(sum: Float64Array, inputs: (Uint8Array<ArrayBuffer> | Blob)[], accepts: (nonFinite: number) => boolean): Promise<GpuReply | undefined> {
+  async sum(sum: Float64Array, inputs: (Uint8Array<ArrayBuffer> | Blob)[], accepts: (nonFinite: number) => boolean): Promise<Reply | undefined> {
     const transfer = inputs.flatMap((input) => (input instanceof Blob ? [] : [input.buffer]));
     try {
       const reply = await this.#gpu!.thread.ask({ what: "sum", sum, inputs }, transfer);
       if (!reply.bytes || !accepts(reply.nonFinite!)) return undefined;
-      this.#sums.count += 1;
-      this.#sums.underflowed += reply.underflowed!;
-      return reply;
+      this.#sums += 1;
+      const { id, bytes, nonFinite, underflowed } = reply;
+      return { id, bytes, found: Float64Array.of(TALLY, nonFinite!, underflowed!) };
     } catch (error) {
       const { kind, message } = error as { kind?: string; message: string };
       // the thread will say what else is wrong
@@ -235,7 +229,6 @@ function here(): Worked {
   const desk = new Desk();
   return {
     pending: 0,
-    underflowed: 0,
     async ask(request) {
       try {
         return { id: 0, ...(await desk.answer(request as never)) };
@@ -257,7 +250,7 @@ async function workers(module: WebAssembly.Module, count: number): Promise<{ thr
 async function worker(module: WebAssembly.Module): Promise<Worked> {
   const thread = await start<Request, Reply>(platform.worker?.<Reply>() ?? webWorker());
   await thread.ask({ what: "load", module });
-  return Object.assign(thread, { underflowed: 0 });
+  return thread;
 }
 
 function webWorker(): Spawn<Reply> {

@@ -1,9 +1,10 @@
 /** Open a run: list the files, read their heads and logs, find the checkpoints. */
 import { load } from "./core.js";
 import { call } from "./error.js";
+import { wanted } from "./jobs.js";
 import type { Given } from "./reopen.js";
 import { sources, type Input, type Source } from "./source.js";
-import type { BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, WeighOptions, Report } from "./types.js";
+import type { Advice, BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, Report, Selected, WeighOptions } from "./types.js";
 import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 
 /** How a run is opened. */
@@ -46,7 +47,7 @@ export class Run {
 
   /** What the metric of `options` says of every checkpoint found, bad and missing ones too. */
   readings(options: WeighOptions = {}): Readings {
-    return JSON.parse(call(() => this.core.readings(JSON.stringify(options))));
+    return JSON.parse(call(() => this.core.readings(wanted(options))));
   }
 }
 
@@ -88,6 +89,10 @@ export interface Weighing {
   weighting: Report["weighting"];
   /** In words: "linear, penalty 0.8, on eval_loss (min)". */
   description: string;
+  /** Which checkpoints, and why those. */
+  selected: Selected;
+  /** Why little is to be expected of the merge, if so. */
+  advice: Advice[];
   /** What there is to say: how the metric was chosen, smoothed or flagged. */
   notes: string[];
 }
@@ -98,7 +103,7 @@ export interface Weighing {
  * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
  */
 export function weigh(run: Run, options: WeighOptions = {}): Weighing {
-  return JSON.parse(call(() => run.core.weigh(JSON.stringify(options))));
+  return JSON.parse(call(() => run.core.weigh(wanted(options))));
 }
 
 /**

@@ -53,7 +53,7 @@ export async function sources(inputs: Iterable<Input>): Promise<Source[]> {
   for (const input of inputs) {
     if (typeof input !== "object" || input === null) {
       const help = "give files, Blobs, buffers or folders; disk() of mwa-merge/node opens paths";
-      throw new MergeError("usage", `an input is ${JSON.stringify(input)}, which is no file`, help);
+      throw new MergeError("usage", `an input is ${JSON.stringify(input)}, which is not a file`, help);
     }
     if (isHandle(input)) await walk(input, input.name, found);
     else if (input instanceof ArrayBuffer) found.push(fromBlob(`input-${++unnamed}.safetensors`, new Blob([input])));

@@ -1,6 +1,8 @@
 /** What a run, a weighing and a merge say of themselves. */
 import type { ErrorKind } from "./error.js";
 
+export type { WeighOptions } from "./options.js";
+
 /** A checkpoint that can be merged. */
 export interface Checkpoint {
   /** Its path: how options, messages and reports call it. */
@@ -65,40 +67,6 @@ export interface Readings {
   notes: string[];
 }
 
-/** How checkpoints are chosen and weighed. Everything has a default: the last ten of a run, by its loss. */
-export interface WeighOptions {
-  /** Exactly these, by name. */
-  checkpoints?: string[];
-  /** Steps from … to, both included. */
-  steps?: [first: number, last: number];
-  /** Every so manyth, counted from the newest. */
-  every?: number;
-  /** The newest so many. */
-  last?: number;
-  /** The so many with the best metric. */
-  top?: number;
-  /** A logged metric, or `step`; without one `eval_loss`, else the smoothed training loss, else the step. */
-  metric?: string;
-  /** Which way it gets better; without one, as its name tells. */
-  goal?: "min" | "max";
-  /** The window to smooth training metrics over, in steps; 0 interpolates. */
-  smooth?: number;
-  /** How many steps an evaluation may lie away from its checkpoint. */
-  tolerance?: number;
-  /** Fail rather than take a value that does not cover a checkpoint's step. */
-  strictMetrics?: boolean;
-  /** A table of metrics (CSV, JSON or JSON Lines, as text), instead of the run's own logs. */
-  table?: string;
-  /** From metric to weight. */
-  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
-  /** How hard a worse checkpoint is punished: 0 is the plain mean. The default is 0.8. */
-  penalty?: number;
-  /** Your own weights, one per checkpoint, instead of a scheme. They are divided by their sum. */
-  weights?: number[];
-  /** Leave out checkpoints that diverged, instead of failing. */
-  dropBad?: boolean;
-}
-
 /** One input of a merge. */
 export interface WeighedInput {
   name: string;
@@ -120,6 +88,26 @@ export interface Weighting {
   goal?: "min" | "max";
 }
 
+/** Which checkpoints were taken, and why. */
+export interface Selected {
+  /** `best` or `last` by a rule; `all`; `given`: as they were selected or listed. */
+  rule: string;
+  taken: number;
+  /** Of how many that were found. */
+  found: number;
+  /** All of it in words. */
+  line: string;
+}
+
+/** A reason to expect little of a merge, or of its weights. */
+export interface Advice {
+  about: "schedule" | "checkpoints" | "metric" | "residual";
+  /** The number behind it. */
+  value: number;
+  /** What is the matter, and what to do. */
+  text: string;
+}
+
 /** A file by content. */
 export interface HashedFile {
   name: string;
@@ -138,6 +126,7 @@ export interface Distance {
 /** `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it. */
 export interface Report {
   mwa: string;
+  selected?: Selected;
   weighting: Weighting;
   space: string;
   /** The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number. */
@@ -150,5 +139,6 @@ export interface Report {
   outputs: HashedFile[];
   /** What was written beside them and decides what they do: shard index, configs, tokenizer, templates. */
   companions?: HashedFile[];
+  advice?: Advice[];
   notes: string[];
 }

@@ -6,68 +6,48 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
-use mwa::{AdapterConfig, Error, ErrorKind, Factors, Float, Input, Plan, Recipe, Result, Weights};
+use mwa::merge::{Bytes, Cut, Found};
+use mwa::{Options, Result};
 use wasm_bindgen::prelude::*;
 
-use crate::choose::{Options, choose};
 use crate::fail;
-use crate::merge::{inputs, numbers};
-use crate::product::residual;
-use crate::ranges::{Ranges, flat};
-use crate::run::Found;
+use crate::files::Store;
+use crate::merge::{numbers, whole};
+use crate::numbers::flat;
+use crate::run::weighing;
 
 /// A comparison, in jobs like a merge's, whose results are added up.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Comparison {
-    plan: Plan,
-    inputs: Vec<Input>,
-    factors: Option<Factors>,
-    job_bytes: usize,
+    comparison: mwa::merge::Comparison,
     numbers: Vec<Vec<usize>>,
 }
 
 impl Comparison {
-    pub(crate) fn new(found: &Found, options: &Options, job_bytes: usize) -> Result<Self> {
-        let choice = choose(found, options, &[])?.choice;
-        let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
-        let inputs = inputs(&checkpoints);
-        let even = Weights::explicit(&vec![1.0; inputs.len()])?;
-        let plan = Plan::new(&inputs, &even, &Recipe { allow_non_finite: true, ..Recipe::default() })?;
-        let configs: Vec<Option<&AdapterConfig>> = checkpoints.iter().map(|it| it.config.as_ref()).collect();
-        // what is no product of factors has no residual
-        let factors =
-            Factors::unscaled(&inputs, &configs, &choice.weights).ok().filter(|factors| !factors.is_empty());
-        let numbers = checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect();
-        Ok(Self { plan, inputs, factors, job_bytes, numbers })
+    pub(crate) fn new(files: &Store, run: &mwa::Run, options: &Options, job_bytes: usize) -> Result<Self> {
+        let weighed = run.weigh(&weighing(options, &[])?)?;
+        let numbers =
+            weighed.indexes.iter().map(|&at| numbers(files, &run.checkpoints[at])).collect::<Result<_>>()?;
+        let chosen = run.chosen(weighed);
+        let configs: Vec<_> = chosen.configs.iter().map(Option::as_ref).collect();
+        let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
+        let comparison = mwa::merge::Comparison::new(&chosen.inputs, &configs, &chosen.weights, cut)?;
+        Ok(Self { comparison, numbers })
     }
 
-    fn sums(&self) -> usize {
-        self.plan.jobs(self.job_bytes).count()
-    }
-
-    /// The dtype at the beginning of a read.
-    fn float(&self, read: &mwa::Read) -> Option<Float> {
-        let header = &self.inputs[read.input].files[read.file].header;
-        Float::of(header.tensor_at(read.range.start)?.dtype)
-    }
-
-    fn try_run(&self, index: usize, inputs: &[Vec<u8>]) -> Result<Vec<f64>> {
-        let k = self.inputs.len();
+    fn try_run(&self, number: u64, inputs: &[Vec<u8>]) -> Result<Vec<f64>> {
+        let k = self.numbers.len();
         let mut sums = vec![0.0; k * k + 2];
         let slices: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
-        let unknown = || Error::new(ErrorKind::Usage, "there is no such job");
-        let first = self.sums();
-        if let Some(module) = index.checked_sub(first) {
-            let factors = self.factors.as_ref().ok_or_else(unknown)?;
-            if let Some(residual) = residual(factors, module, &slices)? {
+        let job = self.comparison.job(number);
+        if number >= self.comparison.elements() {
+            let found = mwa_wasm_fast::run(&job, Bytes::Whole(&slices), &mut [])?;
+            if let Found::Residual(Some(residual)) = found {
                 sums[k * k..].copy_from_slice(&[residual.error, residual.norm]);
             }
-            return Ok(sums);
-        }
-        let job = self.plan.jobs(self.job_bytes).nth(index).ok_or_else(unknown)?;
-        let floats: Option<Vec<_>> = job.reads().map(|read| self.float(&read)).collect();
-        if let Some(floats) = floats {
+        } else if let Some((_, operands)) = job.sum() {
+            let floats: Vec<_> = operands.map(|(float, _)| float).collect();
             mwa_web_fast::gram(&slices, &floats, &mut sums[..k * k]);
         }
         Ok(sums)
@@ -75,29 +55,49 @@ impl Comparison {
 }
 
 #[wasm_bindgen]
+#[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Comparison {
     /// How many inputs are compared.
     #[must_use]
     pub fn inputs(&self) -> usize {
-        self.inputs.len()
+        self.numbers.len()
     }
 
-    /// What each job reads, laid out as `Merge.jobs` does; it writes nothing.
+    /// The numbers of the jobs, as `Merge.next` gives them.
     #[must_use]
-    pub fn jobs(&self) -> Vec<f64> {
-        let reads = |reads: Vec<mwa::Read>| flat(&Ranges::new(), reads.into_iter(), &self.numbers);
-        let sums = self.plan.jobs(self.job_bytes).map(|job| job.reads().collect());
-        let modules = self.factors.iter().flat_map(|factors| factors.jobs().map(|job| job.reads().collect()));
-        sums.chain(modules).flat_map(reads).collect()
+    pub fn next(&self) -> Vec<f64> {
+        [0, self.comparison.elements(), self.comparison.count(), 0].map(|number| number as f64).into()
+    }
+
+    /// Bytes that all jobs read.
+    #[must_use]
+    pub fn bytes(&self) -> f64 {
+        self.comparison.bytes() as f64
+    }
+
+    /// The numbers of all files with weights.
+    #[wasm_bindgen(js_name = inputFiles)]
+    #[must_use]
+    pub fn input_files(&self) -> Vec<u32> {
+        self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
+    }
+
+    /// What a job reads, laid out as `Merge.job` does; nothing is written.
+    #[must_use]
+    pub fn job(&self, number: f64) -> Vec<f64> {
+        let job = flat(&self.comparison.job(whole(number)), &self.numbers);
+        let writes = whole(job[0]);
+        let reads = usize::try_from(1 + 3 * writes).expect("few writes");
+        [&[0.0], &job[reads..]].concat()
     }
 
     /// Run a job: the dot products of each pair of inputs, row by row, then the residual's squared error and norm.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn run(&self, job: usize, inputs: &Array) -> core::result::Result<Vec<f64>, JsValue> {
+    /// As the core's `Job::run`.
+    pub fn run(&self, number: f64, inputs: &Array) -> core::result::Result<Vec<f64>, JsValue> {
         let inputs: Vec<_> =
             inputs.iter().map(|input| input.unchecked_into::<Uint8Array>().to_vec()).collect();
-        self.try_run(job, &inputs).map_err(|error| fail(&error))
+        self.try_run(whole(number), &inputs).map_err(|error| fail(&error))
     }
 }

@@ -4,28 +4,26 @@ use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mwa::{Goal, Index, Metric, Outcome, Result};
+use mwa::{Goal, Index, Metric, Options, Outcome, Result, Run};
 use serde_json::{Value, json};
 
-use crate::choose::{Choice, Options, choose, metric_of_all};
-use crate::files::{Files, parent};
-use crate::run::Found;
+use crate::run::{Found, table, weighing as wanted};
 
 /// Checkpoints, metrics, notes.
-pub(crate) fn run(files: &Files, found: &Found) -> String {
-    let checkpoints = found.checkpoints.iter().enumerate().map(|(index, checkpoint)| {
-        let bytes: u64 = checkpoint.files.iter().map(|file| files.size(file.number)).sum();
+pub(crate) fn run(Found { run, samples }: &Found) -> String {
+    let checkpoints = run.checkpoints.iter().enumerate().map(|(index, checkpoint)| {
+        let bytes: u64 = checkpoint.files.iter().map(|file| file.len).sum();
         let parameters: u64 = checkpoint.tensors().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
         let mut dtypes: Vec<String> = checkpoint.tensors().map(|tensor| tensor.dtype.to_string()).collect();
         dtypes.sort_unstable();
         dtypes.dedup();
         let config = checkpoint.config.as_ref();
-        let before = index.checked_sub(1).map(|before| &found.samples[before]);
-        let cosine = before.and_then(|before| before.cosine(&found.samples[index]));
+        let before = index.checked_sub(1).map(|before| &samples[before]);
+        let cosine = before.and_then(|before| before.cosine(&samples[index]));
         json!({
             "name": checkpoint.name,
             "label": checkpoint.label(),
-            "run": parent(&checkpoint.name),
+            "run": checkpoint.run(),
             "step": checkpoint.step,
             "bytes": bytes,
             "tensors": checkpoint.tensors().count(),
@@ -37,24 +35,25 @@ pub(crate) fn run(files: &Files, found: &Found) -> String {
             "cosineToPrevious": cosine,
         })
     });
-    let broken = found.broken.iter().map(|(name, error)| {
+    let broken = run.broken.iter().map(|(name, error)| {
         json!({ "name": name, "kind": error.kind().name(), "message": error.to_string(), "help": error.advice() })
     });
     json!({
         "checkpoints": checkpoints.collect::<Vec<_>>(),
         "broken": broken.collect::<Vec<_>>(),
-        "metrics": metrics(found),
-        "notes": found.notes,
+        "metrics": metrics(run),
+        "notes": run.notes,
     })
     .to_string()
 }
 
 /// The metrics of all runs, and of how many checkpoints each is known.
-fn metrics(found: &Found) -> Vec<Value> {
+fn metrics(run: &Run) -> Vec<Value> {
     let mut names: Vec<&str> = Vec::new();
     let mut counts: Vec<usize> = Vec::new();
-    for (root, history) in &found.histories {
-        let of_run = found.checkpoints.iter().filter(|checkpoint| parent(&checkpoint.name) == root);
+    for (root, history) in run.histories() {
+        let Ok(history) = history else { continue };
+        let of_run = run.checkpoints.iter().filter(|checkpoint| checkpoint.run() == root);
         let steps: Vec<u64> = of_run.filter_map(|checkpoint| checkpoint.step).collect();
         for (name, count) in history.coverage(&steps) {
             names.push(name);
@@ -76,16 +75,17 @@ fn goal(goal: Goal) -> &'static str {
 }
 
 /// Step and value of each record of a metric, by run; null where the value is not finite.
-pub(crate) fn curves(found: &Found, metric: &str) -> String {
-    let curve =
-        |(root, history): &(String, mwa::History)| json!({ "run": root, "points": history.curve(metric) });
-    Value::from_iter(found.histories.iter().map(curve)).to_string()
+pub(crate) fn curves(run: &Run, metric: &str) -> String {
+    let read = run.histories().filter_map(|(root, history)| Some((root, history.as_ref().ok()?)));
+    Value::from_iter(read.map(|(root, history)| json!({ "run": root, "points": history.curve(metric) })))
+        .to_string()
 }
 
 /// What the metric says of every checkpoint found.
-pub(crate) fn readings(found: &Found, options: &Options) -> Result<String> {
-    let Metric { name, goal: better, readings, notes, .. } = metric_of_all(found, options)?;
-    let reading = |(checkpoint, outcome): (&crate::checkpoint::Checkpoint, Outcome)| match outcome {
+pub(crate) fn readings(run: &Run, options: &Options) -> Result<String> {
+    let metric = run.metric(table(options).as_ref(), &options.metric())?;
+    let Metric { name, goal: better, readings, notes, .. } = metric;
+    let reading = |(checkpoint, outcome): (&mwa::Checkpoint, Outcome)| match outcome {
         Outcome::Read(reading) => json!({
             "checkpoint": checkpoint.name,
             "state": if reading.source.is_flagged() { "flagged" } else { "read" },
@@ -97,20 +97,20 @@ pub(crate) fn readings(found: &Found, options: &Options) -> Result<String> {
         }
         Outcome::Bad(reason) => json!({ "checkpoint": checkpoint.name, "state": "bad", "source": reason }),
     };
-    let readings: Vec<_> = found.checkpoints.iter().zip(readings).map(reading).collect();
+    let readings: Vec<_> = run.checkpoints.iter().zip(readings).map(reading).collect();
     Ok(json!({ "metric": name, "goal": goal(better), "readings": readings, "notes": notes }).to_string())
 }
 
 /// The chosen checkpoints and their weights.
-pub(crate) fn weighing(found: &Found, options: &Options) -> Result<String> {
-    let Choice { choice, inputs } = choose(found, options, &[])?;
+pub(crate) fn weighing(run: &Run, options: &Options) -> Result<String> {
+    let weighed = run.weigh(&wanted(options, &[])?)?;
     Ok(json!({
-        "inputs": inputs,
-        "weighting": choice.weighting,
-        "description": choice.weighting.describe(),
-        "selected": choice.selected,
-        "advice": choice.advice,
-        "notes": choice.notes,
+        "inputs": weighed.inputs,
+        "weighting": weighed.weighting,
+        "description": weighed.weighting.describe(),
+        "selected": weighed.selected,
+        "advice": weighed.advice,
+        "notes": weighed.notes,
     })
     .to_string())
 }

@@ -1,186 +1,89 @@
-//! One merge: checked, cut into jobs, run piece by piece, and told in a report.
+//! The core's merge for JavaScript: jobs by number, what they read and write, what they found.
 
-use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use js_sys::{Array, Uint8Array};
+use mwa::files::Maybe;
 use mwa::kernel::{Tally, wgsl_dtype};
-use mwa::report::COMPANIONS;
-use mwa::report::{self, HashedFile};
-use mwa::{
-    AdapterConfig, Cursor, Error, ErrorKind, Exactness, Factors, Input, MergeOptions, Plan, Rank, Report,
-    Result, Shard, Space,
-};
-use mwa_wasm_fast::LOOPS;
-use serde::{Deserialize, Serialize};
+use mwa::merge::{Bytes, Closing, Cut, Found, MergeOptions, Next, Text};
+use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
 
-use crate::checkpoint::{Checkpoint, Weights};
-use crate::choose::{Choice, Options, choose, same_run};
 use crate::fail;
-use crate::files::Files;
-use crate::product::{Modules, distance, pair, residual, space};
-use crate::ranges::{Ranges, flat};
-use crate::run::Found;
+use crate::files::Store;
+use crate::numbers::{flat, found_in, numbers_of};
 
-/// The report's file name in a merged folder.
-const REPORT: &str = "mwa-report.json";
-
-/// A merge in the making.
+/// A merge in the making. Each thread has one: all hand out the same jobs.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Merge {
-    plan: Plan,
-    job_bytes: usize,
-    /// Where each job begins.
-    jobs: Vec<Cursor>,
+    merge: mwa::merge::Merge,
     /// The number of each input file, by input and file.
     numbers: Vec<Vec<usize>>,
-    /// The head of each output file.
-    heads: Vec<Vec<u8>>,
-    config: Option<AdapterConfig>,
-    /// In product space, the jobs after the sums.
-    modules: Option<Modules>,
-    /// If averaged factors are compared with the average of their products, the jobs after the sums.
-    factors: Option<Factors>,
-    /// How far the last job's module is off: error and norm; NaN if that says nothing, empty after a sum.
-    lost: Vec<f64>,
     /// Name and number of each file that is copied from the newest checkpoint.
-    companions: Vec<(String, usize)>,
-    report: Report,
-    underflowed: u64,
+    companions: Vec<(&'static str, usize)>,
+    /// What the last job found.
+    found: Option<Found>,
     /// Kept between jobs, so that their memory is reused.
     buffers: Vec<Vec<u8>>,
     out: Vec<u8>,
 }
 
+/// What is left to write.
 #[derive(Serialize)]
 struct Finished<'a> {
     report: &'a Report,
-    /// Small files to write: name, text.
-    texts: Vec<(String, String)>,
+    texts: &'a [Text],
     /// Input files to copy: name, number.
-    copies: &'a [(String, usize)],
-}
-
-/// Hashes, as JavaScript found them.
-#[derive(Deserialize)]
-struct Hashes {
-    outputs: Vec<String>,
-    /// By the number of the file.
-    inputs: Map<String, Value>,
+    copies: &'a [(&'static str, usize)],
 }
 
 impl Merge {
     pub(crate) fn new(
-        files: &Files,
-        found: &Found,
-        options: &Options,
-        excluded: &[usize],
-        ranks: &[usize],
+        files: &Store,
+        run: &mwa::Run,
+        weighing: &WeighOptions,
+        merging: MergeOptions,
+        notes: Vec<String>,
         job_bytes: usize,
-    ) -> Result<Self> {
-        let Choice { mut choice, inputs: mut rows } = choose(found, options, excluded)?;
-        let checkpoints: Vec<_> = choice.indexes.iter().map(|&index| &found.checkpoints[index]).collect();
-        let configs: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.config.as_ref()).collect();
-        let how = MergeOptions {
-            dtype: options.dtype()?,
-            space: space(options)?,
-            allow_non_finite: options.allow_non_finite,
-            rewrite: options.rewrite,
-            ..MergeOptions::default()
-        };
-        let inputs = inputs(&checkpoints);
-        let mut merge = mwa::Merge::new(&inputs, &configs, &choice.weights, how)?;
-        let modules = match (merge.copied, how.space) {
-            (None, Space::Product(rank)) => {
-                let rank = rank.unwrap_or(Rank::Inputs);
-                let modules = Modules::new(&inputs, &configs, &choice.weights, rank, ranks)?;
-                merge.recipe.elsewhere = modules.layout(how.dtype);
-                Some(modules)
-            }
-            _ => None,
-        };
-        let factors = match (merge.copied, how.space, merge.exactness) {
-            (None, Space::Factors, Exactness::Product) if options.residual != Some(false) => {
-                Some(Factors::new(&inputs, &configs, &choice.weights)?)
-            }
-            _ => None,
-        };
-        let plan = match merge.copied {
-            Some(only) => Plan::copy(&inputs, only),
-            None => Plan::new(&inputs, &choice.weights, &merge.recipe)?,
-        };
-        let mut notes = core::mem::take(&mut choice.notes);
-        notes.extend(merge.notes.iter().cloned());
-        if how.space == Space::Factors {
-            notes.extend(same_run(found, &choice.indexes, options.allow_cross_run)?);
-        }
-        if let Some(modules) = &modules {
-            notes.extend(modules.gaps(options.strict)?);
-        }
-
-        let owner = checkpoints[merge.copied.unwrap_or(checkpoints.len() - 1)];
-        let outputs = plan.outputs();
-        let heads = outputs.iter().zip(&owner.files).map(|(output, file)| match merge.copied {
-            Some(_) => files.head(file.number, file.header.data_start()).to_vec(),
-            None => output.header.to_bytes(),
-        });
-        let heads = heads.collect();
-        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
-            // the merged folder is likely saved beside the run
-            row.path = format!("../{}", row.name);
-            let file = |file: &Weights| hashed(file.name.clone(), files.size(file.number));
-            row.files = checkpoint.files.iter().map(file).collect();
-        }
-        let (space, rank) = report::space_name(how.space);
-        let report = Report {
-            mwa: env!("CARGO_PKG_VERSION").into(),
-            selected: Some(choice.selected.clone()),
-            weighting: choice.weighting.clone(),
-            space,
-            dtype: report::dtype_name(how.dtype),
-            rank,
-            residual: None,
-            adapter: found.adapter.clone(),
-            inputs: rows,
-            outputs: outputs.iter().map(|file| hashed(file.name.clone(), file.header.file_len())).collect(),
-            advice: choice.advice.clone(),
-            companions: Vec::new(),
-            notes,
-        };
-        let next = |at: &Cursor| Some(plan.job(*at, job_bytes)?.1);
-        let jobs = core::iter::successors(Some(Cursor::default()), next);
-        let jobs = jobs.filter(|at| plan.job(*at, job_bytes).is_some()).collect();
-        Ok(Self {
-            jobs,
-            job_bytes,
-            numbers: checkpoints.iter().map(|checkpoint| numbers(checkpoint)).collect(),
-            heads,
-            config: owner.config.clone(),
-            modules,
-            factors,
-            lost: Vec::new(),
-            companions: companions(files, owner),
-            report,
-            underflowed: 0,
-            buffers: Vec::new(),
-            out: Vec::new(),
-            plan,
-        })
+    ) -> Maybe<Self> {
+        let weighed = run.weigh(weighing)?;
+        let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
+        let numbers =
+            checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect::<Result<_>>()?;
+        let mut chosen = run.chosen(weighed);
+        chosen.notes.extend(notes);
+        let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
+        let merge = mwa::merge::Merge::new(chosen, merging, cut)?;
+        let number = |(name, path): (_, String)| Some((name, files.number(&path)?));
+        let companions =
+            checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
+        Ok(Self { merge, numbers, companions, found: None, buffers: Vec::new(), out: Vec::new() })
     }
 
-    fn job(&self, index: usize) -> mwa::Job<'_> {
-        let (job, _) = self.plan.job(self.jobs[index], self.job_bytes).expect("new() found this job");
-        job
+    /// Do the jobs that come before the output with what was read already; nothing where something was not.
+    pub(crate) fn compare(&mut self, files: &Store) -> Result<()> {
+        let Next::Jobs(numbers) = self.merge.next()? else { return Ok(()) };
+        if numbers.start >= self.merge.elements().start {
+            return Ok(());
+        }
+        for number in numbers {
+            let job = self.merge.job(number);
+            let bytes = |read: Read| {
+                files.found(self.numbers[read.input][read.file], read.range.start, read.range.end)
+            };
+            let Some(inputs) = job.reads().map(bytes).collect::<Option<Vec<_>>>() else { return Ok(()) };
+            let found = mwa_wasm_fast::run(&job, Bytes::Whole(&inputs), &mut [])?;
+            self.merge.found(number, found)?;
+        }
+        self.merge.next().map(drop)
     }
 
-    fn try_run(&mut self, index: usize, inputs: &Array) -> Result<()> {
-        let mut buffers = core::mem::take(&mut self.buffers);
-        let mut out = core::mem::take(&mut self.out);
+    fn try_run(&mut self, number: f64, inputs: &Array) -> Result<()> {
+        let (mut buffers, mut out) = (core::mem::take(&mut self.buffers), core::mem::take(&mut self.out));
         let count = inputs.length() as usize;
         buffers.resize_with(buffers.len().max(count), Vec::new);
         for (buffer, input) in buffers.iter_mut().zip(inputs.iter()) {
@@ -189,32 +92,19 @@ impl Merge {
             input.copy_to(buffer);
         }
         let slices: Vec<_> = buffers[..count].iter().map(Vec::as_slice).collect();
-        let size = |range: &Range<u64>| usize::try_from(range.end - range.start).expect("a job fits memory");
-        let module = index.checked_sub(self.jobs.len());
-        let ran = if let (Some(module), Some(factors)) = (module, &self.factors) {
-            out.clear();
-            residual(factors, module, &slices).map(|found| (0, pair(found).into()))
-        } else if let Some(module) = module {
-            let modules = self.modules.as_ref().expect("only they have jobs after the sums");
-            let job = &modules.jobs(&self.plan)[module];
-            out.resize(job.writes().map(|write| size(&write.range)).sum(), 0);
-            let mut rest = out.as_mut_slice();
-            let mut outputs = Vec::new();
-            for write in job.writes() {
-                let (one, after) = rest.split_at_mut(size(&write.range));
-                outputs.push(one);
-                rest = after;
-            }
-            (LOOPS.merge)(job, &slices, &mut outputs).map(|lost| (0, [lost.error, lost.norm].into()))
-        } else {
-            let job = self.job(index);
-            out.resize(size(&job.write().range), 0);
-            (LOOPS.run)(&job, &slices, &mut out).map(|tally| (tally.underflowed, Vec::new()))
-        };
+        let job = self.merge.job(whole(number));
+        let sizes: Vec<_> = job.writes().map(|it| size(it.range.end - it.range.start)).collect();
+        out.resize(sizes.iter().sum(), 0);
+        let mut rest = out.as_mut_slice();
+        let mut outputs = Vec::with_capacity(sizes.len());
+        for size in sizes {
+            let (one, after) = rest.split_at_mut(size);
+            outputs.push(one);
+            rest = after;
+        }
+        let ran = mwa_wasm_fast::run(&job, Bytes::Whole(&slices), &mut outputs);
         (self.buffers, self.out) = (buffers, out);
-        let (underflowed, lost) = ran?;
-        self.underflowed += underflowed;
-        self.lost = lost;
+        self.found = Some(ran?);
         Ok(())
     }
 }
@@ -222,51 +112,77 @@ impl Merge {
 #[wasm_bindgen]
 #[expect(clippy::cast_precision_loss, reason = "JavaScript's numbers are exact up to 2^53 bytes")]
 impl Merge {
-    /// What each job writes and reads: per job how many writes follow, each write's output file, start and end, how many
-    /// reads follow, and each read's file number, start and end.
-    #[must_use]
-    pub fn jobs(&self) -> Vec<f64> {
-        let place = |write: &mwa::Write| (write.file, write.range.clone());
-        let sums = (0..self.jobs.len()).map(|index| self.job(index));
-        let sums = sums.flat_map(|job| flat(&[place(&job.write())].into(), job.reads(), &self.numbers));
-        let modules = self.modules.as_ref().map(|modules| modules.jobs(&self.plan)).unwrap_or_default();
-        let modules = modules
-            .iter()
-            .flat_map(|job| flat(&job.writes().map(place).collect(), job.reads(), &self.numbers));
-        let none = Ranges::new();
-        let residuals = self.factors.iter().flat_map(Factors::jobs);
-        let residuals = residuals.flat_map(|job| flat(&none, job.reads(), &self.numbers));
-        sums.chain(modules).chain(residuals).collect()
+    /// The numbers of the jobs to do now: the first, the first that is not on elements of the output in its order, and the
+    /// one after the last; then 1 if they write the output, 0 if they come before. Nothing when all is done. All must be told
+    /// of before it is asked again.
+    ///
+    /// # Errors
+    /// As the core's `Merge::next`.
+    #[expect(clippy::should_implement_trait, reason = "it can fail")]
+    pub fn next(&mut self) -> core::result::Result<Option<Vec<f64>>, JsValue> {
+        match self.merge.next().map_err(|error| fail(&error))? {
+            Next::Jobs(numbers) => {
+                let elements = self.merge.elements();
+                let (writes, after) =
+                    (numbers.start >= elements.start, elements.end.clamp(numbers.start, numbers.end));
+                Ok(Some(
+                    [numbers.start, after, numbers.end, writes.into()].map(|number| number as f64).into(),
+                ))
+            }
+            Next::Done => Ok(None),
+            Next::Wait => Err(fail(&Error::new(
+                ErrorKind::Usage,
+                "jobs are asked for before all of the last are told of",
+            ))),
+        }
     }
 
-    /// How far the last job's module is off, error and norm: the average of its factors from that of its products, or in
-    /// product space its cut to the output's rank.
+    /// Bytes that the jobs of the last `next` read, all together.
     #[must_use]
-    pub fn lost(&self) -> Vec<f64> {
-        self.lost.clone()
+    pub fn bytes(&self) -> f64 {
+        self.merge.bytes() as f64
     }
 
-    /// Run a job over the bytes of its reads; the bytes to write.
+    /// What a job writes and reads: how many writes follow, each write's output file, start and end, how many reads follow,
+    /// and each read's file number, start and end.
+    #[must_use]
+    pub fn job(&self, number: f64) -> Vec<f64> {
+        flat(&self.merge.job(whole(number)), &self.numbers)
+    }
+
+    /// Run a job over the bytes of its reads; the bytes of its writes, one after the other.
     ///
     /// # Errors
     /// As the core's `Job::run`.
-    pub fn run(&mut self, job: usize, inputs: &Array) -> core::result::Result<Uint8Array, JsValue> {
-        self.try_run(job, inputs).map_err(|error| fail(&error))?;
+    pub fn run(&mut self, number: f64, inputs: &Array) -> core::result::Result<Uint8Array, JsValue> {
+        self.try_run(number, inputs).map_err(|error| fail(&error))?;
         Ok(Uint8Array::from(self.out.as_slice()))
+    }
+
+    /// What the last job found, for `take`.
+    #[must_use]
+    pub fn found(&self) -> Vec<f64> {
+        self.found.as_ref().map(numbers_of).unwrap_or_default()
+    }
+
+    /// Take in what a job has found, in whichever thread.
+    ///
+    /// # Errors
+    /// When no such job is out.
+    pub fn take(&mut self, number: f64, found: &[f64]) -> core::result::Result<(), JsValue> {
+        let take = |found| self.merge.found(whole(number), found);
+        found_in(found).and_then(take).map_err(|error| fail(&error))
     }
 
     /// The sum of a job for a GPU: its dtype, its elements, and dtype and weight of each operand; empty if a GPU cannot
     /// do it.
     #[must_use]
-    pub fn sum(&self, job: usize) -> Vec<f64> {
-        if job >= self.jobs.len() {
-            return Vec::new();
-        }
-        let job = self.job(job);
+    pub fn sum(&self, number: f64) -> Vec<f64> {
+        let job = self.merge.job(whole(number));
         let describe = || {
             let (dtype, operands) = job.sum()?;
             let code = |float| wgsl_dtype(float).map(f64::from);
-            let range = job.write().range;
+            let range = job.writes().next()?.range;
             let mut sum =
                 alloc::vec![code(dtype)?, ((range.end - range.start) / dtype.bytes() as u64) as f64];
             for (float, weight) in operands {
@@ -279,27 +195,24 @@ impl Merge {
 
     /// Whether a job's result may be written that has so many values that are not finite. If not, `run` says why.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
-    pub fn accepts(&self, job: usize, non_finite: f64) -> bool {
-        self.job(job).accepts(Tally { non_finite: non_finite as u64, underflowed: 0 })
-    }
-
-    /// How many values became zero in the output dtype, in the jobs run here.
-    #[must_use]
-    pub fn underflowed(&self) -> f64 {
-        self.underflowed as f64
+    pub fn accepts(&self, number: f64, non_finite: f64) -> bool {
+        self.merge.job(whole(number)).accepts(Tally { non_finite: whole(non_finite), underflowed: 0 })
     }
 
     /// The head of an output file.
     #[must_use]
     pub fn head(&self, file: usize) -> Vec<u8> {
-        self.heads[file].clone()
+        self.merge.head(file)
     }
 
     /// The report so far, without hashes: what will be written, from what, and what there is to say; as JSON.
     #[must_use]
     pub fn preview(&self) -> String {
-        json(&self.finished())
+        json(&Finished {
+            report: &self.merge.preview(),
+            texts: &self.merge.texts(),
+            copies: &self.companions,
+        })
     }
 
     /// The numbers of all files with weights.
@@ -309,54 +222,40 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once the hashes are known, as JSON; `lost` is what the jobs after the sums gave, in
-    /// their order.
+    /// The report and all other files, once all jobs are told of, as JSON. `outputs` are the hashes of the output files,
+    /// `inputs` those of the input files, by number, as JSON; `companions` the other files that were written, as JSON.
     ///
     /// # Errors
-    /// When the hashes are not what `Hashes` says, and when there was nothing to merge.
+    /// When there was nothing to merge.
     pub fn finish(
-        &mut self,
-        hashes: &str,
-        underflowed: f64,
-        lost: Vec<f64>,
+        &self,
+        outputs: Vec<String>,
+        inputs: &str,
+        companions: &str,
     ) -> core::result::Result<String, JsValue> {
-        if let Some(modules) = &self.modules {
-            self.report.residual = modules.distance(&lost).map_err(|error| fail(&error))?;
-        }
-        if let Some(factors) = &self.factors {
-            let (distance, note) = distance(factors, &lost);
-            self.report.residual = distance;
-            self.report.notes.extend(note.map(Into::into));
-        }
-        self.report.advise_residual();
-        let hashes: Hashes = serde_json::from_str(hashes)
-            .map_err(|error| fail(&Error::new(ErrorKind::Usage, format!("hashes: {error}"))))?;
-        for (file, hash) in self.report.outputs.iter_mut().zip(hashes.outputs) {
-            file.sha256 = hash;
-        }
-        for (row, numbers) in self.report.inputs.iter_mut().zip(&self.numbers) {
-            for (file, number) in row.files.iter_mut().zip(numbers) {
-                let hash = hashes.inputs.get(&number.to_string()).and_then(Value::as_str);
-                file.sha256 = hash.unwrap_or_default().into();
-            }
-            // a file that was not hashed cannot be checked; the merge itself still can
-            row.files.retain(|file| !file.sha256.is_empty());
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
-        self.report.notes.extend(mwa::Merge::note_underflow(&self.plan, underflowed as u64));
-        note_twins(&mut self.report);
-        Ok(json(&self.finished()))
+        let hashes: Map<String, Value> = serde_json::from_str(inputs).unwrap_or_default();
+        let companions = serde_json::from_str(companions).unwrap_or_default();
+        let hash =
+            |number: &usize| hashes.get(&number.to_string()).and_then(Value::as_str).unwrap_or_default();
+        let of = |numbers: &Vec<usize>| numbers.iter().map(hash).map(String::from).collect();
+        // the merged folder is likely saved beside the run
+        let path = |row: &mwa::report::Input| alloc::format!("../{}", row.name);
+        let closing = Closing {
+            paths: self.merge.chosen().rows.iter().map(path).collect(),
+            inputs: self.numbers.iter().map(of).collect(),
+            outputs,
+            companions,
+            notes: Vec::new(),
+        };
+        let finished = self.merge.finish(&closing).map_err(|error| fail(&error))?;
+        Ok(json(&Finished { report: &finished.report, texts: &finished.texts, copies: &self.companions }))
     }
 
-    fn finished(&self) -> Finished<'_> {
-        let mut texts: Vec<_> = mwa::shard_index(self.plan.outputs()).into_iter().collect();
-        if let Some(config) = &self.config {
-            let text = self.modules.as_ref().map_or_else(|| config.text(), |modules| &modules.config);
-            texts.push(("adapter_config.json".into(), text.into()));
-        }
-        texts.push(("README.md".into(), mwa::card(&self.report, self.config.as_ref())));
-        texts.push((REPORT.into(), self.report.to_json()));
-        Finished { report: &self.report, texts, copies: &self.companions }
+    /// What to say of the checkpoint that made a job fail by its values, if it is to be left out.
+    #[must_use]
+    pub fn dropped(&self, file: &str, tensor: &str, detail: String) -> Option<String> {
+        let error = Error::new(ErrorKind::NonFinite, detail).file(file).tensor(tensor);
+        self.merge.bad_input(&error).map(|(_, note)| note)
     }
 }
 
@@ -364,44 +263,25 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("it is plain data")
 }
 
-pub(crate) fn numbers(checkpoint: &Checkpoint) -> Vec<usize> {
-    checkpoint.files.iter().map(|file| file.number).collect()
-}
-
-fn hashed(name: String, bytes: u64) -> HashedFile {
-    HashedFile { name, bytes, sha256: String::new() }
-}
-
-fn companions(files: &Files, owner: &Checkpoint) -> Vec<(String, usize)> {
-    let Some(folder) = &owner.folder else { return Vec::new() };
-    let companion = |name: &&str| Some((name.to_string(), files.number(&format!("{folder}/{name}"))?));
-    COMPANIONS.iter().filter_map(companion).collect()
-}
-
-/// Checkpoints as the core plans with them, their files under the names that the output gives them.
-pub(crate) fn inputs(checkpoints: &[&Checkpoint]) -> Vec<Input> {
-    let differs = |file: &Weights| checkpoints.iter().any(|other| other.files[0].name != file.name);
-    let each = checkpoints.iter().map(|checkpoint| {
-        let name = |file: &Weights| match checkpoint.folder.is_none() && differs(file) {
-            true => "merged.safetensors".into(),
-            false => file.name.clone(),
-        };
-        let shard = |file: &Weights| Shard { name: name(file), header: file.header.clone() };
-        Input { name: checkpoint.name.clone(), files: checkpoint.files.iter().map(shard).collect() }
-    });
-    each.collect()
-}
-
-/// Say so when two inputs are the same model.
-fn note_twins(report: &mut Report) {
-    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
-    for (i, input) in report.inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
-        let mut before =
-            report.inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());
-        let twin = before.find(|other| other.files.iter().zip(&input.files).all(is_same));
-        if let Some(twin) = twin {
-            let (a, b) = (&twin.name, &input.name);
-            report.notes.push(format!("{a} and {b} hold the same weights, byte for byte"));
+/// The numbers of a checkpoint's files. Jobs read them as they lie, so that tensors that lie in pieces are refused.
+pub(crate) fn numbers(files: &Store, checkpoint: &mwa::Checkpoint) -> Result<Vec<usize>> {
+    let number = |file: &mwa::checkpoint::File| {
+        if file.header.is_in_place() {
+            return Ok(files.number(&file.path).expect("it was opened"));
         }
-    }
+        let detail = "holds tensors whose numbers do not lie side by side, which are not read here";
+        Err(Error::new(ErrorKind::Input, detail)
+            .file(file.path.clone())
+            .help("convert it to safetensors, or merge with the mwa program, which reads it"))
+    };
+    checkpoint.files.iter().map(number).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "JavaScript was given it")]
+pub(crate) fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a job fits memory")
 }

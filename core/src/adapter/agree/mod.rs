@@ -1,4 +1,4 @@
-//! Who may be averaged with whom.
+//! Which inputs may be averaged.
 
 mod config;
 mod metadata;

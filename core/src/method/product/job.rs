@@ -17,7 +17,7 @@ use crate::linalg::low_rank::{LowRank, rank_for};
 use crate::linalg::matrix::{Matrix, multiply};
 use crate::plan::{Read, Write};
 
-/// One module's work: [`Self::residual`] reads by and by, [`Self::rank_for`] and [`Self::merge`] take whole tensors, so that
+/// One module's work: [`Self::residual`] reads in pieces, [`Self::rank_for`] and [`Self::merge`] take whole tensors, so that
 /// their memory is what they read and write.
 #[derive(Clone, Debug)]
 pub struct ModuleJob<'a> {

@@ -77,7 +77,7 @@ impl Sandbox {
     /// Compile the component.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`] when it is no component, or this machine cannot run it.
+    /// [`ErrorKind::Device`] when it is not a component, or this machine cannot run it.
     pub fn new(component: &[u8], limits: Limits) -> Result<Self> {
         let mut config = Config::new();
         config.epoch_interruption(true);

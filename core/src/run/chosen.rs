@@ -1,0 +1,97 @@
+//! From weighed checkpoints to what a merge takes: their heads, configs and rows of the report, and the output's names.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::checkpoint::{Checkpoint, File};
+use super::{Run, Weighed};
+use crate::files::{Files, Maybe, is_file, join};
+use crate::merge::Chosen;
+use crate::merge::report::{COMPANIONS, HashedFile};
+use crate::plan::{Input, Shard};
+
+impl Run {
+    /// What [`crate::merge::Merge::new`] takes.
+    #[must_use]
+    pub fn chosen(&self, weighed: Weighed) -> Chosen {
+        let Weighed { indexes, inputs: mut rows, weights, weighting, selected, advice, notes, .. } = weighed;
+        let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
+        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
+            row.files = checkpoint.files.iter().map(unhashed).collect();
+        }
+        Chosen {
+            inputs: checkpoints.iter().map(|checkpoint| input(checkpoint, &checkpoints)).collect(),
+            configs: checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect(),
+            rows,
+            weights,
+            weighting,
+            selected: Some(selected),
+            advice,
+            notes,
+            adapter: self.adapter.clone(),
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Name and path of what lies beside its weights and belongs beside merged ones too: tokenizer, templates, configs.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn companions(&self, files: &dyn Files) -> Maybe<Vec<(&'static str, String)>> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for name in COMPANIONS {
+            let path = join(folder, name);
+            if is_file(files, &path)? {
+                found.push((name, path));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn unhashed(file: &File) -> HashedFile {
+    HashedFile { name: file.name().to_owned(), bytes: file.len, sha256: String::new() }
+}
+
+/// A checkpoint as a plan takes it, its files under the names that the output gives them.
+fn input(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Input {
+    let name = |file: &File| {
+        // loose files of several names have none in common
+        let is_loose = checkpoint.folder.is_none();
+        if is_loose && all.iter().any(|other| other.files[0].name() != file.name()) {
+            return "merged.safetensors".to_owned();
+        }
+        safetensors_name(file.name())
+    };
+    let shard = |file: &File| Shard { name: name(file), header: file.header.clone() };
+    Input { name: checkpoint.name.clone(), files: checkpoint.files.iter().map(shard).collect() }
+}
+
+/// `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`, as in the format's own conversions.
+fn safetensors_name(name: &str) -> String {
+    let stem = [".bin", ".pt", ".pth"].iter().find_map(|end| name.strip_suffix(end));
+    stem.map_or_else(
+        || name.to_owned(),
+        |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn torch_files_become_safetensors_files() {
+        for (name, becomes) in [
+            ("adapter_model.bin", "adapter_model.safetensors"),
+            ("pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors"),
+            ("model.safetensors", "model.safetensors"),
+        ] {
+            assert_eq!(safetensors_name(name), becomes);
+        }
+    }
+}

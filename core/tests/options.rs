@@ -1,0 +1,180 @@
+//! The types of Python and TypeScript, and the table in the README, are what the core's table of options says.
+//!
+//! `MWA_REMAKE=1 cargo test -p mwa --test options` writes them anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use mwa::Scheme;
+use mwa::options::{About, Face, Kind, OPTIONS, Row, Verb};
+
+/// What stands between `begin` and `end` of a file must be `made`.
+fn check(file: &str, begin: &str, end: &str, made: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    let start = text.find(begin).unwrap_or_else(|| panic!("{file} has no line `{begin}`")) + begin.len();
+    let stop = start + text[start..].find(end).unwrap_or_else(|| panic!("{file} has no line `{end}`"));
+    if text[start..stop] != *made && std::env::var_os("MWA_REMAKE").is_some() {
+        fs::write(&path, format!("{}{made}{}", &text[..start], &text[stop..])).unwrap();
+        return;
+    }
+    assert_eq!(&text[start..stop], made, "{file}: MWA_REMAKE=1 cargo test -p mwa --test options");
+}
+
+/// Rows that a verb has on a face.
+fn rows(face: Face, verb: Verb) -> impl Iterator<Item = &'static Row> {
+    OPTIONS.iter().filter(move |row| row.is_on_face(face, verb))
+}
+
+/// Help and default in a line.
+fn told(row: &Row) -> String {
+    let usual = row.facts.usual;
+    if usual.is_empty() { row.help().into() } else { format!("{} [default: {usual}]", row.help()) }
+}
+
+fn quoted(words: &[&str], between: &str) -> String {
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(between)
+}
+
+#[test]
+fn python() {
+    let field = |row: &Row| {
+        let type_ = match row.kind {
+            Kind::Switch => "bool".into(),
+            Kind::Count | Kind::Whole | Kind::Bytes => "int | None".into(),
+            Kind::Number(_) => "float | None".into(),
+            Kind::Text => "str | None".into(),
+            Kind::Path => "str | os.PathLike[str] | None".into(),
+            Kind::Word(words) => format!("Literal[{}] | None", quoted(words, ", ")),
+            Kind::Texts => "Sequence[str] | None".into(),
+            Kind::Numbers => "Sequence[float] | None".into(),
+            Kind::Steps => "tuple[int | None, int | None] | None".into(),
+            Kind::Rank => "int | Literal[\"auto\", \"full\"] | None".into(),
+            Kind::Device => "Device | None".to_owned(),
+        };
+        format!("    {}: {type_}  # {}\n", row.name, told(row))
+    };
+    let weighing = rows(Face::Native, Verb::Weights).map(field);
+    let merging =
+        rows(Face::Native, Verb::Merge).filter(|row| !row.facts.verbs.contains(&Verb::Weights)).map(field);
+    let made = format!(
+        "\nclass WeightOptions(TypedDict, total=False):\n    \"\"\"Which checkpoints, and how they are weighed.\"\"\"\n\n{}\
+         \n\nclass MergeOptions(WeightOptions, total=False):\n    \"\"\"Also how the merge is done.\"\"\"\n\n{}\n",
+        weighing.collect::<String>(),
+        merging.collect::<String>(),
+    );
+    check(
+        "bindings/python/mwa/options.py",
+        "# made from core/src/options/mod.rs\n",
+        "# end of what is made\n",
+        &made,
+    );
+}
+
+#[test]
+fn the_readme() {
+    let mut made = String::from("\n| option | default | |\n|---|---|---|\n");
+    for about in
+        [About::Selection, About::Metric, About::Weights, About::Space, About::Output, About::Machine]
+    {
+        writeln!(made, "| **{}** | | |", about.name()).unwrap();
+        for row in rows(Face::CommandLine, Verb::Merge).filter(|row| row.facts.about == about) {
+            let value = match (row.kind, row.facts.value) {
+                (Kind::Switch, _) => String::new(),
+                (Kind::Word(words), _) => format!(" {}", words.join("\\|")),
+                (_, value) => format!(" {}", value.replace('|', "\\|")),
+            };
+            let usual = if row.kind == Kind::Switch { "" } else { row.facts.usual };
+            let lacking = row.facts.lacking.iter().map(|(face, why)| match face {
+                Face::Browser => format!("; not in browsers: {why}"),
+                Face::Node => format!("; not in Node: {why}"),
+                Face::CommandLine | Face::Native => String::new(),
+            });
+            let lacking: String = lacking.collect();
+            writeln!(made, "| `--{}{value}` | {usual} | {}{lacking} |", row.flag(), row.flag_help()).unwrap();
+        }
+    }
+    made.push('\n');
+    check(
+        "README.md",
+        "<!-- made from core/src/options/mod.rs -->\n",
+        "<!-- end of what is made -->\n",
+        &made,
+    );
+
+    let mut made = String::from("\n| scheme | weight before normalising | p |\n|---|---|---|\n");
+    for scheme in Scheme::ALL {
+        let usual = if scheme == Scheme::default() { " (default)" } else { "" };
+        let penalty = scheme.penalty.map_or("–".into(), |span| span.to_string());
+        writeln!(made, "| `{scheme}`{usual} | {} | {penalty} |", scheme.formula).unwrap();
+    }
+    made.push('\n');
+    check("README.md", "<!-- made from core/src/weigh/scheme.rs -->\n", "<!-- end of schemes -->\n", &made);
+}
+
+#[test]
+fn typescript() {
+    let field = |face: Face| {
+        move |row: &Row| {
+            let type_ = match (row.kind, row.name) {
+                (Kind::Switch, _) => "boolean".into(),
+                (Kind::Count | Kind::Whole | Kind::Bytes | Kind::Number(_), _) => "number".into(),
+                (Kind::Text | Kind::Path, _) => "string".into(),
+                (Kind::Word(words), _) => quoted(words, " | "),
+                (Kind::Texts, _) => "string[]".into(),
+                (Kind::Numbers, _) => "number[]".into(),
+                (Kind::Steps, _) => "[first: number | null, last: number | null]".into(),
+                (Kind::Rank, _) => "number | \"auto\" | \"full\"".into(),
+                (Kind::Device, _) => "\"auto\" | \"cpu\" | \"gpu\"".to_owned(),
+            };
+            let content = if row.kind == Kind::Path && face == Face::Browser { ": its text" } else { "" };
+            format!("  /** {}{content}. */\n  {}?: {type_};\n", told(row), camel(row.name))
+        }
+    };
+    let weighing = rows(Face::Browser, Verb::Weights).map(field(Face::Browser)).collect::<String>();
+    let is_merging =
+        |row: &&Row| !row.facts.verbs.contains(&Verb::Weights) && row.facts.about != About::Machine;
+    let merging =
+        rows(Face::Browser, Verb::Merge).filter(is_merging).map(field(Face::Browser)).collect::<String>();
+    let made = format!(
+        "\n/** How checkpoints are chosen and weighed. */\nexport interface WeighOptions {{\n{weighing}}}\n\n\
+         /** What is averaged, and into what. */\nexport interface CoreOptions extends WeighOptions {{\n{merging}}}\n"
+    );
+    check(
+        "wasm/web/js/options.ts",
+        "// made from core/src/options/mod.rs\n",
+        "// end of what is made\n",
+        &made,
+    );
+}
+
+/// JavaScript's spelling.
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// The command line of the npm package parses by a list of its own: it must have the same flags.
+#[test]
+fn the_command_line_in_node() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/web/js/cli.ts");
+    let text = fs::read_to_string(path).unwrap();
+    let help =
+        text.split("const HELP = `").nth(1).and_then(|rest| rest.split('`').next()).expect("it has a help");
+    let flags = |text: &str| {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+        let mut flags: Vec<_> = words.filter_map(|word| word.strip_prefix("--").map(str::to_owned)).collect();
+        flags.sort();
+        flags.dedup();
+        flags
+    };
+    let mut known: Vec<_> = rows(Face::Node, Verb::Merge)
+        .filter(|row| row.name != "checkpoints")
+        .map(Row::flag)
+        .chain(["output", "json", "quiet"].map(str::to_owned))
+        .collect();
+    known.sort();
+    assert_eq!(flags(help), known);
+}

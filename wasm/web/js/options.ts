@@ -1,0 +1,67 @@
+/** The options of the core's table, under JavaScript's names. */
+// made from core/src/options/mod.rs
+
+/** How checkpoints are chosen and weighed. */
+export interface WeighOptions {
+  /** The newest N checkpoints. */
+  last?: number;
+  /** Every K-th checkpoint, counted from the newest. */
+  every?: number;
+  /** Checkpoints between two steps, both included; either end may be left out. */
+  steps?: [first: number | null, last: number | null];
+  /** The N checkpoints with the best metric. */
+  top?: number;
+  /** By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed]. */
+  select?: "best" | "last" | "all";
+  /** Exactly these checkpoints, by name. */
+  checkpoints?: string[];
+  /** Leave out checkpoints that diverged, instead of failing. */
+  dropBad?: boolean;
+  /** loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]. */
+  metric?: string;
+  /** Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`: its text. */
+  metricsFile?: string;
+  /** Whether lower or higher is better [default: from the metric's name]. */
+  goal?: "min" | "max";
+  /** Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]. */
+  smooth?: number;
+  /** Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]. */
+  metricTolerance?: number;
+  /** Fail rather than take a value that was not logged right at a checkpoint. */
+  strictMetrics?: boolean;
+  /** How a metric becomes a weight [default: linear]. */
+  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
+  /** How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]. */
+  penalty?: number;
+  /** Your own weights, one per checkpoint, instead of a metric's. */
+  weights?: number[];
+}
+
+/** What is averaged, and into what. */
+export interface CoreOptions extends WeighOptions {
+  /** Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]. */
+  space?: "factors" | "product";
+  /** Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]. */
+  rank?: number | "auto" | "full";
+  /** With rank auto, the share of the squared norm that each module keeps [default: 0.999]. */
+  energy?: number;
+  /** Fail where a module that an input lacks would count as zero. */
+  strict?: boolean;
+  /** Measure how far averaged factors are from the average of their products; half the time of a large merge [default: true]. */
+  residual?: boolean;
+  /** Average the factors of adapters that are not of one run. */
+  allowCrossRun?: boolean;
+  /** Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]. */
+  dtype?: "keep" | "f32" | "bf16" | "f16";
+  /** Let NaN and infinity through instead of failing. */
+  allowNonFinite?: boolean;
+  /** Write files anew where one checkpoint alone has weight, instead of copying its own. */
+  rewrite?: boolean;
+}
+// end of what is made
+
+/** Options under the core's names, as JSON. */
+export function toJson(options: object): string {
+  const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]);
+  return JSON.stringify(Object.fromEntries(named));
+}
