@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mwa::{Checkpoint, Result};
+use mwa::{Checkpoint, OpenOptions, Result};
 use serde::Serialize;
 
 use crate::find;
@@ -59,7 +59,8 @@ pub struct Coverage {
 /// # Errors
 /// When the path holds no weights that can be read.
 pub fn inspect(path: &Path, adapter: Option<&str>) -> Result<Inspection> {
-    let run = find::open(&Disk::default(), &[path.to_owned()], adapter)?;
+    let wanted = OpenOptions { adapter: adapter.map(str::to_owned), ..OpenOptions::default() };
+    let run = find::open(&Disk::default(), &[path.to_owned()], &wanted)?;
     let (root, steps): (_, Option<Vec<_>>) =
         (run.checkpoints[0].run(), run.checkpoints.iter().map(|checkpoint| checkpoint.step).collect());
     let metrics = match steps {

@@ -82,13 +82,10 @@ impl Planned {
                 |file: &InputFile| HashedFile { name: file.name(), bytes: file.len(), sha256: String::new() };
             row.files = checkpoint.files.iter().map(unhashed).collect();
         }
-        let is_pickled = |i: usize| checkpoints[i].files.iter().any(InputFile::is_pickle);
-        let rewrite = how.merge.rewrite || weights.used().any(is_pickled);
-        let options = mwa::MergeOptions { rewrite, ..how.merge };
         let cut = execute::cut(how.machine, inputs.len());
         let configs = checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect();
         let chosen = Chosen { inputs, configs, rows, weights, weighting, selected, advice, notes, adapter };
-        Ok(Self { merge: Merge::new(chosen, options, cut)?, checkpoints })
+        Ok(Self { merge: Merge::new(chosen, how.merge, cut)?, checkpoints })
     }
 
     /// Merge on this machine, into the folder `out`.
@@ -96,9 +93,6 @@ impl Planned {
         let Self { merge, checkpoints } = self;
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
-        }
-        for file in checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files) {
-            file.prepare()?;
         }
         let mut store = Store::new(checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()));
         let mut begun = None;

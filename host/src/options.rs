@@ -16,6 +16,8 @@ pub struct Options {
     pub inputs: Vec<PathBuf>,
     /// The adapter to take from checkpoints that hold several.
     pub adapter: Option<String>,
+    /// The set of weights to take from training states that hold several.
+    pub weights_key: Option<String>,
     /// Which of the checkpoints found, and how they are weighed.
     pub choose: ChooseOptions,
     /// A table of metrics, instead of the run's own logs.
@@ -35,8 +37,13 @@ impl Options {
     /// # Errors
     /// [`mwa::ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
     pub fn new(inputs: Vec<PathBuf>, given: &mwa::Options) -> Result<Self> {
-        let (adapter, metrics_file) = (given.adapter.clone(), given.metrics_file.as_ref().map(PathBuf::from));
-        Ok(Self { inputs, adapter, choose: given.choosing()?, metrics_file })
+        Ok(Self {
+            inputs,
+            adapter: given.adapter.clone(),
+            weights_key: given.weights_key.clone(),
+            choose: given.choosing()?,
+            metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::report::{CARD, COMPANIONS, CONFIG, HashedFile, REPORT, Report};
-use mwa::{Error, ErrorKind, Result, Weights};
+use mwa::{Error, ErrorKind, OpenOptions, Result, Weights};
 use serde::Serialize;
 
 use crate::find::checkpoint::{Checkpoint, read_text};
@@ -238,7 +238,10 @@ fn remake(
     let checkpoints = report
         .inputs
         .iter()
-        .map(|input| Checkpoint::open(&folder.join(&input.path), report.adapter.as_deref()))
+        .map(|input| {
+            let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
+            Checkpoint::open(&folder.join(&input.path), &OpenOptions { adapter, weights_key })
+        })
         .collect::<Result<Vec<_>>>()?;
     let choice = Choice {
         inputs: report.inputs.clone(),

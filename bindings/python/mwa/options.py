@@ -25,6 +25,7 @@ class WeightOptions(TypedDict, total=False):
     top: int | None  # The N checkpoints with the best metric
     select: Literal["best", "last", "all"] | None  # By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed]
     adapter: str | None  # The adapter inside checkpoints that hold several
+    weights_key: str | None  # The weights in training states that hold several sets of them, such as model_avg
     drop_bad: bool  # Leave out checkpoints that diverged, instead of failing
     metric: str | None  # loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
     metrics_file: str | os.PathLike[str] | None  # Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
@@ -45,7 +46,7 @@ class MergeOptions(WeightOptions, total=False):
     energy: float | None  # With rank auto, the share of the squared norm that each module keeps [default: 0.999]
     strict: bool  # Fail where a module that an input lacks would count as zero
     residual: bool  # Measure how far averaged factors are from the average of their products; half the time of a large merge [default: true]
-    allow_cross_run: bool  # Average the factors of adapters that are not of one run
+    allow_cross_run: bool  # Average the factors of adapters, or the models, that are not of one run
     dtype: Literal["keep", "f32", "bf16", "f16"] | None  # Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
     allow_non_finite: bool  # Let NaN and infinity through instead of failing
     rewrite: bool  # Write files anew where one checkpoint alone has weight, instead of copying its own

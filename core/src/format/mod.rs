@@ -11,6 +11,7 @@ use crate::files::{Files, Maybe, last, size};
 use crate::format::safetensors::Header;
 
 pub mod foreign;
+pub(crate) mod quantised;
 pub mod safetensors;
 pub mod shards;
 pub mod torch;
@@ -48,11 +49,11 @@ pub const WEIGHTS: [&str; 8] = [
     "adapter_model.safetensors",
     "adapter_model.safetensors.index.json",
     "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "pytorch_lora_weights.safetensors",
 ];
 
 /// Find the tensors of a file, whichever of the formats it has.

@@ -32,6 +32,22 @@ pub struct History {
     notes: Vec<String>,
 }
 
+/// Metrics whose values no two runs share by chance, as they do those of a schedule.
+const TELLING: [&str; 4] = ["loss", "eval_loss", "grad_norm", "train_loss"];
+
+/// Two checkpoints of two runs in one folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Strangers {
+    /// Their places among the steps asked for.
+    pub(crate) pair: (usize, usize),
+    /// A metric that both runs logged.
+    pub(crate) metric: &'static str,
+    /// The first step at which they did.
+    pub(crate) step: u64,
+    /// Its value in the first and in the second run.
+    pub(crate) values: (f64, f64),
+}
+
 /// One course of the run, without contradiction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Branch {
@@ -144,6 +160,24 @@ impl History {
         );
         Err(Error::new(ErrorKind::Config, detail)
             .help("average only checkpoints with the same num_lora_restarts"))
+    }
+
+    /// The first two of some checkpoints whose logs were never one: every value of a metric that both have differs, so that
+    /// nothing was resumed. With them, the metric and its two values at the first step that both logged.
+    pub(crate) fn strangers(&self, steps: &[u64]) -> Option<Strangers> {
+        let picked: Vec<_> = steps.iter().map(|step| self.pick(steps, *step)).collect();
+        let mut pairs = (1..picked.len()).map(|i| (i - 1, i)).filter(|(a, b)| picked[*a] != picked[*b]);
+        pairs.find_map(|(a, b)| {
+            let (one, other) = (&self.branches[picked[a]].log, &self.branches[picked[b]].log);
+            let (metric, at, here, there) = TELLING.iter().find_map(|metric| {
+                let (one, other) = (one.get(metric)?, other.get(metric)?);
+                let mut both = one.iter().filter_map(|(at, here)| Some((*at, *here, value_at(other, *at)?)));
+                let first = both.next()?;
+                let is_other = |(_, here, there): (u64, f64, f64)| !is_same(here, there);
+                (is_other(first) && both.all(is_other)).then_some((*metric, first.0, first.1, first.2))
+            })?;
+            Some(Strangers { pair: (a, b), metric, step: at, values: (here, there) })
+        })
     }
 
     /// The index of the branch to read each checkpoint from, and what to tell the user about it.
@@ -321,6 +355,18 @@ mod tests {
         assert_eq!(notes.len(), 1);
         assert!(notes[0].contains("disagree from step 30 on (loss is 1.75 in one and 1.5"), "{}", notes[0]);
         assert!(notes[0].contains("30 read from the log that ends at step 30"), "{}", notes[0]);
+    }
+
+    #[test]
+    fn two_runs_in_one_folder_are_told_from_a_resumed_one() {
+        // the second run repeats no value of the first; what was resumed shares its beginning
+        let second = [(10, 3.5), (20, 2.5), (30, 2.0)];
+        let two = History::new([state(30, &second), state(40, &OLD)]);
+        let found = two.strangers(&[30, 40]).unwrap();
+        assert_eq!((found.pair, found.metric, found.step, found.values), ((0, 1), "loss", 10, (3.5, 3.0)));
+        assert!(two.strangers(&[40]).is_none());
+        let resumed = History::new([state(30, &NEW), state(40, &OLD)]);
+        assert!(resumed.strangers(&[30, 40]).is_none());
     }
 
     #[test]

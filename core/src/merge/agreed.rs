@@ -10,6 +10,7 @@ use crate::adapter::agree::{agree, agree_as_products, agree_metadata};
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::kinds::Exactness;
 use crate::error::Result;
+use crate::format::quantised;
 use crate::format::safetensors::{Tensor, TextMap};
 use crate::merge::MergeOptions;
 use crate::method::product::Space;
@@ -54,11 +55,16 @@ impl Agreed {
         let newest = inputs.last().expect("agree() refuses to merge nothing");
         let exactness = agreement.exactness;
         let is_as_it_is = matches!(options.space, Space::Factors | Space::Product(None));
-        let copied = sole(weights).filter(|_| options.dtype.is_none() && !options.rewrite && is_as_it_is);
+        let is_copied = |only: &usize| {
+            let is_safetensors = inputs[*only].files.iter().all(|file| file.header.is_safetensors());
+            options.dtype.is_none() && !options.rewrite && is_as_it_is && is_safetensors
+        };
+        let copied = sole(weights).filter(is_copied);
         if let Some(only) = copied {
             notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
             return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
+        quantised::refuse(tensors(newest))?;
         let none = TextMap::default();
         let named = inputs.iter().map(|input| {
             (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
@@ -94,7 +100,7 @@ fn sole(weights: &Weights) -> Option<usize> {
     used.next().filter(|_| used.next().is_none())
 }
 
-fn tensors(input: &Input) -> impl Iterator<Item = &Tensor> {
+fn tensors(input: &Input) -> impl Iterator<Item = &Tensor> + Clone {
     input.files.iter().flat_map(|file| file.header.tensors())
 }
 

@@ -177,6 +177,7 @@ impl Chosen {
     pub(crate) fn weighed(inputs: Vec<Input>, configs: Vec<Option<AdapterConfig>>, weights: Weights) -> Self {
         let weighting = Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None };
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
+            weights_key: None,
             name: input.name.clone(),
             path: input.name.clone(),
             step: None,

@@ -145,6 +145,9 @@ pub struct Input {
     pub path: String,
     /// Training step, if known.
     pub step: Option<u64>,
+    /// The set of weights that was asked for in training states that hold several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_key: Option<String>,
     /// The metric's value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric: Option<f64>,

@@ -243,6 +243,12 @@ options! {
         lacking: &[(Face::Browser, "an option of openRun")],
         ..SELECTION
     };
+    /// The weights in training states that hold several sets of them, such as model_avg
+    weights_key: Option<String> = None, Kind::Text, Facts {
+        value: "NAME",
+        lacking: &[(Face::Browser, "an option of openRun"), (Face::Node, "an option of openRun")],
+        ..SELECTION
+    };
     /// Leave out checkpoints that diverged, instead of failing
     drop_bad: bool = false, Kind::Switch, SELECTION;
 
@@ -280,7 +286,7 @@ options! {
     strict: bool = false, Kind::Switch, SPACE;
     /// Measure how far averaged factors are from the average of their products; half the time of a large merge
     residual: bool = true, Kind::Switch, Facts { usual: "true", ..SPACE };
-    /// Average the factors of adapters that are not of one run
+    /// Average the factors of adapters, or the models, that are not of one run
     allow_cross_run: bool = false, Kind::Switch, SPACE;
 
     /// Dtype of averaged tensors; keep takes the widest of the inputs
@@ -376,6 +382,7 @@ impl Options {
             metric: self.metric(),
             rule,
             drop_bad: self.drop_bad,
+            allow_cross_run: self.allow_cross_run,
         })
     }
 

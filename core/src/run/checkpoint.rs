@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 
 use crate::adapter::config::AdapterConfig;
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, NO_FILE, all, is_file, is_plain, join, last, parent, text};
+use crate::files::{
+    Files, Kind, Maybe, NO_FILE, all, is_file, is_folder, is_plain, join, last, parent, text,
+};
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::{foreign, open};
 use crate::run::readers::{OpenOptions, Readers};
@@ -37,6 +39,8 @@ pub struct Checkpoint {
     pub config: Option<AdapterConfig>,
     /// What the user should know about it.
     pub notes: Vec<String>,
+    /// Files beside its own that may hold weights too, by their path in the folder.
+    pub(crate) beside: Vec<String>,
     /// The step that its weights' files tell.
     pub(crate) counted: Option<u64>,
 }
@@ -107,12 +111,6 @@ impl Checkpoint {
             .into());
         };
         let mut checkpoint = Self::of(path);
-        let (safe, pickle) = (WEIGHTS[0], WEIGHTS[2]);
-        if last(&weights) == safe && is_file(files, &join(&folder, pickle))? {
-            checkpoint.notes.push(format!(
-                "{path}: {pickle} is left out, as {safe} lies beside it and is what PEFT loads"
-            ));
-        }
         let opened = if weights.ends_with(".json") {
             open_shards(files, readers, &weights, options)?
         } else {
@@ -130,6 +128,7 @@ impl Checkpoint {
                 .into());
         }
         checkpoint.step = step_of_folder(last(path)).or(checkpoint.counted);
+        checkpoint.beside = beside(files, &folder, &checkpoint.files)?;
         checkpoint.folder = Some(folder);
         Ok(checkpoint)
     }
@@ -142,6 +141,7 @@ impl Checkpoint {
             folder: None,
             config: None,
             notes: Vec::new(),
+            beside: Vec::new(),
             counted: None,
         }
     }
@@ -168,6 +168,35 @@ impl Checkpoint {
     pub fn run(&self) -> &str {
         parent(&self.name)
     }
+}
+
+/// What else in a checkpoint's folder, or in one of its folders, may hold weights: no training state, no adapter of its own.
+fn beside(files: &dyn Files, folder: &str, taken: &[File]) -> Maybe<Vec<String>> {
+    let may_hold = |name: &str| {
+        let ends = [".safetensors", ".bin", ".pt", ".pth"];
+        ends.iter().any(|end| name.ends_with(end)) && foreign::file(name).is_none()
+    };
+    let mut found = Vec::new();
+    for name in files.list(folder)? {
+        let path = join(folder, &name);
+        if may_hold(&name) {
+            if !taken.iter().any(|file| file.path == path) && is_file(files, &path)? {
+                found.push(name);
+            }
+        } else if !is_state(&name) && is_folder(files, &path)? {
+            let inner = files.list(&path)?;
+            if !inner.iter().any(|name| name == "adapter_config.json") {
+                found.extend(inner.iter().filter(|inner| may_hold(inner)).map(|inner| join(&name, inner)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a folder in a checkpoint holds a trainer's state.
+fn is_state(name: &str) -> bool {
+    let starts = ["global_step", "optimizer_", "pytorch_model_fsdp_", "checkpoint-", "recipe_state"];
+    starts.iter().any(|start| name.starts_with(start))
 }
 
 /// The file that says where the weights are, if the folder has any.

@@ -24,6 +24,7 @@ use crate::weigh::scheme::Weights;
 pub mod checkpoint;
 mod chosen;
 mod log;
+mod one_run;
 pub(crate) mod readers;
 pub(crate) mod same_run;
 mod search;
@@ -44,6 +45,8 @@ pub struct Run {
     pub broken: Vec<(String, Error)>,
     /// The adapter taken from checkpoints that hold several.
     pub adapter: Option<String>,
+    /// The set of weights asked for in files that hold several.
+    pub weights_key: Option<String>,
     logs: Logs,
 }
 
@@ -112,6 +115,7 @@ impl Run {
             notes: found.notes,
             broken: found.broken,
             adapter: options.adapter.clone(),
+            weights_key: options.weights_key.clone(),
             logs,
         })
     }
@@ -127,7 +131,12 @@ impl Run {
         let searched = self.searched && options.checkpoints.is_none();
         let metrics = RunMetrics { logs: &self.logs, table: options.table.as_ref() };
         let choice = choose(&listed, searched, &metrics, &options.choose)?;
-        let inputs = choice.inputs(&listed);
+        let mut inputs = choice.inputs(&listed);
+        inputs.iter_mut().for_each(|row| row.weights_key.clone_from(&self.weights_key));
+        if !options.choose.allow_cross_run {
+            let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
+            one_run::check(&chosen, &self.logs)?;
+        }
         let mut notes = self.notes.clone();
         notes.extend(choice.notes);
         Ok(Weighed {

@@ -65,6 +65,7 @@ pub(crate) fn find(
             }
         }
     }
+    found.notes.extend(left_beside(&found.checkpoints));
     if options.adapter.is_none() {
         found.notes.extend(other_adapters(files, &found.checkpoints)?);
     }
@@ -73,6 +74,22 @@ pub(crate) fn find(
         return Err(error.help("give a run folder or checkpoints").into());
     }
     Ok(found)
+}
+
+/// Say once which files beside the weights are left out, so that nothing that was trained is lost in silence.
+fn left_beside(checkpoints: &[Checkpoint]) -> Option<String> {
+    let mut names: Vec<_> = checkpoints.iter().flat_map(|checkpoint| &checkpoint.beside).collect();
+    names.sort_unstable();
+    names.dedup();
+    let shown: Vec<_> = names.iter().take(5).map(|name| name.as_str()).collect();
+    let more = if names.len() > shown.len() { ", …" } else { "" };
+    (!names.is_empty()).then(|| {
+        format!(
+            "left out, beside the weights that are taken: {}{more}; what of these was trained is merged by naming the \
+             files themselves",
+            shown.join(", ")
+        )
+    })
 }
 
 /// Say once which adapters inside the checkpoints are left alone.

@@ -84,6 +84,14 @@ fn open_adapter(files: &Memory, paths: &[&str], adapter: Option<&str>) -> Result
     at_once
 }
 
+/// The newest three, weighed by their training loss.
+fn by_loss() -> WeighOptions {
+    let mut options = WeighOptions::default();
+    options.choose.select.last = Some(3);
+    options.choose.metric.name = Some("loss".to_owned());
+    options
+}
+
 /// All that a run tells.
 fn told(run: &Result<Run>) -> String {
     match run {
@@ -104,7 +112,7 @@ fn checkpoints_of_a_run_come_by_step() {
     );
     let run = run.unwrap();
     assert!(run.searched);
-    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    let weighed = run.weigh(&by_loss()).unwrap();
     assert_eq!(weighed.indexes, [0, 1, 2]);
     assert_eq!(weighed.weighting.metric.as_deref(), Some("loss"));
     assert!(weighed.weights.values()[2] > weighed.weights.values()[0]);
@@ -306,7 +314,7 @@ fn a_renamed_checkpoint_has_the_step_of_its_own_log() {
         run.checkpoints.iter().map(|it| it.step).collect::<Vec<_>>(),
         [Some(100), Some(200), Some(300)]
     );
-    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    let weighed = run.weigh(&by_loss()).unwrap();
     assert_eq!(weighed.weighting.metric.as_deref(), Some("loss"));
 }
 
@@ -318,12 +326,12 @@ fn logs_of_lines_are_read_where_there_are_no_states() {
     }
     files.write("run/logging.jsonl", "{\"step\": 10, \"loss\": 2.0}\n{\"step\": 20, \"loss\": 1.0}\n");
     let run = open(&files, &["run"]).unwrap();
-    assert_eq!(run.weigh(&WeighOptions::default()).unwrap().weighting.metric.as_deref(), Some("loss"));
+    assert_eq!(run.weigh(&by_loss()).unwrap().weighting.metric.as_deref(), Some("loss"));
     log(&mut files, "run/checkpoint-10", 10);
     log(&mut files, "run/checkpoint-20", 20);
     files.write("run/logging.jsonl", "not read");
     let run = open(&files, &["run"]).unwrap();
-    assert_eq!(run.weigh(&WeighOptions::default()).unwrap().weighting.metric.as_deref(), Some("loss"));
+    assert_eq!(run.weigh(&by_loss()).unwrap().weighting.metric.as_deref(), Some("loss"));
 }
 
 #[test]
@@ -348,4 +356,76 @@ fn samples_tell_runs_apart() {
     files.asks_again = true;
     assert!(matches!(run.sample(&files), Err(Stop::Later)));
     assert_eq!(run.sample(&files).unwrap()[1].cosine(&samples[2]), Some(1.0));
+}
+
+/// Add a checkpoint of a full model.
+fn model(files: &mut Memory, path: &str) {
+    files.write(&format!("{path}/model.safetensors"), file("q.weight", &[1.0, 2.0], &[]));
+}
+
+#[test]
+fn two_runs_of_full_models_in_one_folder_are_refused() {
+    let mut files = Memory::default();
+    for step in [100, 200, 300] {
+        model(&mut files, &format!("run/checkpoint-{step}"));
+        log(&mut files, &format!("run/checkpoint-{step}"), step);
+    }
+    assert!(open(&files, &["run"]).unwrap().weigh(&WeighOptions::default()).is_ok());
+    // what is left of another, longer run
+    let records: Vec<_> =
+        (1..=40).map(|i| format!(r#"{{"step": {}, "loss": {}}}"#, i * 10, 3.0 / i as f64)).collect();
+    let other = format!(r#"{{"global_step": 400, "log_history": [{}]}}"#, records.join(","));
+    model(&mut files, "run/checkpoint-400");
+    files.write("run/checkpoint-400/trainer_state.json", other);
+    let run = open(&files, &["run"]).unwrap();
+    let mut all = WeighOptions::default();
+    all.choose.select.last = Some(4);
+    let error = run.weigh(&all).unwrap_err();
+    assert_eq!((error.kind(), error.at_file()), (ErrorKind::CrossRun, Some("run/checkpoint-400")));
+    assert_eq!(
+        error.detail(),
+        "is not of the same run as run/checkpoint-300: their logs share no value (loss at step 10 is 3 in its log, 1 in \
+         the other)"
+    );
+    all.choose.allow_cross_run = true;
+    assert_eq!(run.weigh(&all).unwrap().indexes.len(), 4);
+    let mut one = WeighOptions::default();
+    one.choose.select.steps = Some((100, 300));
+    assert_eq!(run.weigh(&one).unwrap().indexes.len(), 3);
+}
+
+#[test]
+fn what_lies_beside_the_weights_is_named_once() {
+    let mut files = run();
+    for step in [10, 20, 100] {
+        let path = format!("run/checkpoint-{step}");
+        for name in ["non_lora_trainables.bin", "optimizer.pt", "rng_state.pth", "training_args.bin"] {
+            files.write(&format!("{path}/{name}"), "");
+        }
+        files.write(&format!("{path}/2_Dense/model.safetensors"), "");
+        files.write(&format!("{path}/global_step{step}/mp_rank_00_model_states.pt"), "");
+    }
+    assert_eq!(
+        open(&files, &["run"]).unwrap().notes,
+        [
+            "left out, beside the weights that are taken: 2_Dense/model.safetensors, non_lora_trainables.bin; what of these \
+          was trained is merged by naming the files themselves"
+        ]
+    );
+}
+
+#[test]
+fn a_lora_is_taken_before_the_model_beside_it() {
+    let mut files = Memory::default();
+    for step in [1, 2] {
+        let path = format!("run/checkpoint-{step}");
+        files.write(
+            &format!("{path}/pytorch_lora_weights.safetensors"),
+            file("unet.a.lora_A.weight", &[1.0], &[]),
+        );
+        model(&mut files, &path);
+    }
+    let run = open(&files, &["run"]).unwrap();
+    assert!(run.checkpoints.iter().all(|it| it.files[0].name() == "pytorch_lora_weights.safetensors"));
+    assert!(run.notes[0].contains("model.safetensors;"), "{:?}", run.notes);
 }

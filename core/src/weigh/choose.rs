@@ -48,6 +48,8 @@ pub struct ChooseOptions {
     pub rule: WeightRule,
     /// Leave out checkpoints that diverged, instead of failing.
     pub drop_bad: bool,
+    /// Take checkpoints together whose logs share no record.
+    pub allow_cross_run: bool,
 }
 
 /// Which of the checkpoints found are taken; the parts apply in the order of the fields.
@@ -546,6 +548,7 @@ impl Choice {
         let chosen = self.indexes.iter().map(|&index| found[index]);
         let rows = chosen.zip(&self.readings).zip(self.weights.values());
         let row = |((checkpoint, reading), &weight): ((Listed<'_>, &Option<Reading>), &f64)| report::Input {
+            weights_key: None,
             name: checkpoint.name.to_owned(),
             path: checkpoint.name.to_owned(),
             step: checkpoint.step,

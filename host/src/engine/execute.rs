@@ -124,10 +124,7 @@ pub(crate) fn over_files(
 ) -> Result<()> {
     let open =
         |files: &Vec<PathBuf>| files.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>>>();
-    let mut inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
-    for file in inputs.iter_mut().flatten() {
-        file.prepare()?;
-    }
+    let inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
     let create = |path: &PathBuf| {
         let at = |error| io_error("cannot create it", &error).file(path.display().to_string());
         File::create(path).map(drop).map_err(at)

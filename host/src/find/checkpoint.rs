@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use mwa::{AdapterConfig, Result, files};
+use mwa::{AdapterConfig, OpenOptions, Result, files};
 
-use crate::find::{READERS, wanted};
+use crate::find::READERS;
 use crate::io::disk::{Disk, InputFile, now, path_of, text_of};
 
 /// A checkpoint that can be merged.
@@ -23,10 +23,10 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Open a checkpoint folder, or with `adapter` the named adapter inside it, or a single file.
-    pub(crate) fn open(path: &Path, adapter: Option<&str>) -> Result<Self> {
+    /// Open a checkpoint folder, or the adapter inside it that is wanted, or a single file.
+    pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let disk = Disk::default();
-        now(mwa::Checkpoint::open(&disk, &READERS, &text_of(path)?, &wanted(adapter)))
+        now(mwa::Checkpoint::open(&disk, &READERS, &text_of(path)?, options))
             .map(|found| Self::of(found, &disk))
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mwa::report::{Advice, Input, Selected, Weighting};
-use mwa::{Result, UserTable, WeighOptions, Weights};
+use mwa::{OpenOptions, Result, UserTable, WeighOptions, Weights};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::open;
@@ -28,7 +28,8 @@ pub(crate) struct Choice {
 /// Find, select and weigh. Checkpoints at the paths in `excluded` are left out as bad.
 pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> {
     let disk = Disk::default();
-    let run = open(&disk, &options.inputs, options.adapter.as_deref())?;
+    let wanted = OpenOptions { adapter: options.adapter.clone(), weights_key: options.weights_key.clone() };
+    let run = open(&disk, &options.inputs, &wanted)?;
     let table = options.metrics_file.as_deref().map(|path| {
         let name = path.display().to_string();
         read_text(path).map(|text| UserTable { name, text })

@@ -12,21 +12,17 @@ use std::time::SystemTime;
 use mwa::files::Kind;
 use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
-use tempfile::TempPath;
 
 use crate::find::READERS;
 use crate::io::open::{is_beyond_limit, soft_limit};
-use crate::io::pickle;
 
-/// An input file: its head, and where its bytes are.
+/// An input file.
 #[derive(Debug)]
 pub(crate) struct InputFile {
     /// The file as it was found.
     pub(crate) path: PathBuf,
-    /// What [`crate::merge`] plans with.
+    /// Its tensors, and where their bytes are.
     pub(crate) header: Header,
-    /// A safetensors copy of a pickle file; gone when this is dropped.
-    converted: Option<TempPath>,
     stamp: Stamp,
 }
 
@@ -47,7 +43,7 @@ impl InputFile {
     /// A file that the core opened on this disk.
     pub(crate) fn of(file: mwa::checkpoint::File, disk: &Disk) -> Self {
         let stamp = disk.stamp(&file.path);
-        Self { path: path_of(&file.path), header: file.header, converted: None, stamp }
+        Self { path: path_of(&file.path), header: file.header, stamp }
     }
 
     /// Open a file by itself.
@@ -55,31 +51,6 @@ impl InputFile {
         let disk = Disk::default();
         let file = now(mwa::checkpoint::File::open(&disk, &READERS, &text_of(path)?))?;
         Ok(Self::of(file, &disk))
-    }
-
-    /// Whether it is a PyTorch pickle rather than safetensors.
-    pub(crate) fn is_pickle(&self) -> bool {
-        pickle::is_pickle(&self.path)
-    }
-
-    /// Make the data readable: a pickle is unpacked to a temporary file, tensor by tensor.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
-        if self.is_pickle() && self.converted.is_none() {
-            let converted = pickle::convert(&self.path, &self.header)
-                .map_err(|error| error.file(self.path.display().to_string()))?;
-            self.converted = Some(converted);
-        }
-        Ok(())
-    }
-
-    /// The file whose bytes the header describes.
-    pub(crate) fn data_path(&self) -> &Path {
-        self.converted.as_deref().unwrap_or(&self.path)
-    }
-
-    /// Whether [`Self::data_path`] is the input itself, so that reading it all gives the input's hash.
-    pub(crate) fn is_original(&self) -> bool {
-        self.converted.is_none()
     }
 
     /// The file's name within its folder.

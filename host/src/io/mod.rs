@@ -3,7 +3,6 @@
 pub(crate) mod disk;
 pub(crate) mod hash;
 pub(crate) mod open;
-pub(crate) mod pickle;
 pub(crate) mod scratch;
 pub(crate) mod staging;
 pub(crate) mod store;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Read, Result, Write};
 
 use crate::engine::pool::share;
@@ -16,8 +17,8 @@ use crate::progress::Progress;
 /// A file of an input.
 struct Source {
     path: PathBuf,
-    /// Where its bytes are, if they had to be unpacked.
-    unpacked: Option<PathBuf>,
+    /// What puts its views in order, if it has any.
+    views: Option<Header>,
     /// Its number among the open files.
     number: usize,
 }
@@ -36,9 +37,9 @@ impl Store {
     pub(crate) fn new<'a>(inputs: impl Iterator<Item = &'a [InputFile]>) -> Self {
         let mut number = 0;
         let mut source = |file: &InputFile| {
-            number += 2; // what a file was unpacked from is a file of its own
-            let unpacked = (!file.is_original()).then(|| file.data_path().to_owned());
-            Source { path: file.path.clone(), unpacked, number: number - 2 }
+            number += 1;
+            let views = (!file.header.is_in_place()).then(|| file.header.clone());
+            Source { path: file.path.clone(), views, number: number - 1 }
         };
         let inputs = inputs.map(|files| files.iter().map(&mut source).collect()).collect();
         Self { inputs, outputs: Vec::new(), open: OpenFiles::new(), first: number }
@@ -49,19 +50,15 @@ impl Store {
         self.outputs = outputs;
     }
 
-    /// Whether reading all of an input's file gives the bytes that its hash is of.
-    pub(crate) fn is_whole(&self, input: usize, file: usize) -> bool {
-        self.inputs[input][file].unpacked.is_none()
-    }
-
     /// Fill `bytes` with those of `read`.
     pub(crate) fn read(&self, read: &Read, bytes: &mut [u8]) -> Result<()> {
-        let Source { path, unpacked, number } = &self.inputs[read.input][read.file];
-        let open = || File::open(unpacked.as_ref().unwrap_or(path));
-        let number = number + usize::from(unpacked.is_some());
-        self.open
-            .with(number, open, |file| disk::read_at(file, bytes, read.range.start))
-            .map_err(|error| cannot_read(path, &error))
+        let Source { path, views, number } = &self.inputs[read.input][read.file];
+        let start = read.range.start;
+        let fill = |file: &File| match views {
+            Some(header) => header.read(start, bytes, |at, into| disk::read_at(file, into, at)),
+            None => disk::read_at(file, bytes, start),
+        };
+        self.open.with(*number, || File::open(path), fill).map_err(|error| cannot_read(path, &error))
     }
 
     /// Write `bytes` at the beginning of `write`.

@@ -12,7 +12,7 @@ fn safetensors_win_over_a_bin_beside_them() {
     assert_data_eq!(
         place.merges("run --select all").err,
         str![[r#"
-note: run/checkpoint-10: adapter_model.bin is left out, as adapter_model.safetensors lies beside it and is what PEFT loads
+note: left out, beside the weights that are taken: adapter_model.bin; what of these was trained is merged by naming the files themselves
 
 "#]]
     );
@@ -61,7 +61,7 @@ fn a_pickle_with_foreign_globals_is_never_executed() {
     assert_data_eq!(
         place.fails("merge foreign.bin -o out"),
         str![[r#"
-error: foreign.bin: is not a pickle of plain tensors: invalid PyTorch file format: Expected a dictionary at the root of the PyTorch file, found os.system
+error: foreign.bin: holds an object (`system`), not a dictionary of tensors
 help: pickles are never executed; save the tensors alone, best as safetensors
 
 "#]]
@@ -72,8 +72,8 @@ help: pickles are never executed; save the tensors alone, best as safetensors
     assert_data_eq!(
         place.fails("merge cut.bin -o out"),
         str![[r#"
-error: cut.bin: is not a pickle of plain tensors: zip archive error: invalid Zip archive: Could not find EOCD
-help: pickles are never executed; save the tensors alone, best as safetensors
+error: cut.bin: is cut short or damaged: its end is missing
+help: copy or download the file again
 
 "#]]
     );

@@ -159,7 +159,7 @@ error: kohya: holds .safetensors files, but none with the name of a checkpoint's
 help: name the files that belong together: mwa merge kohya/cat-000001.safetensors kohya/cat-000002.safetensors … -o OUT
 error: sweep: holds folders with weights, but none is named as a checkpoint: a, b
 help: name the folders that belong together: mwa merge sweep/a sweep/b … -o OUT
-error: nothing: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, pytorch_lora_weights.safetensors)
+error: nothing: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, pytorch_lora_weights.safetensors, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json)
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
 
 "#]]

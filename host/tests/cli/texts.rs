@@ -70,16 +70,18 @@ Options:
   -h, --help              Print help
 
 Selection:
-      --last <N>        The newest N checkpoints
-      --every <K>       Every K-th checkpoint, counted from the newest
-      --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
-      --top <N>         The N checkpoints with the best metric
-      --select <RULE>   By a rule: the best by an evaluation or the last, ten, or fewer if the
-                        learning rate fell, at most half; or all [default: best of a run that logged
-                        evaluations, else last; all that are listed] [possible values: best, last,
-                        all]
-      --adapter <NAME>  The adapter inside checkpoints that hold several
-      --drop-bad        Leave out checkpoints that diverged, instead of failing
+      --last <N>            The newest N checkpoints
+      --every <K>           Every K-th checkpoint, counted from the newest
+      --steps <A..B>        Checkpoints between two steps, both included; either end may be left out
+      --top <N>             The N checkpoints with the best metric
+      --select <RULE>       By a rule: the best by an evaluation or the last, ten, or fewer if the
+                            learning rate fell, at most half; or all [default: best of a run that
+                            logged evaluations, else last; all that are listed] [possible values:
+                            best, last, all]
+      --adapter <NAME>      The adapter inside checkpoints that hold several
+      --weights-key <NAME>  The weights in training states that hold several sets of them, such as
+                            model_avg
+      --drop-bad            Leave out checkpoints that diverged, instead of failing
 
 Metric:
       --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
@@ -112,7 +114,7 @@ Space:
       --strict              Fail where a module that an input lacks would count as zero
       --no-residual         Do not measure how far averaged factors are from the average of their
                             products; half the time of a large merge
-      --allow-cross-run     Average the factors of adapters that are not of one run
+      --allow-cross-run     Average the factors of adapters, or the models, that are not of one run
 
 "#]]
     );
@@ -132,16 +134,18 @@ Options:
   -h, --help   Print help
 
 Selection:
-      --last <N>        The newest N checkpoints
-      --every <K>       Every K-th checkpoint, counted from the newest
-      --steps <A..B>    Checkpoints between two steps, both included; either end may be left out
-      --top <N>         The N checkpoints with the best metric
-      --select <RULE>   By a rule: the best by an evaluation or the last, ten, or fewer if the
-                        learning rate fell, at most half; or all [default: best of a run that logged
-                        evaluations, else last; all that are listed] [possible values: best, last,
-                        all]
-      --adapter <NAME>  The adapter inside checkpoints that hold several
-      --drop-bad        Leave out checkpoints that diverged, instead of failing
+      --last <N>            The newest N checkpoints
+      --every <K>           Every K-th checkpoint, counted from the newest
+      --steps <A..B>        Checkpoints between two steps, both included; either end may be left out
+      --top <N>             The N checkpoints with the best metric
+      --select <RULE>       By a rule: the best by an evaluation or the last, ten, or fewer if the
+                            learning rate fell, at most half; or all [default: best of a run that
+                            logged evaluations, else last; all that are listed] [possible values:
+                            best, last, all]
+      --adapter <NAME>      The adapter inside checkpoints that hold several
+      --weights-key <NAME>  The weights in training states that hold several sets of them, such as
+                            model_avg
+      --drop-bad            Leave out checkpoints that diverged, instead of failing
 
 Metric:
       --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
@@ -583,7 +587,7 @@ help: give a path on this machine: a run folder, a checkpoint folder or a file w
     assert_data_eq!(
         place.fails("weights empty"),
         str![[r#"
-error: empty: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, pytorch_lora_weights.safetensors)
+error: empty: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, pytorch_lora_weights.safetensors, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json)
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
 
 "#]]

@@ -49,7 +49,7 @@ export interface CoreOptions extends WeighOptions {
   strict?: boolean;
   /** Measure how far averaged factors are from the average of their products; half the time of a large merge [default: true]. */
   residual?: boolean;
-  /** Average the factors of adapters that are not of one run. */
+  /** Average the factors of adapters, or the models, that are not of one run. */
   allowCrossRun?: boolean;
   /** Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]. */
   dtype?: "keep" | "f32" | "bf16" | "f16";

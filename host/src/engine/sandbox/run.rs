@@ -106,6 +106,12 @@ impl Guest {
 
 fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) -> Result<Vec<Checkpoint>> {
     let head = |input: usize, file: usize, shard: &Shard| {
+        if !shard.header.is_safetensors() {
+            let detail = "is not safetensors, which is all that the sandbox reads";
+            return Err(Error::new(ErrorKind::Input, detail)
+                .file(checkpoints[input].files[file].path.display().to_string())
+                .help("convert it, or merge with --device cpu"));
+        }
         let range = 0..shard.header.data_start();
         let mut bytes = vec![0; usize::try_from(range.end).expect("a head is at most 100 MB")];
         store.read(&Read { input, file, range }, &mut bytes)?;
