@@ -341,10 +341,9 @@ mod tests {
     #[test]
     fn differences_below_half_a_percent_are_not_blown_up() {
         // three evaluations at the end of a real run; without the floor 0.12, 0.25, 0.62
-        let rounded =
-            |weights: Vec<f64>| weights.iter().map(|w| libm::round(w * 1e4) as u32).collect::<Vec<_>>();
-        assert_eq!(rounded(weigh(&[0.19334, 0.19333, 0.19330], "linear", 0.8)), [3286, 3315, 3399]);
-        assert_eq!(rounded(weigh(&[-1.0, -1.001], "linear", 1.0)), [4445, 5555]);
+        let rounded = |weights: Vec<f64>| weights.iter().map(|w| libm::round(w * 1e4)).collect::<Vec<_>>();
+        assert_eq!(rounded(weigh(&[0.19334, 0.19333, 0.19330], "linear", 0.8)), [3286.0, 3315.0, 3399.0]);
+        assert_eq!(rounded(weigh(&[-1.0, -1.001], "linear", 1.0)), [4445.0, 5555.0]);
         // half a percent and more is scaled as a whole
         assert_eq!(weigh(&[1.0, 0.99], "linear", 1.0), [0.0, 1.0]);
     }

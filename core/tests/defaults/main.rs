@@ -81,6 +81,7 @@ impl Metrics for Run {
 }
 
 /// Index of each chosen checkpoint in the run, from 1, and its weight in ten-thousandths.
+#[expect(clippy::cast_possible_truncation, reason = "at most 10,000")]
 fn chosen(choice: &Choice) -> (Vec<usize>, Vec<u32>) {
     let weights = choice.weights.values().iter().map(|weight| (weight * 1e4).round() as u32);
     (choice.indexes.iter().map(|index| index + 1).collect(), weights.collect())
