@@ -88,7 +88,7 @@ def files(run: Path, binary: Path, c_program: Path, script: Path, rounds: int, o
 
     def python() -> Path:
         folder = fresh("mwa.merge")
-        mwa.merge(run, folder)
+        mwa.merge(run, folder, select="all")
         return folder
 
     def check(name: str, folder: Path) -> None:
@@ -97,21 +97,22 @@ def files(run: Path, binary: Path, c_program: Path, script: Path, rounds: int, o
         if len(set(hashes.values())) != 1:
             sys.exit(f"the answers differ: {hashes}")
 
+    every = ("--select", "all")
     contenders: dict[str, Work] = {
-        "mwa merge": program("mwa merge", binary, "merge", run, "-o", "OUT", "--quiet"),
+        "mwa merge": program("mwa merge", binary, "merge", run, *every, "-o", "OUT", "--quiet"),
         "mwa.merge in Python": python,
-        "python -m mwa merge": program("python -m mwa", sys.executable, "-P", "-m", "mwa", "merge", run, "-o", "OUT", "--quiet"),
+        "python -m mwa merge": program("python -m mwa", sys.executable, "-P", "-m", "mwa", "merge", run, *every, "-o", "OUT", "--quiet"),
     }
     if c_program.is_file():
-        contenders["mwa_merge in C"] = program("mwa_merge in C", c_program, run, "OUT")
+        contenders["mwa_merge in C"] = program("mwa_merge in C", c_program, run, "OUT", '{"select": "all"}')
     size = sum(file.stat().st_size for file in run.glob("*/adapter_model.safetensors"))
     samples = take_turns(contenders, rounds, check)
     table(f"{size // MB} MB of LoRA checkpoints, folder to folder", samples, "mwa merge")
     if script.is_file() and shutil.which("node"):
         alone = "mwa merge --no-residual"
         contenders = {
-            alone: program(alone, binary, "merge", run, "-o", "OUT", "--quiet", "--no-residual"),
-            "mwa-merge in Node": program("mwa-merge in Node", "node", script, "merge", run, "-o", "OUT", "--quiet", "--no-residual"),
+            alone: program(alone, binary, "merge", run, *every, "-o", "OUT", "--quiet", "--no-residual"),
+            "mwa-merge in Node": program("mwa-merge in Node", "node", script, "merge", run, *every, "-o", "OUT", "--quiet", "--no-residual"),
         }
         table("The same without the residual", take_turns(contenders, rounds, check), alone)
 

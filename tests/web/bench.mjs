@@ -64,7 +64,7 @@ const same = (sha256) => {
 
 const out = join(folder, "out");
 const natively = (threads, flags) => () => {
-  execFileSync(native, ["merge", join(folder, "run"), "-o", out, "--force", "--quiet", "--device", "cpu", "--threads", `${threads}`, ...flags], { stdio: "inherit" });
+  execFileSync(native, ["merge", join(folder, "run"), "--select", "all", "-o", out, "--force", "--quiet", "--device", "cpu", "--threads", `${threads}`, ...flags], { stdio: "inherit" });
   expected ??= createHash("sha256").update(readFileSync(join(out, "adapter_model.safetensors"))).digest("hex");
 };
 const NATIVE = (threads, residual = false) => `native, ${threads} thread${threads === 1 ? "" : "s"}${residual ? ", residual" : ""}`;
@@ -82,7 +82,7 @@ const ROWS = [
 for (const [name, options, against] of [["this thread", { threads: 0, residual: false }, NATIVE(1)], ...ROWS]) {
   contend(`node, ${name}`, async () => {
     const run = await mwa.openRun(await disk(join(folder, "run")));
-    const { report, seconds } = await mwa.merge(run, options);
+    const { report, seconds } = await mwa.merge(run, { select: "all", ...options });
     same(report.outputs[0].sha256);
     return seconds;
   }, against);
@@ -99,7 +99,7 @@ async function open(...flags) {
   const merge = async (options) => {
     const { sha256, seconds, device, reason } = await page.evaluate(async ({ url, input, options }) => {
       const { openRun, merge } = await import(`${url}/package/index.js`);
-      const { report, seconds, device, reason } = await merge(await openRun([...input.files]), options);
+      const { report, seconds, device, reason } = await merge(await openRun([...input.files]), { select: "all", ...options });
       return { sha256: report.outputs[0].sha256, seconds, device, reason };
     }, { url: server.url, input, options });
     same(sha256);
@@ -140,7 +140,7 @@ const peak = (id) => {
 if (platform() === "linux") {
   for (const threads of new Set([1, cores])) {
     const script = `const { mergeRun } = await import(${JSON.stringify(new URL("../../wasm/web/dist/node.js", import.meta.url))});
-      await mergeRun(${JSON.stringify(join(folder, "run"))}, ${JSON.stringify(out)}, ${JSON.stringify({ force: true, threads })});
+      await mergeRun(${JSON.stringify(join(folder, "run"))}, ${JSON.stringify(out)}, ${JSON.stringify({ force: true, threads, select: "all" })});
       const peak = ${peak};
       console.log(peak("self"));`;
     const imports = 'import { readFileSync } from "node:fs";';

@@ -108,10 +108,15 @@ fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
     Contender { name: "floor (cat all, cp one)", commands: vec![read, write] }
 }
 
-/// `line` is `mwa merge` and its options.
+/// `line` is `mwa merge` and its options; all checkpoints of the run are merged.
 fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
     let mut merge = Command::new(target().join("release/mwa"));
-    merge.args(line.split(' ').skip(1)).arg(run).arg("--output").arg(out.join("merged"));
+    merge
+        .args(line.split(' ').skip(1))
+        .args(["--select", "all"])
+        .arg(run)
+        .arg("--output")
+        .arg(out.join("merged"));
     Contender { name: line, commands: vec![merge] }
 }
 

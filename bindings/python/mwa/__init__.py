@@ -17,12 +17,14 @@ from mwa import _mwa
 from mwa.errors import MergeError
 from mwa.options import Device, MergeOptions, WeightOptions, to_json
 from mwa.results import (
+    Advice,
     Checked,
     Coverage,
     HashedFile,
     Input,
     Inspection,
     Report,
+    Selected,
     Summary,
     Verified,
     Weighting,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
+    "Advice",
     "Checked",
     "Coverage",
     "Device",
@@ -43,6 +46,7 @@ __all__ = [
     "MergeError",
     "MergeOptions",
     "Report",
+    "Selected",
     "Summary",
     "Verified",
     "WeightOptions",

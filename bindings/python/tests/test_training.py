@@ -37,7 +37,7 @@ def train(out: Path, callback: Any, **arguments: Any) -> Any:
 
 
 def test_merge_callback(tmp_path: Path) -> None:
-    callback = MergeCallback(metric="eval_loss", penalty=0.8)
+    callback = MergeCallback(metric="eval_loss", penalty=0.8, select="all")
     model = train(tmp_path, callback)
     assert callback.report is not None and [i.step for i in callback.report.inputs] == [2, 4, 6, 8]
     assert callback.report.weighting.metric == "eval_loss"
@@ -50,7 +50,7 @@ def test_merge_callback(tmp_path: Path) -> None:
     assert held.keys() == merged.keys()
     assert all(torch.equal(held[name], merged[name]) for name in merged), "files and memory give the same bits"
 
-    report = load_merged(model, tmp_path, metric="eval_loss")
+    report = load_merged(model, tmp_path, metric="eval_loss", select="all")
     assert model.active_adapter == "merged"
     assert report.outputs[0].sha256 == callback.report.outputs[0].sha256
     live = peft.get_peft_model_state_dict(model, adapter_name="merged")

@@ -43,13 +43,13 @@ pub struct Report {
     pub inputs: Vec<Input>,
     /// The files with weights that were written.
     pub outputs: Vec<HashedFile>,
-    /// Why little is to be expected of this merge, if so.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub advice: Vec<Advice>,
     /// What was written beside them and decides what they do: shard index, configs, tokenizer, templates. A host that does
     /// not write them, or cannot hash them, leaves it empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub companions: Vec<HashedFile>,
+    /// Why little is to be expected of this merge, if so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
     /// What the user was told.
     pub notes: Vec<String>,
 }

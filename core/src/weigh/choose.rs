@@ -62,9 +62,9 @@ pub struct Selection {
     pub steps: Option<(u64, u64)>,
     /// Every k-th, counted from the newest.
     pub every: Option<usize>,
-    /// The newest N; not together with `pick`.
+    /// The newest N; not together with a `pick` of its own number.
     pub last: Option<usize>,
-    /// The N with the best metric; not together with `pick`.
+    /// The N with the best metric; not together with a `pick` of its own number.
     pub top: Option<usize>,
     /// As many of those as a rule says.
     pub pick: Option<Pick>,
@@ -430,9 +430,10 @@ fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOp
 
 /// Places of those that the user's selection leaves, before any metric is looked at.
 fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
-    if let (Some(pick), Some(other)) =
-        (select.pick, select.last.map(|_| "--last").or(select.top.map(|_| "--top")))
-    {
+    if let (Some(pick), Some(other)) = (
+        select.pick.filter(|pick| *pick != Pick::All),
+        select.last.map(|_| "--last").or(select.top.map(|_| "--top")),
+    ) {
         let detail = format!("--select {} and {other} both say how many checkpoints are taken", pick.name());
         return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
     }

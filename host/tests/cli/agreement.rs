@@ -11,7 +11,7 @@ const CONFIG: &str = "run/checkpoint-20/adapter_config.json";
 fn with_config(from: &str, to: &str) -> String {
     let place = Place::with_run();
     place.edit(CONFIG, from, to);
-    place.fails("merge run -o out")
+    place.fails("merge run --select all -o out")
 }
 
 /// A run in which every checkpoint holds the same, and `run/checkpoint-20` this.
@@ -87,7 +87,7 @@ fn methods_that_do_not_average_are_refused() {
         place.edit(&format!("run/checkpoint-{step}/adapter_config.json"), "LORA", "VBLORA");
     }
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-10: is VBLORA, which picks vectors by a softmax over its top k: the average of logits picks others
 help: choose its best checkpoint instead of an average
@@ -98,7 +98,7 @@ help: choose its best checkpoint instead of an average
         place.edit(&format!("run/checkpoint-{step}/adapter_config.json"), "VBLORA", "SOMETHING_NEW");
     }
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-10: has peft_type `SOMETHING_NEW`, a method this version does not know; nothing says its parameters may be averaged
 help: a newer version may know it
@@ -111,7 +111,7 @@ help: a newer version may know it
 fn target_modules_compare_as_a_set() {
     let place = Place::with_run();
     place.edit(CONFIG, "[\"q\", \"v\"]", "[\"v\", \"q\"]");
-    assert_eq!(place.merges("run").err, "");
+    assert_eq!(place.merges("run --select all").err, "");
     assert_data_eq!(
         with_config("[\"q\", \"v\"]", "[\"q\"]"),
         str![[r#"
@@ -127,7 +127,7 @@ fn a_moved_base_model_is_noted_and_another_one_an_error() {
     let place = Place::with_run();
     place.edit(CONFIG, "example/tiny", "/data/models/tiny");
     assert_data_eq!(
-        place.merges("run").err,
+        place.merges("run --select all").err,
         str![[r#"
 note: run/checkpoint-20: base_model_name_or_path is "/data/models/tiny", but "example/tiny" in run/checkpoint-10; taken as one model in two places
 
@@ -148,7 +148,7 @@ fn differing_tensor_names_are_shown_and_known_prefixes_named() {
     let renamed = |to: &dyn Fn(&str) -> String| {
         let mut tensors = adapter::lora(0.5);
         tensors.iter_mut().for_each(|tensor| tensor.name = to(&tensor.name));
-        with_tensors(&adapter::lora(0.5), &tensors).fails("merge run -o out")
+        with_tensors(&adapter::lora(0.5), &tensors).fails("merge run --select all -o out")
     };
     assert_data_eq!(
         renamed(&|name| name.replace(".q.", ".k.")),
@@ -189,7 +189,7 @@ fn differing_shapes_name_both() {
     let head = |rows: usize| f32s("base_model.model.lm_head.weight", &[rows, 2], &vec![1.0; rows * 2]);
     let with = |tensor: Tensor| [adapter::lora(0.5), vec![tensor]].concat();
     assert_data_eq!(
-        with_tensors(&with(head(3)), &with(head(4))).fails("merge run -o out"),
+        with_tensors(&with(head(3)), &with(head(4))).fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: tensor `base_model.model.lm_head.weight` is [4, 2], but run/checkpoint-10 has [3, 2]
 help: the vocabulary was resized between the two; only checkpoints of one vocabulary can be averaged
@@ -198,7 +198,7 @@ help: the vocabulary was resized between the two; only checkpoints of one vocabu
     );
     let rank_3 = [f32s(A, &[3, 3], &[1.0; 9]), f32s(B, &[4, 3], &[1.0; 12])];
     assert_data_eq!(
-        with_tensors(&adapter::lora(0.5), &rank_3).fails("merge run -o out"),
+        with_tensors(&adapter::lora(0.5), &rank_3).fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: tensor `base_model.model.q.lora_A.weight` is [3, 3], but run/checkpoint-10 has [2, 3] (and one more tensor like it)
 help: the ranks are 3 and 2: factors average only at one rank
@@ -212,7 +212,7 @@ fn relora_restarts_are_refused() {
     let place = Place::with_run();
     place.write("run/checkpoint-20/relora/model.safetensors", "");
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: was trained with ReLoRA: its adapters belong to different bases
 help: checkpoints on both sides of a restart cannot be averaged; name those of one stretch yourself
@@ -229,7 +229,7 @@ help: checkpoints on both sides of a restart cannot be averaged; name those of o
         ],
     );
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run: the checkpoints refer to different base models, as ReLoRA merged the adapter between them: num_lora_restarts is 0 at step 10, 1 at step 20, 30
 help: average only checkpoints with the same num_lora_restarts
@@ -243,7 +243,7 @@ fn another_seed_is_another_run() {
     let seed = [f32s(A, &[2, 3], &[6.0, 5.0, -1.0, 2.0, 3.0, 1.0]), f32s(B, &[4, 2], &[0.5; 8])];
     let place = with_tensors(&adapter::lora(0.0), &seed);
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: is not of the same run as run/checkpoint-10: the mean cosine of their A factors is -0.07, near 1 within a run
 help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
@@ -251,7 +251,7 @@ help: merge adapters of several runs with --space product, which averages what t
 "#]]
     );
     assert_data_eq!(
-        place.merges("run --allow-cross-run").err,
+        place.merges("run --select all --allow-cross-run").err,
         str![[r#"
 note: run/checkpoint-10 and run/checkpoint-20 point in different directions (mean cosine of their A factors -0.07); an average of factors is then a poor average of what they do
 note: run/checkpoint-20 and run/checkpoint-30 point in different directions (mean cosine of their A factors -0.07); an average of factors is then a poor average of what they do
@@ -271,9 +271,9 @@ fn mixed_dtypes_take_the_widest_or_the_one_asked_for() {
     };
     let wide = adapter::lora(0.5);
     let place = with_tensors(&wide, &wide.iter().map(narrow).collect::<Vec<_>>());
-    place.merges("run");
+    place.merges("run --select all");
     assert_eq!(place.merged(B), [0.5; 8]);
-    let out = place.mwa("merge run -o bf16 --dtype bf16");
+    let out = place.mwa("merge run --select all -o bf16 --dtype bf16");
     assert_eq!(out.code, Some(0));
     assert_data_eq!(
         place.mwa("inspect run bf16").out,
@@ -299,18 +299,18 @@ fn non_finite_values_are_refused_unless_their_weight_is_zero() {
     bad[1].data[8..12].copy_from_slice(&f32::INFINITY.to_le_bytes());
     let place = with_tensors(&adapter::lora(0.5), &bad);
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: tensor `base_model.model.q.lora_B.weight` holds inf, at element 2
 help: the run has diverged there: leave that checkpoint out (--drop-bad does)
 
 "#]]
     );
-    place.merges("run --weights 0.5,0,0.5");
+    place.merges("run --select all --weights 0.5,0,0.5");
     assert_eq!(place.merged(B), [0.5; 8]);
     std::fs::remove_dir_all(place.path("out")).unwrap();
     assert_data_eq!(
-        place.merges("run --drop-bad").err,
+        place.merges("run --select all --drop-bad").err,
         str![[r#"
 note: run/checkpoint-20 is dropped: tensor `base_model.model.q.lora_B.weight` holds inf, at element 2
 note: one factor of each module is the same in all inputs, so the average of factors is exact
@@ -323,9 +323,9 @@ note: run/checkpoint-10 and run/checkpoint-30 hold the same weights, byte for by
 #[test]
 fn integer_tensors_must_be_the_same() {
     let with = |index: i64| [adapter::lora(0.5), vec![i64s("index", &[1, 2, index])]].concat();
-    with_tensors(&with(3), &with(3)).merges("run");
+    with_tensors(&with(3), &with(3)).merges("run --select all");
     assert_data_eq!(
-        with_tensors(&with(3), &with(4)).fails("merge run -o out"),
+        with_tensors(&with(3), &with(4)).fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: tensor `index` is copied, never averaged, but differs from run/checkpoint-10, at element 2
 help: integer and frozen tensors must be the same in every input; merge checkpoints of one run

@@ -134,7 +134,7 @@ fn adapters_without_elements_are_refused() {
         place.checkpoint(&folder, &[adapter::f32s(A, &[0], &[]), adapter::f32s(B, &[0], &[])]);
     }
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-10: tensor `base_model.model.q.lora_A.weight` is [0], but a LoRA factor has two dimensions or more (and one more tensor like it)
 help: a flat or empty factor is one shard of a ZeRO-3 or FSDP run: save again inside deepspeed.zero.GatheredParameters or FSDP.summon_full_params
@@ -145,7 +145,7 @@ help: a flat or empty factor is one shard of a ZeRO-3 or FSDP run: save again in
         place.checkpoint(&format!("run/checkpoint-{step}"), &[]);
     }
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-10: holds no tensors
 help: DeepSpeed ZeRO-3 leaves such a file when stage3_gather_16bit_weights_on_model_save is false: set it to true, or gather the weights from the checkpoint's global_step folder with zero_to_fp32.py
@@ -161,7 +161,7 @@ fn half_a_pair_is_refused() {
         place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(0.5)[..1]);
     }
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-10: tensor `base_model.model.q.lora_A.weight` has no other half: `base_model.model.q.lora_B.weight` is missing
 help: PEFT would load this file with a warning and leave the module untrained; save it again

@@ -10,7 +10,7 @@ fn safetensors_win_over_a_bin_beside_them() {
     let place = Place::with_run();
     place.write("run/checkpoint-10/adapter_model.bin", BIN);
     assert_data_eq!(
-        place.merges("run").err,
+        place.merges("run --select all").err,
         str![[r#"
 note: left out, beside the weights that are taken: adapter_model.bin; what of these was trained is merged by naming the files themselves
 
@@ -29,7 +29,7 @@ fn bin_files_become_safetensors() {
     }
     place.write("legacy.bin", include_bytes!("data/legacy.bin"));
     assert_data_eq!(
-        place.merges("run --metric step").err,
+        place.merges("run --select all --metric step").err,
         str![[r#"
 note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: run/checkpoint-1 and run/checkpoint-2 hold the same weights, byte for byte

@@ -17,6 +17,7 @@ fn checkpoints_are_in_numeric_order() {
     assert_data_eq!(
         place.mwa("weights run --metric step --last 2").out,
         str![[r#"
+chosen: 2 of 3 checkpoints, as selected
 checkpoint       step  step  from             weight
 checkpoint-500    500   500  the step itself  0.1667  ████▊
 checkpoint-1000  1000  1000  the step itself  0.8333  ████████████████████████
@@ -29,7 +30,7 @@ weights: linear, penalty 0.8, on step (max)
 #[test]
 fn one_checkpoint_under_two_names_counts_once() {
     let place = Place::with_run();
-    let ran = place.merges("run run/checkpoint-30 run/../run/checkpoint-30");
+    let ran = place.merges("run --select all run/checkpoint-30 run/../run/checkpoint-30");
     assert_data_eq!(
         ran.err,
         str![[r#"
@@ -48,7 +49,7 @@ fn the_model_in_the_run_s_root_is_left_out() {
     place.checkpoint("run/checkpoint-20-merged", &adapter::lora(0.75));
     place.checkpoint("run/tmp-checkpoint-40", &adapter::lora(0.75));
     assert_data_eq!(
-        place.merges("run").err,
+        place.merges("run --select all").err,
         str![[r#"
 note: run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints
 note: run: left out, not named as checkpoints: checkpoint-20-merged, tmp-checkpoint-40
@@ -75,7 +76,7 @@ fn an_unfinished_checkpoint_is_skipped_in_a_run_and_an_error_by_name() {
     let whole = place.read("run/checkpoint-10/adapter_model.safetensors");
     place.write("run/checkpoint-10/adapter_model.safetensors", &whole[..whole.len() - 3]);
     assert_data_eq!(
-        place.merges("run").err,
+        place.merges("run --select all").err,
         str![[r#"
 note: run/checkpoint-10 is left out: run/checkpoint-10/adapter_model.safetensors: is cut short: its header describes 271 bytes, the file has 268
 note: run/checkpoint-40 is left out: it has no trainer_state.json, so its save was interrupted
@@ -187,17 +188,17 @@ fn an_adapter_inside_can_be_chosen() {
         place.checkpoint(&format!("run/checkpoint-{step}/second"), &adapter::lora(x));
     }
     assert_data_eq!(
-        place.mwa("weights run").err,
+        place.mwa("weights run --select all").err,
         str![[r#"
 note: other adapters inside the checkpoints are left alone: second (choose one with --adapter)
 
 "#]]
     );
-    place.merges("run --adapter second --scheme uniform");
+    place.merges("run --select all --adapter second --scheme uniform");
     assert_eq!(place.merged(B)[0], 2.0);
     assert_eq!(place.mwa("verify out").code, Some(0));
     assert_data_eq!(
-        place.fails_with(2, "merge run --adapter ../checkpoint-10 -o out2"),
+        place.fails_with(2, "merge run --select all --adapter ../checkpoint-10 -o out2"),
         str![[r#"
 error: `../checkpoint-10` is not the name of an adapter
 help: --adapter takes the name of a folder inside the checkpoints
@@ -205,7 +206,7 @@ help: --adapter takes the name of a folder inside the checkpoints
 "#]]
     );
     assert_data_eq!(
-        place.fails("merge run --adapter third -o out2"),
+        place.fails("merge run --select all --adapter third -o out2"),
         str![[r#"
 error: run/checkpoint-10: has no adapter `third`; adapters inside: second
 help: give --adapter one of these names, or leave it out
@@ -251,7 +252,7 @@ note: only run/checkpoint-20 has weight: its files are copied as they are
     assert_eq!(place.read("out/adapter_model.safetensors"), input);
     fs::remove_dir_all(place.path("out")).unwrap();
     assert_data_eq!(
-        place.merges("run --weights 0,1,0").err,
+        place.merges("run --select all --weights 0,1,0").err,
         str![[r#"
 note: only run/checkpoint-20 has weight: its files are copied as they are
 

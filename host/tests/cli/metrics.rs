@@ -26,7 +26,7 @@ fn measured(metric: &str, values: [f64; 3]) -> Place {
 fn bare_nan_in_the_log_is_a_bad_value_not_a_parse_error() {
     let place = measured("eval_loss", [2.0, f64::NAN, 1.0]);
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: 1 of 3 checkpoints must not be averaged: checkpoint-20 (eval_loss is NaN at step 20)
 help: leave them out with --drop-bad
@@ -34,7 +34,7 @@ help: leave them out with --drop-bad
 "#]]
     );
     assert_data_eq!(
-        place.merges("run --drop-bad").err,
+        place.merges("run --select all --drop-bad").err,
         str![[r#"
 note: run/checkpoint-20 is dropped: eval_loss is NaN at step 20
 
@@ -50,14 +50,14 @@ fn a_diverged_checkpoint_with_loss_zero_never_wins() {
         r#"{"step": 30, "loss": 0.0, "grad_norm": NaN}"#,
     ]);
     assert_data_eq!(
-        place.fails("merge run --metric loss -o out"),
+        place.fails("merge run --select all --metric loss -o out"),
         str![[r#"
 error: 1 of 3 checkpoints must not be averaged: checkpoint-30 (diverged: grad_norm is NaN in the log of step 30)
 help: leave them out with --drop-bad
 
 "#]]
     );
-    let ran = place.merges("run --metric loss --drop-bad");
+    let ran = place.merges("run --select all --metric loss --drop-bad");
     assert_data_eq!(
         ran.err,
         str![[r#"
@@ -72,7 +72,7 @@ note: run/checkpoint-30 is dropped: diverged: grad_norm is NaN in the log of ste
 #[test]
 fn equal_metrics_give_equal_weights() {
     let place = measured("eval_loss", [1.5, 1.5, 1.5]);
-    let ran = place.mwa("weights run");
+    let ran = place.mwa("weights run --select all");
     assert_data_eq!(
         ran.err,
         str![[r#"
@@ -87,29 +87,29 @@ note: eval_loss is the same for every checkpoint, so all weigh the same
 fn the_power_scheme_refuses_a_negative_metric() {
     let place = measured("reward", [-1.5, 0.5, 1.5]);
     assert_data_eq!(
-        place.fails("merge run --metric reward --scheme power -o out"),
+        place.fails("merge run --select all --metric reward --scheme power -o out"),
         str![[r#"
 error: metric reward: the power scheme needs positive metrics, but metric 1 of 3 is -0.5
 help: use --scheme linear, exponential or rank
 
 "#]]
     );
-    place.merges("run --metric reward --scheme linear");
+    place.merges("run --select all --metric reward --scheme linear");
 }
 
 #[test]
 fn without_any_metric_the_step_weighs_and_says_so() {
     let place = logged(&[""; 0]);
-    let ran = place.mwa("weights run");
+    let ran = place.mwa("weights run --select all");
     assert_data_eq!(
         ran.err,
         str![[r#"
-note: no loss is known for every checkpoint, so the step is the metric: later counts as better
+note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
 
 "#]]
     );
     assert_data_eq!(
-        place.fails("merge run --metric eval_loss -o out"),
+        place.fails("merge run --select all --metric eval_loss -o out"),
         str![[r#"
 error: run: there is no metric `eval_loss`: the logs of this run hold none at all
 help: use --metric step, or give your own with --metrics-file
@@ -122,7 +122,7 @@ help: use --metric step, or give your own with --metrics-file
 fn strict_metrics_refuses_a_value_that_was_not_logged_right_there() {
     let place = logged(&[r#"{"step": 5, "loss": 2.0}"#, r#"{"step": 15, "loss": 1.0}"#]);
     assert_data_eq!(
-        place.mwa("weights run --metric loss").err,
+        place.mwa("weights run --select all --metric loss").err,
         str![[r#"
 note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
 note: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
@@ -130,7 +130,7 @@ note: loss is not logged right at step 20: stale by 5 steps, last log at 15; ste
 "#]]
     );
     assert_data_eq!(
-        place.fails("merge run --metric loss --strict-metrics -o out"),
+        place.fails("merge run --select all --metric loss --strict-metrics -o out"),
         str![[r#"
 error: run: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
 help: log at the steps at which checkpoints are saved, or allow this without --strict-metrics
@@ -147,7 +147,7 @@ fn a_metric_that_some_checkpoints_lack_is_never_mixed_with_another() {
         r#"{"step": 30, "loss": 1.0}"#,
     ]);
     assert_data_eq!(
-        place.fails("merge run --metric eval_loss -o out"),
+        place.fails("merge run --select all --metric eval_loss -o out"),
         str![[r#"
 error: 2 of 3 checkpoints have no eval_loss: checkpoint-20 (the nearest is at step 10), checkpoint-30 (the nearest is at step 10)
 help: choose a metric that every checkpoint has, or only checkpoints that have this one
@@ -155,10 +155,10 @@ help: choose a metric that every checkpoint has, or only checkpoints that have t
 "#]]
     );
     assert_data_eq!(
-        place.mwa("weights run").err,
+        place.mwa("weights run --select all").err,
         str![[r#"
 note: eval_loss is not used, as not every checkpoint has one (eval_loss 1/3)
-note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
+note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
 
 "#]]
     );
@@ -168,7 +168,7 @@ note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
 fn a_misspelt_metric_lists_the_logged_ones() {
     let place = Place::with_run();
     assert_data_eq!(
-        place.fails("merge run --metric eval_los -o out"),
+        place.fails("merge run --select all --metric eval_los -o out"),
         str![[r#"
 error: run: there is no metric `eval_los`; the logs hold eval_loss 3/3
 help: did you mean --metric eval_loss?
@@ -181,14 +181,14 @@ help: did you mean --metric eval_loss?
 fn a_metric_without_a_known_direction_needs_a_goal() {
     let place = measured("sparkle", [2.0, 1.5, 1.0]);
     assert_data_eq!(
-        place.fails("weights run --metric sparkle"),
+        place.fails("weights run --select all --metric sparkle"),
         str![[r#"
 error: run: whether a lower or a higher `sparkle` is better cannot be told from its name
 help: say so with --goal min or --goal max
 
 "#]]
     );
-    assert_eq!(place.mwa("weights run --metric sparkle --goal max").code, Some(0));
+    assert_eq!(place.mwa("weights run --select all --metric sparkle --goal max").code, Some(0));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_resumed_run_reads_the_latest_branch_and_says_so() {
             r#"{"step": 30, "eval_loss": 2}"#,
         ],
     );
-    let ran = place.mwa("weights run");
+    let ran = place.mwa("weights run --select all");
     assert_data_eq!(
         ran.err,
         str![[r#"
@@ -213,6 +213,7 @@ note: the logs disagree from step 20 on (eval_loss is 1 in one and 1.25 in the o
     assert_data_eq!(
         ran.out,
         str![[r#"
+chosen: all 3 checkpoints, as selected
 checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
@@ -228,7 +229,7 @@ fn a_damaged_log_is_named() {
     let place = Place::with_run();
     place.write("run/checkpoint-20/trainer_state.json", "{\"log_history\": [{\"step\": 10,");
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20/trainer_state.json: is not the JSON object that a trainer writes: EOF while parsing a value at line 1 column 29
 help: its save may have been cut short: move that checkpoint out of the run, or restore the file
@@ -241,7 +242,7 @@ help: its save may have been cut short: move that checkpoint out of the run, or 
 fn weights_must_match_and_are_made_to_sum_to_one() {
     let place = Place::with_run();
     assert_data_eq!(
-        place.fails("merge run -o out --weights 1,2"),
+        place.fails("merge run --select all -o out --weights 1,2"),
         str![[r#"
 error: there are 2 weights for 3 checkpoints: checkpoint-10, checkpoint-20, checkpoint-30
 help: give one weight per checkpoint, in this order
@@ -249,7 +250,7 @@ help: give one weight per checkpoint, in this order
 "#]]
     );
     assert_data_eq!(
-        place.fails_with(2, "merge run -o out --weights 1,nan,2"),
+        place.fails_with(2, "merge run --select all -o out --weights 1,nan,2"),
         str![[r#"
 error: weight 2 of 3 is NaN
 help: weights are finite numbers
@@ -257,7 +258,7 @@ help: weights are finite numbers
 "#]]
     );
     assert_data_eq!(
-        place.fails_with(2, "merge run -o out --weights 1,-2,1"),
+        place.fails_with(2, "merge run --select all -o out --weights 1,-2,1"),
         str![[r#"
 error: the weights sum to 0
 help: weights must have a positive sum
@@ -265,7 +266,7 @@ help: weights must have a positive sum
 "#]]
     );
     assert_data_eq!(
-        place.merges("run --weights 1,1,2").err,
+        place.merges("run --select all --weights 1,1,2").err,
         str![[r#"
 note: the weights sum to 4; they are divided by that, so that they sum to 1
 
@@ -278,7 +279,7 @@ note: the weights sum to 4; they are divided by that, so that they sum to 1
 fn a_penalty_out_of_range_is_wrong_usage() {
     let place = Place::with_run();
     assert_data_eq!(
-        place.fails_with(2, "merge run -o out --penalty 1.5"),
+        place.fails_with(2, "merge run --select all -o out --penalty 1.5"),
         str![[r#"
 error: penalty 1.5 is out of range for the linear scheme
 help: it must be between 0 and 1
@@ -286,7 +287,7 @@ help: it must be between 0 and 1
 "#]]
     );
     assert_data_eq!(
-        place.fails_with(2, "merge run -o out --penalty nan"),
+        place.fails_with(2, "merge run --select all -o out --penalty nan"),
         str![[r#"
 error: penalty NaN is out of range for the linear scheme
 help: it must be between 0 and 1
@@ -294,7 +295,7 @@ help: it must be between 0 and 1
 "#]]
     );
     assert_data_eq!(
-        place.fails_with(2, "weights run --scheme exponential --penalty -1"),
+        place.fails_with(2, "weights run --select all --scheme exponential --penalty -1"),
         str![[r#"
 error: penalty -1 is out of range for the exponential scheme
 help: it must be 0 or larger
@@ -311,8 +312,9 @@ fn a_table_of_metrics_is_read_by_checkpoint_or_step() {
         "checkpoint,accuracy\ncheckpoint-10,0.5\ncheckpoint-20,0.6\ncheckpoint-30,0.9\n",
     );
     assert_data_eq!(
-        place.mwa("weights run --metrics-file scores.csv").out,
+        place.mwa("weights run --select all --metrics-file scores.csv").out,
         str![[r#"
+chosen: all 3 checkpoints, as selected
 checkpoint     step  accuracy  from          weight
 checkpoint-10    10   0.50000  table, row 2  0.1250  ████▊
 checkpoint-20    20   0.60000  table, row 3  0.2500  █████████▋
@@ -326,8 +328,9 @@ weights: linear, penalty 0.8, on accuracy (max)
         "{\"step\": 10, \"f1\": 0.5}\n{\"step\": 20, \"f1\": 0.25}\n{\"step\": 30, \"f1\": 1}\n",
     );
     assert_data_eq!(
-        place.mwa("weights run --metrics-file scores.jsonl --metric f1").out,
+        place.mwa("weights run --select all --metrics-file scores.jsonl --metric f1").out,
         str![[r#"
+chosen: all 3 checkpoints, as selected
 checkpoint     step       f1  from          weight
 checkpoint-10    10  0.50000  table, row 1  0.2800  ███████████▎
 checkpoint-20    20  0.25000  table, row 2  0.1200  ████▊
@@ -342,7 +345,7 @@ weights: linear, penalty 0.8, on f1 (max)
 fn faults_of_a_table_are_named() {
     let place = Place::with_run();
     assert_data_eq!(
-        place.fails("weights run --metrics-file absent.csv"),
+        place.fails("weights run --select all --metrics-file absent.csv"),
         str![[r#"
 error: absent.csv: cannot read it: No such file or directory (os error 2)
 
@@ -350,7 +353,7 @@ error: absent.csv: cannot read it: No such file or directory (os error 2)
     );
     place.write("short.csv", "checkpoint,accuracy\ncheckpoint-10,0.5\n");
     assert_data_eq!(
-        place.fails("weights run --metrics-file short.csv"),
+        place.fails("weights run --select all --metrics-file short.csv"),
         str![[r#"
 error: short.csv: 2 of 3 checkpoints have no accuracy: checkpoint-20 (no row of the table is about it), checkpoint-30 (no row of the table is about it)
 help: choose a metric that every checkpoint has, or only checkpoints that have this one
@@ -359,7 +362,7 @@ help: choose a metric that every checkpoint has, or only checkpoints that have t
     );
     place.write("word.csv", "step,accuracy\n10,0.5\n20,high\n30,0.5\n");
     assert_data_eq!(
-        place.fails("weights run --metrics-file word.csv"),
+        place.fails("weights run --select all --metrics-file word.csv"),
         str![[r#"
 error: word.csv: line 3: accuracy is `high`, which is not a number
 
@@ -367,7 +370,7 @@ error: word.csv: line 3: accuracy is `high`, which is not a number
     );
     place.write("keyless.csv", "name,accuracy\na,0.5\n");
     assert_data_eq!(
-        place.fails("weights run --metrics-file keyless.csv"),
+        place.fails("weights run --select all --metrics-file keyless.csv"),
         str![[r#"
 error: keyless.csv: the table says of no checkpoint: its columns are name, accuracy
 help: add a column `checkpoint` (such as checkpoint-50) or `step`
@@ -376,7 +379,7 @@ help: add a column `checkpoint` (such as checkpoint-50) or `step`
     );
     place.write("two.csv", "step,f1,accuracy\n10,1,0.5\n20,1,0.6\n30,1,0.5\n");
     assert_data_eq!(
-        place.fails("weights run --metrics-file two.csv"),
+        place.fails("weights run --select all --metrics-file two.csv"),
         str![[r#"
 error: two.csv: the table holds several metrics: accuracy 3/3, f1 3/3
 help: choose one of these with --metric
@@ -390,8 +393,9 @@ fn lightning_counts_steps_from_zero() {
     let place = Place::with_run();
     place.write("metrics.csv", "epoch,step,train_loss,val_loss\n0,9,,3.0\n1,19,,1.0\n2,29,,2.0\n");
     assert_data_eq!(
-        place.mwa("weights run --metrics-file metrics.csv --metric val_loss").out,
+        place.mwa("weights run --select all --metrics-file metrics.csv --metric val_loss").out,
         str![[r#"
+chosen: all 3 checkpoints, as selected
 checkpoint     step  val_loss  from          weight
 checkpoint-10    10         3  table, row 2  0.1111  ████▊
 checkpoint-20    20         1  table, row 3  0.5556  ████████████████████████

@@ -30,7 +30,7 @@ fn the_output_is_an_adapter_with_card_and_report_and_nothing_of_the_training() {
     {
         place.write(&format!("run/checkpoint-30/{file}"), file);
     }
-    place.merges("run");
+    place.merges("run --select all");
     let files = files(&place, "out");
     let names: Vec<_> = files.keys().map(String::as_str).collect();
     assert_eq!(
@@ -61,6 +61,8 @@ tags:
 
 A weighted average of 3 checkpoints, made with mwa 0.1.0 (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
 
+Checkpoints: all 3 checkpoints, as selected.
+
 Weights: linear, penalty 0.8, on eval_loss (min).
 
 Space: factors. With A and B averaged each by itself, the result is off from the exact average of the adapters' products by 3.1 % (at most 3.1 %, in q).
@@ -86,6 +88,12 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
         str![[r#"
 {
   "mwa": "0.1.0",
+  "selected": {
+    "rule": "given",
+    "taken": 3,
+    "found": 3,
+    "line": "all 3 checkpoints, as selected"
+  },
   "weighting": {
     "scheme": "linear",
     "penalty": 0.8,
@@ -209,9 +217,9 @@ fn the_same_merge_gives_the_same_bytes_in_every_file() {
 #[test]
 fn an_output_that_exists_is_not_replaced_without_force() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     assert_data_eq!(
-        place.fails("merge run -o out"),
+        place.fails("merge run --select all -o out"),
         str![[r#"
 error: out: exists already
 help: choose another output folder, or replace an earlier merge with --force
@@ -219,12 +227,12 @@ help: choose another output folder, or replace an earlier merge with --force
 "#]]
     );
     let first = files(&place, "out");
-    assert_eq!(place.mwa("merge run -o out --force --scheme uniform").code, Some(0));
+    assert_eq!(place.mwa("merge run --select all -o out --force --scheme uniform").code, Some(0));
     assert_ne!(files(&place, "out"), first);
     // someone's own folder is not replaced, even so
     place.write("mine/notes.txt", "dear diary");
     assert_data_eq!(
-        place.fails("merge run -o mine --force"),
+        place.fails("merge run --select all -o mine --force"),
         str![[r#"
 error: mine: is not an earlier merge (it has no mwa-report.json); it is not replaced, even with --force
 help: choose another output folder, or remove this one yourself
@@ -233,7 +241,7 @@ help: choose another output folder, or remove this one yourself
     );
     place.write("file", "");
     assert_data_eq!(
-        place.fails("merge run -o file"),
+        place.fails("merge run --select all -o file"),
         str![[r#"
 error: file: exists and is not a folder
 help: choose another output folder
@@ -242,14 +250,14 @@ help: choose another output folder
     );
     // an empty folder is welcome
     fs::create_dir(place.path("new")).unwrap();
-    assert_eq!(place.mwa("merge run -o new").code, Some(0));
+    assert_eq!(place.mwa("merge run --select all -o new").code, Some(0));
 }
 
 #[test]
 fn an_output_never_lies_over_an_input() {
     let place = Place::with_run();
     assert_data_eq!(
-        place.fails("merge run -o run/checkpoint-20/merged"),
+        place.fails("merge run --select all -o run/checkpoint-20/merged"),
         str![[r#"
 error: run/checkpoint-20/merged: would overwrite the input run/checkpoint-20
 help: choose an output folder outside the inputs
@@ -257,7 +265,7 @@ help: choose an output folder outside the inputs
 "#]]
     );
     assert_data_eq!(
-        place.fails("merge run -o run/checkpoint-20"),
+        place.fails("merge run --select all -o run/checkpoint-20"),
         str![[r#"
 error: run/checkpoint-20: exists already
 help: choose another output folder, or replace an earlier merge with --force
@@ -265,17 +273,21 @@ help: choose another output folder, or replace an earlier merge with --force
 "#]]
     );
     assert_data_eq!(
-        place.fails("merge run -o run --force"),
+        place.fails("merge run --select all -o run --force"),
         str![[r#"
 error: run: would overwrite the input run
 help: choose an output folder outside the inputs
 
 "#]]
     );
-    assert_eq!(place.mwa("merge run -o run/merged").code, Some(0), "beside the checkpoints is fine");
+    assert_eq!(
+        place.mwa("merge run --select all -o run/merged").code,
+        Some(0),
+        "beside the checkpoints is fine"
+    );
     // the merge is not a checkpoint of the run
     assert_data_eq!(
-        place.mwa("weights run").err,
+        place.mwa("weights run --select all").err,
         str![[r#"
 note: run: left out, not named as checkpoints: merged
 
@@ -286,21 +298,21 @@ note: run: left out, not named as checkpoints: merged
 #[test]
 fn folders_above_the_output_are_made_and_taken_away_again() {
     let place = Place::with_run();
-    place.fails("merge run -o deep/er/out --weights 1");
+    place.fails("merge run --select all -o deep/er/out --weights 1");
     place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 2", "\"r\": 4");
-    place.fails("merge run -o deep/er/out");
+    place.fails("merge run --select all -o deep/er/out");
     place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 4", "\"r\": 2");
     let mut bad = adapter::lora(0.5);
     bad[0].data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     place.checkpoint("run/checkpoint-20", &bad);
-    place.fails("merge run -o deep/er/out");
-    assert_eq!(place.mwa("merge run -o deep/er/out --drop-bad").code, Some(0));
+    place.fails("merge run --select all -o deep/er/out");
+    assert_eq!(place.mwa("merge run --select all -o deep/er/out --drop-bad").code, Some(0));
 }
 
 #[test]
 fn a_report_stays_true_when_run_and_merge_move_together() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     fs::create_dir(place.path("elsewhere")).unwrap();
     for name in ["run", "out"] {
         fs::rename(place.path(name), place.path("elsewhere").join(name)).unwrap();
@@ -320,7 +332,7 @@ verified: merging again gives the same bytes
 #[test]
 fn verify_notices_each_change() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     let mut weights = place.read("out/adapter_model.safetensors");
     *weights.last_mut().unwrap() ^= 1;
     place.write("out/adapter_model.safetensors", &weights);
@@ -355,7 +367,7 @@ not merged again: inputs are missing or have changed
     );
 
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     place.edit("out/mwa-report.json", "\"weight\": 0.5", "\"weight\": 0.25");
     assert_data_eq!(
         place.fails("verify out"),
@@ -391,7 +403,7 @@ fn a_merged_value_that_overflows_is_an_error_and_one_that_vanishes_is_counted() 
         place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(x));
     }
     assert_data_eq!(
-        place.fails("merge run -o out --dtype f16"),
+        place.fails("merge run --select all -o out --dtype f16"),
         str![[r#"
 error: run/checkpoint-30: tensor `base_model.model.q.lora_A.weight` has a merged value too large for F16, at element 0
 help: ask for a wider dtype: --dtype f32 or bf16
@@ -402,7 +414,7 @@ help: ask for a wider dtype: --dtype f32 or bf16
         place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(x));
     }
     assert_data_eq!(
-        place.merges("run --dtype f16").err,
+        place.merges("run --select all --dtype f16").err,
         str![[r#"
 note: one factor of each module is the same in all inputs, so the average of factors is exact
 note: 8 of 14 values became zero in the output dtype; --dtype f32 or bf16 keeps them

@@ -247,11 +247,12 @@ fn weights_of_a_run() {
     assert_data_eq!(
         ran.out,
         str![[r#"
+chosen: the best 2 of 3 checkpoints by eval_loss (how the learning rate went is not known; at most half are taken)
 checkpoint     step  eval_loss  from        weight
-checkpoint-10    10          3  at step 10  0.1111  ████▊
-checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
-checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
+checkpoint-20    20          1  at step 20  0.8333  ████████████████████████
+checkpoint-30    30          2  at step 30  0.1667  ████▊
 weights: linear, penalty 0.8, on eval_loss (min)
+advice: the run has only 3 checkpoints, too few to gain much by merging: save more often (save_steps=0.05 saves twenty in a run, if no save_total_limit deletes them)
 
 "#]]
     );
@@ -284,13 +285,14 @@ weights: linear, penalty 0.8, on loss (min)
 
 #[test]
 fn a_merge_says_what_it_did() {
-    let ran = Place::with_run().merges("run");
+    let ran = Place::with_run().merges("run --select all");
     let (before, after) = ran.out.split_once(" in ").unwrap();
     let (seconds, after) = after.split_once(" s\n").unwrap();
     assert!(seconds.parse::<f64>().is_ok(), "{seconds}");
     assert_data_eq!(
         format!("{before} in T s\n{after}"),
         str![[r#"
+chosen: all 3 checkpoints, as selected
 checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
@@ -325,7 +327,7 @@ run
 #[test]
 fn verification() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     assert_data_eq!(
         place.mwa("verify out").out,
         str![[r#"
@@ -372,9 +374,9 @@ fn json_has_a_stable_shape() {
         shapes,
         str![[r#"
 weights run
-  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], notes: []}
+  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], advice: [{about: string, value: number, text: string}], notes: []}
 merge run -o out
-  {mwa: string, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], notes: []}
+  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
   [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
 verify out
@@ -386,7 +388,7 @@ verify out
     let (_, printed) = json(&place, "merge run -o out --force");
     assert_eq!(printed, serde_json::from_slice::<Value>(&place.read("out/mwa-report.json")).unwrap());
     place.edit("run/checkpoint-20/adapter_config.json", "\"r\": 2", "\"r\": 4");
-    let (code, error) = json(&place, "merge run -o out2");
+    let (code, error) = json(&place, "merge run --select all -o out2");
     assert_eq!(code, Some(1));
     assert_data_eq!(
         format!("{error:#}\n"),

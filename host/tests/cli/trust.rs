@@ -132,7 +132,7 @@ help: choose another output folder, or remove this one yourself
     );
     fs::remove_dir_all(place.path("out")).unwrap();
 
-    place.merges("run");
+    place.merges("run --select all");
     place.write("out/thesis.txt", "precious");
     place.write("out/.git/HEAD", "x");
     assert_data_eq!(
@@ -155,7 +155,7 @@ help: move that elsewhere, or choose another output folder
 #[test]
 fn no_file_that_is_read_is_replaced() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     place.write("out/scores.csv", "step,f1\n10,1\n20,2\n30,3\n");
     let named = "merge run/checkpoint-10 run/checkpoint-20 run/checkpoint-30 -o out --force";
     assert_data_eq!(
@@ -202,7 +202,7 @@ fn what_a_killed_merge_leaves_is_removed_by_the_next() {
 #[test]
 fn an_earlier_merge_that_a_killed_one_moved_aside_is_put_back() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     fs::create_dir(place.path(".mwa-old-abcdef")).unwrap();
     fs::rename(place.path("out"), place.path(".mwa-old-abcdef/out")).unwrap();
     let ran = place.mwa("merge run -o out");
@@ -248,7 +248,7 @@ fn a_full_standard_output_is_an_error() {
         return;
     }
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     for arguments in [
         "weights run",
         "weights run --json",
@@ -275,7 +275,7 @@ fn a_full_standard_output_is_an_error() {
 fn verify_checks_what_lies_beside_the_weights_and_names_what_the_merge_did_not_write() {
     let place = Place::with_run();
     place.write("run/checkpoint-30/tokenizer.json", "{}");
-    place.merges("run");
+    place.merges("run --select all");
     place.write("out/README.md", "my own words");
     place.write("out/.git/HEAD", "x");
     place.write("out/notes.txt", "x");
@@ -334,7 +334,7 @@ differs: merging again gives what the report says, but that is not what is here
 fn verify_reads_no_file_that_a_report_names_elsewhere() {
     for name in ["/dev/zero", "../x", "orig/adapter_model.safetensors", ".."] {
         let place = Place::with_run();
-        place.merges("run");
+        place.merges("run --select all");
         place.write("out/orig/adapter_model.safetensors", place.read("out/adapter_model.safetensors"));
         let report = String::from_utf8(place.read("out/mwa-report.json")).unwrap();
         let (inputs, outputs) = report.split_once("\"outputs\"").unwrap();
@@ -348,7 +348,7 @@ fn verify_reads_no_file_that_a_report_names_elsewhere() {
     }
     // a pipe is not waited for
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     fs::remove_file(place.path("out/adapter_model.safetensors")).unwrap();
     let pipe = place.path("out/adapter_model.safetensors");
     assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
@@ -358,7 +358,7 @@ fn verify_reads_no_file_that_a_report_names_elsewhere() {
 #[test]
 fn verify_blames_what_is_at_fault() {
     let place = Place::with_run();
-    place.merges("run");
+    place.merges("run --select all");
     let ran = place.command("verify out").env("TMPDIR", "/nowhere").output().unwrap();
     assert_eq!(ran.status.code(), Some(1));
     let said = String::from_utf8(ran.stderr).unwrap();
@@ -379,7 +379,7 @@ fn a_companion_that_is_a_link_out_of_the_checkpoint_is_left_out_and_named() {
     symlink("../../secret", place.path("run/checkpoint-30/tokenizer.json")).unwrap();
     place.write("run/checkpoint-30/inner/vocab.txt", "mine");
     symlink("inner/vocab.txt", place.path("run/checkpoint-30/vocab.txt")).unwrap();
-    let ran = place.merges("run");
+    let ran = place.merges("run --select all");
     assert!(
         ran.err.contains("run/checkpoint-30/tokenizer.json is left out: it is a link out of"),
         "{}",
