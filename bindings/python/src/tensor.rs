@@ -40,16 +40,16 @@ pub(crate) fn merge_tensors<'py>(
             tensors.iter().map(|named| view(input, named)).collect::<PyResult<Vec<_>>>()
         })
         .collect::<PyResult<Vec<_>>>()?;
-    let input = |((name, tensors, config), views): (&Checkpoint<'py>, &Vec<View>)| {
+    let mut given = Vec::new();
+    for ((name, tensors, config), views) in inputs.iter().zip(&views) {
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
         let config = config.as_deref().map(AdapterConfig::parse).transpose();
         let config = config.map_err(|error| raise(error.file(name)))?;
-        PyResult::Ok(Input { name: name.clone(), config, tensors: tensors.collect() })
-    };
-    let inputs = inputs.iter().zip(&views).map(input).collect::<PyResult<_>>()?;
+        given.push(Input { name: name.clone(), config, tensors: tensors.collect() });
+    }
     // nothing tells of a residual here
     let options = MergeOptions { residual: false, ..wanted.merging().map_err(raise)? };
-    let mut merge = call(py, None, |progress| InMemory::new(inputs, &weights, options, machine, progress))?;
+    let mut merge = call(py, None, |progress| InMemory::new(given, &weights, options, machine, progress))?;
 
     let results = PyDict::new(py);
     let mut rooms = Vec::new();
