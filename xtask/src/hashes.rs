@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::component::{self, folder};
 use crate::count::Count;
 use crate::python::{Python, python};
-use crate::run::{Result, build, cargo, output, root, run, target};
+use crate::run::{Result, cargo, output, root, run, target};
 
 /// The sample run: small enough for every runtime.
 const SAMPLE: &str = "examples/sample-run";

@@ -30,7 +30,7 @@ pub(crate) fn remake() -> Result {
 
 /// Compare tests/vectors and docs/evidence.md with what their scripts make now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 3] = [
+    let checks: [(&str, &[&str]); 4] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
         ("tests/situations are fresh (else: cargo xtask vectors)", &["tests/situations/make.py", "--check"]),
         (
