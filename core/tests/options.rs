@@ -2,7 +2,7 @@
 //!
 //! `MWA_REMAKE=1 cargo test -p mwa --test options` writes them anew.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 

@@ -1,6 +1,5 @@
 //! Tests of sessions: what crosses is small, and all that the merge refuses and notes is refused and noted here.
-
-use alloc::string::ToString;
+#![expect(clippy::cast_possible_truncation, reason = "the files are small")]
 
 use super::*;
 use crate::merge::tests::{CONFIG, DOWN, HEAD, UP, adapter, closing, file};
@@ -109,6 +108,6 @@ fn a_rank_that_cannot_be_is_refused() {
     let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
     for space in [Space::Product(Some(Rank::Fixed(0))), Space::Product(Some(Rank::Energy(1.5)))] {
         let error = open(&files, CONFIG, &Order { space, ..order("") }).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.to_string());
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     }
 }

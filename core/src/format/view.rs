@@ -27,8 +27,10 @@ pub(crate) struct View {
 impl View {
     /// The bytes between its first and its last number, both included; `None` beyond any file.
     pub(crate) fn span(shape: &[u64], steps: &[u64], size: u64) -> Option<u64> {
-        let ends = shape.iter().zip(steps).map(|(dim, step)| dim.checked_sub(1)?.checked_mul(*step));
-        ends.fold(Some(size), |sum, end| sum?.checked_add(end?))
+        shape
+            .iter()
+            .zip(steps)
+            .try_fold(size, |sum, (dim, step)| sum.checked_add(dim.checked_sub(1)?.checked_mul(*step)?))
     }
 
     /// Bytes of the view from `start` of its range on, by what reads the file.

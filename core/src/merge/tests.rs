@@ -1,4 +1,5 @@
 //! Tests of the merge: what it refuses, notes and reports, in both spaces; that jobs may be run in any order.
+#![expect(clippy::cast_possible_truncation, reason = "the files are small")]
 
 use alloc::format;
 use alloc::vec;

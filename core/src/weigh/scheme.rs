@@ -39,8 +39,11 @@ pub struct Scheme {
     /// Which penalties fit; `None` for a scheme that looks at neither penalty nor metric.
     pub penalty: Option<Span>,
     /// uᵢ of each input, from metrics, goal, penalty and the least span of badness.
-    weigh: fn(&[f64], Goal, f64, f64) -> Result<Vec<f64>>,
+    weigh: Formula,
 }
+
+/// From metrics, goal, penalty and the least span of badness to unnormalised weights.
+type Formula = fn(&[f64], Goal, f64, f64) -> Result<Vec<f64>>;
 
 impl Scheme {
     /// Every scheme; the first is the default.

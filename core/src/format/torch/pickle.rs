@@ -120,8 +120,11 @@ impl<'a> Pickle<'a> {
 
     /// All storages that are named.
     pub(super) fn storages(&self) -> Vec<&Storage> {
-        let storage = |node| if let &Node::Storage(ref storage) = node { Some(storage) } else { None };
-        self.nodes.iter().filter_map(storage).collect()
+        let storages = self.nodes.iter().filter_map(|node| match node {
+            Node::Storage(storage) => Some(storage),
+            _ => None,
+        });
+        storages.collect()
     }
 
     /// The entries of a dictionary.
@@ -165,7 +168,7 @@ impl Machine<'_> {
                 self.pop()?;
             }
             b'1' => {
-                self.to_mark()?;
+                self.above_mark()?;
             }
             b'2' => {
                 let top = self.pop()?;
@@ -233,7 +236,7 @@ impl Machine<'_> {
             }
             b')' => self.push(Node::Tuple(Vec::new())),
             b't' => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 self.push(Node::Tuple(items));
             }
             0x85..=0x87 => {
@@ -244,7 +247,7 @@ impl Machine<'_> {
             }
             b']' | 0x8f => self.push(Node::List(Vec::new())),
             b'l' | 0x91 => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 self.push(Node::List(items));
             }
             b'a' => {
@@ -252,12 +255,12 @@ impl Machine<'_> {
                 self.append(&[item])?;
             }
             b'e' | 0x90 => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 self.append(&items)?;
             }
             b'}' => self.push(Node::Dict(Vec::new())),
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 self.push(Node::Dict(Vec::new()));
                 self.insert(&items)?;
             }
@@ -267,7 +270,7 @@ impl Machine<'_> {
                 self.insert(&[key, value])?;
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 self.insert(&items)?;
             }
             b'c' => {
@@ -294,11 +297,11 @@ impl Machine<'_> {
             }
             b'i' => {
                 let (_, name) = (self.line()?, self.line()?);
-                self.to_mark()?;
+                self.above_mark()?;
                 self.push(Node::Other { name, holds_tensor: false });
             }
             b'o' => {
-                let items = self.to_mark()?;
+                let items = self.above_mark()?;
                 let name = match items.first().map(|class| self.node(*class)).transpose()? {
                     Some(Node::Global(_, name)) => name.clone(),
                     _ => return Err(broken()),
@@ -443,7 +446,7 @@ impl Machine<'_> {
     }
 
     /// Everything above the last mark.
-    fn to_mark(&mut self) -> Step<Vec<Id>> {
+    fn above_mark(&mut self) -> Step<Vec<Id>> {
         let is_mark = |id: &Id| matches!(self.nodes[*id as usize], Node::Mark);
         let at = self.stack.iter().rposition(is_mark).ok_or_else(broken)?;
         let items = self.stack.split_off(at + 1);
@@ -463,7 +466,7 @@ impl Machine<'_> {
 
     fn insert(&mut self, items: &[Id]) -> Step<()> {
         let dict = self.top()?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(broken());
         }
         match &mut self.nodes[dict as usize] {

@@ -93,6 +93,7 @@ fn a_transposed_tensor_is_put_in_order() {
     let at = |row: usize, column: usize| numbers[row * 3 + column];
     let stored: Vec<f64> = (0..12).map(|i| at(i % 4, i / 4)).collect();
     assert_eq!(stored.windows(2).filter(|pair| pair[0] == pair[1]).count(), 0, "{stored:?}");
+    #[expect(clippy::cast_possible_truncation, reason = "they were f32")]
     let bytes: Vec<u8> = stored.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect();
     assert!(TIMM.windows(bytes.len()).any(|window| window == bytes), "as they lie in the file");
 }
