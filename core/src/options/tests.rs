@@ -1,3 +1,5 @@
+//! Tests of reading options: names, values, and what contradicts.
+
 use alloc::string::ToString;
 use alloc::vec;
 
