@@ -41,8 +41,10 @@ impl Cut {
             let mut fits_buffers = true;
             let mut first = elements.start;
             while first < elements.end {
-                // the first batch of those that are alike is as large as any
-                if let Some(layout) = layout_of(merge, &cut.range(merge, first)) {
+                // of those that are alike all batches are as large as the first, but for the last, which may fit where no other does
+                let alike = merge.alike(first);
+                for number in [alike.start, alike.end - 1] {
+                    let Some(layout) = layout_of(merge, &cut.range(merge, number)) else { continue };
                     if cut.fits(&layout) {
                         cut.input = cut.input.max(layout.input_bytes());
                         cut.output = cut.output.max(layout.output_bytes());
@@ -50,7 +52,7 @@ impl Cut {
                         fits_buffers = false;
                     }
                 }
-                first = merge.alike(first).end;
+                first = alike.end;
             }
             let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
             // so many inputs that a small device does not hold a few elements of each are for the CPU
