@@ -46,10 +46,10 @@ impl Staging {
             Err(error) if error.kind() == io::ErrorKind::NotFound && target.symlink_metadata().is_err() => {
                 return Ok(());
             }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(io_error("cannot list it", &error).file(target.display().to_string()));
+            Err(_) if target.symlink_metadata().is_ok_and(|found| !found.is_dir()) => {
+                return refuse("exists and is not a folder", "choose another output folder");
             }
-            Err(_) => return refuse("exists and is not a folder", "choose another output folder"),
+            Err(error) => return Err(io_error("cannot list it", &error).file(target.display().to_string())),
         };
         if entries.next().is_none() {
             Ok(())

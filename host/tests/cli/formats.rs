@@ -72,7 +72,7 @@ help: pickles are never executed; save the tensors alone, best as safetensors
     assert_data_eq!(
         place.fails("merge cut.bin -o out"),
         str![[r#"
-error: cut.bin: is cut short or damaged: its end is missing
+error: cut.bin: is a PyTorch file that is cut short or damaged: its end is missing
 help: copy or download the file again
 
 "#]]

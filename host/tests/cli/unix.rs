@@ -93,7 +93,7 @@ fn files_stay_below_the_limit_whatever_the_threads_and_checkpoints() {
         let free = place.mwa(&format!("{merge} -o free"));
         assert_eq!(free.code, Some(0), "{}", free.err);
         // the limit can be raised, and then not
-        for limit in ["-Sn 32", "-n 32", "-n 12"] {
+        for limit in ["-Sn 32", "-n 32", "-n 16"] {
             let ran = after(&place, &format!("ulimit {limit}"), &format!("{merge} -o out --force"));
             assert_eq!(ran.code, Some(0), "{space} within {limit}: {}", ran.err);
             assert!(

@@ -162,7 +162,7 @@ fn widen(numbers: &mut [u64], mut extra: &[u8]) -> Option<()> {
 }
 
 fn damaged(what: &str) -> Error {
-    Error::new(ErrorKind::Header, format!("is cut short or damaged: {what}"))
+    Error::new(ErrorKind::Header, format!("is a PyTorch file that is cut short or damaged: {what}"))
         .help("copy or download the file again")
 }
 
