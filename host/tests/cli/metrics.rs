@@ -252,8 +252,9 @@ help: give one weight per checkpoint, in this order
     assert_data_eq!(
         place.fails_with(2, "merge run --select all -o out --weights 1,nan,2"),
         str![[r#"
-error: weight 2 of 3 is NaN
-help: weights are finite numbers
+error: invalid value '1,nan,2' for '--weights <W,W,…>': it must be a list of numbers
+
+For more information, try '--help'.
 
 "#]]
     );
@@ -289,8 +290,9 @@ help: it must be between 0 and 1
     assert_data_eq!(
         place.fails_with(2, "merge run --select all -o out --penalty nan"),
         str![[r#"
-error: penalty NaN is out of range for the linear scheme
-help: it must be between 0 and 1
+error: invalid value 'nan' for '--penalty <P>': it must be a number
+
+For more information, try '--help'.
 
 "#]]
     );
@@ -347,7 +349,7 @@ fn faults_of_a_table_are_named() {
     assert_data_eq!(
         place.fails("weights run --select all --metrics-file absent.csv"),
         str![[r#"
-error: absent.csv: cannot read it: No such file or directory (os error 2)
+error: absent.csv: does not exist
 
 "#]]
     );
