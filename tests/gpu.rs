@@ -7,6 +7,7 @@ use std::sync::Arc;
 use conformance::executor::Open;
 use conformance::native::{over_files, reference};
 use conformance::paint::{self, Painting};
+use conformance::session::told;
 use conformance::{Executor, Failure, Merge, SAME_CODE, agree, harness, vectors};
 use mwa::Float;
 use mwa_host::gpu::{self, Device};
@@ -146,9 +147,10 @@ impl Executor for Fragile {
         let loss = Loss { device: &devices[0], harm: self.harm, left: AtomicU64::new(self.after) };
         loss.advance(0);
         let machine = Machine { threads: Some(3), memory: Some(1 << 20), ..Machine::default() };
-        over_files(merge, |chosen, options, inputs, outputs| {
+        let merged = over_files(merge, |chosen, options, inputs, outputs| {
             gpu::execute(&devices, self.must, (chosen, options), inputs, outputs, machine, &loss)
-        })
+        });
+        told(merge, merged)
     }
 }
 

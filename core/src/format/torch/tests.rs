@@ -197,7 +197,10 @@ fn what_is_no_file_of_torch_says_what_it_is() {
             "is a git-lfs pointer, not a file of torch.save()",
         ),
         (b"no such thing", "is a text file, not a file of torch.save()"),
-        (b"PK\x03\x04 no directory follows this beginning", "is a PyTorch file that is cut short or damaged: its end is missing"),
+        (
+            b"PK\x03\x04 no directory follows this beginning",
+            "is a PyTorch file that is cut short or damaged: its end is missing",
+        ),
     ] {
         assert_eq!(open_any(bytes).unwrap_err().detail(), detail);
     }
