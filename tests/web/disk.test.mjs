@@ -154,8 +154,9 @@ for (const [situation, make, options, flags] of [
     const folder = await fresh();
     await make(join(folder, "run"));
     const [here, native] = [join(folder, "here"), join(folder, "native")];
-    const outcome = (work) => work.then(() => undefined, ({ kind, message, file, tensor, help }) => ({ kind, message, file, tensor, help }));
-    const made = await outcome(mergeRun(join(folder, "run"), here, { ...options, threads: 2 }));
+    const outcome = (work) => work.then(() => undefined, (error) => error);
+    const { kind, detail, file, tensor, help } = (await outcome(mergeRun(join(folder, "run"), here, { ...options, threads: 2 }))) ?? {};
+    const made = kind && { kind, message: detail, file, tensor, help };
     const there = await outcome(run(process.env.MWA_BINARY, ["merge", join(folder, "run"), "-o", native, "--json", ...flags]).catch(({ stdout }) => {
       throw JSON.parse(stdout).error;
     }));

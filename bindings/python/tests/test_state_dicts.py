@@ -88,7 +88,7 @@ def test_what_is_wrong_is_named() -> None:
     error = refused([one, other], [1, 1])
     assert (error.kind, error.tensor, error.path) == ("shape", "w", "state_dicts[0]")
     assert error.message == "is [2, 3], but in state_dicts[1] it is [2, 4]"
-    assert refused([one, {}], [1, 1]).kind == "names"
+    assert refused([one, {}], [1, 1]).kind == "input"
     assert refused([one, one], [1]).message == "there are 1 weights for 2 checkpoints"
     assert refused([], []).kind == "weights"
     assert refused([one], [-1]).kind == "weights"
