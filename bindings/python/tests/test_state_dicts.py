@@ -69,7 +69,8 @@ def test_scalars_of_numpy_and_dtypes_that_differ() -> None:
 
 def test_factors_of_two_runs_are_refused_and_notes_are_told() -> None:
     generator = np.random.default_rng(1)
-    runs = [{"model.q.lora_A.weight": generator.normal(size=(4, 64)).astype(np.float32)} for _ in range(2)]
+    shapes = {"model.q.lora_A.weight": (4, 64), "model.q.lora_B.weight": (64, 4)}
+    runs = [{name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2)]
     assert refused(runs, [1, 1]).kind == "cross-run"
     notes: list[str] = []
     mwa.merge_state_dicts(runs, [1, 2], allow_cross_run=True, note=notes.append)
@@ -86,10 +87,10 @@ def test_integers_are_copied_when_they_are_the_same() -> None:
 def test_what_is_wrong_is_named() -> None:
     one, other = {"w": np.zeros((2, 3), np.float32)}, {"w": np.zeros((2, 4), np.float32)}
     error = refused([one, other], [1, 1])
-    assert (error.kind, error.tensor, error.path) == ("shape", "w", "state_dicts[0]")
-    assert error.message == "is [2, 3], but in state_dicts[1] it is [2, 4]"
+    assert (error.kind, error.tensor, error.path) == ("shape", "w", "state_dicts[1]")
+    assert error.message == "is [2, 4], but state_dicts[0] has [2, 3]"
     assert refused([one, {}], [1, 1]).kind == "input"
-    assert refused([one, one], [1]).message == "there are 1 weights for 2 checkpoints"
+    assert refused([one, one], [1]).message == "there are 1 weights for 2 checkpoints: state_dicts[0], state_dicts[1]"
     assert refused([], []).kind == "weights"
     assert refused([one], [-1]).kind == "weights"
     assert refused([{"w": np.array([1, np.nan], np.float32)}], [1]).message == "holds NaN, at element 1"
