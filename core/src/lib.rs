@@ -61,7 +61,7 @@ mod weigh;
 
 pub use adapter::agree::{Agreement, Candidate, Metadata, agree, agree_as_products, agree_metadata};
 pub use adapter::config::AdapterConfig;
-pub use adapter::kinds::{Exactness, METHODS, Method, SHARED_FIELDS, VARIANTS, Variant, Verdict, method};
+pub use adapter::kinds::{Exactness, METHODS, Verdict, method};
 pub use border::Session;
 pub use dtype::{Dtype, Float};
 pub use error::{Error, ErrorKind, Result};
@@ -72,25 +72,22 @@ pub use logs::history::History;
 pub use logs::kind::LogKind;
 pub use logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
 pub use logs::read::read_metric;
-pub use logs::table::{Table, Wanted};
 pub use logs::trainer::TrainerState;
 pub use merge::card::card;
 pub use merge::report::{self, Report};
-pub use merge::{Merge, MergeOptions, shard_index};
-pub use method::product::{Factors, ModuleJob, Products, Rank, Reader, Residual, Space, adapter_configs};
+pub use merge::{Merge, MergeOptions};
+pub use method::product::{Factors, ModuleJob, Products, Rank, Residual, Space};
 pub use options::Options;
-pub use plan::{Cursor, Input, Job, Plan, Read, Recipe, Shard, Write};
+pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
 pub use run::readers::{OpenOptions, Readers};
-pub use run::same_run::{Sample, same_run};
+pub use run::same_run::Sample;
 pub use run::{Run, UserTable, WeighOptions, Weighed};
 pub use text::escape::readable;
 pub use text::index::Index;
 pub use text::span::Span;
-pub use weigh::choose::{
-    Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose, metric_of,
-};
+pub use weigh::choose::{Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose};
 pub use weigh::scheme::{Scheme, Weights};
 pub use weigh::window::Pick;
 

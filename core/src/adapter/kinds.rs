@@ -61,7 +61,7 @@ use Exactness::{Linear, Product, SameRun};
 use Verdict::{Average, Refuse, Warn};
 
 /// Fields that mean the same in every method that has them; a method without one agrees in it trivially.
-pub const SHARED_FIELDS: &[&str] = &[
+pub(crate) const SHARED_FIELDS: &[&str] = &[
     "r",
     "rank_pattern",
     "alpha_pattern",
@@ -311,7 +311,7 @@ pub fn method(peft_type: &str) -> Result<&'static Method> {
 
 /// A row of [`VARIANTS`]: an option of `LoraConfig` that changes what the tensors mean.
 #[derive(Debug)]
-pub struct Variant {
+pub(crate) struct Variant {
     /// The field of `adapter_config.json`.
     pub field: &'static str,
     /// The value that turns it on; `""` is any but null, false and empty; a `*` at the end is any rest.
@@ -325,7 +325,7 @@ pub struct Variant {
 }
 
 /// What `LoraConfig` can turn a LoRA into (`peft/tuners/lora/config.py`). Inits not listed are start points only.
-pub const VARIANTS: &[Variant] = &[
+pub(crate) const VARIANTS: &[Variant] = &[
     variant("use_dora", "", "DoRA", DORA, SameRun),
     variant("kasa_config", "", "KaSA", FACTORS, SameRun),
     variant("arrow_config", "", "Arrow", ROUTER, SameRun),

@@ -7,7 +7,6 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
@@ -210,68 +209,9 @@ impl Plan {
 
     /// The jobs, in the order of the output; none reads more than `max_bytes` of any one input (at least one element).
     pub fn jobs(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
-        let mut at = Cursor::default();
-        core::iter::from_fn(move || {
-            let (job, next) = self.job(at, max_bytes)?;
-            at = next;
-            Some(job)
-        })
+        let cuts = Cuts::new(self, max_bytes);
+        (0..cuts.count()).map(move |number| cuts.job(self, number))
     }
-
-    /// The job that begins at `at`, and where the next one does; `None` after the last. For hosts that must let go of the
-    /// plan between jobs: the same cursor and `max_bytes` give the same job again.
-    #[must_use]
-    pub fn job(&self, at: Cursor, max_bytes: usize) -> Option<(Job<'_>, Cursor)> {
-        let segment = self.segments.get(at.segment)?;
-        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
-        let count = ((max_bytes / widest).max(1) as u64).min(segment.elements - at.first);
-        let job = Job { plan: self, segment, first: at.first, count };
-        let first = at.first + count;
-        let next = if first < segment.elements {
-            Cursor { first, ..at }
-        } else {
-            Cursor { segment: at.segment + 1, first: 0 }
-        };
-        Some((job, next))
-    }
-
-    /// As [`Plan::jobs`], but none crosses from one tensor to the next: for tensors that do not lie side by side, as in
-    /// memory.
-    pub fn jobs_by_tensor(&self, max_bytes: usize) -> impl Iterator<Item = Job<'_>> {
-        self.segments.iter().flat_map(move |segment| {
-            let bytes = segment.work.bytes() as u64;
-            let tensors = self.outputs[segment.output].header.tensors();
-            let first = tensors.partition_point(|tensor| tensor.range.end <= segment.start);
-            let elements = move |tensor: &Tensor| {
-                (tensor.range.start - segment.start) / bytes..(tensor.range.end - segment.start) / bytes
-            };
-            let within = tensors[first..].iter().map(elements);
-            within
-                .take_while(|range| range.end <= segment.elements)
-                .flat_map(move |range| self.cut(segment, range, max_bytes))
-        })
-    }
-
-    fn cut<'a>(
-        &'a self,
-        segment: &'a Segment,
-        range: Range<u64>,
-        max_bytes: usize,
-    ) -> impl Iterator<Item = Job<'a>> {
-        let widest = segment.operands.iter().map(|place| place.size).max().unwrap_or(1);
-        let step = (max_bytes / widest).max(1) as u64;
-        let end = range.end;
-        let starts = range.step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        starts.map(move |first| Job { plan: self, segment, first, count: step.min(end - first) })
-    }
-}
-
-/// Where a job begins; the default is the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    segment: usize,
-    /// Invariant: below the segment's number of elements.
-    first: u64,
 }
 
 impl Work {

@@ -38,9 +38,11 @@ fn neighbouring_tensors_share_jobs_and_cover_the_output_once() {
 #[test]
 fn jobs_by_tensor_cover_each_tensor_alone() {
     let with_empty = &[TWO, &[("c", Dtype::BF16, &[0][..])]].concat();
-    let plan = plan(&[input("x", with_empty), input("y", with_empty)], &[0.5, 0.5]).unwrap();
+    let inputs = [input("x", with_empty), input("y", with_empty)];
+    let recipe = Recipe { by_tensor: true, ..Recipe::default() };
+    let plan = Plan::new(&inputs, &Weights::explicit(&[0.5, 0.5]).unwrap(), &recipe).unwrap();
     for max_bytes in [4, 1 << 20] {
-        let mut jobs = plan.jobs_by_tensor(max_bytes).map(|job| job.write().range);
+        let mut jobs = plan.jobs(max_bytes).map(|job| job.write().range);
         for tensor in plan.outputs()[0].header.tensors() {
             let mut end = tensor.range.start;
             while end < tensor.range.end {

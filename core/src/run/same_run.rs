@@ -85,20 +85,6 @@ pub(crate) fn samples(files: &dyn Files, checkpoints: &[Checkpoint]) -> Maybe<Ve
     }))
 }
 
-/// Compare each checkpoint, by name and sample, with the one before it: notes for the far ones.
-///
-/// # Errors
-/// [`ErrorKind::CrossRun`] for one of another run, unless that is allowed; `is_dora` forbids it in any case.
-pub fn same_run(checkpoints: &[(&str, &Sample)], is_dora: bool, allow: bool) -> Result<Vec<String>> {
-    let mut notes = Vec::new();
-    for pair in checkpoints.windows(2) {
-        let ((a, before), (b, after)) = (pair[0], pair[1]);
-        let Some(cosine) = before.cosine(after) else { continue };
-        notes.extend(verdict(a, b, cosine, is_dora, allow)?);
-    }
-    Ok(notes)
-}
-
 /// What the mean cosine of the factors of input `b` and of `a` before it says.
 fn verdict(a: &str, b: &str, cosine: f64, is_dora: bool, allow: bool) -> Result<Option<String>> {
     if cosine >= FAR {
@@ -168,7 +154,7 @@ impl Samples {
     /// Judge by the cosines of all factors, in order: notes for inputs that are far from the one before.
     ///
     /// # Errors
-    /// As [`same_run`].
+    /// [`ErrorKind::CrossRun`] for one of another run, unless `allow` permits that; `is_dora` forbids it in any case.
     pub(crate) fn judge(
         inputs: &[Input],
         cosines: &[Vec<f64>],

@@ -374,7 +374,7 @@ fn window(found: &[Listed<'_>], chosen: &[usize], metrics: &dyn Metrics) -> Opti
 ///
 /// # Errors
 /// [`ErrorKind::Metric`] when a checkpoint has no step for the log, and those of reading table or log.
-pub fn metric_of(
+pub(crate) fn metric_of(
     found: &[Listed<'_>],
     indexes: &[usize],
     metrics: &dyn Metrics,

@@ -7,7 +7,7 @@ use core::task::{Context, Poll, Waker};
 use std::sync::{Arc, Mutex};
 
 use mwa::kernel::{ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Tally, WORKGROUP, wgsl_dtype};
-use mwa::{Float, Job, Result};
+use mwa::{Float, Result};
 use wgpu::BufferUsages as Usage;
 
 use crate::device::{Device, lock};
@@ -71,14 +71,6 @@ impl Layout {
         let most = u64::from(ELEMENTS_PER_INVOCATION * WORKGROUP) * 65_535;
         let fits = places.len() <= MAX_OPERANDS && elements > 0 && elements <= most;
         fits.then_some(Self { input, output, elements: elements as u32, operands: places, end })
-    }
-
-    /// Lay out a job of a plan; `None` if the CPU must do it.
-    #[must_use]
-    pub fn of(job: &Job<'_>) -> Option<Self> {
-        let (output, operands) = job.sum()?;
-        let write = job.write().range;
-        Self::new(operands, output, (write.end - write.start) / output.bytes() as u64)
     }
 
     /// Bytes of a slot's input that it needs.

@@ -50,6 +50,14 @@ impl Paused {
     }
 }
 
+/// What lies in a folder, sorted.
+fn names(place: &Place, folder: &str) -> Vec<OsString> {
+    let names = fs::read_dir(place.path(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
 /// The folders that merges into `folder` work in.
 fn making(place: &Place, folder: &str) -> Vec<OsString> {
     let entries = fs::read_dir(place.path(folder)).into_iter().flatten().flatten();
@@ -79,10 +87,7 @@ fn a_stopped_merge_takes_away_only_folders_that_it_made_and_that_are_empty() {
     place.write("sweep/precious.txt", "mine");
     paused.signal("INT");
     assert_eq!(paused.go_on().0, Some(130));
-    let mut left: Vec<_> =
-        fs::read_dir(place.path("sweep")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["b", "precious.txt"]);
+    assert_eq!(names(&place, "sweep"), ["b", "precious.txt"]);
 }
 
 #[test]
@@ -146,10 +151,7 @@ help: move that elsewhere, or choose another output folder
     fs::remove_file(place.path("out/thesis.txt")).unwrap();
     fs::remove_dir_all(place.path("out/.git")).unwrap();
     assert_eq!(place.mwa("merge run -o out --force --scheme uniform").code, Some(0));
-    let names = fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<_> = names.collect();
-    names.sort();
-    assert_eq!(names, ["out", "run"], "the earlier merge is gone");
+    assert_eq!(names(&place, ""), ["out", "run"], "the earlier merge is gone");
 }
 
 #[test]
@@ -193,10 +195,7 @@ fn what_a_killed_merge_leaves_is_removed_by_the_next() {
     let ran = place.mwa("merge run -o p/c");
     assert_eq!((ran.code, ran.err.contains("killed")), (Some(0), false), "{}", ran.err);
     assert_eq!(living.go_on().0, Some(0));
-    let mut names: Vec<_> =
-        fs::read_dir(place.path("p")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["b", "c"]);
+    assert_eq!(names(&place, "p"), ["b", "c"]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ mod tests;
 
 /// A table of metrics.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Row>,
     /// What a row is called in messages: "line" or "entry".
     unit: &'static str,
@@ -34,7 +34,7 @@ pub struct Table {
 
 /// A checkpoint to find in a [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// Its name or path, such as `run/checkpoint-50`.
     pub name: &'a str,
     /// Its step, where it has one.
@@ -55,7 +55,7 @@ impl Table {
     /// assert_eq!((metric.name.as_str(), metric.values()?), ("accuracy", vec![0.35]));
     /// # Ok::<(), mwa::Error>(())
     /// ```
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let text = json::without_mark(text);
         let table = if text.trim_start().starts_with(['{', '[']) {
             Self::parse_json(text)?
@@ -71,7 +71,7 @@ impl Table {
 
     /// The names of the columns that hold numbers, sorted.
     #[must_use]
-    pub fn metrics(&self) -> Vec<&str> {
+    pub(crate) fn metrics(&self) -> Vec<&str> {
         let cells = self.rows.iter().flat_map(|row| &row.cells);
         let numbers = cells.filter(|(name, cell)| matches!(cell, Cell::Number(_)) && *name != "epoch");
         let mut names: Vec<_> = numbers.map(|(name, _)| name.as_str()).collect();
@@ -81,7 +81,7 @@ impl Table {
     }
 
     /// Read one metric for the wanted checkpoints; without a name, the only one there is.
-    pub fn read(&self, wanted: &[Wanted<'_>], options: &MetricOptions) -> Result<Metric> {
+    pub(crate) fn read(&self, wanted: &[Wanted<'_>], options: &MetricOptions) -> Result<Metric> {
         options.check()?;
         if wanted.is_empty() {
             return Err(Error::new(

@@ -34,7 +34,7 @@ use crate::weigh::scheme::Weights;
 
 pub use job::ModuleJob;
 pub use residual::Residual;
-pub use window::Reader;
+pub(crate) use window::Reader;
 
 /// What is averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
@@ -144,7 +144,7 @@ pub struct Products {
 ///
 /// # Errors
 /// [`ErrorKind::Config`] if an input has none.
-pub fn adapter_configs<'a>(
+pub(crate) fn adapter_configs<'a>(
     inputs: &[Input],
     configs: &[Option<&'a AdapterConfig>],
 ) -> Result<Vec<&'a AdapterConfig>> {

@@ -10,7 +10,7 @@ use crate::linalg::gram::BLOCK;
 use crate::plan::Read;
 
 /// Fills a slice with the bytes of a range.
-pub type Reader<'a> = dyn FnMut(&Read, &mut [u8]) -> Result<()> + 'a;
+pub(crate) type Reader<'a> = dyn FnMut(&Read, &mut [u8]) -> Result<()> + 'a;
 
 /// A range of points of all inputs, moving on.
 pub(super) struct Window<'a> {
