@@ -2,15 +2,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use mwa::merge::{Chosen, Closing, Merge};
-use mwa::report::{self, CARD, HashedFile, REPORT, Report};
-use mwa::{ErrorKind, Input, Result, Shard, Space};
+use mwa::merge::{Closing, Merge};
+use mwa::report::{self, CARD, REPORT, Report};
+use mwa::{ErrorKind, Result, Shard, Space};
 
 use crate::engine::device::DeviceChoice;
 use crate::engine::{compute, execute, sandbox};
 use crate::find::checkpoint::Checkpoint;
-use crate::find::choose::{Choice, choose};
-use crate::io::disk::InputFile;
+use crate::find::choose::{Choice, weigh};
+use crate::io::disk::Disk;
 use crate::io::staging::{Staging, place_of};
 use crate::io::store::Store;
 use crate::options::{MergeOptions, Options};
@@ -21,12 +21,12 @@ use crate::progress::Progress;
 /// # Errors
 /// Whatever is wrong with paths, logs, the metric or the weights.
 pub fn weights(options: &Options) -> Result<Report> {
-    let choice = choose(options, &[])?;
+    let (_, weighed) = weigh(&Disk::default(), options, &[])?;
     Ok(Report {
         mwa: env!("CARGO_PKG_VERSION").into(),
-        selected: choice.selected,
-        inputs: choice.inputs,
-        weighting: choice.weighting,
+        selected: Some(weighed.selected),
+        inputs: weighed.inputs,
+        weighting: weighed.weighting,
         space: report::space_name(Space::Factors).0,
         rank: None,
         residual: None,
@@ -34,8 +34,8 @@ pub fn weights(options: &Options) -> Result<Report> {
         adapter: options.adapter.clone(),
         outputs: Vec::new(),
         companions: Vec::new(),
-        advice: choice.advice,
-        notes: choice.notes,
+        advice: weighed.advice,
+        notes: weighed.notes,
     })
 }
 
@@ -53,9 +53,9 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
     loop {
-        let mut choice = choose(options, &excluded)?;
-        choice.notes.extend_from_slice(&dropped);
-        let mut planned = Planned::new(choice, how, options.adapter.clone())?;
+        let mut choice = Choice::new(options, &excluded)?;
+        choice.chosen.notes.extend_from_slice(&dropped);
+        let mut planned = Planned::new(choice, how)?;
         let error = match planned.run(how, out, progress) {
             Err(error) if options.choose.drop_bad => error,
             done => return done,
@@ -73,18 +73,9 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    pub(crate) fn new(choice: Choice, how: &MergeOptions, adapter: Option<String>) -> Result<Self> {
-        let Choice { checkpoints, inputs: mut rows, weights, weighting, selected, advice, notes } = choice;
-        let input = |it: &Checkpoint| Input { name: it.name.clone(), files: shards(it, &checkpoints) };
-        let inputs: Vec<_> = checkpoints.iter().map(input).collect();
-        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
-            let unhashed =
-                |file: &InputFile| HashedFile { name: file.name(), bytes: file.len(), sha256: String::new() };
-            row.files = checkpoint.files.iter().map(unhashed).collect();
-        }
-        let cut = execute::cut(how.machine, inputs.len());
-        let configs = checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect();
-        let chosen = Chosen { inputs, configs, rows, weights, weighting, selected, advice, notes, adapter };
+    pub(crate) fn new(choice: Choice, how: &MergeOptions) -> Result<Self> {
+        let Choice { chosen, checkpoints } = choice;
+        let cut = execute::cut(how.machine, chosen.inputs.len());
         Ok(Self { merge: Merge::new(chosen, how.merge, cut)?, checkpoints })
     }
 
@@ -145,27 +136,6 @@ impl Planned {
     }
 }
 
-/// The files of a checkpoint under the names that the output gives them.
-fn shards(checkpoint: &Checkpoint, all: &[Checkpoint]) -> Vec<Shard> {
-    let name = |file: &InputFile| {
-        let is_loose = checkpoint.folder.is_none();
-        if is_loose && all.iter().any(|other| other.files[0].name() != file.name()) {
-            return "merged.safetensors".into();
-        }
-        safetensors_name(&file.name())
-    };
-    checkpoint.files.iter().map(|file| Shard { name: name(file), header: file.header.clone() }).collect()
-}
-
-/// `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`, as in the format's own conversions.
-fn safetensors_name(name: &str) -> String {
-    let stem = [".bin", ".pt", ".pth"].iter().find_map(|end| name.strip_suffix(end));
-    stem.map_or_else(
-        || name.to_owned(),
-        |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
-    )
-}
-
 /// The way from one folder to a path, so that a report stays true when both are moved together.
 fn path_from(folder: &Path, path: &Path) -> Result<String> {
     let path = place_of(path)?.unwrap_or_else(|| path.to_owned());
@@ -193,12 +163,5 @@ mod tests {
             path_from(Path::new("/runs/a/merged"), Path::new("/runs/a/checkpoint-1")).unwrap(),
             "../checkpoint-1"
         );
-    }
-
-    #[test]
-    fn pickles_become_safetensors() {
-        assert_eq!(safetensors_name("adapter_model.bin"), "adapter_model.safetensors");
-        assert_eq!(safetensors_name("pytorch_model-00001-of-00002.bin"), "model-00001-of-00002.safetensors");
-        assert_eq!(safetensors_name("model.safetensors"), "model.safetensors");
     }
 }

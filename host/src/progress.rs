@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use mwa::{Error, ErrorKind};
+
 /// Hears how far a merge is, and may stop it. `()` hears nothing.
 pub trait Progress: Sync {
     /// Work begins: `bytes` of input will be read.
@@ -27,6 +29,11 @@ pub trait Progress: Sync {
 }
 
 impl Progress for () {}
+
+/// What a caller who stopped the work is told.
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "stopped; nothing was written")
+}
 
 /// Hears nothing, but may stop the work: for what is over before a person looks.
 pub(crate) struct Quiet<'a>(pub(crate) &'a dyn Progress);

@@ -6,10 +6,10 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::report::{CARD, COMPANIONS, CONFIG, HashedFile, REPORT, Report};
-use mwa::{Error, ErrorKind, OpenOptions, Result, Weights};
+use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
 
-use crate::find::checkpoint::{Checkpoint, read_text};
+use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
 use crate::io::disk::io_error;
 use crate::io::hash::hash_file;
@@ -235,23 +235,7 @@ fn remake(
     how: &MergeOptions,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let checkpoints = report
-        .inputs
-        .iter()
-        .map(|input| {
-            let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
-            Checkpoint::open(&folder.join(&input.path), &OpenOptions { adapter, weights_key })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let choice = Choice {
-        inputs: report.inputs.clone(),
-        checkpoints,
-        weights,
-        weighting: report.weighting.clone(),
-        selected: None,
-        advice: Vec::new(),
-        notes: Vec::new(),
-    };
+    let choice = Choice::again(folder, report, weights)?;
     let temporary = std::env::temp_dir();
     drop(Scratch::abandoned(&temporary, SCRATCH));
     let scratch = Scratch::new(&temporary, SCRATCH).map_err(|error| {
@@ -260,7 +244,7 @@ fn remake(
             .help("say by TMPDIR where there is room for the merge")
     })?;
     let again = scratch.path().join("again");
-    Planned::new(choice, how, None)?.run(how, &again, progress).map_err(|error| {
+    Planned::new(choice, how)?.run(how, &again, progress).map_err(|error| {
         // the file of the output is of no interest, but where it was
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(scratch.path()));
         if error.kind() == ErrorKind::Io && is_ours {

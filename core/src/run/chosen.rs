@@ -9,28 +9,44 @@ use super::checkpoint::{Checkpoint, File};
 use super::{Run, Weighed};
 use crate::files::{Files, Maybe, is_file, join};
 use crate::merge::Chosen;
-use crate::merge::report::{COMPANIONS, HashedFile};
+use crate::merge::report::{self, COMPANIONS, HashedFile};
 use crate::plan::{Input, Shard};
+use crate::weigh::scheme::Weights;
 
 impl Run {
     /// What [`crate::merge::Merge::new`] takes.
     #[must_use]
     pub fn chosen(&self, weighed: Weighed) -> Chosen {
-        let Weighed { indexes, inputs: mut rows, weights, weighting, selected, advice, notes, .. } = weighed;
+        let Weighed { indexes, inputs, weights, weighting, selected, advice, notes, .. } = weighed;
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
-        for (row, checkpoint) in rows.iter_mut().zip(&checkpoints) {
+        let adapter = self.adapter.clone();
+        let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
+        Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
+    }
+}
+
+impl Chosen {
+    /// Checkpoints, oldest first, with the report's row of each, which gets their files, still without hashes.
+    #[must_use]
+    pub fn of(
+        checkpoints: &[&Checkpoint],
+        mut rows: Vec<report::Input>,
+        weights: Weights,
+        weighting: report::Weighting,
+    ) -> Self {
+        for (row, checkpoint) in rows.iter_mut().zip(checkpoints) {
             row.files = checkpoint.files.iter().map(unhashed).collect();
         }
-        Chosen {
-            inputs: checkpoints.iter().map(|checkpoint| input(checkpoint, &checkpoints)).collect(),
+        Self {
+            inputs: checkpoints.iter().map(|checkpoint| input(checkpoint, checkpoints)).collect(),
             configs: checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect(),
             rows,
             weights,
             weighting,
-            selected: Some(selected),
-            advice,
-            notes,
-            adapter: self.adapter.clone(),
+            selected: None,
+            advice: Vec::new(),
+            notes: Vec::new(),
+            adapter: None,
         }
     }
 }

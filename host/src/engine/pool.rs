@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use mwa::{Error, ErrorKind, Result};
+use mwa::{Error, Result};
 
-use crate::progress::Progress;
+use crate::progress::{Progress, stopped};
 
 /// Run `work` on so many threads, this one included, and give what each of them has to say. If one panics, `halt` lets the
 /// others go, which might wait for it for ever.
@@ -55,7 +55,7 @@ impl Ending {
     /// The same, and ask the caller.
     pub(crate) fn is_wanted(&self, progress: &dyn Progress) -> bool {
         if progress.stopped() {
-            self.fail(u64::MAX, Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
+            self.fail(u64::MAX, stopped());
         }
         self.is_near()
     }

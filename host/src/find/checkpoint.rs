@@ -2,42 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use mwa::{AdapterConfig, OpenOptions, Result, files};
+use mwa::{Result, files};
 
-use crate::find::READERS;
 use crate::io::disk::{Disk, InputFile, now, path_of, text_of};
 
 /// A checkpoint that can be merged.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// How messages and reports call it: the path as the user gave or would give it.
-    pub(crate) name: String,
-    /// The folder, or the single file.
+    /// The folder, or the single file, as the user gave or would give it.
     pub(crate) path: PathBuf,
     /// Files with the weights.
     pub(crate) files: Vec<InputFile>,
     /// The folder that holds the files beside the weights (configs, tokenizer); `None` for a single file.
     pub(crate) folder: Option<PathBuf>,
-    /// PEFT's config, for adapters in a folder.
-    pub(crate) config: Option<AdapterConfig>,
 }
 
 impl Checkpoint {
-    /// Open a checkpoint folder, or the adapter inside it that is wanted, or a single file.
-    pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let disk = Disk::default();
-        now(mwa::Checkpoint::open(&disk, &READERS, &text_of(path)?, options))
-            .map(|found| Self::of(found, &disk))
-    }
-
     /// What the core found on this disk.
     pub(crate) fn of(found: mwa::Checkpoint, disk: &Disk) -> Self {
         Self {
             path: path_of(&found.name),
-            name: found.name,
             files: found.files.into_iter().map(|file| InputFile::of(file, disk)).collect(),
             folder: found.folder.as_deref().map(path_of),
-            config: found.config,
         }
     }
 }

@@ -1,35 +1,27 @@
 //! Which checkpoints on disk are merged, and with which weight: the core's choice among what was found.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use mwa::report::{Advice, Input, Selected, Weighting};
-use mwa::{OpenOptions, Result, UserTable, WeighOptions, Weights};
+use mwa::merge::Chosen;
+use mwa::report::Report;
+use mwa::{OpenOptions, Result, Run, UserTable, WeighOptions, Weighed, Weights};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::find::open;
-use crate::io::disk::{Disk, path_of};
+use crate::find::{READERS, open};
+use crate::io::disk::{Disk, now, path_of, text_of};
 use crate::options::Options;
 
-/// The checkpoints of a merge, oldest first, with their weights.
+/// The checkpoints of a merge, oldest first: what the core takes, and the files of each on this machine.
 #[derive(Debug)]
 pub(crate) struct Choice {
+    pub(crate) chosen: Chosen,
     pub(crate) checkpoints: Vec<Checkpoint>,
-    /// The rows of the report, without files.
-    pub(crate) inputs: Vec<Input>,
-    pub(crate) weights: Weights,
-    pub(crate) weighting: Weighting,
-    /// Which they are, and why; none for those of a report.
-    pub(crate) selected: Option<Selected>,
-    /// Why little is to be expected of them, if so.
-    pub(crate) advice: Vec<Advice>,
-    pub(crate) notes: Vec<String>,
 }
 
 /// Find, select and weigh. Checkpoints at the paths in `excluded` are left out as bad.
-pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> {
-    let disk = Disk::default();
+pub(crate) fn weigh(disk: &Disk, options: &Options, excluded: &[PathBuf]) -> Result<(Run, Weighed)> {
     let wanted = OpenOptions { adapter: options.adapter.clone(), weights_key: options.weights_key.clone() };
-    let run = open(&disk, &options.inputs, &wanted)?;
+    let run = open(disk, &options.inputs, &wanted)?;
     let table = options.metrics_file.as_deref().map(|path| {
         let name = path.display().to_string();
         read_text(path).map(|text| UserTable { name, text })
@@ -41,14 +33,31 @@ pub(crate) fn choose(options: &Options, excluded: &[PathBuf]) -> Result<Choice> 
         checkpoints: None,
         excluded: (0..run.checkpoints.len()).filter(is_excluded).collect(),
     })?;
-    let checkpoint = |at: usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
-    Ok(Choice {
-        checkpoints: weighed.indexes.iter().map(|&at| checkpoint(at)).collect(),
-        inputs: weighed.inputs,
-        weights: weighed.weights,
-        weighting: weighed.weighting,
-        selected: Some(weighed.selected),
-        advice: weighed.advice,
-        notes: weighed.notes,
-    })
+    Ok((run, weighed))
+}
+
+impl Choice {
+    /// As [`weigh`] finds them.
+    pub(crate) fn new(options: &Options, excluded: &[PathBuf]) -> Result<Self> {
+        let disk = Disk::default();
+        let (run, weighed) = weigh(&disk, options, excluded)?;
+        let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
+        let checkpoints = weighed.indexes.iter().map(checkpoint).collect();
+        Ok(Self { chosen: run.chosen(weighed), checkpoints })
+    }
+
+    /// Those that the report in `folder` names, with its weights.
+    pub(crate) fn again(folder: &Path, report: &Report, weights: Weights) -> Result<Self> {
+        let disk = Disk::default();
+        let mut found = Vec::new();
+        for input in &report.inputs {
+            let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
+            let path = text_of(&folder.join(&input.path))?;
+            let options = OpenOptions { adapter, weights_key };
+            found.push(now(mwa::Checkpoint::open(&disk, &READERS, &path, &options))?);
+        }
+        let (all, weighting) = (found.iter().collect::<Vec<_>>(), report.weighting.clone());
+        let chosen = Chosen::of(&all, report.inputs.clone(), weights, weighting);
+        Ok(Self { chosen, checkpoints: found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect() })
+    }
 }

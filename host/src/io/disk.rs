@@ -53,16 +53,6 @@ impl InputFile {
         Ok(Self::of(file, &disk))
     }
 
-    /// The file's name within its folder.
-    pub(crate) fn name(&self) -> String {
-        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    /// Length of the input file in bytes.
-    pub(crate) fn len(&self) -> u64 {
-        self.stamp.len
-    }
-
     /// Fail if the file is no longer what its head was read from.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         let now = std::fs::metadata(&self.path).map_err(|error| {

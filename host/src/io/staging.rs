@@ -6,8 +6,9 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
-use mwa::{Error, ErrorKind, Result};
+use mwa::{Error, ErrorKind, LogKind, Result};
 
+use crate::find::READERS;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::io::disk::{io_error, open_regular};
 use crate::io::hash::sha256::Sha256;
@@ -129,7 +130,7 @@ impl Staging {
         for input in inputs {
             let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
             if target.starts_with(&place) || place.starts_with(&target) {
-                return Err(overwrites(&shown, &input.name));
+                return Err(overwrites(&shown, &input.path.display().to_string()));
             }
         }
         for path in files_read(inputs)? {
@@ -414,9 +415,6 @@ fn earlier(folder: &Path, shown: &Path) -> Result<Vec<PathBuf>> {
     refuse(detail, "move that elsewhere, or choose another output folder")
 }
 
-/// The names of logs in the folder of a run; the first is also in its checkpoints.
-const LOGS: [&str; 3] = ["trainer_state.json", "trainer_log.jsonl", "logging.jsonl"];
-
 /// What is read of checkpoints, and of the logs of their runs.
 fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
     let inside = |folder: &Path| -> Result<Vec<PathBuf>> {
@@ -435,11 +433,19 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
             runs.extend(checkpoint.path.parent());
         }
     }
+    let logs = |is_wanted: fn(&LogKind) -> bool| {
+        READERS.logs.iter().filter(move |kind| is_wanted(kind)).flat_map(|kind| kind.names)
+    };
     for run in runs {
         // a folder above that may not be listed can hold logs all the same
         let listed = inside(if run == Path::new("") { Path::new(".") } else { run }).unwrap_or_default();
-        let listed = listed.into_iter().chain(LOGS.map(|log| run.join(log)));
-        paths.extend(listed.map(|path| if path.is_dir() { path.join(LOGS[0]) } else { path }));
+        for path in listed.into_iter().chain(logs(|_| true).map(|log| run.join(log))) {
+            if path.is_dir() {
+                paths.extend(logs(|kind| kind.is_in_checkpoints).map(|log| path.join(log)));
+            } else {
+                paths.insert(path);
+            }
+        }
     }
     Ok(paths)
 }

@@ -5,14 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mwa::safetensors::Header;
-use mwa::{Error, ErrorKind, Read, Result, Write};
+use mwa::{Read, Result, Write};
 
 use crate::engine::pool::share;
 use crate::io::disk::{self, InputFile, io_error};
-use crate::io::hash::sha256::Sha256;
+use crate::io::hash::hash_of;
 use crate::io::open::OpenFiles;
 use crate::options::Machine;
-use crate::progress::Progress;
+use crate::progress::{Progress, stopped};
 
 /// A file of an input.
 struct Source {
@@ -93,8 +93,7 @@ impl Store {
                     .with(*number, || File::open(path), read)
                     .map_err(|error| cannot_read(path, &error))?,
             };
-            *hash =
-                Some(found.ok_or_else(|| Error::new(ErrorKind::Stopped, "stopped; nothing was written"))?);
+            *hash = Some(found.ok_or_else(stopped)?);
             Ok(())
         };
         share((0..).zip(missing), machine.threads(), progress, hashed).map(drop)
@@ -116,23 +115,4 @@ enum Hashed<'a> {
 
 fn cannot_read(path: &Path, error: &io::Error) -> mwa::Error {
     io_error("cannot read it", error).file(path.display().to_string())
-}
-
-/// Read from the beginning, wherever others who share the file are; `None` when the caller wants to stop.
-fn hash_of(file: &File, progress: &dyn Progress) -> io::Result<Option<String>> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut at = 0;
-    while !progress.stopped() {
-        match disk::read_some_at(file, &mut buffer, at) {
-            Ok(0) => return Ok(Some(hash.finish())),
-            Ok(count) => {
-                hash.update(&buffer[..count]);
-                at += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
 }

@@ -10,10 +10,9 @@ use mwa::{AdapterConfig, Error, ErrorKind, Float, Read, Result, Shard, Write};
 use super::{Checkpoint, Dtype, Found, Head, Limits, Recipe, Sandbox, Space, Span, Weighing, world};
 use crate::engine::execute::Hashes;
 use crate::find::checkpoint;
-use crate::io::disk::InputFile;
 use crate::io::store::Store;
 use crate::options::MergeOptions;
-use crate::progress::Progress;
+use crate::progress::{Progress, stopped};
 
 /// What the guest has to say of its merge.
 pub(crate) struct Guest {
@@ -35,15 +34,15 @@ pub(crate) fn run(
     let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
     let is_surveyed = matches!(how.merge.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
     let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
-    let files = || checkpoints.iter().flat_map(|checkpoint| &checkpoint.files);
-    progress.start(rounds * files().map(InputFile::len).sum::<u64>());
+    let files = ours.chosen().inputs.iter().flat_map(|input| &input.files);
+    progress.start(rounds * files.map(|file| file.header.file_len()).sum::<u64>());
     let mut buffers = Vec::new();
     let mut create = Some(create);
     // none before the guest knows them
     let mut shards = Vec::new();
     while let Some(job) = merge.next()? {
         if progress.stopped() {
-            return Err(Error::new(ErrorKind::Stopped, "stopped; nothing was written"));
+            return Err(stopped());
         }
         read(ours, &job.reads, store, &mut buffers)?;
         let merged = merge.run(job.number, &buffers.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
@@ -118,16 +117,16 @@ fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) ->
         Ok(Head { name: shard.name.clone(), bytes, length: shard.header.file_len() })
     };
     let inputs = ours.chosen().inputs.iter().enumerate();
-    let open = |(checkpoint, (i, input)): (&checkpoint::Checkpoint, (usize, &mwa::Input))| {
+    let open = |(i, input): (usize, &mwa::Input)| {
         let files = input.files.iter().enumerate().map(|(f, shard)| head(i, f, shard));
         Ok(Checkpoint {
-            name: checkpoint.name.clone(),
+            name: input.name.clone(),
             step: ours.chosen().rows[i].step,
-            config: checkpoint.config.as_ref().map(AdapterConfig::text).map(Into::into),
+            config: ours.chosen().configs[i].as_ref().map(AdapterConfig::text).map(Into::into),
             files: files.collect::<Result<_>>()?,
         })
     };
-    checkpoints.iter().zip(inputs).map(open).collect()
+    inputs.map(open).collect()
 }
 
 fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {

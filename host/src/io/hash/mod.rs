@@ -5,14 +5,15 @@ pub(crate) mod sha256;
 pub(crate) mod sha_ni;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read as _;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
-use mwa::{Error, ErrorKind, Result};
+use mwa::Result;
 
-use crate::io::disk::{io_error, open_regular};
+use crate::io::disk::{io_error, open_regular, read_some_at};
 use crate::io::hash::sha256::Sha256;
-use crate::progress::Progress;
+use crate::progress::{Progress, stopped};
 
 /// Bytes of a file; whoever owns them gets them back when the piece is dropped.
 pub(crate) type Piece = Box<dyn AsRef<[u8]> + Send>;
@@ -119,19 +120,27 @@ impl Claim {
 
 /// SHA-256 of a whole file, in hex.
 pub(crate) fn hash_file(path: &Path, progress: &dyn Progress) -> Result<String> {
-    let failed = |error: std::io::Error| io_error("cannot read it", &error).file(path.display().to_string());
-    let mut file = open_regular(path)?;
+    let failed = |error: io::Error| io_error("cannot read it", &error).file(path.display().to_string());
+    hash_of(&open_regular(path)?, progress).map_err(failed)?.ok_or_else(stopped)
+}
+
+/// The same of an open file, from its beginning, wherever others who share it are; `None` when the caller wants to stop.
+pub(crate) fn hash_of(file: &File, progress: &dyn Progress) -> io::Result<Option<String>> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
     while !progress.stopped() {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hash.finish()),
-            Ok(n) => hash.update(&buffer[..n]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
+        match read_some_at(file, &mut buffer, at) {
+            Ok(0) => return Ok(Some(hash.finish())),
+            Ok(count) => {
+                hash.update(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    Err(Error::new(ErrorKind::Stopped, "stopped; nothing was written"))
+    Ok(None)
 }
 
 #[cfg(test)]
