@@ -47,8 +47,9 @@ def merge_state_dicts(
         lambda name, dtype, shape: _empty(newest[name], dtype, shape),
         progress,
     )
-    for text in notes if note else ():
-        note(text)
+    if note is not None:
+        for text in notes:
+            note(text)
     return {name: merged[name] for name in newest}
 
 
