@@ -181,6 +181,12 @@ pub(crate) fn is_plain(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
+/// Whether a path leads to something in its folder, or in the folders in it, and nowhere else.
+#[must_use]
+pub fn is_inside(path: &str) -> bool {
+    path.split('/').all(is_plain)
+}
+
 #[cfg(test)]
 pub(crate) mod memory {
     //! Files in memory, which may answer "later" to everything that was not asked for before.

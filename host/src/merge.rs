@@ -115,12 +115,8 @@ impl Planned {
         for (name, text) in &texts {
             companions.push(staging.write(name, text.as_bytes())?);
         }
-        let mut notes = Vec::new();
-        if let Some(folder) = &checkpoints[merge.owner()].folder {
-            let (copied, left_out) = staging.copy_companions(folder)?;
-            companions.extend(copied);
-            notes = left_out;
-        }
+        let (copied, notes) = staging.copy_companions(&checkpoints[merge.owner()].companions)?;
+        companions.extend(copied);
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
         let closing = Closing { paths, inputs: hashes.inputs, outputs: hashes.outputs, companions, notes };

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use mwa::files::is_inside;
 use mwa::report::{CARD, COMPANIONS, CONFIG, HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
@@ -14,7 +15,6 @@ use crate::find::choose::Choice;
 use crate::io::disk::io_error;
 use crate::io::hash::hash_file;
 use crate::io::scratch::Scratch;
-use crate::io::staging::is_plain;
 use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
@@ -93,8 +93,11 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
     let files = report.inputs.iter().flat_map(|input| &input.files);
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
-    if let Some(name) = names.chain(&report.adapter).find(|name| !is_plain(name)) {
-        return Err(at(Error::new(ErrorKind::Input, format!("names `{name}`, which is no plain file name"))));
+    if let Some(name) = names.chain(&report.adapter).find(|name| !is_inside(name)) {
+        return Err(at(Error::new(
+            ErrorKind::Input,
+            format!("names `{name}`, which is not a file in the folder"),
+        )));
     }
 
     let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, progress);
@@ -163,7 +166,7 @@ fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
             let is_folder = entry.file_type().map_err(failed)?.is_dir();
             match name.to_str() {
                 Some(name) if is_folder && name.starts_with('.') => {}
-                Some(name) if !is_folder && inner == Path::new("") && wrote(name) => {}
+                Some(name) if !is_folder && wrote(&within(&inner, name)) => {}
                 _ if is_folder => folders.push(inner.join(name)),
                 _ => drop(found.insert(inner.join(name))),
             }
@@ -174,6 +177,12 @@ fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
         Checked { path: clean(&folder.join(path)).display().to_string(), state }
     });
     Ok(checked.collect())
+}
+
+/// A name in a folder within the merged one, as the report has it.
+fn within(inner: &Path, name: &str) -> String {
+    let parts = inner.components().map(|part| part.as_os_str().to_string_lossy());
+    parts.chain([name.into()]).collect::<Vec<_>>().join("/")
 }
 
 /// Whether programs that load models read files of that name: weights, configs, code, templates.

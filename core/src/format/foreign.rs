@@ -1,31 +1,49 @@
 //! Recognise what cannot be merged as it is, and say how to make it mergeable.
 
-use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::format::WEIGHTS;
+use crate::format::{STEMS, stem};
+
+/// How the names of files begin that hold a trainer's state, not weights.
+const STATES: [&str; 14] = [
+    "optimizer",
+    "optim",
+    "scheduler",
+    "scaler",
+    "sampler",
+    "dataloader",
+    "dl_state",
+    "rng_state",
+    "random_states",
+    "training_args",
+    "trainer_state",
+    "custom_checkpoint",
+    "pytorch_model_fsdp",
+    "zero_pp_rank",
+];
+
+/// What a file is that its name shows to hold a trainer's state, and what to do.
+pub(crate) fn state(name: &str) -> Option<(&'static str, &'static str)> {
+    let name = name.to_ascii_lowercase();
+    STATES
+        .iter()
+        .any(|start| name.starts_with(start))
+        .then_some(("is training state, not weights", "give the checkpoint folder that it lies in"))
+}
 
 /// What a file is that its name shows not to hold weights alone, and what to do.
 #[must_use]
 pub fn file(name: &str) -> Option<(&'static str, &'static str)> {
-    let name = name.to_ascii_lowercase();
-    let is_state = ["optimizer.", "scheduler.", "scaler.", "rng_state", "random_states", "training_args."]
-        .iter()
-        .any(|start| name.starts_with(start));
-    if is_state {
-        return Some(("is training state, not weights", "give the checkpoint folder that it lies in"));
+    if let Some(state) = state(name) {
+        return Some(state);
     }
-    match name.rsplit_once('.')?.1 {
-        "json" | "jsonl" | "csv" => Some((
+    match name.to_ascii_lowercase().rsplit_once('.')?.1 {
+        "json" | "jsonl" | "csv" | "yaml" | "yml" | "txt" => Some((
             "is not a checkpoint",
-            "give the run folder, a checkpoint folder or a .safetensors file; a table of metrics goes to --metrics-file",
-        )),
-        "ckpt" => Some((
-            "is a Lightning checkpoint, which holds its weights among the trainer's state",
-            "save its weights alone first: torch.save(torch.load(CKPT, map_location=\"cpu\")[\"state_dict\"], \"NAME.bin\")",
+            "give the run folder, a checkpoint folder or a file with weights; a table of metrics goes to --metrics-file",
         )),
         "npz" => Some((
             "is a NumPy archive, as old versions of MLX write",
@@ -36,102 +54,190 @@ pub fn file(name: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
+/// A container that is not read here.
+struct Container {
+    /// How the names of such files end.
+    ending: &'static str,
+    /// How they begin; nothing where only the name tells.
+    start: &'static [u8],
+    what: &'static str,
+    help: &'static str,
+}
+
+/// What nearly all others want.
+const CONVERT: &str = "save its tensors as safetensors first, with the program that wrote it";
+
+const fn container(
+    ending: &'static str,
+    start: &'static [u8],
+    what: &'static str,
+    help: &'static str,
+) -> Container {
+    Container { ending, start, what, help }
+}
+
+const CONTAINERS: [Container; 14] = [
+    container(".keras", b"PK\x03\x04", "a Keras archive", CONVERT),
+    container(".h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", CONVERT),
+    container(".gguf", b"GGUF", "a GGUF file", "merge the adapters before converting them to GGUF"),
+    container(".onnx", b"", "an ONNX graph", "merge the checkpoints from which it was exported"),
+    container(".msgpack", b"", "a Flax file (MessagePack)", CONVERT),
+    container(".pdparams", b"", "a PaddlePaddle file", CONVERT),
+    container(
+        ".nemo",
+        b"",
+        "a NeMo archive (tar)",
+        "unpack it (tar -xf) and merge the .ckpt files that come out",
+    ),
+    container(".tflite", b"", "a TensorFlow Lite model", CONVERT),
+    container(".index", b"", "a part of a TensorFlow checkpoint", CONVERT),
+    container(".pb", b"", "a TensorFlow graph", CONVERT),
+    container(".npy", b"\x93NUMPY", "a NumPy array", CONVERT),
+    container(".gz", b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    container(".zst", b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),
+    container(".7z", b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first"),
+];
+
+/// What a file is that no format reads, by its first bytes or else its name, and what to do.
+pub(crate) fn contained(name: &str, start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let name = name.to_ascii_lowercase();
+    let is_zip = start.starts_with(b"PK\x03\x04");
+    let is_it = |it: &&Container| {
+        let begins = !it.start.is_empty() && start.starts_with(it.start);
+        let ends = name.ends_with(it.ending);
+        // any archive of weights may begin like a zip
+        if is_zip { begins && ends } else { begins || ends && (it.start.is_empty() || start.is_empty()) }
+    };
+    if start.get(257..262) == Some(b"ustar") && !name.ends_with(".nemo") {
+        return Some(("a tar archive", "unpack it first"));
+    }
+    CONTAINERS.iter().find(is_it).map(|it| (it.what, it.help))
+}
+
 const DCP: &str =
     "convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch CHECKPOINT OUT.bin";
 
-/// Why a folder has no weights that can be merged: each framework's layout has its way out.
-///
-/// `names`: all that lies in it, sorted. `has_weights`: whether a folder of that name in it does. `inside`: the path to
-/// type for a name in it.
-#[must_use]
-pub fn folder(
-    names: &[String],
-    has_weights: &dyn Fn(&str) -> bool,
-    inside: &dyn Fn(&str) -> String,
-) -> Error {
-    let has = |name: &str| names.iter().any(|found| found == name);
-    let starts = |prefix: &str| names.iter().any(|found| found.starts_with(prefix));
-    let made = |detail: &str, help: &'static str| Error::new(ErrorKind::Input, detail.to_owned()).help(help);
-    if starts("pytorch_model_fsdp_") {
-        return made(
-            "is a sharded FSDP checkpoint without an adapter file",
-            "gather it first: accelerate merge-weights CHECKPOINT/pytorch_model_fsdp_0 OUT; or train with FULL_STATE_DICT",
-        );
-    }
-    if has("zero_to_fp32.py") || starts("global_step") {
-        return made(
-            "is a DeepSpeed ZeRO checkpoint without an adapter file",
-            "gather it first: python CHECKPOINT/zero_to_fp32.py CHECKPOINT OUT --safe_serialization; \
-             or train with stage3_gather_16bit_weights_on_model_save",
-        );
-    }
-    if has("weights") && has("context") {
+/// A framework's layout: what its files are called (a `*` at the end stands for anything), what it is, the way out.
+type Layout = (&'static [&'static str], &'static str, &'static str);
+
+const LAYOUTS: [Layout; 8] = [
+    (
+        &["pytorch_model_fsdp_*"],
+        "is a sharded FSDP checkpoint without an adapter file",
+        "gather it first: accelerate merge-weights CHECKPOINT/pytorch_model_fsdp_0 OUT; or train with FULL_STATE_DICT",
+    ),
+    (
+        &["zero_to_fp32.py"],
+        "is a DeepSpeed ZeRO checkpoint without an adapter file",
+        "gather it first: python CHECKPOINT/zero_to_fp32.py CHECKPOINT OUT --safe_serialization; \
+         or train with stage3_gather_16bit_weights_on_model_save",
+    ),
+    (
+        &["zero_pp_rank_*", "bf16_zero_pp_rank_*"],
+        "is a DeepSpeed ZeRO checkpoint without an adapter file",
+        "gather it first with zero_to_fp32.py, which DeepSpeed writes beside it; \
+         or train with stage3_gather_16bit_weights_on_model_save",
+    ),
+    (
+        &["latest_checkpointed_iteration.txt", "mp_rank_*"],
+        "is a Megatron checkpoint",
+        "export it to Hugging Face format with Megatron's own converter first",
+    ),
+    (&[".metadata", "__0_*"], "is a torch distributed (DCP) checkpoint", DCP),
+    (
+        &["lit_model.pth*"],
+        "is a LitGPT checkpoint",
+        "convert it first: litgpt convert_from_litgpt CHECKPOINT OUT",
+    ),
+    (&["adapters.safetensors", "adapters.npz"], "is an MLX run; its adapters are single files", MLX),
+    (
+        &["model_world_size_*"],
+        "holds the shards of a model that was trained with FSDP (model_world_size_…), which are not whole weights",
+        "put them together first, with the model merger of the program that wrote them",
+    ),
+];
+
+const MLX: &str =
+    "give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv";
+
+/// The framework whose layout a folder without weights has; `names`: all that lies in it.
+pub(crate) fn framework(names: &[String]) -> Option<Error> {
+    let has = |wanted: &&str| {
+        names.iter().any(|name| match wanted.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == wanted,
+        })
+    };
+    let made = |what: &'static str, help: &'static str| Some(Error::new(ErrorKind::Input, what).help(help));
+    if has(&"weights") && has(&"context") {
         return made(
             "is a NeMo checkpoint",
             "export it to Hugging Face format first, with NeMo's own exporter",
         );
     }
-    if has("latest_checkpointed_iteration.txt") || starts("iter_") || starts("mp_rank_") {
-        return made(
-            "is a Megatron checkpoint",
-            "export it to Hugging Face format with Megatron's own converter first",
-        );
+    if names.iter().any(|name| name.ends_with("_adapters.safetensors")) {
+        return made("is an MLX run; its adapters are single files", MLX);
     }
-    if has(".metadata") || starts("__0_") {
-        return made("is a torch distributed (DCP) checkpoint", DCP);
-    }
-    if starts("lit_model.pth") {
-        return made("is a LitGPT checkpoint", "convert it first: litgpt convert_from_litgpt CHECKPOINT OUT");
-    }
-    if starts("adapters.") || names.iter().any(|name| name.ends_with("_adapters.safetensors")) {
-        return made(
-            "is an MLX run; its adapters are single files",
-            "give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv",
-        );
-    }
-    if let Some(error) = loose(names, has_weights, inside) {
-        return error;
-    }
-    made(
-        &format!("holds no weights (looked for {})", WEIGHTS.join(", ")),
-        "give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files",
-    )
+    let (_, what, help) = LAYOUTS.iter().find(|(files, ..)| files.iter().any(&has))?;
+    made(what, help)
 }
 
-/// Weights under names that no framework gives a run: only the user knows which belong together.
-fn loose(
-    names: &[String],
-    has_weights: &dyn Fn(&str) -> bool,
-    inside: &dyn Fn(&str) -> String,
-) -> Option<Error> {
-    let ends = |end: &str| {
-        let found: Vec<_> = names.iter().filter(|name| name.ends_with(end)).map(String::as_str).collect();
-        (!found.is_empty()).then_some(found)
-    };
-    let folders: Vec<_> = names.iter().map(String::as_str).filter(|name| has_weights(name)).collect();
-    let (what, found, help) = if let Some(found) = ends(".ckpt") {
-        let (_, help) = file(found[0]).expect("its ending is .ckpt");
-        ("holds Lightning checkpoints", found, help.to_owned())
-    } else if let Some(found) = ends(".safetensors") {
-        let help = together("files", inside, &found);
-        ("holds .safetensors files, but none with the name of a checkpoint's weights", found, help)
-    } else if folders.is_empty() {
-        return None;
+/// Why a folder has no weights that can be merged as one checkpoint: only the user knows which of those in it belong together.
+///
+/// `names`: all that lies in it; `folders`: those with weights; `inside`: the path to type for a name in it.
+pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) -> String) -> Error {
+    let is_weights = |name: &&String| stem(name).is_some() && state(name).is_none();
+    let found: Vec<_> = names.iter().filter(is_weights).collect();
+    let folders: Vec<_> = folders.iter().collect();
+    let (what, found, help) = if !found.is_empty() {
+        let what = "holds files with weights, but it cannot be told which belong together";
+        (what, &found, together("files", inside, &found))
+    } else if !folders.is_empty() {
+        let what = "holds folders with weights, but none is named as a checkpoint";
+        (what, &folders, together("folders", inside, &folders))
+    } else if let Some((name, (what, help))) =
+        names.iter().find_map(|name| Some((name, contained(name, &[])?)))
+    {
+        return Error::new(ErrorKind::Input, format!("holds {name}, {what}, which is not read here"))
+            .help(help);
     } else {
-        let help = together("folders", inside, &folders);
-        ("holds folders with weights, but none is named as a checkpoint", folders, help)
+        let (last, others) = STEMS.split_last().expect("there are some");
+        let detail = format!("holds no weights: no file called {} or {last}", others.join(", "));
+        return Error::new(ErrorKind::Input, detail)
+            .help("give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights");
     };
-    Some(Error::new(ErrorKind::Input, format!("{what}: {}", some(&found))).help(help))
+    Error::new(ErrorKind::Input, format!("{what}: {}", some(found))).help(help)
 }
 
-fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&str]) -> String {
+fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&String]) -> String {
     let shown: Vec<_> = names.iter().take(2).map(|name| inside(name)).collect();
-    format!("name the {what} that belong together: mwa merge {} … -o OUT", shown.join(" "))
+    let dots = if names.len() > 2 { " …" } else { "" };
+    format!("name the {what} that belong together: mwa merge {}{dots} -o OUT", shown.join(" "))
 }
 
 /// The first few names.
-fn some(names: &[&str]) -> String {
+fn some(names: &[&String]) -> String {
     const SHOWN: usize = 3;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| name.as_str()).collect();
     let dots = if names.len() > SHOWN { ", …" } else { "" };
-    format!("{}{dots}", names[..names.len().min(SHOWN)].join(", "))
+    format!("{}{dots}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_told_by_their_first_bytes_or_their_names() {
+        let what = |name, start| contained(name, start).map(|(what, _)| what);
+        assert_eq!(what("w.keras", b"PK\x03\x04"), Some("a Keras archive"));
+        assert_eq!(what("w.bin", b"PK\x03\x04"), None);
+        assert_eq!(what("w.bin", b"\x89HDF\r\n\x1a\n"), Some("an HDF5 file, as Keras writes"));
+        assert_eq!(what("flax_model.msgpack", b"\x82\xa6"), Some("a Flax file (MessagePack)"));
+        assert_eq!(what("model.safetensors", b"\x10\0\0\0\0\0\0\0{"), None);
+        let mut tar = [0; 300];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert_eq!(what("w.tar", &tar), Some("a tar archive"));
+        assert_eq!(what("w.nemo", &tar), Some("a NeMo archive (tar)"));
+    }
 }

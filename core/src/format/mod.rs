@@ -3,6 +3,7 @@
 //! Kernels never see a container. A format gives the tensors of a file with the places of their bytes, and jobs read those
 //! places, whatever lies around them.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, last, size};
 use crate::format::safetensors::Header;
 
+pub(crate) mod counter;
 pub mod foreign;
 pub(crate) mod quantised;
 pub mod safetensors;
@@ -37,6 +39,10 @@ pub struct Catalog {
     pub header: Header,
     /// The training step, if the file says so.
     pub step: Option<u64>,
+    /// The name of the weights in the file, where they are one of several things in it.
+    pub key: Option<String>,
+    /// What its trainer measured of these weights on held-out data, by the names of metrics.
+    pub told: Vec<(String, f64)>,
     /// What the user should know about it.
     pub notes: Vec<String>,
 }
@@ -44,17 +50,16 @@ pub struct Catalog {
 /// How many bytes of a file are read to know its format.
 pub const START: u64 = 512;
 
-/// Weight files in the order in which they are preferred, as PEFT and transformers do.
-pub const WEIGHTS: [&str; 8] = [
-    "adapter_model.safetensors",
-    "adapter_model.safetensors.index.json",
-    "adapter_model.bin",
-    "pytorch_lora_weights.safetensors",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
+/// What the files of a checkpoint's weights are called, less their endings, in the order in which they are preferred, as PEFT,
+/// transformers and diffusers do.
+pub(crate) const STEMS: [&str; 5] =
+    ["adapter_model", "pytorch_lora_weights", "model", "pytorch_model", "diffusion_pytorch_model"];
+
+/// A file of weights less its ending.
+pub(crate) fn stem(name: &str) -> Option<&str> {
+    const ENDINGS: [&str; 6] = [".safetensors", ".pth.tar", ".pt", ".pth", ".ckpt", ".bin"];
+    ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))
+}
 
 /// Find the tensors of a file, whichever of the formats it has.
 pub(crate) fn open(
@@ -65,6 +70,10 @@ pub(crate) fn open(
 ) -> Maybe<Catalog> {
     let size = size(files, path)?;
     let start = files.read(path, 0..START)?;
+    if let Some((what, help)) = foreign::contained(last(path), &start) {
+        let error = Error::new(ErrorKind::Input, format!("is {what}, which is not read here"));
+        return Err(error.file(path).help(help).into());
+    }
     let format = formats.iter().find(|format| format.claims(last(path), &start));
     let format = format.ok_or_else(|| {
         Error::new(ErrorKind::Input, "is in a format that is not read here")

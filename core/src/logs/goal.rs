@@ -17,53 +17,23 @@ pub enum Goal {
 }
 
 /// Words that name a quantity to lower.
-const MIN: [&str; 14] = [
-    "loss",
-    "perplexity",
-    "ppl",
-    "wer",
-    "cer",
-    "ter",
-    "rmse",
-    "mse",
-    "mae",
-    "nll",
-    "error",
-    "errors",
-    "crossentropy",
-    "brier",
-];
+const MIN: &str = "loss perplexity ppl wer cer ter per der eer ser mer rmse mse mae mape smape rmsle nll bpc bpb bpd err \
+                   error errors xent crossentropy brier ece fid kid fvd fad lpips hd95 hausdorff mindcf ade fde epe nme";
 
 /// Words that name a quantity to raise.
-const MAX: [&str; 21] = [
-    "accuracy",
-    "accuracies",
-    "acc",
-    "f1",
-    "reward",
-    "rewards",
-    "margin",
-    "margins",
-    "precision",
-    "recall",
-    "auc",
-    "auroc",
-    "mcc",
-    "correlation",
-    "pearson",
-    "spearman",
-    "spearmanr",
-    "meteor",
-    "chrf",
-    "ndcg",
-    "mrr",
-];
+const MAX: &str = "accuracy accuracies acc acc1 acc5 top1 top5 f1 fscore reward rewards margin margins precision recall \
+                   auc auroc auprc mcc matthews kappa correlation pearson pearsonr spearman spearmanr kendalltau r2 \
+                   meteor chrf cider comet bleurt bertscore ndcg mrr map map50 map75 ap ap50 ap75 dice jaccard iou miou \
+                   pq psnr ssim pesq stoi snr sdr em pass success win winrate sensitivity specificity";
 
 /// Words that turn a name into something else: `reward_std`, `rewards/rejected`, `loss_scale`.
-const NEITHER: [&str; 13] = [
-    "std", "stddev", "var", "variance", "rejected", "scale", "ratio", "zero", "runtime", "time", "second",
-    "length", "count",
-];
+const NEITHER: &str =
+    "std stddev stderr var variance rejected scale ratio zero runtime time second length count";
+
+/// Whether a word is one of a list.
+fn is_in(list: &str, word: &str) -> bool {
+    list.split(' ').any(|listed| listed == word)
+}
 
 impl Goal {
     /// The goal that a metric's name gives away: its last telling word decides (`eval_accuracy_loss` is a
@@ -85,13 +55,16 @@ impl Goal {
         if name == "step" || name.contains("exact_match") {
             return Some(Self::Max);
         }
-        if words().any(|word| NEITHER.contains(&word)) {
+        if words().any(|word| is_in(NEITHER, word)) {
             return None;
         }
         words().rev().find_map(|word| {
-            if MIN.contains(&word) || word.ends_with("loss") {
+            if is_in(MIN, word) || word.ends_with("loss") {
                 Some(Self::Min)
-            } else if MAX.contains(&word) || word.starts_with("rouge") || word.starts_with("bleu") {
+            } else if is_in(MAX, word)
+                || ["rouge", "bleu"].iter().any(|of| word.starts_with(of))
+                || word.ends_with("bleu")
+            {
                 Some(Self::Max)
             } else {
                 None
@@ -116,9 +89,7 @@ impl FromStr for Goal {
         match text {
             "min" => Ok(Self::Min),
             "max" => Ok(Self::Max),
-            _ => {
-                Err(Error::new(ErrorKind::Usage, format!("the goal is `{text}`, but can only be min or max")))
-            }
+            _ => Err(Error::new(ErrorKind::Usage, format!("the goal must be min or max, not `{text}`"))),
         }
     }
 }
@@ -136,6 +107,21 @@ mod tests {
         }
         for name in ["step", "eval_accuracy", "eval_f1", "rougeL", "eval_bleu4", "reward", "rewards/margins"]
         {
+            assert_eq!(Goal::infer(name), Some(Goal::Max), "{name}");
+        }
+        for name in ["eer", "test_FID", "bpc", "val/cer", "hd95"] {
+            assert_eq!(Goal::infer(name), Some(Goal::Min), "{name}");
+        }
+        for name in [
+            "dice",
+            "mIoU",
+            "metrics/mAP50-95(B)",
+            "eval_top1",
+            "sacrebleu",
+            "acc_norm,none",
+            "pass@1",
+            "psnr",
+        ] {
             assert_eq!(Goal::infer(name), Some(Goal::Max), "{name}");
         }
         for name in ["mean_token_accuracy", "rewards/accuracies", "eval_exact_match", "rewards/format/mean"] {

@@ -29,6 +29,8 @@ pub struct History {
     /// Invariant: not empty.
     branches: Vec<Branch>,
     save_steps: Option<u64>,
+    /// The evaluation by which the run tells its best checkpoint.
+    pub(crate) criterion: Option<String>,
     notes: Vec<String>,
 }
 
@@ -77,6 +79,7 @@ impl History {
         let mut states: Vec<TrainerState> = states.into_iter().collect();
         states.sort_by_cached_key(|state| Reverse(state.end()));
         let save_steps = states.iter().find_map(|state| state.save_steps);
+        let criterion = states.iter().find_map(|state| state.criterion.clone());
         let mut notes: Vec<String> = Vec::new();
         let mut branches: Vec<Branch> = Vec::new();
         for state in states {
@@ -108,7 +111,7 @@ impl History {
         for branch in &mut branches {
             branch.records = diverged::records(&branch.log);
         }
-        Self { branches, save_steps, notes }
+        Self { branches, save_steps, criterion, notes }
     }
 
     /// Why the checkpoint at `step` is bad, if the log says that the run had diverged by then.

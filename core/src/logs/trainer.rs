@@ -12,7 +12,8 @@ use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::series::{Log, Point};
+use crate::logs::read::is_evaluation;
+use crate::logs::series::{Log, Point, Series, value_at};
 use crate::text::json;
 
 /// The keys under which trainers write the step of a record: Trainer, LLaMA-Factory, ms-swift,
@@ -32,6 +33,8 @@ pub struct TrainerState {
     /// The steps between two checkpoints, as configured; not used when saving by epoch.
     pub save_steps: Option<u64>,
     pub(crate) log: Log,
+    /// The evaluation by which the run tells its best checkpoint, where its value there shows which it is.
+    pub(crate) criterion: Option<String>,
     /// Counts the restarts inside an appended log: the highest is the newest.
     pub(crate) generation: usize,
     pub(crate) notes: Vec<String>,
@@ -112,14 +115,30 @@ impl TrainerState {
             }
         }
         let step = |key| map.get(key).and_then(json::step);
+        let state = log.finish();
+        let criterion = criterion(map, &state.log);
         Self {
+            criterion,
             global_step: step("global_step"),
             max_steps: step("max_steps"),
             logging_steps: step("logging_steps"),
             save_steps: step("save_steps"),
-            ..log.finish()
+            ..state
         }
     }
+}
+
+/// The one evaluation whose value at the best checkpoint is `best_metric`.
+fn criterion(map: &Map<String, Value>, log: &Log) -> Option<String> {
+    let best = map.get("best_metric").and_then(json::number)?;
+    let named = || map.get("best_model_checkpoint")?.as_str()?.rsplit('-').next()?.parse().ok();
+    let step = map.get("best_global_step").and_then(json::step).or_else(named)?;
+    let is_it =
+        |series: &Series| value_at(series, step).is_some_and(|value| value.to_bits() == best.to_bits());
+    let mut names =
+        log.iter().filter(|(name, series)| is_evaluation(name) && is_it(series)).map(|(name, _)| name);
+    let only = names.next()?;
+    names.next().is_none().then(|| only.into())
 }
 
 /// One branch of a run as its records come in.

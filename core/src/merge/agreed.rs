@@ -10,6 +10,7 @@ use crate::adapter::agree::{agree, agree_as_products, agree_metadata};
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::kinds::Exactness;
 use crate::error::Result;
+use crate::format::counter::is_newest;
 use crate::format::quantised;
 use crate::format::safetensors::{Tensor, TextMap};
 use crate::merge::MergeOptions;
@@ -65,6 +66,7 @@ impl Agreed {
             return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
         quantised::refuse(tensors(newest))?;
+        notes.extend(newest_taken(inputs, newest));
         let none = TextMap::default();
         let named = inputs.iter().map(|input| {
             (input.name.as_str(), input.files.first().map_or(&none, |file| file.header.metadata()))
@@ -92,6 +94,21 @@ impl Agreed {
             format!("{underflowed} of {elements} values became zero in the output dtype; --dtype f32 or bf16 keeps them")
         })
     }
+}
+
+/// What to say of counters, which have no average.
+fn newest_taken(inputs: &[Input], newest: &Input) -> Option<String> {
+    let mut names = tensors(newest).filter(|it| is_newest(&it.name, &it.shape, it.dtype)).map(|it| &it.name);
+    let first = names.next().filter(|_| inputs.len() > 1)?;
+    let more = match names.count() {
+        0 => " is".into(),
+        1 => " and 1 tensor like it are".into(),
+        count => format!(" and {count} tensors like it are"),
+    };
+    Some(format!(
+        "`{first}`{more} not averaged but taken from {}, as counters and packed state are",
+        newest.name
+    ))
 }
 
 /// The one input with weight.

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::adapter::config::AdapterConfig;
-use crate::merge::report::Report;
+use crate::merge::report::{Report, labels};
 use crate::text::escape::{markdown, readable};
 use crate::text::json::quoted;
 
@@ -55,11 +55,10 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
     }
     let metric = markdown(report.weighting.metric.as_deref().unwrap_or("metric"));
     text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
-    for input in &report.inputs {
-        let last = input.name.rsplit(['/', '\\']).next().unwrap_or(&input.name);
+    for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
         let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
-        text += &format!("| {} | {step} | {metric} | {:.4} |\n", markdown(last), input.weight);
+        text += &format!("| {} | {step} | {metric} | {:.4} |\n", markdown(label), input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
     if config.is_some() {

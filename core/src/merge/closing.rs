@@ -3,6 +3,7 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use serde::Deserialize;
@@ -51,7 +52,7 @@ impl Merge {
     /// Shard index and adapter config: what belongs beside the weights and does not depend on hashes.
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
-        let mut texts: Vec<_> = shard_index(self.outputs()).into_iter().collect();
+        let mut texts: Vec<_> = shard_indexes(self.outputs());
         if let Some(config) = &self.chosen.configs[self.owner()] {
             let text = self.rewritten().unwrap_or_else(|| config.text().to_string());
             texts.push((report::CONFIG.to_string(), text));
@@ -141,32 +142,54 @@ fn unhashed(file: &Shard) -> HashedFile {
 /// What to say of inputs that are the same model.
 fn twins(inputs: &[report::Input]) -> Vec<String> {
     let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
-    let mut notes = Vec::new();
+    let mut pairs = Vec::new();
     for (i, input) in inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
         let mut before = inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());
         let twin = before.find(|other| other.files.iter().zip(&input.files).all(is_same));
-        notes.extend(
-            twin.map(|twin| format!("{} and {} hold the same weights, byte for byte", twin.name, input.name)),
-        );
+        pairs.extend(twin.map(|twin| (&twin.name, &input.name)));
     }
-    notes
+    let same = "hold the same weights, byte for byte";
+    match pairs.as_slice() {
+        // a line each would be hundreds
+        [(first, _), _, _, .., (_, last)] => {
+            let count = pairs.len();
+            vec![format!("{count} checkpoints, from {first} to {last}, {same} as one before them")]
+        }
+        few => few.iter().map(|(a, b)| format!("{a} and {b} {same}")).collect(),
+    }
 }
 
-/// Which file of several holds which tensor, as transformers and PEFT read it: the index's file name and its JSON.
-/// `None` for a single file, which needs none.
+/// Which file of several holds which tensor, as transformers, PEFT and diffusers read it: the index's file name and its JSON;
+/// one for the weights, and one for each folder beside them. None for a single file, which needs none.
 #[must_use]
-pub fn shard_index(files: &[Shard]) -> Option<(String, String)> {
-    let first = files.first().filter(|_| files.len() > 1)?;
+pub fn shard_indexes(files: &[Shard]) -> Vec<Text> {
+    // files in the folder of the weights itself are by themselves
+    let mut groups: Vec<_> =
+        files.iter().map(|file| file.header.beside()).filter(|it| *it != Some("")).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups.into_iter().filter_map(|beside| shard_index(files, beside)).collect()
+}
+
+fn shard_index(files: &[Shard], beside: Option<&str>) -> Option<Text> {
+    let folder = beside.unwrap_or_default();
+    let of_group = |file: &Shard| file.header.beside() == beside;
+    let own = |file: &Shard| file.name.strip_prefix(folder).unwrap_or(&file.name).to_owned();
+    let mut group = files.iter().filter(|file| of_group(file));
+    let first = own(group.next()?);
+    group.next()?;
     let (mut weight_map, mut total_size) = (Map::new(), 0);
-    for (file, tensor) in Tensors::new(files).sorted() {
-        weight_map.insert(tensor.name.clone(), files[file].name.as_str().into());
+    for (file, tensor) in Tensors::new(files).sorted().filter(|(file, _)| of_group(&files[*file])) {
+        let name = files[file].header.own_name(&tensor.name);
+        weight_map.insert(name.to_owned(), own(&files[file]).into());
         total_size += tensor.len();
     }
-    let stem = if first.name.starts_with("adapter_model") { "adapter_model" } else { "model" };
+    let known = ["adapter_model", "diffusion_pytorch_model"];
+    let stem = known.into_iter().find(|stem| first.starts_with(stem)).unwrap_or("model");
     let mut metadata = Map::new();
     metadata.insert("total_size".to_owned(), total_size.into());
     let mut index = Map::new();
     index.insert("metadata".to_owned(), metadata.into());
     index.insert("weight_map".to_owned(), weight_map.into());
-    Some((format!("{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
+    Some((format!("{folder}{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
 }

@@ -80,7 +80,7 @@ use self::job::{Aim, Work};
 use self::report::{Distance, Weighting};
 
 pub use agreed::Agreed;
-pub use closing::{Closing, Finished, Text, shard_index};
+pub use closing::{Closing, Finished, Text, shard_indexes};
 pub use compare::Comparison;
 pub use job::{Bytes, Findings, Found, Job};
 
@@ -502,7 +502,7 @@ impl Merge {
     /// As [`Merge::found`].
     pub fn take(&mut self, findings: Findings) -> Result<()> {
         let unknown = || {
-            Error::new(ErrorKind::Usage, "a job was told of that is not handed out, or was told of before")
+            Error::new(ErrorKind::Usage, "a job was reported that was not handed out, or was reported before")
         };
         let first = self.first.len() as u64;
         let elements = self.laid.as_ref().map_or(0, |laid| laid.cuts.count());

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
 use crate::method::product::{Rank, Residual, Space};
+use crate::text::index::Index;
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
 use crate::weigh::scheme::Scheme;
@@ -173,15 +174,20 @@ pub struct HashedFile {
 }
 
 /// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.
-pub const COMPANIONS: [&str; 18] = [
+pub const COMPANIONS: [&str; 23] = [
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
+    "config_sentence_transformers.json",
     "generation_config.json",
     "merges.txt",
+    "model_index.json",
+    "modules.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "scheduler_config.json",
+    "sentence_bert_config.json",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
@@ -253,6 +259,24 @@ impl Weighting {
         text
     }
 }
+
+/// How tables call inputs: by the end of their names that tells them apart, parts whole.
+#[must_use]
+pub fn labels(inputs: &[Input]) -> Vec<&str> {
+    let of = |parts: usize| {
+        let label = |input: &'_ Input| {
+            let name = input.name.trim_end_matches(['/', '\\']);
+            name.rmatch_indices(['/', '\\']).nth(parts - 1).map_or(0, |(at, _)| at + 1)
+        };
+        let cut = inputs.iter().map(|input| &input.name.trim_end_matches(['/', '\\'])[label(input)..]);
+        cut.collect::<Vec<_>>()
+    };
+    let are_distinct = |labels: &Vec<&str>| Index::new(labels.iter().copied()).repeated().is_none();
+    (1..=MOST_PARTS).map(of).find(are_distinct).unwrap_or_else(|| of(1))
+}
+
+/// The longest label, in parts of a path.
+const MOST_PARTS: usize = 4;
 
 /// The model card's file name.
 pub const CARD: &str = "README.md";

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::kernel::Kernel;
 use crate::text::index::Index;
@@ -150,8 +151,8 @@ impl Plan {
             }
             // what the newest input lacks goes into its first file
             layout.append(&mut unplaced);
-            let header =
-                Header::layout(layout, recipe.metadata.clone()).map_err(|error| error.file(&*file.name))?;
+            let header = Header::layout_beside(layout, recipe.metadata.clone(), file.header.beside())
+                .map_err(|error| error.file(&*file.name))?;
             let made_here = Index::new(works.iter().map(|(name, ..)| *name));
             for tensor in header.tensors() {
                 let Some(place) = made_here.place(&tensor.name) else { continue };
@@ -266,6 +267,9 @@ fn same_names(inputs: &[Input], tensors: &[Tensors<'_>], elsewhere: &Index<'_>) 
 /// How one tensor is made, given where it lies in each input.
 fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
     let (last, (_, newest)) = (found.len() - 1, found[found.len() - 1]);
+    if is_newest(&newest.name, &newest.shape, newest.dtype) {
+        return Ok(Work::Copy(element_bytes(newest.dtype)));
+    }
     for (input, (_, tensor)) in inputs.iter().zip(found) {
         if tensor.shape != newest.shape {
             let (a, b, other) = (&tensor.shape, &newest.shape, &inputs[last].name);
@@ -321,13 +325,14 @@ fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weig
         true => weights.values()[*input] != 0.0,
         false => weights.rounded(*input) != 0.0,
     };
-    Segment {
-        output,
-        start: tensor.range.start,
-        elements: tensor.len() / work.bytes() as u64,
-        work,
-        operands: found.iter().enumerate().filter(is_used).map(place).collect(),
-    }
+    let mut all = found.iter().enumerate();
+    let operands = if is_newest(&tensor.name, &tensor.shape, tensor.dtype) {
+        all.next_back().map(place).into_iter().collect()
+    } else {
+        all.filter(is_used).map(place).collect()
+    };
+    let elements = tensor.len() / work.bytes() as u64;
+    Segment { output, start: tensor.range.start, elements, work, operands }
 }
 
 #[cfg(test)]

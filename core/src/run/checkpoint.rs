@@ -9,15 +9,16 @@ use alloc::vec::Vec;
 use crate::adapter::config::AdapterConfig;
 use crate::error::{Error, ErrorKind};
 use crate::files::{
-    Files, Kind, Maybe, NO_FILE, all, is_file, is_folder, is_plain, join, last, parent, text,
+    Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_folder, is_inside, join, last, parent, text,
 };
 use crate::format::safetensors::{Header, Tensor};
-use crate::format::{foreign, open};
+use crate::format::{foreign, open, stem};
 use crate::run::readers::{OpenOptions, Readers};
+use crate::run::step::home;
+use crate::run::weights::{Place, inside, is_state, lone, weights_in};
 
-pub use crate::format::WEIGHTS;
 pub use crate::format::shards::ShardIndex;
-pub use crate::run::step::{step_of_file, step_of_folder};
+pub use crate::run::step::step_of_folder;
 
 /// The most bytes that an `adapter_config.json` may have.
 const CONFIG_LIMIT: u64 = 16 << 20;
@@ -39,10 +40,14 @@ pub struct Checkpoint {
     pub config: Option<AdapterConfig>,
     /// What the user should know about it.
     pub notes: Vec<String>,
-    /// Files beside its own that may hold weights too, by their path in the folder.
-    pub(crate) beside: Vec<String>,
+    /// The number in its name, or in that of the folder around it.
+    pub(crate) number: Option<u64>,
+    /// How much of the name leads to what has that number.
+    home: usize,
     /// The step that its weights' files tell.
     pub(crate) counted: Option<u64>,
+    /// The metrics that they tell.
+    pub(crate) told: Vec<(String, f64)>,
 }
 
 /// A file with weights.
@@ -50,6 +55,10 @@ pub struct Checkpoint {
 pub struct File {
     /// Its path.
     pub path: String,
+    /// Its path from the checkpoint's folder on.
+    name: String,
+    /// The name of the weights in it, where they are one of several things.
+    pub(crate) key: Option<String>,
     /// Length in bytes.
     pub len: u64,
     /// Its tensors and where they lie.
@@ -62,13 +71,19 @@ impl File {
     /// # Errors
     /// What is wrong with it, and what the system refuses.
     pub fn open(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Self> {
-        open_weights(files, readers, path, &OpenOptions::default()).map(|(file, ..)| file)
+        open_weights(files, readers, path, &OpenOptions::default()).map(|opened| opened.file)
     }
 
-    /// The name within its folder.
+    /// The name within the checkpoint's folder; with that of a folder, for files beside the weights.
     #[must_use]
     pub fn name(&self) -> &str {
-        last(&self.path)
+        &self.name
+    }
+
+    /// As a file that lies beside the weights, in a folder such as `2_Dense/` or in none.
+    fn into_beside(self, folder: &str) -> Self {
+        let header = self.header.into_beside(folder);
+        Self { name: format!("{folder}{}", self.name), header, ..self }
     }
 }
 
@@ -95,45 +110,47 @@ impl Checkpoint {
         }
         let mut checkpoint = Self::of(path);
         checkpoint.take(open_weights(files, readers, path, options)?);
-        checkpoint.step = step_of_file(last(path)).or(checkpoint.counted);
+        checkpoint.step = checkpoint.number.or(checkpoint.counted);
         Ok(checkpoint)
     }
 
     fn open_folder(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
         let adapter = options.adapter.as_deref();
         let folder = adapter.map_or_else(|| path.to_owned(), |adapter| join(path, adapter));
-        let Some(weights) = weights_in(files, &folder)? else {
-            return Err(match adapter {
-                Some(adapter) => no_adapter(files, path, adapter)?,
-                None => no_weights(files, path)?,
+        let place = match weights_in(files, &folder)? {
+            Some(place) => place,
+            None if adapter.is_some() => {
+                return Err(no_adapter(files, path, adapter.unwrap_or_default())?.file(path).into());
             }
-            .file(path)
-            .into());
+            None => match elsewhere(files, path).map_err(|stop| stop.file(path))? {
+                Elsewhere::File(place) => place,
+                Elsewhere::Folder(inner, left) => {
+                    let mut found = Self::open_folder(files, readers, &join(path, &inner), options)?;
+                    found.notes.extend(left);
+                    return Ok(found);
+                }
+            },
         };
         let mut checkpoint = Self::of(path);
-        let opened = if weights.ends_with(".json") {
-            open_shards(files, readers, &weights, options)?
-        } else {
-            vec![open_weights(files, readers, &weights, options)?]
-        };
-        opened.into_iter().for_each(|file| checkpoint.take(file));
+        open_place(files, readers, &place, options)?.into_iter().for_each(|file| checkpoint.take(file));
         let config = join(&folder, "adapter_config.json");
         if is_file(files, &config)? {
             let text = text(files, &config, CONFIG_LIMIT)?;
             checkpoint.config = Some(AdapterConfig::parse(&text).map_err(|error| error.file(config))?);
-        } else if last(&weights).starts_with("adapter_model") {
+        } else if last(place.path()).starts_with("adapter_model") {
             return Err(Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json")
                 .file(path)
                 .help("copy adapter_config.json from another checkpoint of the run")
                 .into());
         }
-        checkpoint.step = step_of_folder(last(path)).or(checkpoint.counted);
-        checkpoint.beside = beside(files, &folder, &checkpoint.files)?;
+        checkpoint.step = checkpoint.number.or(checkpoint.counted);
+        checkpoint.take_beside(files, readers, &folder)?;
         checkpoint.folder = Some(folder);
         Ok(checkpoint)
     }
 
     fn of(path: &str) -> Self {
+        let found = home(path);
         Self {
             name: path.to_owned(),
             step: None,
@@ -141,15 +158,73 @@ impl Checkpoint {
             folder: None,
             config: None,
             notes: Vec::new(),
-            beside: Vec::new(),
+            number: found.map(|(_, number)| number),
+            home: found.map_or(path.len(), |(home, _)| home.len()),
             counted: None,
+            told: Vec::new(),
         }
     }
 
-    fn take(&mut self, (file, step, notes): Weights) {
-        self.files.push(file);
-        self.counted = self.counted.or(step);
-        self.notes.extend(notes);
+    /// Open what else holds weights in the checkpoint's folder, and in the folders in it: they are merged too.
+    fn take_beside(&mut self, files: &dyn Files, readers: &Readers, folder: &str) -> Maybe<()> {
+        let options = OpenOptions::default();
+        let mut places = Vec::new();
+        for name in files.list(folder)? {
+            let path = join(folder, &name);
+            let is_weights = |name: &str| stem(name).is_some() && foreign::state(name).is_none();
+            let is_taken = self.files.iter().any(|file| file.path == path);
+            if is_taken || is_state(&name) {
+            } else if is_weights(&name) {
+                if is_file(files, &path)? {
+                    places.push((String::new(), Place::File(path)));
+                }
+            } else if is_folder(files, &path)? && !is_file(files, &join(&path, "adapter_config.json"))? {
+                let inner = files.list(&path)?.into_iter().filter(|name| is_weights(name));
+                let each = || inner.map(|name| Place::File(join(&path, &name))).collect();
+                let found = weights_in(files, &path)?.map_or_else(each, |place| vec![place]);
+                places.extend(found.into_iter().map(|place| (format!("{name}/"), place)));
+            }
+        }
+        let open = |(_, place): &(String, Place)| match open_place(files, readers, place, &options) {
+            // what is damaged or unreadable spoils the checkpoint; what is something else is no part of it
+            Err(Stop::Failed(error)) if error.kind() == ErrorKind::Input => Ok(Err(error)),
+            opened => opened.map(Ok),
+        };
+        for ((inner, place), opened) in places.iter().zip(all(places.iter().map(open))?) {
+            let name = format!("{inner}{}", last(place.path()));
+            match opened {
+                // what holds other things than tensors is no weights
+                Err(error) if error.detail().starts_with("holds ") => {}
+                Err(error) => {
+                    self.notes.push(format!("{name}, beside the weights, is left out: it {}", error.detail()))
+                }
+                Ok(opened) => {
+                    let of_name =
+                        |file: &&File, name: &str| file.header.tensors().iter().any(|it| it.name == name);
+                    let mut tensors = opened.iter().flat_map(|it| it.file.header.tensors());
+                    let taken = tensors.find_map(|tensor| {
+                        let name = format!("{inner}{}", tensor.name);
+                        self.files.iter().find(|file| of_name(file, &name))
+                    });
+                    match taken {
+                        Some(taken) => self.notes.push(format!(
+                            "{name} is left out: {} holds tensors of the same names and is taken; to merge {name}, name \
+                             these files themselves",
+                            taken.name
+                        )),
+                        None => self.files.extend(opened.into_iter().map(|it| it.file.into_beside(inner))),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, opened: Opened) {
+        self.files.push(opened.file);
+        self.counted = self.counted.or(opened.step);
+        self.told.extend(opened.told);
+        self.notes.extend(opened.notes);
     }
 
     /// The tensors of all its files.
@@ -157,57 +232,27 @@ impl Checkpoint {
         self.files.iter().flat_map(|file| file.header.tensors())
     }
 
-    /// The last part of the name, for tables.
+    /// What the run calls the checkpoint: the last part of the name, unless that is the weights' place in the checkpoint.
     #[must_use]
     pub fn label(&self) -> &str {
-        last(&self.name)
+        last(self.home())
     }
 
     /// The folder whose log covers the checkpoint.
     #[must_use]
     pub fn run(&self) -> &str {
-        parent(&self.name)
+        parent(self.home())
     }
-}
 
-/// What else in a checkpoint's folder, or in one of its folders, may hold weights: no training state, no adapter of its own.
-fn beside(files: &dyn Files, folder: &str, taken: &[File]) -> Maybe<Vec<String>> {
-    let may_hold = |name: &str| {
-        let ends = [".safetensors", ".bin", ".pt", ".pth"];
-        ends.iter().any(|end| name.ends_with(end)) && foreign::file(name).is_none()
-    };
-    let mut found = Vec::new();
-    for name in files.list(folder)? {
-        let path = join(folder, &name);
-        if may_hold(&name) {
-            if !taken.iter().any(|file| file.path == path) && is_file(files, &path)? {
-                found.push(name);
-            }
-        } else if !is_state(&name) && is_folder(files, &path)? {
-            let inner = files.list(&path)?;
-            if !inner.iter().any(|name| name == "adapter_config.json") {
-                found.extend(inner.iter().filter(|inner| may_hold(inner)).map(|inner| join(&name, inner)));
-            }
-        }
+    /// The checkpoint itself, where the name leads to a place in it.
+    pub(crate) fn home(&self) -> &str {
+        &self.name[..self.home]
     }
-    Ok(found)
-}
 
-/// Whether a folder in a checkpoint holds a trainer's state.
-fn is_state(name: &str) -> bool {
-    let starts = ["global_step", "optimizer_", "pytorch_model_fsdp_", "checkpoint-", "recipe_state"];
-    starts.iter().any(|start| name.starts_with(start))
-}
-
-/// The file that says where the weights are, if the folder has any.
-pub(crate) fn weights_in(files: &dyn Files, folder: &str) -> Maybe<Option<String>> {
-    for name in WEIGHTS {
-        let path = join(folder, name);
-        if is_file(files, &path)? {
-            return Ok(Some(path));
-        }
+    /// Whether the checkpoint is a folder, which may have a log of its own.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.folder.is_some() || self.home < self.name.len()
     }
-    Ok(None)
 }
 
 /// Adapters that a multi-adapter model saved in folders of their own.
@@ -224,23 +269,43 @@ pub(crate) fn named_adapters(files: &dyn Files, folder: &str) -> Maybe<Vec<Strin
 
 /// Check a name of `--adapter`.
 pub(crate) fn check_adapter(name: &str) -> Maybe<()> {
-    if is_plain(name) {
+    if is_inside(name) {
         return Ok(());
     }
-    let detail = format!("`{name}` is not the name of an adapter");
+    let detail = format!("`{name}` is not a folder inside the checkpoints");
     Err(Error::new(ErrorKind::Usage, detail)
-        .help("--adapter takes the name of a folder inside the checkpoints")
+        .help("--adapter takes the name of a folder inside each checkpoint, such as adapter_model")
         .into())
 }
 
-/// A file, the step that it tells, and what the user should know.
-type Weights = (File, Option<u64>, Vec<String>);
+/// A file, and what it tells beside its tensors.
+struct Opened {
+    file: File,
+    step: Option<u64>,
+    told: Vec<(String, f64)>,
+    notes: Vec<String>,
+}
 
-fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Weights> {
+fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Opened> {
     let catalog = open(files, readers.formats, path, options.weights_key.as_deref())?;
     let len = crate::files::size(files, path)?;
-    let file = File { path: path.to_owned(), len, header: catalog.header };
-    Ok((file, catalog.step, catalog.notes))
+    let (name, header, key) = (last(path).to_owned(), catalog.header, catalog.key);
+    let file = File { path: path.to_owned(), name, key, len, header };
+    Ok(Opened { file, step: catalog.step, told: catalog.told, notes: catalog.notes })
+}
+
+fn open_place(
+    files: &dyn Files,
+    readers: &Readers,
+    place: &Place,
+    options: &OpenOptions,
+) -> Maybe<Vec<Opened>> {
+    let open = |path: &String| open_weights(files, readers, path, options);
+    match place {
+        Place::File(path) => Ok(vec![open(path)?]),
+        Place::Index(path) => open_shards(files, readers, path, options),
+        Place::Shards(paths) => all(paths.iter().map(open)),
+    }
 }
 
 fn open_shards(
@@ -248,40 +313,66 @@ fn open_shards(
     readers: &Readers,
     index: &str,
     options: &OpenOptions,
-) -> Maybe<Vec<Weights>> {
+) -> Maybe<Vec<Opened>> {
     let at = |error: Error| error.file(index);
     let parsed = ShardIndex::parse(&text(files, index, INDEX_LIMIT)?).map_err(at)?;
     let open = |shard: &&str| {
         let path = join(parent(index), shard);
         if files.kind(&path)? == Kind::Missing {
             let detail = format!("names the shard {shard}, which is missing");
-            let error = Error::new(ErrorKind::Header, detail).help("download the rest of the checkpoint");
+            let error = Error::new(ErrorKind::Io, detail).help("download or copy the rest of the checkpoint");
             return Err(at(error).into());
         }
         open_weights(files, readers, &path, options)
     };
     let shards = all(parsed.files().iter().map(open))?;
-    parsed.check(shards.iter().map(|(file, ..)| (file.name(), &file.header))).map_err(at)?;
+    parsed.check(shards.iter().map(|it| (it.file.name(), &it.file.header))).map_err(at)?;
     Ok(shards)
 }
 
-/// The folder has no weights.
-fn no_weights(files: &dyn Files, folder: &str) -> Maybe<Error> {
+/// Where the weights of a folder are that has none of a known name.
+enum Elsewhere {
+    File(Place),
+    /// The one folder in it with weights, and what to say of another.
+    Folder(String, Option<String>),
+}
+
+fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
     let names = files.list(folder)?;
-    let inside = |name: &str| join(folder, name);
-    let mut with_weights = Vec::new();
-    for name in &names {
-        if weights_in(files, &inside(name))?.is_some() {
-            with_weights.push(name.as_str());
-        }
+    if let Some(error) = foreign::framework(&names) {
+        return Err(error.into());
     }
-    Ok(foreign::folder(&names, &|name| with_weights.contains(&name), &inside))
+    if let Some(file) = lone(&names) {
+        return Ok(Elsewhere::File(Place::File(join(folder, file))));
+    }
+    let found = inside(files, folder, &names)?;
+    match found.as_slice() {
+        [only] => return Ok(Elsewhere::Folder(only.clone(), None)),
+        // a running average beside the weights themselves
+        [one, other] if *other == format!("{one}_ema") || *other == format!("{one}-ema") => {
+            let note = format!(
+                "the weights in {one} are taken; {other} is left out (choose it with --adapter {other})"
+            );
+            return Ok(Elsewhere::Folder(one.clone(), Some(note)));
+        }
+        _ => {}
+    }
+    let inside = |name: &str| join(folder, name);
+    Err(match found.first() {
+        Some(first) if home(folder).is_some() => {
+            let detail = format!("holds weights in several folders: {}", found.join(", "));
+            Error::new(ErrorKind::Input, detail)
+                .help(format!("choose one of them, for example --adapter {first}"))
+        }
+        _ => foreign::loose(&names, &found, &inside),
+    }
+    .into())
 }
 
 /// The folder has no adapter of that name.
 fn no_adapter(files: &dyn Files, path: &str, adapter: &str) -> Maybe<Error> {
-    let found = named_adapters(files, path)?;
+    let found = inside(files, path, &files.list(path)?)?;
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
-    let detail = format!("has no adapter `{adapter}`; adapters inside: {found}");
+    let detail = format!("has no weights in a folder `{adapter}`; folders with weights: {found}");
     Ok(Error::new(ErrorKind::Input, detail).help("give --adapter one of these names, or leave it out"))
 }

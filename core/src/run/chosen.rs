@@ -6,10 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::checkpoint::{Checkpoint, File};
+use super::weights::is_state;
 use super::{Run, Weighed};
-use crate::files::{Files, Maybe, is_file, join};
+use crate::files::{Files, Maybe, is_file, is_folder, join, last};
+use crate::format::{STEMS, stem};
 use crate::merge::Chosen;
-use crate::merge::report::{self, COMPANIONS, HashedFile};
+use crate::merge::report::{self, COMPANIONS, CONFIG, HashedFile};
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
 
@@ -17,12 +19,36 @@ impl Run {
     /// What [`crate::merge::Merge::new`] takes.
     #[must_use]
     pub fn chosen(&self, weighed: Weighed) -> Chosen {
-        let Weighed { indexes, inputs, weights, weighting, selected, advice, notes, .. } = weighed;
+        let Weighed { indexes, inputs, weights, weighting, selected, advice, mut notes, .. } = weighed;
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
         let adapter = self.adapter.clone();
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
+        notes.extend(way_back(&checkpoints, &chosen));
         Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
     }
+}
+
+/// How to get a file of its own kind back for a program that loads no safetensors, where one is merged.
+fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
+    let files = checkpoints.last()?.files.iter().zip(&chosen.inputs.last()?.files);
+    let is_own = |file: &File| {
+        let known = stem(last(file.name())).is_some_and(|stem| STEMS.contains(&stem));
+        !file.header.is_safetensors() && !known
+    };
+    let (file, merged) = files.into_iter().find(|(file, _)| is_own(file))?;
+    let (own, merged) = (file.name(), &merged.name);
+    let load = format!("safetensors.torch.load_file(\"{merged}\")");
+    // a key inside a key would need its neighbours too
+    let load = match &file.key {
+        Some(key) if key.contains('.') => return None,
+        Some(key) => format!("{{\"{key}\": {load}}}"),
+        None => load,
+    };
+    let ending = &own[stem(own)?.len()..];
+    let name = format!("{}{ending}", stem(merged)?);
+    Some(format!(
+        "the weights are written as {merged}; torch.save({load}, \"{name}\") makes a file like {own} of them"
+    ))
 }
 
 impl Chosen {
@@ -56,11 +82,19 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn companions(&self, files: &dyn Files) -> Maybe<Vec<(&'static str, String)>> {
+    pub fn companions(&self, files: &dyn Files) -> Maybe<Vec<(String, String)>> {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let mut folders = Vec::from([String::new()]);
+        for name in files.list(folder)? {
+            let path = join(folder, &name);
+            let is_inner = !is_state(&name) && is_folder(files, &path)?;
+            if is_inner && !is_file(files, &join(&path, CONFIG))? {
+                folders.push(name);
+            }
+        }
         let mut found = Vec::new();
-        for name in COMPANIONS {
-            let path = join(folder, name);
+        for name in folders.iter().flat_map(|inner| COMPANIONS.map(|name| join(inner, name))) {
+            let path = join(folder, &name);
             if is_file(files, &path)? {
                 found.push((name, path));
             }
@@ -89,11 +123,12 @@ fn input(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Input {
 
 /// `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`, as in the format's own conversions.
 fn safetensors_name(name: &str) -> String {
-    let stem = [".bin", ".pt", ".pth"].iter().find_map(|end| name.strip_suffix(end));
-    stem.map_or_else(
-        || name.to_owned(),
-        |stem| format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
-    )
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let file = match stem(file).filter(|_| !file.ends_with(".safetensors")) {
+        Some(stem) => format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
+        None => file.to_owned(),
+    };
+    join(folder, &file)
 }
 
 #[cfg(test)]
@@ -106,6 +141,7 @@ mod tests {
             ("adapter_model.bin", "adapter_model.safetensors"),
             ("pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors"),
             ("model.safetensors", "model.safetensors"),
+            ("unet/checkpoint-3.pth.tar", "unet/checkpoint-3.safetensors"),
         ] {
             assert_eq!(safetensors_name(name), becomes);
         }

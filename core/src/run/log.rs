@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{Files, Maybe, Stop, all, is_file, is_folder, join};
 use crate::logs::history::History;
 use crate::logs::kind::LogKind;
+use crate::logs::series::{Log, Point};
 use crate::logs::trainer::TrainerState;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::readers::Readers;
@@ -24,6 +25,8 @@ pub(crate) struct Logs {
     histories: Vec<(String, Result<History>)>,
     /// The step at which each checkpoint's own log ends, by the checkpoint's folder, sorted.
     steps: Vec<(String, u64)>,
+    /// Whether one of them counts epochs.
+    by_epoch: bool,
 }
 
 impl Logs {
@@ -34,15 +37,16 @@ impl Logs {
         runs.dedup();
         let mut logs = Self::default();
         let read = |run: &&str| {
-            let of_run = checkpoints.iter().filter(|it| it.run() == *run && it.folder.is_some());
-            match states(files, readers, run, of_run.map(|it| it.name.as_str())) {
+            let of_run = checkpoints.iter().filter(|it| it.run() == *run && it.is_folder());
+            match states(files, readers, run, of_run.map(Checkpoint::home)) {
                 // no error until somebody asks what was logged
                 Err(Stop::Failed(error)) => Ok(Err(error)),
                 read => read,
             }
         };
         for (run, states) in runs.iter().zip(all(runs.iter().map(read))?) {
-            let history = states.map(|states| {
+            let history = states.map(|(states, by_epoch)| {
+                logs.by_epoch |= by_epoch;
                 let own =
                     states.iter().filter_map(|(folder, state)| Some((folder.clone()?, state.global_step?)));
                 logs.steps.extend(own);
@@ -54,6 +58,25 @@ impl Logs {
         Ok(logs)
     }
 
+    /// Of runs without a log, take what the files of the weights tell, now that the steps are known.
+    pub(crate) fn take_told(&mut self, checkpoints: &[Checkpoint]) {
+        for (run, history) in &mut self.histories {
+            let is_logged = history.as_ref().map_or(true, |history| !history.names().is_empty());
+            let of_run = checkpoints.iter().filter(|it| it.run() == *run && !it.told.is_empty());
+            let state = |it: &Checkpoint| {
+                let step = it.step?;
+                let point =
+                    |(metric, value): &(String, f64)| Point { metric: metric.clone(), step, value: *value };
+                let log = Log::new(it.told.iter().map(point).collect());
+                Some(TrainerState { global_step: Some(step), log, ..TrainerState::default() })
+            };
+            let mut states = of_run.filter_map(state).peekable();
+            if !is_logged && states.peek().is_some() {
+                *history = Ok(History::new(states));
+            }
+        }
+    }
+
     /// By the run's folder, sorted.
     pub(crate) fn histories(&self) -> impl Iterator<Item = (&str, &Result<History>)> {
         self.histories.iter().map(|(run, history)| (run.as_str(), history))
@@ -63,6 +86,11 @@ impl Logs {
     pub(crate) fn history(&self, name: &str) -> Result<&History> {
         let found = self.histories.iter().find(|(run, _)| shown(run) == name);
         found.expect("read() read the logs of all runs").1.as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether a log counts epochs, as the names of its checkpoints do.
+    pub(crate) fn count_epochs(&self) -> bool {
+        self.by_epoch
     }
 
     /// The step at which the own log of the checkpoint in this folder ends.
@@ -80,13 +108,13 @@ pub(crate) fn shown(run: &str) -> &str {
 /// A state, with the folder of the checkpoint that it lies in.
 type State = (Option<String>, TrainerState);
 
-/// What a run logged: the states of all its checkpoints and its own, or else another log.
+/// What a run logged: the states of all its checkpoints and its own, or else another log; whether that counts epochs.
 fn states<'a>(
     files: &dyn Files,
     readers: &Readers,
     run: &str,
     checkpoints: impl Iterator<Item = &'a str>,
-) -> Maybe<Result<Vec<State>>> {
+) -> Maybe<Result<(Vec<State>, bool)>> {
     let mut folders: Vec<_> = if is_folder(files, run)? {
         numbered(files, run)?.into_iter().map(|(_, folder)| folder).collect()
     } else {
@@ -115,19 +143,20 @@ fn states<'a>(
             }
         }
         if !states.is_empty() {
-            return Ok(Ok(states));
+            return Ok(Ok((states, kind.by_epoch)));
         }
     }
-    Ok(Ok(Vec::new()))
+    Ok(Ok((Vec::new(), false)))
 }
 
 /// Path and bytes of each log of this kind in a folder.
 fn texts(files: &dyn Files, kind: &LogKind, folder: &str) -> Maybe<Vec<(String, Vec<u8>)>> {
     let mut paths = Vec::new();
     for name in kind.names {
-        match name.strip_suffix('*') {
-            None => paths.push(join(folder, name)),
-            Some(_) => {
+        match name.contains('*') {
+            false => paths.push(join(folder, name)),
+            true if !is_folder(files, folder)? => {}
+            true => {
                 let names = files.list(folder)?.into_iter().filter(|name| kind.claims(name));
                 paths.extend(names.map(|name| join(folder, &name)));
             }

@@ -14,7 +14,7 @@ use crate::logs::history::History;
 use crate::logs::metric::{Metric, MetricOptions, Reading};
 use crate::merge::report;
 use crate::merge::report::Weighting;
-use crate::run::checkpoint::Checkpoint;
+use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::log::Logs;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::same_run::Sample;
@@ -28,9 +28,10 @@ mod one_run;
 pub(crate) mod readers;
 pub(crate) mod same_run;
 mod search;
-mod step;
+pub(crate) mod step;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 /// The checkpoints behind the paths that the user named, and what their runs logged.
 #[derive(Debug)]
@@ -107,8 +108,9 @@ impl Run {
     ) -> Maybe<Self> {
         let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
-        let logs = Logs::read(files, readers, &checkpoints)?;
+        let mut logs = Logs::read(files, readers, &checkpoints)?;
         step::settle(&mut checkpoints, &logs);
+        logs.take_told(&checkpoints);
         Ok(Self {
             checkpoints,
             searched: found.searched,
@@ -131,10 +133,11 @@ impl Run {
         let searched = self.searched && options.checkpoints.is_none();
         let metrics = RunMetrics { logs: &self.logs, table: options.table.as_ref() };
         let choice = choose(&listed, searched, &metrics, &options.choose)?;
+        let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
+        same_files(&chosen)?;
         let mut inputs = choice.inputs(&listed);
         inputs.iter_mut().for_each(|row| row.weights_key.clone_from(&self.weights_key));
         if !options.choose.allow_cross_run {
-            let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
             one_run::check(&chosen, &self.logs)?;
         }
         let mut notes = self.notes.clone();
@@ -188,7 +191,8 @@ impl Run {
     fn listed(&self, at: usize, is_bad: bool) -> Listed<'_> {
         let checkpoint = &self.checkpoints[at];
         let (name, label, run) = (&checkpoint.name, checkpoint.label(), log::shown(checkpoint.run()));
-        Listed { name, label, run, step: checkpoint.step, is_bad }
+        let (step, number) = (checkpoint.step, checkpoint.number);
+        Listed { name, label, run, step, number, is_bad }
     }
 
     /// Places of the checkpoints with these names; of all without.
@@ -206,6 +210,27 @@ impl Run {
         }
         Ok(named)
     }
+}
+
+/// Refuse checkpoints of which one lacks a file that lies beside the weights of another: part of the model would be lost.
+fn same_files(chosen: &[&Checkpoint]) -> Result<()> {
+    let beside = |it: &'_ Checkpoint| {
+        let files = it.files.iter().filter(|file| file.header.beside().is_some());
+        files.map(File::name).map(String::from).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = chosen.iter().map(|it| beside(it)).collect();
+    for (with, names) in chosen.iter().zip(&all) {
+        for (without, others) in chosen.iter().zip(&all) {
+            if let Some(name) = names.iter().find(|name| !others.contains(name)) {
+                let detail =
+                    format!("has no {name}, though {} has: a part of the weights would be lost", with.name);
+                return Err(Error::new(ErrorKind::Names, detail).file(&*without.name).help(
+                    "restore it, leave that checkpoint out, or move the file out of the others if it is not of the model",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Metrics that were read already.

@@ -32,7 +32,7 @@ pub(crate) fn check(chosen: &[&Checkpoint], logs: &Logs) -> Result<()> {
             );
             return Err(Error::new(ErrorKind::CrossRun, detail).file(&*known[b].0.name).help(
                 "a second run was trained into the folder of a first: name the checkpoints of one of them; \
-                 --allow-cross-run averages them all the same",
+                 --allow-cross-run averages them anyway",
             ));
         }
     }

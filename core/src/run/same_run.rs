@@ -103,7 +103,7 @@ fn verdict(a: &str, b: &str, cosine: f64, is_dora: bool, allow: bool) -> Result<
         "DoRA's magnitudes belong to the directions of their own run: merge checkpoints of one run"
     } else {
         "merge adapters of several runs with --space product, which averages what they do; \
-         --allow-cross-run averages the factors all the same"
+         --allow-cross-run averages the factors anyway"
     }))
 }
 

@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
-use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters, weights_in};
+use crate::format::{foreign, stem};
+use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
-use crate::run::step::step_of_folder;
+use crate::run::step::{BARE, file_row, folder_row, step_of_folder};
+use crate::run::weights::{broken_link, weights_in};
 
 /// What the paths lead to.
 #[derive(Debug, Default)]
@@ -33,12 +35,18 @@ pub(crate) fn find(
 ) -> Maybe<Found> {
     options.adapter.as_deref().map_or(Ok(()), check_adapter)?;
     let each = |path: &String| {
-        let folders = if is_folder(files, path)? { numbered(files, path)? } else { Vec::new() };
-        if folders.is_empty() {
+        let mut inside = Vec::new();
+        if is_folder(files, path)? {
+            inside = numbered(files, path)?;
+            if inside.is_empty() && weights_in(files, path)?.is_none() {
+                inside = numbered_files(files, path)?;
+            }
+        }
+        if inside.is_empty() {
             let checkpoints = vec![open_named(files, readers, path, options)?];
             return Ok(Found { checkpoints, ..Found::default() });
         }
-        search(files, readers, path, folders, options)
+        search(files, readers, path, inside, options)
     };
     let mut found = Found { searched: true, ..Found::default() };
     let mut seen: Vec<(String, String)> = Vec::new();
@@ -59,13 +67,16 @@ pub(crate) fn find(
                 }
                 Err(at) => {
                     seen.insert(at, (place, checkpoint.name.clone()));
-                    found.notes.extend(checkpoint.notes.iter().cloned());
+                    for note in &checkpoint.notes {
+                        if !found.notes.contains(note) {
+                            found.notes.push(note.clone());
+                        }
+                    }
                     found.checkpoints.push(checkpoint);
                 }
             }
         }
     }
-    found.notes.extend(left_beside(&found.checkpoints));
     if options.adapter.is_none() {
         found.notes.extend(other_adapters(files, &found.checkpoints)?);
     }
@@ -76,22 +87,6 @@ pub(crate) fn find(
     Ok(found)
 }
 
-/// Say once which files beside the weights are left out, so that nothing that was trained is lost in silence.
-fn left_beside(checkpoints: &[Checkpoint]) -> Option<String> {
-    let mut names: Vec<_> = checkpoints.iter().flat_map(|checkpoint| &checkpoint.beside).collect();
-    names.sort_unstable();
-    names.dedup();
-    let shown: Vec<_> = names.iter().take(5).map(|name| name.as_str()).collect();
-    let more = if names.len() > shown.len() { ", …" } else { "" };
-    (!names.is_empty()).then(|| {
-        format!(
-            "left out, beside the weights that are taken: {}{more}; what of these was trained is merged by naming the \
-             files themselves",
-            shown.join(", ")
-        )
-    })
-}
-
 /// Say once which adapters inside the checkpoints are left alone.
 fn other_adapters(files: &dyn Files, checkpoints: &[Checkpoint]) -> Maybe<Option<String>> {
     let folders = checkpoints.iter().filter_map(|checkpoint| checkpoint.folder.as_deref());
@@ -100,38 +95,69 @@ fn other_adapters(files: &dyn Files, checkpoints: &[Checkpoint]) -> Maybe<Option
     others.dedup();
     Ok((!others.is_empty()).then(|| {
         format!(
-            "other adapters inside the checkpoints are left alone: {} (choose one with --adapter)",
+            "other adapters in the checkpoints are left out: {} (choose one with --adapter)",
             others.join(", ")
         )
     }))
 }
 
-/// The folders in `run` that are named as checkpoints, by step.
+/// The folders in `run` that are named as checkpoints, by step; of those that are named in several ways, the ones of the
+/// likeliest.
 pub(crate) fn numbered(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
-    let mut folders = Vec::new();
-    for name in files.list(run)? {
-        let Some(step) = step_of_folder(&name) else { continue };
-        let path = join(run, &name);
+    let names = files.list(run)?;
+    let mut rows = Vec::new();
+    for name in &names {
+        let Some((row, step)) = folder_row(name) else { continue };
+        let path = join(run, name);
         match files.kind(&path)? {
-            Kind::Folder => folders.push((step, path)),
+            Kind::Folder => rows.push((row, step, path)),
             Kind::File(_) | Kind::Other => {}
-            Kind::Missing => {
-                return Err(Error::new(ErrorKind::Io, "is a link to something that is not there")
-                    .file(path)
-                    .help("mount what it leads to, or remove the link")
-                    .into());
-            }
+            Kind::Missing => return Err(broken_link(path).into()),
         }
     }
-    folders.sort();
-    // DeepSpeed puts its own state into checkpoint-N/global_stepN: that makes checkpoint-N no run
-    if weights_in(files, run)?.is_some() {
+    rows.sort();
+    let first = rows.first().map(|(row, ..)| *row);
+    let of_first = rows.into_iter().filter(|(row, ..)| Some(*row) == first);
+    let mut folders: Vec<_> = of_first.map(|(_, step, path)| (step, path)).collect();
+    // DeepSpeed puts its own state into checkpoint-N/global_stepN: that makes checkpoint-N no run; nor does a mere number
+    if first == Some(BARE) || weights_in(files, run)?.is_some() {
         let with_weights = all(folders.iter().map(|(_, path)| weights_in(files, path)))?;
         if with_weights.iter().all(Option::is_none) {
             folders.clear();
         }
     }
     Ok(folders)
+}
+
+/// The files in `run` that are named as checkpoints, by step or epoch.
+///
+/// # Errors
+/// [`ErrorKind::Input`] when they are named in several ways: what is counted would be mixed.
+fn numbered_files(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
+    let names = files.list(run)?;
+    let mut rows: Vec<_> = names
+        .iter()
+        .filter_map(|name| file_row(name).map(|(row, number)| (row, number, join(run, name))))
+        .collect();
+    rows.sort();
+    let other = rows.iter().find(|(row, ..)| Some(row) != rows.first().map(|(row, ..)| row));
+    if let (Some((.., one)), Some((.., other))) = (rows.first(), other) {
+        let detail =
+            format!("holds checkpoints that are named in two ways, as {} and {}", last(one), last(other));
+        return Err(Error::new(ErrorKind::Input, detail)
+            .file(run)
+            .help(format!("name those of one kind: mwa merge {one} … -o OUT"))
+            .into());
+    }
+    let mut found = Vec::new();
+    for (_, number, path) in rows {
+        match files.kind(&path)? {
+            Kind::File(_) => found.push((number, path)),
+            Kind::Missing => return Err(broken_link(path).into()),
+            Kind::Folder | Kind::Other => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Open the checkpoints of a run.
@@ -151,7 +177,7 @@ fn search(
             return Err(Error::new(ErrorKind::Config, detail)
                 .file(path)
                 .help(
-                    "checkpoints on both sides of a restart cannot be averaged; name those of one stretch yourself",
+                    "checkpoints on both sides of a restart cannot be averaged; name checkpoints from between two restarts yourself",
                 )
                 .into());
         }
@@ -161,8 +187,10 @@ fn search(
         }
         match Checkpoint::open(files, readers, path, options) {
             Ok(checkpoint) => Ok(Ok(checkpoint)),
-            Err(Stop::Failed(error)) if error.kind() != ErrorKind::Io => Ok(Err(error)),
-            // what the system refuses says nothing of the checkpoint
+            // what lacks a file is not whole, and what the system refuses says nothing of the checkpoint
+            Err(Stop::Failed(error)) if is_content(&error, is_folder(files, path)?.then_some(path)) => {
+                Ok(Err(error))
+            }
             Err(stop) => Err(stop),
         }
     };
@@ -181,12 +209,18 @@ fn search(
             }
         }
     }
-    found.notes.extend(ignored(files, run)?);
+    found.notes.extend(ignored(files, run, &folders)?);
     if found.checkpoints.is_empty() {
         let first = found.broken.into_iter().map(|(_, error)| error).next();
         return Err(first.expect("search() is given folders, and each is opened or broken").into());
     }
     Ok(found)
+}
+
+/// Whether a file of a checkpoint is bad, rather than one missing or unreadable.
+fn is_content(error: &Error, folder: Option<&String>) -> bool {
+    let lacks = folder.is_some_and(|folder| error.at_file() == Some(folder));
+    error.kind() != ErrorKind::Io && !lacks
 }
 
 /// Whether the checkpoint has a log of its own.
@@ -201,9 +235,10 @@ fn is_logged(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<bool> {
 }
 
 /// Say which neighbours of the checkpoints are not taken, so that nobody has to wonder.
-fn ignored(files: &dyn Files, run: &str) -> Maybe<Vec<String>> {
+fn ignored(files: &dyn Files, run: &str, taken: &[(u64, String)]) -> Maybe<Vec<String>> {
     let mut notes = Vec::new();
-    if weights_in(files, run)?.is_some() {
+    let are_files = matches!(files.kind(&taken[0].1)?, Kind::File(_));
+    if !are_files && weights_in(files, run)?.is_some() {
         notes.push(format!(
             "{run}: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints"
         ));
@@ -211,9 +246,12 @@ fn ignored(files: &dyn Files, run: &str) -> Maybe<Vec<String>> {
     let mut ignored = Vec::new();
     for name in files.list(run)? {
         let path = join(run, &name);
-        if step_of_folder(&name).is_none()
-            && is_folder(files, &path)?
-            && (name.contains("checkpoint") || weights_in(files, &path)?.is_some())
+        let is_taken = taken.iter().any(|(_, taken)| *taken == path);
+        let is_weights = are_files && stem(&name).is_some() && foreign::state(&name).is_none();
+        if !is_taken
+            && (is_weights
+                || is_folder(files, &path)?
+                    && (name.contains("checkpoint") || weights_in(files, &path)?.is_some()))
         {
             ignored.push(name);
         }

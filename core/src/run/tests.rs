@@ -4,6 +4,7 @@
 use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::{String, ToString as _};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
@@ -183,7 +184,8 @@ fn a_link_to_nowhere_is_an_error() {
     files.odd.push(("run/checkpoint-1000".into(), Kind::Missing));
     assert_eq!(
         told(&open(&files, &["run"])),
-        "error: run/checkpoint-1000: is a link to something that is not there\nhelp: mount what it leads to, or remove the link"
+        "error: run/checkpoint-1000: is a link to something that is not there\nhelp: mount or download what it leads to, or remove \
+         the link"
     );
 }
 
@@ -224,14 +226,14 @@ fn what_lies_beside_is_told() {
         [
             "run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints",
             "run: left out, not named as checkpoints: checkpoint-20-merged",
-            "other adapters inside the checkpoints are left alone: second (choose one with --adapter)",
+            "other adapters in the checkpoints are left out: second (choose one with --adapter)",
         ]
     );
     let second = open_adapter(&files, &["run/checkpoint-10"], Some("second")).unwrap();
     assert_eq!(second.checkpoints[0].folder.as_deref(), Some("run/checkpoint-10/second"));
     for (adapter, expected) in [
-        ("third", "run/checkpoint-10: has no adapter `third`; adapters inside: second"),
-        ("../second", "`../second` is not the name of an adapter"),
+        ("third", "run/checkpoint-10: has no weights in a folder `third`; folders with weights: second"),
+        ("../second", "`../second` is not a folder inside the checkpoints"),
     ] {
         let error = open_adapter(&files, &["run/checkpoint-10"], Some(adapter)).unwrap_err();
         assert_eq!(error.to_string(), expected);
@@ -280,7 +282,7 @@ fn shards_are_opened_by_their_index() {
     assert_eq!(
         told(&open(&files, &["c"])),
         "error: c/model.safetensors.index.json: names the shard two.safetensors, which is missing\n\
-         help: download the rest of the checkpoint"
+         help: download or copy the rest of the checkpoint"
     );
 }
 
@@ -394,28 +396,57 @@ fn two_runs_of_full_models_in_one_folder_are_refused() {
     assert_eq!(run.weigh(&one).unwrap().indexes.len(), 3);
 }
 
-#[test]
-fn what_lies_beside_the_weights_is_named_once() {
-    let mut files = run();
-    for step in [10, 20, 100] {
-        let path = format!("run/checkpoint-{step}");
-        for name in ["non_lora_trainables.bin", "optimizer.pt", "rng_state.pth", "training_args.bin"] {
-            files.write(&format!("{path}/{name}"), "");
-        }
-        files.write(&format!("{path}/2_Dense/model.safetensors"), "");
-        files.write(&format!("{path}/global_step{step}/mp_rank_00_model_states.pt"), "");
-    }
-    assert_eq!(
-        open(&files, &["run"]).unwrap().notes,
-        [
-            "left out, beside the weights that are taken: 2_Dense/model.safetensors, non_lora_trainables.bin; what of these \
-          was trained is merged by naming the files themselves"
-        ]
-    );
+/// Names of a checkpoint's files and of their tensors.
+fn listed(run: &Run, at: usize) -> Vec<(String, Vec<String>)> {
+    let names = |file: &checkpoint::File| file.header.tensors().iter().map(|it| it.name.clone()).collect();
+    run.checkpoints[at].files.iter().map(|file| (file.name().to_owned(), names(file))).collect()
 }
 
 #[test]
-fn a_lora_is_taken_before_the_model_beside_it() {
+fn what_was_trained_beside_the_weights_is_taken_too() {
+    let mut files = run();
+    for step in [10, 20, 100] {
+        let path = format!("run/checkpoint-{step}");
+        for name in ["optimizer.pt", "rng_state.pth", "training_args.bin", "scheduler.bin"] {
+            files.write(&format!("{path}/{name}"), "");
+        }
+        // the same name in two places is two tensors
+        for inner in ["2_Dense", "3_Dense"] {
+            files.write(&format!("{path}/{inner}/model.safetensors"), file("linear.weight", &[1.0], &[]));
+        }
+        files.write(&format!("{path}/value_head.safetensors"), file("v_head.weight", &[1.0], &[]));
+        files.write(&format!("{path}/ema.safetensors"), file("q.lora_A.weight", &[1.0, 2.0], &[]));
+        files.write(&format!("{path}/global_step{step}/mp_rank_00_model_states.pt"), "");
+    }
+    let found = open(&files, &["run"]).unwrap();
+    assert_eq!(
+        listed(&found, 0),
+        [
+            ("adapter_model.safetensors".to_owned(), vec!["q.lora_A.weight".to_owned()]),
+            ("2_Dense/model.safetensors".to_owned(), vec!["2_Dense/linear.weight".to_owned()]),
+            ("3_Dense/model.safetensors".to_owned(), vec!["3_Dense/linear.weight".to_owned()]),
+            ("value_head.safetensors".to_owned(), vec!["v_head.weight".to_owned()]),
+        ]
+    );
+    assert_eq!(
+        found.notes,
+        [
+            "ema.safetensors is left out: adapter_model.safetensors holds tensors of the same names and is taken; to merge \
+          ema.safetensors, name these files themselves"
+        ]
+    );
+    assert!(found.weigh(&by_loss()).is_ok());
+    // one that lacks what others have would lose it
+    files.files.retain(|(path, _)| path != "run/checkpoint-20/value_head.safetensors");
+    let error = open(&files, &["run"]).unwrap().weigh(&by_loss()).unwrap_err();
+    assert_eq!((error.kind(), error.at_file()), (ErrorKind::Names, Some("run/checkpoint-20")));
+    // and what is damaged makes a damaged checkpoint
+    files.write("run/checkpoint-20/value_head.safetensors", "");
+    assert!(open(&files, &["run"]).unwrap().notes[0].starts_with("run/checkpoint-20 is left out: "));
+}
+
+#[test]
+fn a_lora_is_taken_with_the_model_beside_it() {
     let mut files = Memory::default();
     for step in [1, 2] {
         let path = format!("run/checkpoint-{step}");
@@ -426,6 +457,114 @@ fn a_lora_is_taken_before_the_model_beside_it() {
         model(&mut files, &path);
     }
     let run = open(&files, &["run"]).unwrap();
-    assert!(run.checkpoints.iter().all(|it| it.files[0].name() == "pytorch_lora_weights.safetensors"));
-    assert!(run.notes[0].contains("model.safetensors;"), "{:?}", run.notes);
+    let names: Vec<_> = run.checkpoints[0].files.iter().map(checkpoint::File::name).collect();
+    assert_eq!(names, ["pytorch_lora_weights.safetensors", "model.safetensors"]);
+}
+
+#[test]
+fn weights_in_a_folder_of_each_checkpoint_are_found() {
+    let mut files = Memory::default();
+    for step in [100, 200] {
+        model(&mut files, &format!("run/global_step_{step}/actor/huggingface"));
+        log(&mut files, &format!("run/global_step_{step}"), step);
+    }
+    let found = open(&files, &["run"]).unwrap();
+    assert_eq!(
+        told(&Ok(found)),
+        "run/global_step_100/actor/huggingface Some(100)\nrun/global_step_200/actor/huggingface Some(200)\n"
+    );
+    let named = ["run/global_step_100/actor/huggingface", "run/global_step_200/actor/huggingface"];
+    let run = open(&files, &named).unwrap();
+    assert_eq!([run.checkpoints[0].label(), run.checkpoints[0].run()], ["global_step_100", "run"]);
+    assert_eq!(run.weigh(&by_loss()).unwrap().weighting.metric.as_deref(), Some("loss"));
+    // of several, one must be chosen
+    model(&mut files, "run/global_step_100/critic/huggingface");
+    assert_eq!(
+        told(&open(&files, &["run"])),
+        "error: run/global_step_100: holds weights in several folders: actor/huggingface, critic/huggingface\n\
+         help: choose one of them, for example --adapter actor/huggingface"
+    );
+    let run = open_adapter(&files, &["run"], Some("actor/huggingface")).unwrap();
+    assert_eq!(run.checkpoints[0].folder.as_deref(), Some("run/global_step_100/actor/huggingface"));
+}
+
+#[test]
+fn files_of_epochs_are_a_run() {
+    let mut files = Memory::default();
+    for epoch in [9, 10] {
+        files.write(&format!("exp/{epoch}.safetensors"), file("w", &[1.0], &[]));
+        files.write(
+            &format!("exp/{epoch}.yaml"),
+            format!(
+                "epoch: {epoch}\nloss_dict:\n  loss: {}\nlr: 0.1\ntag: epoch_{epoch}\n",
+                1.0 / f64::from(epoch)
+            ),
+        );
+    }
+    files.write("exp/final.safetensors", file("w", &[1.0], &[]));
+    files.write("exp/train.yaml", "batch: 3\n");
+    let run = open(&files, &["exp"]).unwrap();
+    assert_eq!(
+        told(&Ok(run)),
+        "exp/9.safetensors Some(9)\nexp/10.safetensors Some(10)\n\
+         note: exp: left out, not named as checkpoints: final.safetensors\n"
+    );
+    let run = open(&files, &["exp"]).unwrap();
+    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    assert_eq!(weighed.weighting.metric.as_deref(), Some("eval_loss"));
+    files.write("exp/step_500.safetensors", file("w", &[1.0], &[]));
+    assert_eq!(
+        told(&open(&files, &["exp"])),
+        "error: exp: holds checkpoints that are named in two ways, as step_500.safetensors and 9.safetensors\n\
+         help: name those of one kind: mwa merge exp/step_500.safetensors … -o OUT"
+    );
+}
+
+#[test]
+fn a_set_of_shards_is_one_checkpoint_and_must_be_whole() {
+    let mut files = Memory::default();
+    for (k, name) in [(1, "a"), (2, "b")] {
+        files.write(&format!("c/model-0000{k}-of-00002.safetensors"), file(name, &[1.0], &[]));
+    }
+    assert_eq!(open(&files, &["c"]).unwrap().checkpoints[0].files.len(), 2);
+    files.files.pop();
+    assert_eq!(
+        told(&open(&files, &["c"])),
+        "error: c/model-00001-of-00002.safetensors: is one of 2 shards, of which 1 are there\n\
+         help: download or copy the rest of the checkpoint"
+    );
+}
+
+#[test]
+fn a_missing_file_stops_the_merge() {
+    let mut files = run();
+    files.files.retain(|(path, _)| path != "run/checkpoint-20/adapter_model.safetensors");
+    let error = open(&files, &["run"]).unwrap_err();
+    assert_eq!(error.at_file(), Some("run/checkpoint-20"));
+    // a link to a file that is gone is no reason to take another file
+    files.write("run/checkpoint-20/model.safetensors", file("w", &[1.0], &[]));
+    files.odd.push(("run/checkpoint-20/adapter_model.safetensors".into(), Kind::Missing));
+    assert_eq!(
+        told(&open(&files, &["run"])).lines().next(),
+        Some("error: run/checkpoint-20/adapter_model.safetensors: is a link to something that is not there")
+    );
+}
+
+#[test]
+fn containers_of_others_are_called_what_they_are() {
+    let mut files = Memory::default();
+    for (name, bytes, expected) in [
+        ("w.h5", &b"\x89HDF\r\n\x1a\n\0\0\0\0"[..], "an HDF5 file, as Keras writes"),
+        ("flax_model.msgpack", &b"\x81\xa6params"[..], "a Flax file (MessagePack)"),
+        ("w.nemo", &b"./model_config.yaml"[..], "a NeMo archive (tar)"),
+    ] {
+        files.write(name, bytes);
+        let expected = format!("error: {name}: is {expected}, which is not read here");
+        assert_eq!(told(&open(&files, &[name])).lines().next(), Some(&*expected));
+        files.write(&format!("run/{name}"), bytes);
+    }
+    assert_eq!(
+        told(&open(&files, &["run"])).lines().next(),
+        Some("error: run: holds flax_model.msgpack, a Flax file (MessagePack), which is not read here")
+    );
 }

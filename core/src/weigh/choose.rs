@@ -33,6 +33,8 @@ pub struct Listed<'a> {
     pub run: &'a str,
     /// Training step, if known.
     pub step: Option<u64>,
+    /// The number in its name, which may count epochs.
+    pub number: Option<u64>,
     /// It is left out, because its tensors were found to be bad.
     pub is_bad: bool,
 }
@@ -296,7 +298,10 @@ fn evaluated(
             let options = MetricOptions { name: Some(EVALUATION.into()), ..options.clone() };
             // what fails here fails again where it matters, unless no such evaluation was logged
             match metric_of(found, indexes, metrics, &options) {
-                Ok(metric) => metric,
+                Ok(mut metric) => {
+                    metric.notes.extend(other_criterion(found, indexes, metrics));
+                    metric
+                }
                 Err(_) => return Ok(None),
             }
         }
@@ -316,6 +321,15 @@ fn evaluated(
         keep(&mut metric.readings, &is_there);
     }
     Ok(Some(Measured { metric, indexes }))
+}
+
+/// What to say where the run itself told its best checkpoint by another evaluation.
+fn other_criterion(found: &[Listed<'_>], indexes: &[usize], metrics: &dyn Metrics) -> Option<String> {
+    let log = metrics.log(found[*indexes.first()?].run).ok()?;
+    let own = log.criterion.as_ref().filter(|own| *own != EVALUATION)?;
+    Some(format!(
+        "{EVALUATION} is the metric; the run itself chose its best checkpoint by {own} (--metric {own} takes that)"
+    ))
 }
 
 fn keep<T>(all: &mut Vec<T>, is_kept: &[bool]) {
@@ -382,7 +396,8 @@ pub(crate) fn metric_of(
 ) -> Result<Metric> {
     let listed: Vec<_> = indexes.iter().map(|&index| found[index]).collect();
     let mut metric = if let Some(name) = metrics.table_name() {
-        let wanted: Vec<_> = listed.iter().map(|it| Wanted { name: it.label, step: it.step }).collect();
+        let wanted: Vec<_> =
+            listed.iter().map(|it| Wanted { name: it.label, step: it.step, number: it.number }).collect();
         let read = Table::parse(&metrics.table()?).and_then(|table| table.read(&wanted, options));
         read.map_err(|error| error.file(name))?
     } else {
@@ -396,7 +411,7 @@ fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOp
     let mut steps = Vec::new();
     for checkpoint in listed {
         steps.push(checkpoint.step.ok_or_else(|| {
-            Error::new(ErrorKind::Metric, "has no step in its name, so no logged metric belongs to it")
+            Error::new(ErrorKind::Metric, "has no step, in its name or its log, so no logged metric belongs to it")
                 .file(checkpoint.name)
                 .help("give a table of metrics with a column `checkpoint` (--metrics-file), or weigh without a metric: --scheme uniform or --weights")
         })?);

@@ -56,6 +56,7 @@ impl Run {
             label: name.rsplit('/').next().unwrap(),
             run: "run",
             step: Some(*step),
+            number: None,
             is_bad: false,
         });
         choose(&listed.collect::<Vec<_>>(), searched, self, options)

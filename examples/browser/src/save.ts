@@ -29,7 +29,10 @@ export async function saveFolder(files: MergedFile[]): Promise<string | undefine
   }
   const folder = await fresh(picked);
   for (const { name, blob } of files) {
-    const file = await folder.getFileHandle(name, { create: true });
+    const parts = name.split("/");
+    let inner = folder;
+    for (const part of parts.slice(0, -1)) inner = await inner.getDirectoryHandle(part, { create: true });
+    const file = await inner.getFileHandle(parts.at(-1)!, { create: true });
     const stream = await file.createWritable();
     await blob!.stream().pipeTo(stream);
   }

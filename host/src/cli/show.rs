@@ -8,7 +8,7 @@ use crate::engine::gpu::Found;
 use crate::inspect::Inspection;
 use crate::verify::{Checked, State, Verified};
 use mwa::readable;
-use mwa::report::{Input, Report};
+use mwa::report::{Report, labels};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -30,8 +30,11 @@ pub(crate) fn weights_table(report: &Report) -> String {
         rows[0].extend([readable(metric.unwrap_or("metric")).into_owned(), "from".into()]);
     }
     rows[0].push("weight".into());
-    for input in &report.inputs {
-        let mut row = vec![label(input), input.step.map_or_else(|| "–".into(), |step| step.to_string())];
+    for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
+        let mut row = vec![
+            readable(label).into_owned(),
+            input.step.map_or_else(|| "–".into(), |step| step.to_string()),
+        ];
         if has_metric {
             row.push(input.metric.map_or_else(|| "–".into(), significant));
             row.push(readable(input.source.as_deref().unwrap_or_default()).into_owned());
@@ -83,11 +86,6 @@ fn bar(weight: f64, largest: f64, width: usize) -> String {
         if largest > 0.0 { (weight.abs() / largest * (width * 8) as f64).round() as usize } else { 0 };
     let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
     format!("{}{}{part}", if weight < 0.0 { "−" } else { "" }, "█".repeat(eighths / 8))
-}
-
-fn label(input: &Input) -> String {
-    let last = input.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next();
-    readable(last.unwrap_or(&input.name)).into_owned()
 }
 
 /// Five significant digits, without a tail of zeros for whole numbers.

@@ -15,16 +15,23 @@ pub(crate) struct Checkpoint {
     pub(crate) files: Vec<InputFile>,
     /// The folder that holds the files beside the weights (configs, tokenizer); `None` for a single file.
     pub(crate) folder: Option<PathBuf>,
+    /// Name and path of those of them that belong beside merged weights too.
+    pub(crate) companions: Vec<(String, PathBuf)>,
 }
 
 impl Checkpoint {
     /// What the core found on this disk.
-    pub(crate) fn of(found: mwa::Checkpoint, disk: &Disk) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub(crate) fn of(found: mwa::Checkpoint, disk: &Disk) -> Result<Self> {
+        let companions = now(found.companions(disk))?;
+        Ok(Self {
+            companions: companions.into_iter().map(|(name, path)| (name, path_of(&path))).collect(),
             path: path_of(&found.name),
             files: found.files.into_iter().map(|file| InputFile::of(file, disk)).collect(),
             folder: found.folder.as_deref().map(path_of),
-        }
+        })
     }
 }
 

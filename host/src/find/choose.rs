@@ -42,7 +42,7 @@ impl Choice {
         let disk = Disk::default();
         let (run, weighed) = weigh(&disk, options, excluded)?;
         let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
-        let checkpoints = weighed.indexes.iter().map(checkpoint).collect();
+        let checkpoints = weighed.indexes.iter().map(checkpoint).collect::<Result<_>>()?;
         Ok(Self { chosen: run.chosen(weighed), checkpoints })
     }
 
@@ -54,10 +54,16 @@ impl Choice {
             let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
             let path = text_of(&folder.join(&input.path))?;
             let options = OpenOptions { adapter, weights_key };
-            found.push(now(mwa::Checkpoint::open(&disk, &READERS, &path, &options))?);
+            let mut checkpoint = now(mwa::Checkpoint::open(&disk, &READERS, &path, &options))?;
+            // what came later, or was left out then, was not merged
+            if !input.files.is_empty() {
+                checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));
+            }
+            found.push(checkpoint);
         }
         let (all, weighting) = (found.iter().collect::<Vec<_>>(), report.weighting.clone());
         let chosen = Chosen::of(&all, report.inputs.clone(), weights, weighting);
-        Ok(Self { chosen, checkpoints: found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect() })
+        let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<_>>()?;
+        Ok(Self { chosen, checkpoints })
     }
 }

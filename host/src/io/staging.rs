@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
+use mwa::files::is_inside;
+use mwa::report::{HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, LogKind, Result};
 
 use crate::find::READERS;
@@ -153,11 +154,14 @@ impl Staging {
 
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
-        if !is_plain(name) {
-            let detail = format!("`{name}` is no plain file name");
+        if !is_inside(name) {
+            let detail = format!("`{name}` is not the name of a file in the folder");
             return Err(Error::new(ErrorKind::Output, detail).file(self.shown.display().to_string()));
         }
         let create = || {
+            if let Some((folder, _)) = name.rsplit_once('/') {
+                fs::create_dir_all(self.path(folder))?;
+            }
             let file = File::options().read(true).write(true).create_new(true).open(self.path(name))?;
             file.set_len(len)?;
             Ok(file)
@@ -201,21 +205,16 @@ impl Staging {
         Ok(HashedFile { name: name.into(), bytes, sha256: hash.finish() })
     }
 
-    /// Copy tokenizer, templates and, beside full models, the model's config from `folder`.
+    /// Copy tokenizer, templates and, beside full models, the model's config: each under its name from where it is.
     /// Gives what was copied, and in words what was not.
-    pub(crate) fn copy_companions(&self, folder: &Path) -> Result<(Vec<HashedFile>, Vec<String>)> {
+    pub(crate) fn copy_companions(
+        &self,
+        companions: &[(String, PathBuf)],
+    ) -> Result<(Vec<HashedFile>, Vec<String>)> {
         let (mut copied, mut left_out) = (Vec::new(), Vec::new());
-        for name in COMPANIONS {
-            let path = folder.join(name);
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_file() => {}
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("cannot look at it", &error).file(path.display().to_string()));
-                }
-                _ => continue,
-            }
-            match leads_out(&path)? {
-                None => copied.push(self.copy(&path, name)?),
+        for (name, path) in companions {
+            match leads_out(path)? {
+                None => copied.push(self.copy(path, name)?),
                 Some(place) => left_out.push(format!(
                     "{} is left out: it is a link out of the checkpoint, to {}; put the file itself there to have it copied",
                     path.display(),
@@ -233,7 +232,13 @@ impl Staging {
     /// When the folder is not in its place, and what was there still is.
     pub(crate) fn publish(mut self) -> Result<Vec<String>> {
         let failed = |error: io::Error| cannot_write(&self.shown, &error);
-        sync_folder(self.folder.path()).map_err(failed)?;
+        let inner = folders_in(self.folder.path()).map_err(failed)?;
+        inner
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([self.folder.path()])
+            .try_for_each(sync_folder)
+            .map_err(failed)?;
         // opened before anything moves: what fails afterwards could no longer be told from a merge that failed
         let parent = self.target.parent().expect("begin() gave it a parent").to_owned();
         let parent = if cfg!(unix) { Some(File::open(parent)) } else { None };
@@ -332,6 +337,7 @@ impl Earlier {
     fn remove(mut self, shown: &Path) -> Vec<String> {
         let trouble = self.trouble.take().or_else(|| {
             let removed = self.files.iter().try_for_each(|file| fs::remove_file(self.at.join(file)));
+            let removed = removed.and_then(|()| folders_in(&self.at)?.iter().try_for_each(fs::remove_dir));
             removed.and_then(|()| fs::remove_dir(&self.at)).err().map(|error| error.to_string())
         });
         let Some(trouble) = trouble else { return Vec::new() };
@@ -391,14 +397,23 @@ fn earlier(folder: &Path, shown: &Path) -> Result<Vec<PathBuf>> {
     };
     let failed = |error: io::Error| io_error("cannot list it", &error).file(shown.display().to_string());
     let (mut files, mut others) = (Vec::new(), BTreeSet::new());
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let is_ours = name.to_str().is_some_and(|name| report.wrote(name));
-        if is_ours && !entry.file_type().map_err(failed)?.is_dir() {
-            files.push(name.into());
-        } else {
-            others.insert(name.to_string_lossy().into_owned());
+    let mut folders = vec![String::new()];
+    while let Some(inner) = folders.pop() {
+        for entry in fs::read_dir(folder.join(&inner)).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = mwa::files::join(&inner, &entry.file_name().to_string_lossy());
+            let is_folder = entry.file_type().map_err(failed)?.is_dir();
+            // one that the merge made holds something of it
+            let made = format!("{name}/");
+            if is_folder
+                && report.outputs.iter().chain(&report.companions).any(|it| it.name.starts_with(&made))
+            {
+                folders.push(name);
+            } else if !is_folder && entry.file_name().to_str().is_some() && report.wrote(&name) {
+                files.push(name.into());
+            } else {
+                others.insert(name);
+            }
         }
     }
     if others.is_empty() {
@@ -427,6 +442,7 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
     let mut runs = BTreeSet::new();
     for checkpoint in checkpoints {
         paths.extend(checkpoint.files.iter().map(|file| file.path.clone()));
+        paths.extend(checkpoint.companions.iter().map(|(_, path)| path.clone()));
         if let Some(folder) = &checkpoint.folder {
             paths.extend(inside(folder)?);
             // beside a single file, nothing is read
@@ -479,10 +495,17 @@ fn overwrites(shown: &Path, input: &str) -> Error {
         .help("choose an output folder outside the inputs")
 }
 
-/// A name of a file within a folder, rather than a way out of it.
-pub(crate) fn is_plain(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
+/// The folders in a folder, the innermost first.
+fn folders_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(folders_in(&entry.path())?);
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Error {

@@ -215,7 +215,7 @@ fn relora_restarts_are_refused() {
         place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: was trained with ReLoRA: its adapters belong to different bases
-help: checkpoints on both sides of a restart cannot be averaged; name those of one stretch yourself
+help: checkpoints on both sides of a restart cannot be averaged; name checkpoints from between two restarts yourself
 
 "#]]
     );
@@ -246,7 +246,7 @@ fn another_seed_is_another_run() {
         place.fails("merge run --select all -o out"),
         str![[r#"
 error: run/checkpoint-20: is not of the same run as run/checkpoint-10: the mean cosine of their A factors is -0.07, near 1 within a run
-help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
+help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors anyway
 
 "#]]
     );

@@ -190,7 +190,7 @@ fn an_adapter_inside_can_be_chosen() {
     assert_data_eq!(
         place.mwa("weights run --select all").err,
         str![[r#"
-note: other adapters inside the checkpoints are left alone: second (choose one with --adapter)
+note: other adapters in the checkpoints are left out: second (choose one with --adapter)
 
 "#]]
     );

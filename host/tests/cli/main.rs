@@ -63,6 +63,7 @@ mod adapter;
 mod agreement;
 mod damaged;
 mod formats;
+mod hunt;
 mod inputs;
 mod metrics;
 mod output;

@@ -111,7 +111,7 @@ note: eval_loss is not known for every checkpoint, so the step is the metric: la
     assert_data_eq!(
         place.fails("merge run --select all --metric eval_loss -o out"),
         str![[r#"
-error: run: there is no metric `eval_loss`: the logs of this run hold none at all
+error: run: there is no metric `eval_loss`: this run logged no metrics
 help: use --metric step, or give your own with --metrics-file
 
 "#]]

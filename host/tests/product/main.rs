@@ -71,7 +71,7 @@ fn two_runs_are_refused_in_factor_space_and_merged_in_product_space() {
         place.fails("merge one two -o out --weights 1,3"),
         str![[r#"
 error: two: is not of the same run as one: the mean cosine of their A factors is 0.03, near 1 within a run
-help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors all the same
+help: merge adapters of several runs with --space product, which averages what they do; --allow-cross-run averages the factors anyway
 
 "#]]
     );

@@ -60,7 +60,10 @@ function toStream(stream: WritableStream<Uint8Array>): Writer {
   };
 }
 
-async function inFolder(folder: FileSystemDirectoryHandle, name: string): Promise<Writer> {
+async function inFolder(folder: FileSystemDirectoryHandle, path: string): Promise<Writer> {
+  const parts = path.split("/");
+  const name = parts.pop()!;
+  for (const part of parts) folder = await folder.getDirectoryHandle(part, { create: true });
   if (await exists(folder, name)) {
     throw new MergeError("output", `${folder.name} holds ${name} already`, "choose an empty folder", name);
   }

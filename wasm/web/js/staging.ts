@@ -64,15 +64,19 @@ export class Staging {
   }
 
   /** The folder as far as `merge` needs it. */
-  handle(): FileSystemDirectoryHandle {
-    const name = this.shown;
-    const path = (inner: string) => join(this.folder, inner);
+  handle(within = ""): FileSystemDirectoryHandle {
+    const name = join(this.shown, within);
+    const path = (inner: string) => join(this.folder, within, inner);
+    const getDirectoryHandle = async (inner: string) => {
+      await writing(join(name, inner), () => mkdir(path(inner), { recursive: true }));
+      return this.handle(join(within, inner));
+    };
     const getFileHandle = async (inner: string, options?: { create?: boolean }) => {
       if (!options?.create && !(await exists(path(inner)))) throw new DOMException(inner, "NotFoundError");
-      return { createWritable: () => this.#create(inner) };
+      return { createWritable: () => this.#create(join(within, inner)) };
     };
     const removeEntry = (inner: string) => rm(path(inner));
-    return { kind: "directory", name, getFileHandle, removeEntry } as unknown as FileSystemDirectoryHandle;
+    return { kind: "directory", name, getDirectoryHandle, getFileHandle, removeEntry } as unknown as FileSystemDirectoryHandle;
   }
 
   async #create(name: string): Promise<WritableStream<Uint8Array>> {

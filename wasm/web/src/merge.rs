@@ -24,7 +24,7 @@ pub struct Merge {
     /// The number of each input file, by input and file.
     numbers: Vec<Vec<usize>>,
     /// Name and number of each file that is copied from the newest checkpoint.
-    companions: Vec<(&'static str, usize)>,
+    companions: Vec<(String, usize)>,
     /// What the last job found.
     found: Option<Found>,
     /// Kept between jobs, so that their memory is reused.
@@ -38,7 +38,7 @@ struct Finished<'a> {
     report: &'a Report,
     texts: &'a [Text],
     /// Input files to copy: name, number.
-    copies: &'a [(&'static str, usize)],
+    copies: &'a [(String, usize)],
 }
 
 impl Merge {
@@ -58,7 +58,7 @@ impl Merge {
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
         let merge = mwa::merge::Merge::new(chosen, merging, cut)?;
-        let number = |(name, path): (_, String)| Some((name, files.number(&path)?));
+        let number = |(name, path): (String, String)| Some((name, files.number(&path)?));
         let companions =
             checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
         Ok(Self { merge, numbers, companions, found: None, buffers: Vec::new(), out: Vec::new() })

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::Candidate;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::counter::is_opaque;
 use crate::text::index::Index;
 
 /// The shapes of an input's tensors, by name.
@@ -200,6 +201,7 @@ pub(super) fn same_shapes(
         .sorted()
         .filter_map(|(name, a)| theirs.1.find(name).map(|b| (name, a, b)))
         .filter(|(name, a, b)| if product { !same_but_rank(name, a, b) } else { a != b })
+        .filter(|(name, ..)| !is_opaque(name))
         .collect();
     let Some(&(name, a, b)) = differing.first() else { return Ok(()) };
     Err(Error::new(

@@ -42,7 +42,7 @@ impl Format for Safetensors {
         let header = Header::parse(&files.read(path, 0..head.max(START))?, size)?;
         // kohya's scripts write it
         let step = header.metadata().get("ss_steps").and_then(|step| step.parse().ok());
-        Ok(Catalog { header, step, notes: Vec::new() })
+        Ok(Catalog { header, step, key: None, told: Vec::new(), notes: Vec::new() })
     }
 }
 
@@ -89,6 +89,8 @@ pub struct Header {
     other: Option<u64>,
     /// Invariant: sorted by range; all lie beyond the end of the file.
     views: Vec<View>,
+    /// For a file beside the weights: the folder in which it lies, as its tensors' names begin here, not in the file.
+    beside: Option<String>,
 }
 
 impl Header {
@@ -116,8 +118,11 @@ impl Header {
             return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
         }
         if length > MAX_HEADER {
-            return Err(bad(format!("declares a header of {length} bytes; the limit is {MAX_HEADER}"))
-                .help("this is not a safetensors file, or its start is damaged"));
+            return Err(bad(format!(
+                "is not a safetensors file, or its start is damaged: it declares a header of {length} bytes, and the limit is \
+                 {MAX_HEADER}"
+            ))
+            .help("give a file with weights, or copy or download this one again"));
         }
         if length + 8 > file_len {
             return Err(bad(format!(
@@ -167,11 +172,18 @@ impl Header {
             end = tensor.range.end;
         }
         if end != file_len {
-            let what = if end > file_len { "cut short" } else { "followed by foreign bytes" };
+            let what = if end > file_len { "cut short" } else { "followed by extra bytes" };
             return Err(bad(format!("is {what}: its header describes {end} bytes, the file has {file_len}"))
                 .help("copy or download the file again"));
         }
-        Ok(Self { tensors, metadata: entries.metadata, data_start, other: None, views: Vec::new() })
+        Ok(Self {
+            tensors,
+            metadata: entries.metadata,
+            data_start,
+            other: None,
+            views: Vec::new(),
+            beside: None,
+        })
     }
 
     /// Lay out a new file: tensors sorted by dtype (widest alignment first), then name, as the format's own writer does.
@@ -181,6 +193,15 @@ impl Header {
     pub fn layout(
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<u64>)>,
         metadata: TextMap,
+    ) -> Result<Self> {
+        Self::layout_beside(tensors, metadata, None)
+    }
+
+    /// As [`Self::layout`], for a file that may lie beside the weights.
+    pub(crate) fn layout_beside(
+        tensors: impl IntoIterator<Item = (String, Dtype, Vec<u64>)>,
+        metadata: TextMap,
+        beside: Option<&str>,
     ) -> Result<Self> {
         let mut tensors: Vec<_> = tensors.into_iter().collect();
         tensors.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -195,7 +216,9 @@ impl Header {
             laid.push(Tensor { name, dtype, shape, range: end..next });
             end = next;
         }
-        let mut header = Self { tensors: laid, metadata, data_start: 0, other: None, views: Vec::new() };
+        let beside = beside.map(String::from);
+        let mut header =
+            Self { tensors: laid, metadata, data_start: 0, other: None, views: Vec::new(), beside };
         header.data_start = header.to_bytes().len() as u64;
         for tensor in &mut header.tensors {
             tensor.range = tensor.range.start + header.data_start..tensor.range.end + header.data_start;
@@ -230,7 +253,26 @@ impl Header {
             return Err(bad("occurs twice").tensor(&tensors[twice].name));
         }
         tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
-        Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all })
+        Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all, beside: None })
+    }
+
+    /// The same for a file beside the weights, in a folder such as `2_Dense/` or in none: the folder tells its tensors from
+    /// others of their name.
+    pub(crate) fn into_beside(mut self, folder: &str) -> Self {
+        self.tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, folder));
+        self.beside = Some(folder.into());
+        self
+    }
+
+    /// The folder of a file that lies beside the weights; empty for one in the same folder.
+    #[must_use]
+    pub fn beside(&self) -> Option<&str> {
+        self.beside.as_deref()
+    }
+
+    /// The name of a tensor in the file itself.
+    pub(crate) fn own_name<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.beside().unwrap_or_default()).unwrap_or(name)
     }
 
     /// Whether the file is safetensors, so that its bytes can be copied as they are.
@@ -277,7 +319,7 @@ impl Header {
             if json.len() > 1 {
                 json.push(',');
             }
-            let name = quoted(&tensor.name);
+            let name = quoted(self.own_name(&tensor.name));
             let (start, end) = (tensor.range.start - self.data_start, tensor.range.end - self.data_start);
             let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
             let (dtype, shape) = (tensor.dtype, shape.join(","));

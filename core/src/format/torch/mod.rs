@@ -41,7 +41,9 @@ const SHARED: u64 = 16;
 
 impl Format for Torch {
     fn claims(&self, name: &str, start: &[u8]) -> bool {
-        let is_named = [".bin", ".pt", ".pth"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+        let is_named = [".bin", ".pt", ".pth", ".pth.tar", ".ckpt"]
+            .iter()
+            .any(|end| name.to_ascii_lowercase().ends_with(end));
         // what is named so, but begins like safetensors, is safetensors
         let is_other = || Header::size(start, u64::MAX).is_err();
         start.starts_with(b"PK\x03\x04") || start.starts_with(MAGIC) || is_named && is_other()
@@ -56,7 +58,7 @@ impl Format for Torch {
         } else {
             let what = match Header::size(&start, size) {
                 Err(error) if size > 0 && error.detail().starts_with("is a") => error,
-                _ => refused("is empty or damaged, or was written by something else than torch.save()")
+                _ => refused("is empty or damaged, or was written by something other than torch.save()")
                     .help("copy or download the file again, or give it the ending of what it is"),
             };
             let detail = what.detail().replace("a safetensors file", "a file of torch.save()");
@@ -101,7 +103,7 @@ fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Mayb
         let Node::Storage(storage) = pickle.node(*id) else { unreachable!("tensor() checked this") };
         let key = pickle.text(&storage.key);
         let found = member(&format!("data/{key}"));
-        let found = found.ok_or_else(|| bad(format!("lacks the numbers of its storage {key}")))?;
+        let found = found.ok_or_else(|| bad(format!("lacks the data of its storage {key}")))?;
         found.range(files, path)
     };
     let places = all(storages.iter().map(place))?;
@@ -154,7 +156,7 @@ fn old_catalog(bytes: &[u8], size: u64, key: Option<&str>) -> core::result::Resu
         let len = len.ok_or_else(|| Trouble::Bad(bad(format!("has a storage {key} of an unknown kind"))))?;
         let start = end + 8;
         end =
-            start.checked_add(len).ok_or_else(|| Trouble::Bad(bad("has a storage that no file can hold")))?;
+            start.checked_add(len).ok_or_else(|| Trouble::Bad(bad("has a storage larger than any file")))?;
         ranges.push(start..end);
     }
     if end != size {
@@ -169,7 +171,7 @@ fn old_catalog(bytes: &[u8], size: u64, key: Option<&str>) -> core::result::Resu
             unreachable!("tensor() checked this")
         };
         if !places.has(pickle.text(&storage.key)) {
-            return Err(Trouble::Bad(bad("lacks the numbers of its storage").tensor(name)));
+            return Err(Trouble::Bad(bad("lacks the data of its storage").tensor(name)));
         }
     }
     let range = |id: Id| {
@@ -213,7 +215,8 @@ fn catalog(
     }
     let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
     let header = Header::placed(tensors, views, metadata, size)?;
-    Ok(Catalog { header, step: chosen.step, notes: chosen.notes.clone() })
+    let (step, key, told) = (chosen.step, chosen.key.clone(), chosen.told.clone());
+    Ok(Catalog { header, step, key, told, notes: chosen.notes.clone() })
 }
 
 /// The type of a tensor's elements.

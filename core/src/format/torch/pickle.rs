@@ -31,9 +31,10 @@ pub(super) struct Pickle<'a> {
 /// A value of a pickle.
 #[derive(Clone, Debug)]
 pub(super) enum Node {
-    /// None, numbers with a fraction, bytes: nothing that anybody asks for.
+    /// None, bytes: nothing that anybody asks for.
     Plain,
     Int(i64),
+    Float(f64),
     /// Where the text lies in the pickle.
     Text(Range<u32>),
     Tuple(Vec<Id>),
@@ -203,8 +204,8 @@ impl Machine<'_> {
                 self.push(Node::Plain);
             }
             b'G' => {
-                self.skip(8)?;
-                self.push(Node::Plain);
+                let value = f64::from_bits(self.number(8)?.swap_bytes());
+                self.push(Node::Float(value));
             }
             b'X' | b'T' => {
                 let len = self.number(4)?;

@@ -37,7 +37,7 @@ pub(super) fn members(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<Mem
     let tail = files.read(path, start..size)?;
     let Directory { range, entries } = Directory::find(&tail, start)?;
     if range.end - range.start > DIRECTORY_LIMIT || range.end > size {
-        return Err(damaged("its directory is said to lie where it cannot").into());
+        return Err(damaged("its directory cannot lie where the file says it does").into());
     }
     let bytes = files.read(path, range.clone())?;
     let mut rest = &*bytes;
@@ -112,7 +112,7 @@ impl Directory {
             }
         };
         let end = u64::checked_add(from, len).filter(|end| *end <= start + at as u64);
-        let end = end.ok_or_else(|| damaged("its directory is said to lie where it cannot"))?;
+        let end = end.ok_or_else(|| damaged("its directory cannot lie where the file says it does"))?;
         Ok(Self { range: from..end, entries })
     }
 }

@@ -119,10 +119,7 @@ impl Reader<'_> {
         let rest = shown.len().saturating_sub(LISTED);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         let error = if shown.is_empty() {
-            Error::new(
-                ErrorKind::Metric,
-                format!("there is no metric `{name}`: the logs of this run hold none at all"),
-            )
+            Error::new(ErrorKind::Metric, format!("there is no metric `{name}`: this run logged no metrics"))
         } else {
             let detail = format!("there is no metric `{name}`; the logs hold {}{more}", listed.join(", "));
             Error::new(ErrorKind::Metric, detail)
@@ -158,9 +155,18 @@ impl Reader<'_> {
             };
             self.notes.push(format!("{EVALUATION} is not used, as {why}"));
         }
-        self.notes.push(format!(
-            "{EVALUATION} is not known for every checkpoint, so the step is the metric: later counts as better"
-        ));
+        let others = self.history.comparable();
+        let mut others = others.into_iter().filter(|name| is_evaluation(name) && *name != EVALUATION);
+        let listed: Vec<String> = others.by_ref().take(LISTED).map(|name| self.coverage(name)).collect();
+        let more = match others.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let why = match listed.as_slice() {
+            [] => format!("{EVALUATION} is not known for every checkpoint"),
+            _ => format!("evaluations are logged as {}{more} (choose one with --metric)", listed.join(", ")),
+        };
+        self.notes.push(format!("{why}, so the step is the metric: later counts as better"));
         Ok("step".to_string())
     }
 

@@ -1,9 +1,9 @@
 //! Read a metric per checkpoint from a table that the user gives.
 //!
 //! A table is CSV, JSON Lines, a JSON array of objects, or a JSON object from checkpoint to value or to an
-//! object of values. A column `checkpoint` holds names such as `checkpoint-50`, a column `step` (also
-//! `current_steps`, `global_step`) holds steps; every other column is a metric, and cells may be empty. Rows
-//! of other checkpoints do not matter.
+//! object of values. A column `checkpoint` holds names such as `checkpoint-50`, a column `step` (in any of the spellings of
+//! W&B, TensorBoard and others) holds steps, and where there is neither, `epoch` holds the numbers in the names; every other
+//! column is a metric, and cells may be empty. Rows of other checkpoints do not matter. What lm-eval writes of a model is a row.
 //!
 //! PyTorch Lightning counts steps from 0 in its `metrics.csv` but from 1 in the names of its checkpoints: a
 //! CSV table with `epoch` and `step` is read one step later when that finds more of the checkpoints.
@@ -14,9 +14,11 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
+use crate::logs::series::{Log, Point};
+use crate::logs::trainer::TrainerState;
 use crate::text::json;
 use crate::text::spelling::closest;
-use parse::{Cell, Row, UNNAMED};
+use parse::{Cell, Row, UNNAMED, is_metric};
 
 mod parse;
 #[cfg(test)]
@@ -39,6 +41,13 @@ pub(crate) struct Wanted<'a> {
     pub name: &'a str,
     /// Its step, where it has one.
     pub step: Option<u64>,
+    /// The number in its name, which may count epochs.
+    pub number: Option<u64>,
+}
+
+/// A column's name less that of the run, which a W&B panel writes in front.
+fn less_run(column: &str) -> &str {
+    column.rsplit_once(" - ").map_or(column, |(_, name)| name)
 }
 
 /// A message names so many columns; some tables have thousands.
@@ -50,7 +59,7 @@ impl Table {
     /// ```
     /// use mwa::{MetricOptions, Table, Wanted};
     /// let table = Table::parse("checkpoint,accuracy\ncheckpoint-50,0.31\ncheckpoint-100,0.35\n")?;
-    /// let wanted = [Wanted { name: "run/checkpoint-100", step: Some(100) }];
+    /// let wanted = [Wanted { name: "run/checkpoint-100", step: Some(100), number: Some(100) }];
     /// let metric = table.read(&wanted, &MetricOptions::default())?;
     /// assert_eq!((metric.name.as_str(), metric.values()?), ("accuracy", vec![0.35]));
     /// # Ok::<(), mwa::Error>(())
@@ -69,11 +78,23 @@ impl Table {
         }
     }
 
+    /// The table as a log: each metric by step, or by epoch.
+    pub(crate) fn into_log(self) -> TrainerState {
+        let point = |step: u64, (metric, cell)| match cell {
+            Cell::Number(value) => Some(Point { metric, step, value }),
+            Cell::Text(_) => None,
+        };
+        let rows = self.rows.into_iter().filter_map(|row| Some((row.step?, row.cells)));
+        let points =
+            rows.flat_map(|(step, cells)| cells.into_iter().filter_map(move |cell| point(step, cell)));
+        TrainerState { log: Log::new(points.collect()), ..TrainerState::default() }
+    }
+
     /// The names of the columns that hold numbers, sorted.
     #[must_use]
     pub(crate) fn metrics(&self) -> Vec<&str> {
         let cells = self.rows.iter().flat_map(|row| &row.cells);
-        let numbers = cells.filter(|(name, cell)| matches!(cell, Cell::Number(_)) && *name != "epoch");
+        let numbers = cells.filter(|(name, cell)| matches!(cell, Cell::Number(_)) && is_metric(name));
         let mut names: Vec<_> = numbers.map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -90,7 +111,7 @@ impl Table {
             ));
         }
         let column = self.column(wanted, options)?;
-        let name = options.name.clone().unwrap_or_else(|| column.to_string());
+        let name = options.name.clone().unwrap_or_else(|| less_run(&column).to_string());
         let goal = options.goal_of(&name)?;
         let mut notes = Vec::new();
         let shift = self.shift(wanted, &column);
@@ -120,7 +141,11 @@ impl Table {
         };
         match (&options.name, metrics.as_slice()) {
             (Some(name), _) if self.rows.iter().any(|row| row.cell(name).is_some()) => Ok(name.clone()),
-            (Some(_), [UNNAMED]) => Ok(UNNAMED.to_string()),
+            (Some(_), [only]) if only.eq_ignore_ascii_case(UNNAMED) => Ok((*only).to_string()),
+            (Some(name), _) if metrics.iter().filter(|it| less_run(it) == name).count() == 1 => {
+                let found = metrics.iter().find(|it| less_run(it) == name);
+                Ok(found.map_or_else(String::new, |it| (*it).to_string()))
+            }
             (Some(name), [_, ..]) => {
                 let detail = format!("the table of metrics has no column `{name}`; it has {}", coverage());
                 let error = Error::new(ErrorKind::Metric, detail);
@@ -130,7 +155,15 @@ impl Table {
                 })
             }
             (_, []) => {
-                let error = Error::new(ErrorKind::Metric, "the table of metrics has no column of numbers");
+                let mut detail = "the table of metrics has no column of numbers".to_string();
+                let texts = self
+                    .rows
+                    .iter()
+                    .flat_map(|row| row.cells.iter().map(|(name, cell)| (row.place, name, cell)));
+                if let Some((place, name, cell)) = texts.into_iter().next() {
+                    detail += &format!(": {name} is `{cell}` in {} {place}", self.unit);
+                }
+                let error = Error::new(ErrorKind::Metric, detail);
                 Err(error
                     .help("give each checkpoint one number per metric, such as {\"checkpoint-50\": 0.3}"))
             }

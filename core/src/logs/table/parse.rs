@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Table, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::trainer::STEP_KEYS;
+use crate::format::stem;
 use crate::text::csv;
 use crate::text::json;
 use crate::text::json::{number_in, whole};
@@ -19,11 +19,38 @@ const CHECKPOINT: &str = "checkpoint";
 /// The column of a table without column names: `{"checkpoint-50": 0.3}`.
 pub(super) const UNNAMED: &str = "value";
 
-#[derive(Clone, Debug)]
+/// What columns say of which checkpoint a row is, the best first; in any case, with or without the section of a logger in
+/// front. The first ones name it, the last counts epochs, and others count steps.
+const KEYS: [&str; 13] = [
+    CHECKPOINT,
+    "ckpt",
+    "checkpoint_path",
+    "model_name",
+    "global_step",
+    "global_step/max_steps",
+    "current_steps",
+    "step",
+    "steps",
+    "iteration",
+    "iter",
+    "updates",
+    "epoch",
+];
+/// How many of these name checkpoints.
+const NAMES: usize = 4;
+/// Which of these counts epochs.
+const EPOCH: usize = KEYS.len() - 1;
+/// What loggers write beside metrics.
+const CLOCKS: [&str; 6] =
+    ["wall time", "wall_time", "timestamp", "runtime", "relative time (process)", "relative time (wall)"];
+
+#[derive(Clone, Debug, Default)]
 pub(super) struct Row {
     pub(super) place: usize,
     pub(super) name: Option<String>,
     pub(super) step: Option<u64>,
+    /// The epoch, where no step is known, or the number that stands for a checkpoint.
+    pub(super) number: Option<u64>,
     /// Sorted by column, each once.
     pub(super) cells: Vec<(String, Cell)>,
 }
@@ -38,8 +65,7 @@ impl Table {
     pub(super) fn parse_csv(text: &str) -> Result<Self> {
         let mut lines = csv::rows(text)?.into_iter();
         let header = lines.next().map(|row| row.cells).unwrap_or_default();
-        let keys: Vec<&String> = header.iter().filter(|name| is_key(name)).collect();
-        if keys.is_empty() {
+        if !header.iter().any(|name| is_key(name)) {
             return Err(no_key(&header));
         }
         let has = |wanted: &str| header.iter().any(|name| name == wanted);
@@ -75,7 +101,11 @@ impl Table {
             Ok(Value::Array(entries)) => entries,
             Ok(Value::Object(map)) => match map.get("log_history") {
                 Some(Value::Array(entries)) => entries.clone(),
-                _ if map.keys().any(|name| is_key(name)) => Vec::from([Value::Object(map)]),
+                _ if map.keys().any(|name| is_key(name))
+                    || map.get("results").is_some_and(Value::is_object) =>
+                {
+                    Vec::from([Value::Object(map)])
+                }
                 _ => map.into_iter().map(|(name, value)| entry(name, value)).collect(),
             },
             Ok(_) => Vec::new(),
@@ -117,42 +147,65 @@ impl Row {
         place: usize,
         cells: impl Iterator<Item = (&'a str, Cell)>,
     ) -> Result<Option<Self>> {
-        let mut row = Self { place, name: None, step: None, cells: Vec::new() };
+        let mut row = Self { place, ..Self::default() };
+        let mut best: Option<(usize, &str, Cell)> = None;
         for (column, cell) in cells {
-            if column == CHECKPOINT {
-                (row.step, row.name) = match cell {
-                    Cell::Number(number) => (whole(number).or(row.step), row.name),
-                    Cell::Text(name) => (row.step.or_else(|| trailing_step(&name)), Some(name)),
-                };
-            } else if is_key(column) {
-                let step = match &cell {
-                    Cell::Number(number) => whole(*number),
-                    Cell::Text(_) => None,
-                };
-                let Some(step) = step else {
-                    let detail =
-                        format!("{unit} {place}: {column} is `{cell}`, which is not a whole number of steps");
-                    return Err(Error::new(ErrorKind::Metric, detail));
-                };
-                row.step = Some(step);
-            } else {
-                row.cells.push((column.to_string(), cell));
+            match (key(column), cell) {
+                (None, cell) => row.cells.push((column.to_string(), cell)),
+                (Some(0..NAMES), Cell::Number(number)) => row.number = whole(number),
+                (Some(0..NAMES), Cell::Text(name)) => row.name = Some(name),
+                (Some(rank), cell) if best.as_ref().is_none_or(|(other, ..)| rank < *other) => {
+                    best = Some((rank, column, cell));
+                }
+                _ => {}
             }
         }
+        if let Some((rank, column, cell)) = best {
+            let number = if let Cell::Number(number) = cell { whole(number) } else { None };
+            let is_needed = rank != EPOCH || row.name.is_none() && row.number.is_none();
+            match number {
+                Some(number) if rank == EPOCH && is_needed => row.number = Some(number),
+                Some(number) if rank != EPOCH => row.step = Some(number),
+                None if is_needed => {
+                    let detail = format!("{unit} {place}: {column} is `{cell}`, which is not a whole number");
+                    return Err(Error::new(ErrorKind::Metric, detail));
+                }
+                _ => {}
+            }
+        }
+        row.step = row.step.or(row.number).or_else(|| trailing_step(row.name.as_deref()?));
         row.cells.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let says = row.name.is_some() || row.step.is_some();
         Ok(says.then_some(row))
     }
 
     fn from_json(unit: &str, place: usize, entry: &Value) -> Result<Option<Self>> {
-        let Value::Object(map) = entry else {
-            return Err(Error::new(
-                ErrorKind::Metric,
-                format!("{unit} {place} of the table is not an object"),
-            )
-            .help("write {\"checkpoint\": \"checkpoint-50\", \"accuracy\": 0.3} for each checkpoint"));
+        let flat;
+        let map = match entry {
+            Value::Object(map) => match map.get("results") {
+                Some(Value::Object(results)) => {
+                    flat = evaluated(map, results);
+                    &flat
+                }
+                _ => map,
+            },
+            // TensorBoard's export: wall time, step, value
+            Value::Array(triple) if triple.len() == 3 => {
+                flat = Map::from_iter([
+                    ("step".to_string(), triple[1].clone()),
+                    (UNNAMED.to_string(), triple[2].clone()),
+                ]);
+                &flat
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Metric,
+                    format!("{unit} {place} of the table is not an object"),
+                )
+                .help("write {\"checkpoint\": \"checkpoint-50\", \"accuracy\": 0.3} for each checkpoint"));
+            }
         };
-        if !map.keys().any(|name| is_key(name)) {
+        if !map.keys().any(|name| key(name).is_some()) {
             let names: Vec<String> = map.keys().cloned().collect();
             return Err(no_key(&names).file(format!("{unit} {place}")));
         }
@@ -172,7 +225,10 @@ impl Row {
     }
 
     pub(super) fn is_of(&self, wanted: &Wanted<'_>, shift: u64) -> bool {
-        let by_step = || self.step.is_some_and(|step| Some(step + shift) == wanted.step);
+        let by_step = || {
+            self.step.is_some_and(|step| Some(step + shift) == wanted.step)
+                || self.number.is_some() && self.number == wanted.number
+        };
         match &self.name {
             Some(name) => is_same_path(name, wanted.name) || !self.has_path() && by_step(),
             None => by_step(),
@@ -216,13 +272,55 @@ fn entry(name: String, value: Value) -> Value {
     Value::Object(row)
 }
 
+/// What lm-eval writes of one model: a column for each metric of each task.
+fn evaluated(file: &Map<String, Value>, results: &Map<String, Value>) -> Map<String, Value> {
+    let arguments = file.get("config").and_then(|config| config.get("model_args"));
+    let argument = |wanted: &str| match arguments? {
+        Value::Object(map) => map.get(wanted).cloned(),
+        Value::String(text) => {
+            let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+            pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.into())
+        }
+        _ => None,
+    };
+    let model =
+        argument("peft").or_else(|| file.get("model_name").cloned()).or_else(|| argument("pretrained"));
+    let mut row = Map::from_iter(model.map(|model| (CHECKPOINT.to_string(), model)));
+    for (task, metrics) in results {
+        for (name, value) in metrics.as_object().into_iter().flatten() {
+            if value.is_number() && !name.contains("stderr") && name != "sample_len" {
+                row.insert(format!("{task}/{name}"), value.clone());
+            }
+        }
+    }
+    row
+}
+
+/// The place of a column among [`KEYS`].
+fn key(column: &str) -> Option<usize> {
+    let column = column.trim().trim_start_matches('_').to_ascii_lowercase();
+    let sections = ["train/", "trainer/"];
+    let plain = sections.iter().find_map(|section| column.strip_prefix(section)).unwrap_or(&column);
+    KEYS.iter().position(|key| *key == plain)
+}
+
 fn is_key(column: &str) -> bool {
-    column == CHECKPOINT || STEP_KEYS.contains(&column)
+    key(column).is_some()
+}
+
+/// Whether a column is a metric by its name: no clock, and no edge of the band that a panel draws.
+pub(super) fn is_metric(column: &str) -> bool {
+    let plain = column.trim_start_matches('_').to_ascii_lowercase();
+    !(CLOCKS.contains(&plain.as_str()) || column.ends_with("__MIN") || column.ends_with("__MAX"))
 }
 
 fn no_key(columns: &[String]) -> Error {
-    let detail = format!("the table says of no checkpoint: its columns are {}", columns.join(", "));
-    Error::new(ErrorKind::Metric, detail).help("add a column `checkpoint` (such as checkpoint-50) or `step`")
+    let detail = format!(
+        "the table does not say which checkpoints its rows are about: its columns are {}",
+        columns.join(", ")
+    );
+    Error::new(ErrorKind::Metric, detail)
+        .help("name one of the columns `checkpoint` (such as checkpoint-50), `step` or `epoch`")
 }
 
 /// The step at the end of a name such as `run/checkpoint-50`.
@@ -240,5 +338,7 @@ fn is_same_path(a: &str, b: &str) -> bool {
         parts.rev().map(ToString::to_string).collect()
     };
     let (a, b) = (parts(a), parts(b));
-    !a.is_empty() && !b.is_empty() && a.iter().zip(&b).all(|(a, b)| a == b)
+    // a file may be named without its ending
+    let is_same = |a: &str, b: &str| a == b || stem(a).unwrap_or(a) == stem(b).unwrap_or(b);
+    !a.is_empty() && !b.is_empty() && a.iter().zip(&b).all(|(a, b)| is_same(a, b))
 }

@@ -16,7 +16,7 @@ fn wanted(steps: &[u64]) -> Vec<Wanted<'static>> {
             _ => "other",
         }
     };
-    steps.iter().map(|step| Wanted { name: name(step), step: Some(*step) }).collect()
+    steps.iter().map(|step| Wanted { name: name(step), step: Some(*step), number: None }).collect()
 }
 
 fn read(text: &str, steps: &[u64], name: Option<&str>) -> Result<Metric> {
@@ -98,7 +98,7 @@ fn cells_that_are_no_numbers_matter_where_they_are_wanted() {
     let error = read(text, &[50, 100], None).unwrap_err();
     assert_eq!(error.detail(), "line 3: loss is `n/a`, which is not a number");
     let error = read("step,loss\nten,0.3\n", &[50], None).unwrap_err();
-    assert_eq!(error.detail(), "line 2: step is `ten`, which is not a whole number of steps");
+    assert_eq!(error.detail(), "line 2: step is `ten`, which is not a whole number");
     let error =
         read("{\"checkpoint-50\": [0.3, 0.4], \"checkpoint-100\": 1}", &[50], Some("loss")).unwrap_err();
     assert_eq!(error.detail(), "entry 1: value is `[0.3,0.4]`, which is not a number");
@@ -142,7 +142,7 @@ fn names_match_without_steps_and_from_their_end() {
         .unwrap();
     let values = |name, step| {
         table
-            .read(&[Wanted { name, step }], &MetricOptions::default())
+            .read(&[Wanted { name, step, number: None }], &MetricOptions::default())
             .unwrap()
             .values()
             .map_err(|error| error.to_string())
@@ -156,20 +156,82 @@ fn names_match_without_steps_and_from_their_end() {
 #[test]
 fn broken_tables_say_where() {
     for (text, start) in [
-        ("", "the table says of no checkpoint"),
+        ("", "the table does not say which checkpoints its rows are about"),
         ("step,loss\n", "the table of metrics has no rows"),
-        ("epoch,loss\n1,2\n", "the table says of no checkpoint: its columns are epoch, loss"),
+        (
+            "round,loss\n1,2\n",
+            "the table does not say which checkpoints its rows are about: its columns are round, loss",
+        ),
         ("step,loss,loss\n1,2,3\n", "two columns of the table are called `loss`"),
         ("step,loss\n1,2,3\n", "line 2: has 3 cells, but the header names 2 columns"),
         ("{\"step\": 1, \"loss\": 1}\n{oops}\n", "line 2 is not valid JSON"),
         ("{\"step\": 1,", "the table of metrics is not valid JSON"),
         ("[1, 2]", "entry 1 of the table is not an object"),
-        ("[{\"loss\": 1}]", "the table says of no checkpoint"),
-        ("step,note\n1,x\n", "the table of metrics has no column of numbers"),
+        ("[{\"loss\": 1}]", "the table does not say which checkpoints its rows are about"),
+        ("step,note\n1,31%\n", "the table of metrics has no column of numbers: note is `31%` in line 2"),
     ] {
         let error = read(text, &[50], None).unwrap_err();
         assert!(error.detail().starts_with(start), "{text}: {error}");
         assert_eq!(error.kind(), ErrorKind::Metric);
+    }
+}
+
+#[test]
+fn exports_are_read_as_they_are() {
+    for (text, shown) in [
+        (
+            "\"Step\",\"run-1 - eval/loss\",\"run-1 - eval/loss__MIN\",\"run-1 - eval/loss__MAX\"\n\
+             \"50\",\"1.9\",\"1.9\",\"1.9\"\n\"100\",\"1.5\",\"1.5\",\"1.5\"\n",
+            "eval/loss",
+        ),
+        ("_step,_timestamp,train/global_step,loss\n1,9e9,50,1.9\n2,9e9,100,1.5\n", "loss"),
+        ("iter, epoch, loss\n50, 1, 1.9\n100, 2, 1.5\n", "loss"),
+        ("Wall time,Step,Value\n9e9,50,1.9\n9e9,100,1.5\n", "ter"),
+        ("[[9e9, 50, 1.9], [9e9, 100, 1.5]]", "ter"),
+    ] {
+        let name = (shown == "ter").then_some("ter");
+        let metric = read(text, &[50, 100], name).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!((metric.name.as_str(), metric.values().unwrap()), (shown, vec![1.9, 1.5]), "{text}");
+    }
+    let named = read("Step,a - eval/loss,b - eval/loss\n50,1,2\n", &[50], Some("eval/loss")).unwrap_err();
+    assert!(named.detail().contains("has no column `eval/loss`; it has a - eval/loss 1/1"), "{named}");
+}
+
+#[test]
+fn epochs_are_the_numbers_in_names() {
+    let wanted = [Wanted { name: "9.pt", step: Some(9000), number: Some(9) }];
+    let read = |text| {
+        let metric = Table::parse(text).and_then(|table| table.read(&wanted, &MetricOptions::default()));
+        metric.and_then(|metric| metric.values())
+    };
+    for text in [
+        "epoch,loss\n9,1.5\n",
+        "checkpoint,loss\n9,1.5\n",
+        "checkpoint,loss\nexp/9,1.5\n",
+        "step,loss\n9000,1.5\n",
+    ] {
+        assert_eq!(read(text).unwrap(), [1.5], "{text}");
+    }
+    assert!(read("step,loss\n9,1.5\n").is_err(), "9 is no step here");
+}
+
+#[test]
+fn what_lm_eval_writes_of_a_model_is_a_row() {
+    let file = |step: u64, acc: f64, arguments: &str| {
+        alloc::format!(
+            r#"{{"results": {{"arc": {{"alias": "arc", "acc,none": {acc}, "acc_stderr,none": 0.1}}}},
+                "model_name": "base", "config": {{"model_args": {arguments}}}, "step_of": {step}}}"#
+        )
+        .replace('\n', " ")
+    };
+    let lines = [
+        file(50, 0.3, r#""pretrained=base,peft=run/checkpoint-50""#),
+        file(100, 0.35, r#"{"pretrained": "base", "peft": "run/checkpoint-100"}"#),
+    ];
+    for text in [lines.join("\n"), alloc::format!("[{}]", lines.join(","))] {
+        let metric = read(&text, &[50, 100], None).unwrap();
+        assert_eq!((metric.name.as_str(), metric.goal), ("arc/acc,none", Goal::Max));
+        assert_eq!(metric.values().unwrap(), [0.3, 0.35]);
     }
 }
 

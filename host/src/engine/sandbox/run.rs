@@ -111,6 +111,12 @@ fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) ->
                 .file(checkpoints[input].files[file].path.display().to_string())
                 .help("convert it, or merge with --device cpu"));
         }
+        if shard.header.beside().is_some() {
+            let detail = "lies beside the weights, which the sandbox does not tell apart";
+            return Err(Error::new(ErrorKind::Input, detail)
+                .file(checkpoints[input].files[file].path.display().to_string())
+                .help("merge with --device cpu"));
+        }
         let range = 0..shard.header.data_start();
         let mut bytes = vec![0; usize::try_from(range.end).expect("a head is at most 100 MB")];
         store.read(&Read { input, file, range }, &mut bytes)?;

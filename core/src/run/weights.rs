@@ -1,0 +1,129 @@
+//! Which files of a folder are a checkpoint's weights, by their names.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::error::{Error, ErrorKind};
+use crate::files::{Files, Kind, Maybe, NO_FILE, is_folder, join};
+use crate::format::{STEMS, foreign, stem};
+
+/// Where the weights of a folder are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In one file.
+    File(String),
+    /// In the files that this index names.
+    Index(String),
+    /// In these files, all shards of one set that has no index.
+    Shards(Vec<String>),
+}
+
+impl Place {
+    /// Its path, or that of its first file.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Self::File(path) | Self::Index(path) => path,
+            Self::Shards(paths) => &paths[0],
+        }
+    }
+}
+
+/// The weights of a folder under one of the names that programs look for.
+pub(crate) fn weights_in(files: &dyn Files, folder: &str) -> Maybe<Option<Place>> {
+    if !is_folder(files, folder)? {
+        return Ok(None);
+    }
+    let names = files.list(folder)?;
+    for stem in STEMS {
+        for ending in [".safetensors", ".bin"] {
+            let one = format!("{stem}{ending}");
+            let index = format!("{one}.index.json");
+            if is_there(files, folder, &names, &one)? {
+                return Ok(Some(Place::File(join(folder, &one))));
+            }
+            if is_there(files, folder, &names, &index)? {
+                return Ok(Some(Place::Index(join(folder, &index))));
+            }
+            let shards = shards(folder, &names, stem, ending)?;
+            if !shards.is_empty() {
+                return Ok(Some(Place::Shards(shards)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a file lies there. What is listed and yet not there stops everything: it is no reason to take another file.
+fn is_there(files: &dyn Files, folder: &str, names: &[String], name: &str) -> Maybe<bool> {
+    if names.binary_search_by(|other| other.as_str().cmp(name)).is_err() {
+        return Ok(false);
+    }
+    let path = join(folder, name);
+    match files.kind(&path)? {
+        Kind::File(_) => Ok(true),
+        Kind::Folder => Ok(false),
+        Kind::Other => Err(Error::new(ErrorKind::Input, NO_FILE).file(path).into()),
+        Kind::Missing => Err(broken_link(path).into()),
+    }
+}
+
+/// A link to something that is gone.
+pub(crate) fn broken_link(path: String) -> Error {
+    Error::new(ErrorKind::Io, "is a link to something that is not there")
+        .file(path)
+        .help("mount or download what it leads to, or remove the link")
+}
+
+/// All of `STEM-00001-of-00003.safetensors`, in order; none if there is no such file.
+fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec<String>> {
+    let parts = |name: &String| -> Option<(String, usize)> {
+        let (_, count) =
+            name.strip_prefix(stem)?.strip_prefix('-')?.strip_suffix(ending)?.split_once("-of-")?;
+        Some((join(folder, name), count.parse().ok()?))
+    };
+    let found: Vec<_> = names.iter().filter_map(parts).collect();
+    match found.first() {
+        Some((first, count)) if found.len() != *count => {
+            let detail = format!("is one of {count} shards, of which {} are there", found.len());
+            let error = Error::new(ErrorKind::Io, detail).file(first.as_str());
+            Err(error.help("download or copy the rest of the checkpoint").into())
+        }
+        _ => Ok(found.into_iter().map(|(path, _)| path).collect()),
+    }
+}
+
+/// The only file with weights among these names, whatever it is called.
+pub(crate) fn lone(names: &[String]) -> Option<&str> {
+    let mut weights = names.iter().filter(|name| stem(name).is_some() && foreign::state(name).is_none());
+    let only = weights.next()?;
+    weights.next().is_none().then_some(only)
+}
+
+/// The folders in a folder that have weights, or the folders in those, by their path from it on.
+pub(crate) fn inside(files: &dyn Files, folder: &str, names: &[String]) -> Maybe<Vec<String>> {
+    let mut found = Vec::new();
+    for name in names.iter().filter(|name| !is_state(name)) {
+        let path = join(folder, name);
+        if !is_folder(files, &path)? {
+            continue;
+        }
+        let inner = files.list(&path)?;
+        if weights_in(files, &path)?.is_some() || lone(&inner).is_some() {
+            found.push(name.clone());
+            continue;
+        }
+        for deeper in inner.iter().filter(|name| !is_state(name)) {
+            if weights_in(files, &join(&path, deeper))?.is_some() {
+                found.push(join(name, deeper));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a folder in a checkpoint holds a trainer's state.
+pub(crate) fn is_state(name: &str) -> bool {
+    let starts = ["global_step", "optimizer", "pytorch_model_fsdp", "checkpoint-", "recipe_state", "."];
+    starts.iter().any(|start| name.starts_with(start))
+}
