@@ -16,7 +16,7 @@ use crate::text::json;
 pub struct LogKind {
     /// The names of its files; a `*` at the end or in front stands for anything.
     pub names: &'static [&'static str],
-    /// Whether its records are of epochs, not of steps.
+    /// Whether its records are of epochs, as the names of the checkpoints are, not of steps.
     pub by_epoch: bool,
     /// Whether each checkpoint has one of its own: one without, beside others with, was not saved to the end.
     pub is_in_checkpoints: bool,
@@ -45,7 +45,7 @@ impl LogKind {
     pub const CKPT_YAML: Self = Self {
         names: &["CKPT.yaml"],
         is_in_checkpoints: true,
-        by_epoch: true,
+        by_epoch: false,
         read: |bytes| Ok(yaml(text(bytes)?).into_iter().collect()),
     };
 

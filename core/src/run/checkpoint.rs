@@ -175,7 +175,10 @@ impl Checkpoint {
             let is_taken = self.files.iter().any(|file| file.path == path);
             if is_taken || is_state(&name) {
             } else if is_weights(&name) {
-                if is_file(files, &path)? {
+                let same = self.files.iter().find(|file| is_same_but_ending(&file.name, &name));
+                if let Some(taken) = same {
+                    self.notes.push(format!("{name} is left out: {} is taken before it", taken.name));
+                } else if is_file(files, &path)? {
                     places.push((String::new(), Place::File(path)));
                 }
             } else if is_folder(files, &path)? && !is_file(files, &join(&path, "adapter_config.json"))? {
@@ -253,6 +256,12 @@ impl Checkpoint {
     pub(crate) fn is_folder(&self) -> bool {
         self.folder.is_some() || self.home < self.name.len()
     }
+}
+
+/// Whether two files are one set of weights in two formats, by their names.
+fn is_same_but_ending(a: &str, b: &str) -> bool {
+    let plain = |name: &'_ str| stem(name).map(|stem| stem.trim_start_matches("pytorch_").to_owned());
+    plain(a) == plain(b)
 }
 
 /// Adapters that a multi-adapter model saved in folders of their own.

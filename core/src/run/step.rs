@@ -155,13 +155,21 @@ fn number_in(name: &str) -> Option<u64> {
         }
         let words = before.trim_end_matches(['-', '_', '=', ' ']).to_ascii_lowercase();
         let is_of = |ends: &[&str]| ends.iter().any(|end| words.ends_with(end));
+        // a date; and what is stuck to a word, as in bf16, unless it counts
+        let is_year = len == 4 && ["19", "20"].contains(&&name[start..start + 2]);
+        if is_year && after.starts_with('-') && after[1..].starts_with(|letter: char| letter.is_ascii_digit())
+        {
+            return None;
+        }
+        let is_stuck = before.ends_with(|letter: char| letter.is_ascii_alphabetic())
+            && !is_of(&["epoch", "step", "steps", "iter", "checkpoint", "ckpt"]);
         let is_decimal = before.ends_with('.') || after.starts_with('.');
         let is_version = words.rsplit(['-', '_', '.', ' ']).next() == Some("v");
         let is_size = after.starts_with(['b', 'B', 'm', 'M', 'k', 'K']);
         let number = name[start..at].parse().ok();
         match number {
             Some(number) if is_of(&["step", "steps", "iter", "iteration", "updates"]) => return Some(number),
-            Some(number) if !(is_decimal || is_version || is_size) => found = Some(number),
+            Some(number) if !(is_decimal || is_version || is_size || is_stuck) => found = Some(number),
             _ => {}
         }
     }
@@ -234,6 +242,8 @@ mod tests {
             ("adapters.safetensors", None),
             ("model-00001-of-00002.safetensors", None),
             ("llama-7b-v2", None),
+            ("bf16", None),
+            ("CKPT+2024-01-01+00", None),
             ("a/final", None),
         ] {
             assert_eq!(home(path), found, "{path}");

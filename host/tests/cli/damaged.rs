@@ -30,16 +30,16 @@ error: empty.safetensors: is empty; a safetensors file has at least 8
 help: copy or download the file again
 error: card.md: is a text file, not a safetensors file
 help: give a file with weights
-error: lora.gguf: is a GGUF file, not a safetensors file
+error: lora.gguf: is a GGUF file, which is not read here
 help: merge the adapters before converting them to GGUF
 error: optimizer.pt: is training state, not weights
 help: give the checkpoint folder that it lies in
-error: last.ckpt: is a Lightning checkpoint, which holds its weights among the trainer's state
-help: save its weights alone first: torch.save(torch.load(CKPT, map_location="cpu")["state_dict"], "NAME.bin")
+error: last.ckpt: is a PyTorch file that is cut short or damaged: its end is missing
+help: copy or download the file again
 error: adapters.npz: is a NumPy archive, as old versions of MLX write
 help: convert it first: mlx.core.save_safetensors("NAME.safetensors", dict(mlx.core.load("NAME.npz")))
 error: metrics.csv: is not a checkpoint
-help: give the run folder, a checkpoint folder or a .safetensors file; a table of metrics goes to --metrics-file
+help: give the run folder, a checkpoint folder or a file with weights; a table of metrics goes to --metrics-file
 error: absent: does not exist
 help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 
@@ -88,8 +88,8 @@ help: the file is damaged: copy or download it again, or save it again
         (
             "long",
             str![[r#"
-error: long.safetensors: declares a header of 1099511627776 bytes; the limit is 100000000
-help: this is not a safetensors file, or its start is damaged
+error: long.safetensors: is not a safetensors file, or its start is damaged: it declares a header of 1099511627776 bytes, and the limit is 100000000
+help: give a file with weights, or copy or download this one again
 
 "#]],
         ),

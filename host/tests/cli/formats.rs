@@ -136,7 +136,7 @@ help: index and shards are of two checkpoints: download it again
             "model-00003-of-00002",
             str![[r#"
 error: b/model.safetensors.index.json: names the shard model-00003-of-00002.safetensors, which is missing
-help: download the rest of the checkpoint
+help: download or copy the rest of the checkpoint
 
 "#]],
         ),

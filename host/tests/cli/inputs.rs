@@ -153,14 +153,14 @@ error: litgpt: is a LitGPT checkpoint
 help: convert it first: litgpt convert_from_litgpt CHECKPOINT OUT
 error: mlx: is an MLX run; its adapters are single files
 help: give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv
-error: lightning: holds Lightning checkpoints: epoch=0-step=4.ckpt
-help: save its weights alone first: torch.save(torch.load(CKPT, map_location="cpu")["state_dict"], "NAME.bin")
-error: kohya: holds .safetensors files, but none with the name of a checkpoint's weights: cat-000001.safetensors, cat-000002.safetensors
-help: name the files that belong together: mwa merge kohya/cat-000001.safetensors kohya/cat-000002.safetensors … -o OUT
+error: lightning/epoch=0-step=4.ckpt: is empty or damaged, or was written by something other than torch.save()
+help: copy or download the file again, or give it the ending of what it is
+error: kohya: holds files with weights, but it cannot be told which belong together: cat-000001.safetensors, cat-000002.safetensors
+help: name the files that belong together: mwa merge kohya/cat-000001.safetensors kohya/cat-000002.safetensors -o OUT
 error: sweep: holds folders with weights, but none is named as a checkpoint: a, b
-help: name the folders that belong together: mwa merge sweep/a sweep/b … -o OUT
-error: nothing: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, pytorch_lora_weights.safetensors, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json)
-help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
+help: name the folders that belong together: mwa merge sweep/a sweep/b -o OUT
+error: nothing: holds no weights: no file called adapter_model, pytorch_lora_weights, model, pytorch_model or diffusion_pytorch_model
+help: give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights
 
 "#]]
     );
@@ -200,15 +200,15 @@ note: other adapters in the checkpoints are left out: second (choose one with --
     assert_data_eq!(
         place.fails_with(2, "merge run --select all --adapter ../checkpoint-10 -o out2"),
         str![[r#"
-error: `../checkpoint-10` is not the name of an adapter
-help: --adapter takes the name of a folder inside the checkpoints
+error: `../checkpoint-10` is not a folder inside the checkpoints
+help: --adapter takes the name of a folder inside each checkpoint, such as adapter_model
 
 "#]]
     );
     assert_data_eq!(
         place.fails("merge run --select all --adapter third -o out2"),
         str![[r#"
-error: run/checkpoint-10: has no adapter `third`; adapters inside: second
+error: run/checkpoint-10: has no weights in a folder `third`; folders with weights: second
 help: give --adapter one of these names, or leave it out
 
 "#]]

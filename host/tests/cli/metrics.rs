@@ -374,8 +374,8 @@ error: word.csv: line 3: accuracy is `high`, which is not a number
     assert_data_eq!(
         place.fails("weights run --select all --metrics-file keyless.csv"),
         str![[r#"
-error: keyless.csv: the table says of no checkpoint: its columns are name, accuracy
-help: add a column `checkpoint` (such as checkpoint-50) or `step`
+error: keyless.csv: the table does not say which checkpoints its rows are about: its columns are name, accuracy
+help: name one of the columns `checkpoint` (such as checkpoint-50), `step` or `epoch`
 
 "#]]
     );

@@ -587,8 +587,8 @@ help: give a path on this machine: a run folder, a checkpoint folder or a file w
     assert_data_eq!(
         place.fails("weights empty"),
         str![[r#"
-error: empty: holds no weights (looked for adapter_model.safetensors, adapter_model.safetensors.index.json, adapter_model.bin, pytorch_lora_weights.safetensors, model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json)
-help: give a run folder with checkpoint-N folders, a checkpoint folder, or .safetensors files
+error: empty: holds no weights: no file called adapter_model, pytorch_lora_weights, model, pytorch_model or diffusion_pytorch_model
+help: give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights
 
 "#]]
     );
