@@ -132,7 +132,8 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     let others = others(folder, &wrote)?;
     let companions = check_here(&companions)?;
     let is_same = |again: &Report| {
-        again.outputs.iter().map(|file| &file.sha256).eq(report.outputs.iter().map(|file| &file.sha256))
+        let named = |file: &'_ HashedFile| (file.name.clone(), file.sha256.clone());
+        again.outputs.iter().map(named).eq(report.outputs.iter().map(named))
             && (report.companions.is_empty() || again.companions == report.companions)
     };
     Ok(Verified { outputs, companions, others, inputs, remade: again.as_ref().map(is_same) })

@@ -11,7 +11,8 @@ use super::{Run, Weighed};
 use crate::files::{Files, Maybe, is_file, is_folder, join, last};
 use crate::format::{STEMS, stem};
 use crate::merge::Chosen;
-use crate::merge::report::{self, COMPANIONS, CONFIG, HashedFile};
+use crate::merge::report::{self, COMPANIONS, CONFIG, HashedFile, Report};
+use crate::method::product::Space;
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
 
@@ -49,6 +50,29 @@ fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     Some(format!(
         "the weights are written as {merged}; torch.save({load}, \"{name}\") makes a file like {own} of them"
     ))
+}
+
+impl Run {
+    /// What there is to tell of a choice that is not merged.
+    #[must_use]
+    pub fn report(&self, weighed: Weighed) -> Report {
+        let Weighed { inputs, weighting, selected, advice, notes, .. } = weighed;
+        Report {
+            mwa: env!("CARGO_PKG_VERSION").into(),
+            selected: Some(selected),
+            inputs,
+            weighting,
+            space: report::space_name(Space::Factors).0,
+            rank: None,
+            residual: None,
+            dtype: report::dtype_name(None),
+            adapter: self.adapter.clone(),
+            outputs: Vec::new(),
+            companions: Vec::new(),
+            advice,
+            notes,
+        }
+    }
 }
 
 impl Chosen {

@@ -286,7 +286,7 @@ run
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
 bf16
-  bf16: LORA, rank 2, step 16, 2 tensors (2 BF16), 14 parameters, 252 B
+  bf16: LORA, rank 2, 2 tensors (2 BF16), 14 parameters, 252 B
   LORA: may be averaged
 
 "#]]

@@ -12,7 +12,7 @@ fn safetensors_win_over_a_bin_beside_them() {
     assert_data_eq!(
         place.merges("run --select all").err,
         str![[r#"
-note: left out, beside the weights that are taken: adapter_model.bin; what of these was trained is merged by naming the files themselves
+note: adapter_model.bin is left out: adapter_model.safetensors is taken before it
 
 "#]]
     );

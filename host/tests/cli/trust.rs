@@ -331,7 +331,7 @@ differs: merging again gives what the report says, but that is not what is here
 
 #[test]
 fn verify_reads_no_file_that_a_report_names_elsewhere() {
-    for name in ["/dev/zero", "../x", "orig/adapter_model.safetensors", ".."] {
+    for name in ["/dev/zero", "../x", "orig/../../x", ".."] {
         let place = Place::with_run();
         place.merges("run --select all");
         place.write("out/orig/adapter_model.safetensors", place.read("out/adapter_model.safetensors"));
@@ -345,6 +345,18 @@ fn verify_reads_no_file_that_a_report_names_elsewhere() {
         );
         assert_eq!(place.fails("verify out"), expected);
     }
+    // nor is a copy elsewhere in the folder taken for what is loaded
+    let place = Place::with_run();
+    place.merges("run --select all");
+    place.write("out/orig/adapter_model.safetensors", place.read("out/adapter_model.safetensors"));
+    place.edit(
+        "out/mwa-report.json",
+        "\"outputs\": [\n    {\n      \"name\": \"adapter",
+        "\"outputs\": [\n    {\n      \"name\": \"orig/adapter",
+    );
+    let ran = place.mwa("verify out");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.out.contains("foreign  out/adapter_model.safetensors"), "{}", ran.out);
     // a pipe is not waited for
     let place = Place::with_run();
     place.merges("run --select all");

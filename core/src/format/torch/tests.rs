@@ -75,8 +75,10 @@ fn a_stem_of_21_letters_is_read_like_any_other() {
     assert_eq!(catalog.step, Some(3));
     assert_eq!(
         catalog.notes,
-        ["the weights in `state_dict` of the training states are taken; `state_dict_ema` are left out \
-          (--weights-key takes others)"]
+        [
+            "the weights under `state_dict` of the training states are taken; `state_dict_ema` is left out (choose with \
+          --weights-key)"
+        ]
     );
 }
 
@@ -195,7 +197,7 @@ fn open_any(bytes: &[u8]) -> Result<Catalog> {
 #[test]
 fn what_is_no_file_of_torch_says_what_it_is() {
     for (bytes, detail) in [
-        (&b""[..], "is empty or damaged, or was written by something else than torch.save()"),
+        (&b""[..], "is empty or damaged, or was written by something other than torch.save()"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
             "is a git-lfs pointer, not a file of torch.save()",

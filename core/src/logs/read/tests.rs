@@ -146,7 +146,7 @@ fn an_unknown_name_lists_what_there_is() {
     let error = read_metric(&history(&GAPS), &[10], &named("train_loss")).unwrap_err();
     assert!(error.advice().unwrap().starts_with("train_loss is the mean over the whole run"));
     let error = read_metric(&history(&[]), &[10], &named("loss")).unwrap_err();
-    assert!(error.detail().ends_with("hold none at all"), "{error}");
+    assert!(error.detail().ends_with("this run logged no metrics"), "{error}");
 }
 
 #[test]
