@@ -62,7 +62,7 @@ class Merger:
             size = self.call("head-size", data[:512], len(data))
             head = record(name="adapter_model.safetensors", bytes=data[:size], length=len(data))
             checkpoints.append(record(name=name, step=step, config=config, files=[head]))
-        usual = dict(strict=False, residual=False, dtype=None, allow_cross_run=False)
+        usual = dict(strict=False, residual="off", dtype=None, allow_cross_run=False)
         usual |= dict(allow_non_finite=False, rewrite=False, chunk=None)
         space = space or Variant("factors")
         merge = self.call(

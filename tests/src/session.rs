@@ -34,7 +34,7 @@ fn run(merge: &Merge) -> mwa::Result<Vec<u8>> {
         weighing: Weighing::Explicit(merge.weights.clone()),
         space: merge.space,
         strict: false,
-        residual: false,
+        residual: mwa::Measure::Off,
         allow_cross_run: true,
         dtype: merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase()),
         allow_non_finite: merge.allow_non_finite,

@@ -68,7 +68,7 @@ const natively = (threads, flags) => () => {
   expected ??= createHash("sha256").update(readFileSync(join(out, "adapter_model.safetensors"))).digest("hex");
 };
 const NATIVE = (threads, residual = false) => `native, ${threads} thread${threads === 1 ? "" : "s"}${residual ? ", residual" : ""}`;
-for (const threads of new Set([1, cores])) contend(NATIVE(threads), natively(threads, ["--no-residual"]));
+for (const threads of new Set([1, cores])) contend(NATIVE(threads), natively(threads, ["--residual", "off"]));
 contend(NATIVE(1, true), natively(1, []));
 
 /** Each is a row: what is said of it, options, and the threads and residual of the native merge beside it. */

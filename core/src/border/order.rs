@@ -17,7 +17,7 @@ use crate::logs::trainer::TrainerState;
 use crate::merge::report;
 use crate::merge::report::Weighting;
 use crate::merge::{Chosen, MergeOptions};
-use crate::method::product::{Rank, Space};
+use crate::method::product::{Measure, Rank, Space};
 use crate::plan::Input;
 use crate::weigh::choose::note_of_equal;
 use crate::weigh::scheme::{Scheme, Weights};
@@ -59,8 +59,8 @@ pub struct Order {
     #[serde(default)]
     pub strict: bool,
     /// Of averaged LoRA factors, measure too how far they are from the average of the products; each is read twice then.
-    #[serde(default)]
-    pub residual: bool,
+    #[serde(default = "off")]
+    pub residual: Measure,
     /// The dtype of averaged tensors: `f32`, `bf16` or `f16`; none keeps the widest of the inputs.
     #[serde(default)]
     pub dtype: Option<String>,
@@ -76,6 +76,11 @@ pub struct Order {
     /// Most bytes that a job reads of one input; 256 KiB unless given.
     #[serde(default)]
     pub chunk: Option<u32>,
+}
+
+/// Nothing is measured unless that is asked for.
+fn off() -> Measure {
+    Measure::Off
 }
 
 /// From checkpoints to weights.

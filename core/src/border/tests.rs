@@ -50,7 +50,7 @@ fn run(session: &mut Session, files: &[Vec<u8>]) -> Result<Vec<u8>> {
 #[test]
 fn averages_what_crosses_in_small_chunks() {
     let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
-    let mut session = open(&files, CONFIG, &order(r#", "residual": true"#)).unwrap();
+    let mut session = open(&files, CONFIG, &order(r#", "residual": "auto""#)).unwrap();
     assert_eq!(run(&mut session, &files).unwrap(), adapter(0.125, 2.0));
     let texts = session.texts(&closing(&files)).unwrap();
     assert_eq!(texts[2].0, "mwa-report.json");

@@ -16,8 +16,8 @@ mod world {
 }
 
 use world::exports::mwa::merge::merger::{
-    Adapter, Checkpoint, Contents, Dtype, Failure, Found, Goal, Guest, GuestMerge, Job, Merge, Metric,
-    MetricOptions, Output, Rank, Reading, Recipe, Scheme, Space, Span, Tensor, Text, Weighing,
+    Adapter, Checkpoint, Contents, Dtype, Failure, Found, Goal, Guest, GuestMerge, Job, Measure, Merge,
+    Metric, MetricOptions, Output, Rank, Reading, Recipe, Scheme, Space, Span, Tensor, Text, Weighing,
 };
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -265,7 +265,12 @@ impl From<Recipe> for session::Order {
             weighing,
             space,
             strict: recipe.strict,
-            residual: recipe.residual,
+            residual: match recipe.residual {
+                Measure::Auto => mwa::Measure::Auto,
+                Measure::Exact => mwa::Measure::Exact,
+                Measure::Sketch => mwa::Measure::Sketch,
+                Measure::Off => mwa::Measure::Off,
+            },
             dtype: dtype.map(ToString::to_string),
             allow_cross_run: recipe.allow_cross_run,
             allow_non_finite: recipe.allow_non_finite,

@@ -40,7 +40,8 @@ mod world {
 }
 
 pub use world::exports::mwa::merge::merger::{
-    Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Rank, Recipe, Space, Span, Text, Weighing,
+    Checkpoint, Dtype, Failure, Found, Head, Job, Measure, Metric, Output, Rank, Recipe, Space, Span, Text,
+    Weighing,
 };
 
 /// What the component exports.
@@ -227,7 +228,7 @@ impl Default for Recipe {
             weighing: Weighing::Explicit(Vec::new()),
             space: Space::Factors,
             strict: false,
-            residual: false,
+            residual: Measure::Off,
             dtype: None,
             allow_cross_run: false,
             allow_non_finite: false,

@@ -7,7 +7,7 @@ use mwa::report::{CARD, REPORT, Report};
 use mwa::safetensors::Header;
 use mwa::{AdapterConfig, Error, ErrorKind, Float, Read, Result, Shard, Write};
 
-use super::{Checkpoint, Dtype, Found, Head, Limits, Recipe, Sandbox, Space, Span, Weighing, world};
+use super::{Checkpoint, Dtype, Found, Head, Limits, Measure, Recipe, Sandbox, Space, Span, Weighing, world};
 use crate::engine::execute::Hashes;
 use crate::find::checkpoint;
 use crate::io::store::Store;
@@ -33,7 +33,7 @@ pub(crate) fn run(
     let recipe = recipe(ours, how)?;
     let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
     let is_surveyed = matches!(how.merge.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
-    let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
+    let rounds = if recipe.residual != Measure::Off || is_surveyed { 2 } else { 1 };
     let files = ours.chosen().inputs.iter().flat_map(|input| &input.files);
     progress.start(rounds * files.map(|file| file.header.file_len()).sum::<u64>());
     let mut buffers = Vec::new();
@@ -144,7 +144,7 @@ fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
         weighing: Weighing::Exact(ours.chosen().weights.values().to_vec()),
         space: how.merge.space.into(),
         strict: how.merge.strict,
-        residual: how.merge.residual,
+        residual: how.merge.residual.into(),
         dtype,
         allow_cross_run: how.merge.allow_cross_run,
         allow_non_finite: how.merge.allow_non_finite,
@@ -204,6 +204,17 @@ fn read(ours: &Merge, spans: &[Span], store: &Store, buffers: &mut Vec<Vec<u8>>)
         store.read(&Read { input, file, range: span.start..span.end }, buffer)?;
     }
     Ok(())
+}
+
+impl From<mwa::Measure> for Measure {
+    fn from(measure: mwa::Measure) -> Self {
+        match measure {
+            mwa::Measure::Auto => Self::Auto,
+            mwa::Measure::Exact => Self::Exact,
+            mwa::Measure::Sketch => Self::Sketch,
+            mwa::Measure::Off => Self::Off,
+        }
+    }
 }
 
 impl From<mwa::Space> for Space {
