@@ -32,8 +32,11 @@ pub trait Files {
     fn read(&self, path: &str, range: Range<u64>) -> Maybe<Cow<'_, [u8]>>;
 
     /// The same text for two paths that lead to one place.
-    fn identity(&self, path: &str) -> String {
-        path.to_string()
+    ///
+    /// # Errors
+    /// When the system does not say.
+    fn identity(&self, path: &str) -> Maybe<String> {
+        Ok(path.to_string())
     }
 }
 

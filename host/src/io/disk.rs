@@ -37,6 +37,17 @@ impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self { len: metadata.len(), modified: metadata.modified().ok() }
     }
+
+    /// Fail if the file is another by now.
+    fn check(&self, path: &Path) -> Result<()> {
+        let at = |error: Error| error.file(path.display().to_string());
+        let now = fs::metadata(path).map_err(|error| at(io_error("vanished while it was read", &error)))?;
+        if Self::of(&now) == *self {
+            return Ok(());
+        }
+        Err(at(Error::new(ErrorKind::Io, "changed while it was read")
+            .help("merge again when nothing writes to it any more")))
+    }
 }
 
 impl InputFile {
@@ -55,15 +66,7 @@ impl InputFile {
 
     /// Fail if the file is no longer what its head was read from.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let now = std::fs::metadata(&self.path).map_err(|error| {
-            io_error("vanished while it was read", &error).file(self.path.display().to_string())
-        })?;
-        if Stamp::of(&now) == self.stamp {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Io, "changed while it was read")
-            .file(self.path.display().to_string())
-            .help("merge again when nothing writes to it any more"))
+        self.stamp.check(&self.path)
     }
 }
 
@@ -96,6 +99,14 @@ impl Disk {
     fn stamp(&self, path: &str) -> Stamp {
         let stamps = self.stamps.lock().expect("nobody panics while holding it");
         stamps.get(path).expect("the core asks what a file is before it reads it").clone()
+    }
+}
+
+#[cfg(feature = "wasm")]
+impl Disk {
+    /// Fail if a file is no longer what it was when it was first looked at.
+    pub(crate) fn check_unchanged(&self, path: &str) -> Result<()> {
+        self.stamp(path).check(&path_of(path))
     }
 }
 
@@ -140,8 +151,11 @@ impl Files for Disk {
         read().map(Cow::Owned).map_err(|error| io_error("cannot read it", &error).file(path).into())
     }
 
-    fn identity(&self, path: &str) -> String {
-        fs::canonicalize(path_of(path)).map_or_else(|_| path.to_owned(), |place| place.display().to_string())
+    fn identity(&self, path: &str) -> Maybe<String> {
+        let place = fs::canonicalize(path_of(path));
+        place
+            .map(|place| place.display().to_string())
+            .map_err(|error| io_error("cannot open it", &error).file(path).into())
     }
 }
 

@@ -58,8 +58,7 @@ pub enum Method {
 }
 
 /// Whether that is wanted, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Measure {
     /// Exactly where that takes next to nothing, else by sketches.
     #[default]
@@ -75,6 +74,17 @@ pub enum Measure {
 impl Measure {
     /// The words for all but the first.
     pub(crate) const NAMES: [&'static str; 3] = ["exact", "sketch", "off"];
+
+    /// The word for it; none for the first, which is what is done when nothing is said.
+    #[must_use]
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Exact => Some("exact"),
+            Self::Sketch => Some("sketch"),
+            Self::Off => Some("off"),
+        }
+    }
 }
 
 impl core::str::FromStr for Measure {
