@@ -95,7 +95,7 @@ impl core::str::FromStr for Measure {
             "exact" => Ok(Self::Exact),
             "sketch" => Ok(Self::Sketch),
             "off" => Ok(Self::Off),
-            _ => Err(Error::new(ErrorKind::Usage, format!("`{word}` is no way to find the residual"))),
+            _ => Err(Error::new(ErrorKind::Usage, format!("`{word}` is not a way to find the residual"))),
         }
     }
 }
