@@ -231,7 +231,7 @@ fn options(report: &Report, machine: Machine) -> Result<MergeOptions> {
         dtype: report.dtype()?,
         space: report.space()?,
         allow_cross_run: true,
-        residual: false,
+        residual: mwa::Measure::Off,
         ..mwa::MergeOptions::default()
     };
     Ok(MergeOptions { merge, machine, ..MergeOptions::default() })

@@ -113,7 +113,7 @@ impl Staging {
         };
         let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
         let name = target.file_name().ok_or_else(|| {
-            Error::new(ErrorKind::Output, "is no name for a folder").file(shown.display().to_string())
+            Error::new(ErrorKind::Output, "cannot be the name of a folder").file(shown.display().to_string())
         })?;
         let mut above = Made::default();
         let mut tries = 0;
