@@ -62,9 +62,9 @@ Options:
       --threads <N>       Threads [default: one per core]
       --memory <SIZE>     Bytes of buffers; on the command line also 64M or 1G [default: 64M, or
                           256M with a GPU]
-      --device <DEVICE>   auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm,
-                          which plans and sums inside a sandbox; finding checkpoints and reading
-                          their logs is done outside it. The bytes are the same [default: auto]
+      --device <DEVICE>   auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a
+                          sandbox for files that are not trusted. The bytes are the same [default:
+                          auto]
       --json              Print JSON
   -q, --quiet             Print errors only
   -h, --help              Print help
@@ -205,9 +205,9 @@ Options:
       --threads <N>      Threads [default: one per core]
       --memory <SIZE>    Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M
                          with a GPU]
-      --device <DEVICE>  auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm,
-                         which plans and sums inside a sandbox; finding checkpoints and reading
-                         their logs is done outside it. The bytes are the same [default: auto]
+      --device <DEVICE>  auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a
+                         sandbox for files that are not trusted. The bytes are the same [default:
+                         auto]
       --json             Print JSON
   -q, --quiet            Print errors only
   -h, --help             Print help
