@@ -3,7 +3,7 @@
 //! The guest alone reads heads, configs, logs, tables and pickles. It is not trusted: what it asks for must lie beside or under
 //! what the user named, and what it writes must be where it said.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mwa::files::{Kind, is_inside, join, last, parent};
 use mwa::report::{COMPANIONS, REPORT, Report};
