@@ -91,6 +91,7 @@ fn first(place: &Place, file: &str, tensor: &str) -> f32 {
     adapter::values(&place.read(&format!("out/{file}")), tensor)[0]
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "rounded once, to the dtype of the tensors")]
 fn mean(values: [f32; 3]) -> f32 {
     ((f64::from(values[0]) + f64::from(values[1]) + f64::from(values[2])) / 3.0) as f32
 }
