@@ -32,8 +32,11 @@ pub trait Files {
     fn read(&self, path: &str, range: Range<u64>) -> Maybe<Cow<'_, [u8]>>;
 
     /// The same text for two paths that lead to one place.
-    fn identity(&self, path: &str) -> String {
-        path.to_string()
+    ///
+    /// # Errors
+    /// When the system does not say: two names of one checkpoint must not count twice.
+    fn identity(&self, path: &str) -> Maybe<String> {
+        Ok(path.to_string())
     }
 }
 
@@ -146,6 +149,15 @@ pub fn text<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<Cow<'a, s
         Cow::Borrowed(bytes) => Cow::Borrowed(core::str::from_utf8(bytes).map_err(|_| no_text())?),
         Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| no_text())?),
     })
+}
+
+/// Whether a path in a folder is a link that leads out of it. Links of a download cache, from `snapshots/REVISION` to the
+/// `blobs` beside it, stay within what was downloaded.
+pub(crate) fn leads_out(files: &dyn Files, folder: &str, path: &str) -> Maybe<bool> {
+    let (home, place) = (files.identity(folder)?, files.identity(path)?);
+    let is_in = |folder: &str| place.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['/', '\\']));
+    let cache = home.rfind("snapshots").map(|at| format!("{}blobs", &home[..at]));
+    Ok(!home.is_empty() && !is_in(&home) && !cache.is_some_and(|blobs| is_in(&blobs)))
 }
 
 /// A path in a folder; the folder without a name is where paths begin.

@@ -47,7 +47,7 @@ pub(crate) fn find(
         found.notes.extend(part.notes);
         found.broken.extend(part.broken);
         for checkpoint in part.checkpoints {
-            let place = files.identity(&checkpoint.name);
+            let place = files.identity(&checkpoint.name)?;
             match seen.binary_search_by(|(other, _)| other.cmp(&place)) {
                 Ok(at) => {
                     let (name, first) = (&checkpoint.name, &seen[at].1);
