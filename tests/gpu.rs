@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use conformance::executor::Open;
 use conformance::native::{over_files, reference};
+use conformance::offered::heard;
 use conformance::paint::{self, Painting};
-use conformance::session::told;
 use conformance::{Executor, Failure, Merge, SAME_CODE, agree, harness, vectors};
 use mwa::Float;
 use mwa_host::gpu::{self, Device};
@@ -150,7 +150,7 @@ impl Executor for Fragile {
         let merged = over_files(merge, |chosen, options, inputs, outputs| {
             gpu::execute(&devices, self.must, (chosen, options), inputs, outputs, machine, &loss)
         });
-        told(merge, merged)
+        heard(merge, merged)
     }
 }
 

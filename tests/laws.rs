@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use conformance::native::{Host, Jobs, Kernel, reference};
+use conformance::offered::heard;
 use conformance::paint::{self, Painting};
-use conformance::session::told;
 use conformance::{Executor, Failure, Merge, SAME_CODE, agree, each_executor};
 use mwa::safetensors::Header;
 use mwa::{Dtype, Float, Goal, Scheme, Weights};
@@ -174,7 +174,7 @@ fn any_job_size_and_order_give_the_same_bytes() -> Result<(), String> {
         let jobs = |bytes| Jobs { bytes, kernel: Kernel::Fast(InstructionSet::widest()) };
         let whole = run(&jobs(1 << 30), &merge)?;
         let shuffled = jobs(bytes).run(&merge, |numbers| paint::shuffle(numbers, seed));
-        let pieces = told(&merge, shuffled.map_err(Failure::from)).map_err(|failure| failure.message)?;
+        let pieces = heard(&merge, shuffled.map_err(Failure::from)).map_err(|failure| failure.message)?;
         if whole == pieces { Ok(()) } else { Err("the pieces differ from the whole".into()) }
     })
 }

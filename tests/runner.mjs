@@ -6,11 +6,12 @@
 //
 // Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { checkpoints } from "../wasm/files.mjs";
 import * as modules from "../wasm/module.mjs";
 import { face } from "./component.mjs";
 import { pack, unpack } from "./web/pack.mjs";
@@ -20,7 +21,7 @@ const root = join(fileURLToPath(import.meta.url), "../..");
 const vectors = join(root, "tests/vectors");
 const [kind, path] = process.argv.slice(2);
 let close = () => {};
-const { merge, weigh, inspect } = await { component, browser, module }[kind](path);
+const { merge, weigh } = await { component, browser, module }[kind](path);
 
 async function component(folder) {
   const { merger } = await import(pathToFileURL(join(resolve(folder), "mwa.js")));
@@ -41,12 +42,18 @@ async function browser(folder) {
     if (error) throw Object.assign(new Error(error.detail), error);
     return unpack(value);
   };
-  return { merge: call("merge"), weigh: call("weigh"), inspect: call("inspect") };
+  return { merge: call("merge"), weigh: call("weigh") };
 }
 
 async function module(file) {
   const instance = await modules.instantiate(readFileSync(file));
-  return { merge: (inputs, recipe) => modules.mergeFiles(instance, inputs, recipe) };
+  return { merge: (...given) => modules.mergeFiles(instance, ...given) };
+}
+
+/** Merge checkpoints of one file each; the bytes of the output. */
+async function mergeEach(inputs, options, chunk) {
+  const { outputs } = await merge(checkpoints(inputs), inputs.map(({ name }) => name), options, chunk);
+  return Object.values(outputs)[0];
 }
 
 const read = (name) => new Uint8Array(readFileSync(join(vectors, name)));
@@ -93,32 +100,33 @@ for (const it of index.cases) {
   await check(it.case, async () => {
     const inputs = it.inputs.map((name, i) => ({ name: `input ${i}`, bytes: read(name) }));
     const dtype = it.dtype === "keep" ? undefined : it.dtype;
-    const recipe = { weighing: { explicit: it.weights }, dtype, allow_cross_run: true, allow_non_finite: it.non_finite === "allow", rewrite: true, chunk: 1000 };
+    const options = { weights: it.weights, dtype, allow_cross_run: true, allow_non_finite: it.non_finite === "allow", rewrite: true };
     // what the plan can do, but no program would ask for
-    if (it.case === "no-tensors") return fails(() => merge(inputs, recipe), { error: "input", says: "no tensors" });
-    if (it.error) return fails(() => merge(inputs, recipe), it);
-    const { bytes } = await merge(inputs, recipe);
+    if (it.case === "no-tensors") return fails(() => mergeEach(inputs, options, 1000), { error: "input", says: "no tensors" });
+    if (it.error) return fails(() => mergeEach(inputs, options, 1000), it);
+    const bytes = await mergeEach(inputs, options, 1000);
     outputs.update(bytes);
     return tensors(bytes) === tensors(read(it.output)) ? undefined : `differs from ${it.output}`;
   });
 }
 const products = JSON.parse(readFileSync(join(vectors, "product/sha256.json"), "utf8"));
-const ranks = [["inputs", "inputs"], ["1", { fixed: 1 }], ["full", "full"], ["energy 0.9", { energy: 0.9 }]];
+const ranks = [["inputs", {}], ["1", { rank: 1 }], ["full", { rank: "full" }], ["energy 0.9", { rank: "auto", energy: 0.9 }]];
 for (const { name, weights, configs } of JSON.parse(readFileSync(join(vectors, "product/index.json"), "utf8"))) {
   for (const [asked, rank] of ranks) {
     const title = `${name} at rank ${asked}`;
     await check(title, async () => {
       const inputs = configs.map((config, i) => ({ name: `input ${i}`, bytes: read(`product/${name}-${i}.safetensors`), config: JSON.stringify(config) }));
-      const { bytes } = await merge(inputs, { weighing: { explicit: weights }, space: { product: rank }, chunk: 1000 });
+      const bytes = await mergeEach(inputs, { weights, space: "product", ...rank }, 1000);
       outputs.update(bytes);
       return sha256(bytes) === products[title] ? undefined : `${sha256(bytes)}, expected ${products[title]}`;
     });
   }
 }
 const number = (value) => (typeof value === "string" ? Number(value) : value);
-for (const it of index.weights.filter((it) => it.metrics && weigh)) {
+// JSON has no word for penalties that are not finite
+for (const it of index.weights.filter((it) => it.metrics && weigh && Number.isFinite(number(it.penalty ?? 0)))) {
   await check(it.case, async () => {
-    const call = () => weigh(it.metrics.map(number), it.goal ?? "min", it.scheme, number(it.penalty ?? 0));
+    const call = () => weigh(it.metrics.map(number), { goal: it.goal ?? "min", scheme: it.scheme, penalty: number(it.penalty ?? 0) });
     if (it.error) return fails(call, it);
     const close = (a, b) => a === b || (b !== 0 && Math.abs(a - b) <= Math.max(1e-14 * Math.abs(b), 1e-16));
     return [...(await call())].every((weight, i) => close(weight, it.weights[i])) ? undefined : `weights differ`;
@@ -127,27 +135,22 @@ for (const it of index.weights.filter((it) => it.metrics && weigh)) {
 for (const it of index.hostile) {
   await check(it.case ?? it.file, async () => {
     const bytes = read(it.file);
-    const call = inspect
-      ? () => inspect(bytes)
-      : () => merge([{ name: it.file, bytes }], { weighing: { explicit: [1] }, dtype: "f32", allow_non_finite: true });
+    const call = () => mergeEach([{ name: it.file, bytes }], { weights: [1], dtype: "f32", allow_non_finite: true });
     if (it.error) return fails(call, it);
-    if (!inspect && it.tensors.length === 0) return fails(call, { error: "input", says: "no tensors" });
+    if (it.tensors.length === 0) return fails(call, { error: "input", says: "no tensors" });
     await call();
   });
 }
 
 const run = join(root, "examples/sample-run");
-// the five that a merge of the run takes by default
-const steps = [750, 850, 900, 950, 1000];
-const inputs = steps.map((step) => {
-  const file = (name) => join(run, `checkpoint-${step}`, name);
-  const bytes = new Uint8Array(readFileSync(file("adapter_model.safetensors")));
-  return { name: `checkpoint-${step}`, step, bytes, config: readFileSync(file("adapter_config.json"), "utf8") };
-});
-const logs = steps.map((step) => readFileSync(join(run, `checkpoint-${step}/trainer_state.json`), "utf8"));
+const files = {};
+for (const entry of readdirSync(run, { recursive: true, withFileTypes: true })) {
+  const path = join(entry.parentPath ?? entry.path, entry.name);
+  if (entry.isFile()) files[`run/${relative(run, path)}`] = new Uint8Array(readFileSync(path));
+}
 const start = performance.now();
-const merged = await merge(inputs, { weighing: { logged: { logs, scheme: "linear", penalty: 0.8 } } });
+const merged = await merge(files, ["run"]);
 const seconds = (performance.now() - start) / 1000;
-console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: sha256(merged.bytes), seconds }));
+console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: sha256(merged.outputs["adapter_model.safetensors"]), seconds }));
 process.exitCode = count.failed === 0 ? 0 : 1;
 await close();

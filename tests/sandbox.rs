@@ -5,18 +5,21 @@ use core::time::Duration;
 use std::fs;
 use std::path::Path;
 
-use conformance::wasm::{built, checkpoints};
+use conformance::offered::Files;
+use conformance::wasm::{answered, built};
 use mwa::ErrorKind;
-use mwa_host::sandbox::{Found, Limits, Rank as WitRank, Recipe, Sandbox, Space as WitSpace, Span, Weighing};
+use mwa_host::sandbox::{Answer, Hashes, Limits, Sandbox, Session, Span, Step, Verb};
 use mwa_host::{DeviceChoice, Machine, MergeOptions, Options, Rank, Report, Space};
 
 fn sandbox(limits: Limits) -> Sandbox {
     Sandbox::new(&built("mwa.component.wasm").expect("the component is built"), limits).unwrap()
 }
 
-fn recipe(inputs: usize) -> Recipe {
-    let weighing = Weighing::Explicit(vec![1.0; inputs]);
-    Recipe { weighing, chunk: Some(64), ..Recipe::default() }
+fn open(sandbox: &Sandbox, files: &Files, options: &str) -> mwa::Result<Session> {
+    let mut paths: Vec<_> =
+        files.keys().filter_map(|path| path.split('/').next()).map(String::from).collect();
+    paths.dedup();
+    sandbox.open(Verb::Merge, &paths, options, Some(64))
 }
 
 fn vector(name: &str) -> Vec<u8> {
@@ -42,22 +45,23 @@ fn a_guest_that_runs_away_is_stopped() {
     let length = u8::try_from(module.len()).unwrap();
     let component = [&b"\0asm\x0d\0\x01\0"[..], &[1, length], &module, &[2, 4, 1, 0, 0, 0]].concat();
     let limits = Limits { deadline: Duration::from_millis(50), ..Limits::default() };
-    let error = Sandbox::new(&component, limits).unwrap().open(&[], &recipe(0)).err().unwrap();
+    let error = open(&Sandbox::new(&component, limits).unwrap(), &Files::new(), "{}").err().unwrap();
     assert_eq!(error.to_string(), "wasm: a call ran past its deadline and was stopped");
     assert_eq!(error.kind(), ErrorKind::Device);
 }
 
 #[test]
 fn a_guest_gets_no_more_memory_than_its_limit() {
-    let error =
-        sandbox(Limits { memory: 64 << 10, ..Limits::default() }).open(&[], &recipe(0)).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Device);
-    // a head that must be copied into the guest does not fit: an error, and the host lives on
+    let tiny = sandbox(Limits { memory: 64 << 10, ..Limits::default() });
+    assert_eq!(open(&tiny, &Files::new(), "{}").err().unwrap().kind(), ErrorKind::Device);
+    // an answer that must be copied into the guest does not fit: an error, and the host lives on
     let small = sandbox(Limits { memory: 4 << 20, ..Limits::default() });
-    let mut huge = checkpoints(&[vector("in/ten-0.safetensors")]);
-    huge[0].files[0].bytes.resize(16 << 20, b' ');
-    assert_eq!(small.open(&huge, &recipe(1)).err().unwrap().kind(), ErrorKind::Device);
-    assert!(small.open(&checkpoints(&[vector("in/ten-0.safetensors")]), &recipe(1)).is_ok());
+    let files = Files::from([("a".into(), vector("in/ten-0.safetensors"))]);
+    let mut session = open(&small, &files, "{}").unwrap();
+    assert!(matches!(session.next(), Ok(Some(Step::Look(_)))));
+    let huge = session.try_tell(&[Answer::Bytes(vec![b' '; 16 << 20])]);
+    assert_eq!(huge.unwrap_err().kind(), ErrorKind::Device);
+    assert!(open(&small, &files, "{}").unwrap().next().is_ok());
 }
 
 #[test]
@@ -126,31 +130,60 @@ fn random_heads_and_random_call_orders_never_trap() {
             let at = random.below(inputs[input].len().min(600));
             inputs[input][at] = u8::try_from(random.below(256)).unwrap();
         }
-        let mut opened_with = checkpoints(&inputs);
-        let mut recipe = recipe(inputs.len());
-        if seed % 2 == 0 {
-            let ranks = [WitRank::Inputs, WitRank::Full, WitRank::Energy(0.9), WitRank::Fixed(2)];
-            recipe.space = WitSpace::Product(Some(ranks[random.below(4)]));
-            opened_with.iter_mut().for_each(|checkpoint| checkpoint.config = Some(ADAPTER.into()));
-        }
-        let mut merge = match sandbox.open(&opened_with, &recipe) {
-            Ok(merge) => merge,
-            Err(error) => {
-                assert_ne!(error.kind(), ErrorKind::Device, "seed {seed}: {error}");
-                refused += 1;
-                continue;
+        let weights = vec![1.0; inputs.len()];
+        let mut options = serde_json::json!({ "weights": weights, "allow_cross_run": true });
+        let mut files = Files::new();
+        for (i, bytes) in inputs.into_iter().enumerate() {
+            if seed % 2 == 0 {
+                files.insert(format!("{i}/adapter_model.safetensors"), bytes);
+                files.insert(format!("{i}/adapter_config.json"), ADAPTER.into());
+            } else {
+                files.insert(format!("{i}"), bytes);
             }
-        };
-        opened += 1;
+        }
+        if seed % 2 == 0 {
+            options["space"] = "product".into();
+            options["rank"] =
+                [serde_json::Value::Null, "full".into(), "auto".into(), 2.into()][random.below(4)].clone();
+        }
+        let mut merge = open(&sandbox, &files, &options.to_string()).unwrap();
         let mut jobs = Vec::new();
-        for _ in 0..60 {
-            let trapped = match random.below(6) {
-                0 => merge.try_next().map(|job| jobs.extend(job.ok().flatten())).err(),
-                1 => merge.notes().err(),
-                2 => merge.outputs().err(),
-                3 => merge.try_texts(&Found { paths: vec![], inputs: vec![], outputs: vec![] }).err(),
-                4 => merge.try_run(random.below(100) as u64, &[&[0; 9][random.below(9)..]]).err(),
-                _ if jobs.is_empty() => merge.weights().err(),
+        let mut failed = None;
+        for _ in 0..90 {
+            let trapped = match random.below(8) {
+                0..3 => match merge.try_next() {
+                    Ok(Ok(Some(Step::Look(questions)))) => {
+                        let mut answers: Vec<_> = questions.iter().map(|it| answered(&files, it)).collect();
+                        if random.below(20) == 0 {
+                            answers[0] = Answer::Folder;
+                        }
+                        merge.try_tell(&answers).err()
+                    }
+                    Ok(Ok(Some(Step::Work(job)))) => {
+                        jobs.push(job);
+                        None
+                    }
+                    Ok(Ok(None)) => None,
+                    Ok(Err(failure)) => {
+                        failed = Some(failure.kind);
+                        None
+                    }
+                    Err(trap) => Some(trap),
+                },
+                3 => merge.report().err(),
+                4 => merge.outputs().err(),
+                5 => {
+                    let none = Hashes {
+                        paths: vec![],
+                        inputs: vec![],
+                        outputs: vec![],
+                        companions: vec![],
+                        notes: vec![],
+                    };
+                    merge.try_finish(&none).err()
+                }
+                6 => merge.try_run(random.below(100) as u64, &[&[0; 9][random.below(9)..]]).err(),
+                _ if jobs.is_empty() => merge.inputs().err(),
                 _ => {
                     let job = &jobs[random.below(jobs.len())];
                     let length = |span: &Span| usize::try_from(span.end - span.start).unwrap();
@@ -161,6 +194,8 @@ fn random_heads_and_random_call_orders_never_trap() {
             };
             assert!(trapped.is_none(), "seed {seed}: {}", trapped.unwrap());
         }
+        opened += usize::from(!jobs.is_empty());
+        refused += usize::from(jobs.is_empty() && failed.is_some());
     }
     assert!(opened > 5 && refused > 5, "{opened} opened, {refused} refused: the test has lost its edge");
 }

@@ -33,16 +33,17 @@ function make(dtype, size, seed) {
 const median = (seconds) => seconds.sort((a, b) => a - b)[seconds.length >> 1];
 console.log(`\n| ${count} inputs of ${bytes >> 20} MiB | Node, jco GB/s | Node, core module GB/s |\n|---|---|---|`);
 for (const [dtype, size] of [["BF16", 2], ["F16", 2], ["F32", 4]]) {
-  const inputs = Array.from({ length: count }, (_, i) => ({ name: `${i}`, bytes: make(dtype, size, i + 1) }));
+  const files = Object.fromEntries(Array.from({ length: count }, (_, i) => [`${i}`, make(dtype, size, i + 1)]));
+  const [paths, options] = [Object.keys(files), { weights: Array.from({ length: count }, () => 1) }];
   const ways = [
-    () => components.mergeFiles(merger, inputs, { weighing: { tag: "explicit", val: Float64Array.from(inputs, () => 1) } }),
-    () => modules.mergeFiles(module, inputs, { weighing: { explicit: inputs.map(() => 1) } }),
+    () => components.mergeFiles(merger, files, paths, options),
+    () => modules.mergeFiles(module, files, paths, options),
   ];
   const seconds = ways.map(() => []);
   for (let round = 0; round < rounds; round += 1) {
     const merged = ways.map((way, i) => {
       const start = performance.now();
-      const { bytes } = way();
+      const [bytes] = Object.values(way().outputs);
       seconds[i].push((performance.now() - start) / 1000);
       return bytes;
     });

@@ -1,43 +1,44 @@
-// Merge files through the component, as `jco transpile` gives it to JavaScript. Stands alone; bytes in, bytes out.
+// Merge files through the component, as `jco transpile` gives it to JavaScript: files in memory in, files out.
 //
 //   import { merger } from "./component/mwa.js";
-//   const merged = mergeFiles(merger, [{ name, bytes, config, step }, …], { weighing: { tag: "explicit", val: [0.7, 0.3] } });
-
-/** The head of a safetensors file: its length in bytes comes first, little-endian. */
-export function head(merger, bytes) {
-  return bytes.subarray(0, Number(merger.headSize(bytes.subarray(0, 512), BigInt(bytes.length))));
-}
+//   const { outputs, report } = mergeFiles(merger, { "run/checkpoint-1/adapter_model.safetensors": bytes, … }, ["run"], { last: 5 });
+import { answer } from "./files.mjs";
 
 /**
- * Merge single-file checkpoints that are in memory; gives the output's bytes, the weights and the notes.
- * The recipe is that of wit/world.wit.
+ * Merge what lies at `paths` among `files`, bytes by path; `options` are those of the command line, `chunk` the most bytes
+ * that a job reads of one file. Gives the merged files by name, and the report.
  */
-export function mergeFiles(merger, inputs, recipe) {
-  const checkpoints = inputs.map(({ name, bytes, config, step }) => ({
-    name,
-    step: step === undefined ? undefined : BigInt(step),
-    config,
-    files: [{ name: "adapter_model.safetensors", bytes: head(merger, bytes), length: BigInt(bytes.length) }],
-  }));
-  const defaults = { space: { tag: "factors" }, strict: false, residual: false, allowCrossRun: false, allowNonFinite: false, rewrite: false };
-  const merge = merger.Merge.open(checkpoints, { ...defaults, ...recipe });
-  let merged;
-  const open = () => {
-    const [output] = merge.outputs();
-    merged = new Uint8Array(Number(output.length));
-    merged.set(output.head);
+export function mergeFiles(merger, files, paths, options = {}, chunk) {
+  const session = merger.Session.open("merge", paths, JSON.stringify(options), chunk);
+  const look = (question) => {
+    const { tag, val } = answer(files, question);
+    return tag === "file" ? { tag, val: BigInt(val) } : { tag, val };
   };
-  for (let job; (job = merge.next()); ) {
-    const chunks = job.reads.map(({ input, start, end }) => inputs[input].bytes.subarray(Number(start), Number(end)));
-    const piece = merge.run(job.number, chunks);
+  let outputs, inputs;
+  const open = () => {
+    outputs = session.outputs().map(({ name, head, length }) => {
+      const bytes = new Uint8Array(Number(length));
+      bytes.set(head);
+      return { name, bytes };
+    });
+  };
+  for (let step; (step = session.next()); ) {
+    if (step.tag === "look") {
+      session.tell(step.val.map(look));
+      continue;
+    }
+    inputs ??= session.inputs();
+    const { number, reads, writes } = step.val;
+    const chunks = reads.map(({ file, start, end }) => files[inputs[file]].subarray(Number(start), Number(end)));
+    const piece = session.run(number, chunks);
     let at = 0;
-    for (const { start, end } of job.writes) {
-      if (!merged) open();
+    for (const { file, start, end } of writes) {
+      if (!outputs) open();
       const length = Number(end - start);
-      merged.set(piece.subarray(at, at + length), Number(start));
+      outputs[file].bytes.set(piece.subarray(at, at + length), Number(start));
       at += length;
     }
   }
-  if (!merged) open();
-  return { bytes: merged, weights: merge.weights(), notes: merge.notes() };
+  if (!outputs) open();
+  return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), report: JSON.parse(session.report()) };
 }

@@ -1,22 +1,15 @@
-"""Merge files through the component in wasmtime-py. Stands alone; bytes in, bytes out.
+"""Merge files through the component in wasmtime-py. Stands alone; files in memory in, files out.
 
     python wasm/host.py mwa.component.wasm merged.safetensors 0.7 a.safetensors 0.3 b.safetensors
 
 For small files only: wasmtime-py moves lists of bytes at about 0.4 MB/s. The native binding has no such limit.
 """
 
+import json
 import sys
 
 from wasmtime import Engine, Store
-from wasmtime.component import Component, Linker, Record, Variant
-
-
-def record(**fields):
-    """A WIT record: wasmtime-py takes any object with the fields as attributes, in their WIT spelling."""
-    made = Record()
-    for name, value in fields.items():
-        setattr(made, name.replace("_", "-"), value)
-    return made
+from wasmtime.component import Component, Linker, Variant
 
 
 class MergeError(Exception):
@@ -36,7 +29,7 @@ class Merger:
         self.store = Store(engine)
         self.component = Component(engine, component)
         self.instance = Linker(engine).instantiate(self.store, self.component)
-        self.interface = self.instance.get_export_index(self.store, "mwa:merge/merger@0.1.0")
+        self.interface = self.instance.get_export_index(self.store, "mwa:merge/merger@0.2.0")
 
     def call(self, name, *arguments):
         index = self.instance.get_export_index(self.store, name, self.interface)
@@ -52,38 +45,49 @@ class Merger:
             raise MergeError(result)
         return result
 
-    def merge(self, inputs, weighing, space=None, **recipe):
-        """Merge single-file checkpoints: `inputs` are (name, step, config text or None, bytes); gives the bytes.
+    def merge(self, files, paths, options=None, chunk=None):
+        """Merge what lies at `paths` among `files`, bytes by path; gives the merged files by name, and the report.
 
-        The recipe's other fields are those of wit/world.wit, with their usual values where they are not given.
+        Options are those of the command line; `chunk` is the most bytes that a job reads of one file.
         """
-        checkpoints = []
-        for name, step, config, data in inputs:
-            size = self.call("head-size", data[:512], len(data))
-            head = record(name="adapter_model.safetensors", bytes=data[:size], length=len(data))
-            checkpoints.append(record(name=name, step=step, config=config, files=[head]))
-        usual = dict(strict=False, residual=False, dtype=None, allow_cross_run=False)
-        usual |= dict(allow_non_finite=False, rewrite=False, chunk=None)
-        space = space or Variant("factors")
-        merge = self.call(
-            "[static]merge.open", checkpoints, record(weighing=weighing, space=space, **(usual | recipe))
-        )
-        merged = None
-        while (job := self.call("[method]merge.next", merge)) is not None:
-            chunks = [inputs[read.input][3][read.start : read.end] for read in job.reads]
-            piece = bytes(self.call("[method]merge.run", merge, job.number, chunks))
+        session = self.call("[static]session.open", "merge", list(paths), json.dumps(options or {}), chunk)
+        outputs = inputs = None
+        while (step := self.call("[method]session.next", session)) is not None:
+            # wasmtime-py gives a case's payload alone where that tells which case it is
+            if isinstance(step, list):
+                self.call("[method]session.tell", session, [answer(files, question) for question in step])
+                continue
+            job, inputs = step, inputs or self.call("[method]session.inputs", session)
+            chunks = [files[inputs[read.file]][read.start : read.end] for read in job.reads]
+            piece = bytes(self.call("[method]session.run", session, job.number, chunks))
             for write in job.writes:
-                merged = merged or self.start(merge)
+                outputs = outputs or self.start(session)
                 length = write.end - write.start
-                merged[write.start : write.end], piece = piece[:length], piece[length:]
-        merged = merged or self.start(merge)
-        merge.drop(self.store)
-        return bytes(merged)
+                outputs[write.file][1][write.start : write.end], piece = piece[:length], piece[length:]
+        outputs = outputs or self.start(session)
+        report = json.loads(self.call("[method]session.report", session))
+        session.drop(self.store)
+        return {name: bytes(data) for name, data in outputs}, report
 
-    def start(self, merge):
-        """The output before any job has written into it: its head, and zeros."""
-        [output] = self.call("[method]merge.outputs", merge)
-        return bytearray(bytes(output.head)) + bytearray(output.length - len(output.head))
+    def start(self, session):
+        """The outputs before any job has written into them: their heads, and zeros."""
+        outputs = self.call("[method]session.outputs", session)
+        head = lambda output: bytearray(bytes(output.head)) + bytearray(output.length - len(output.head))  # noqa: E731
+        return [(output.name, head(output)) for output in outputs]
+
+
+def answer(files, question):
+    """What files in memory answer: a folder is there when a file lies in it."""
+    tag, asked = question.tag, question.payload
+    path = asked[0] if tag == "read" else asked
+    inside = [other[len(path) :].lstrip("/").split("/")[0] for other in files if other.startswith(f"{path}/")]
+    if tag == "kind":
+        if path in files:
+            return Variant("file", len(files[path]))
+        return Variant("folder" if inside else "missing")
+    if tag == "list":
+        return Variant("names", sorted(set(inside)))
+    return Variant("place", path) if tag == "place" else Variant("bytes", files[path][asked[1] : asked[2]])
 
 
 if __name__ == "__main__":
@@ -91,9 +95,10 @@ if __name__ == "__main__":
     weights, paths = [float(weight) for weight in rest[::2]], rest[1::2]
     with open(component, "rb") as file:
         merger = Merger(file.read())
-    inputs = []
+    files = {}
     for path in paths:
         with open(path, "rb") as file:
-            inputs.append((path, None, None, file.read()))
+            files[path] = file.read()
+    [merged] = merger.merge(files, paths, {"weights": weights})[0].values()
     with open(output, "wb") as file:
-        file.write(merger.merge(inputs, Variant("explicit", weights)))
+        file.write(merged)

@@ -1,4 +1,5 @@
 // Merge files through the core module: the ABI of wasm/README.md from plain `WebAssembly`, as any runtime can call it.
+import { answer } from "./files.mjs";
 
 /** Instantiate the module; it imports nothing. */
 export async function instantiate(bytes) {
@@ -19,7 +20,7 @@ function pass(module, ...pieces) {
 }
 
 /** The answer of the last call. It must be copied or used before the next one. */
-function answer(module) {
+function said(module) {
   return new Uint8Array(module.memory.buffer, module.mwa_answer(), module.mwa_answer_length());
 }
 
@@ -27,46 +28,75 @@ const text = (bytes) => new TextDecoder().decode(bytes);
 
 /** What a call with status 0 says. */
 function failure(module) {
-  const error = JSON.parse(text(answer(module))).error;
+  const error = JSON.parse(text(said(module))).error;
   return Object.assign(new Error(error.detail), error);
 }
 
-/** Merge single-file checkpoints that are in memory; `recipe` is that of wasm/README.md. */
-export function mergeFiles(module, inputs, recipe) {
-  const heads = inputs.map(({ bytes }) => {
-    const declared = bytes.length < 8 ? 0n : new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
-    return bytes.subarray(0, Math.max(512, Number(declared < 100_000_000n ? declared : 0n) + 8));
-  });
-  const checkpoints = inputs.map(({ name, bytes, config, step }, i) => ({
-    name,
-    config,
-    step,
-    files: [{ name: "adapter_model.safetensors", head: heads[i].length, length: bytes.length }],
-  }));
-  const json = new TextEncoder().encode(JSON.stringify({ checkpoints, recipe }));
-  const length = new Uint8Array(new Uint32Array([json.length]).buffer);
-  const handle = module.mwa_open(pass(module, length, json, ...heads));
+/** JSON behind its length, as `mwa_tell` takes it. */
+function told(json) {
+  const bytes = new TextEncoder().encode(JSON.stringify(json));
+  return [new Uint8Array(new Uint32Array([bytes.length]).buffer), bytes];
+}
+
+/** Answers as the ABI has them, and the bytes that follow. */
+function answers(files, questions) {
+  const bytes = [];
+  const one = (question) => {
+    const [tag] = Object.keys(question);
+    const found = answer(files, { tag, val: question[tag] });
+    if (found.tag !== "bytes") return found.val === undefined ? found.tag : { [found.tag]: found.val };
+    bytes.push(found.val);
+    return { bytes: found.val.length };
+  };
+  return [...told(questions.map(one)), ...bytes];
+}
+
+/**
+ * Merge what lies at `paths` among `files`, bytes by path; `options` are those of the command line, `chunk` the most bytes
+ * that a job reads of one file. Gives the merged files by name, and the report.
+ */
+export function mergeFiles(module, files, paths, options = {}, chunk) {
+  const request = new TextEncoder().encode(JSON.stringify({ verb: "merge", paths, options, chunk }));
+  const handle = module.mwa_open(pass(module, request));
   if (handle === 0) throw failure(module);
+  const check = (status) => {
+    if (status === 0) throw failure(module);
+  };
+  const state = () => {
+    check(module.mwa_state(handle));
+    return JSON.parse(text(said(module)));
+  };
   try {
-    let merged, state;
+    let inputs, outputs;
     const open = () => {
-      if (module.mwa_state(handle) === 0) throw failure(module);
-      state = JSON.parse(text(answer(module)));
-      merged = new Uint8Array(state.outputs[0].length);
-      if (module.mwa_head(handle, 0) === 0) throw failure(module);
-      merged.set(answer(module));
+      outputs = state().outputs.map(({ name, length }, i) => {
+        const bytes = new Uint8Array(length);
+        check(module.mwa_head(handle, i));
+        bytes.set(said(module));
+        return { name, bytes };
+      });
     };
     while (module.mwa_next(handle) === 1) {
-      const job = JSON.parse(text(answer(module)));
-      const chunks = job.reads.map(({ input, start, end }) => inputs[input].bytes.subarray(start, end));
-      if (module.mwa_run(handle, BigInt(job.number), pass(module, ...chunks)) === 0) throw failure(module);
-      const piece = answer(module).slice();
-      if (job.writes.length > 0 && !merged) open();
-      for (const { start } of job.writes) merged.set(piece, start);
+      const { look, work } = JSON.parse(text(said(module)));
+      if (look) {
+        check(module.mwa_tell(handle, pass(module, ...answers(files, look))));
+        continue;
+      }
+      inputs ??= state().inputs;
+      const chunks = work.reads.map(({ file, start, end }) => files[inputs[file]].subarray(start, end));
+      check(module.mwa_run(handle, BigInt(work.number), pass(module, ...chunks)));
+      const piece = said(module).slice();
+      let at = 0;
+      for (const { file, start, end } of work.writes) {
+        if (!outputs) open();
+        outputs[file].bytes.set(piece.subarray(at, at + end - start), start);
+        at += end - start;
+      }
     }
-    if (answer(module).length > 0) throw failure(module);
-    if (!merged) open();
-    return { bytes: merged, weights: state.weights, notes: state.notes };
+    if (said(module).length > 0) throw failure(module);
+    if (!outputs) open();
+    const { report } = state();
+    return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), report };
   } finally {
     module.mwa_close(handle);
   }

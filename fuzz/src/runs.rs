@@ -8,7 +8,9 @@ use mwa::{AdapterConfig, LogKind, MergeOptions, OpenOptions, Readers, Run, UserT
 
 use super::files::{CONFIG, Memory, adapter, now};
 
-const READERS: Readers = Readers { formats: &[&Torch as &dyn Format, &Safetensors], logs: LogKind::ALL };
+/// All that the core reads.
+pub(crate) const READERS: Readers =
+    Readers { formats: &[&Torch as &dyn Format, &Safetensors], logs: LogKind::ALL };
 
 /// A run of three adapters with the log of a Trainer.
 fn example() -> Memory {

@@ -1,12 +1,13 @@
 //! The calls of a session: in any order, with mistakes in between, they end as they do in order, or say what was wrong.
 
-use mwa::border::{Checkpoint, Head, Job, Order, Session};
-use mwa::report::HashedFile;
-use mwa::safetensors::Header;
-use mwa::{Dtype, Error, merge::Closing};
+use mwa::border::{Answer, Hashes, Job, Order, Question, Session, Step};
+use mwa::files::Kind;
+use mwa::options::Verb;
+use mwa::{Dtype, Error, Files as _, Options};
 use serde_json::json;
 
-use super::files::{CONFIG, adapter, safetensors};
+use super::files::{CONFIG, Memory, adapter, now, safetensors};
+use super::runs::READERS;
 
 /// Bytes that decide what is done next; zeros at their end.
 struct Tape<'a>(&'a [u8]);
@@ -25,30 +26,38 @@ impl Tape<'_> {
 
 pub(crate) fn check(bytes: &[u8]) {
     let mut tape = Tape(bytes);
-    let (count, kind, options) = (1 + tape.choose(4), tape.choose(4), tape.next());
-    let mut files: Vec<Vec<u8>> = (0..count).map(|at| file(kind, tape.next(), at)).collect();
-    let damaged = tape.choose(8) == 1;
-    if damaged {
+    let (count, kind, bits) = (1 + tape.choose(4), tape.choose(4), tape.next());
+    let mut bytes: Vec<Vec<u8>> = (0..count).map(|at| file(kind, tape.next(), at)).collect();
+    if tape.choose(8) == 1 {
         let (file, at, bit) = (tape.choose(count), tape.choose(256), tape.choose(8));
-        if let Some(byte) = files[file].get_mut(at) {
+        if let Some(byte) = bytes[file].get_mut(at) {
             *byte ^= 1 << bit;
         }
     }
-    let weights: Vec<u8> = (0..count).map(|_| tape.next()).collect();
-    let chunk = [None, Some(8), Some(1), Some(40)][usize::from(options >> 6)];
-    let order = json!({
-        "weighing": { "explicit": weights },
-        "space": if options & 1 == 0 { json!("factors") } else { json!({ "product": "inputs" }) },
-        "residual": options & 2 != 0,
-        "allow_cross_run": options & 4 == 0,
-        "allow_non_finite": options & 8 != 0,
-        "rewrite": options & 16 != 0,
-        "dtype": if options & 32 == 0 { None } else { Some("bf16") },
-        "chunk": chunk,
+    let mut files = Memory::default();
+    let paths: Vec<_> = (0..count).map(|at| format!("checkpoint-{at}")).collect();
+    for (path, bytes) in paths.iter().zip(&bytes) {
+        let name = if kind == 0 { "adapter_model.safetensors" } else { "model.safetensors" };
+        files.write(&format!("{path}/{name}"), bytes);
+        files.write(&format!("{path}/tokenizer.json"), b"{}");
+        if kind == 0 {
+            files.write(&format!("{path}/adapter_config.json"), CONFIG.as_bytes());
+        }
+    }
+    let options = json!({
+        "weights": (0..count).map(|_| tape.next()).collect::<Vec<u8>>(),
+        "space": if bits & 1 == 0 { "factors" } else { "product" },
+        "residual": bits & 2 != 0,
+        "allow_cross_run": bits & 4 == 0,
+        "allow_non_finite": bits & 8 != 0,
+        "rewrite": bits & 16 != 0,
+        "dtype": if bits & 32 == 0 { None } else { Some("bf16") },
     });
-    let Ok(order) = serde_json::from_value::<Order>(order) else { return };
-    let calm = drive(&files, &order, &mut Tape(&[]));
-    let wild = drive(&files, &order, &mut tape);
+    let Ok(options) = Options::read(options.as_object().expect("it is one")) else { return };
+    let chunk = [None, Some(8), Some(1), Some(40)][usize::from(bits >> 6)];
+    let order = Order { verb: Verb::Merge, paths, options, chunk };
+    let calm = drive(&files, order.clone(), &mut Tape(&[]));
+    let wild = drive(&files, order, &mut tape);
     match (calm, wild) {
         (Ok(calm), Ok(wild)) => assert!(calm == wild, "the order of the calls changed the bytes"),
         (Err(_), Err(_)) => {}
@@ -69,26 +78,17 @@ fn file(kind: usize, value: u8, at: usize) -> Vec<u8> {
 }
 
 /// Merge with the calls that the tape says, and then in order whatever is left to do.
-fn drive(files: &[Vec<u8>], order: &Order, tape: &mut Tape<'_>) -> Result<Vec<Vec<u8>>, Error> {
-    let checkpoint = |(at, bytes): (usize, &Vec<u8>)| {
-        let length = bytes.len() as u64;
-        let size = Header::size(bytes, length).unwrap_or(length);
-        let head = bytes[..usize::try_from(size).expect("it is within the file")].to_vec();
-        let files = vec![Head { name: "model.safetensors".into(), bytes: head, length }];
-        let config = bytes.windows(4).any(|part| part == b"lora").then(|| CONFIG.into());
-        Checkpoint { name: format!("checkpoint {at}"), step: None, config, files }
-    };
-    let checkpoints: Vec<_> = files.iter().enumerate().map(checkpoint).collect();
-    let mut session = Session::open(&checkpoints, order)?;
+fn drive(files: &Memory, order: Order, tape: &mut Tape<'_>) -> Result<Vec<Vec<u8>>, Error> {
+    let mut session = Session::open(order, &READERS)?;
     let (mut open, mut written) = (Vec::new(), Vec::new());
     while !tape.0.is_empty() {
         match tape.next() % 8 {
-            0..3 => {
-                // it may have to wait for others
-                if let Ok(Some(job)) = session.next_job() {
-                    open.push(job);
-                }
-            }
+            0..3 => match session.step() {
+                Ok(Step::Look(questions)) => look(&mut session, files, &questions, tape.choose(4) == 1)?,
+                Ok(Step::Work(job)) => open.push(job),
+                // it may have to wait for others; what fails for good fails again in the end
+                Ok(Step::Done) | Err(_) => {}
+            },
             3..6 if !open.is_empty() => {
                 let at = tape.choose(open.len());
                 // one that depends on others stays open
@@ -99,12 +99,15 @@ fn drive(files: &[Vec<u8>], order: &Order, tape: &mut Tape<'_>) -> Result<Vec<Ve
             6 => mistake(&mut session, &open, tape),
             _ => {
                 let outputs: Vec<_> = session.outputs().map(|(_, _, length)| length).collect();
-                assert!(outputs.len() <= 1 && session.owner() < files.len());
-                assert_eq!(session.head(0).is_some(), outputs.len() == 1);
-                assert!(session.head(1).is_none());
-                let sum: f64 = session.weights().values().iter().sum();
-                assert!((sum - 1.0).abs() < 1e-9);
-                let _ = session.notes();
+                assert_eq!(session.head(0).is_some(), !outputs.is_empty());
+                assert!(session.head(outputs.len()).is_none());
+                for (_, path) in session.companions() {
+                    assert!(files.kind(path).is_ok());
+                }
+                let report = session.report();
+                let sum: f64 = report.iter().flat_map(|it| &it.inputs).map(|input| input.weight).sum();
+                assert!(report.is_none() || (sum - 1.0).abs() < 1e-9);
+                let _ = session.texts();
             }
         }
     }
@@ -114,9 +117,10 @@ fn drive(files: &[Vec<u8>], order: &Order, tape: &mut Tape<'_>) -> Result<Vec<Ve
             let bytes = run(&mut session, files, &job)?;
             written.push((job, bytes));
         }
-        match session.next_job()? {
-            Some(job) => open.push(job),
-            None => break,
+        match session.step()? {
+            Step::Look(questions) => look(&mut session, files, &questions, false)?,
+            Step::Work(job) => open.push(job),
+            Step::Done => break,
         }
     }
     let mut outputs: Vec<_> = session.outputs().map(|(_, _, length)| vec![0; index(length)]).collect();
@@ -133,21 +137,44 @@ fn drive(files: &[Vec<u8>], order: &Order, tape: &mut Tape<'_>) -> Result<Vec<Ve
         }
         assert!(rest.is_empty(), "a job gives what it writes");
     }
-    let hash = |_: &Vec<u8>| String::from("hash");
-    let closing = Closing {
-        inputs: files.iter().map(|file| vec![hash(file)]).collect(),
-        outputs: outputs.iter().map(hash).collect(),
-        companions: vec![HashedFile { name: "x".into(), bytes: 0, sha256: String::new() }],
-        ..Closing::default()
+    let hashes = Hashes {
+        inputs: session.inputs().iter().map(|path| format!("hash of {path}")).collect(),
+        outputs: outputs.iter().map(|_| String::from("hash")).collect(),
+        ..Hashes::default()
     };
-    let texts = session.texts(&closing)?;
+    let texts = session.finish(&hashes)?;
     outputs.extend(texts.into_iter().map(|(_, text)| text.into_bytes()));
     Ok(outputs)
 }
 
-fn run(session: &mut Session, files: &[Vec<u8>], job: &Job) -> Result<Vec<u8>, Error> {
-    let chunk = |read: &mwa::Read| &files[read.input][index(read.range.start)..index(read.range.end)];
-    let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
+/// Answer what is asked; after a mistake it is asked again.
+fn look(session: &mut Session, files: &Memory, asked: &[Question], wrongly: bool) -> Result<(), Error> {
+    let answer = |question: &Question| -> Result<Answer, Error> {
+        Ok(match question {
+            Question::Kind(path) => match now(files.kind(path))? {
+                Kind::File(length) => Answer::File(length),
+                Kind::Folder => Answer::Folder,
+                Kind::Other => Answer::Other,
+                Kind::Missing => Answer::Missing,
+            },
+            Question::List(path) => Answer::Names(now(files.list(path))?),
+            Question::Place(path) => Answer::Place(path.clone()),
+            Question::Read(path, start, end) => {
+                Answer::Bytes(now(files.read(path, *start..*end))?.into_owned())
+            }
+        })
+    };
+    if wrongly {
+        assert!(session.tell(vec![Answer::Folder; asked.len() + 1]).is_err(), "one answer too many");
+        return Ok(());
+    }
+    session.tell(asked.iter().map(answer).collect::<Result<_, _>>()?)
+}
+
+fn run(session: &mut Session, files: &Memory, job: &Job) -> Result<Vec<u8>, Error> {
+    let chunk = |read: &mwa::Write| now(files.read(&session.inputs()[read.file], read.range.clone()));
+    let chunks = job.reads.iter().map(chunk).collect::<Result<Vec<_>, _>>()?;
+    let chunks: Vec<&[u8]> = chunks.iter().map(|chunk| &**chunk).collect();
     session.run(job.number, &chunks, mwa_wasm_fast::run)
 }
 
@@ -156,7 +183,8 @@ fn mistake(session: &mut Session, open: &[Job], tape: &mut Tape<'_>) {
     let unknown = 1 << 40 | u64::from(tape.next());
     assert!(session.lengths(unknown).is_err());
     assert!(session.run(unknown, &[], mwa_wasm_fast::run).is_err());
-    assert!(session.texts(&Closing::default()).is_err(), "hashes are missing");
+    assert!(session.finish(&Hashes::default()).is_err(), "hashes are missing");
+    assert!(!session.again(), "nobody wants bad checkpoints left out");
     if let Some(job) = open.get(tape.choose(open.len())) {
         let chunk = [0; 3];
         let chunks = vec![&chunk[..]; job.reads.len() + 1];

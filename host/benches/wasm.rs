@@ -10,7 +10,7 @@ use mwa::merge::{Bytes, Chosen, Cut, MergeOptions, Next};
 use mwa::safetensors::{Header, TextMap};
 use mwa::{Float, Input, Shard};
 use mwa_host::InstructionSet;
-use mwa_host::sandbox::{self, Checkpoint, Head, Limits, Sandbox, Span, Weighing};
+use mwa_host::sandbox::{Answer, Limits, Question, Sandbox, Span, Step, Verb};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
@@ -148,21 +148,34 @@ fn native(files: &[Vec<u8>]) -> Vec<u8> {
 
 /// The same inside the component, chunks copied in and results copied out.
 fn inside(sandbox: &Sandbox, files: &[Vec<u8>]) -> Vec<u8> {
-    let checkpoint = |(i, file): (usize, &Vec<u8>)| {
-        let size = Header::size(file, file.len() as u64).expect("a whole file");
-        let bytes = file[..usize::try_from(size).expect("a short head")].to_vec();
-        let head = Head { name: "w".into(), bytes, length: file.len() as u64 };
-        Checkpoint { name: i.to_string(), step: None, config: None, files: vec![head] }
+    let paths: Vec<_> = (0..INPUTS).map(|i| i.to_string()).collect();
+    let bytes = |path: &String| &files[path.parse::<usize>().expect("it is one of ours")];
+    let answer = |question: &Question| match question {
+        Question::Kind(path) if paths.contains(path) => Answer::File(bytes(path).len() as u64),
+        Question::Kind(_) => Answer::Missing,
+        Question::List(_) => Answer::Names(paths.clone()),
+        Question::Place(path) => Answer::Place(path.clone()),
+        Question::Read((path, start, end)) => Answer::Bytes(bytes(path)[range(&(*start..*end))].to_vec()),
     };
-    let checkpoints: Vec<_> = files.iter().enumerate().map(checkpoint).collect();
-    let recipe = sandbox::Recipe { weighing: Weighing::Explicit(vec![1.0; INPUTS]), ..Default::default() };
-    let mut merge = sandbox.open(&checkpoints, &recipe).expect("the files are alike");
-    let mut merged = merge.outputs().expect("no limit is near").remove(0).head;
-    merged.resize(files[0].len(), 0);
-    while let Some(job) = merge.next().expect("no limit is near") {
-        let chunk = |span: &Span| &files[span.input as usize][range(&(span.start..span.end))];
+    let options = serde_json::json!({ "weights": vec![1.0; INPUTS] }).to_string();
+    let mut session = sandbox.open(Verb::Merge, &paths, &options, None).expect("the options are right");
+    let mut merged = Vec::new();
+    while let Some(step) = session.next().expect("no limit is near") {
+        let job = match step {
+            Step::Look(questions) => {
+                let answers: Vec<_> = questions.iter().map(answer).collect();
+                session.tell(&answers).expect("the answers fit");
+                continue;
+            }
+            Step::Work(job) => job,
+        };
+        let chunk = |span: &Span| &files[span.file as usize][range(&(span.start..span.end))];
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
-        let piece = merge.run(job.number, &chunks).expect("finite numbers");
+        let piece = session.run(job.number, &chunks).expect("finite numbers");
+        if merged.is_empty() {
+            merged = session.outputs().expect("no limit is near").remove(0).head;
+            merged.resize(files[0].len(), 0);
+        }
         merged[range(&(job.writes[0].start..job.writes[0].end))].copy_from_slice(&piece);
     }
     merged

@@ -2,9 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use mwa::merge::{Closing, Merge};
-use mwa::report::{self, CARD, REPORT, Report};
-use mwa::{ErrorKind, Result, Shard, Space};
+use mwa::merge::{Closing, Merge, Text};
+use mwa::report::{CARD, HashedFile, REPORT, Report};
+use mwa::{Error, ErrorKind, Result, Shard, Space};
 
 use crate::engine::device::DeviceChoice;
 use crate::engine::{compute, execute, sandbox};
@@ -21,22 +21,8 @@ use crate::progress::Progress;
 /// # Errors
 /// Whatever is wrong with paths, logs, the metric or the weights.
 pub fn weights(options: &Options) -> Result<Report> {
-    let (_, weighed) = weigh(&Disk::default(), options, &[])?;
-    Ok(Report {
-        mwa: env!("CARGO_PKG_VERSION").into(),
-        selected: Some(weighed.selected),
-        inputs: weighed.inputs,
-        weighting: weighed.weighting,
-        space: report::space_name(Space::Factors).0,
-        rank: None,
-        residual: None,
-        dtype: report::dtype_name(None),
-        adapter: options.adapter.clone(),
-        outputs: Vec::new(),
-        companions: Vec::new(),
-        advice: weighed.advice,
-        notes: weighed.notes,
-    })
+    let (run, weighed) = weigh(&Disk::default(), options, &[])?;
+    Ok(run.report(weighed))
 }
 
 /// Merge into the folder `out`, which appears whole or not at all.
@@ -50,6 +36,9 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
         Staging::check_inputs(out, named.map(PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;
+    if how.machine.device == DeviceChoice::Wasm {
+        return sandbox::merge(options, how, out, progress);
+    }
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
     loop {
@@ -87,57 +76,64 @@ impl Planned {
         }
         let mut store = Store::new(checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()));
         let mut begun = None;
-        let mut create = |outputs: &[Shard]| {
+        let create = |merge: &Merge| {
             let staging = begun.insert(Staging::begin(out, how.force, checkpoints)?);
             let create = |shard: &Shard| {
                 staging.create(&shard.name, shard.header.file_len())?;
                 Ok(staging.path(&shard.name))
             };
-            outputs.iter().map(create).collect()
+            merge.outputs().iter().map(create).collect()
         };
-        let ran = if how.machine.device == DeviceChoice::Wasm {
-            sandbox::run(merge, checkpoints, how, &mut store, create, progress)
-        } else {
-            let create = |merge: &Merge| create(merge.outputs());
-            execute::run(merge, &mut store, create, Box::new(compute::run), how.machine, progress)
-                .map(|hashes| (hashes, None))
-        };
-        let (hashes, guest) = ran.map_err(|error| match error.kind() {
-            ErrorKind::Io => error.file(out.display().to_string()),
-            _ => error,
-        })?;
+        let hashes = execute::run(merge, &mut store, create, Box::new(compute::run), how.machine, progress)
+            .map_err(|error| at_output(error, out))?;
         for file in checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
             file.check_unchanged()?;
         }
         let staging = begun.expect("the outputs were created");
-        let texts = guest.as_ref().map_or_else(|| merge.texts(), sandbox::Guest::texts);
-        let mut companions = Vec::new();
-        for (name, text) in &texts {
-            companions.push(staging.write(name, text.as_bytes())?);
-        }
-        let mut notes = Vec::new();
-        if let Some(folder) = &checkpoints[merge.owner()].folder {
-            let (copied, left_out) = staging.copy_companions(folder)?;
-            companions.extend(copied);
-            notes = left_out;
-        }
+        let folder = checkpoints[merge.owner()].folder.as_deref();
+        let (companions, notes) = beside(&staging, &merge.texts(), folder)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
         let closing = Closing { paths, inputs: hashes.inputs, outputs: hashes.outputs, companions, notes };
-        let report = match guest {
-            Some(guest) => guest.finish(merge, closing),
-            None => merge.finish(&closing)?.report,
-        };
-        let config = merge.chosen().configs[merge.owner()].as_ref();
-        staging.write(CARD, mwa::card(&report, config).as_bytes())?;
-        staging.write(REPORT, report.to_json().as_bytes())?;
-        staging.publish()?.iter().for_each(|note| progress.note(note));
-        Ok(report)
+        let finished = merge.finish(&closing)?;
+        close(staging, &finished.texts, progress)?;
+        Ok(finished.report)
     }
 }
 
+/// What the system refuses without naming a file, it refuses of the output.
+pub(crate) fn at_output(error: Error, out: &Path) -> Error {
+    if error.kind() == ErrorKind::Io { error.file(out.display().to_string()) } else { error }
+}
+
+/// Write what belongs beside the weights and does not depend on hashes: texts, and the companions of a checkpoint's folder.
+/// Gives what was written, and in words what was not.
+pub(crate) fn beside(
+    staging: &Staging,
+    texts: &[Text],
+    folder: Option<&Path>,
+) -> Result<(Vec<HashedFile>, Vec<String>)> {
+    let mut companions = Vec::new();
+    for (name, text) in texts {
+        companions.push(staging.write(name, text.as_bytes())?);
+    }
+    let Some(folder) = folder else { return Ok((companions, Vec::new())) };
+    let (copied, left_out) = staging.copy_companions(folder)?;
+    companions.extend(copied);
+    Ok((companions, left_out))
+}
+
+/// Write the card and the report, which come last, and put the output in its place.
+pub(crate) fn close(staging: Staging, texts: &[Text], progress: &dyn Progress) -> Result<()> {
+    for (name, text) in texts.iter().filter(|(name, _)| [CARD, REPORT].contains(&name.as_str())) {
+        staging.write(name, text.as_bytes())?;
+    }
+    staging.publish()?.iter().for_each(|note| progress.note(note));
+    Ok(())
+}
+
 /// The way from one folder to a path, so that a report stays true when both are moved together.
-fn path_from(folder: &Path, path: &Path) -> Result<String> {
+pub(crate) fn path_from(folder: &Path, path: &Path) -> Result<String> {
     let path = place_of(path)?.unwrap_or_else(|| path.to_owned());
     let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
     if shared == 0 {

@@ -4,6 +4,7 @@ pub mod agree;
 pub mod executor;
 pub mod harness;
 pub mod native;
+pub mod offered;
 pub mod paint;
 pub mod session;
 pub mod situations;

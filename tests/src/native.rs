@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use mwa::merge::{Bytes, Chosen, Cut, Findings, Found, Job, MergeOptions, Next};
 use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
-use crate::session::{index, told};
+use crate::offered::{heard, index};
 use crate::{Executor, Failure, Merge};
 
 /// Open the obvious loop, job by job: what all others are measured against.
@@ -87,7 +87,7 @@ pub struct Jobs {
 
 impl Executor for Jobs {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        told(merge, self.run(merge, |_| ()).map_err(Failure::from))
+        heard(merge, self.run(merge, |_| ()).map_err(Failure::from))
     }
 }
 
@@ -149,7 +149,7 @@ pub struct Host {
 impl Executor for Host {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
         let machine = Machine { threads: Some(self.threads), memory: self.memory, device: self.device };
-        told(
+        heard(
             merge,
             over_files(merge, |chosen, options, inputs, outputs| {
                 mwa_host::execute(chosen, options, inputs, outputs, machine, &())

@@ -1,13 +1,16 @@
 //! The executors made of WebAssembly: the component in wasmtime, with SIMD and without, and the core module.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use mwa::{Float, Rank, Space};
-use mwa_host::sandbox::{Checkpoint, Dtype, Head, Limits, Recipe, Sandbox, Weighing};
-use serde_json::{Value, json};
+use mwa::border;
+use mwa_host::sandbox::{Answer, Limits, Question, Sandbox, Span, Step, Verb};
+use serde_json::{Map, Value, json};
 use wasmtime::{Engine, Instance, Module, Store, WasmParams, WasmResults};
 
-use crate::session::{CHUNK, head, index, told};
+use crate::offered::{CHUNK, Files, answer, assembled, heard, index, offered, told};
+use crate::situations::sha256;
 use crate::{Executor, Failure, Merge};
 
 /// A file that `cargo xtask build component` makes.
@@ -35,71 +38,66 @@ struct Component(Sandbox);
 
 impl Executor for Component {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        let dtype = merge.dtype.map(|dtype| match dtype {
-            Float::F32 => Dtype::F32,
-            Float::BF16 => Dtype::Bf16,
-            Float::F16 => Dtype::F16,
-            other => panic!("the world has no {other:?}"),
-        });
-        let recipe = Recipe {
-            weighing: Weighing::Explicit(merge.weights.clone()),
-            space: merge.space.into(),
-            dtype,
-            allow_cross_run: true,
-            allow_non_finite: merge.allow_non_finite,
-            rewrite: true,
-            chunk: Some(CHUNK),
-            ..Recipe::default()
-        };
-        let mut checkpoints = checkpoints(&merge.inputs);
-        for (checkpoint, config) in checkpoints.iter_mut().zip(&merge.configs) {
-            checkpoint.config = Some(config.clone());
-        }
-        let merged = merge_files(&self.0, &checkpoints, &merge.inputs, &recipe);
-        told(merge, merged.map_err(Failure::from))
+        let (files, paths) = offered(merge);
+        let options = Value::from(told(merge)).to_string();
+        heard(merge, merge_files(&self.0, &files, &paths, &options, CHUNK).map_err(Failure::from))
     }
 }
 
-/// Files in memory as checkpoints.
+/// What files in memory answer to the component.
 #[must_use]
-pub fn checkpoints(inputs: &[Vec<u8>]) -> Vec<Checkpoint> {
-    let checkpoint = |(i, bytes): (usize, &Vec<u8>)| {
-        let head = Head {
-            name: "merged.safetensors".into(),
-            bytes: head(bytes).to_vec(),
-            length: bytes.len() as u64,
-        };
-        Checkpoint { name: format!("input {i}"), step: None, config: None, files: vec![head] }
+pub fn answered(files: &Files, question: &Question) -> Answer {
+    let question = match question.clone() {
+        Question::Kind(path) => border::Question::Kind(path),
+        Question::List(path) => border::Question::List(path),
+        Question::Place(path) => border::Question::Place(path),
+        Question::Read((path, start, end)) => border::Question::Read(path, start, end),
     };
-    inputs.iter().enumerate().map(checkpoint).collect()
+    match answer(files, &question) {
+        border::Answer::File(size) => Answer::File(size),
+        border::Answer::Folder => Answer::Folder,
+        border::Answer::Other => Answer::Other,
+        border::Answer::Missing => Answer::Missing,
+        border::Answer::Names(names) => Answer::Names(names),
+        border::Answer::Place(place) => Answer::Place(place),
+        border::Answer::Bytes(bytes) => Answer::Bytes(bytes),
+        border::Answer::Failed(detail, help) => Answer::Failed((detail, help)),
+    }
 }
 
-/// Merge single files that are in memory, inside the sandbox.
+/// Merge files that are in memory, inside the sandbox; the first output.
 ///
 /// # Errors
 /// What the component reports.
 pub fn merge_files(
     sandbox: &Sandbox,
-    checkpoints: &[Checkpoint],
-    inputs: &[Vec<u8>],
-    recipe: &Recipe,
+    files: &Files,
+    paths: &[String],
+    options: &str,
+    chunk: u32,
 ) -> mwa::Result<Vec<u8>> {
-    let mut running = sandbox.open(checkpoints, recipe)?;
+    let mut session = sandbox.open(Verb::Merge, paths, options, Some(chunk))?;
+    let mut inputs = Vec::new();
     let mut pieces = Vec::new();
-    while let Some(job) = running.next()? {
-        let chunk =
-            |span: &mwa_host::sandbox::Span| &inputs[span.input as usize][index(span.start)..index(span.end)];
+    while let Some(step) = session.next()? {
+        let job = match step {
+            Step::Look(questions) => {
+                let answers: Vec<_> = questions.iter().map(|question| answered(files, question)).collect();
+                session.tell(&answers)?;
+                continue;
+            }
+            Step::Work(job) => job,
+        };
+        if inputs.is_empty() {
+            inputs = session.inputs()?;
+        }
+        let chunk = |span: &Span| &files[&inputs[span.file as usize]][index(span.start)..index(span.end)];
         let chunks: Vec<_> = job.reads.iter().map(chunk).collect();
-        let piece = running.run(job.number, &chunks)?;
+        let piece = session.run(job.number, &chunks)?;
         pieces.extend(job.writes.first().map(|span| (index(span.start), piece)));
     }
-    let output = running.outputs()?.remove(0);
-    let mut merged = output.head;
-    merged.resize(index(output.length), 0xaa);
-    for (start, piece) in pieces {
-        merged[start..start + piece.len()].copy_from_slice(&piece);
-    }
-    Ok(merged)
+    let output = session.outputs()?.remove(0);
+    Ok(assembled(output.head, output.length, pieces))
 }
 
 /// Open the core module through wasmtime's API for modules.
@@ -122,47 +120,40 @@ struct Plain {
 
 impl Executor for Plain {
     fn merge(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        told(merge, self.run(merge))
+        heard(merge, self.run(merge))
     }
 }
 
 impl Plain {
     fn run(&self, merge: &Merge) -> Result<Vec<u8>, Failure> {
-        let mut store = Store::new(&self.engine, ());
-        let instance = Instance::new(&mut store, &self.module, &[]).expect("it imports nothing");
-        let mut guest = Guest { store, instance };
-        let files = merge.inputs.iter().enumerate().map(|(i, bytes)| {
-            let file =
-                json!({ "name": "merged.safetensors", "head": head(bytes).len(), "length": bytes.len() });
-            json!({ "name": format!("input {i}"), "config": merge.configs.get(i), "files": [file] })
-        });
-        let files: Vec<_> = files.collect();
-        let dtype = merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase());
-        let request = json!({ "checkpoints": files, "recipe": {
-            "weighing": { "explicit": merge.weights },
-            "space": space(merge.space),
-            "dtype": dtype,
-            "allow_cross_run": true,
-            "allow_non_finite": merge.allow_non_finite,
-            "rewrite": true,
-            "chunk": CHUNK,
-        }});
-        let request = request.to_string();
-        let length = u32::try_from(request.len()).expect("a request is short").to_le_bytes();
-        let mut bytes = [&length, request.as_bytes()].concat();
-        merge.inputs.iter().for_each(|input| bytes.extend_from_slice(head(input)));
-        let request = guest.pass(&bytes);
+        let mut guest = Guest::of(&self.engine, &self.module).expect("it imports nothing");
+        let (files, paths) = offered(merge);
+        let request = json!({ "paths": paths, "options": told(merge), "chunk": CHUNK });
+        let request = guest.pass(request.to_string().as_bytes());
         let handle: u32 = guest.call("mwa_open", request);
         let opened = guest.answer();
         if handle == 0 {
             return Err(failure(&opened));
         }
+        let mut inputs = Value::Null;
         let mut pieces = Vec::new();
         while guest.call::<_, u32>("mwa_next", handle) == 1 {
-            let job = guest.json();
+            let step = guest.json();
+            if let Some(questions) = step["look"].as_array() {
+                let answers = guest.pass(&answers(|question| answer(&files, question), questions));
+                if guest.call::<_, u32>("mwa_tell", (handle, answers)) == 0 {
+                    return Err(failure(&guest.answer()));
+                }
+                continue;
+            }
+            let job = &step["work"];
+            if inputs.is_null() {
+                let _: u32 = guest.call("mwa_state", handle);
+                inputs = guest.json()["inputs"].take();
+            }
             let mut chunks = Vec::new();
             for read in job["reads"].as_array().expect("reads are a list") {
-                let bytes = &merge.inputs[number(&read["input"])];
+                let bytes = &files[inputs[number(&read["file"])].as_str().expect("inputs are paths")];
                 chunks.extend_from_slice(&bytes[number(&read["start"])..number(&read["end"])]);
             }
             let chunks = guest.pass(&chunks);
@@ -180,27 +171,41 @@ impl Plain {
         let _: u32 = guest.call("mwa_state", handle);
         let length = number(&guest.json()["outputs"][0]["length"]);
         let _: u32 = guest.call("mwa_head", (handle, 0));
-        let mut merged = guest.answer();
-        merged.resize(length, 0xaa);
-        for (start, piece) in pieces {
-            merged[start..start + piece.len()].copy_from_slice(&piece);
-        }
-        Ok(merged)
+        Ok(assembled(guest.answer(), length as u64, pieces))
     }
 }
 
-/// What is averaged, as the module's requests say it.
-fn space(space: Space) -> Value {
-    let rank = |rank| match rank {
-        Rank::Inputs => json!("inputs"),
-        Rank::Fixed(rank) => json!({ "fixed": rank }),
-        Rank::Full => json!("full"),
-        Rank::Energy(share) => json!({ "energy": share }),
-    };
-    match space {
-        Space::Factors => json!("factors"),
-        Space::Product(wanted) => json!({ "product": wanted.map(rank) }),
-    }
+/// Answers to the module's questions, as `mwa_tell` takes them.
+fn answers(look: impl Fn(&border::Question) -> border::Answer, questions: &[Value]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let answers = questions.iter().map(|question| {
+        let path = |tag: &str| question[tag].as_str().map(String::from);
+        let read = &question["read"];
+        let question = path("kind")
+            .map(border::Question::Kind)
+            .or_else(|| path("list").map(border::Question::List))
+            .or_else(|| path("place").map(border::Question::Place));
+        let question = question.unwrap_or_else(|| {
+            let path = read[0].as_str().expect("there are four questions").to_owned();
+            border::Question::Read(path, number(&read[1]) as u64, number(&read[2]) as u64)
+        });
+        match look(&question) {
+            border::Answer::File(size) => json!({ "file": size }),
+            border::Answer::Folder => json!("folder"),
+            border::Answer::Other => json!("other"),
+            border::Answer::Missing => json!("missing"),
+            border::Answer::Names(names) => json!({ "names": names }),
+            border::Answer::Place(place) => json!({ "place": place }),
+            border::Answer::Bytes(read) => {
+                bytes.extend_from_slice(&read);
+                json!({ "bytes": read.len() })
+            }
+            border::Answer::Failed(detail, help) => json!({ "failed": [detail, help] }),
+        }
+    });
+    let json = answers.collect::<Value>().to_string();
+    let length = u32::try_from(json.len()).expect("answers are short").to_le_bytes();
+    [&length, json.as_bytes(), &bytes].concat()
 }
 
 /// An instance of the module; see `wasm/README.md` for its ABI.
@@ -210,6 +215,18 @@ struct Guest {
 }
 
 impl Guest {
+    /// Of a module that imports nothing.
+    fn of(engine: &Engine, module: &Module) -> Option<Self> {
+        let mut store = Store::new(engine, ());
+        let instance = Instance::new(&mut store, module, &[]).ok()?;
+        Some(Self { store, instance })
+    }
+
+    fn state(&mut self, handle: u32) -> Value {
+        let _: u32 = self.call("mwa_state", handle);
+        self.json()
+    }
+
     fn call<P: WasmParams, R: WasmResults>(&mut self, name: &str, arguments: P) -> R {
         let function = self.instance.get_typed_func(&mut self.store, name).expect("the ABI has it");
         function.call(&mut self.store, arguments).expect("the module never traps")
@@ -238,15 +255,165 @@ fn number(value: &Value) -> usize {
 }
 
 fn failure(answer: &[u8]) -> Failure {
+    error(answer).into()
+}
+
+/// What the module says is wrong.
+fn error(answer: &[u8]) -> mwa::Error {
     let answer: Value = serde_json::from_slice(answer).expect("a failure is JSON");
-    let error = &answer["error"];
-    let text = |field: &str| error[field].as_str().map(str::to_owned);
-    let mut made = mwa::Error::new(mwa::ErrorKind::Usage, text("detail").unwrap_or_default());
+    let told = &answer["error"];
+    let text = |field: &str| told[field].as_str().map(str::to_owned);
+    let kind = mwa::ErrorKind::ALL.into_iter().find(|kind| text("kind").as_deref() == Some(kind.name()));
+    let mut made =
+        mwa::Error::new(kind.expect("each failure has a kind"), text("detail").unwrap_or_default());
     if let Some(file) = text("file") {
         made = made.file(file);
     }
     if let Some(tensor) = text("tensor") {
         made = made.tensor(tensor);
     }
-    Failure { kind: text("kind").expect("each failure has a kind"), message: made.to_string() }
+    if let Some(help) = text("help") {
+        made = made.help(help);
+    }
+    made
+}
+
+/// Merge a run on disk through the core module, into the folder `out`, as a host of 70 lines would.
+///
+/// # Errors
+/// What the module reports; [`mwa::ErrorKind::Device`] when it is not built.
+///
+/// # Panics
+/// If the disk fails.
+pub fn merge_run(file: &str, paths: &[String], options: &Map<String, Value>, out: &Path) -> mwa::Result<()> {
+    static COMPILED: OnceLock<(Engine, Module)> = OnceLock::new();
+    let module = built(file).map_err(|why| mwa::Error::new(mwa::ErrorKind::Device, why))?;
+    let (engine, module) = COMPILED.get_or_init(|| {
+        let engine = Engine::default();
+        let module = Module::from_binary(&engine, &module).expect("it is a module");
+        (engine, module)
+    });
+    let mut guest = Guest::of(engine, module).expect("it imports nothing");
+    let request = json!({ "paths": paths, "options": options }).to_string();
+    let request = guest.pass(request.as_bytes());
+    let handle: u32 = guest.call("mwa_open", request);
+    let checked =
+        |guest: &mut Guest, status: u32| if status == 1 { Ok(()) } else { Err(error(&guest.answer())) };
+    checked(&mut guest, handle.min(1))?;
+    let mut outputs: Vec<(String, Vec<u8>)> = Vec::new();
+    let open = |guest: &mut Guest| -> Vec<(String, Vec<u8>)> {
+        let described = guest.state(handle)["outputs"].take();
+        let described = described.as_array().expect("outputs are a list").iter().enumerate();
+        let open = |(i, it): (usize, &Value)| {
+            let _: u32 = guest.call("mwa_head", (handle, u32::try_from(i).expect("few files")));
+            let mut bytes = guest.answer();
+            bytes.resize(number(&it["length"]), 0);
+            (it["name"].as_str().expect("outputs have names").to_owned(), bytes)
+        };
+        described.map(open).collect()
+    };
+    while guest.call::<_, u32>("mwa_next", handle) == 1 {
+        let step = guest.json();
+        if let Some(questions) = step["look"].as_array() {
+            let told = guest.pass(&answers(on_disk, questions));
+            let told: u32 = guest.call("mwa_tell", (handle, told));
+            checked(&mut guest, told)?;
+            continue;
+        }
+        let (job, inputs) = (&step["work"], texts_of(&guest.state(handle)["inputs"]));
+        let mut chunks = Vec::new();
+        for read in job["reads"].as_array().expect("reads are a list") {
+            let bytes = fs::read(&inputs[number(&read["file"])]).unwrap();
+            chunks.extend_from_slice(&bytes[number(&read["start"])..number(&read["end"])]);
+        }
+        let chunks = guest.pass(&chunks);
+        let done: u32 = guest.call("mwa_run", (handle, number(&job["number"]) as u64, chunks));
+        let merged = guest.answer();
+        if done == 0 {
+            if guest.call::<_, u32>("mwa_again", handle) == 0 {
+                return Err(error(&merged));
+            }
+            outputs.clear();
+            continue;
+        }
+        let mut rest = merged.as_slice();
+        for write in job["writes"].as_array().expect("writes are a list") {
+            if outputs.is_empty() {
+                outputs = open(&mut guest);
+            }
+            let range = number(&write["start"])..number(&write["end"]);
+            let (piece, after) = rest.split_at(range.len());
+            outputs[number(&write["file"])].1[range].copy_from_slice(piece);
+            rest = after;
+        }
+    }
+    let last = guest.answer();
+    if !last.is_empty() {
+        return Err(error(&last));
+    }
+    if outputs.is_empty() {
+        outputs = open(&mut guest);
+    }
+    fs::create_dir_all(out).unwrap();
+    let state = guest.state(handle);
+    let mut companions = Vec::new();
+    let mut beside = |name: &str, bytes: &[u8]| {
+        companions.push(json!({ "name": name, "bytes": bytes.len(), "sha256": sha256(bytes) }));
+        fs::write(out.join(name), bytes).unwrap();
+    };
+    for it in state["texts"].as_array().expect("texts are a list") {
+        beside(it["name"].as_str().expect("a name"), it["content"].as_str().expect("a text").as_bytes());
+    }
+    for it in state["companions"].as_array().expect("companions are a list") {
+        let bytes = fs::read(it["path"].as_str().expect("a path")).unwrap();
+        beside(it["name"].as_str().expect("a name"), &bytes);
+    }
+    let inputs = texts_of(&state["inputs"]);
+    let rows = state["report"]["inputs"].as_array().expect("a report has inputs").iter();
+    let parent = out.parent().expect("it lies beside the run").display().to_string();
+    let way = |row: &Value| row["name"].as_str().expect("rows have names").replacen(&parent, "..", 1);
+    let hashes = json!({
+        "paths": rows.map(way).collect::<Vec<_>>(),
+        "inputs": inputs.iter().map(|path| sha256(&fs::read(path).unwrap())).collect::<Vec<_>>(),
+        "outputs": outputs.iter().map(|(_, bytes)| sha256(bytes)).collect::<Vec<_>>(),
+        "companions": companions,
+    });
+    let hashes = guest.pass(hashes.to_string().as_bytes());
+    let finished: u32 = guest.call("mwa_finish", (handle, hashes));
+    checked(&mut guest, finished).inspect_err(|_| fs::remove_dir_all(out).unwrap())?;
+    for it in guest.json().as_array().expect("texts are a list") {
+        let (name, text) = (it["name"].as_str().expect("a name"), it["content"].as_str().expect("a text"));
+        fs::write(out.join(name), text).unwrap();
+    }
+    for (name, bytes) in outputs {
+        fs::write(out.join(name), bytes).unwrap();
+    }
+    Ok(())
+}
+
+fn on_disk(question: &border::Question) -> border::Answer {
+    use border::{Answer, Question};
+    match question {
+        Question::Kind(path) => match fs::metadata(path) {
+            Ok(it) if it.is_dir() => Answer::Folder,
+            Ok(it) if it.is_file() => Answer::File(it.len()),
+            Ok(_) => Answer::Other,
+            Err(_) => Answer::Missing,
+        },
+        Question::List(path) => {
+            let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            Answer::Names(names.map(|name| name.into_string().unwrap()).collect())
+        }
+        Question::Place(path) => Answer::Place(fs::canonicalize(path).unwrap().display().to_string()),
+        Question::Read(path, start, end) => {
+            let bytes = fs::read(path).unwrap();
+            let end = index(*end).min(bytes.len());
+            Answer::Bytes(bytes[index(*start).min(end)..end].to_vec())
+        }
+    }
+}
+
+fn texts_of(list: &Value) -> Vec<String> {
+    let list = list.as_array().expect("it is a list").iter();
+    list.map(|text| text.as_str().expect("of texts").to_owned()).collect()
 }

@@ -53,7 +53,7 @@ class MergeOptions(WeightOptions, total=False):
     force: bool  # Replace an earlier merge
     threads: int | None  # Threads [default: one per core]
     memory: int | None  # Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
-    device: Device | None  # auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, which plans and sums inside a sandbox; finding checkpoints and reading their logs is done outside it. The bytes are the same [default: auto]
+    device: Device | None  # auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The bytes are the same [default: auto]
 
 # end of what is made
 

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::Run;
+use super::Compute;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Bytes, Found, Job};
 use crate::plan::{Read, Write};
@@ -107,7 +107,7 @@ impl Desks {
         job: &Job<'_>,
         chunk: u64,
         chunks: &[&[u8]],
-        run: Run,
+        compute: Compute,
     ) -> Result<Option<Found>> {
         let at = if let Some(at) = self.find(piece.job) {
             at
@@ -126,7 +126,7 @@ impl Desks {
             desk.missing -= taken;
             return Ok(None);
         }
-        let found = desk.work(job, run)?;
+        let found = desk.work(job, compute)?;
         desk.missing = 0;
         if desk.owed == 0 {
             self.0.swap_remove(at);
@@ -169,11 +169,11 @@ impl Desk {
     }
 
     /// All is here.
-    fn work(&mut self, job: &Job<'_>, run: Run) -> Result<Found> {
+    fn work(&mut self, job: &Job<'_>, compute: Compute) -> Result<Found> {
         let inputs: Vec<_> = self.inputs.iter().map(Vec::as_slice).collect();
         self.outputs = job.writes().map(|write| room(length(&write.range))).collect::<Result<Vec<_>>>()?;
         let mut outputs: Vec<_> = self.outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        let found = run(job, Bytes::Whole(&inputs), &mut outputs)?;
+        let found = compute(job, Bytes::Whole(&inputs), &mut outputs)?;
         self.inputs = vec![];
         Ok(found)
     }

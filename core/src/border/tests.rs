@@ -1,35 +1,81 @@
 //! Tests of sessions: what crosses is small, and all that the merge refuses and notes is refused and noted here.
 #![expect(clippy::cast_possible_truncation, reason = "the files are small")]
 
+use alloc::string::ToString as _;
+
 use super::*;
-use crate::merge::tests::{CONFIG, DOWN, HEAD, UP, adapter, closing, file};
-use crate::method::product::{Rank, Space};
+use crate::files::memory::Memory;
+use crate::files::{Files as _, Kind};
+use crate::format::safetensors::Safetensors;
+use crate::merge::tests::{CONFIG, DOWN, HEAD, UP, adapter, file};
 
-fn order(json: &str) -> Order {
-    serde_json::from_str(&format!(r#"{{"weighing": {{"explicit": [0.5, 0.5]}}, "chunk": 10{json}}}"#))
-        .unwrap()
+const READERS: Readers = Readers { formats: &[&Safetensors], logs: &[] };
+
+fn disk(files: &[Vec<u8>]) -> Memory {
+    let mut disk = Memory::default();
+    for (bytes, name) in files.iter().zip(["a", "b", "c"]) {
+        disk.write(&format!("{name}/adapter_model.safetensors"), bytes.clone());
+        disk.write(&format!("{name}/adapter_config.json"), CONFIG);
+        disk.write(&format!("{name}/tokenizer.json"), "{}");
+    }
+    disk
 }
 
-fn open(files: &[Vec<u8>], config: &str, order: &Order) -> Result<Session> {
-    let checkpoint = |(bytes, name): (&Vec<u8>, &str)| {
-        let head = Head {
-            name: "adapter_model.safetensors".into(),
-            bytes: bytes.clone(),
-            length: bytes.len() as u64,
-        };
-        Checkpoint { name: name.into(), step: None, config: Some(config.into()), files: vec![head] }
+fn open(disk: &Memory, options: &str) -> Result<Session> {
+    let options = Options::parse(&format!(r#"{{"weights": [1, 1]{options}}}"#))?;
+    let paths = disk.list("").map_err(|_| ()).unwrap();
+    Session::open(Order { verb: Verb::Merge, paths, options, chunk: Some(10) }, &READERS)
+}
+
+/// The next job, once all questions are answered.
+fn next(session: &mut Session, disk: &Memory) -> Result<Option<Job>> {
+    loop {
+        match session.step()? {
+            Step::Look(questions) => {
+                let answers = questions.iter().map(|question| answer(disk, question)).collect();
+                session.tell(answers)?;
+            }
+            Step::Work(job) => return Ok(Some(job)),
+            Step::Done => return Ok(None),
+        }
+    }
+}
+
+fn answer(disk: &Memory, question: &Question) -> Answer {
+    let found = match question {
+        Question::Kind(path) => disk.kind(path).map(|kind| match kind {
+            Kind::File(size) => Answer::File(size),
+            Kind::Folder => Answer::Folder,
+            Kind::Other => Answer::Other,
+            Kind::Missing => Answer::Missing,
+        }),
+        Question::List(path) => disk.list(path).map(Answer::Names),
+        Question::Place(path) => Ok(Answer::Place(path.clone())),
+        Question::Read(path, start, end) => {
+            disk.read(path, *start..*end).map(|bytes| Answer::Bytes(bytes.into_owned()))
+        }
     };
-    let checkpoints: Vec<_> = files.iter().zip(["a", "b", "c"]).map(checkpoint).collect();
-    Session::open(&checkpoints, order)
+    found.unwrap_or_else(|stop| match stop {
+        Stop::Failed(error) => Answer::Failed(error.detail().to_string(), None),
+        Stop::Later => panic!("everything is in memory"),
+    })
 }
 
-fn run(session: &mut Session, files: &[Vec<u8>]) -> Result<Vec<u8>> {
+fn chunks<'a>(session: &Session, disk: &'a Memory, job: &Job) -> Vec<&'a [u8]> {
+    let read = |it: &Write| {
+        let path = &session.inputs()[it.file];
+        let (_, bytes) = disk.files.iter().find(|(known, _)| known == path).expect("it was found");
+        &bytes[it.range.start as usize..it.range.end as usize]
+    };
+    job.reads.iter().map(read).collect()
+}
+
+fn run(session: &mut Session, disk: &Memory) -> Result<Vec<u8>> {
     let mut pieces = Vec::new();
-    while let Some(job) = session.next_job()? {
+    while let Some(job) = next(session, disk)? {
         let lengths: Vec<_> = job.reads.iter().map(|read| read.range.end - read.range.start).collect();
         assert!(lengths.iter().all(|length| *length <= 10), "{lengths:?}");
-        let slice = |it: &Read| &files[it.input][it.range.start as usize..it.range.end as usize];
-        let chunks: Vec<_> = job.reads.iter().map(slice).collect();
+        let chunks = chunks(session, disk, &job);
         assert_eq!(
             session.run(job.number, &[], |job, bytes, out| job.run(bytes, out)).is_ok(),
             chunks.is_empty()
@@ -47,36 +93,69 @@ fn run(session: &mut Session, files: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(merged)
 }
 
+fn finish(session: &mut Session) -> Vec<Text> {
+    let hash = |_| "hash".to_string();
+    let inputs = (0..session.inputs().len()).map(hash).collect();
+    let outputs = (0..session.outputs().count()).map(hash).collect();
+    session.finish(&Hashes { inputs, outputs, ..Hashes::default() }).unwrap()
+}
+
 #[test]
 fn averages_what_crosses_in_small_chunks() {
-    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
-    let mut session = open(&files, CONFIG, &order(r#", "residual": true"#)).unwrap();
-    assert_eq!(run(&mut session, &files).unwrap(), adapter(0.125, 2.0));
-    let texts = session.texts(&closing(&files)).unwrap();
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    assert_eq!(run(&mut session, &disk).unwrap(), adapter(0.125, 2.0));
+    assert_eq!(session.companions(), [("tokenizer.json", "b/tokenizer.json".into())]);
+    let texts = finish(&mut session);
     assert_eq!(texts[2].0, "mwa-report.json");
     assert!(texts[2].1.contains("\"residual\""), "{}", texts[2].1);
+}
+
+#[test]
+fn a_run_may_be_weighed_only() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    session.order.verb = Verb::Weights;
+    assert!(next(&mut session, &disk).unwrap().is_none());
+    let weights: Vec<_> = session.report().unwrap().inputs.iter().map(|input| input.weight).collect();
+    assert_eq!(weights, [0.5, 0.5]);
 }
 
 #[test]
 fn checkpoints_of_two_runs_are_refused_unless_that_is_allowed() {
     let other = [0.0, 1.0, 0.0, 1.0, 0.0, 1.0];
     let other = file(&[(DOWN, &[2, 3], &other), (UP, &[2, 2], &[0.0; 4]), (HEAD, &[1, 4], &[1.0; 4])]);
-    let files = [adapter(0.0, 1.0), other];
-    let error = run(&mut open(&files, CONFIG, &order("")).unwrap(), &files).unwrap_err();
+    let disk = disk(&[adapter(0.0, 1.0), other]);
+    let error = run(&mut open(&disk, "").unwrap(), &disk).unwrap_err();
     assert_eq!((error.kind(), error.at_file()), (ErrorKind::CrossRun, Some("b")));
-    let mut allowed = open(&files, CONFIG, &order(r#", "allow_cross_run": true"#)).unwrap();
-    run(&mut allowed, &files).unwrap();
-    assert!(allowed.notes().concat().contains("point in different directions"), "{:?}", allowed.notes());
+    let mut allowed = open(&disk, r#", "allow_cross_run": true"#).unwrap();
+    run(&mut allowed, &disk).unwrap();
+    let notes = allowed.report().unwrap().notes;
+    assert!(notes.concat().contains("point in different directions"), "{notes:?}");
+}
+
+#[test]
+fn a_checkpoint_with_bad_values_is_left_out_if_that_is_wanted() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0), adapter(0.0, f32::NAN)]);
+    for (options, again) in [("", false), (r#", "drop_bad": true"#, true)] {
+        let options =
+            format!(r#"{{"scheme": "uniform", "metric": "step", "allow_cross_run": true{options}}}"#);
+        let mut session = open(&disk, "").unwrap();
+        session.order.options = Options::parse(&options).unwrap();
+        session.order.options.weights = Some([1.0, 1.0, 1.0].into());
+        let error = run(&mut session, &disk).unwrap_err();
+        assert_eq!((error.kind(), error.at_file()), (ErrorKind::NonFinite, Some("c")));
+        assert_eq!(session.again(), again);
+    }
 }
 
 #[test]
 fn whole_modules_are_gathered_and_handed_out() {
-    let files = [adapter(0.0, 1.0), adapter(0.0, 1.0)];
-    for (rank, found) in [("\"full\"", 4), (r#"{"energy": 0.5}"#, 1)] {
-        let order = order(&format!(r#", "space": {{"product": {rank}}}"#));
-        let mut session = open(&files, CONFIG, &order).unwrap();
-        run(&mut session, &files).unwrap();
-        let texts = session.texts(&closing(&files)).unwrap();
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.0, 1.0)]);
+    for (rank, found) in [(r#""full""#, 4), (r#""auto", "energy": 0.5"#, 1)] {
+        let mut session = open(&disk, &format!(r#", "space": "product", "rank": {rank}"#)).unwrap();
+        run(&mut session, &disk).unwrap();
+        let texts = finish(&mut session);
         assert!(texts[0].1.contains(&format!("\"r\": {found},")), "{}", texts[0].1);
         assert!(texts[2].1.contains("\"space\": \"product\""), "{}", texts[2].1);
     }
@@ -84,30 +163,38 @@ fn whole_modules_are_gathered_and_handed_out() {
 
 #[test]
 fn jobs_that_depend_on_others_wait_for_them() {
-    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
-    let mut session = open(&files, CONFIG, &order("")).unwrap();
-    let mut reads = Vec::new();
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 1.0)]);
+    let mut session = open(&disk, "").unwrap();
+    let mut jobs = Vec::new();
     let error = loop {
-        match session.next_job() {
-            Ok(job) => reads.push(job.expect("the comparison was not run yet")),
+        match next(&mut session, &disk) {
+            Ok(job) => jobs.push(job.expect("the comparison was not run yet")),
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), ErrorKind::Usage);
-    assert!(reads.iter().all(|job| job.writes.is_empty()));
-    let slice = |it: &Read| &files[it.input][it.range.start as usize..it.range.end as usize];
-    for job in reads {
-        let chunks: Vec<_> = job.reads.iter().map(slice).collect();
+    assert!(jobs.iter().all(|job| job.writes.is_empty()));
+    for job in jobs {
+        let chunks = chunks(&session, &disk, &job);
         session.run(job.number, &chunks, |job, bytes, out| job.run(bytes, out)).unwrap();
     }
-    assert!(!session.next_job().unwrap().expect("a sum").writes.is_empty());
+    assert!(!next(&mut session, &disk).unwrap().expect("a sum").writes.is_empty());
 }
 
 #[test]
-fn a_rank_that_cannot_be_is_refused() {
-    let files = [adapter(0.0, 1.0), adapter(0.25, 1.0)];
-    for space in [Space::Product(Some(Rank::Fixed(0))), Space::Product(Some(Rank::Energy(1.5)))] {
-        let error = open(&files, CONFIG, &Order { space, ..order("") }).unwrap_err();
+fn what_makes_no_sense_is_refused() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 1.0)]);
+    for options in [r#", "rank": 3"#, r#", "space": "product", "rank": 0"#, r#", "penalty": 1"#] {
+        let error = open(&disk, options).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     }
+    let mut session = open(&disk, "").unwrap();
+    assert_eq!(
+        session.run(0, &[], |job, bytes, out| job.run(bytes, out)).unwrap_err().kind(),
+        ErrorKind::Usage
+    );
+    session.step().unwrap();
+    let error = session.tell(Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), "2 questions were asked, and 0 answered");
+    assert!(session.finish(&Hashes::default()).is_err(), "nothing is planned");
 }

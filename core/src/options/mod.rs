@@ -310,8 +310,8 @@ options! {
         lacking: &[(Face::Browser, "buffers are a few MiB per worker"), (Face::Node, "buffers are a few MiB per worker")],
         ..MACHINE
     };
-    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm, which plans and sums inside a sandbox; finding
-    /// checkpoints and reading their logs is done outside it. The bytes are the same
+    /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The
+    /// bytes are the same
     device: Option<String> = None, Kind::Device, Facts { value: "DEVICE", usual: "auto", ..MACHINE };
 }
 

@@ -9,7 +9,8 @@ use super::checkpoint::{Checkpoint, File};
 use super::{Run, Weighed};
 use crate::files::{Files, Maybe, is_file, join};
 use crate::merge::Chosen;
-use crate::merge::report::{self, COMPANIONS, HashedFile};
+use crate::merge::report::{self, COMPANIONS, HashedFile, Report};
+use crate::method::product::Space;
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
 
@@ -22,6 +23,29 @@ impl Run {
         let adapter = self.adapter.clone();
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
         Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
+    }
+}
+
+impl Run {
+    /// What there is to tell of a choice that is not merged.
+    #[must_use]
+    pub fn report(&self, weighed: Weighed) -> Report {
+        let Weighed { inputs, weighting, selected, advice, notes, .. } = weighed;
+        Report {
+            mwa: env!("CARGO_PKG_VERSION").into(),
+            selected: Some(selected),
+            inputs,
+            weighting,
+            space: report::space_name(Space::Factors).0,
+            rank: None,
+            residual: None,
+            dtype: report::dtype_name(None),
+            adapter: self.adapter.clone(),
+            outputs: Vec::new(),
+            companions: Vec::new(),
+            advice,
+            notes,
+        }
     }
 }
 

@@ -42,12 +42,15 @@ pub(crate) fn find(
     };
     let mut found = Found { searched: true, ..Found::default() };
     let mut seen: Vec<(String, String)> = Vec::new();
-    for part in all(paths.iter().map(each))? {
+    let parts = all(paths.iter().map(each))?;
+    let names = parts.iter().flat_map(|part| &part.checkpoints).map(|checkpoint| &checkpoint.name);
+    let mut places = all(names.map(|name| files.identity(name)))?.into_iter();
+    for part in parts {
         found.searched &= part.searched;
         found.notes.extend(part.notes);
         found.broken.extend(part.broken);
         for checkpoint in part.checkpoints {
-            let place = files.identity(&checkpoint.name)?;
+            let place = places.next().expect("one for each");
             match seen.binary_search_by(|(other, _)| other.cmp(&place)) {
                 Ok(at) => {
                     let (name, first) = (&checkpoint.name, &seen[at].1);

@@ -37,6 +37,17 @@ impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self { len: metadata.len(), modified: metadata.modified().ok() }
     }
+
+    /// Fail if the file is another by now.
+    fn check(&self, path: &Path) -> Result<()> {
+        let at = |error: Error| error.file(path.display().to_string());
+        let now = fs::metadata(path).map_err(|error| at(io_error("vanished while it was read", &error)))?;
+        if Self::of(&now) == *self {
+            return Ok(());
+        }
+        Err(at(Error::new(ErrorKind::Io, "changed while it was read")
+            .help("merge again when nothing writes to it any more")))
+    }
 }
 
 impl InputFile {
@@ -55,15 +66,7 @@ impl InputFile {
 
     /// Fail if the file is no longer what its head was read from.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let now = std::fs::metadata(&self.path).map_err(|error| {
-            io_error("vanished while it was read", &error).file(self.path.display().to_string())
-        })?;
-        if Stamp::of(&now) == self.stamp {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Io, "changed while it was read")
-            .file(self.path.display().to_string())
-            .help("merge again when nothing writes to it any more"))
+        self.stamp.check(&self.path)
     }
 }
 
@@ -109,6 +112,14 @@ impl Disk {
     }
 }
 
+#[cfg(feature = "wasm")]
+impl Disk {
+    /// Fail if a file is no longer what it was when it was first looked at.
+    pub(crate) fn check_unchanged(&self, path: &str) -> Result<()> {
+        self.stamp(path).check(&path_of(path))
+    }
+}
+
 impl Files for Disk {
     fn kind(&self, path: &str) -> Maybe<Kind> {
         let metadata = match fs::metadata(path_of(path)) {
@@ -151,10 +162,10 @@ impl Files for Disk {
     }
 
     fn identity(&self, path: &str) -> Maybe<String> {
-        match fs::canonicalize(path_of(path)) {
-            Ok(place) => Ok(place.display().to_string()),
-            Err(error) => Err(io_error("cannot look at it", &error).file(path).into()),
-        }
+        let place = fs::canonicalize(path_of(path));
+        place
+            .map(|place| place.display().to_string())
+            .map_err(|error| io_error("cannot open it", &error).file(path).into())
     }
 }
 

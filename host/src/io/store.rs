@@ -45,6 +45,15 @@ impl Store {
         Self { inputs, outputs: Vec::new(), open: OpenFiles::new(), first: number }
     }
 
+    /// Files that are read as they lie, each an input of its own.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn plain(paths: impl ExactSizeIterator<Item = PathBuf>) -> Self {
+        let first = paths.len();
+        let source = |(number, path)| vec![Source { path, views: None, number }];
+        let inputs = paths.enumerate().map(source).collect();
+        Self { inputs, outputs: Vec::new(), open: OpenFiles::new(), first }
+    }
+
     /// Write to the files at these places.
     pub(crate) fn write_to(&mut self, outputs: Vec<PathBuf>) {
         self.outputs = outputs;

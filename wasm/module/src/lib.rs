@@ -13,11 +13,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use mwa::border::{Checkpoint, Head, Order, Session};
-use mwa::merge::Closing;
-use mwa::{Error, ErrorKind, Result};
+use mwa::border::{Answer, Hashes, Job, Order, Session, Step};
+use mwa::format::torch::Torch;
+use mwa::options::Verb;
+use mwa::safetensors::Safetensors;
+use mwa::{Error, ErrorKind, LogKind, Options, Readers, Result, Write};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// All that is read.
+const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 #[cfg(target_family = "wasm")]
 #[global_allocator]
@@ -84,21 +89,25 @@ pub extern "C" fn mwa_answer_length() -> usize {
     STATE.0.borrow().answer.len()
 }
 
-/// Open a merge; its handle, or 0 for a failure.
-///
-/// The request is a 4-byte little-endian length, so much JSON, then the bytes of all heads in order. The answer is JSON.
+/// Open a merge, by a request in JSON; its handle, or 0 for a failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_open(request: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let session = open(&state.take(request)?)?;
-        let answer = state_of(&session);
+        let Request { verb, paths, options, chunk } = parse(&state.take(request)?)?;
+        let verb = match verb.as_deref() {
+            None | Some("merge") => Verb::Merge,
+            Some("weights") => Verb::Weights,
+            Some(_) => return Err(usage("the verb is neither merge nor weights")),
+        };
+        let order = Order { verb, paths, options: Options::read(&options)?, chunk };
+        let session = Session::open(order, &READERS)?;
         state.last += 1;
         state.sessions.insert(state.last, session);
-        Ok((state.last, text(&answer)))
+        Ok((state.last, Vec::new()))
     })
 }
 
-/// What is known by now, as [`mwa_open`] tells it: 1, or 0 for a failure.
+/// What is known by now, as JSON: 1, or 0 for a failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_state(handle: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| Ok((1, text(&state_of(state.session(handle)?)))))
@@ -114,19 +123,28 @@ pub extern "C" fn mwa_head(handle: u32, output: u32) -> u32 {
     })
 }
 
-/// The next job: 1 with its number and ranges as JSON; 0 after the last, with an empty answer, or for a failure.
+/// What to do next: 1 with questions or a job as JSON; 0 after the last, with an empty answer, or for a failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_next(handle: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let Some(job) = state.session(handle)?.next_job()? else { return Ok((0, Vec::new())) };
-        let reads = job.reads.iter().map(|read| {
-            json!({ "input": read.input, "file": read.file, "start": read.range.start, "end": read.range.end })
-        });
-        let writes = job.writes.iter().map(
-            |write| json!({ "file": write.file, "start": write.range.start, "end": write.range.end }),
-        );
-        let (reads, writes): (Vec<_>, Vec<_>) = (reads.collect(), writes.collect());
-        Ok((1, text(&json!({ "number": job.number, "reads": reads, "writes": writes }))))
+        Ok(match state.session(handle)?.step()? {
+            Step::Look(questions) => (1, text(&json!({ "look": questions }))),
+            Step::Work(Job { number, reads, writes }) => {
+                let (reads, writes) = (spans(&reads), spans(&writes));
+                (1, text(&json!({ "work": { "number": number, "reads": reads, "writes": writes } })))
+            }
+            Step::Done => (0, Vec::new()),
+        })
+    })
+}
+
+/// Answer the questions: a 4-byte little-endian length, so much JSON, then the bytes of all that was read; 1, or 0 for a failure.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_tell(handle: u32, answers: usize) -> u32 {
+    STATE.0.borrow_mut().answer(|state| {
+        let answers = answers_in(&state.take(answers)?)?;
+        state.session(handle)?.tell(answers)?;
+        Ok((1, Vec::new()))
     })
 }
 
@@ -149,15 +167,18 @@ pub extern "C" fn mwa_run(handle: u32, number: u64, chunks: usize) -> u32 {
     })
 }
 
+/// After a job that failed: 1 if the merge begins again, without the checkpoint whose values are bad; what was written is void.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_again(handle: u32) -> u32 {
+    STATE.0.borrow_mut().answer(|state| Ok((state.session(handle)?.again().into(), Vec::new())))
+}
+
 /// The texts to write beside the weights, from the hashes of all files (JSON): 1 with JSON, or 0 for a failure.
 #[unsafe(no_mangle)]
-pub extern "C" fn mwa_texts(handle: u32, found: usize) -> u32 {
+pub extern "C" fn mwa_finish(handle: u32, hashes: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let found: Closing = parse(&state.take(found)?)?;
-        let texts = state.session(handle)?.texts(&found)?;
-        let texts: Vec<_> =
-            texts.iter().map(|(name, content)| json!({ "name": name, "content": content })).collect();
-        Ok((1, text(&Value::from(texts))))
+        let hashes: Hashes = parse(&state.take(hashes)?)?;
+        Ok((1, text(&texts(state.session(handle)?.finish(&hashes)?))))
     })
 }
 
@@ -187,63 +208,59 @@ impl State {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
-    checkpoints: Vec<Described>,
-    recipe: Order,
-}
-
-/// A checkpoint whose heads follow the JSON.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Described {
-    name: String,
     #[serde(default)]
-    step: Option<u64>,
+    verb: Option<String>,
+    paths: Vec<String>,
     #[serde(default)]
-    config: Option<String>,
-    files: Vec<File>,
+    options: Map<String, Value>,
+    #[serde(default)]
+    chunk: Option<u32>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: String,
-    /// bytes of the head that follow the JSON
-    head: usize,
-    length: u64,
-}
-
-fn open(request: &[u8]) -> Result<Session> {
-    let short = || usage("the request is shorter than it says");
-    let (length, rest) = request.split_first_chunk().ok_or_else(short)?;
-    let (json, mut heads) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
-    let request: Request = parse(json)?;
-    let mut checkpoints = Vec::new();
-    for Described { name, step, config, files } in request.checkpoints {
-        let mut opened = Vec::new();
-        for File { name, head, length } in files {
-            let bytes = heads.split_off(..head).ok_or_else(short)?.to_vec();
-            opened.push(Head { name, bytes, length });
+/// Answers, of which `{"bytes": N}` takes the next N of the bytes that follow the JSON.
+fn answers_in(told: &[u8]) -> Result<Vec<Answer>> {
+    let short = || usage("the answers are shorter than they say");
+    let (length, rest) = told.split_first_chunk().ok_or_else(short)?;
+    let (json, mut bytes) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
+    let answer = |told: Value| match told.get("bytes").and_then(Value::as_u64) {
+        Some(count) => {
+            let count = usize::try_from(count).map_err(|_| short())?;
+            Ok(Answer::Bytes(bytes.split_off(..count).ok_or_else(short)?.to_vec()))
         }
-        checkpoints.push(Checkpoint { name, step, config, files: opened });
-    }
-    Session::open(&checkpoints, &request.recipe)
+        None => serde_json::from_value(told).map_err(|error| unreadable(&error)),
+    };
+    parse::<Vec<Value>>(json)?.into_iter().map(answer).collect()
+}
+
+fn spans(spans: &[Write]) -> Vec<Value> {
+    let span = |it: &Write| json!({ "file": it.file, "start": it.range.start, "end": it.range.end });
+    spans.iter().map(span).collect()
+}
+
+fn texts(texts: Vec<(String, String)>) -> Value {
+    texts.into_iter().map(|(name, content)| json!({ "name": name, "content": content })).collect()
 }
 
 /// What a merge has to tell at any time.
 fn state_of(session: &Session) -> Value {
     let outputs =
         session.outputs().map(|(name, head, length)| json!({ "name": name, "length": length, "head": head }));
+    let companions = session.companions().iter();
     json!({
-        "weights": session.weights().values(),
-        "notes": session.notes(),
-        "owner": session.owner(),
+        "report": session.report(),
+        "inputs": session.inputs(),
         "outputs": outputs.collect::<Vec<_>>(),
+        "companions": companions.map(|(name, path)| json!({ "name": name, "path": path })).collect::<Vec<_>>(),
+        "texts": texts(session.texts()),
     })
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::new(ErrorKind::Usage, alloc::format!("the request cannot be read: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> Error {
+    Error::new(ErrorKind::Usage, alloc::format!("the request cannot be read: {error}"))
 }
 
 fn usage(detail: &'static str) -> Error {

@@ -46,15 +46,6 @@ const MOST_SHOWN: usize = 50;
 
 impl Table {
     /// Parse a table, whichever of the formats it has.
-    ///
-    /// ```
-    /// use mwa::{MetricOptions, Table, Wanted};
-    /// let table = Table::parse("checkpoint,accuracy\ncheckpoint-50,0.31\ncheckpoint-100,0.35\n")?;
-    /// let wanted = [Wanted { name: "run/checkpoint-100", step: Some(100) }];
-    /// let metric = table.read(&wanted, &MetricOptions::default())?;
-    /// assert_eq!((metric.name.as_str(), metric.values()?), ("accuracy", vec![0.35]));
-    /// # Ok::<(), mwa::Error>(())
-    /// ```
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let text = json::without_mark(text);
         let table = if text.trim_start().starts_with(['{', '[']) {

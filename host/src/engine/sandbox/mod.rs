@@ -3,21 +3,65 @@
 //! Hostile heads, configs and data can make it fail, never reach this program: its memory is capped, each call has a
 //! deadline, and it imports nothing.
 //!
-//! ```no_run
-//! use mwa_host::sandbox::{Checkpoint, Head, Limits, Recipe, Sandbox, Weighing};
+//! Weigh the checkpoints of a run by what it logged, merge them, and write a whole file:
 //!
-//! let sandbox = Sandbox::new(&std::fs::read("mwa.component.wasm")?, Limits::default())?;
-//! let file = |path: &str| -> std::io::Result<Checkpoint> {
-//!     let bytes = std::fs::read(path)?; // the head alone would do
-//!     let head = Head { name: "adapter_model.safetensors".into(), length: bytes.len() as u64, bytes };
-//!     Ok(Checkpoint { name: path.into(), step: None, config: None, files: vec![head] })
+//! ```no_run
+//! use mwa_host::sandbox::{Answer, Limits, Question, Sandbox, Step, Verb};
+//! use std::fs;
+//! use std::os::unix::fs::FileExt;
+//!
+//! let component = fs::read("mwa.component.wasm")?;
+//! let sandbox = Sandbox::new(&component, Limits::default())?;
+//! let options = r#"{"metric": "eval_loss", "last": 5}"#;
+//! let mut session = sandbox.open(Verb::Merge, &["runs/my-lora".into()], options, None)?;
+//! let read = |path: &str, start: u64, end: u64| -> std::io::Result<Vec<u8>> {
+//!     let file = fs::File::open(path)?;
+//!     let end = end.min(file.metadata()?.len());
+//!     let mut bytes = vec![0; end.saturating_sub(start) as usize];
+//!     file.read_exact_at(&mut bytes, start).map(|()| bytes)
 //! };
-//! let weighing = Weighing::Explicit(vec![0.7, 0.3]);
-//! let recipe = Recipe { weighing, ..Recipe::default() };
-//! let mut merge = sandbox.open(&[file("a.safetensors")?, file("b.safetensors")?], &recipe)?;
-//! while let Some(job) = merge.next()? {
-//!     // read the ranges of `job.reads`, then: let bytes = merge.run(job.number, &chunks)?;
+//! let look = |question: &Question| -> std::io::Result<Answer> {
+//!     Ok(match question {
+//!         Question::Kind(path) => match fs::metadata(path) {
+//!             Ok(found) if found.is_dir() => Answer::Folder,
+//!             Ok(found) => Answer::File(found.len()),
+//!             Err(_) => Answer::Missing,
+//!         },
+//!         Question::List(path) => {
+//!             let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().display().to_string());
+//!             Answer::Names(fs::read_dir(path)?.map(name).collect::<std::io::Result<_>>()?)
+//!         }
+//!         Question::Place(path) => Answer::Place(fs::canonicalize(path)?.display().to_string()),
+//!         Question::Read((path, start, end)) => Answer::Bytes(read(path, *start, *end)?),
+//!     })
+//! };
+//! let mut merged = None;
+//! while let Some(step) = session.next()? {
+//!     match step {
+//!         Step::Look(questions) => {
+//!             session.tell(&questions.iter().map(look).collect::<std::io::Result<Vec<_>>>()?)?;
+//!         }
+//!         Step::Work(job) => {
+//!             let inputs = session.inputs()?;
+//!             let bytes = job.reads.iter().map(|it| read(&inputs[it.file as usize], it.start, it.end));
+//!             let bytes = bytes.collect::<std::io::Result<Vec<_>>>()?;
+//!             let result = session.run(job.number, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+//!             for span in job.writes {
+//!                 let file = match &merged {
+//!                     Some(file) => file,
+//!                     None => {
+//!                         let output = &session.outputs()?[0]; // an adapter has one
+//!                         let file = fs::File::create(&output.name)?;
+//!                         file.write_all_at(&output.head, 0)?;
+//!                         merged.insert(file)
+//!                     }
+//!                 };
+//!                 file.write_all_at(&result, span.start)?;
+//!             }
+//!         }
+//!     }
 //! }
+//! println!("{}", session.report()?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -32,7 +76,7 @@ use mwa::{Error, ErrorKind, Result};
 use wasmtime::component::{Component, Func, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
-pub(crate) use run::{Guest, run};
+pub(crate) use run::merge;
 
 #[expect(missing_docs, reason = "generated from wasm/wit/world.wit, which documents it")]
 mod world {
@@ -40,11 +84,11 @@ mod world {
 }
 
 pub use world::exports::mwa::merge::merger::{
-    Checkpoint, Dtype, Failure, Found, Head, Job, Metric, Output, Rank, Recipe, Space, Span, Text, Weighing,
+    Answer, Companion, Failure, Hashed, Hashes, Job, Output, Question, Span, Step, Text, Verb,
 };
 
 /// What the component exports.
-const INTERFACE: &str = "mwa:merge/merger@0.1.0";
+const INTERFACE: &str = "mwa:merge/merger@0.2.0";
 
 /// How often a running guest is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -115,7 +159,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// What the core says of the inputs; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
-    pub fn open(&self, checkpoints: &[Checkpoint], recipe: &Recipe) -> Result<Merge> {
+    pub fn open(&self, verb: Verb, paths: &[String], options: &str, chunk: Option<u32>) -> Result<Session> {
         let memory = StoreLimitsBuilder::new().memory_size(self.limits.memory).trap_on_grow_failure(true);
         let mut store = Store::new(&self.engine, memory.build());
         store.limiter(|limits| limits);
@@ -124,15 +168,17 @@ impl Sandbox {
         store.set_epoch_deadline(deadline);
         let linker = Linker::<StoreLimits>::new(&self.engine);
         let instance = linker.instantiate(&mut store, &self.component).map_err(|error| failed(&error))?;
-        let guest = world::Mwa::new(&mut store, &instance).map_err(|error| failed(&error))?;
-        let opened = guest.mwa_merge_merger().merge().call_open(&mut store, checkpoints, recipe);
+        let guest = world::Mwa::new(&mut store, &instance).map_err(|error| {
+            failed(&error).help("it is of another version: build it again with `cargo xtask build component`")
+        })?;
+        let opened = guest.mwa_merge_merger().session().call_open(&mut store, verb, paths, options, chunk);
         let resource = opened.map_err(|error| failed(&error))??;
-        let run = [INTERFACE, "[method]merge.run"].iter().try_fold(None, |within, name| {
+        let run = [INTERFACE, "[method]session.run"].iter().try_fold(None, |within, name| {
             instance.get_export_index(&mut store, within.as_ref(), name).map(Some)
         });
         let run = run.flatten().and_then(|index| instance.get_func(&mut store, index));
         let run = run.expect("the guest was found to export the whole world");
-        Ok(Merge { store, guest, run, resource, deadline })
+        Ok(Session { store, guest, run, resource, deadline })
     }
 }
 
@@ -143,7 +189,7 @@ impl core::fmt::Debug for Sandbox {
 }
 
 /// A merge inside the sandbox; see `wasm/wit/world.wit` for what each call does.
-pub struct Merge {
+pub struct Session {
     store: Store<StoreLimits>,
     guest: world::Mwa,
     run: Func,
@@ -154,46 +200,58 @@ pub struct Merge {
 /// Calls of the resource's methods: each with its deadline, traps become errors.
 macro_rules! calls {
     ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $call:ident;)*) => {
-        impl Merge {$(
+        impl Session {$(
             $(#[$doc])*
             ///
             /// # Errors
             /// [`ErrorKind::Device`] when the guest trapped or ran into a limit.
             pub fn $name(&mut self, $($argument: $type),*) -> Result<$result> {
                 self.store.set_epoch_deadline(self.deadline);
-                let merge = self.guest.mwa_merge_merger().merge();
-                merge.$call(&mut self.store, self.resource, $($argument),*).map_err(|error| failed(&error))
+                let session = self.guest.mwa_merge_merger().session();
+                session.$call(&mut self.store, self.resource, $($argument),*).map_err(|error| failed(&error))
             }
         )*}
     };
 }
 
 calls! {
-    /// The weights, one per checkpoint.
-    fn weights() -> Vec<f64> = call_weights;
-    /// The metric that they come from.
-    fn metric() -> Option<Metric> = call_metric;
-    /// What the user should be told, so far.
-    fn notes() -> Vec<String> = call_notes;
-    /// The files to write.
+    /// What to do next; `None` after the last; the inner failure is what the core says.
+    fn try_next() -> core::result::Result<Option<Step>, Failure> = call_next;
+    /// Answer the questions; the inner failure is what the core says of the answers.
+    fn try_tell(answers: &[Answer]) -> core::result::Result<(), Failure> = call_tell;
+    /// After a failed job, whether the merge begins again without the checkpoint at fault.
+    fn again() -> bool = call_again;
+    /// The paths of all files with weights, by number.
+    fn inputs() -> Vec<String> = call_inputs;
+    /// The files to write, by number.
     fn outputs() -> Vec<Output> = call_outputs;
-    /// The next job; `None` after the last; the inner failure is what the core says.
-    fn try_next() -> core::result::Result<Option<Job>, Failure> = call_next;
-    /// The checkpoint whose companions belong beside the output.
-    fn owner() -> u32 = call_owner;
-    /// The texts to write beside the weights; the inner failure is what the core says of `found`.
-    fn try_texts(found: &Found) -> core::result::Result<Vec<Text>, Failure> = call_texts;
+    /// Files to copy beside them.
+    fn companions() -> Vec<Companion> = call_companions;
+    /// The texts beside the weights that do not depend on hashes.
+    fn texts() -> Vec<Text> = call_texts;
+    /// The report so far, as JSON.
+    fn report() -> String = call_report;
+    /// All texts to write beside the weights; the inner failure is what the core says of the hashes.
+    fn try_finish(hashes: &Hashes) -> core::result::Result<Vec<Text>, Failure> = call_finish;
 }
 
-impl Merge {
-    /// The next job; `None` after the last.
+impl Session {
+    /// What to do next; `None` after the last.
     ///
     /// # Errors
-    /// That the next job depends on others, or that there was nothing to merge; [`ErrorKind::Device`] when the guest
+    /// What the core says of the checkpoints, or that the next job depends on others; [`ErrorKind::Device`] when the guest
     /// trapped or ran into a limit.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and go on")]
-    pub fn next(&mut self) -> Result<Option<Job>> {
+    pub fn next(&mut self) -> Result<Option<Step>> {
         Ok(self.try_next()??)
+    }
+
+    /// Answer the questions of the last step, in order.
+    ///
+    /// # Errors
+    /// What the core says of the answers; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
+    pub fn tell(&mut self, answers: &[Answer]) -> Result<()> {
+        Ok(self.try_tell(answers)??)
     }
 
     /// Run a job on the bytes of its reads; the result is the bytes of its writes.
@@ -217,23 +275,6 @@ impl Merge {
         let (result,) =
             run.call(&mut self.store, (self.resource, job, chunks)).map_err(|error| failed(&error))?;
         Ok(result)
-    }
-}
-
-impl Default for Recipe {
-    /// Equal weights for nothing: the weighing is to be given; all else is as in the command line.
-    fn default() -> Self {
-        Self {
-            weighing: Weighing::Explicit(Vec::new()),
-            space: Space::Factors,
-            strict: false,
-            residual: false,
-            dtype: None,
-            allow_cross_run: false,
-            allow_non_finite: false,
-            rewrite: false,
-            chunk: None,
-        }
     }
 }
 

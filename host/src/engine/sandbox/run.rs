@@ -1,225 +1,291 @@
-//! Run a merge of files through the sandbox: read ranges, hand them in, write what comes out.
+//! Merge files of this machine inside the sandbox: answer what the guest asks, read ranges, write what comes out.
+//!
+//! The guest alone reads heads, configs, logs, tables and pickles. It is not trusted: what it asks for must lie beside or under
+//! what the user named, and what it writes must be where it said.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use mwa::merge::{Closing, Merge, Text};
-use mwa::report::{CARD, REPORT, Report};
-use mwa::safetensors::Header;
-use mwa::{AdapterConfig, Error, ErrorKind, Float, Read, Result, Shard, Write};
+use mwa::files::{Kind, join, parent};
+use mwa::report::{REPORT, Report};
+use mwa::{Error, ErrorKind, Files, Float, Maybe, Rank, Read, Result, Space, Stop, WeightRule, Write};
+use serde_json::{Value, json};
 
-use super::{Checkpoint, Dtype, Found, Head, Limits, Recipe, Sandbox, Space, Span, Weighing, world};
-use crate::engine::execute::Hashes;
-use crate::find::checkpoint;
+use super::{Answer, Hashed, Hashes, Job, Limits, Output, Question, Sandbox, Session, Span, Step, Verb};
+use crate::engine::execute;
+use crate::find::checkpoint::Checkpoint;
+use crate::io::disk::{Disk, path_of, text_of};
+use crate::io::staging::Staging;
 use crate::io::store::Store;
-use crate::options::MergeOptions;
+use crate::merge::{at_output, beside, close, path_from};
+use crate::options::{MergeOptions, Options};
 use crate::progress::{Progress, stopped};
 
-/// What the guest has to say of its merge.
-pub(crate) struct Guest {
-    report: Report,
-    texts: Vec<Text>,
+/// Merge into the folder `out`, which appears whole or not at all.
+pub(crate) fn merge(
+    options: &Options,
+    how: &MergeOptions,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let sandbox = Sandbox::find(Limits::default())?;
+    let paths = options.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
+    let session = sandbox.open(Verb::Merge, &paths, &told(options, how)?, None)?;
+    let table = options.metrics_file.as_deref().map(text_of).transpose()?;
+    let allowed = paths.iter().map(|path| parent(path).to_owned()).chain(table).collect();
+    let mut guest =
+        Guest { session, allowed, disk: Disk::default(), store: Store::plain([].into_iter()), begun: None };
+    guest.jobs(how, out, progress).map_err(|error| at_output(error, out))?;
+    guest.finish(how, out, progress)
 }
 
-/// Merge inside the component. The guest reads heads and configs itself, and checks and plans by itself.
-pub(crate) fn run(
-    ours: &Merge,
-    checkpoints: &[checkpoint::Checkpoint],
-    how: &MergeOptions,
-    store: &mut Store,
-    create: impl FnOnce(&[Shard]) -> Result<Vec<PathBuf>>,
-    progress: &dyn Progress,
-) -> Result<(Hashes, Option<Guest>)> {
-    let sandbox = Sandbox::find(Limits::default())?;
-    let recipe = recipe(ours, how)?;
-    let mut merge = sandbox.open(&heads(ours, checkpoints, store)?, &recipe)?;
-    let is_surveyed = matches!(how.merge.space, mwa::Space::Product(Some(mwa::Rank::Energy(_))));
-    let rounds = if recipe.residual || is_surveyed { 2 } else { 1 };
-    let files = ours.chosen().inputs.iter().flat_map(|input| &input.files);
-    progress.start(rounds * files.map(|file| file.header.file_len()).sum::<u64>());
-    let mut buffers = Vec::new();
-    let mut create = Some(create);
-    // none before the guest knows them
-    let mut shards = Vec::new();
-    while let Some(job) = merge.next()? {
-        if progress.stopped() {
-            return Err(stopped());
-        }
-        read(ours, &job.reads, store, &mut buffers)?;
-        let merged = merge.run(job.number, &buffers.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        if let Some(create) = create.take_if(|_| !job.writes.is_empty()) {
-            shards = lay(ours, &mut merge, create, store)?;
-        }
-        let mut rest = merged.as_slice();
-        for span in &job.writes {
-            let (piece, after) = rest.split_at(length(span).min(rest.len()));
-            let (file, range) = (span.file as usize, span.start..span.end);
-            let fits = shards.get(file).is_some_and(|shard: &Shard| range.end <= shard.header.file_len());
-            if !fits || piece.len() != length(span) {
-                return Err(astray());
-            }
-            store.write(&Write { file, range }, piece)?;
-            rest = after;
-        }
-        progress.advance(job.reads.iter().map(|span| length(span) as u64).sum());
-    }
-    if let Some(create) = create {
-        shards = lay(ours, &mut merge, create, store)?;
-    }
-    store.sync()?;
-    let mut inputs: Vec<_> =
-        checkpoints.iter().map(|checkpoint| vec![None; checkpoint.files.len()]).collect();
-    let mut outputs = vec![None; shards.len()];
-    store.hash(&mut inputs, &mut outputs, how.machine, progress)?;
-    let hashes = Hashes::known(inputs, outputs);
-    let found = Found { paths: Vec::new(), inputs: hashes.inputs.clone(), outputs: hashes.outputs.clone() };
-    let texts: Vec<Text> =
-        merge.try_texts(&found)??.into_iter().map(|text| (text.name, text.content)).collect();
-    let report = texts.iter().find(|(name, _)| name == REPORT).ok_or_else(astray)?;
-    let report = serde_json::from_str(&report.1).map_err(|_| astray())?;
-    Ok((hashes, Some(Guest { report, texts })))
+/// A merge of the guest's, and the files that it is about.
+struct Guest {
+    session: Session,
+    /// Files, and folders with all that is in them, which it may ask about.
+    allowed: Vec<String>,
+    disk: Disk,
+    store: Store,
+    /// The output, once it is laid out.
+    begun: Option<Begun>,
+}
+
+/// The output, which the guest laid out.
+struct Begun {
+    staging: Staging,
+    report: Report,
+    outputs: Vec<Output>,
 }
 
 impl Guest {
-    /// Shard index and adapter config.
-    pub(crate) fn texts(&self) -> Vec<Text> {
-        self.texts.iter().filter(|(name, _)| ![CARD, REPORT].contains(&name.as_str())).cloned().collect()
+    fn jobs(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<()> {
+        let mut buffers = Vec::new();
+        let mut sizes = Vec::new();
+        while let Some(step) = self.session.next()? {
+            if progress.stopped() {
+                return Err(stopped());
+            }
+            let job = match step {
+                Step::Look(questions) => {
+                    let answers = questions.iter().map(|question| self.answer(question));
+                    let answers = answers.collect::<Result<Vec<_>>>()?;
+                    self.session.tell(&answers)?;
+                    continue;
+                }
+                Step::Work(job) => job,
+            };
+            if sizes.is_empty() {
+                sizes = self.sources()?;
+                progress.start(sizes.iter().sum());
+            }
+            self.read(&job, &sizes, &mut buffers)?;
+            let chunks: Vec<_> = buffers[..job.reads.len()].iter().map(Vec::as_slice).collect();
+            let merged = match self.session.run(job.number, &chunks) {
+                Err(_) if self.session.again()? => {
+                    self.begun = None;
+                    sizes.clear();
+                    continue;
+                }
+                merged => merged?,
+            };
+            if !job.writes.is_empty() && self.begun.is_none() {
+                self.begin(how, out)?;
+            }
+            self.write(&job, &merged)?;
+            progress.advance(job.reads.iter().map(|span| length(span) as u64).sum());
+        }
+        if self.begun.is_none() { self.begin(how, out) } else { Ok(()) }
     }
 
-    /// Our report, with what the guest found out.
-    pub(crate) fn finish(self, ours: &Merge, closing: Closing) -> Report {
-        let mut report = ours.preview();
-        report.residual = self.report.residual;
-        report.outputs = self.report.outputs;
-        report.companions = closing.companions;
-        let news = self.report.notes.into_iter().chain(closing.notes);
-        let news: Vec<_> = news.filter(|note| !report.notes.contains(note)).collect();
-        report.notes.extend(news);
-        for ((row, path), hashes) in report.inputs.iter_mut().zip(&closing.paths).zip(&closing.inputs) {
-            row.path.clone_from(path);
-            row.files.iter_mut().zip(hashes).for_each(|(file, hash)| file.sha256.clone_from(hash));
+    /// What the system says of a path.
+    fn answer(&self, question: &Question) -> Result<Answer> {
+        let (Question::Kind(path)
+        | Question::List(path)
+        | Question::Place(path)
+        | Question::Read((path, ..))) = question;
+        let is_within = |place: &String| {
+            place.is_empty() || path == place || path.starts_with(&join(place, "")) || place == "."
+        };
+        let leads_out = path.split('/').any(|part| part == "..") && !self.allowed.contains(path);
+        if !self.allowed.iter().any(is_within)
+            || leads_out && !self.allowed.iter().any(|it| it.contains(".."))
+        {
+            return Err(astray());
         }
-        report.advise_residual();
-        report
+        let found: Maybe<Answer> = match question {
+            Question::Kind(path) => self.disk.kind(path).map(|kind| match kind {
+                Kind::File(size) => Answer::File(size),
+                Kind::Folder => Answer::Folder,
+                Kind::Other => Answer::Other,
+                Kind::Missing => Answer::Missing,
+            }),
+            Question::List(path) => self.disk.list(path).map(Answer::Names),
+            Question::Place(path) => self.disk.identity(path).map(Answer::Place),
+            Question::Read((path, start, end)) => {
+                self.disk.read(path, *start..*end).map(|bytes| Answer::Bytes(bytes.into_owned()))
+            }
+        };
+        Ok(found.unwrap_or_else(|stop| match stop {
+            Stop::Failed(error) => {
+                Answer::Failed((error.detail().to_owned(), error.advice().map(ToOwned::to_owned)))
+            }
+            Stop::Later => unreachable!("a disk never asks to be asked again"),
+        }))
+    }
+
+    /// The files with weights, which the guest has found; their sizes.
+    fn sources(&mut self) -> Result<Vec<u64>> {
+        let inputs = self.session.inputs()?;
+        self.store = Store::plain(inputs.iter().map(|path| path_of(path)));
+        let size = |path: &String| match self.answer(&Question::Kind(path.clone()))? {
+            Answer::File(size) => Ok(size),
+            _ => Err(astray()),
+        };
+        inputs.iter().map(size).collect()
+    }
+
+    fn read(&self, job: &Job, sizes: &[u64], buffers: &mut Vec<Vec<u8>>) -> Result<()> {
+        buffers.resize_with(job.reads.len().max(buffers.len()), Vec::new);
+        for (span, buffer) in job.reads.iter().zip(buffers) {
+            let input = span.file as usize;
+            if sizes.get(input).is_none_or(|size| span.end > *size) || span.start > span.end {
+                return Err(astray());
+            }
+            buffer.resize(length(span), 0);
+            self.store.read(&Read { input, file: 0, range: span.start..span.end }, buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Create the outputs as the guest lays them out, and write their heads.
+    fn begin(&mut self, how: &MergeOptions, out: &Path) -> Result<()> {
+        let report: Report = serde_json::from_str(&self.session.report()?).map_err(|_| astray())?;
+        let checkpoints: Vec<_> = report.inputs.iter().map(|row| checkpoint(&row.name)).collect();
+        let staging = Staging::begin(out, how.force, &checkpoints)?;
+        let outputs = self.session.outputs()?;
+        for output in &outputs {
+            staging.create(&output.name, output.length)?;
+        }
+        self.store.write_to(outputs.iter().map(|output| staging.path(&output.name)).collect());
+        for (file, output) in outputs.iter().enumerate() {
+            self.store.write(&Write { file, range: 0..output.head.len() as u64 }, &output.head)?;
+        }
+        self.begun = Some(Begun { staging, report, outputs });
+        Ok(())
+    }
+
+    fn write(&self, job: &Job, merged: &[u8]) -> Result<()> {
+        let outputs = self.begun.as_ref().map_or(&[][..], |begun| &begun.outputs);
+        let mut rest = merged;
+        for span in &job.writes {
+            let (piece, after) = rest.split_at_checked(length(span)).ok_or_else(astray)?;
+            let (file, range) = (span.file as usize, span.start..span.end);
+            if outputs.get(file).is_none_or(|output| range.end > output.length) {
+                return Err(astray());
+            }
+            self.store.write(&Write { file, range }, piece)?;
+            rest = after;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(astray()) }
+    }
+
+    fn finish(mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
+        let inputs = self.session.inputs()?;
+        let Begun { staging, report, outputs } = self.begun.take().ok_or_else(astray)?;
+        let mut read: Vec<_> = inputs.iter().map(|_| vec![None]).collect();
+        let mut written = vec![None; outputs.len()];
+        self.store
+            .sync()
+            .and_then(|()| self.store.hash(&mut read, &mut written, how.machine, progress))
+            .map_err(|error| at_output(error, out))?;
+        for path in &inputs {
+            self.disk.check_unchanged(path)?;
+        }
+        let hashes = execute::Hashes::known(read, written);
+        let texts = self.session.texts()?.into_iter().map(|text| (text.name, text.content));
+        let folder = self.session.companions()?.first().map(|it| path_of(parent(&it.path)));
+        let is_known = |folder: &PathBuf| report.inputs.iter().any(|row| path_of(&row.name) == *folder);
+        let folder = folder.filter(is_known);
+        let (companions, notes) = beside(&staging, &texts.collect::<Vec<_>>(), folder.as_deref())?;
+        let way = |row: &mwa::report::Input| path_from(staging.target(), &path_of(&row.name));
+        let companions = companions.into_iter();
+        let found = Hashes {
+            paths: report.inputs.iter().map(way).collect::<Result<_>>()?,
+            inputs: hashes.inputs.concat(),
+            outputs: hashes.outputs,
+            companions: companions
+                .map(|it| Hashed { name: it.name, bytes: it.bytes, sha256: it.sha256 })
+                .collect(),
+            notes,
+        };
+        let texts = self.session.try_finish(&found)??;
+        let texts: Vec<_> = texts.into_iter().map(|text| (text.name, text.content)).collect();
+        let (_, report) = texts.iter().find(|(name, _)| name == REPORT).ok_or_else(astray)?;
+        let report = serde_json::from_str(report).map_err(|_| astray())?;
+        close(staging, &texts, progress)?;
+        Ok(report)
     }
 }
 
-fn heads(ours: &Merge, checkpoints: &[checkpoint::Checkpoint], store: &Store) -> Result<Vec<Checkpoint>> {
-    let head = |input: usize, file: usize, shard: &Shard| {
-        if !shard.header.is_safetensors() {
-            let detail = "is not safetensors, which is all that the sandbox reads";
-            return Err(Error::new(ErrorKind::Input, detail)
-                .file(checkpoints[input].files[file].path.display().to_string())
-                .help("convert it, or merge with --device cpu"));
-        }
-        let range = 0..shard.header.data_start();
-        let mut bytes = vec![0; usize::try_from(range.end).expect("a head is at most 100 MB")];
-        store.read(&Read { input, file, range }, &mut bytes)?;
-        Ok(Head { name: shard.name.clone(), bytes, length: shard.header.file_len() })
-    };
-    let inputs = ours.chosen().inputs.iter().enumerate();
-    let open = |(i, input): (usize, &mwa::Input)| {
-        let files = input.files.iter().enumerate().map(|(f, shard)| head(i, f, shard));
-        Ok(Checkpoint {
-            name: input.name.clone(),
-            step: ours.chosen().rows[i].step,
-            config: ours.chosen().configs[i].as_ref().map(AdapterConfig::text).map(Into::into),
-            files: files.collect::<Result<_>>()?,
-        })
-    };
-    inputs.map(open).collect()
+/// A checkpoint as far as the place of the output is concerned.
+fn checkpoint(name: &str) -> Checkpoint {
+    let path = path_of(name);
+    let folder = path.is_dir().then(|| path.clone());
+    Checkpoint { path, files: Vec::new(), folder }
 }
 
-fn recipe(ours: &Merge, how: &MergeOptions) -> Result<Recipe> {
-    let dtype = match how.merge.dtype {
-        None => None,
-        Some(Float::F32) => Some(Dtype::F32),
-        Some(Float::BF16) => Some(Dtype::Bf16),
-        Some(Float::F16) => Some(Dtype::F16),
+/// What was wanted, as every face says it.
+fn told(options: &Options, how: &MergeOptions) -> Result<String> {
+    let Options { inputs: _, adapter, weights_key, choose, metrics_file } = options;
+    let mwa::ChooseOptions { select, metric, rule, drop_bad, allow_cross_run } = choose;
+    let mwa::MergeOptions {
+        dtype,
+        space,
+        strict,
+        residual,
+        allow_cross_run: across,
+        allow_non_finite,
+        rewrite,
+    } = how.merge;
+    let dtype = match dtype {
+        None => Value::Null,
+        Some(dtype @ (Float::F32 | Float::BF16 | Float::F16)) => {
+            dtype.dtype().to_string().to_lowercase().into()
+        }
         Some(other) => {
             let detail = format!("wasm: the component writes no {}", other.dtype());
             return Err(Error::new(ErrorKind::Usage, detail));
         }
     };
-    Ok(Recipe {
-        weighing: Weighing::Exact(ours.chosen().weights.values().to_vec()),
-        space: how.merge.space.into(),
-        strict: how.merge.strict,
-        residual: how.merge.residual,
-        dtype,
-        allow_cross_run: how.merge.allow_cross_run,
-        allow_non_finite: how.merge.allow_non_finite,
-        rewrite: ours.copied().is_none(),
-        chunk: None,
-    })
-}
-
-/// Create the outputs as the guest lays them out, and write their heads. Where our own layout does not depend on the data,
-/// it must be the same.
-fn lay(
-    ours: &Merge,
-    merge: &mut super::Merge,
-    create: impl FnOnce(&[Shard]) -> Result<Vec<PathBuf>>,
-    store: &mut Store,
-) -> Result<Vec<Shard>> {
-    let outputs = merge.outputs()?;
-    let newest = &ours.chosen().inputs[ours.owner()].files;
-    let shard = |(output, newest): (&super::Output, &Shard)| {
-        let header = Header::parse(&output.head, output.length)?;
-        Ok(Shard { name: newest.name.clone(), header })
+    let (space, rank, energy) = match space {
+        Space::Factors => ("factors", Value::Null, None),
+        Space::Product(rank) => match rank {
+            None | Some(Rank::Inputs) => ("product", Value::Null, None),
+            Some(Rank::Fixed(rank)) => ("product", rank.into(), None),
+            Some(Rank::Full) => ("product", "full".into(), None),
+            Some(Rank::Energy(share)) => ("product", "auto".into(), Some(share)),
+        },
     };
-    // files that are copied have no head that the guest made
-    let shards = match ours.copied() {
-        Some(_) => ours.outputs().to_vec(),
-        None => outputs.iter().zip(newest).map(shard).collect::<Result<Vec<_>>>()?,
-    };
-    let expected = ours.outputs();
-    let is_same = |(shard, expected): (&Shard, &Shard)| {
-        shard.header.file_len() == expected.header.file_len()
-            && shard.header.tensors() == expected.header.tensors()
-    };
-    if outputs.len() != newest.len() || !shards.iter().zip(expected).all(is_same) {
-        let detail = "wasm: the component is of another version than this program";
-        return Err(
-            Error::new(ErrorKind::Device, detail).help("build it again with `cargo xtask build component`")
-        );
-    }
-    store.write_to(create(&shards)?);
-    for (file, output) in outputs.iter().enumerate() {
-        store.write(&Write { file, range: 0..output.head.len() as u64 }, &output.head)?;
-    }
-    Ok(shards)
-}
-
-/// Read ranges of the inputs, which the guest chose.
-fn read(ours: &Merge, spans: &[Span], store: &Store, buffers: &mut Vec<Vec<u8>>) -> Result<()> {
-    buffers.resize_with(spans.len(), Vec::new);
-    for (span, buffer) in spans.iter().zip(buffers) {
-        let (input, file) = (span.input as usize, span.file as usize);
-        let shard = ours.chosen().inputs.get(input).and_then(|input| input.files.get(file));
-        let len = shard.ok_or_else(astray)?.header.file_len();
-        if span.end > len || span.start > span.end {
-            return Err(astray());
-        }
-        buffer.resize(length(span), 0);
-        store.read(&Read { input, file, range: span.start..span.end }, buffer)?;
-    }
-    Ok(())
-}
-
-impl From<mwa::Space> for Space {
-    fn from(space: mwa::Space) -> Self {
-        use world::exports::mwa::merge::merger::Rank;
-        let rank = |rank| match rank {
-            mwa::Rank::Inputs => Rank::Inputs,
-            mwa::Rank::Fixed(rank) => Rank::Fixed(u32::try_from(rank).unwrap_or(u32::MAX)),
-            mwa::Rank::Full => Rank::Full,
-            mwa::Rank::Energy(share) => Rank::Energy(share),
-        };
-        match space {
-            crate::Space::Factors => Self::Factors,
-            crate::Space::Product(wanted) => Self::Product(wanted.map(rank)),
+    let mut told = json!({
+        "steps": select.steps.map(|(first, last)| [first, last]),
+        "every": select.every, "last": select.last, "top": select.top,
+        "select": select.pick.map(mwa::Pick::name),
+        "adapter": adapter, "weights_key": weights_key, "drop_bad": drop_bad,
+        "smooth": metric.smooth, "metric_tolerance": metric.tolerance, "strict_metrics": metric.strict,
+        "space": space, "rank": rank, "energy": energy, "strict": strict, "residual": residual,
+        "allow_cross_run": *allow_cross_run || across, "dtype": dtype,
+        "allow_non_finite": allow_non_finite, "rewrite": rewrite,
+    });
+    match rule {
+        WeightRule::Explicit(weights) => told["weights"] = json!(weights),
+        WeightRule::Scheme { scheme, penalty } => {
+            told["scheme"] = scheme.name.into();
+            told["penalty"] = json!(penalty);
         }
     }
+    told["metric"] = json!(metric.name);
+    told["goal"] = json!(metric.goal.map(|goal| goal.to_string()));
+    told["metrics_file"] = json!(metrics_file.as_deref().map(text_of).transpose()?);
+    Ok(told.to_string())
 }
 
 fn length(span: &Span) -> usize {
@@ -228,5 +294,5 @@ fn length(span: &Span) -> usize {
 
 /// The guest is not trusted: what it asks for is checked.
 fn astray() -> Error {
-    Error::new(ErrorKind::Device, "wasm: the component asked for bytes that are not there")
+    Error::new(ErrorKind::Device, "wasm: the component asked for something that is not its business")
 }
