@@ -42,8 +42,8 @@ const FAULTS: [&str; 10] = [
     "12",  // ENOMEM
 ];
 
-/// How many merges are killed at random moments, unless more are wanted.
-const KILLS: usize = 400;
+/// How many merges are killed at random moments, unless more are wanted; a thousand are killed at each of their calls.
+const KILLS: usize = 100;
 
 /// Signals by number, and the exit code of a merge that they stop; none for the one that cannot be caught.
 const SIGNALS: [(&str, Option<i32>); 4] =
