@@ -1,7 +1,7 @@
 //! Files in memory, all there at once, and small checkpoints to put among them.
 
+use core::ops::Range;
 use std::borrow::Cow;
-use std::ops::Range;
 
 use mwa::files::{Kind, Stop};
 use mwa::safetensors::Header;
