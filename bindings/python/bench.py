@@ -109,10 +109,10 @@ def files(run: Path, binary: Path, c_program: Path, script: Path, rounds: int, o
     samples = take_turns(contenders, rounds, check)
     table(f"{size // MB} MB of LoRA checkpoints, folder to folder", samples, "mwa merge")
     if script.is_file() and shutil.which("node"):
-        alone = "mwa merge --no-residual"
+        alone = "mwa merge --residual off"
         contenders = {
-            alone: program(alone, binary, "merge", run, *every, "-o", "OUT", "--quiet", "--no-residual"),
-            "mwa-merge in Node": program("mwa-merge in Node", "node", script, "merge", run, *every, "-o", "OUT", "--quiet", "--no-residual"),
+            alone: program(alone, binary, "merge", run, *every, "-o", "OUT", "--quiet", "--residual", "off"),
+            "mwa-merge in Node": program("mwa-merge in Node", "node", script, "merge", run, *every, "-o", "OUT", "--quiet", "--residual", "off"),
         }
         table("The same without the residual", take_turns(contenders, rounds, check), alone)
 

@@ -76,7 +76,7 @@ pub use logs::trainer::TrainerState;
 pub use merge::card::card;
 pub use merge::report::{self, Report};
 pub use merge::{Merge, MergeOptions};
-pub use method::product::{Factors, ModuleJob, Products, Rank, Residual, Space};
+pub use method::product::{Factors, Measure, Method, ModuleJob, Products, Rank, Residual, Space};
 pub use options::Options;
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;

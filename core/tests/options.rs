@@ -92,7 +92,7 @@ fn the_readme() {
                 Face::CommandLine | Face::Native => String::new(),
             });
             let lacking: String = lacking.collect();
-            writeln!(made, "| `--{}{value}` | {usual} | {}{lacking} |", row.flag(), row.flag_help()).unwrap();
+            writeln!(made, "| `--{}{value}` | {usual} | {}{lacking} |", row.flag(), row.help()).unwrap();
         }
     }
     made.push('\n');

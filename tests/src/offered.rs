@@ -47,7 +47,7 @@ pub fn told(merge: &Merge) -> Map<String, Value> {
         "weights": merge.weights,
         "dtype": merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase()),
         "space": space, "rank": rank, "energy": energy,
-        "residual": false,
+        "residual": "off",
         "allow_cross_run": true,
         "allow_non_finite": merge.allow_non_finite,
         "rewrite": true,

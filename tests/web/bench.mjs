@@ -68,18 +68,18 @@ const natively = (threads, flags) => () => {
   expected ??= createHash("sha256").update(readFileSync(join(out, "adapter_model.safetensors"))).digest("hex");
 };
 const NATIVE = (threads, residual = false) => `native, ${threads} thread${threads === 1 ? "" : "s"}${residual ? ", residual" : ""}`;
-for (const threads of new Set([1, cores])) contend(NATIVE(threads), natively(threads, ["--no-residual"]));
+for (const threads of new Set([1, cores])) contend(NATIVE(threads), natively(threads, ["--residual", "off"]));
 contend(NATIVE(1, true), natively(1, []));
 
 /** Each is a row: what is said of it, options, and the threads and residual of the native merge beside it. */
 const ROWS = [
-  ["1 worker", { threads: 1, residual: false }, NATIVE(1)],
-  ["1 worker, inputs unhashed", { threads: 1, residual: false, skipInputHashes: true }, NATIVE(1)],
+  ["1 worker", { threads: 1, residual: "off" }, NATIVE(1)],
+  ["1 worker, inputs unhashed", { threads: 1, residual: "off", skipInputHashes: true }, NATIVE(1)],
   ["1 worker, residual", { threads: 1 }, NATIVE(1, true)],
-  [`${cores} workers`, { threads: cores, residual: false }, NATIVE(cores)],
+  [`${cores} workers`, { threads: cores, residual: "off" }, NATIVE(cores)],
 ];
 
-for (const [name, options, against] of [["this thread", { threads: 0, residual: false }, NATIVE(1)], ...ROWS]) {
+for (const [name, options, against] of [["this thread", { threads: 0, residual: "off" }, NATIVE(1)], ...ROWS]) {
   contend(`node, ${name}`, async () => {
     const run = await mwa.openRun(await disk(join(folder, "run")));
     const { report, seconds } = await mwa.merge(run, { select: "all", ...options });
@@ -111,7 +111,7 @@ async function open(...flags) {
 const plain = await open();
 for (const [name, options, against] of ROWS) contend(`chromium, ${name}`, () => plain.merge(options), against);
 const withGpu = await open("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader");
-contend("chromium, SwiftShader as GPU", () => withGpu.merge({ device: "gpu", threads: 1, residual: false }), NATIVE(1), 1);
+contend("chromium, SwiftShader as GPU", () => withGpu.merge({ device: "gpu", threads: 1, residual: "off" }), NATIVE(1), 1);
 
 // everyone once in each round
 for (let round = 0; round < ROUNDS; round += 1) {

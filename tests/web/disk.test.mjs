@@ -68,7 +68,7 @@ test("hostile files are refused by name", async () => {
   assert.deepEqual(await readdir(folder), []);
 });
 
-for (const [residual, flags] of [[undefined, []], [false, ["--no-residual"]]]) {
+for (const [residual, flags] of [[undefined, []], ["off", ["--residual", "off"]], ["sketch", ["--residual", "sketch"]]]) {
   test(`the folder is that of the native command ${flags}`, { skip: !process.env.MWA_BINARY && "MWA_BINARY names no native binary" }, async () => {
     const folder = await fresh();
     await cp(sample, join(folder, "runs/sample"), { recursive: true });
@@ -86,7 +86,7 @@ for (const [residual, flags] of [[undefined, []], [false, ["--no-residual"]]]) {
     assert.equal((await stat(here)).mode, (await stat(native)).mode);
     assert.equal(report.outputs[0].sha256, SAMPLE);
     assert.equal(report.inputs[0].path, "../sample/checkpoint-750");
-    assert.equal(report.residual === undefined, residual === false);
+    assert.equal(report.residual === undefined, residual === "off");
     await run(process.env.MWA_BINARY, ["verify", here]);
   });
 }

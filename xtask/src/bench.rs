@@ -59,7 +59,7 @@ fn adapters(runs: usize) -> Result {
     let out = target().join("bench/out");
     let mut contenders = vec![
         floor(&files, 1, &out),
-        ours("mwa merge --no-residual", &folder, &out),
+        ours("mwa merge --residual off", &folder, &out),
         ours("mwa merge", &folder, &out),
     ];
     contenders.extend(torch(&files, &out));

@@ -90,10 +90,7 @@ fn compile(root: &Path, features: &str, folder: &Path) -> Result<[Vec<u8>; 2]> {
         format!("--remap-path-prefix={}=rust", sysroot.trim()),
     ]
     .to_vec();
-    // the loops are inlined by order; the rest is to be small, and this is where it is smallest
-    flags.push("-Cllvm-args=-inline-threshold=5".into());
-    // else the kernel's block, which has many uses, is taken to overlap its inputs, and each loop is compiled a second time
-    flags.push("-Cllvm-args=-capture-tracking-max-uses-to-explore=10000".into());
+    flags.extend(target::LOOPS.map(String::from));
     flags.extend(small);
     // a folder for each: cargo keeps builds with different flags apart, but not their results
     command.current_dir(root).args([

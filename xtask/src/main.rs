@@ -109,7 +109,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
-        _ => Err(format!("`{}` is no verb\n\n{HELP}", arguments.join(" "))),
+        _ => Err(format!("`{}` is not a verb\n\n{HELP}", arguments.join(" "))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

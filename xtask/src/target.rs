@@ -9,6 +9,14 @@ use crate::run::{Result, cargo, output, target};
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library";
 
+/// Flags for a core that is small but for its loops.
+pub(crate) const LOOPS: [&str; 2] = [
+    // the loops are inlined by order; the rest is to be small, and this is where it is smallest
+    "-Cllvm-args=-inline-threshold=5",
+    // else the kernel's block, which has many uses, is taken to overlap its inputs, and each loop is compiled a second time
+    "-Cllvm-args=-capture-tracking-max-uses-to-explore=10000",
+];
+
 /// `cargo build` of one package for a bare target, and by which road it gets the target's library.
 pub(crate) struct Build {
     pub(crate) command: Command,

@@ -11,13 +11,15 @@ use crate::run::{Result, build, output, root, run, stream, target};
 use crate::target;
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
+/// What the core needs of Rust's library.
+const CORE: &str = "core,alloc";
 /// Where Debian puts its Chromium; elsewhere `MWA_CHROMIUM` says.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// The npm package, into `wasm/web/dist`.
 pub(crate) fn package() -> Result {
     let web = root().join("wasm/web");
-    module("mwa-web-module", "core,alloc", &web.join("dist/wasm"), "mwa")?;
+    module("mwa-web-module", CORE, &web.join("dist/wasm"), "mwa")?;
     // wgpu needs all of std
     module("mwa-web-gpu", "std,panic_abort", &web.join("dist/wasm-gpu"), "mwa_gpu")?;
     npm(&web)?;
@@ -28,6 +30,9 @@ pub(crate) fn package() -> Result {
 fn module(package: &str, library: &str, folder: &Path, name: &str) -> Result {
     let mut build = target::build_with(library, package, TRIPLE)?;
     let mut flags = vec!["-Ctarget-feature=+simd128".to_owned()];
+    if library == CORE {
+        flags.extend(target::LOOPS.map(String::from));
+    }
     // without the library's sources it is larger
     flags.extend(build.small().unwrap_or_default());
     let built = if build.from_source { target().join("debian") } else { target() };

@@ -45,7 +45,7 @@ class MergeOptions(WeightOptions, total=False):
     rank: int | Literal["auto", "full"] | None  # Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
     energy: float | None  # With rank auto, the share of the squared norm that each module keeps [default: 0.999]
     strict: bool  # Fail where a module that an input lacks would count as zero
-    residual: bool  # Measure how far averaged factors are from the average of their products; half the time of a large merge [default: true]
+    residual: Literal["exact", "sketch", "off"] | None  # How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
     allow_cross_run: bool  # Average the factors of adapters, or the models, that are not of one run
     dtype: Literal["keep", "f32", "bf16", "f16"] | None  # Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
     allow_non_finite: bool  # Let NaN and infinity through instead of failing

@@ -47,14 +47,20 @@ class ModuleDistance:
     module: str
     relative: float
     rank: int | None = None
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far the result is from the average of what the adapters do: over all modules, and by module."""
+    """How far the result is from the average of what the adapters do: over all modules, and by module.
+
+    `method` is "exact", or "sketch" for an estimate, which has a standard error.
+    """
 
     overall: float
     modules: tuple[ModuleDistance, ...]
+    method: str = "exact"
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)

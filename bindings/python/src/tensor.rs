@@ -48,7 +48,7 @@ pub(crate) fn merge_tensors<'py>(
         given.push(Input { name: name.clone(), config, tensors: tensors.collect() });
     }
     // nothing tells of a residual here
-    let options = MergeOptions { residual: false, ..wanted.merging().map_err(raise)? };
+    let options = MergeOptions { residual: mwa::Measure::Off, ..wanted.merging().map_err(raise)? };
     let mut merge = call(py, None, |progress| InMemory::new(given, &weights, options, machine, progress))?;
 
     let results = PyDict::new(py);

@@ -4,7 +4,7 @@ use super::job::{Aim, Work};
 use super::{Cut, Job};
 use crate::adapter::config::AdapterConfig;
 use crate::error::Result;
-use crate::method::product::Factors;
+use crate::method::product::{Factors, Measure, Method};
 use crate::plan::{Cuts, Input, Plan, Recipe};
 use crate::weigh::scheme::Weights;
 
@@ -13,7 +13,7 @@ use crate::weigh::scheme::Weights;
 pub struct Comparison {
     plan: Plan,
     cuts: Cuts,
-    factors: Option<Factors>,
+    factors: Option<(Factors, Method)>,
 }
 
 impl Comparison {
@@ -33,6 +33,7 @@ impl Comparison {
         let plan = Plan::new(inputs, &even, &recipe)?;
         // what is not a product of factors has no residual
         let factors = Factors::unscaled(inputs, configs, weights).ok().filter(|factors| !factors.is_empty());
+        let factors = factors.and_then(|factors| factors.method(Measure::Auto).map(|how| (factors, how)));
         Ok(Self { cuts: Cuts::new(&plan, cut.max_bytes), plan, factors })
     }
 
@@ -45,13 +46,13 @@ impl Comparison {
     /// How many jobs there are; those after [`Self::elements`] are to be run, and find the residual of a module each.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.elements() + self.factors.as_ref().map_or(0, |factors| factors.count() as u64)
+        self.elements() + self.factors.as_ref().map_or(0, |(factors, _)| factors.count() as u64)
     }
 
     /// Bytes that all jobs together read.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.plan.bytes() + self.factors.as_ref().map_or(0, Factors::bytes)
+        self.plan.bytes() + self.factors.as_ref().map_or(0, |(factors, _)| factors.bytes())
     }
 
     /// The job with a number below [`Self::count`].
@@ -64,7 +65,7 @@ impl Comparison {
             return Job(Work::Elements(self.cuts.job(&self.plan, number)));
         }
         let module = usize::try_from(number - self.cuts.count()).expect("modules are in memory");
-        let factors = self.factors.as_ref().expect("no job has this number");
-        Job(Work::Module(factors.job(module), Aim::Residual))
+        let (factors, how) = self.factors.as_ref().expect("no job has this number");
+        Job(Work::Module(factors.job(module), Aim::Residual(*how)))
     }
 }

@@ -6,7 +6,7 @@ use core::ops::Range;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernel::Tally;
-use crate::method::product::{ModuleJob, Reader, Residual};
+use crate::method::product::{Method, ModuleJob, Reader, Residual};
 use crate::plan;
 use crate::plan::{Read, Write};
 use crate::run::same_run::Beginnings;
@@ -30,7 +30,7 @@ pub(super) enum Work<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Aim {
     /// How far the average of its factors is from the average of its products.
-    Residual,
+    Residual(Method),
     /// The rank that keeps this share of its energy.
     Rank(f64),
     /// Its merged factors.
@@ -141,7 +141,7 @@ impl<'a> Job<'a> {
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
     #[must_use]
     pub fn is_windowed(&self) -> bool {
-        matches!(self.0, Work::Module(_, Aim::Residual))
+        matches!(self.0, Work::Module(_, Aim::Residual(_)))
     }
 
     /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
@@ -157,7 +157,7 @@ impl<'a> Job<'a> {
     #[inline(always)]
     pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         let inputs = match (&self.0, bytes) {
-            (Work::Module(job, Aim::Residual), bytes) => return residual(job, bytes),
+            (Work::Module(job, Aim::Residual(how)), bytes) => return residual(job, *how, bytes),
             (_, Bytes::Whole(inputs)) => inputs,
             (_, Bytes::Windows(..)) => panic!("this job takes its bytes whole"),
         };
@@ -200,10 +200,10 @@ impl<'a> Job<'a> {
 
 /// A residual reads by windows, also out of bytes that are all there.
 #[inline(always)]
-fn residual(job: &ModuleJob<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
+fn residual(job: &ModuleJob<'_>, how: Method, bytes: Bytes<'_, '_>) -> Result<Found> {
     let found = match bytes {
-        Bytes::Windows(most, read) => job.residual(most, read),
-        Bytes::Whole(inputs) => job.residual(WINDOW, &mut |wanted, out| fill(job, inputs, wanted, out)),
+        Bytes::Windows(most, read) => job.residual(how, most, read),
+        Bytes::Whole(inputs) => job.residual(how, WINDOW, &mut |wanted, out| fill(job, inputs, wanted, out)),
     };
     found.map(Found::Residual)
 }

@@ -70,7 +70,7 @@ use crate::adapter::kinds::Exactness;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Tally;
-use crate::method::product::{Factors, Products, Rank, Residual, Space, adapter_configs};
+use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::run::same_run::Samples;
 use crate::weigh::choose::{note_of_sum, wrong_count};
@@ -94,7 +94,7 @@ pub struct MergeOptions {
     /// In product space, fail where an input lacks a module that others have.
     pub strict: bool,
     /// Of averaged LoRA factors, measure too how far they are from the average of the products; each is read twice then.
-    pub residual: bool,
+    pub residual: Measure,
     /// Average factors of several runs all the same.
     pub allow_cross_run: bool,
     /// Let NaN and infinity through instead of failing.
@@ -109,7 +109,7 @@ impl Default for MergeOptions {
             dtype: None,
             space: Space::Factors,
             strict: false,
-            residual: true,
+            residual: Measure::Auto,
             allow_cross_run: false,
             allow_non_finite: false,
             rewrite: false,
@@ -239,7 +239,7 @@ pub struct Merge {
 enum Modules {
     Nothing,
     /// It is measured how far their averaged factors are off.
-    Residual(Factors),
+    Residual(Factors, Method),
     /// Their products are merged, at ranks that a survey may have to find.
     Product(Products, Rank),
 }
@@ -290,8 +290,14 @@ impl Merge {
                 notes.extend(products.gaps(options.strict)?);
                 Modules::Product(products, rank.unwrap_or(Rank::Inputs))
             }
-            (None, Space::Factors) if options.residual && agreed.exactness == Exactness::Product => {
-                Modules::Residual(Factors::new(inputs, &optional, weights)?)
+            (None, Space::Factors)
+                if options.residual != Measure::Off && agreed.exactness == Exactness::Product =>
+            {
+                let factors = Factors::new(inputs, &optional, weights)?;
+                match factors.method(options.residual) {
+                    Some(how) => Modules::Residual(factors, how),
+                    None => Modules::Nothing,
+                }
             }
             (None, Space::Factors) => Modules::Nothing,
         };
@@ -348,7 +354,7 @@ impl Merge {
         };
         let (places, modules) = match &self.modules {
             Modules::Nothing => (Vec::new(), 0),
-            Modules::Residual(factors) => (Vec::new(), factors.count()),
+            Modules::Residual(factors, _) => (Vec::new(), factors.count()),
             Modules::Product(products, _) => (products.places(&plan), ranks.len()),
         };
         self.found = vec![None; modules];
@@ -438,7 +444,7 @@ impl Merge {
         let i = index(number - cuts.count());
         Job(match &self.modules {
             Modules::Nothing => panic!("no job has this number"),
-            Modules::Residual(factors) => Work::Module(factors.job(i), Aim::Residual),
+            Modules::Residual(factors, how) => Work::Module(factors.job(i), Aim::Residual(*how)),
             Modules::Product(products, rank) => {
                 Work::Module(products.placed(i, &places[i], *rank, ranks), Aim::Merge)
             }
@@ -479,7 +485,7 @@ impl Merge {
                 self.laid().plan.bytes()
                     + match modules {
                         Modules::Nothing => 0,
-                        Modules::Residual(factors) => factors.bytes(),
+                        Modules::Residual(factors, _) => factors.bytes(),
                         Modules::Product(products, _) => products.factors().bytes(),
                     }
             }
@@ -577,8 +583,8 @@ impl Merge {
         match (&self.modules, &self.laid) {
             _ if self.found.iter().any(Option::is_none) => Ok((None, None)),
             (Modules::Nothing, _) | (_, None) => Ok((None, None)),
-            (Modules::Residual(factors), _) => {
-                Ok(factors.distance(&self.found.iter().map(residual).collect::<Vec<_>>()))
+            (Modules::Residual(factors, how), _) => {
+                Ok(factors.distance(*how, &self.found.iter().map(residual).collect::<Vec<_>>()))
             }
             (Modules::Product(products, rank), Some(laid)) => {
                 let lost: Vec<Residual> = self.found.iter().filter_map(residual).collect();

@@ -10,7 +10,7 @@ use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
-use crate::method::product::{Rank, Residual, Space};
+use crate::method::product::{Method, Rank, Residual, Space};
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
 use crate::weigh::scheme::Scheme;
@@ -59,6 +59,12 @@ pub struct Report {
 pub struct Distance {
     /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖ over all modules together.
     pub overall: f64,
+    /// How that was found: `exact`, or `sketch`, by random sums.
+    #[serde(default = "exact")]
+    pub method: String,
+    /// The standard error of `overall`, where it is an estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
     /// The same by module.
     pub modules: Vec<ModuleDistance>,
 }
@@ -73,21 +79,44 @@ pub struct ModuleDistance {
     pub rank: Option<usize>,
     /// ‖result − Σ wγBA‖ / ‖Σ wγBA‖.
     pub relative: f64,
+    /// The standard error of `relative`, where it is an estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+}
+
+const EXACT: &str = "exact";
+
+/// How reports of older versions found everything.
+fn exact() -> String {
+    EXACT.into()
 }
 
 impl Distance {
     /// Put modules together; `None` if there are none, or their numbers are beyond f64.
-    pub fn new(modules: impl Iterator<Item = (String, Option<usize>, Residual)>) -> Option<Self> {
+    pub fn new(
+        how: Method,
+        modules: impl Iterator<Item = (String, Option<usize>, Residual)>,
+    ) -> Option<Self> {
+        let standard_error = |residual: Residual| (how == Method::Sketch).then(|| residual.standard_error());
         let mut sum = Residual::default();
         let modules: Vec<_> = modules
             .map(|(module, rank, residual)| {
                 sum = sum.plus(residual);
-                ModuleDistance { module, rank, relative: residual.relative() }
+                ModuleDistance {
+                    module,
+                    rank,
+                    relative: residual.relative(),
+                    standard_error: standard_error(residual),
+                }
             })
             .collect();
         let is_finite = modules.iter().all(|module| module.relative.is_finite());
-        (!modules.is_empty() && is_finite && sum.relative().is_finite())
-            .then(|| Self { overall: sum.relative(), modules })
+        (!modules.is_empty() && is_finite && sum.relative().is_finite()).then(|| Self {
+            overall: sum.relative(),
+            method: if how == Method::Sketch { "sketch" } else { EXACT }.into(),
+            standard_error: standard_error(sum),
+            modules,
+        })
     }
 
     /// The module that is furthest off.
@@ -96,10 +125,13 @@ impl Distance {
         self.modules.iter().max_by(|a, b| a.relative.total_cmp(&b.relative))
     }
 
-    /// In words: "0.34 % (at most 1.2 %, in model.layers.0.q_proj)".
+    /// In words: "0.34 % (at most 1.2 %, in model.layers.0.q_proj)", or of an estimate "0.34 % ± 0.01 %".
     #[must_use]
     pub fn describe(&self) -> String {
-        let overall = percent(self.overall);
+        let mut overall = percent(self.overall);
+        if let Some(error) = self.standard_error.filter(|error| *error > 0.0) {
+            overall += &format!(" ± {}", percent(error));
+        }
         match self.worst() {
             Some(worst) if worst.relative > 0.0 => {
                 format!("{overall} (at most {}, in {})", percent(worst.relative), worst.module)

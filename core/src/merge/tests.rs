@@ -237,7 +237,7 @@ fn jobs_by_tensor_stay_within_one() {
     let inputs = vec![input("a", &files[0]), input("b", &files[1])];
     let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
     let cut = Cut { by_tensor: true, ..Cut::default() };
-    let options = MergeOptions { residual: false, ..MergeOptions::default() };
+    let options = MergeOptions { residual: Measure::Off, ..MergeOptions::default() };
     let mut merge = Merge::new(chosen, options, cut).unwrap();
     merge.next().unwrap();
     merge.found(0, Found::Cosines(vec![f64::NAN])).unwrap();

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::MetricOptions;
 use crate::merge::MergeOptions;
-use crate::method::product::{Rank, Space};
+use crate::method::product::{Measure, Rank, Space};
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
@@ -65,27 +65,10 @@ impl Row {
         self.help.trim_ascii()
     }
 
-    /// The name on the command line: a switch that is on unless told otherwise is turned off by `--no-NAME`.
+    /// The name on the command line. A switch is off unless it is given.
     #[must_use]
     pub fn flag(&self) -> String {
-        let no = if self.is_on() { "no-" } else { "" };
-        format!("{no}{}", self.name.replace('_', "-"))
-    }
-
-    /// What that flag does.
-    #[must_use]
-    pub fn flag_help(&self) -> String {
-        let help = self.help();
-        match help.split_at_checked(1) {
-            Some((first, rest)) if self.is_on() => format!("Do not {}{rest}", first.to_ascii_lowercase()),
-            _ => help.into(),
-        }
-    }
-
-    /// Whether this is a switch that is on by default.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.kind == Kind::Switch && self.facts.usual == "true"
+        self.name.replace('_', "-")
     }
 
     /// The options that it cannot be combined with.
@@ -284,8 +267,12 @@ options! {
     energy: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "SHARE", usual: "0.999", ..SPACE };
     /// Fail where a module that an input lacks would count as zero
     strict: bool = false, Kind::Switch, SPACE;
-    /// Measure how far averaged factors are from the average of their products; half the time of a large merge
-    residual: bool = true, Kind::Switch, Facts { usual: "true", ..SPACE };
+    /// How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off
+    residual: Option<Measure> = None, Kind::Word(&Measure::NAMES), Facts {
+        value: "HOW",
+        usual: "exact if that is quick, else sketch",
+        ..SPACE
+    };
     /// Average the factors of adapters, or the models, that are not of one run
     allow_cross_run: bool = false, Kind::Switch, SPACE;
 
@@ -407,7 +394,7 @@ impl Options {
             dtype: self.dtype.0,
             space: self.space()?,
             strict: self.strict,
-            residual: self.residual,
+            residual: self.residual.unwrap_or_default(),
             allow_cross_run: self.allow_cross_run,
             allow_non_finite: self.allow_non_finite,
             rewrite: self.rewrite,

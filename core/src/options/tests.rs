@@ -45,7 +45,7 @@ fn the_table_tells_the_truth() {
             assert_eq!(options, expected, "{}", row.name);
         }
         if row.kind == Kind::Switch {
-            options.set(row.name, &Json::from(row.is_on())).unwrap();
+            options.set(row.name, &Json::Bool(false)).unwrap();
             assert_eq!(options, Options::default(), "{}", row.name);
         }
         assert!(options.set(row.name, &Json::from(vec![Json::Bool(true)])).is_err(), "{}", row.name);
@@ -76,14 +76,14 @@ fn each_option_reaches_what_it_is_for() {
     assert!(matches!(own.rule, WeightRule::Explicit(weights) if weights == [2.0, 1.0]));
 
     let merge = read(
-        r#"{"dtype": "bf16", "space": "product", "strict": true, "residual": false, "allow_cross_run": true,
+        r#"{"dtype": "bf16", "space": "product", "strict": true, "residual": "off", "allow_cross_run": true,
             "allow_non_finite": true, "rewrite": true}"#,
     );
     let merge = merge.merging().unwrap();
     assert_eq!((merge.dtype, merge.space), (Some(Float::BF16), Space::Product(None)));
     assert!(merge.strict && merge.allow_cross_run && merge.allow_non_finite && merge.rewrite);
-    assert!(!merge.residual);
-    assert!(read("").merging().unwrap().residual);
+    assert_eq!(merge.residual, Measure::Off);
+    assert_eq!(read("").merging().unwrap().residual, Measure::Auto);
 }
 
 #[test]
@@ -156,11 +156,4 @@ fn what_suits_no_checkpoints_is_refused_at_once() {
     for json in [r#"{"penalty": 2}"#, r#"{"weights": []}"#, r#"{"weights": [1, -1]}"#] {
         assert_eq!(read(json).choosing().unwrap_err().kind(), ErrorKind::Weights, "{json}");
     }
-}
-
-#[test]
-fn the_command_line_turns_off_what_is_on() {
-    let flag = |name| OPTIONS.iter().find(|row| row.name == name).unwrap().flag();
-    assert_eq!(flag("residual"), "no-residual");
-    assert_eq!(flag("drop_bad"), "drop-bad");
 }

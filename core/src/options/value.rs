@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use crate::dtype::Float;
 use crate::logs::goal::Goal;
 use crate::merge::report::dtype_named;
+use crate::method::product::Measure;
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
@@ -169,6 +170,12 @@ impl Value for Goal {
 }
 
 impl Value for Scheme {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Value for Measure {
     fn read(value: &Json, _: Kind) -> Option<Self> {
         value.as_str()?.parse().ok()
     }

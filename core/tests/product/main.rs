@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use merged::{Case, Merged, minus, norm};
-use mwa::Rank;
+use mwa::{Method, Rank, Residual};
 
 fn cases() -> Vec<Case> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/product");
@@ -97,7 +97,8 @@ fn energy_gives_the_smallest_rank_that_keeps_it() {
 fn the_residual_of_averaged_factors_is_exact() {
     let mut seen = 0;
     for case in cases() {
-        for (module, relative) in case.residuals() {
+        for (module, found) in case.residuals(Method::Exact) {
+            let relative = found.map(Residual::relative);
             let Some(&wanted) = case.wanted_residuals.get(&module) else {
                 assert!(relative.is_none() || case.differs_in_scale(), "{} {module}", case.name);
                 continue;
@@ -110,6 +111,30 @@ fn the_residual_of_averaged_factors_is_exact() {
             );
             if case.name == "equal" || case.name == "frozen-a" {
                 assert_eq!(relative, 0.0, "{}", case.name);
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10);
+}
+
+#[test]
+fn the_sketch_of_a_residual_is_what_it_is_said_to_be() {
+    let mut seen = 0;
+    for case in cases() {
+        for (module, found) in case.residuals(Method::Sketch) {
+            let Some(&(wanted, noise)) = case.wanted_sketches.get(&module) else {
+                assert!(found.is_none() || case.differs_in_scale(), "{} {module}", case.name);
+                continue;
+            };
+            let found = found.expect("the ranks agree");
+            let at = format!("{} {module}: {found:?}, {wanted} ± {noise}", case.name);
+            assert!((found.relative() - wanted).abs() <= 1e-4 * wanted + 1e-12, "{at}");
+            assert!((found.standard_error() - noise).abs() <= 1e-3 * noise + 1e-12, "{at}");
+            let exact = case.wanted_residuals[&module];
+            assert!((wanted - exact).abs() <= 4.0 * noise + 1e-9 * exact + 1e-12, "{at}, but it is {exact}");
+            if case.name == "equal" || case.name == "frozen-a" {
+                assert_eq!(found.error, 0.0, "{}", case.name);
             }
             seen += 1;
         }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use mwa::safetensors::{Header, Tensor};
 use mwa::{
-    AdapterConfig, Candidate, Factors, Float, Input, Plan, Products, Rank, Read, Recipe, Residual, Shard,
-    Weights, agree_as_products,
+    AdapterConfig, Candidate, Factors, Float, Input, Method, Plan, Products, Rank, Read, Recipe, Residual,
+    Shard, Weights, agree_as_products,
 };
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub(crate) struct Case {
     /// `MODULE/EXPERT` → D, and `MODULE/EXPERT/singular` → its singular values.
     pub(crate) dense: BTreeMap<String, Vec<f64>>,
     pub(crate) wanted_residuals: BTreeMap<String, f64>,
+    /// The same by sketches, and its standard error.
+    pub(crate) wanted_sketches: BTreeMap<String, (f64, f64)>,
 }
 
 pub(crate) struct Merged {
@@ -67,6 +69,7 @@ impl Case {
             configs,
             experts: serde_json::from_value(entry["experts"].clone()).expect("counts"),
             dense: tensors.tensors().iter().map(|t| (t.name.clone(), values(&dense, t))).collect(),
+            wanted_sketches: serde_json::from_value(entry["sketches"].clone()).expect("pairs"),
             wanted_residuals: serde_json::from_value(entry["residuals"].clone()).expect("numbers"),
             name,
         }
@@ -83,6 +86,7 @@ impl Case {
             experts: self.experts.clone(),
             dense: self.dense.clone(),
             wanted_residuals: self.wanted_residuals.clone(),
+            wanted_sketches: self.wanted_sketches.clone(),
         }
     }
 
@@ -135,20 +139,20 @@ impl Case {
     }
 
     /// The relative residual of averaged factors, by module.
-    pub(crate) fn residuals(&self) -> Vec<(String, Option<f64>)> {
+    pub(crate) fn residuals(&self, how: Method) -> Vec<(String, Option<Residual>)> {
         let factors = self.factors();
         let residual = |job: mwa::ModuleJob<'_>| {
             let mut read = |read: &Read, bytes: &mut [u8]| {
                 bytes.copy_from_slice(&self.files[read.input][read.range.start as usize..][..bytes.len()]);
                 Ok(())
             };
-            let found = job.residual(1 << 20, &mut read).expect("reading is copying");
+            let found = job.residual(how, 1 << 20, &mut read).expect("reading is copying");
             assert_eq!(
-                job.residual(1, &mut read).expect("reading is copying"),
+                job.residual(how, 1, &mut read).expect("reading is copying"),
                 found,
                 "pieces change nothing"
             );
-            (job.module().to_owned(), found.map(Residual::relative))
+            (job.module().to_owned(), found)
         };
         factors.jobs().map(residual).collect()
     }

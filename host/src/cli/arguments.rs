@@ -164,7 +164,7 @@ impl<V: HasOptions> Args for Given<V> {
 fn argument(row: &'static Row, verb: Verb) -> Arg {
     let usual = row.facts.usual;
     let help = match row.kind {
-        Kind::Switch => row.flag_help(),
+        Kind::Switch => row.help().to_owned(),
         _ if usual.is_empty() => row.help().into(),
         _ => format!("{} [default: {usual}]", row.help()),
     };
@@ -196,7 +196,7 @@ impl<V: HasOptions> FromArgMatches for Given<V> {
         for row in rows(V::VERB) {
             let name = row.name;
             let value = match row.kind {
-                Kind::Switch => matches.get_flag(name).then(|| Json::from(!row.is_on())),
+                Kind::Switch => matches.get_flag(name).then(|| Json::Bool(true)),
                 Kind::Path => {
                     metrics_file = matches.get_one::<PathBuf>(name).cloned();
                     metrics_file.as_ref().map(|path| Json::from(path.to_string_lossy()))

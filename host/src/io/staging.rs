@@ -113,7 +113,7 @@ impl Staging {
         };
         let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
         let name = target.file_name().ok_or_else(|| {
-            Error::new(ErrorKind::Output, "is no name for a folder").file(shown.display().to_string())
+            Error::new(ErrorKind::Output, "cannot be the name of a folder").file(shown.display().to_string())
         })?;
         let mut above = Made::default();
         let mut tries = 0;
@@ -155,7 +155,7 @@ impl Staging {
     /// Create a file of `len` bytes, to be written in pieces.
     pub(crate) fn create(&self, name: &str, len: u64) -> Result<File> {
         if !is_plain(name) {
-            let detail = format!("`{name}` is no plain file name");
+            let detail = format!("`{name}` is not a plain file name");
             return Err(Error::new(ErrorKind::Output, detail).file(self.shown.display().to_string()));
         }
         let create = || {

@@ -103,6 +103,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
   "space": "factors",
   "residual": {
     "overall": 0.031348695480210624,
+    "method": "exact",
     "modules": [
       {
         "module": "q",

@@ -112,8 +112,10 @@ Space:
       --energy <SHARE>      With rank auto, the share of the squared norm that each module keeps
                             [default: 0.999]
       --strict              Fail where a module that an input lacks would count as zero
-      --no-residual         Do not measure how far averaged factors are from the average of their
-                            products; half the time of a large merge
+      --residual <HOW>      How far averaged factors are from the average of their products: exact,
+                            sketch (an estimate in a fraction of a merge's time), or off [default:
+                            exact if that is quick, else sketch] [possible values: exact, sketch,
+                            off]
       --allow-cross-run     Average the factors of adapters, or the models, that are not of one run
 
 "#]]
@@ -376,7 +378,7 @@ fn json_has_a_stable_shape() {
 weights run
   {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], advice: [{about: string, value: number, text: string}], notes: []}
 merge run -o out
-  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], advice: [{about: string, value: number, text: string}], notes: []}
+  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
   [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
 verify out

@@ -352,7 +352,7 @@ fn verify_reads_no_file_that_a_report_names_elsewhere() {
         let outputs = outputs.replacen("adapter_model.safetensors", name, 1);
         place.write("out/mwa-report.json", format!("{inputs}\"outputs\"{outputs}"));
         let expected = format!(
-            "error: out/mwa-report.json: names `{name}`, which is no plain file name\n\
+            "error: out/mwa-report.json: names `{name}`, which is not a plain file name\n\
              help: the report was damaged or edited: merge again\n"
         );
         assert_eq!(place.fails("verify out"), expected);

@@ -101,6 +101,7 @@ fn the_residual_is_printed_and_reported_by_module() {
     assert!((told - wanted).abs() < 1e-5, "{told} against {wanted}");
     assert_eq!(report["residual"]["modules"][0]["module"], "q");
     assert_eq!(report["residual"]["overall"].as_f64().unwrap(), told);
+    assert_eq!(report["residual"]["method"], "exact", "it is small");
     let card = String::from_utf8(place.read("out/README.md")).unwrap();
     assert!(card.contains("off from the exact average"), "{card}");
 }
@@ -108,10 +109,22 @@ fn the_residual_is_printed_and_reported_by_module() {
 #[test]
 fn the_residual_can_be_left_out() {
     let place = two_runs();
-    let ran = place.merges("one two --weights 1,1 --allow-cross-run --no-residual");
+    let ran = place.merges("one two --weights 1,1 --allow-cross-run --residual off");
     assert!(!ran.out.contains("off from the average"), "{}", ran.out);
     assert_eq!(json(&place, "out/mwa-report.json").get("residual"), None);
     assert_eq!(place.mwa("verify out").code, Some(0));
+}
+
+#[test]
+fn a_sketch_of_the_residual_tells_its_standard_error_and_does_not_depend_on_memory() {
+    let place = two_runs();
+    let merge = "one two --weights 1,1 --allow-cross-run --residual sketch --force";
+    place.merges(merge);
+    let told = json(&place, "out/mwa-report.json")["residual"].clone();
+    assert_eq!(told["method"], "sketch");
+    assert!(told["standard_error"].is_number() && told["modules"][0]["standard_error"].is_number(), "{told}");
+    place.merges(&format!("{merge} --memory 1 --threads 1"));
+    assert_eq!(json(&place, "out/mwa-report.json")["residual"], told);
 }
 
 #[test]

@@ -6,7 +6,9 @@ usage: python tests/vectors/product/make.py        needs numpy
 For each case: the inputs (CASE-0.safetensors, …) with their adapter configs and weights in index.json, and
 CASE-dense.safetensors with, per module, D = Σ wγBA as a dense f64 matrix and its singular values by numpy's SVD.
 index.json also holds the relative residual of the average of factors, where the inputs' ranks and scales are
-equal. Nothing here shares code or method with the program: matrices are formed in full.
+equal, and the same by random sums with its standard error: which sums and signs is the program's definition
+(core/src/method/product/sketch.rs), here as matrices. Nothing here shares code or method with the program: matrices are
+formed in full.
 """
 
 import json
@@ -72,11 +74,53 @@ def products(a, b, experts):
     return [np.einsum("or,ri->oi", b[:, :, e], a[e]) for e in range(experts)]
 
 
+SIZE = 64
+WORD = 2**64 - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def draw(seed, at):
+    """SplitMix64."""
+    z = (seed + (at + 1) * GOLDEN) & WORD
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & WORD
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & WORD
+    return z ^ z >> 31
+
+
+def sums(seed, points):
+    """The matrix [64, points] that adds each point to one of 64 sums, with a sign."""
+    bits = [draw(seed ^ WORD, word) >> bit & 1 for word in (0, 1) for bit in range(64)]
+    matrix = np.zeros((SIZE, points))
+    for point in range(points):
+        block, lane = divmod(point, SIZE)
+        random = draw(seed, block)
+        flip, shift, turn = random & 1, (random >> 8) % SIZE, (random >> 16) % SIZE
+        matrix[(turn + lane) % SIZE, point] = -1 if bits[shift + lane] ^ flip else 1
+    return matrix
+
+
+def sketch(module, errors, totals):
+    """‖T X S‖ of what is lost over that of all, and its standard error; X is a list, one matrix per expert."""
+    seed = 0xCBF29CE484222325  # FNV-1a
+    for byte in module.encode():
+        seed = (seed ^ byte) * 0x100000001B3 & WORD
+    up, down = sums(seed ^ GOLDEN, errors[0].shape[0]), sums(seed, errors[0].shape[1])
+    squares = [sum((up @ x @ down.T) ** 2 for x in matrices) for matrices in (errors, totals)]
+    if not squares[0].any():
+        return 0.0, 0.0
+    error, total = (square.sum() for square in squares)
+    parts = [squares[0].sum(axis) / error - squares[1].sum(axis) / total
+             for axis in (0, 1) if errors[0].shape[1 - axis] > SIZE]
+    variance = sum(np.sum(part**2) for part in parts) * SIZE / (SIZE - 1)
+    relative = np.sqrt(error / total)
+    return float(relative), float(0.5 * relative * np.sqrt(variance))
+
+
 def case(index, name, inputs, weights, experts=()):
     """`inputs` is a list of (config, tensors); `experts` has the modules that hold several, and how many."""
     weights = np.array(weights, np.float64) / np.sum(weights)
     modules = sorted({module for _, tensors in inputs for module in halves(tensors)})
-    dense, residuals = {}, {}
+    dense, residuals, sketches = {}, {}, {}
     for module in modules:
         count = dict(experts).get(module, 1)
         total, parts, scales = None, [], []
@@ -97,11 +141,17 @@ def case(index, name, inputs, weights, experts=()):
             mean_a, mean_b = sum(w * a for w, a, _ in parts), sum(w * b for w, _, b in parts)
             mean = np.array(products(mean_a, mean_b, count)) * scales[0]
             residuals[module] = float(np.linalg.norm(total - mean) / np.linalg.norm(total))
+            # by differences, so that inputs that are nearly equal do not cancel
+            (*_, last), shares = parts, [w for w, _, _ in parts]
+            a, b = [[part[k] - last[k] for part in parts] for k in (1, 2)]
+            drift = [np.array(products(x, y, count)) for x, y in zip(a, b)]
+            drift = sum(w * d for w, d in zip(shares, drift)) - np.array(products(mean_a - last[1], mean_b - last[2], count))
+            sketches[module] = sketch(module, list(drift * scales[0]), list(total))
     for i, (_, tensors) in enumerate(inputs):
         write(HERE / f"{name}-{i}.safetensors", tensors)
     write(HERE / f"{name}-dense.safetensors", dense)
     index.append({"name": name, "weights": list(weights), "configs": [conf for conf, _ in inputs],
-                  "experts": dict(experts), "residuals": residuals})
+                  "experts": dict(experts), "residuals": residuals, "sketches": sketches})
 
 
 def main():
@@ -147,6 +197,8 @@ def main():
          [("layers.0.experts", 3)])
     long = lambda: pair(q, 5, 200, 2) | pair(v, 150, 4, 2)
     case(index, "long", [(config(2, 2), long()) for _ in range(3)], [0.2, 0.3, 0.5])
+    wide = lambda: pair(q, 80, 130, 3)
+    case(index, "wide", [(config(3, 3), wide()) for _ in range(3)], [0.2, 0.3, 0.5])
     lines = ",\n".join(json.dumps(entry) for entry in index)  # one case a line
     (HERE / "index.json").write_text(f"[\n{lines}\n]\n")
 

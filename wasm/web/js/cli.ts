@@ -17,7 +17,7 @@ Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  -
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
 Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
 Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
-Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --no-residual  --allow-cross-run
+Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --residual exact|sketch|off  --allow-cross-run
 Print      --json  -q, --quiet
 
 They mean what they mean to the native mwa, which also inspects and verifies.
@@ -33,7 +33,7 @@ const WEIGHING = {
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
-  space: text, rank: text, energy: text, strict: flag, "no-residual": flag, rewrite: flag, "allow-non-finite": flag,
+  space: text, rank: text, energy: text, strict: flag, residual: text, rewrite: flag, "allow-non-finite": flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -107,8 +107,7 @@ function merging(given: Given): MergeRunOptions {
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
   if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
-  const { dtype, space, strict, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
-  const residual = given["no-residual"] ? false : undefined;
+  const { dtype, space, strict, residual, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
   const options = { device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }

@@ -47,8 +47,8 @@ export interface CoreOptions extends WeighOptions {
   energy?: number;
   /** Fail where a module that an input lacks would count as zero. */
   strict?: boolean;
-  /** Measure how far averaged factors are from the average of their products; half the time of a large merge [default: true]. */
-  residual?: boolean;
+  /** How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]. */
+  residual?: "exact" | "sketch" | "off";
   /** Average the factors of adapters, or the models, that are not of one run. */
   allowCrossRun?: boolean;
   /** Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]. */

@@ -119,8 +119,12 @@ export interface HashedFile {
 export interface Distance {
   /** Over all modules together. */
   overall: number;
+  /** How that was found: exactly, or by random sums. */
+  method: "exact" | "sketch";
+  /** The standard error of `overall`, where it is an estimate. */
+  standard_error?: number;
   /** By module; `rank` is its rank in the output, in product space. */
-  modules: { module: string; rank?: number; relative: number }[];
+  modules: { module: string; rank?: number; relative: number; standard_error?: number }[];
 }
 
 /** `mwa-report.json`: what was merged, with which weights and why, and the hashes of all of it. */

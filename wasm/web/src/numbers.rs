@@ -31,7 +31,9 @@ pub(crate) fn numbers_of(found: &Found) -> Vec<f64> {
         Found::Cosines(cosines) => [&[1.0], cosines.as_slice()].concat(),
         Found::Rank(rank) => vec![2.0, *rank as f64],
         Found::Residual(None) => vec![3.0],
-        Found::Residual(Some(Residual { error, norm })) => vec![3.0, *error, *norm],
+        Found::Residual(Some(Residual { error, norm, noise })) => {
+            [&[3.0, *error, *norm], noise.as_slice()].concat()
+        }
     }
 }
 
@@ -45,7 +47,7 @@ pub(crate) fn found_in(numbers: &[f64]) -> Result<Found> {
         [1.0, ref cosines @ ..] => Found::Cosines(cosines.to_vec()),
         [2.0, rank] => Found::Rank(rank as usize),
         [3.0] => Found::Residual(None),
-        [3.0, error, norm] => Found::Residual(Some(Residual { error, norm })),
+        [3.0, error, norm, a, b, c] => Found::Residual(Some(Residual { error, norm, noise: [a, b, c] })),
         _ => return Err(Error::new(ErrorKind::Usage, "these numbers are not what a job has found")),
     })
 }
@@ -56,7 +58,7 @@ mod tests {
 
     #[test]
     fn findings_come_back_as_they_went() {
-        let residual = Residual { error: 0.5, norm: 2.0 };
+        let residual = Residual { error: 0.5, norm: 2.0, noise: [0.25, 0.125, 1.0] };
         for found in [
             Found::Tally(Tally { non_finite: 1, underflowed: 2 }),
             Found::Cosines(vec![0.25, 1.0]),

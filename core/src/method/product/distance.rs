@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Factors, Products, Rank, Residual};
+use super::{Factors, Method, Products, Rank, Residual};
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::report::Distance;
 
@@ -11,7 +11,11 @@ impl Factors {
     /// How far the average of factors is from that of products, and what to tell the user; `found` are the residuals of
     /// [`Self::jobs`], in order. `None` where one of them says nothing.
     #[must_use]
-    pub fn distance(&self, found: &[Option<Residual>]) -> (Option<Distance>, Option<&'static str>) {
+    pub fn distance(
+        &self,
+        how: Method,
+        found: &[Option<Residual>],
+    ) -> (Option<Distance>, Option<&'static str>) {
         let Some(found) = found.iter().copied().collect::<Option<Vec<Residual>>>() else {
             return (None, None);
         };
@@ -19,7 +23,7 @@ impl Factors {
         let is_exact = several && found.iter().all(|residual| residual.error == 0.0);
         let note = "one factor of each module is the same in all inputs, so the average of factors is exact";
         let modules = self.modules.iter().zip(&found);
-        let distance = Distance::new(modules.map(|(module, found)| (module.name.clone(), None, *found)));
+        let distance = Distance::new(how, modules.map(|(module, found)| (module.name.clone(), None, *found)));
         (distance, is_exact.then_some(note))
     }
 }
@@ -38,6 +42,6 @@ impl Products {
         }
         let name = |i: usize| -> String { self.factors.modules[i].name.clone() };
         let modules = ranks.iter().zip(lost).enumerate();
-        Ok(Distance::new(modules.map(|(i, (rank, lost))| (name(i), Some(*rank), *lost))))
+        Ok(Distance::new(Method::Exact, modules.map(|(i, (rank, lost))| (name(i), Some(*rank), *lost))))
     }
 }

@@ -5,9 +5,11 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::Method;
 use super::module::{Module, Place};
 use super::panel::{Factor, Side, Stack};
 use super::residual::{Residual, Spread, norm_of_sum, residual};
+use super::sketch::sketch;
 use super::window::{Reader, Window};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,11 +85,15 @@ impl ModuleJob<'_> {
     /// # Errors
     /// Those of `read`.
     #[inline(always)]
-    pub fn residual(&self, max_bytes: usize, read: &mut Reader<'_>) -> Result<Option<Residual>> {
+    pub fn residual(&self, how: Method, max_bytes: usize, read: &mut Reader<'_>) -> Result<Option<Residual>> {
         let sources = &self.module.sources;
         let rank = sources[0].rank;
         if self.module.experts == 0 || sources.iter().any(|source| source.rank != rank) {
             return Ok(None);
+        }
+        let scale = sources[0].scale / sources[0].weight;
+        if how == Method::Sketch {
+            return Ok(Some(sketch(self.module, max_bytes, read)?.times(scale * scale)));
         }
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
         let mut sum = Residual::default();
@@ -105,8 +111,7 @@ impl ModuleJob<'_> {
             sum =
                 sum.plus(residual(grams, &weights, || self.norm_of_sum(&weights, expert, max_bytes, read))?);
         }
-        let scale = sources[0].scale / sources[0].weight;
-        Ok(Some(Residual { error: scale * scale * sum.error, norm: scale * scale * sum.norm }))
+        Ok(Some(sum.times(scale * scale)))
     }
 
     /// ‖Σ wBA‖² straight from the factors, in f64.
@@ -168,7 +173,7 @@ impl ModuleJob<'_> {
                 let energies = found.energies();
                 let (kept, lost) = energies.split_at(self.rank.min(energies.len()));
                 let (kept, lost) = (kept.iter().rev().sum::<f64>(), lost.iter().rev().sum::<f64>());
-                sum = sum.plus(Residual { error: lost, norm: kept + lost });
+                sum = sum.plus(Residual { error: lost, norm: kept + lost, noise: [0.0; 3] });
                 Some(found.maps(self.rank))
             };
             let (for_a, for_b) = maps.map_or((None, None), |(for_a, for_b)| (Some(for_a), Some(for_b)));

@@ -13,6 +13,7 @@ mod job;
 mod module;
 mod panel;
 mod residual;
+mod sketch;
 mod window;
 
 use alloc::borrow::Cow;
@@ -46,6 +47,63 @@ pub enum Space {
     /// What LoRA adapters do, γBA per module, at this rank or the inputs' own.
     Product(Option<Rank>),
 }
+
+/// How it is found out how far averaged factors are from the average of their products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// To the rounding of f32; time and memory grow with the square of checkpoints × rank.
+    Exact,
+    /// By random sums, with a standard error; time grows with what is read, memory with nothing.
+    Sketch,
+}
+
+/// Whether that is wanted, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Exactly where that takes next to nothing, else by sketches.
+    #[default]
+    Auto,
+    /// Exactly.
+    Exact,
+    /// By sketches.
+    Sketch,
+    /// Not at all.
+    Off,
+}
+
+impl Measure {
+    /// The words for all but the first.
+    pub(crate) const NAMES: [&'static str; 3] = ["exact", "sketch", "off"];
+
+    /// The word for it; none for the first, which is what is done when nothing is said.
+    #[must_use]
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Exact => Some("exact"),
+            Self::Sketch => Some("sketch"),
+            Self::Off => Some("off"),
+        }
+    }
+}
+
+impl core::str::FromStr for Measure {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "exact" => Ok(Self::Exact),
+            "sketch" => Ok(Self::Sketch),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::new(ErrorKind::Usage, format!("`{word}` is not a way to find the residual"))),
+        }
+    }
+}
+
+/// Most products and sums of an exact residual that is not asked for by name: some hundredths of a second.
+const EXACT_WORK: f64 = 134e6;
+/// Most checkpoints × rank of one: a few megabytes.
+const EXACT_FEATURES: usize = 512;
 
 /// The rank that merged factors get.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
@@ -111,6 +169,26 @@ impl Factors {
     /// One job per module, for [`ModuleJob::residual`] only.
     pub fn jobs(&self) -> impl Iterator<Item = ModuleJob<'_>> {
         (0..self.modules.len()).map(|i| self.job(i))
+    }
+
+    /// How the residual of all modules is found, if it is wanted.
+    pub(crate) fn method(&self, wanted: Measure) -> Option<Method> {
+        let features = |module: &Module| module.sources.iter().map(|source| source.rank).sum::<usize>();
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let work = |module: &Module| {
+            let points = module.experts as f64 * (module.inside + module.outside) as f64;
+            (features(module) as f64) * (features(module) as f64) / 2.0 * points
+        };
+        let is_small = || {
+            self.modules.iter().all(|module| features(module) <= EXACT_FEATURES)
+                && self.modules.iter().map(work).sum::<f64>() <= EXACT_WORK
+        };
+        match wanted {
+            Measure::Off => None,
+            Measure::Exact => Some(Method::Exact),
+            Measure::Auto if is_small() => Some(Method::Exact),
+            Measure::Auto | Measure::Sketch => Some(Method::Sketch),
+        }
     }
 
     /// How many modules there are.

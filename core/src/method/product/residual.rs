@@ -22,6 +22,8 @@ pub struct Residual {
     pub error: f64,
     /// ‖Σ wBA‖².
     pub norm: f64,
+    /// Where they are estimates: the variance of the error, the covariance of both, and the variance of the norm.
+    pub noise: [f64; 3],
 }
 
 impl Residual {
@@ -34,7 +36,28 @@ impl Residual {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { error: self.error + other.error, norm: self.norm + other.norm }
+        let noise = core::array::from_fn(|i| self.noise[i] + other.noise[i]);
+        Self { error: self.error + other.error, norm: self.norm + other.norm, noise }
+    }
+
+    /// With both norms times `factor`.
+    #[must_use]
+    pub(super) fn times(self, factor: f64) -> Self {
+        let noise = self.noise.map(|noise| factor * factor * noise);
+        Self { error: factor * self.error, norm: factor * self.norm, noise }
+    }
+
+    /// The standard error of [`Self::relative`]; 0 of what is exact.
+    #[must_use]
+    pub fn standard_error(self) -> f64 {
+        if self.error == 0.0 {
+            return 0.0;
+        }
+        let [error, both, norm] = self.noise;
+        // of ½ ln(error / norm), to the first order
+        let variance = error / self.error / self.error - 2.0 * both / self.error / self.norm
+            + norm / self.norm / self.norm;
+        0.5 * self.relative() * libm::sqrt(variance.max(0.0))
     }
 }
 
@@ -66,7 +89,7 @@ pub(super) fn residual(
     if norm < CANCELLED * error {
         norm = norm_of_sum()?;
     }
-    Ok(Residual { error: error.max(0.0), norm: norm.max(0.0) })
+    Ok(Residual { error: error.max(0.0), norm: norm.max(0.0), noise: [0.0; 3] })
 }
 
 /// Below this share of the error, the norm is a small difference of large numbers.

@@ -271,7 +271,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         "select": select.pick.map(mwa::Pick::name),
         "adapter": adapter, "weights_key": weights_key, "drop_bad": drop_bad,
         "smooth": metric.smooth, "metric_tolerance": metric.tolerance, "strict_metrics": metric.strict,
-        "space": space, "rank": rank, "energy": energy, "strict": strict, "residual": residual,
+        "space": space, "rank": rank, "energy": energy, "strict": strict, "residual": residual.word(),
         "allow_cross_run": *allow_cross_run || across, "dtype": dtype,
         "allow_non_finite": allow_non_finite, "rewrite": rewrite,
     });
@@ -294,5 +294,5 @@ fn length(span: &Span) -> usize {
 
 /// The guest is not trusted: what it asks for is checked.
 fn astray() -> Error {
-    Error::new(ErrorKind::Device, "wasm: the component asked for something that is not its business")
+    Error::new(ErrorKind::Device, "wasm: the component asked for a file or bytes that this merge does not need")
 }
