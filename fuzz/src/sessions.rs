@@ -47,13 +47,13 @@ pub(crate) fn check(bytes: &[u8]) {
     let options = json!({
         "weights": (0..count).map(|_| tape.next()).collect::<Vec<u8>>(),
         "space": if bits & 1 == 0 { "factors" } else { "product" },
-        "residual": bits & 2 != 0,
+        "residual": ["off", "exact", "sketch"][usize::from(bits >> 1) % 3],
         "allow_cross_run": bits & 4 == 0,
         "allow_non_finite": bits & 8 != 0,
         "rewrite": bits & 16 != 0,
         "dtype": if bits & 32 == 0 { None } else { Some("bf16") },
     });
-    let Ok(options) = Options::read(options.as_object().expect("it is one")) else { return };
+    let options = Options::read(options.as_object().expect("it is one")).expect("they are options");
     let chunk = [None, Some(8), Some(1), Some(40)][usize::from(bits >> 6)];
     let order = Order { verb: Verb::Merge, paths, options, chunk };
     let calm = drive(&files, order.clone(), &mut Tape(&[]));

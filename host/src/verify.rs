@@ -94,7 +94,10 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     let files = report.inputs.iter().flat_map(|input| &input.files);
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
     if let Some(name) = names.chain(&report.adapter).find(|name| !is_plain(name)) {
-        return Err(at(Error::new(ErrorKind::Input, format!("names `{name}`, which is not a plain file name"))));
+        return Err(at(Error::new(
+            ErrorKind::Input,
+            format!("names `{name}`, which is not a plain file name"),
+        )));
     }
 
     let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, progress);

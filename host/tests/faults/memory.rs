@@ -53,7 +53,7 @@ fn many_bytes_take_little_memory() {
     let place = sparse(10, 2, 64 << 20);
     let Some(shim) = shim(&place) else { return };
     let merge =
-        "merge run -o out -q --scheme uniform --last 10 --device cpu --threads 2 --memory 8M --no-residual";
+        "merge run -o out -q --scheme uniform --last 10 --device cpu --threads 2 --memory 8M --residual off";
     let peak = peak(&place, &shim, merge);
     println!("640 MB of inputs: {peak} kB");
     assert!(peak <= MOST, "{peak} kB");
@@ -64,7 +64,7 @@ fn many_checkpoints_take_little_memory() {
     let place = sparse(400, 8, 240 << 10);
     let Some(shim) = shim(&place) else { return };
     let merge =
-        "merge run -o out -q --scheme uniform --last 400 --device cpu --threads 2 --memory 8M --no-residual";
+        "merge run -o out -q --scheme uniform --last 400 --device cpu --threads 2 --memory 8M --residual off";
     let peak = peak(&place, &shim, merge);
     println!("400 checkpoints: {peak} kB");
     assert!(peak <= MOST, "{peak} kB");
@@ -80,7 +80,7 @@ fn within(place: &Place, limit: usize, arguments: &str) -> std::process::Output 
 fn memory_that_cannot_be_had_is_an_error_that_leaves_nothing() {
     let place = sparse(3, 2, 8 << 20);
     let before = place.tree();
-    let merge = "merge run -o p/out -q --scheme uniform --device cpu --threads 2 --no-residual";
+    let merge = "merge run -o p/out -q --scheme uniform --device cpu --threads 2 --residual off";
     let wanted: usize = std::env::var("FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
     let step = if wanted > 0 { 32 } else { 512 };
     let (mut told, mut done) = (Vec::new(), 0);

@@ -294,5 +294,8 @@ fn length(span: &Span) -> usize {
 
 /// The guest is not trusted: what it asks for is checked.
 fn astray() -> Error {
-    Error::new(ErrorKind::Device, "wasm: the component asked for a file or bytes that this merge does not need")
+    Error::new(
+        ErrorKind::Device,
+        "wasm: the component asked for a file or bytes that this merge does not need",
+    )
 }
