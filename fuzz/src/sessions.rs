@@ -44,10 +44,11 @@ pub(crate) fn check(bytes: &[u8]) {
             files.write(&format!("{path}/adapter_config.json"), CONFIG.as_bytes());
         }
     }
+    let residual = ["off", "exact", "sketch"][usize::from(bits >> 1) % 3];
     let options = json!({
         "weights": (0..count).map(|_| tape.next()).collect::<Vec<u8>>(),
         "space": if bits & 1 == 0 { "factors" } else { "product" },
-        "residual": ["off", "exact", "sketch"][usize::from(bits >> 1) % 3],
+        "residual": residual,
         "allow_cross_run": bits & 4 == 0,
         "allow_non_finite": bits & 8 != 0,
         "rewrite": bits & 16 != 0,
