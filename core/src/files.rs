@@ -151,6 +151,16 @@ pub fn text<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<Cow<'a, s
     })
 }
 
+/// Whether a path in a folder is a link that leads out of it. Links of a download cache, from `snapshots/REVISION` to the
+/// `blobs` beside it, stay within what was downloaded.
+pub(crate) fn leads_out(files: &dyn Files, folder: &str, path: &str) -> Maybe<bool> {
+    let places = all([folder, path].map(|path| files.identity(path)))?;
+    let (home, place) = (&places[0], &places[1]);
+    let is_in = |folder: &str| place.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['/', '\\']));
+    let cache = home.rfind("snapshots").map(|at| format!("{}blobs", &home[..at]));
+    Ok(!home.is_empty() && !is_in(home) && !cache.is_some_and(|blobs| is_in(&blobs)))
+}
+
 /// A path in a folder; the folder without a name is where paths begin.
 #[must_use]
 pub fn join(folder: &str, path: &str) -> String {

@@ -24,7 +24,7 @@ pub use bind::guard::guard;
 pub use bind::memory;
 pub use bind::paced::Paced;
 #[cfg(feature = "cli")]
-pub use cli::command;
+pub use cli::{command, memory::Memory};
 pub use engine::device::{DeviceChoice, Gpus};
 pub use engine::execute::execute;
 pub use engine::gpu;

@@ -15,6 +15,7 @@ use crate::find::choose::Choice;
 use crate::io::disk::io_error;
 use crate::io::hash::hash_file;
 use crate::io::scratch::Scratch;
+use crate::io::staging::leads_out;
 use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
@@ -101,8 +102,20 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     }
 
     let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, progress);
-    let check_here =
-        |files: &[HashedFile]| -> Result<Vec<_>> { files.iter().map(|file| check(folder, file)).collect() };
+    let check_here = |files: &[HashedFile]| -> Result<Vec<_>> {
+        let check_here = |file: &HashedFile| {
+            let path = folder.join(&file.name);
+            // what it leads to may become another file, or be one that is nobody's business
+            if let Some(place) = leads_out(&path)? {
+                let detail = format!("is a link out of the folder, to {}", place.display());
+                return Err(Error::new(ErrorKind::Input, detail)
+                    .file(path.display().to_string())
+                    .help("verify a folder that holds the files themselves"));
+            }
+            check(folder, file)
+        };
+        files.iter().map(check_here).collect()
+    };
     let outputs = check_here(&report.outputs)?;
     let mut inputs = Vec::new();
     for input in &report.inputs {

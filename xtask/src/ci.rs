@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::run::{Result, cargo, output, run};
-use crate::{target, test};
+use crate::{supply, target, test};
 
 /// A target without an operating system: what builds here needs no std.
 const BARE: &str = "x86_64-unknown-none";
@@ -30,6 +30,7 @@ const CORE_LINKS: &[&str] = &[
 pub(crate) fn ci() -> Result {
     run(cargo(["fmt", "--all", "--check"]))?;
     core_dependencies()?;
+    supply::supply()?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--features", "conformance/wasm"];
     run(cargo(clippy.iter().chain(&["--", "-D", "warnings"])))?;
     let mut docs = cargo(["doc", "--workspace", "--no-deps"]);

@@ -10,8 +10,10 @@ mod hashes;
 mod inputs;
 mod python;
 mod run;
+mod supply;
 mod target;
 mod test;
+mod trials;
 mod vectors;
 mod web;
 
@@ -44,7 +46,15 @@ usage: cargo xtask VERB …
   test all                 everything above
 
   faults [COUNT]           merges whose system calls fail one by one, and merges that are killed: COUNT of them (100000);
-                           `test` injects each call's share once. Linux, with a C compiler
+                           `test` injects each call's share once, and kills a thousand. Linux, with a C compiler
+  fuzz [MINUTES]           libFuzzer on every reader of bytes that strangers give (10), with nightly and cargo-fuzz;
+                           `test` tries the same targets on their examples and on mutations of these
+  miri                     the core's tests that Miri finishes in minutes, and the border to C; with nightly
+  sanitize                 the host's tests under AddressSanitizer and ThreadSanitizer; with nightly
+
+  supply                   licences, sources and build scripts as deny.toml allows them; advisories where cargo-deny is
+                           installed and reaches their database
+  sbom                     what the binary is linked with: target/sbom/mwa.cdx.json, CycloneDX
 
   vectors                  remake tests/vectors with the numpy oracle and show what changed
 
@@ -59,7 +69,7 @@ usage: cargo xtask VERB …
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
-  ci                       what CI runs: fmt, clippy, docs, the core without std, its dependencies, all tests
+  ci                       what CI runs: fmt, supply, clippy, docs, the core without std, its dependencies, all tests
 
 What is made lies in the target folder. Environment:
 
@@ -83,8 +93,14 @@ fn main() -> ExitCode {
         ["build", "web"] => web::package(),
         ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
-        ["faults"] => test::faults("100000"),
-        ["faults", count] if count.parse::<usize>().is_ok() => test::faults(count),
+        ["faults"] => trials::faults("100000"),
+        ["faults", count] if count.parse::<usize>().is_ok() => trials::faults(count),
+        ["fuzz"] => trials::fuzz("10"),
+        ["fuzz", minutes] => trials::fuzz(minutes),
+        ["miri"] => trials::miri(),
+        ["sanitize"] => trials::sanitize(),
+        ["supply"] => supply::supply(),
+        ["sbom"] => supply::sbom(),
         ["vectors"] => vectors::remake(),
         ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::count::{Count, is_required, lane, skip};
 use crate::python::{Python, python};
-use crate::run::{Result, build, cargo, root, run, stream, target};
+use crate::run::{Result, build, cargo, root, stream, target};
 use crate::{bindings, component, gpu, hashes, vectors};
 
 /// `cargo xtask test …`
@@ -35,13 +35,6 @@ pub(crate) fn test(what: &[&str]) -> Result {
     }
     println!("\n{count}");
     if count.failed == 0 { Ok(()) } else { Err("tests failed".into()) }
-}
-
-/// `cargo xtask faults COUNT`
-pub(crate) fn faults(count: &str) -> Result {
-    let mut tests = cargo(["test", "--package", "mwa-host", "--test", "faults", "--", "--nocapture"]);
-    tests.env("FAULTS", count);
-    run(tests)
 }
 
 fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {

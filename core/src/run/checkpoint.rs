@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 use crate::adapter::config::AdapterConfig;
 use crate::error::{Error, ErrorKind};
 use crate::files::{
-    Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_folder, is_inside, join, last, parent, text,
+    Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_folder, is_inside, join, last, leads_out, parent,
+    text,
 };
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::{foreign, open, stem};
@@ -331,6 +332,10 @@ fn open_shards(
             let detail = format!("names the shard {shard}, which is missing");
             let error = Error::new(ErrorKind::Io, detail).help("download or copy the rest of the checkpoint");
             return Err(at(error).into());
+        }
+        if leads_out(files, parent(index), &path)? {
+            let detail = format!("names the shard {shard}, which is a link out of the checkpoint");
+            return Err(at(Error::new(ErrorKind::Input, detail).help("put the file itself there")).into());
         }
         open_weights(files, readers, &path, options)
     };

@@ -15,10 +15,13 @@ use mwa::{Error, ErrorKind, readable};
 use serde::Serialize;
 
 use crate::cli::arguments::{Cli, Command, Show};
+use crate::cli::memory;
 use crate::cli::show;
 use crate::cli::signals;
+use crate::engine::cpu::MEMORY;
 use crate::io::disk::io_error;
 use crate::io::open::raise_limit;
+use crate::io::room;
 use crate::options::Machine;
 use crate::progress::Progress;
 
@@ -80,6 +83,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let start = Instant::now();
             let bar = Bar::new(show, timings.timings);
             let how = given.merging()?;
+            prepare(how.machine);
             let report = crate::merge(&given.choosing(inputs)?, &how, &output, &bar)?;
             note(show, &report.notes);
             let printed = print(show, &report, || {
@@ -118,7 +122,9 @@ fn run(command: Command) -> mwa::Result<u8> {
         Command::Verify { folder, given, timings, show } => {
             signals::stop_cleanly();
             let bar = Bar::new(show, timings.timings);
-            let verified = crate::verify(&folder, Machine::new(&given.options)?, &bar)?;
+            let machine = Machine::new(&given.options)?;
+            prepare(machine);
+            let verified = crate::verify(&folder, machine, &bar)?;
             print(show, &verified, || show::verified(&verified))?;
             if !verified.is_good() {
                 return Ok(FAILED);
@@ -142,6 +148,12 @@ fn run(command: Command) -> mwa::Result<u8> {
         }
     }
     Ok(DONE)
+}
+
+/// Be ready to say what a merge on this machine needs, should memory run out.
+fn prepare(machine: Machine) {
+    memory::prepare();
+    room::order(machine.threads(), machine.memory.unwrap_or(MEMORY));
 }
 
 /// Print a result as JSON or, unless quiet, as text.

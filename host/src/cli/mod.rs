@@ -2,5 +2,6 @@
 
 mod arguments;
 pub mod command;
+pub(crate) mod memory;
 mod show;
 mod signals;

@@ -7,6 +7,7 @@ use crate::engine::board::{State, Tray};
 use crate::engine::pass::{Hashed, Pass, Timings, bytes, stretches};
 use crate::engine::pool::on_threads;
 use crate::engine::simd::InstructionSet;
+use crate::io::room;
 use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
@@ -99,7 +100,7 @@ pub(crate) fn compute<S: Send + 'static>(
         pass.read(&read, buffer)?;
     }
     for (write, buffer) in job.writes().zip(&mut *outputs) {
-        buffer.resize(bytes(&write.range), 0);
+        room::resize(buffer, bytes(&write.range))?;
     }
     let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
     let mut rooms: Vec<_> = outputs[..job.writes().len()].iter_mut().map(Vec::as_mut_slice).collect();

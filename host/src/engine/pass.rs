@@ -14,6 +14,7 @@ use mwa::{Error, Read, Result, Write};
 use crate::engine::board::{Board, State};
 use crate::engine::pool::Ending;
 use crate::io::hash::{Claim, Hashes, Piece};
+use crate::io::room;
 use crate::io::store::Store;
 use crate::progress::Progress;
 
@@ -101,7 +102,7 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
             // in other formats anything may lie before and between tensors
             let is_safetensors = merge.chosen().inputs[input].files[file].header.is_safetensors();
             let Some(begin) = begin.filter(|_| is_safetensors) else { return Ok(None) };
-            let mut head = vec![0; usize::try_from(begin).expect("a head is at most 100 MB")];
+            let mut head = room::zeros(usize::try_from(begin).expect("a head is at most 100 MB"))?;
             store.read(&Read { input, file, range: 0..begin }, &mut head)?;
             Ok(Some(hashes.add(&head)))
         };
@@ -130,7 +131,7 @@ impl<'a, S: Send + 'static> Pass<'a, S> {
 
     /// Fill `buffer` with the bytes of `read`.
     pub(crate) fn read(&self, read: &Read, buffer: &mut Vec<u8>) -> Result<()> {
-        buffer.resize(bytes(&read.range), 0);
+        room::resize(buffer, bytes(&read.range))?;
         Timings::time(&self.timings.read, || self.store.read(read, buffer))?;
         self.progress.advance(buffer.len() as u64);
         Ok(())

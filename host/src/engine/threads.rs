@@ -9,6 +9,7 @@ use crate::engine::cpu::{MEMORY, budget};
 use crate::engine::pass::{bytes, joined};
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
+use crate::io::room;
 use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
@@ -62,13 +63,13 @@ impl Desk {
     fn run(&mut self, job: &Job<'_>, store: &Store, progress: &dyn Progress) -> Result<mwa::merge::Found> {
         self.inputs.resize_with(job.reads().len(), Vec::new);
         for (read, buffer) in job.reads().zip(&mut self.inputs) {
-            buffer.resize(bytes(&read.range), 0);
+            room::resize(buffer, bytes(&read.range))?;
             store.read(&read, buffer)?;
             progress.advance(buffer.len() as u64);
         }
         self.outputs.resize_with(job.writes().len(), Vec::new);
         for (write, buffer) in job.writes().zip(&mut self.outputs) {
-            buffer.resize(bytes(&write.range), 0);
+            room::resize(buffer, bytes(&write.range))?;
         }
         let inputs: Vec<_> = self.inputs.iter().map(Vec::as_slice).collect();
         let mut rooms: Vec<_> = self.outputs.iter_mut().map(Vec::as_mut_slice).collect();

@@ -72,7 +72,18 @@ impl InputFile {
 
 /// Open a file to be read that a stranger named, in a report or an index: a pipe or a device would be waited for.
 pub(crate) fn open_regular(path: &Path) -> Result<File> {
-    let failed = |error: io::Error| io_error("cannot open it", &error).file(path.display().to_string());
+    regular(path).map_err(|error| {
+        let error = if error.get_ref().is_some() {
+            Error::new(ErrorKind::Input, NOT_REGULAR)
+        } else {
+            io_error("cannot open it", &error)
+        };
+        error.file(path.display().to_string())
+    })
+}
+
+/// The same, with an error as the system gives it.
+pub(crate) fn regular(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
     #[cfg(unix)]
@@ -81,12 +92,11 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
         let at_once = rustix::fs::OFlags::NONBLOCK.bits();
         options.custom_flags(at_once.try_into().expect("a flag of the system's own calls"));
     }
-    let file = options.open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_file() {
-        return Ok(file);
-    }
-    Err(Error::new(ErrorKind::Input, "is not a regular file").file(path.display().to_string()))
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NOT_REGULAR)) }
 }
+
+const NOT_REGULAR: &str = "is not a regular file";
 
 /// The files of this machine. It remembers what they were when they were first looked at.
 #[derive(Debug, Default)]
@@ -142,7 +152,7 @@ impl Files for Disk {
 
     fn read(&self, path: &str, range: Range<u64>) -> Maybe<Cow<'_, [u8]>> {
         let read = || {
-            let mut file = File::open(path_of(path))?;
+            let mut file = regular(&path_of(path))?;
             file.seek(io::SeekFrom::Start(range.start))?;
             let mut bytes = Vec::new();
             file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;

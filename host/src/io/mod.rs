@@ -2,7 +2,9 @@
 
 pub(crate) mod disk;
 pub(crate) mod hash;
+pub(crate) mod left;
 pub(crate) mod open;
+pub(crate) mod room;
 pub(crate) mod scratch;
 pub(crate) mod staging;
 pub(crate) mod store;

@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::io::left;
+
 /// How many random characters follow the prefix of a folder's name.
 const RANDOM: usize = 6;
 
@@ -27,12 +29,17 @@ impl Scratch {
         loop {
             let path = builder.tempdir_in(parent)?.keep();
             match Held::of(&path) {
-                Held::Mine(lock) => return Ok(Self { path: Some(path), _lock: Some(lock) }),
-                Held::Unknown => return Ok(Self { path: Some(path), _lock: None }),
+                Held::Mine(lock) => return Ok(Self::made(path, Some(lock))),
+                Held::Unknown => return Ok(Self::made(path, None)),
                 // between its making and its locking someone took it for litter
                 Held::Elsewhere => {}
             }
         }
+    }
+
+    fn made(path: PathBuf, lock: Option<File>) -> Self {
+        left::made(&path);
+        Self { path: Some(path), _lock: lock }
     }
 
     /// The folders in `parent` that [`Self::new`] made with this prefix in a process that is gone.
@@ -59,7 +66,9 @@ impl Scratch {
 
     /// Leave the folder where it is now.
     pub(crate) fn keep(&mut self) {
-        self.path = None;
+        if let Some(path) = self.path.take() {
+            left::forget(&path);
+        }
     }
 }
 
@@ -68,6 +77,7 @@ impl Drop for Scratch {
         if let Some(path) = &self.path {
             // what cannot be removed now is found by the next run
             let _ = fs::remove_dir_all(path);
+            left::forget(path);
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::find::READERS;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::io::disk::{io_error, open_regular};
 use crate::io::hash::sha256::Sha256;
+use crate::io::left;
 use crate::io::scratch::Scratch;
 
 /// How the folder is called while it is made.
@@ -303,6 +304,7 @@ impl Staging {
         let failed = |error: io::Error| cannot_write(&self.shown, &error);
         let parent = self.target.parent().expect("begin() gave it a parent");
         let mut aside = Scratch::new(parent, REPLACED).map_err(failed)?;
+        left::forget(aside.path()); // the earlier merge in it is not to go
         let at = aside.path().join(self.target.file_name().expect("begin() gave it a name"));
         fs::rename(&self.target, &at).map_err(failed)?;
         let done = earlier(&at, &self.shown)
@@ -358,7 +360,10 @@ impl Made {
         let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
         for folder in missing.into_iter().rev() {
             match fs::create_dir(folder) {
-                Ok(()) => self.0.push(folder.to_owned()),
+                Ok(()) => {
+                    left::made_for_all(folder);
+                    self.0.push(folder.to_owned());
+                }
                 // someone else was quicker, and it is theirs
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
                 Err(error) => return Err(error),
@@ -368,7 +373,7 @@ impl Made {
     }
 
     fn keep(&mut self) {
-        self.0.clear();
+        self.0.drain(..).for_each(|folder| left::forget(&folder));
     }
 }
 
@@ -376,6 +381,7 @@ impl Drop for Made {
     fn drop(&mut self) {
         // fails for a folder in which others have put something meanwhile
         let _ = self.0.iter().rev().try_for_each(fs::remove_dir);
+        self.keep();
     }
 }
 
@@ -479,7 +485,7 @@ pub(crate) fn place_of(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Where a link in a checkpoint leads, if that is out of the checkpoint: what is published must be what is there. Links of
 /// a download cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
-fn leads_out(path: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn leads_out(path: &Path) -> Result<Option<PathBuf>> {
     let folder = path.parent().map(place_of).transpose()?.flatten();
     let (Some(place), Some(folder)) = (place_of(path)?, folder) else { return Ok(None) };
     let mut above = folder.ancestors();

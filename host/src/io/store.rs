@@ -67,7 +67,7 @@ impl Store {
             Some(header) => header.read(start, bytes, |at, into| disk::read_at(file, into, at)),
             None => disk::read_at(file, bytes, start),
         };
-        self.open.with(*number, || File::open(path), fill).map_err(|error| cannot_read(path, &error))
+        self.open.with(*number, || disk::regular(path), fill).map_err(|error| cannot_read(path, &error))
     }
 
     /// Write `bytes` at the beginning of `write`.
@@ -99,7 +99,7 @@ impl Store {
                 Hashed::Output(file) => self.output(file, read)?,
                 Hashed::Input(Source { path, number, .. }) => self
                     .open
-                    .with(*number, || File::open(path), read)
+                    .with(*number, || disk::regular(path), read)
                     .map_err(|error| cannot_read(path, &error))?,
             };
             *hash = Some(found.ok_or_else(stopped)?);

@@ -155,6 +155,32 @@ error: b/model.safetensors.index.json: is not a shard index: invalid type: strin
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_shard_is_no_link_out_of_its_checkpoint_but_to_what_was_downloaded_with_it() {
+    use std::os::unix::fs::symlink;
+    let shard = "b/model-00002-of-00002.safetensors";
+    let place = sharded();
+    std::fs::rename(place.path(shard), place.path("secret.safetensors")).unwrap();
+    symlink("../secret.safetensors", place.path(shard)).unwrap();
+    assert_data_eq!(
+        place.fails("merge a b --scheme uniform -o out"),
+        str![[r#"
+error: b/model.safetensors.index.json: names the shard model-00002-of-00002.safetensors, which is a link out of the checkpoint
+help: put the file itself there
+
+"#]]
+    );
+    // as a download cache has it
+    let place = sharded();
+    place.write("hub/blobs/abc", place.read(shard));
+    std::fs::remove_file(place.path(shard)).unwrap();
+    std::fs::create_dir(place.path("hub/snapshots")).unwrap();
+    std::fs::rename(place.path("b"), place.path("hub/snapshots/123")).unwrap();
+    symlink("../../blobs/abc", place.path("hub/snapshots/123/model-00002-of-00002.safetensors")).unwrap();
+    place.merges("a hub/snapshots/123 --scheme uniform");
+}
+
 /// Two full models in two shards each.
 fn sharded() -> Place {
     let place = Place::new();

@@ -14,7 +14,17 @@ use crate::place::Place;
 use crate::unix::large;
 
 /// A slow merge that has begun to write into `folder`, stopped in the middle of it.
-struct Paused(Child);
+struct Paused(Option<Child>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // a test that fails leaves no stopped process behind
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
 
 impl Paused {
     fn start(place: &Place, arguments: &str, folder: &str) -> Self {
@@ -26,26 +36,28 @@ impl Paused {
 
     /// A merge that was just started.
     fn of(child: Child, place: &Place, folder: &str, before: &[OsString]) -> Self {
+        let paused = Self(Some(child));
         let start = Instant::now();
         while making(place, folder).iter().all(|name| before.contains(name)) {
             assert!(start.elapsed() < Duration::from_secs(60), "the merge never began");
             sleep(Duration::from_millis(1));
         }
-        let paused = Self(child);
         paused.signal("STOP");
         paused
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
+        let id = self.0.as_ref().expect("it is taken by its end alone").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
         assert!(sent.unwrap().success());
     }
 
     /// Let it go on to its end: its exit code and standard error.
-    fn go_on(self) -> (Option<i32>, String) {
+    fn go_on(mut self) -> (Option<i32>, String) {
         // a killed one is there until it is waited for
         self.signal("CONT");
-        let output = self.0.wait_with_output().unwrap();
+        let child = self.0.take().expect("it is taken by its end alone");
+        let output = child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 }
@@ -357,6 +369,14 @@ fn verify_reads_no_file_that_a_report_names_elsewhere() {
     let ran = place.mwa("verify out");
     assert_eq!(ran.code, Some(1), "{}", ran.out);
     assert!(ran.out.contains("foreign  out/adapter_model.safetensors"), "{}", ran.out);
+    // a link may lead to what is nobody's business
+    let place = Place::with_run();
+    place.merges("run --select all");
+    fs::rename(place.path("out/adapter_model.safetensors"), place.path("elsewhere")).unwrap();
+    symlink("../elsewhere", place.path("out/adapter_model.safetensors")).unwrap();
+    let said = place.fails("verify out");
+    let expected = "error: out/adapter_model.safetensors: is a link out of the folder, to ";
+    assert!(said.starts_with(expected), "{said}");
     // a pipe is not waited for
     let place = Place::with_run();
     place.merges("run --select all");
@@ -431,20 +451,7 @@ fn names_never_reach_a_terminal_or_a_card_raw() {
         &["verify", "out"],
     ];
     for arguments in all {
-        let ran = place.command("").args(arguments).env("CLICOLOR_FORCE", "1").output().unwrap();
-        let shown = [ran.stdout, ran.stderr].concat();
-        let shown = String::from_utf8(shown).unwrap();
-        // colours are ours
-        let mut plain = shown.clone();
-        for colour in ["0", "1", "2", "31", "32", "36"] {
-            plain = plain.replace(&format!("\x1b[{colour}m"), "");
-        }
-        let is_hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
-        assert!(!plain.contains(is_hidden), "{arguments:?}: {plain:?}");
-        assert!(
-            !plain.lines().any(|line| line.starts_with("31m") || line.starts_with('\u{9b}')),
-            "{plain:?}"
-        );
+        assert_is_readable(&place, arguments);
     }
     let card = String::from_utf8(place.read("out/README.md")).unwrap();
     assert!(!card.contains(['\x1b', '\u{202e}']) && card.contains("eval_m"), "{card}");
@@ -452,4 +459,89 @@ fn names_never_reach_a_terminal_or_a_card_raw() {
     let json = place.command("").args(["inspect", &run, "--json"]).output().unwrap().stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json[0]["path"], run);
+}
+
+/// Whatever `mwa` says of this, colours are all that a terminal does with it.
+fn assert_is_readable(place: &Place, arguments: &[&str]) {
+    let ran = place.command("").args(arguments).env("CLICOLOR_FORCE", "1").output().unwrap();
+    let shown = [ran.stdout, ran.stderr].concat();
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(!shown.is_empty());
+    let mut plain = shown.clone();
+    for colour in ["0", "1", "2", "31", "32", "36"] {
+        plain = plain.replace(&format!("\x1b[{colour}m"), "");
+    }
+    let is_hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!plain.contains(is_hidden), "{arguments:?}: {plain:?}");
+    let is_torn = |line: &str| line.starts_with("31m") || line.starts_with('\u{9b}');
+    assert!(!plain.lines().any(is_torn), "{plain:?}");
+}
+
+#[test]
+fn names_within_files_never_reach_a_terminal_raw() {
+    let evil = "x\u{1b}]0;title\u{7}\u{1b}[2J\u{202e}\n\u{9b}31m";
+    let json = serde_json::to_string(evil).unwrap();
+    let merge: &[&str] = &["merge", "run", "-o", "out", "--select", "all"];
+    // a tensor: in one checkpoint only; of an unknown dtype; not a number
+    for value in [f32::NAN, 1.0] {
+        let place = Place::with_run();
+        let tensor = crate::adapter::f32s(evil, &[1], &[value]);
+        let mut tensors = crate::adapter::lora(0.5);
+        tensors.push(tensor);
+        place.checkpoint("run/checkpoint-20", &tensors);
+        assert_is_readable(&place, merge);
+        assert_is_readable(&place, &["inspect", "run/checkpoint-20"]);
+        for step in [10, 30] {
+            place.checkpoint(&format!("run/checkpoint-{step}"), &tensors);
+        }
+        assert_is_readable(&place, merge);
+    }
+    for (dtype, shape) in [(json.as_str(), "[1]"), ("\"F32\"", "[9]")] {
+        let place = Place::with_run();
+        let head = format!(r#"{{{json}: {{"dtype": {dtype}, "shape": {shape}, "data_offsets": [0, 4]}}}}"#);
+        let file = crate::adapter::with_header(&head, &[0; 4]);
+        place.write("run/checkpoint-20/adapter_model.safetensors", file);
+        assert_is_readable(&place, merge);
+        assert_is_readable(&place, &["inspect", "run/checkpoint-20"]);
+    }
+    // a config's values
+    for (from, to) in [
+        ("\"LORA\"", json.clone()),
+        ("\"example/tiny\"", json.clone()),
+        ("\"q\"", json.clone()),
+        ("\"r\": 2", format!("\"rank_pattern\": {{{json}: 3}}, \"r\": 2")),
+        ("\"r\": 2", format!("\"r\": {json}")),
+    ] {
+        let place = Place::with_run();
+        place.edit("run/checkpoint-20/adapter_config.json", from, &to);
+        assert_is_readable(&place, merge);
+        assert_is_readable(&place, &["inspect", "run/checkpoint-20"]);
+    }
+    // an index
+    let place = Place::with_run();
+    let index = format!(r#"{{"weight_map": {{{json}: {json}}}}}"#);
+    place.write("run/checkpoint-20/adapter_model.safetensors.index.json", index);
+    fs::remove_file(place.path("run/checkpoint-20/adapter_model.safetensors")).unwrap();
+    assert_is_readable(&place, merge);
+    // a table's columns
+    let place = Place::with_run();
+    place.write("scores.csv", format!("step,\"{evil}\"\n10,1\n20,2\n30,3\n"));
+    assert_is_readable(&place, &["weights", "run", "--metrics-file", "scores.csv", "--metric", "other"]);
+    // a report's names
+    for (from, to) in [
+        ("adapter_model.safetensors", evil),
+        ("../run/checkpoint-20", evil),
+        ("\"space\": \"factors\"", "\"space\": \"SPACE\""),
+    ] {
+        let place = Place::with_run();
+        place.merges("run --select all");
+        let quoted = serde_json::to_string(to).unwrap();
+        let to = if from.starts_with('"') {
+            to.replace("\"SPACE\"", &json)
+        } else {
+            quoted[1..quoted.len() - 1].to_owned()
+        };
+        place.edit("out/mwa-report.json", from, &to);
+        assert_is_readable(&place, &["verify", "out"]);
+    }
 }

@@ -9,6 +9,7 @@
 #[path = "../cli/adapter.rs"]
 #[allow(dead_code, reason = "the tests of the command line use the rest")]
 mod adapter;
+mod memory;
 #[path = "../cli/place.rs"]
 #[allow(dead_code, reason = "the tests of the command line use the rest")]
 mod place;
@@ -23,6 +24,7 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use place::Place;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What is merged: checkpoints by name, of which none may be left out.
 const NAMED: &str = "run/checkpoint-10 run/checkpoint-20 run/checkpoint-30 --weights 1,2,3";
@@ -40,12 +42,35 @@ const FAULTS: [&str; 10] = [
     "12",  // ENOMEM
 ];
 
+/// How many merges are killed at random moments, unless more are wanted; a thousand are killed at each of their calls.
+const KILLS: usize = 100;
+
 /// Signals by number, and the exit code of a merge that they stop; none for the one that cannot be caught.
 const SIGNALS: [(&str, Option<i32>); 4] =
     [("kill:9", None), ("kill:15", Some(143)), ("kill:2", Some(130)), ("kill:1", Some(129))];
 
 /// The files of a folder by name; none if there is no folder.
 type Files = Option<BTreeMap<String, Vec<u8>>>;
+
+/// What is preloaded; none where there is no C compiler.
+fn shim(place: &Place) -> Option<PathBuf> {
+    let shim = place.path("shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
+    let compiled = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&shim)
+        .arg(source)
+        .arg("-ldl")
+        .status();
+    match compiled {
+        Ok(status) => assert!(status.success(), "the shim does not compile"),
+        Err(error) => {
+            eprintln!("ignored: no C compiler: {error}");
+            return None;
+        }
+    }
+    Some(shim)
+}
 
 /// A run, and the merges that are tried on it.
 struct Lane {
@@ -68,21 +93,7 @@ impl Lane {
         for step in [10, 20, 30] {
             place.write(&format!("run/checkpoint-{step}/tokenizer.json"), "{}");
         }
-        let shim = place.path("shim.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
-        let compiled = Command::new("cc")
-            .args(["-O1", "-shared", "-fPIC", "-o"])
-            .arg(&shim)
-            .arg(source)
-            .arg("-ldl")
-            .status();
-        match compiled {
-            Ok(status) => assert!(status.success(), "the shim does not compile"),
-            Err(error) => {
-                eprintln!("ignored: no C compiler: {error}");
-                return None;
-            }
-        }
+        let shim = shim(&place)?;
         let mut lane = Self { place, shim, arguments, before: None, after: None, calls: 0 };
         if earlier {
             let other = NAMED.replace("1,2,3", "3,2,1");
@@ -324,17 +335,25 @@ fn a_merge_killed_at_any_moment_leaves_the_earlier_one_or_the_new_one() {
     lane.after = lane.files("p/out");
     lane.restore();
     let wanted: usize = std::env::var("FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-    let kills = (wanted / 6).max(40);
+    let kills = (wanted / 6).max(KILLS);
     for kill in 0..kills {
+        let (signal, code) = [
+            (Signal::KILL, None),
+            (Signal::TERM, Some(143)),
+            (Signal::INT, Some(130)),
+            (Signal::HUP, Some(129)),
+        ][kill % 4];
         let mut command = lane
             .place
             .command(&format!("merge {NAMED} -o p/out --device cpu --threads 1 {}", lane.arguments));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         // spread over the time that a merge takes, and somewhat beyond
         sleep(time.mul_f64(1.1 * (kill * 37 % kills) as f64 / kills as f64).max(Duration::from_millis(1)));
-        let _ = child.kill();
+        // nobody has waited for it, so that the number is still its own
+        let _ = kill_process(Pid::from_child(&child), signal);
         let output = child.wait_with_output().unwrap();
         let _ = fs::remove_file(lane.place.path("log"));
-        lane.judge(&output, None, false).unwrap_or_else(|what| panic!("kill {kill} of {kills}: {what}"));
+        lane.judge(&output, code, false).unwrap_or_else(|what| panic!("kill {kill} of {kills}: {what}"));
     }
+    println!("{kills} kills");
 }

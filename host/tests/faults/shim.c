@@ -3,7 +3,8 @@
    FAULT_AT     the number of the call, from 1 on; 0 only counts
    FAULT        an errno, `short`, or `kill:SIGNAL`
    FAULT_EVER   if set, every call from that one on fails
-   FAULT_LOG    a file that gets a line for the call that was struck, and one with the count of all at the end
+   FAULT_LOG    a file that gets a line for the call that was struck, and at the end one with the count of all and one with
+                the most memory that was in use at a time, in kB
 
    Standard input, output and error are left alone: the caller reads them. */
 #define _GNU_SOURCE
@@ -50,6 +51,15 @@ __attribute__((destructor)) static void end(void) {
   at = 0;
   snprintf(text, sizeof text, "calls %ld\n", (long)count);
   tell(text);
+  char status[4096], *peak;
+  int fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY);
+  ssize_t n = syscall(SYS_read, fd, status, sizeof status - 1);
+  syscall(SYS_close, fd);
+  status[n > 0 ? n : 0] = 0;
+  if ((peak = strstr(status, "VmHWM:"))) {
+    snprintf(text, sizeof text, "peak %ld\n", atol(peak + 6));
+    tell(text);
+  }
 }
 
 static enum verdict strike(const char *call) {
