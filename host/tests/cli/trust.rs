@@ -38,7 +38,12 @@ impl Paused {
     fn of(child: Child, place: &Place, folder: &str, before: &[OsString]) -> Self {
         let paused = Self(Some(child));
         let start = Instant::now();
-        while making(place, folder).iter().all(|name| before.contains(name)) {
+        // it locks its folder before it makes files there: else another merge may rightly take it for litter
+        let is_begun = |name: &OsString| {
+            let inside = fs::read_dir(place.path(folder).join(name));
+            !before.contains(name) && inside.is_ok_and(|mut inside| inside.next().is_some())
+        };
+        while !making(place, folder).iter().any(is_begun) {
             assert!(start.elapsed() < Duration::from_secs(60), "the merge never began");
             sleep(Duration::from_millis(1));
         }

@@ -16,6 +16,8 @@ mod adapter;
 #[path = "../cli/place.rs"]
 mod place;
 
+use std::fs;
+
 use adapter::{A, B, Tensor, f32s};
 use place::Place;
 use serde_json::Value;
@@ -118,11 +120,12 @@ fn the_residual_can_be_left_out() {
 #[test]
 fn a_sketch_of_the_residual_tells_its_standard_error_and_does_not_depend_on_memory() {
     let place = two_runs();
-    let merge = "one two --weights 1,1 --allow-cross-run --residual sketch --force";
+    let merge = "one two --weights 1,1 --allow-cross-run --residual sketch";
     place.merges(merge);
     let told = json(&place, "out/mwa-report.json")["residual"].clone();
     assert_eq!(told["method"], "sketch");
     assert!(told["standard_error"].is_number() && told["modules"][0]["standard_error"].is_number(), "{told}");
+    fs::remove_dir_all(place.path("out")).unwrap();
     place.merges(&format!("{merge} --memory 1 --threads 1"));
     assert_eq!(json(&place, "out/mwa-report.json")["residual"], told);
 }
