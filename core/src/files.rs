@@ -151,14 +151,28 @@ pub fn text<'a>(files: &'a dyn Files, path: &str, limit: u64) -> Maybe<Cow<'a, s
     })
 }
 
-/// Whether a path in a folder is a link that leads out of it. Links of a download cache, from `snapshots/REVISION` to the
-/// `blobs` beside it, stay within what was downloaded.
+/// Whether a path in a folder is a link that leads out of it.
 pub(crate) fn leads_out(files: &dyn Files, folder: &str, path: &str) -> Maybe<bool> {
     let places = all([folder, path].map(|path| files.identity(path)))?;
-    let (home, place) = (&places[0], &places[1]);
-    let is_in = |folder: &str| place.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['/', '\\']));
-    let cache = home.rfind("snapshots").map(|at| format!("{}blobs", &home[..at]));
-    Ok(!home.is_empty() && !is_in(home) && !cache.is_some_and(|blobs| is_in(&blobs)))
+    Ok(!is_within(&places[0], &places[1]))
+}
+
+/// Whether a place lies in a folder, both without links: what is published must be what is there. Links of a download
+/// cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
+#[must_use]
+pub fn is_within(folder: &str, place: &str) -> bool {
+    const PARTS: [char; 2] = ['/', '\\'];
+    const SNAPSHOTS: &str = "snapshots";
+    let is_in = |folder: &str| {
+        let rest = place.strip_prefix(folder.trim_end_matches(PARTS));
+        rest.is_some_and(|rest| rest.starts_with(PARTS))
+    };
+    let is_part = |at: usize| {
+        let (before, after) = (&folder[..at], &folder[at + SNAPSHOTS.len()..]);
+        before.ends_with(PARTS) && (after.is_empty() || after.starts_with(PARTS))
+    };
+    let cache = folder.rmatch_indices(SNAPSHOTS).map(|(at, _)| at).find(|at| is_part(*at));
+    folder.is_empty() || is_in(folder) || cache.is_some_and(|at| is_in(&format!("{}blobs", &folder[..at])))
 }
 
 /// A path in a folder; the folder without a name is where paths begin.
@@ -295,6 +309,22 @@ mod tests {
             assert_eq!((parent(path), last(path)), (folder, name), "{path}");
         }
         assert_eq!([join("", "b"), join("/", "b"), join("a", "b")], ["b", "/b", "a/b"]);
+    }
+
+    #[test]
+    fn links_may_lead_within_a_folder_or_a_download_cache() {
+        for (folder, place, is_inside) in [
+            ("/a/b", "/a/b/c", true),
+            ("/a/b", "/a/bc", false),
+            ("/", "/a", true),
+            ("", "a", true),
+            ("/hub/snapshots/1", "/hub/blobs/2", true),
+            ("/hub/snapshots/1/2_Dense", "/hub/blobs/2", true),
+            ("/hub/my-snapshots/1", "/hub/my-blobs/2", false),
+            ("/hub/snapshots/1", "/hub/refs/2", false),
+        ] {
+            assert_eq!(is_within(folder, place), is_inside, "{folder} {place}");
+        }
     }
 
     #[test]

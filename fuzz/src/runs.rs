@@ -1,16 +1,9 @@
 //! The texts of a run: whatever a config, an index, a log or a table says, weights sum to one, and the merge made of it ends.
 
-use mwa::format::Format;
-use mwa::format::torch::Torch;
 use mwa::merge::{Bytes, Cut, Findings, Merge, Next};
-use mwa::safetensors::Safetensors;
-use mwa::{AdapterConfig, LogKind, MergeOptions, OpenOptions, Readers, Run, UserTable, WeighOptions};
+use mwa::{AdapterConfig, MergeOptions, OpenOptions, Readers, Run, UserTable, WeighOptions};
 
 use super::files::{CONFIG, Memory, adapter, now};
-
-/// All that the core reads.
-pub(crate) const READERS: Readers =
-    Readers { formats: &[&Torch as &dyn Format, &Safetensors], logs: LogKind::ALL };
 
 /// A run of three adapters with the log of a Trainer.
 fn example() -> Memory {
@@ -29,7 +22,9 @@ fn example() -> Memory {
 
 /// Open, weigh and merge: an error is as good as a result, but a result must be sound.
 fn merge(files: &Memory, table: Option<UserTable>, metric: Option<&str>) {
-    let Ok(run) = now(Run::open(files, &READERS, &["run".into()], &OpenOptions::default())) else { return };
+    let Ok(run) = now(Run::open(files, &Readers::ALL, &["run".into()], &OpenOptions::default())) else {
+        return;
+    };
     let mut options = WeighOptions { table, ..WeighOptions::default() };
     options.choose.metric.name = metric.map(String::from);
     let Ok(weighed) = run.weigh(&options) else { return };
@@ -106,7 +101,7 @@ pub(crate) fn indexes(bytes: &[u8]) {
 /// A log; the first byte says which, and where.
 pub(crate) fn logs(bytes: &[u8]) {
     let Some((which, bytes)) = bytes.split_first() else { return };
-    let names: Vec<&str> = LogKind::ALL.iter().flat_map(|kind| kind.names).copied().collect();
+    let names: Vec<&str> = Readers::ALL.logs.iter().flat_map(|kind| kind.names).copied().collect();
     let name = names[usize::from(which >> 2) % names.len()].replace('*', "x");
     let mut files = example();
     if which & 1 != 0 {

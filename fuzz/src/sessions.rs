@@ -1,13 +1,11 @@
 //! The calls of a session: in any order, with mistakes in between, they end as they do in order, or say what was wrong.
 
 use mwa::border::{Answer, Hashes, Job, Order, Question, Session, Step};
-use mwa::files::Kind;
 use mwa::options::Verb;
-use mwa::{Dtype, Error, Files as _, Options};
+use mwa::{Dtype, Error, Files as _, Options, Readers};
 use serde_json::json;
 
 use super::files::{CONFIG, Memory, adapter, now, safetensors};
-use super::runs::READERS;
 
 /// Bytes that decide what is done next; zeros at their end.
 struct Tape<'a>(&'a [u8]);
@@ -80,7 +78,7 @@ fn file(kind: usize, value: u8, at: usize) -> Vec<u8> {
 
 /// Merge with the calls that the tape says, and then in order whatever is left to do.
 fn drive(files: &Memory, order: Order, tape: &mut Tape<'_>) -> Result<Vec<Vec<u8>>, Error> {
-    let mut session = Session::open(order, &READERS)?;
+    let mut session = Session::open(order, &Readers::ALL)?;
     let (mut open, mut written) = (Vec::new(), Vec::new());
     while !tape.0.is_empty() {
         match tape.next() % 8 {
@@ -150,26 +148,11 @@ fn drive(files: &Memory, order: Order, tape: &mut Tape<'_>) -> Result<Vec<Vec<u8
 
 /// Answer what is asked; after a mistake it is asked again.
 fn look(session: &mut Session, files: &Memory, asked: &[Question], wrongly: bool) -> Result<(), Error> {
-    let answer = |question: &Question| -> Result<Answer, Error> {
-        Ok(match question {
-            Question::Kind(path) => match now(files.kind(path))? {
-                Kind::File(length) => Answer::File(length),
-                Kind::Folder => Answer::Folder,
-                Kind::Other => Answer::Other,
-                Kind::Missing => Answer::Missing,
-            },
-            Question::List(path) => Answer::Names(now(files.list(path))?),
-            Question::Place(path) => Answer::Place(path.clone()),
-            Question::Read(path, start, end) => {
-                Answer::Bytes(now(files.read(path, *start..*end))?.into_owned())
-            }
-        })
-    };
     if wrongly {
         assert!(session.tell(vec![Answer::Folder; asked.len() + 1]).is_err(), "one answer too many");
         return Ok(());
     }
-    session.tell(asked.iter().map(answer).collect::<Result<_, _>>()?)
+    session.tell(asked.iter().map(|question| question.answer(files)).collect())
 }
 
 fn run(session: &mut Session, files: &Memory, job: &Job) -> Result<Vec<u8>, Error> {

@@ -1,15 +1,11 @@
 //! The executor made of the core's session, without a border.
 
 use mwa::border::{Order, Session, Step};
-use mwa::format::torch::Torch;
 use mwa::options::Verb;
-use mwa::safetensors::Safetensors;
-use mwa::{LogKind, Options, Readers};
+use mwa::{Options, Readers};
 
 use crate::offered::{CHUNK, answer, assembled, heard, index, offered, told};
 use crate::{Executor, Failure, Merge};
-
-const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 /// Open it.
 ///
@@ -30,7 +26,7 @@ impl Executor for InSession {
 fn run(merge: &Merge) -> mwa::Result<Vec<u8>> {
     let (files, paths) = offered(merge);
     let order = Order { verb: Verb::Merge, paths, options: Options::read(&told(merge))?, chunk: Some(CHUNK) };
-    let mut session = Session::open(order, &READERS)?;
+    let mut session = Session::open(order, &Readers::ALL)?;
     let mut pieces = Vec::new();
     loop {
         let job = match session.step()? {

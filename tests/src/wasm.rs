@@ -47,22 +47,7 @@ impl Executor for Component {
 /// What files in memory answer to the component.
 #[must_use]
 pub fn answered(files: &Files, question: &Question) -> Answer {
-    let question = match question.clone() {
-        Question::Kind(path) => border::Question::Kind(path),
-        Question::List(path) => border::Question::List(path),
-        Question::Place(path) => border::Question::Place(path),
-        Question::Read((path, start, end)) => border::Question::Read(path, start, end),
-    };
-    match answer(files, &question) {
-        border::Answer::File(size) => Answer::File(size),
-        border::Answer::Folder => Answer::Folder,
-        border::Answer::Other => Answer::Other,
-        border::Answer::Missing => Answer::Missing,
-        border::Answer::Names(names) => Answer::Names(names),
-        border::Answer::Place(place) => Answer::Place(place),
-        border::Answer::Bytes(bytes) => Answer::Bytes(bytes),
-        border::Answer::Failed(detail, help) => Answer::Failed((detail, help)),
-    }
+    answer(files, &question.into()).into()
 }
 
 /// Merge files that are in memory, inside the sandbox; the first output.

@@ -48,6 +48,42 @@ pub enum Answer {
     Failed(String, Option<String>),
 }
 
+impl Question {
+    /// The answer of a host whose files are at hand, such as a disk.
+    ///
+    /// # Panics
+    /// If they say [`Stop::Later`].
+    #[must_use]
+    pub fn answer(&self, files: &dyn Files) -> Answer {
+        let found = match self {
+            Self::Kind(path) => files.kind(path).map(|kind| match kind {
+                Kind::File(size) => Answer::File(size),
+                Kind::Folder => Answer::Folder,
+                Kind::Other => Answer::Other,
+                Kind::Missing => Answer::Missing,
+            }),
+            Self::List(path) => files.list(path).map(Answer::Names),
+            Self::Place(path) => files.identity(path).map(Answer::Place),
+            Self::Read(path, start, end) => {
+                files.read(path, *start..*end).map(|bytes| Answer::Bytes(bytes.into_owned()))
+            }
+        };
+        found.unwrap_or_else(|stop| match stop {
+            Stop::Failed(error) => {
+                Answer::Failed(error.detail().to_string(), error.advice().map(String::from))
+            }
+            Stop::Later => unreachable!("files that are at hand are not read later"),
+        })
+    }
+
+    /// The path that it is about.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let (Self::Kind(path) | Self::List(path) | Self::Place(path) | Self::Read(path, ..)) = self;
+        path
+    }
+}
+
 /// The files as far as they were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
@@ -111,13 +147,6 @@ impl Asked {
                 Err(Stop::Later)
             }
         }
-    }
-}
-
-impl Question {
-    fn path(&self) -> &str {
-        let (Self::Kind(path) | Self::List(path) | Self::Place(path) | Self::Read(path, ..)) = self;
-        path
     }
 }
 

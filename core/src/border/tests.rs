@@ -4,8 +4,8 @@
 use alloc::string::ToString as _;
 
 use super::*;
+use crate::files::Files as _;
 use crate::files::memory::Memory;
-use crate::files::{Files as _, Kind};
 use crate::format::safetensors::Safetensors;
 use crate::merge::tests::{CONFIG, DOWN, HEAD, UP, adapter, file};
 
@@ -32,33 +32,13 @@ fn next(session: &mut Session, disk: &Memory) -> Result<Option<Job>> {
     loop {
         match session.step()? {
             Step::Look(questions) => {
-                let answers = questions.iter().map(|question| answer(disk, question)).collect();
+                let answers = questions.iter().map(|question| question.answer(disk)).collect();
                 session.tell(answers)?;
             }
             Step::Work(job) => return Ok(Some(job)),
             Step::Done => return Ok(None),
         }
     }
-}
-
-fn answer(disk: &Memory, question: &Question) -> Answer {
-    let found = match question {
-        Question::Kind(path) => disk.kind(path).map(|kind| match kind {
-            Kind::File(size) => Answer::File(size),
-            Kind::Folder => Answer::Folder,
-            Kind::Other => Answer::Other,
-            Kind::Missing => Answer::Missing,
-        }),
-        Question::List(path) => disk.list(path).map(Answer::Names),
-        Question::Place(path) => Ok(Answer::Place(path.clone())),
-        Question::Read(path, start, end) => {
-            disk.read(path, *start..*end).map(|bytes| Answer::Bytes(bytes.into_owned()))
-        }
-    };
-    found.unwrap_or_else(|stop| match stop {
-        Stop::Failed(error) => Answer::Failed(error.detail().to_string(), None),
-        Stop::Later => panic!("everything is in memory"),
-    })
 }
 
 fn chunks<'a>(session: &Session, disk: &'a Memory, job: &Job) -> Vec<&'a [u8]> {

@@ -9,17 +9,16 @@ use alloc::vec::Vec;
 use crate::adapter::config::AdapterConfig;
 use crate::error::{Error, ErrorKind};
 use crate::files::{
-    Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_folder, is_inside, join, last, leads_out, parent,
-    text,
+    Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_inside, join, last, leads_out, parent, text,
 };
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::{foreign, open, stem};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::home;
-use crate::run::weights::{Place, inside, is_state, lone, weights_in};
+use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
 
 pub use crate::format::shards::ShardIndex;
-pub use crate::run::step::step_of_folder;
+pub use crate::run::step::{run_around, step_of_folder};
 
 /// The most bytes that an `adapter_config.json` may have.
 const CONFIG_LIMIT: u64 = 16 << 20;
@@ -173,16 +172,17 @@ impl Checkpoint {
         for name in files.list(folder)? {
             let path = join(folder, &name);
             let is_weights = |name: &str| stem(name).is_some() && foreign::state(name).is_none();
-            let is_taken = self.files.iter().any(|file| file.path == path);
-            if is_taken || is_state(&name) {
-            } else if is_weights(&name) {
+            if is_weights(&name) && !is_state(&name) {
+                if self.files.iter().any(|file| file.path == path) {
+                    continue;
+                }
                 let same = self.files.iter().find(|file| is_same_but_ending(&file.name, &name));
                 if let Some(taken) = same {
                     self.notes.push(format!("{name} is left out: {} is taken before it", taken.name));
                 } else if is_file(files, &path)? {
                     places.push((String::new(), Place::File(path)));
                 }
-            } else if is_folder(files, &path)? && !is_file(files, &join(&path, "adapter_config.json"))? {
+            } else if is_part(files, folder, &name)? {
                 let inner = files.list(&path)?.into_iter().filter(|name| is_weights(name));
                 let each = || inner.map(|name| Place::File(join(&path, &name))).collect();
                 let found = weights_in(files, &path)?.map_or_else(each, |place| vec![place]);

@@ -6,12 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::checkpoint::{Checkpoint, File};
-use super::weights::is_state;
+use super::weights::is_part;
 use super::{Run, Weighed};
-use crate::files::{Files, Maybe, is_file, is_folder, join, last};
+use crate::files::{Files, Maybe, is_file, join, last};
 use crate::format::{STEMS, stem};
 use crate::merge::Chosen;
-use crate::merge::report::{self, COMPANIONS, CONFIG, HashedFile, Report};
+use crate::merge::report::{self, COMPANIONS, HashedFile, Report};
 use crate::method::product::Space;
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
@@ -26,6 +26,27 @@ impl Run {
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
         notes.extend(way_back(&checkpoints, &chosen));
         Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
+    }
+
+    /// What there is to tell of a choice that is not merged.
+    #[must_use]
+    pub fn report(&self, weighed: Weighed) -> Report {
+        let Weighed { inputs, weighting, selected, advice, notes, .. } = weighed;
+        Report {
+            mwa: env!("CARGO_PKG_VERSION").into(),
+            selected: Some(selected),
+            inputs,
+            weighting,
+            space: report::space_name(Space::Factors).0,
+            rank: None,
+            residual: None,
+            dtype: report::dtype_name(None),
+            adapter: self.adapter.clone(),
+            outputs: Vec::new(),
+            companions: Vec::new(),
+            advice,
+            notes,
+        }
     }
 }
 
@@ -50,29 +71,6 @@ fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     Some(format!(
         "the weights are written as {merged}; torch.save({load}, \"{name}\") makes a file like {own} of them"
     ))
-}
-
-impl Run {
-    /// What there is to tell of a choice that is not merged.
-    #[must_use]
-    pub fn report(&self, weighed: Weighed) -> Report {
-        let Weighed { inputs, weighting, selected, advice, notes, .. } = weighed;
-        Report {
-            mwa: env!("CARGO_PKG_VERSION").into(),
-            selected: Some(selected),
-            inputs,
-            weighting,
-            space: report::space_name(Space::Factors).0,
-            rank: None,
-            residual: None,
-            dtype: report::dtype_name(None),
-            adapter: self.adapter.clone(),
-            outputs: Vec::new(),
-            companions: Vec::new(),
-            advice,
-            notes,
-        }
-    }
 }
 
 impl Chosen {
@@ -110,9 +108,7 @@ impl Checkpoint {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
         let mut folders = Vec::from([String::new()]);
         for name in files.list(folder)? {
-            let path = join(folder, &name);
-            let is_inner = !is_state(&name) && is_folder(files, &path)?;
-            if is_inner && !is_file(files, &join(&path, CONFIG))? {
+            if is_part(files, folder, &name)? {
                 folders.push(name);
             }
         }

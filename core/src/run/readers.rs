@@ -4,6 +4,8 @@ use alloc::string::String;
 use core::fmt;
 
 use crate::format::Format;
+use crate::format::safetensors::Safetensors;
+use crate::format::torch::Torch;
 use crate::logs::kind::LogKind;
 
 /// The rows of formats and logs that a host hands over, so that it links none that it does not use.
@@ -13,6 +15,11 @@ pub struct Readers {
     pub formats: &'static [&'static dyn Format],
     /// Kinds of logs, the best first.
     pub logs: &'static [LogKind],
+}
+
+impl Readers {
+    /// All that there is.
+    pub const ALL: Self = Self { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 }
 
 impl fmt::Debug for Readers {

@@ -136,6 +136,12 @@ pub(crate) fn home(path: &str) -> Option<(&str, u64)> {
     parents.filter(|_| stem(own).is_none() || is_known).or(named).or(parents)
 }
 
+/// The folder of the run that a checkpoint at this path belongs to: its logs are nowhere else.
+#[must_use]
+pub fn run_around(path: &str) -> &str {
+    parent(home(path).map_or(path, |(home, _)| home))
+}
+
 /// So many folders lie between a checkpoint's folder and its weights.
 const ABOVE: usize = 3;
 

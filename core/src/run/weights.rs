@@ -5,8 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, NO_FILE, is_folder, join};
+use crate::files::{Files, Kind, Maybe, NO_FILE, is_file, is_folder, join};
 use crate::format::{STEMS, foreign, stem};
+use crate::merge::report::CONFIG;
 
 /// Where the weights of a folder are.
 #[derive(Debug)]
@@ -120,6 +121,12 @@ pub(crate) fn inside(files: &dyn Files, folder: &str, names: &[String]) -> Maybe
         }
     }
     Ok(found)
+}
+
+/// Whether a folder in a checkpoint's folder is a part of the model: no trainer's state, and no adapter of its own.
+pub(crate) fn is_part(files: &dyn Files, folder: &str, name: &str) -> Maybe<bool> {
+    let path = join(folder, name);
+    Ok(!is_state(name) && is_folder(files, &path)? && !is_file(files, &join(&path, CONFIG))?)
 }
 
 /// Whether a folder in a checkpoint holds a trainer's state.

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use mwa::merge::Chosen;
 use mwa::report::Report;
-use mwa::{OpenOptions, Result, Run, UserTable, WeighOptions, Weighed, Weights};
+use mwa::{OpenOptions, Readers, Result, Run, UserTable, WeighOptions, Weighed, Weights};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::find::{READERS, open};
+use crate::find::open;
 use crate::io::disk::{Disk, now, path_of, text_of};
 use crate::options::Options;
 
@@ -54,7 +54,7 @@ impl Choice {
             let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
             let path = text_of(&folder.join(&input.path))?;
             let options = OpenOptions { adapter, weights_key };
-            let mut checkpoint = now(mwa::Checkpoint::open(&disk, &READERS, &path, &options))?;
+            let mut checkpoint = now(mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &options))?;
             // what came later, or was left out then, was not merged
             if !input.files.is_empty() {
                 checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));

@@ -11,9 +11,8 @@ use std::time::SystemTime;
 
 use mwa::files::Kind;
 use mwa::safetensors::Header;
-use mwa::{Error, ErrorKind, Files, Maybe, Result, Stop};
+use mwa::{Error, ErrorKind, Files, Maybe, Readers, Result, Stop};
 
-use crate::find::READERS;
 use crate::io::open::{is_beyond_limit, soft_limit};
 
 /// An input file.
@@ -60,7 +59,7 @@ impl InputFile {
     /// Open a file by itself.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let disk = Disk::default();
-        let file = now(mwa::checkpoint::File::open(&disk, &READERS, &text_of(path)?))?;
+        let file = now(mwa::checkpoint::File::open(&disk, &Readers::ALL, &text_of(path)?))?;
         Ok(Self::of(file, &disk))
     }
 

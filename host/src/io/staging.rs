@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use mwa::files::is_inside;
+use mwa::files::{is_inside, is_within};
 use mwa::report::{HashedFile, REPORT, Report};
-use mwa::{Error, ErrorKind, LogKind, Result};
+use mwa::{Error, ErrorKind, LogKind, Readers, Result};
 
-use crate::find::READERS;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::io::disk::{io_error, open_regular};
 use crate::io::hash::sha256::Sha256;
@@ -456,7 +455,7 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
         }
     }
     let logs = |is_wanted: fn(&LogKind) -> bool| {
-        READERS.logs.iter().filter(move |kind| is_wanted(kind)).flat_map(|kind| kind.names)
+        Readers::ALL.logs.iter().filter(move |kind| is_wanted(kind)).flat_map(|kind| kind.names)
     };
     for run in runs {
         // a folder above that may not be listed can hold logs all the same
@@ -483,15 +482,11 @@ pub(crate) fn place_of(path: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Where a link in a checkpoint leads, if that is out of the checkpoint: what is published must be what is there. Links of
-/// a download cache, from `snapshots/REVISION` to the `blobs` beside it, stay within what was downloaded.
+/// Where a link in a checkpoint leads, if that is out of the checkpoint.
 pub(crate) fn leads_out(path: &Path) -> Result<Option<PathBuf>> {
     let folder = path.parent().map(place_of).transpose()?.flatten();
     let (Some(place), Some(folder)) = (place_of(path)?, folder) else { return Ok(None) };
-    let mut above = folder.ancestors();
-    let cache = above.find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"));
-    let blobs = cache.and_then(Path::parent).map(|repository| repository.join("blobs"));
-    let is_inside = place.starts_with(&folder) || blobs.is_some_and(|blobs| place.starts_with(blobs));
+    let is_inside = is_within(&folder.to_string_lossy(), &place.to_string_lossy());
     Ok((!is_inside).then_some(place))
 }
 

@@ -8,11 +8,9 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use mwa::border::{self, Order};
-use mwa::format::torch::Torch;
 use mwa::options::Verb as Wanted;
 use mwa::report::HashedFile;
-use mwa::safetensors::Safetensors;
-use mwa::{Error, Goal, LogKind, Options, Readers, Weights, Write};
+use mwa::{Error, Goal, Options, Readers, Weights, Write};
 
 mod world {
     wit_bindgen::generate!({ path: "../wit", world: "mwa" });
@@ -24,9 +22,6 @@ use world::exports::mwa::merge::merger::{
 };
 
 type Result<T> = core::result::Result<T, Failure>;
-
-/// All that is read.
-const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 #[cfg(target_family = "wasm")]
 #[global_allocator]
@@ -62,7 +57,7 @@ impl GuestSession for Running {
             Verb::Weights => Wanted::Weights,
         };
         let order = Order { verb, paths, options: Options::parse(&options)?, chunk };
-        Ok(Session::new(Self(RefCell::new(border::Session::open(order, &READERS)?))))
+        Ok(Session::new(Self(RefCell::new(border::Session::open(order, &Readers::ALL)?))))
     }
 
     fn next(&self) -> Result<Option<Step>> {

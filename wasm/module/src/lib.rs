@@ -14,15 +14,10 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use mwa::border::{Answer, Hashes, Job, Order, Session, Step};
-use mwa::format::torch::Torch;
 use mwa::options::Verb;
-use mwa::safetensors::Safetensors;
-use mwa::{Error, ErrorKind, LogKind, Options, Readers, Result, Write};
+use mwa::{Error, ErrorKind, Options, Readers, Result, Write};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-
-/// All that is read.
-const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 #[cfg(target_family = "wasm")]
 #[global_allocator]
@@ -100,7 +95,7 @@ pub extern "C" fn mwa_open(request: usize) -> u32 {
             Some(_) => return Err(usage("the verb is neither merge nor weights")),
         };
         let order = Order { verb, paths, options: Options::read(&options)?, chunk };
-        let session = Session::open(order, &READERS)?;
+        let session = Session::open(order, &Readers::ALL)?;
         state.last += 1;
         state.sessions.insert(state.last, session);
         Ok((state.last, Vec::new()))

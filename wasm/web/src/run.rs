@@ -5,10 +5,8 @@ use alloc::vec::Vec;
 
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
-use mwa::format::torch::Torch;
 use mwa::merge::{Cut, MergeOptions};
-use mwa::safetensors::Safetensors;
-use mwa::{Error, LogKind, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
+use mwa::{Error, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
 use wasm_bindgen::prelude::*;
 
 use crate::compare::Comparison;
@@ -16,9 +14,6 @@ use crate::describe;
 use crate::fail;
 use crate::files::Store;
 use crate::merge::Merge;
-
-/// All that this host reads.
-const READERS: Readers = Readers { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
 
 /// What the user gave, and what was found in it.
 #[wasm_bindgen]
@@ -74,7 +69,7 @@ impl Run {
     }
 
     fn try_open(&self) -> Maybe<Found> {
-        let run = mwa::Run::open(&self.files, &READERS, self.files.roots(), &self.options)?;
+        let run = mwa::Run::open(&self.files, &Readers::ALL, self.files.roots(), &self.options)?;
         let samples = run.sample(&self.files)?;
         Ok(Found { run, samples })
     }

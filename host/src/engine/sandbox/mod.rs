@@ -72,7 +72,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 
-use mwa::{Error, ErrorKind, Result};
+use mwa::{Error, ErrorKind, Result, border};
 use wasmtime::component::{Component, Func, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
@@ -275,6 +275,32 @@ impl Session {
         let (result,) =
             run.call(&mut self.store, (self.resource, job, chunks)).map_err(|error| failed(&error))?;
         Ok(result)
+    }
+}
+
+impl From<&Question> for border::Question {
+    fn from(question: &Question) -> Self {
+        match question.clone() {
+            Question::Kind(path) => Self::Kind(path),
+            Question::List(path) => Self::List(path),
+            Question::Place(path) => Self::Place(path),
+            Question::Read((path, start, end)) => Self::Read(path, start, end),
+        }
+    }
+}
+
+impl From<border::Answer> for Answer {
+    fn from(answer: border::Answer) -> Self {
+        match answer {
+            border::Answer::File(size) => Self::File(size),
+            border::Answer::Folder => Self::Folder,
+            border::Answer::Other => Self::Other,
+            border::Answer::Missing => Self::Missing,
+            border::Answer::Names(names) => Self::Names(names),
+            border::Answer::Place(place) => Self::Place(place),
+            border::Answer::Bytes(bytes) => Self::Bytes(bytes),
+            border::Answer::Failed(detail, help) => Self::Failed((detail, help)),
+        }
     }
 }
 
