@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
-use mwa::files::{Kind, is_inside, join, last, parent};
+use mwa::checkpoint::run_around;
+use mwa::files::{is_inside, join, last};
 use mwa::report::{COMPANIONS, REPORT, Report};
-use mwa::{Error, ErrorKind, Files, Float, Maybe, Rank, Read, Result, Space, Stop, WeightRule, Write};
+use mwa::{Error, ErrorKind, Float, Rank, Read, Result, Space, WeightRule, Write, border};
 use serde_json::{Value, json};
 
 use super::{
@@ -33,7 +34,9 @@ pub(crate) fn merge(
     let paths = options.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
     let session = sandbox.open(Verb::Merge, &paths, &told(options, how)?, None)?;
     let table = options.metrics_file.as_deref().map(text_of).transpose()?;
-    let allowed = paths.iter().map(|path| parent(path).to_owned()).chain(table).collect();
+    // a checkpoint's logs lie in the folder of its run
+    let runs = paths.iter().map(|path| run_around(path).to_owned());
+    let allowed = runs.chain(paths.iter().cloned()).chain(table).collect();
     let mut guest =
         Guest { session, allowed, disk: Disk::default(), store: Store::plain([].into_iter()), begun: None };
     guest.jobs(how, out, progress).map_err(|error| at_output(error, out))?;
@@ -100,38 +103,9 @@ impl Guest {
 
     /// What the system says of a path.
     fn answer(&self, question: &Question) -> Result<Answer> {
-        let (Question::Kind(path)
-        | Question::List(path)
-        | Question::Place(path)
-        | Question::Read((path, ..))) = question;
-        let is_within = |place: &String| {
-            place.is_empty() || path == place || path.starts_with(&join(place, "")) || place == "."
-        };
-        let leads_out = path.split('/').any(|part| part == "..") && !self.allowed.contains(path);
-        if !self.allowed.iter().any(is_within)
-            || leads_out && !self.allowed.iter().any(|it| it.contains(".."))
-        {
-            return Err(astray());
-        }
-        let found: Maybe<Answer> = match question {
-            Question::Kind(path) => self.disk.kind(path).map(|kind| match kind {
-                Kind::File(size) => Answer::File(size),
-                Kind::Folder => Answer::Folder,
-                Kind::Other => Answer::Other,
-                Kind::Missing => Answer::Missing,
-            }),
-            Question::List(path) => self.disk.list(path).map(Answer::Names),
-            Question::Place(path) => self.disk.identity(path).map(Answer::Place),
-            Question::Read((path, start, end)) => {
-                self.disk.read(path, *start..*end).map(|bytes| Answer::Bytes(bytes.into_owned()))
-            }
-        };
-        Ok(found.unwrap_or_else(|stop| match stop {
-            Stop::Failed(error) => {
-                Answer::Failed((error.detail().to_owned(), error.advice().map(ToOwned::to_owned)))
-            }
-            Stop::Later => unreachable!("a disk never asks to be asked again"),
-        }))
+        let question = border::Question::from(question);
+        let is_allowed = self.allowed.iter().any(|place| holds(place, question.path()));
+        if is_allowed { Ok(question.answer(&self.disk).into()) } else { Err(astray()) }
     }
 
     /// The files with weights, which the guest has found; their sizes.
@@ -296,6 +270,11 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
     Ok(told.to_string())
 }
 
+/// Whether a path is this place, or lies in it.
+fn holds(place: &str, path: &str) -> bool {
+    path == place || path.strip_prefix(&join(place, "")).is_some_and(is_inside)
+}
+
 fn length(span: &Span) -> usize {
     usize::try_from(span.end.saturating_sub(span.start)).unwrap_or(usize::MAX)
 }
@@ -306,4 +285,27 @@ fn astray() -> Error {
         ErrorKind::Device,
         "wasm: the component asked for a file or bytes that this merge does not need",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_may_ask_about_what_lies_in_a_run() {
+        for (place, path, is_allowed) in [
+            ("runs", "runs/a/checkpoint-1/x", true),
+            ("runs", "runs", true),
+            ("runs", "runs-2/x", false),
+            ("runs", "runs/../secret", false),
+            ("..", "../runs/x", true),
+            ("..", "../../secret", false),
+            ("", "run/x", true),
+            ("", "/etc/passwd", false),
+            ("", "../secret", false),
+            ("/", "/run/x", true),
+        ] {
+            assert_eq!(holds(place, path), is_allowed, "{place} {path}");
+        }
+    }
 }
