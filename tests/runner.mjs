@@ -4,7 +4,7 @@
 //   node tests/runner.mjs browser DIR     (playwright-core is found from there)
 //   node tests/runner.mjs module FILE
 //
-// Prints what failed, then one line of JSON: counts, and the SHA-256 over all outputs and of the sample run's merge.
+// Prints what failed, then one line of JSON: counts, the SHA-256 over all outputs, and the BLAKE3 of the sample run's merge.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -151,6 +151,6 @@ for (const entry of readdirSync(run, { recursive: true, withFileTypes: true })) 
 const start = performance.now();
 const merged = await merge(files, ["run"]);
 const seconds = (performance.now() - start) / 1000;
-console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: sha256(merged.outputs["adapter_model.safetensors"]), seconds }));
+console.log(JSON.stringify({ ...count, vectors: outputs.digest("hex"), sample: merged.report.outputs[0].blake3, seconds }));
 process.exitCode = count.failed === 0 ? 0 : 1;
 await close();

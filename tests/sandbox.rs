@@ -8,7 +8,7 @@ use std::path::Path;
 use conformance::offered::Files;
 use conformance::wasm::{answered, built};
 use mwa::ErrorKind;
-use mwa_host::sandbox::{Answer, Hashes, Limits, Sandbox, Session, Span, Step, Verb};
+use mwa_host::sandbox::{Answer, Ending, Limits, Sandbox, Session, Span, Step, Verb};
 use mwa_host::{DeviceChoice, Machine, MergeOptions, Options, Rank, Report, Space};
 
 fn sandbox(limits: Limits) -> Sandbox {
@@ -19,7 +19,7 @@ fn open(sandbox: &Sandbox, files: &Files, options: &str) -> mwa::Result<Session>
     let mut paths: Vec<_> =
         files.keys().filter_map(|path| path.split('/').next()).map(String::from).collect();
     paths.dedup();
-    sandbox.open(Verb::Merge, &paths, options, Some(64))
+    sandbox.open(Verb::Merge, &paths, options, Some(64), true)
 }
 
 fn vector(name: &str) -> Vec<u8> {
@@ -173,13 +173,7 @@ fn random_heads_and_random_call_orders_never_trap() {
                 3 => merge.report().err(),
                 4 => merge.outputs().err(),
                 5 => {
-                    let none = Hashes {
-                        paths: vec![],
-                        inputs: vec![],
-                        outputs: vec![],
-                        companions: vec![],
-                        notes: vec![],
-                    };
+                    let none = Ending { paths: vec![], left_out: vec![], notes: vec![], hashes: None };
                     merge.try_finish(&none).err()
                 }
                 6 => merge.try_run(random.below(100) as u64, &[&[0; 9][random.below(9)..]]).err(),

@@ -6,10 +6,10 @@ import { answer } from "./files.mjs";
 
 /**
  * Merge what lies at `paths` among `files`, bytes by path; `options` are those of the command line, `chunk` the most bytes
- * that a job reads of one file. Gives the merged files by name, and the report.
+ * that a job reads of one file. Gives the merged files by name, the texts beside them, and the report.
  */
 export function mergeFiles(merger, files, paths, options = {}, chunk) {
-  const session = merger.Session.open("merge", paths, JSON.stringify(options), chunk);
+  const session = merger.Session.open("merge", paths, JSON.stringify(options), chunk, false);
   const look = (question) => {
     const { tag, val } = answer(files, question);
     return tag === "file" ? { tag, val: BigInt(val) } : { tag, val };
@@ -40,5 +40,7 @@ export function mergeFiles(merger, files, paths, options = {}, chunk) {
     }
   }
   if (!outputs) open();
-  return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), report: JSON.parse(session.report()) };
+  const texts = session.finish({ paths: [], leftOut: [], notes: [] }).map(({ name, content }) => [name, content]);
+  const report = JSON.parse(new Map(texts).get("mwa-report.json"));
+  return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), texts: Object.fromEntries(texts), report };
 }

@@ -53,7 +53,7 @@ function answers(files, questions) {
 
 /**
  * Merge what lies at `paths` among `files`, bytes by path; `options` are those of the command line, `chunk` the most bytes
- * that a job reads of one file. Gives the merged files by name, and the report.
+ * that a job reads of one file. Gives the merged files by name, the texts beside them, and the report.
  */
 export function mergeFiles(module, files, paths, options = {}, chunk) {
   const request = new TextEncoder().encode(JSON.stringify({ verb: "merge", paths, options, chunk }));
@@ -95,8 +95,10 @@ export function mergeFiles(module, files, paths, options = {}, chunk) {
     }
     if (said(module).length > 0) throw failure(module);
     if (!outputs) open();
-    const { report } = state();
-    return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), report };
+    check(module.mwa_finish(handle, pass(module, new TextEncoder().encode("{}"))));
+    const texts = JSON.parse(text(said(module))).map(({ name, content }) => [name, content]);
+    const report = JSON.parse(new Map(texts).get("mwa-report.json"));
+    return { outputs: Object.fromEntries(outputs.map(({ name, bytes }) => [name, bytes])), texts: Object.fromEntries(texts), report };
   } finally {
     module.mwa_close(handle);
   }

@@ -1,6 +1,6 @@
 //! The calls of a session: in any order, with mistakes in between, they end as they do in order, or say what was wrong.
 
-use mwa::border::{Answer, Hashes, Job, Order, Question, Session, Step};
+use mwa::border::{Answer, Ending, Hashes, Job, Order, Question, Session, Step};
 use mwa::options::Verb;
 use mwa::{Dtype, Error, Files as _, Options, Readers};
 use serde_json::json;
@@ -54,7 +54,7 @@ pub(crate) fn check(bytes: &[u8]) {
     });
     let options = Options::read(options.as_object().expect("it is one")).expect("they are options");
     let chunk = [None, Some(8), Some(1), Some(40)][usize::from(bits >> 6)];
-    let order = Order { verb: Verb::Merge, paths, options, chunk };
+    let order = Order { verb: Verb::Merge, paths, options, chunk, hashed_outside: false };
     let calm = drive(&files, order.clone(), &mut Tape(&[]));
     let wild = drive(&files, order, &mut tape);
     match (calm, wild) {
@@ -136,12 +136,7 @@ fn drive(files: &Memory, order: Order, tape: &mut Tape<'_>) -> Result<Vec<Vec<u8
         }
         assert!(rest.is_empty(), "a job gives what it writes");
     }
-    let hashes = Hashes {
-        inputs: session.inputs().iter().map(|path| format!("hash of {path}")).collect(),
-        outputs: outputs.iter().map(|_| String::from("hash")).collect(),
-        ..Hashes::default()
-    };
-    let texts = session.finish(&hashes)?;
+    let texts = session.finish(&Ending::default())?;
     outputs.extend(texts.into_iter().map(|(_, text)| text.into_bytes()));
     Ok(outputs)
 }
@@ -167,7 +162,9 @@ fn mistake(session: &mut Session, open: &[Job], tape: &mut Tape<'_>) {
     let unknown = 1 << 40 | u64::from(tape.next());
     assert!(session.lengths(unknown).is_err());
     assert!(session.run(unknown, &[], mwa_wasm_fast::run).is_err());
-    assert!(session.finish(&Hashes::default()).is_err(), "hashes are missing");
+    let none = Ending { hashes: Some(Hashes::default()), ..Ending::default() };
+    assert!(session.finish(&none).is_err(), "hashes are missing");
+    assert!(session.take(unknown, session.found().to_vec().as_slice()).is_err());
     assert!(!session.again(), "nobody wants bad checkpoints left out");
     if let Some(job) = open.get(tape.choose(open.len())) {
         let chunk = [0; 3];

@@ -158,7 +158,8 @@ fn inside(sandbox: &Sandbox, files: &[Vec<u8>]) -> Vec<u8> {
         Question::Read((path, start, end)) => Answer::Bytes(bytes(path)[range(&(*start..*end))].to_vec()),
     };
     let options = serde_json::json!({ "weights": vec![1.0; INPUTS] }).to_string();
-    let mut session = sandbox.open(Verb::Merge, &paths, &options, None).expect("the options are right");
+    let mut session =
+        sandbox.open(Verb::Merge, &paths, &options, None, false).expect("the options are right");
     let mut merged = Vec::new();
     while let Some(step) = session.next().expect("no limit is near") {
         let job = match step {

@@ -11,8 +11,9 @@ use crate::engine::{compute, execute, sandbox};
 use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, weigh};
 use crate::io::disk::Disk;
+use crate::io::hash::sha256_of;
 use crate::io::staging::{Staging, place_of};
-use crate::io::store::Store;
+use crate::io::store::{Hashes, Store};
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
 
@@ -74,7 +75,8 @@ impl Planned {
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
-        let mut store = Store::new(checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice()));
+        let files = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
+        let mut store = Store::new(files, how.sha256);
         let mut begun = None;
         let create = |merge: &Merge| {
             let staging = begun.insert(Staging::begin(out, how.force, checkpoints)?);
@@ -91,10 +93,11 @@ impl Planned {
         }
         let staging = begun.expect("the outputs were created");
         let beside_weights = &checkpoints[merge.owner()].companions;
-        let (companions, notes) = beside(&staging, &merge.texts(), beside_weights)?;
+        let (companions, notes) = beside(&staging, &merge.texts(), beside_weights, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
-        let closing = Closing { paths, inputs: hashes.inputs, outputs: hashes.outputs, companions, notes };
+        let Hashes { inputs, outputs } = hashes;
+        let closing = Closing { paths, inputs, outputs, companions, notes };
         let finished = merge.finish(&closing)?;
         close(staging, &finished.texts, progress)?;
         Ok(finished.report)
@@ -112,6 +115,8 @@ pub(crate) fn beside(
     staging: &Staging,
     texts: &[Text],
     others: &[(String, PathBuf)],
+    how: &MergeOptions,
+    progress: &dyn Progress,
 ) -> Result<(Vec<HashedFile>, Vec<String>)> {
     let mut companions = Vec::new();
     for (name, text) in texts {
@@ -119,6 +124,11 @@ pub(crate) fn beside(
     }
     let (copied, left_out) = staging.copy_companions(others)?;
     companions.extend(copied);
+    if how.sha256 {
+        for file in &mut companions {
+            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
+        }
+    }
     Ok((companions, left_out))
 }
 

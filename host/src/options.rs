@@ -54,6 +54,8 @@ pub struct MergeOptions {
     pub merge: mwa::MergeOptions,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
+    /// SHA-256 of every file, too.
+    pub sha256: bool,
     /// Threads and memory.
     pub machine: Machine,
 }
@@ -71,7 +73,12 @@ impl MergeOptions {
     /// # Errors
     /// [`mwa::ErrorKind::Usage`] for options of product space without it, and a device that cannot be.
     pub fn new(given: &mwa::Options) -> Result<Self> {
-        Ok(Self { merge: given.merging()?, force: given.force, machine: Machine::new(given)? })
+        Ok(Self {
+            merge: given.merging()?,
+            force: given.force,
+            sha256: given.sha256,
+            machine: Machine::new(given)?,
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
 use crate::io::disk::io_error;
-use crate::io::hash::hash_file;
+use crate::io::hash::{blake3_of, sha256_of};
 use crate::io::scratch::Scratch;
 use crate::io::staging::leads_out;
 use crate::merge::Planned;
@@ -101,7 +101,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         )));
     }
 
-    let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, progress);
+    let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, machine, progress);
     let check_here = |files: &[HashedFile]| -> Result<Vec<_>> {
         let check_here = |file: &HashedFile| {
             let path = folder.join(&file.name);
@@ -144,16 +144,28 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     };
     let others = others(folder, &wrote)?;
     let companions = check_here(&companions)?;
-    let is_same = |again: &Report| {
-        let named = |file: &'_ HashedFile| (file.name.clone(), file.sha256.clone());
-        again.outputs.iter().map(named).eq(report.outputs.iter().map(named))
-            && (report.companions.is_empty() || again.companions == report.companions)
+    // reports of before have no BLAKE3: what they say of their files was checked above
+    let same = |again: &[HashedFile], before: &[HashedFile]| -> Result<bool> {
+        let mut same = again.len() == before.len();
+        for (again, before) in again.iter().zip(before) {
+            let hash = match before.blake3.as_str() {
+                "" => &blake3_of(&folder.join(&before.name), machine.threads(), progress)?,
+                known => known,
+            };
+            same &= again.name == before.name && again.blake3 == hash;
+        }
+        Ok(same)
     };
-    Ok(Verified { outputs, companions, others, inputs, remade: again.as_ref().map(is_same) })
+    let is_same = |again: &Report| -> Result<bool> {
+        Ok(same(&again.outputs, &report.outputs)?
+            && (report.companions.is_empty() || same(&again.companions, &report.companions)?))
+    };
+    let remade = again.as_ref().map(is_same).transpose()?;
+    Ok(Verified { outputs, companions, others, inputs, remade })
 }
 
 /// Compare one file with what the report says of it.
-fn check(path: &Path, file: &HashedFile, progress: &dyn Progress) -> Result<Checked> {
+fn check(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progress) -> Result<Checked> {
     let is_absent =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
     let state = match path.metadata() {
@@ -161,8 +173,17 @@ fn check(path: &Path, file: &HashedFile, progress: &dyn Progress) -> Result<Chec
         Err(error) => return Err(io_error("cannot look at it", &error).file(path.display().to_string())),
         // a pipe or a device would be read for ever
         Ok(metadata) if !metadata.is_file() || metadata.len() != file.bytes => State::Changed,
-        Ok(_) if hash_file(path, progress)? != file.sha256 => State::Changed,
-        Ok(_) => State::Same,
+        Ok(_) => {
+            let mut hashes = Vec::new();
+            if !file.blake3.is_empty() {
+                hashes.push(blake3_of(path, machine.threads(), progress)? == file.blake3);
+            }
+            if let Some(sha256) = &file.sha256 {
+                hashes.push(sha256_of(path, progress)? == *sha256);
+            }
+            let is_same = !hashes.is_empty() && hashes.iter().all(|is_same| *is_same);
+            if is_same { State::Same } else { State::Changed }
+        }
     };
     Ok(Checked { path: clean(path).display().to_string(), state })
 }

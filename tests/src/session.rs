@@ -25,7 +25,13 @@ impl Executor for InSession {
 
 fn run(merge: &Merge) -> mwa::Result<Vec<u8>> {
     let (files, paths) = offered(merge);
-    let order = Order { verb: Verb::Merge, paths, options: Options::read(&told(merge))?, chunk: Some(CHUNK) };
+    let order = Order {
+        verb: Verb::Merge,
+        paths,
+        options: Options::read(&told(merge))?,
+        chunk: Some(CHUNK),
+        hashed_outside: true,
+    };
     let mut session = Session::open(order, &Readers::ALL)?;
     let mut pieces = Vec::new();
     loop {

@@ -9,5 +9,5 @@ import { runVectors } from "./vectors.mjs";
 const root = new URL("../..", import.meta.url).pathname;
 const { wrong } = await runVectors(mwa, (path) => readFile(`${root}/tests/vectors/${path}`).then((bytes) => new Uint8Array(bytes)), 2);
 const merged = await mwa.merge(await mwa.openRun(await disk(`${root}/examples/sample-run`)));
-console.log(JSON.stringify({ wrong, sha256: merged.report.outputs[0].sha256 }));
+console.log(JSON.stringify({ wrong, blake3: merged.report.outputs[0].blake3 }));
 process.exit(0);

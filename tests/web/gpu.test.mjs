@@ -10,6 +10,7 @@ import { serve } from "./serve.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const SAMPLE = "3a2ec8d96a529c7a9f2d5a0aa528a74293a094a41bda43146afe4739e12376f8";
+const BLAKE3 = "7e2717852355ddf7431ccf51a06072d54e7d782248adc2a92c980644e04e9f2b";
 const executablePath = process.env.MWA_CHROMIUM ?? "/usr/bin/chromium";
 const EMULATED = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
@@ -57,14 +58,14 @@ async function sample(url) {
   const results = {};
   for (const choice of ["gpu", "auto", "cpu"]) {
     const { report, device, reason } = await merge(await openRun(inputs), { device: choice, threads: 2 });
-    results[choice] = { sha256: report.outputs[0].sha256, device, reason };
+    results[choice] = { blake3: report.outputs[0].blake3, device, reason };
   }
   return results;
 }
 
 test("a GPU gives the native bytes", async () => {
   const { gpu, auto, cpu } = await inChromium(EMULATED, sample);
-  assert.deepEqual([gpu, auto, cpu].map(({ sha256 }) => sha256), [SAMPLE, SAMPLE, SAMPLE]);
+  assert.deepEqual([gpu, auto, cpu].map(({ blake3 }) => blake3), [BLAKE3, BLAKE3, BLAKE3]);
   assert.match(gpu.device, /^gpu, /);
   assert.equal(gpu.reason, "the GPU gave the CPU's bytes when it was probed");
   assert.deepEqual([auto.device, cpu.device], ["cpu, 2 workers, SIMD", "cpu, 2 workers, SIMD"]);
@@ -80,7 +81,7 @@ test("the page merges on the GPU that is chosen, and saves the native bytes", as
     await page.getByText("5 of 10 checkpoints").waitFor();
     await page.selectOption("#device", "gpu");
     await page.click("#merge");
-    await page.getByText(SAMPLE).first().waitFor();
+    await page.getByText(BLAKE3).first().waitFor();
     assert.match(await page.locator(".good").textContent(), /Merged 5 checkpoints .* on gpu, /);
     assert.match(await page.locator("#reason").textContent(), /gave the CPU's bytes/);
     const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "adapter_model.safetensors" }).click()]);
@@ -92,7 +93,7 @@ test("the page merges on the GPU that is chosen, and saves the native bytes", as
 
 test("without WebGPU the CPU gives the same bytes, and it is said why", async () => {
   const { gpu, auto } = await inChromium([], sample);
-  assert.deepEqual([gpu, auto].map(({ sha256 }) => sha256), [SAMPLE, SAMPLE]);
+  assert.deepEqual([gpu, auto].map(({ blake3 }) => blake3), [BLAKE3, BLAKE3]);
   assert.equal(gpu.device, "cpu, 2 workers, SIMD");
   assert.match(gpu.reason, /WebGPU/);
 });
@@ -106,11 +107,11 @@ test("the CPU goes on when a GPU is lost midway, with bytes of any source", asyn
     const results = [];
     for (const [inputs, device] of [[ranges, "cpu"], [ranges, "gpu"], [blobs, "gpu"]]) {
       const { report, reason } = await merge(await openRun(inputs), { device, threads: 2, weights: [1, 3] });
-      results.push({ sha256: report.outputs[0].sha256, reason });
+      results.push({ blake3: report.outputs[0].blake3, reason });
     }
     return results;
   });
-  assert.equal(new Set(results.map(({ sha256 }) => sha256)).size, 1);
+  assert.equal(new Set(results.map(({ blake3 }) => blake3)).size, 1);
   for (const { reason } of results.slice(1)) assert.equal(reason, "gpu: lost by a test; the CPU does the rest");
 });
 
@@ -118,7 +119,7 @@ test("auto leaves an emulated GPU alone, whatever there is to read", async () =>
   const { device, reason, last } = await inChromium(EMULATED, async (url) => {
     const { openRun, merge } = await import(`${url}/package/index.js`);
     const { huge } = await import(`${url}/tests/huge.mjs`);
-    const { files, device, reason } = await merge(await openRun(huge(130 << 20)), { threads: 2, weights: [1, 3], skipInputHashes: true });
+    const { files, device, reason } = await merge(await openRun(huge(130 << 20)), { threads: 2, weights: [1, 3] });
     const last = new Float32Array(await files[0].blob.slice(-4).arrayBuffer());
     return { device, reason, last: last[0] };
   });

@@ -1,4 +1,4 @@
-//! One merge in every runtime: all vectors where it can, the sample run, and a table of its SHA-256.
+//! One merge in every runtime: all vectors where it can, the sample run, and a table of its BLAKE3.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ pub(crate) fn bench() -> Result {
 }
 
 fn show(rows: &[Row], count: &mut Count) -> Result {
-    println!("\n{:<28}{:<18}SHA-256 of the merge of {SAMPLE}", "runtime", "vectors");
+    println!("\n{:<28}{:<18}BLAKE3 of the merge of {SAMPLE}", "runtime", "vectors");
     let made = || rows.iter().filter_map(|row| row.made.as_ref().ok());
     let first = made().next().map(|made| &made.sample);
     let hash = made().find_map(|made| made.vectors.as_ref()).map(|vectors| &vectors.hash);
@@ -124,7 +124,7 @@ fn native(device: &str, file: &str) -> Result<Made> {
     merge.args(["merge", SAMPLE, "--force", "--json", "--device", device, "-o"]).arg(&merged);
     merge.current_dir(root());
     let report: Value = serde_json::from_str(&output(merge)?).map_err(|error| error.to_string())?;
-    let sample = report["outputs"][0]["sha256"].as_str().unwrap_or_default().to_owned();
+    let sample = report["outputs"][0]["blake3"].as_str().unwrap_or_default().to_owned();
     Ok(Made { sample, vectors: None })
 }
 

@@ -51,6 +51,7 @@ class MergeOptions(WeightOptions, total=False):
     allow_non_finite: bool  # Let NaN and infinity through instead of failing
     rewrite: bool  # Write files anew where one checkpoint alone has weight, instead of copying its own
     force: bool  # Replace an earlier merge
+    sha256: bool  # Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
     threads: int | None  # Threads [default: one per core]
     memory: int | None  # Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
     device: Device | None  # auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The bytes are the same [default: auto]

@@ -14,7 +14,10 @@ class HashedFile:
 
     name: str
     bytes: int
-    sha256: str
+    blake3: str
+    """In hex, as `b3sum` prints it."""
+    sha256: str | None = None
+    """In hex, where it was asked for."""
 
 
 @dataclass(frozen=True)

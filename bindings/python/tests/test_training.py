@@ -52,7 +52,7 @@ def test_merge_callback(tmp_path: Path) -> None:
 
     report = load_merged(model, tmp_path, metric="eval_loss", select="all")
     assert model.active_adapter == "merged"
-    assert report.outputs[0].sha256 == callback.report.outputs[0].sha256
+    assert report.outputs[0].blake3 == callback.report.outputs[0].blake3
     live = peft.get_peft_model_state_dict(model, adapter_name="merged")
     assert all(torch.equal(live[name], merged[name]) for name in merged)
     load_merged(model, tmp_path, adapter_name="default", scheme="uniform")

@@ -7,6 +7,7 @@
 mod asked;
 mod chunks;
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -17,10 +18,11 @@ use serde::Deserialize;
 
 use self::asked::Asked;
 use self::chunks::{Desks, Piece};
+use crate::digest::{Digests, Parts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Maybe, Stop, text};
+use crate::files::{Files as _, Kind, Maybe, Stop, text};
 use crate::merge::report::{HashedFile, Report};
-use crate::merge::{Bytes, Closing, Cut, Found, Merge, Next, Text};
+use crate::merge::{Bytes, Closing, Cut, Found, Hash, Merge, Next, Text};
 use crate::options::{Options, Verb};
 use crate::plan::{Read, Write};
 use crate::run::checkpoint::{Checkpoint, File};
@@ -47,6 +49,9 @@ pub struct Order {
     pub options: Options,
     /// Most bytes that a job reads of one input; 256 KiB unless given.
     pub chunk: Option<u32>,
+    /// Whether the host makes the hashes of all files by itself; else jobs do as they run, and the last ones read what no
+    /// other has.
+    pub hashed_outside: bool,
 }
 
 /// What the host is to do next.
@@ -69,25 +74,34 @@ pub struct Job {
     pub reads: Vec<Write>,
     /// Where the result goes in [`Session::outputs`]; empty for a job that only takes in.
     pub writes: Vec<Write>,
+    /// Of a module that is too large to cross at once, its number: its jobs are run by one session, in order.
+    pub module: Option<u64>,
 }
 
-/// What a host has found out when all is written.
+/// What a host has to tell when all is written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ending {
+    /// The way from the output folder to each checkpoint, in the order of the report; may be empty.
+    pub paths: Vec<String>,
+    /// The names of the [`Session::companions`] that were not copied.
+    pub left_out: Vec<String>,
+    /// What else is to be told.
+    pub notes: Vec<String>,
+    /// From a host that makes hashes by itself.
+    pub hashes: Option<Hashes>,
+}
+
+/// Hashes that a host has made.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hashes {
-    /// The way from the output folder to each checkpoint, in the order of the report; may be empty.
-    #[serde(default)]
-    pub paths: Vec<String>,
-    /// SHA-256 in hex of each of [`Session::inputs`].
-    pub inputs: Vec<String>,
-    /// SHA-256 in hex of each of [`Session::outputs`].
-    pub outputs: Vec<String>,
-    /// What was written beside them; empty where a host cannot hash it.
-    #[serde(default)]
+    /// Of each of [`Session::inputs`].
+    pub inputs: Vec<Hash>,
+    /// Of each of [`Session::outputs`].
+    pub outputs: Vec<Hash>,
+    /// Of what was written beside them.
     pub companions: Vec<HashedFile>,
-    /// What the host has to tell.
-    #[serde(default)]
-    pub notes: Vec<String>,
 }
 
 /// [`crate::merge::Job::run`], compiled by the caller's crate: with the instructions or for the speed that it wants.
@@ -115,9 +129,17 @@ struct Work {
     merge: Merge,
     /// Places of the checkpoints in the run.
     indexes: Vec<usize>,
-    /// The paths of all files with weights, and the number of the first of each checkpoint.
+    /// The paths of all files with weights, and then of what lies beside them if it is hashed here.
     inputs: Vec<String>,
+    /// The number of the first file of each checkpoint, and how many there are of all.
     firsts: Vec<usize>,
+    weights: usize,
+    /// If they are made here.
+    digests: Option<Digests>,
+    /// What no job has read, once that is known.
+    rest: Option<VecDeque<Write>>,
+    /// What the last job has found, for other sessions.
+    found: Vec<u8>,
     /// Files to copy beside the output: name, path.
     companions: Vec<(String, String)>,
     /// Most bytes of a job's reads, or of the reads of one input where it reads all of them at once.
@@ -138,6 +160,8 @@ enum Part {
     Whole(u64),
     /// A piece of one of the merge's, which is too large to cross at once.
     Piece(Piece),
+    /// Bytes that are only hashed.
+    Rest(usize, u64, u64),
 }
 
 impl Session {
@@ -228,17 +252,29 @@ impl Session {
         let chunk = most.min(MOST / checkpoints.len().max(1)).max(1);
         let merge =
             Merge::new(chosen, self.order.options.merging()?, Cut { max_bytes: chunk, by_tensor: false })?;
-        let (mut inputs, mut firsts) = (Vec::new(), Vec::new());
+        let (mut inputs, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for checkpoint in &checkpoints {
             firsts.push(inputs.len());
             inputs.extend(paths(checkpoint)?);
+            lengths.extend(checkpoint.files.iter().map(|file| file.len));
         }
+        let weights = inputs.len();
         let companions = checkpoints[merge.owner()].companions(&self.files)?;
+        let is_hashed = !self.order.hashed_outside;
+        for (_, path) in companions.iter().filter(|_| is_hashed) {
+            let Kind::File(len) = self.files.kind(path)? else { continue };
+            inputs.push(path.clone());
+            lengths.push(len);
+        }
         Ok(Work {
             merge,
             indexes,
             inputs,
             firsts,
+            weights,
+            digests: is_hashed.then(|| Digests::new(lengths, [])),
+            rest: None,
+            found: Vec::new(),
             companions,
             chunk,
             pending: 0..0,
@@ -293,6 +329,20 @@ impl Session {
         done
     }
 
+    /// What the last job that was run has found, for [`Session::take`] of other sessions.
+    #[must_use]
+    pub fn found(&self) -> &[u8] {
+        self.work.as_ref().map_or(&[], |work| &work.found)
+    }
+
+    /// Take in that a job was run by another session that was opened alike, and what it has [found](Session::found).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when no such job is handed out here, or that was not found by it.
+    pub fn take(&mut self, number: u64, found: &[u8]) -> Result<()> {
+        self.work()?.take(number, found)
+    }
+
     /// After a job that failed: whether the merge begins again, without the checkpoint whose values are bad, as the option
     /// `drop_bad` wants. What was written is void then.
     pub fn again(&mut self) -> bool {
@@ -306,7 +356,7 @@ impl Session {
         again
     }
 
-    /// The paths of all files with weights, by the numbers that jobs call them by; none before the first job.
+    /// The paths of all files that jobs read, by the numbers that they call them by; none before the first job.
     #[must_use]
     pub fn inputs(&self) -> &[String] {
         self.work.as_ref().map_or(&[], |work| &work.inputs)
@@ -351,10 +401,16 @@ impl Session {
     /// The files of text that belong beside the weights: shard index, adapter config, model card and report.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when there is not one hash per file; [`ErrorKind::Input`] when there was nothing to merge.
-    pub fn finish(&mut self, hashes: &Hashes) -> Result<Vec<Text>> {
-        let Work { merge, firsts, .. } = &*self.work()?;
-        let Hashes { paths, inputs, outputs, companions, notes } = hashes.clone();
+    /// [`ErrorKind::Usage`] when there is not one hash per file, or jobs were not run; [`ErrorKind::Input`] when there was
+    /// nothing to merge.
+    pub fn finish(&mut self, ending: &Ending) -> Result<Vec<Text>> {
+        let work = self.work()?;
+        let Ending { paths, left_out, notes, hashes } = ending.clone();
+        let Hashes { inputs, outputs, companions } = match hashes {
+            Some(hashes) => hashes,
+            None => work.hashes(&left_out)?,
+        };
+        let Work { merge, firsts, .. } = work;
         let ends = firsts.iter().skip(1).copied().chain([inputs.len()]);
         let of = |(start, end): (&usize, usize)| inputs.get(*start..end).unwrap_or_default().to_vec();
         let inputs = firsts.iter().zip(ends).map(of).collect();
@@ -368,13 +424,11 @@ impl Work {
         while self.pending.is_empty() {
             match self.merge.next()? {
                 Next::Jobs(numbers) => self.pending = numbers,
-                Next::Wait if self.merge.is_last() => return Ok(None),
+                Next::Wait if self.merge.is_last() => return self.next_rest(),
                 Next::Wait => {
-                    let detail = "the next job depends on those that were handed out";
-                    return Err(Error::new(ErrorKind::Usage, detail)
-                        .help("run them first: they compare the checkpoints, or find ranks"));
+                    return Err(early("the next job depends on those that were handed out"));
                 }
-                Next::Done => return Ok(None),
+                Next::Done => return self.next_rest(),
             }
         }
         let job = self.merge.job(self.pending.start);
@@ -391,18 +445,52 @@ impl Work {
         let number = self.count;
         self.count += 1;
         self.handed_out.push((number, part));
-        let of = |Read { input, file, range }| Write { file: self.firsts[input] + file, range };
-        Ok(Some(Job { number, reads: reads.into_iter().map(of).collect(), writes }))
+        let module = if let Part::Piece(piece) = part { Some(piece.job) } else { None };
+        Ok(Some(Job { number, reads, writes, module }))
     }
 
-    fn ranges(&self, part: Part) -> (Vec<Read>, Vec<Write>) {
-        match part {
+    /// The next job that reads what no other has; `None` after the last.
+    fn next_rest(&mut self) -> Result<Option<Job>> {
+        let Some(digests) = &self.digests else { return Ok(None) };
+        if self.rest.is_none() {
+            if !self.handed_out.is_empty() {
+                return Err(early("what is still to be read depends on the jobs that were handed out"));
+            }
+            let span = |(file, range)| Write { file, range };
+            self.rest = Some(digests.missing().map(span).collect());
+        }
+        let Some(rest) = self.rest.as_mut().and_then(VecDeque::front_mut) else { return Ok(None) };
+        let Write { file, range: Range { start, end } } = rest.clone();
+        // pieces end where subtrees of the hash do
+        let chunk = self.chunk as u64;
+        let stop = end.min((start / chunk + 1) * chunk);
+        rest.range.start = stop;
+        if stop == end {
+            self.rest.as_mut().map(VecDeque::pop_front);
+        }
+        let number = self.count;
+        self.count += 1;
+        self.handed_out.push((number, Part::Rest(file, start, stop)));
+        Ok(Some(Job {
+            number,
+            reads: vec![Write { file, range: start..stop }],
+            writes: Vec::new(),
+            module: None,
+        }))
+    }
+
+    /// What a job reads of the inputs and writes of the outputs.
+    fn ranges(&self, part: Part) -> (Vec<Write>, Vec<Write>) {
+        let (reads, writes) = match part {
             Part::Whole(number) => {
                 let job = self.merge.job(number);
                 (job.reads().collect(), job.writes().collect())
             }
             Part::Piece(piece) => piece.ranges(&self.merge.job(piece.job), self.chunk as u64),
-        }
+            Part::Rest(file, start, end) => return (vec![Write { file, range: start..end }], Vec::new()),
+        };
+        let of = |Read { input, file, range }| Write { file: self.firsts[input] + file, range };
+        (reads.into_iter().map(of).collect(), writes)
     }
 
     fn part(&self, number: u64) -> Result<Part> {
@@ -415,7 +503,7 @@ impl Work {
 
     fn lengths(&self, number: u64) -> Result<Vec<usize>> {
         let (reads, _) = self.ranges(self.part(number)?);
-        let length = |read: Read| usize::try_from(read.range.end - read.range.start);
+        let length = |read: Write| usize::try_from(read.range.end - read.range.start);
         Ok(reads.into_iter().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
     }
 
@@ -427,28 +515,146 @@ impl Work {
             let detail = format!("job {number} reads chunks of {wanted:?} bytes, but got {given:?}");
             return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
         }
+        let (reads, writes) = self.ranges(part);
+        let mut told = None;
         let out = match part {
             Part::Whole(number) => {
                 let job = self.merge.job(number);
                 let length: u64 = job.writes().map(|write| write.range.end - write.range.start).sum();
                 let length = usize::try_from(length).expect("a job writes at most eight bytes per element");
                 let mut out = vec![0; length];
-                let found = compute(&job, Bytes::Whole(chunks), &mut [&mut out])?;
-                self.merge.found(number, found)?;
+                told = Some(compute(&job, Bytes::Whole(chunks), &mut [&mut out])?);
                 out
             }
             Part::Piece(piece) if piece.is_result => self.desks.hand_out(piece, self.chunk as u64)?,
             Part::Piece(piece) => {
                 let job = self.merge.job(piece.job);
-                if let Some(found) = self.desks.take(piece, &job, self.chunk as u64, chunks, compute)? {
-                    self.merge.found(piece.job, found)?;
-                }
+                told = self.desks.take(piece, &job, self.chunk as u64, chunks, compute)?;
                 Vec::new()
             }
+            Part::Rest(..) => Vec::new(),
         };
-        self.handed_out.retain(|(other, _)| *other != number);
+        self.know_outputs(&writes);
+        let is_hashed = match part {
+            Part::Whole(job) | Part::Piece(Piece { job, .. }) => self.merge.job(job).is_hashed(),
+            Part::Rest(..) => true,
+        };
+        let parts = self.digests.as_ref().map(|digests| {
+            if !is_hashed {
+                return Parts::default();
+            }
+            let mut rest = out.as_slice();
+            let piece = |write: &'_ Write| {
+                let length = usize::try_from(write.range.end - write.range.start).unwrap_or(usize::MAX);
+                rest.split_off(..length).expect("the result has the bytes of all writes")
+            };
+            let written: Vec<_> = writes.iter().map(piece).collect();
+            digests.parts(reads.iter().zip(chunks.iter().copied()), writes.iter().zip(written))
+        });
+        self.found = encoded(told.as_ref(), parts.as_ref());
+        self.done(number, part, told, parts)?;
         Ok(out)
     }
+
+    /// A job is done, here or elsewhere.
+    fn done(&mut self, number: u64, part: Part, found: Option<Found>, parts: Option<Parts>) -> Result<()> {
+        if let Some(found) = found {
+            let job = match part {
+                Part::Whole(job) | Part::Piece(Piece { job, .. }) => job,
+                Part::Rest(..) => return Err(foreign()),
+            };
+            self.merge.found(job, found)?;
+        }
+        if let (Some(digests), Some(parts)) = (&mut self.digests, parts) {
+            digests.take(parts);
+        }
+        self.handed_out.retain(|(other, _)| *other != number);
+        Ok(())
+    }
+
+    fn take(&mut self, number: u64, found: &[u8]) -> Result<()> {
+        let part = self.part(number)?;
+        let (_, writes) = self.ranges(part);
+        self.know_outputs(&writes);
+        let (count, mut rest) = found.split_first_chunk().ok_or_else(foreign)?;
+        let mut numbers = Vec::new();
+        for _ in 0..u32::from_le_bytes(*count) {
+            let (number, after) = rest.split_first_chunk().ok_or_else(foreign)?;
+            numbers.push(f64::from_le_bytes(*number));
+            rest = after;
+        }
+        let told = if numbers.is_empty() { None } else { Some(Found::from_numbers(&numbers)?) };
+        let parts = match &self.digests {
+            Some(digests) => Some(digests.decode(rest).ok_or_else(foreign)?),
+            None => None,
+        };
+        self.done(number, part, told, parts)
+    }
+
+    /// With the first job that writes it is known what.
+    fn know_outputs(&mut self, writes: &[Write]) {
+        let Some(digests) = self.digests.as_mut().filter(|digests| !digests.are_outputs_known()) else {
+            return;
+        };
+        if writes.is_empty() {
+            return;
+        }
+        let outputs = self.merge.outputs();
+        digests.write_to(outputs.iter().map(|file| file.header.file_len()));
+        if self.merge.copied().is_none() {
+            (0..outputs.len()).for_each(|file| digests.wrote(file, 0, &self.merge.head(file)));
+        }
+    }
+
+    /// The hashes that were made here, of all but the companions that were left out.
+    fn hashes(&self, left_out: &[String]) -> Result<Hashes> {
+        let Some(digests) = &self.digests else {
+            let detail = "the host makes the hashes, but gives none";
+            return Err(Error::new(ErrorKind::Usage, detail).help("give one for each file"));
+        };
+        let read = |file| digests.of_read(file).map(Hash::from);
+        let written = |file| digests.of_written(file).map(Hash::from);
+        let missing = || early("not all files are hashed yet");
+        let texts = self.merge.texts();
+        let mut companions: Vec<_> =
+            texts.iter().map(|(name, text)| HashedFile::of(name, text.as_bytes())).collect();
+        for (file, path) in self.inputs.iter().enumerate().skip(self.weights) {
+            let (name, _) =
+                self.companions.iter().find(|(_, other)| other == path).expect("it is one of them");
+            if !left_out.contains(name) {
+                let blake3 = digests.of_read(file).ok_or_else(missing)?;
+                let unhashed = HashedFile::unhashed(name.clone(), digests.read_len(file));
+                companions.push(HashedFile { blake3, ..unhashed });
+            }
+        }
+        Ok(Hashes {
+            inputs: (0..self.weights).map(read).collect::<Option<_>>().ok_or_else(missing)?,
+            outputs: (0..self.merge.outputs().len())
+                .map(written)
+                .collect::<Option<_>>()
+                .ok_or_else(missing)?,
+            companions,
+        })
+    }
+}
+
+/// What a job has found and hashed, for other sessions: how many numbers, the numbers, and parts of hashes.
+fn encoded(found: Option<&Found>, parts: Option<&Parts>) -> Vec<u8> {
+    let numbers = found.map(Found::to_numbers).unwrap_or_default();
+    let mut bytes = u32::try_from(numbers.len()).expect("few numbers").to_le_bytes().to_vec();
+    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    bytes.extend(parts.map(Parts::encode).unwrap_or_default());
+    bytes
+}
+
+fn early(detail: &'static str) -> Error {
+    Error::new(ErrorKind::Usage, detail)
+        .help("run them first: they compare the checkpoints, find ranks, or hash files")
+}
+
+fn foreign() -> Error {
+    Error::new(ErrorKind::Usage, "this is not what such a job has found")
+        .help("take what another session found that was opened alike, job by job")
 }
 
 /// The paths of a checkpoint's files. Jobs read them as they lie, so that tensors that lie in pieces are refused.

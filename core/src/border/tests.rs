@@ -4,7 +4,7 @@
 use alloc::string::ToString as _;
 
 use super::*;
-use crate::files::Files as _;
+use crate::digest;
 use crate::files::memory::Memory;
 use crate::format::safetensors::Safetensors;
 use crate::merge::tests::{CONFIG, DOWN, HEAD, UP, adapter, file};
@@ -24,7 +24,10 @@ fn disk(files: &[Vec<u8>]) -> Memory {
 fn open(disk: &Memory, options: &str) -> Result<Session> {
     let options = Options::parse(&format!(r#"{{"weights": [1, 1]{options}}}"#))?;
     let paths = disk.list("").map_err(|_| ()).unwrap();
-    Session::open(Order { verb: Verb::Merge, paths, options, chunk: Some(10) }, &READERS)
+    Session::open(
+        Order { verb: Verb::Merge, paths, options, chunk: Some(10), hashed_outside: false },
+        &READERS,
+    )
 }
 
 /// The next job, once all questions are answered.
@@ -74,10 +77,7 @@ fn run(session: &mut Session, disk: &Memory) -> Result<Vec<u8>> {
 }
 
 fn finish(session: &mut Session) -> Vec<Text> {
-    let hash = |_| "hash".to_string();
-    let inputs = (0..session.inputs().len()).map(hash).collect();
-    let outputs = (0..session.outputs().count()).map(hash).collect();
-    session.finish(&Hashes { inputs, outputs, ..Hashes::default() }).unwrap()
+    session.finish(&Ending::default()).unwrap()
 }
 
 #[test]
@@ -89,6 +89,53 @@ fn averages_what_crosses_in_small_chunks() {
     let texts = finish(&mut session);
     assert_eq!(texts[2].0, "mwa-report.json");
     assert!(texts[2].1.contains("\"residual\""), "{}", texts[2].1);
+}
+
+#[test]
+fn all_files_are_hashed_on_the_way() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    let merged = run(&mut session, &disk).unwrap();
+    let report: Report = serde_json::from_str(&finish(&mut session)[2].1).unwrap();
+    let of = |path: &str| disk.files.iter().find(|(known, _)| *known == path).unwrap().1.as_slice();
+    let hash = |file: &HashedFile| file.blake3.clone();
+    assert_eq!(hash(&report.outputs[0]), digest::hash(&merged));
+    let files = ["a/adapter_model.safetensors", "b/adapter_model.safetensors"];
+    for (input, file) in report.inputs.iter().zip(files) {
+        assert_eq!(input.files.iter().map(hash).collect::<Vec<_>>(), [digest::hash(of(file))]);
+    }
+    let tokenizer = report.companions.iter().find(|it| it.name == "tokenizer.json").unwrap();
+    assert_eq!((hash(tokenizer), tokenizer.bytes), (digest::hash(of("b/tokenizer.json")), 2));
+    let left_out = Ending { left_out: vec!["tokenizer.json".into()], ..Ending::default() };
+    let texts = session.finish(&left_out).unwrap();
+    assert!(!texts[2].1.contains("tokenizer.json"), "{}", texts[2].1);
+}
+
+#[test]
+fn sessions_share_the_jobs_of_a_merge() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    for options in ["", r#", "space": "product", "rank": "auto", "energy": 0.5"#] {
+        let mut alone = open(&disk, options).unwrap();
+        run(&mut alone, &disk).unwrap();
+        let mut sessions = [open(&disk, options).unwrap(), open(&disk, options).unwrap()];
+        let mut turn = 0;
+        loop {
+            let [first, second] = &mut sessions;
+            let (Some(job), Some(_)) = (next(first, &disk).unwrap(), next(second, &disk).unwrap()) else {
+                break;
+            };
+            // what belongs together goes to one of them
+            turn = job.module.map_or(turn + 1, |module| module as usize);
+            let (worker, other) = if turn % 2 == 0 { (first, second) } else { (second, first) };
+            let chunks = chunks(worker, &disk, &job);
+            worker.run(job.number, &chunks, |job, bytes, out| job.run(bytes, out)).unwrap();
+            other.take(job.number, worker.found()).unwrap();
+            assert_eq!(other.take(job.number, worker.found()).unwrap_err().kind(), ErrorKind::Usage);
+        }
+        for session in &mut sessions {
+            assert_eq!(finish(session), finish(&mut alone));
+        }
+    }
 }
 
 #[test]
@@ -176,5 +223,5 @@ fn what_makes_no_sense_is_refused() {
     session.step().unwrap();
     let error = session.tell(Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), "2 questions were asked, and 0 answered");
-    assert!(session.finish(&Hashes::default()).is_err(), "nothing is planned");
+    assert!(session.finish(&Ending::default()).is_err(), "nothing is planned");
 }

@@ -24,16 +24,41 @@ pub struct Closing {
     /// The way from the output folder to each input; may be empty.
     #[serde(default)]
     pub paths: Vec<String>,
-    /// SHA-256 in hex of each input's files; an empty text for a file that was not hashed, which the report leaves out.
-    pub inputs: Vec<Vec<String>>,
-    /// SHA-256 in hex of each output file.
-    pub outputs: Vec<String>,
+    /// Of each input's files; the report leaves out a file that was not hashed.
+    pub inputs: Vec<Vec<Hash>>,
+    /// Of each output file.
+    pub outputs: Vec<Hash>,
     /// What was written beside them, [`Merge::texts`] among it; empty where a host cannot hash it.
     #[serde(default)]
     pub companions: Vec<HashedFile>,
     /// What the host has to tell: which files it did not take along.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// The hashes of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hash {
+    /// BLAKE3 in hex, as [`crate::digest`] makes it; an empty text for a file that was not hashed.
+    pub blake3: String,
+    /// SHA-256 in hex, if anybody asked for it.
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
+
+impl Hash {
+    fn write_to(&self, file: &mut HashedFile) {
+        file.blake3.clone_from(&self.blake3);
+        file.sha256.clone_from(&self.sha256);
+    }
+}
+
+impl From<String> for Hash {
+    /// BLAKE3 alone.
+    fn from(blake3: String) -> Self {
+        Self { blake3, sha256: None }
+    }
 }
 
 /// A file of text that belongs beside the weights: its name and what is in it.
@@ -80,7 +105,7 @@ impl Merge {
         let (distance, _) = self.distance()?;
         let mut made = self.report(closing, distance);
         for input in &mut made.inputs {
-            input.files.retain(|file| !file.sha256.is_empty());
+            input.files.retain(|file| !file.blake3.is_empty());
         }
         made.notes.extend(twins(&made.inputs));
         let mut texts = self.texts();
@@ -100,12 +125,12 @@ impl Merge {
                 row.files = input.files.iter().map(unhashed).collect();
             }
             for (file, hash) in row.files.iter_mut().zip(closing.inputs.get(i).into_iter().flatten()) {
-                file.sha256.clone_from(hash);
+                hash.write_to(file);
             }
         }
         let mut outputs: Vec<_> = self.outputs().iter().map(unhashed).collect();
         for (file, hash) in outputs.iter_mut().zip(&closing.outputs) {
-            file.sha256.clone_from(hash);
+            hash.write_to(file);
         }
         let (space, rank) = report::space_name(self.options.space);
         let mut report = Report {
@@ -136,12 +161,12 @@ impl Merge {
 }
 
 fn unhashed(file: &Shard) -> HashedFile {
-    HashedFile { name: file.name.clone(), bytes: file.header.file_len(), sha256: String::new() }
+    HashedFile::unhashed(file.name.clone(), file.header.file_len())
 }
 
 /// What to say of inputs that are the same model.
 fn twins(inputs: &[report::Input]) -> Vec<String> {
-    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.sha256 == b.sha256;
+    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.blake3 == b.blake3;
     let mut pairs = Vec::new();
     for (i, input) in inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
         let mut before = inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());

@@ -1,12 +1,12 @@
 //! A job of a merge: which bytes to read, what to do with them, where the result goes; one enum, one `run`.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernel::Tally;
-use crate::method::product::{Method, ModuleJob, Reader, Residual};
+use crate::merge::found::Found;
+use crate::method::product::{Method, ModuleJob, Reader};
 use crate::plan;
 use crate::plan::{Read, Write};
 use crate::run::same_run::Beginnings;
@@ -46,54 +46,6 @@ pub enum Bytes<'a, 'r> {
     Windows(usize, &'a mut Reader<'r>),
 }
 
-/// What a job has found out, for [`super::Merge::found`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Found {
-    /// Of elements: how many became zero, or are not finite.
-    Tally(Tally),
-    /// The cosine between each input's beginning of a factor and the one before it; NaN where that says nothing.
-    Cosines(Vec<f64>),
-    /// The rank that a module needs.
-    Rank(usize),
-    /// How far a module is off; `None` where that says nothing.
-    Residual(Option<Residual>),
-}
-
-/// What many jobs have found out, folded: sums of elements take no room, however many there are.
-#[derive(Clone, Debug, Default)]
-pub struct Findings {
-    pub(super) tally: Tally,
-    /// The jobs whose tallies are in `tally`.
-    pub(super) tallied: u64,
-    pub(super) others: Vec<(u64, Found)>,
-}
-
-impl Findings {
-    /// Take in what job `number` found.
-    pub fn add(&mut self, number: u64, found: Found) {
-        match found {
-            Found::Tally(tally) => {
-                self.tally = self.tally.plus(tally);
-                self.tallied += 1;
-            }
-            other => self.others.push((number, other)),
-        }
-    }
-
-    /// Take in what so many jobs on elements found together, as where a device ran them at once.
-    pub fn add_many(&mut self, jobs: u64, tally: Tally) {
-        self.tally = self.tally.plus(tally);
-        self.tallied += jobs;
-    }
-
-    /// Take in what was found elsewhere.
-    pub fn join(&mut self, other: Self) {
-        self.tally = self.tally.plus(other.tally);
-        self.tallied += other.tallied;
-        self.others.extend(other.others);
-    }
-}
-
 /// Most bytes that a residual takes at once where all are in memory: they stay in a second-level cache. The result does not
 /// depend on it.
 const WINDOW: usize = 2 << 20;
@@ -130,6 +82,13 @@ impl<'a> Job<'a> {
         let length = |range: Range<u64>| range.end - range.start;
         let reads: u64 = self.reads().map(|read| length(read.range)).sum();
         reads + self.writes().map(|write| length(write.range)).sum::<u64>()
+    }
+
+    /// Whether what it reads is hashed on the way: jobs that write have no byte in common, others read the same again, to
+    /// compare it. So it does not depend on the order of jobs what of a file is known.
+    #[must_use]
+    pub fn is_hashed(&self) -> bool {
+        self.writes().len() > 0
     }
 
     /// Whether it is on elements, and reads as few bytes as it was cut to; others take tensors, or the beginnings of tensors.

@@ -44,7 +44,7 @@
 //!     merge.take(findings)?;
 //! }
 //! assert_eq!(merged, file([2.0, 1.0]));
-//! let hashes = |file: &Vec<u8>| vec![format!("hash of {} bytes", file.len())]; // SHA-256, in earnest
+//! let hashes = |file: &Vec<u8>| vec![mwa::digest::hash(file).into()];
 //! let closing = Closing { inputs: files.iter().map(hashes).collect(), outputs: hashes(&merged), ..Closing::default() };
 //! let finished = merge.finish(&closing)?; // texts to write beside the weights
 //! assert!(finished.texts.iter().any(|(name, _)| name == "mwa-report.json"));
@@ -55,6 +55,7 @@ mod agreed;
 pub(crate) mod card;
 mod closing;
 mod compare;
+mod found;
 mod job;
 pub mod report;
 #[cfg(test)]
@@ -80,9 +81,10 @@ use self::job::{Aim, Work};
 use self::report::{Distance, Weighting};
 
 pub use agreed::Agreed;
-pub use closing::{Closing, Finished, Text, shard_indexes};
+pub use closing::{Closing, Finished, Hash, Text, shard_indexes};
 pub use compare::Comparison;
-pub use job::{Bytes, Findings, Found, Job};
+pub use found::{Findings, Found};
+pub use job::{Bytes, Job};
 
 /// What is wanted of a merge, beyond its inputs and weights.
 #[derive(Clone, Copy, Debug)]

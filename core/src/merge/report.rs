@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::hash;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
@@ -201,8 +202,26 @@ pub struct HashedFile {
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
-    /// SHA-256 in hex.
-    pub sha256: String,
+    /// BLAKE3 in hex, as `b3sum` prints it; empty where nobody hashed it, and in reports of mwa 0.1 of before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub blake3: String,
+    /// SHA-256 in hex, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl HashedFile {
+    /// A file that nobody has hashed yet.
+    #[must_use]
+    pub fn unhashed(name: String, bytes: u64) -> Self {
+        Self { name, bytes, blake3: String::new(), sha256: None }
+    }
+
+    /// The file that holds these bytes.
+    #[must_use]
+    pub fn of(name: &str, bytes: &[u8]) -> Self {
+        Self { blake3: hash(bytes), ..Self::unhashed(name.into(), bytes.len() as u64) }
+    }
 }
 
 /// Files that belong to the model as a whole and are the same in every checkpoint; taken from the newest.

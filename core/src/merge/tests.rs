@@ -74,10 +74,10 @@ fn run(merge: &mut Merge, files: &[Vec<u8>]) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn closing(files: &[Vec<u8>]) -> Closing {
-    let hash = |bytes: &Vec<u8>| format!("{bytes:?}");
+    let hash = |bytes: &Vec<u8>| format!("{bytes:?}").into();
     Closing {
         inputs: files.iter().map(|file| vec![hash(file)]).collect(),
-        outputs: vec!["out".into()],
+        outputs: vec!["out".to_string().into()],
         ..Closing::default()
     }
 }

@@ -287,6 +287,11 @@ options! {
         lacking: &[(Face::Browser, "files are handed over, not replaced")],
         ..OUTPUT
     };
+    /// Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
+    sha256: bool = false, Kind::Switch, Facts {
+        lacking: &[(Face::Browser, "no file is read from front to back"), (Face::Node, "no file is read from front to back")],
+        ..OUTPUT
+    };
 
     /// Threads
     threads: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "one per core", ..MACHINE };

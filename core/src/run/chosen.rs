@@ -124,7 +124,7 @@ impl Checkpoint {
 }
 
 fn unhashed(file: &File) -> HashedFile {
-    HashedFile { name: file.name().to_owned(), bytes: file.len, sha256: String::new() }
+    HashedFile::unhashed(file.name().to_owned(), file.len)
 }
 
 /// A checkpoint as a plan takes it, its files under the names that the output gives them.

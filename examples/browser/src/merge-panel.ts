@@ -121,7 +121,7 @@ export class MergePanel {
     this.#result.replaceChildren(
       h("p", { class: "good" }, `Merged ${report.inputs.length} checkpoints (${bytes(read)}) in ${seconds.toFixed(2)} s on ${device}.`),
       h("p", { class: "hint", id: "reason" }, `${reason[0]!.toUpperCase()}${reason.slice(1)}.`),
-      ...report.outputs.map(({ name, sha256 }) => h("p", { class: "hash" }, `${name} sha256 `, h("code", {}, sha256))),
+      ...report.outputs.map(({ name, blake3 }) => h("p", { class: "hash" }, `${name} blake3 `, h("code", {}, blake3))),
       h("div", { class: "row" },
         canSaveFolder ? h("button", { type: "button", class: "primary", click: () => void folder() }, "Save as a folder…") : null,
         h("button", { type: "button", id: "save-files", click: () => files.forEach(download) }, "Save all files")),

@@ -24,7 +24,7 @@ use mwa::merge::{Bytes, Chosen, Cut, Findings, Merge, MergeOptions, Next};
 use mwa::safetensors::{self, Header, TextMap};
 use mwa::{AdapterConfig, Dtype, Error, ErrorKind, Result, Shard, Write};
 
-use crate::engine::pass::{bytes, joined};
+use crate::engine::jobs::{bytes, joined};
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::options::Machine;

@@ -147,8 +147,8 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         );
     }
     for file in &report.outputs {
-        let (name, hash) = (readable(&file.name), file.sha256.get(..16).unwrap_or(&file.sha256));
-        text += &format!("  {name}  {}  {DIM}sha256 {hash}…{DIM:#}\n", bytes(file.bytes));
+        let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
+        text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
     text + &advice(report)
 }

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
+use mwa::digest::Part;
 use mwa::merge::{Bytes, Findings, Job, Merge};
 use mwa::{Error, ErrorKind, Result};
 
 use crate::engine::device::DeviceChoice;
-use crate::engine::pass::{Hashed, bytes, stretches};
+use crate::engine::jobs::{bytes, stretches};
 use crate::engine::simd::InstructionSet;
 use crate::engine::{cpu, gpu};
-use crate::io::hash::sha256::Sha256;
 use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
@@ -20,9 +20,9 @@ pub(crate) fn run(
     store: &Store,
     machine: Machine,
     progress: &dyn Progress,
-) -> Result<(Findings, Hashed)> {
+) -> Result<Findings> {
     match machine.device {
-        DeviceChoice::Cpu => cpu::run(merge, store, machine, progress),
+        DeviceChoice::Cpu => cpu::run(merge, merge.elements(), store, machine, progress),
         DeviceChoice::Wasm => {
             let detail = "the sandbox plans by itself: it takes whole merges, no jobs made outside";
             Err(Error::new(ErrorKind::Device, detail).help("merge with it, or compute on another device"))
@@ -35,7 +35,7 @@ pub(crate) fn run(
         DeviceChoice::Auto if is_gpu_faster(merge, machine, progress) => {
             gpu::run(merge, store, machine, None, false, progress)
         }
-        DeviceChoice::Auto => cpu::run(merge, store, machine, progress),
+        DeviceChoice::Auto => cpu::run(merge, merge.elements(), store, machine, progress),
     }
 }
 
@@ -51,7 +51,7 @@ const STAGING: f64 = 14e9;
 /// Whether a merge is faster with a GPU, by what the CPU's sums take, measured here.
 ///
 /// Threads read and hash every byte, whoever sums, and the CPU sums until a GPU is open. What a GPU saves then is the
-/// summing, what it costs is the staging; and no merge is faster than the hash of its longest input, which is one stream.
+/// summing, what it costs is the staging.
 fn is_gpu_faster(merge: &Merge, machine: Machine, progress: &dyn Progress) -> bool {
     let inputs = inputs(merge);
     let total: f64 = inputs.iter().sum();
@@ -60,11 +60,8 @@ fn is_gpu_faster(merge: &Merge, machine: Machine, progress: &dyn Progress) -> bo
     }
     let Some(summing) = summing_speed(merge) else { return false };
     let hashing = hashing_speed();
-    let longest = inputs.iter().copied().fold(0.0, f64::max) / hashing;
-    let seconds = |summing: f64| {
-        let work = total * (1.0 / READING + 1.0 / hashing + 1.0 / summing) / machine.threads() as f64;
-        work.max(longest)
-    };
+    let seconds =
+        |summing: f64| total * (1.0 / READING + 1.0 / hashing + 1.0 / summing) / machine.threads() as f64;
     let cpu = seconds(summing);
     // what is left when it is open, at the GPU's speed
     let gpu = OPENING + (1.0 - OPENING / cpu).max(0.0) * seconds(STAGING);
@@ -102,10 +99,10 @@ fn summing_speed(merge: &Merge) -> Option<f64> {
     Some(size(&job) as f64 / seconds(|| drop(sum())))
 }
 
-/// Bytes of one stream that one thread of this CPU hashes in a second.
+/// Bytes that one thread of this CPU hashes in a second, in jobs like the largest.
 fn hashing_speed() -> f64 {
     let bytes = vec![0; cpu::JOB_BYTES];
-    bytes.len() as f64 / seconds(|| Sha256::new().update(&bytes))
+    bytes.len() as f64 / seconds(|| drop(Part::of(u64::MAX, 0, &bytes)))
 }
 
 /// Seconds that `work` takes when memory is there and caches are warm.

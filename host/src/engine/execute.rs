@@ -8,28 +8,17 @@ use mwa::merge::{Chosen, Cut, Findings, Merge, MergeOptions, Next};
 
 use crate::engine::compute;
 use crate::engine::cpu;
-use crate::engine::pass::Hashed;
-use crate::engine::threads;
 use crate::io::disk::{InputFile, io_error};
-use crate::io::store::Store;
+use crate::io::store::{Hashes, Store};
 use crate::options::Machine;
 use crate::progress::{Progress, Quiet};
 
-/// SHA-256 in hex of each input's files, and of each output.
-#[derive(Debug, Default)]
-pub(crate) struct Hashes {
-    pub(crate) inputs: Vec<Vec<String>>,
-    pub(crate) outputs: Vec<String>,
-}
-
 /// Who computes the elements of a merge.
-pub(crate) type Elements<'a> =
-    dyn FnOnce(&Merge, &Store, Machine, &dyn Progress) -> Result<(Findings, Hashed)> + 'a;
+pub(crate) type Elements<'a> = dyn FnOnce(&Merge, &Store, Machine, &dyn Progress) -> Result<Findings> + 'a;
 
 /// How work is cut, so that buffers fit the memory of `machine` and jobs its caches.
 pub(crate) fn cut(machine: Machine, inputs: usize) -> Cut {
-    let budget = cpu::budget(machine.memory.unwrap_or(cpu::MEMORY));
-    Cut { max_bytes: cpu::job_bytes(budget, machine.threads(), inputs), by_tensor: false }
+    Cut { max_bytes: cpu::job_bytes(cpu::budget(machine), machine.threads(), inputs), by_tensor: false }
 }
 
 /// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.
@@ -46,48 +35,33 @@ pub(crate) fn run(
         && merge.job(numbers.start).writes().len() == 0
     {
         // nothing is written yet: inputs are compared, or ranks found
-        let found = threads::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
+        let found = cpu::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
         merge.take(found)?;
         next = merge.next()?;
     }
-    store.write_to(create(merge)?);
+    let outputs = create(merge)?;
+    store.write_to(outputs.into_iter().zip(merge.outputs().iter().map(|it| it.header.file_len())));
     for (file, output) in merge.outputs().iter().enumerate() {
         let head = merge.head(file);
         let range = 0..head.len() as u64;
         debug_assert!(range.end <= output.header.file_len(), "the head is the file's beginning");
         store.write(&mwa::Write { file, range }, &head)?;
     }
-    let mut hashed = Hashed {
-        inputs: merge.chosen().inputs.iter().map(|input| vec![None; input.files.len()]).collect(),
-        outputs: vec![None; merge.outputs().len()],
-    };
     if let Next::Jobs(numbers) = next {
         progress.start(merge.bytes());
         let first = merge.elements();
         if !first.is_empty() {
-            let (found, hashes) = elements(merge, store, machine, progress)?;
+            let found = elements(merge, store, machine, progress)?;
             merge.take(found)?;
-            hashed = hashes;
         }
-        let found = threads::run(merge, first.end..numbers.end, store, machine, progress)?;
+        let found = cpu::run(merge, first.end..numbers.end, store, machine, progress)?;
         merge.take(found)?;
         merge.next()?; // whether there was anything to merge
     }
     store.sync()?;
-    store.hash(&mut hashed.inputs, &mut hashed.outputs, machine, progress)?;
-    Ok(Hashes::known(hashed.inputs, hashed.outputs))
-}
-
-impl Hashes {
-    /// When all are known.
-    pub(crate) fn known(inputs: Vec<Vec<Option<String>>>, outputs: Vec<Option<String>>) -> Self {
-        let known = |hash: Option<String>| hash.expect("all files were hashed");
-        let of_files = |files: Vec<Option<String>>| files.into_iter().map(known).collect();
-        Self {
-            inputs: inputs.into_iter().map(of_files).collect(),
-            outputs: outputs.into_iter().map(known).collect(),
-        }
-    }
+    let hashes = store.hashes(machine, progress)?;
+    progress.timings(&store.timings.list());
+    Ok(hashes)
 }
 
 /// Merge `chosen` on this machine: `inputs` are the files of each input, `outputs` the files to create, one for each of
@@ -130,7 +104,7 @@ pub(crate) fn over_files(
         File::create(path).map(drop).map_err(at)
     };
     let mut merge = Merge::new(chosen, options, cut(machine, inputs.len()))?;
-    let mut store = Store::new(inputs.iter().map(Vec::as_slice));
+    let mut store = Store::new(inputs.iter().map(Vec::as_slice), false);
     let create = |_: &Merge| outputs.iter().try_for_each(create).map(|()| outputs.to_vec());
     run(&mut merge, &mut store, create, elements, machine, progress).map(drop)
 }

@@ -6,7 +6,6 @@ use mwa::{Error, ErrorKind, Result};
 use crate::engine::cpu;
 pub use crate::engine::device::Found;
 use crate::engine::device::Gpus;
-use crate::engine::pass::Hashed;
 use crate::io::store::Store;
 use crate::options::Machine;
 use crate::progress::Progress;
@@ -30,9 +29,9 @@ pub(crate) fn run(
     wanted: Option<Gpus>,
     _: bool,
     progress: &dyn Progress,
-) -> Result<(Findings, Hashed)> {
+) -> Result<Findings> {
     match wanted {
-        None => cpu::run(merge, store, machine, progress),
+        None => cpu::run(merge, merge.elements(), store, machine, progress),
         Some(_) => Err(Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
             .help("use --device cpu, or build it with the feature `gpu`")),
     }

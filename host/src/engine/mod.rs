@@ -10,7 +10,7 @@ pub mod gpu;
 #[cfg(not(feature = "gpu"))]
 #[path = "gpu_disabled.rs"]
 pub mod gpu;
-pub(crate) mod pass;
+pub(crate) mod jobs;
 pub(crate) mod pool;
 #[cfg(feature = "wasm")]
 pub mod sandbox;
@@ -18,4 +18,4 @@ pub mod sandbox;
 #[path = "sandbox_disabled.rs"]
 pub(crate) mod sandbox;
 pub(crate) mod simd;
-pub(crate) mod threads;
+pub(crate) mod timings;

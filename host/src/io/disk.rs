@@ -44,9 +44,15 @@ impl Stamp {
         if Self::of(&now) == *self {
             return Ok(());
         }
-        Err(at(Error::new(ErrorKind::Io, "changed while it was read")
-            .help("merge again when nothing writes to it any more")))
+        Err(changed(path))
     }
+}
+
+/// A file is no longer what it was.
+pub(crate) fn changed(path: &Path) -> Error {
+    Error::new(ErrorKind::Io, "changed while it was read")
+        .file(path.display().to_string())
+        .help("merge again when nothing writes to it any more")
 }
 
 impl InputFile {
@@ -61,6 +67,11 @@ impl InputFile {
         let disk = Disk::default();
         let file = now(mwa::checkpoint::File::open(&disk, &Readers::ALL, &text_of(path)?))?;
         Ok(Self::of(file, &disk))
+    }
+
+    /// Its length in bytes, when it was first looked at.
+    pub(crate) fn len(&self) -> u64 {
+        self.stamp.len
     }
 
     /// Fail if the file is no longer what its head was read from.

@@ -17,15 +17,6 @@ pub(crate) fn resize(buffer: &mut Vec<u8>, length: usize) -> Result<()> {
     Ok(())
 }
 
-/// So many zeros.
-///
-/// # Errors
-/// As [`resize`].
-pub(crate) fn zeros(length: usize) -> Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    resize(&mut buffer, length).map(|()| buffer)
-}
-
 /// The error of a process that cannot have so many bytes more.
 pub(crate) fn refused(length: usize) -> Error {
     let limit = limit();

@@ -96,7 +96,12 @@ impl Held {
         if !cfg!(unix) {
             return Self::Unknown;
         }
-        let Ok(folder) = File::open(path) else { return Self::Unknown };
+        let folder = match File::open(path) {
+            Ok(folder) => folder,
+            // someone who took it for litter has removed it already
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::Elsewhere,
+            Err(_) => return Self::Unknown,
+        };
         match folder.try_lock() {
             Ok(()) if is_at(&folder, path) => Self::Mine(folder),
             Ok(()) | Err(TryLockError::WouldBlock) => Self::Elsewhere,

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use mwa::digest::Digest;
 use mwa::files::{is_inside, is_within};
 use mwa::report::{HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, LogKind, Readers, Result};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::io::disk::{io_error, open_regular};
-use crate::io::hash::sha256::Sha256;
+use crate::io::disk::{changed, io_error, open_regular};
 use crate::io::left;
 use crate::io::scratch::Scratch;
 
@@ -175,25 +175,26 @@ impl Staging {
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(|error| cannot_write(&self.shown.join(name), &error))?;
-        let mut hash = Sha256::new();
-        hash.update(bytes);
-        Ok(HashedFile { name: name.into(), bytes: bytes.len() as u64, sha256: hash.finish() })
+        Ok(HashedFile::of(name, bytes))
     }
 
     /// Copy a file byte for byte, without its permissions.
     pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<HashedFile> {
         let unreadable = |error| io_error("cannot read it", &error).file(from.display().to_string());
         let failed = |error| cannot_write(&self.shown.join(name), &error);
+        let changed = || changed(from);
         let mut source = open_regular(from)?;
         let mut file = self.create(name, 0)?;
-        let mut hash = Sha256::new();
+        let len = source.metadata().map_err(unreadable)?.len();
+        let mut digest = Digest::new(len);
         let mut buffer = vec![0; 256 << 10];
         let mut bytes = 0;
         loop {
             match source.read(&mut buffer) {
                 Ok(0) => break,
+                Ok(n) if bytes + n as u64 > len => return Err(changed()),
                 Ok(n) => {
-                    hash.update(&buffer[..n]);
+                    digest.update(bytes, &buffer[..n]);
                     file.write_all(&buffer[..n]).map_err(failed)?;
                     bytes += n as u64;
                 }
@@ -202,7 +203,8 @@ impl Staging {
             }
         }
         file.sync_all().map_err(failed)?;
-        Ok(HashedFile { name: name.into(), bytes, sha256: hash.finish() })
+        let blake3 = digest.finish().ok_or_else(changed)?;
+        Ok(HashedFile { blake3, ..HashedFile::unhashed(name.into(), bytes) })
     }
 
     /// Copy tokenizer, templates and, beside full models, the model's config: each under its name from where it is.

@@ -1,15 +1,20 @@
-//! The files of a merge, those read and those written, for all threads of an engine.
+//! The files of a merge, those read and those written, for all threads of an engine; each byte is hashed as it passes.
 
+use core::ops::Range;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use mwa::digest::{Digest, Part};
+use mwa::merge::Hash;
 use mwa::safetensors::Header;
 use mwa::{Read, Result, Write};
 
-use crate::engine::pool::share;
+use crate::engine::pool::{lock, share};
+use crate::engine::timings::Timings;
 use crate::io::disk::{self, InputFile, io_error};
-use crate::io::hash::hash_of;
+use crate::io::hash::{PIECE, sha256};
 use crate::io::open::OpenFiles;
 use crate::options::Machine;
 use crate::progress::{Progress, stopped};
@@ -21,105 +26,194 @@ struct Source {
     views: Option<Header>,
     /// Its number among the open files.
     number: usize,
+    digest: Mutex<Digest>,
+}
+
+/// A file that is written.
+struct Target {
+    path: PathBuf,
+    digest: Mutex<Digest>,
+}
+
+/// The hashes of each input's files, and of each output.
+#[derive(Debug, Default)]
+pub(crate) struct Hashes {
+    pub(crate) inputs: Vec<Vec<Hash>>,
+    pub(crate) outputs: Vec<Hash>,
 }
 
 /// The files of each input, and those of the output, which exist already.
 pub(crate) struct Store {
     inputs: Vec<Vec<Source>>,
-    outputs: Vec<PathBuf>,
+    outputs: Vec<Target>,
     open: OpenFiles,
     /// The number of the first output among the open files.
     first: usize,
+    /// Whether files are to have SHA-256 too.
+    sha256: bool,
+    pub(crate) timings: Timings,
 }
 
 impl Store {
     /// Nothing is written yet.
-    pub(crate) fn new<'a>(inputs: impl Iterator<Item = &'a [InputFile]>) -> Self {
+    pub(crate) fn new<'a>(inputs: impl Iterator<Item = &'a [InputFile]>, sha256: bool) -> Self {
         let mut number = 0;
         let mut source = |file: &InputFile| {
             number += 1;
             let views = (!file.header.is_in_place()).then(|| file.header.clone());
-            Source { path: file.path.clone(), views, number: number - 1 }
+            let digest = Mutex::new(Digest::new(file.len()));
+            Source { path: file.path.clone(), views, number: number - 1, digest }
         };
         let inputs = inputs.map(|files| files.iter().map(&mut source).collect()).collect();
-        Self { inputs, outputs: Vec::new(), open: OpenFiles::new(), first: number }
+        Self::of(inputs, number, sha256)
     }
 
-    /// Files that are read as they lie, each an input of its own.
+    /// Files of that many bytes that are read as they lie, each an input of its own.
     #[cfg(feature = "wasm")]
-    pub(crate) fn plain(paths: impl ExactSizeIterator<Item = PathBuf>) -> Self {
-        let first = paths.len();
-        let source = |(number, path)| vec![Source { path, views: None, number }];
-        let inputs = paths.enumerate().map(source).collect();
-        Self { inputs, outputs: Vec::new(), open: OpenFiles::new(), first }
+    pub(crate) fn plain(files: impl ExactSizeIterator<Item = (PathBuf, u64)>, sha256: bool) -> Self {
+        let first = files.len();
+        let source = |(number, (path, len))| {
+            vec![Source { path, views: None, number, digest: Mutex::new(Digest::new(len)) }]
+        };
+        Self::of(files.enumerate().map(source).collect(), first, sha256)
     }
 
-    /// Write to the files at these places.
-    pub(crate) fn write_to(&mut self, outputs: Vec<PathBuf>) {
-        self.outputs = outputs;
+    fn of(inputs: Vec<Vec<Source>>, first: usize, sha256: bool) -> Self {
+        let (open, timings) = (OpenFiles::new(), Timings::default());
+        Self { inputs, outputs: Vec::new(), open, first, sha256, timings }
     }
 
-    /// Fill `bytes` with those of `read`.
-    pub(crate) fn read(&self, read: &Read, bytes: &mut [u8]) -> Result<()> {
-        let Source { path, views, number } = &self.inputs[read.input][read.file];
+    /// Write to the files at these places, each of which will have so many bytes.
+    pub(crate) fn write_to(&mut self, outputs: impl Iterator<Item = (PathBuf, u64)>) {
+        let target = |(path, len)| Target { path, digest: Mutex::new(Digest::new(len)) };
+        self.outputs = outputs.map(target).collect();
+    }
+
+    /// Fill `bytes` with those of `read`, and hash them if they are to be.
+    pub(crate) fn read(&self, read: &Read, bytes: &mut [u8], is_hashed: bool) -> Result<()> {
+        let source = &self.inputs[read.input][read.file];
         let start = read.range.start;
-        let fill = |file: &File| match views {
+        let fill = |file: &File| match &source.views {
             Some(header) => header.read(start, bytes, |at, into| disk::read_at(file, into, at)),
             None => disk::read_at(file, bytes, start),
         };
-        self.open.with(*number, || disk::regular(path), fill).map_err(|error| cannot_read(path, &error))
+        Timings::time(&self.timings.read, || self.source(source, fill))?;
+        if is_hashed && source.views.is_none() {
+            self.hash(&source.digest, start, bytes);
+        }
+        Ok(())
     }
 
     /// Write `bytes` at the beginning of `write`.
     pub(crate) fn write(&self, write: &Write, bytes: &[u8]) -> Result<()> {
-        self.output(write.file, |file| disk::write_at(file, bytes, write.range.start))
+        let start = write.range.start;
+        Timings::time(&self.timings.write, || {
+            self.output(write.file, |file| disk::write_at(file, bytes, start))
+        })?;
+        self.hash(&self.outputs[write.file].digest, start, bytes);
+        Ok(())
+    }
+
+    /// Hash a piece while it is in a cache, unless it was read before.
+    fn hash(&self, digest: &Mutex<Digest>, start: u64, bytes: &[u8]) {
+        Timings::time(&self.timings.hash, || {
+            let len = {
+                let digest = lock(digest);
+                if digest.knows(start..start + bytes.len() as u64) {
+                    return;
+                }
+                digest.file_len()
+            };
+            let part = Part::of(len, start, bytes); // not under the lock: it is all the work
+            lock(digest).take(part);
+        });
     }
 
     /// Bring all outputs to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
-        (0..self.outputs.len()).try_for_each(|file| self.output(file, File::sync_all))
+        let sync = || (0..self.outputs.len()).try_for_each(|file| self.output(file, File::sync_all));
+        Timings::time(&self.timings.sync, sync)
     }
 
-    /// SHA-256 in hex of the files that have none yet, of each input and of the output.
-    pub(crate) fn hash(
-        &self,
-        inputs: &mut [Vec<Option<String>>],
-        outputs: &mut [Option<String>],
-        machine: Machine,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let read = inputs.iter_mut().zip(&self.inputs).flat_map(|(hashes, files)| {
-            hashes.iter_mut().zip(files).map(|(hash, source)| (hash, Hashed::Input(source)))
-        });
-        let written = outputs.iter_mut().enumerate().map(|(file, hash)| (hash, Hashed::Output(file)));
-        let missing: Vec<_> = read.chain(written).filter(|(hash, _)| hash.is_none()).collect();
-        let hashed = |(): &mut (), _, (hash, file): (&mut Option<String>, Hashed<'_>)| {
-            let read = |file: &File| hash_of(file, progress);
-            let found = match file {
-                Hashed::Output(file) => self.output(file, read)?,
-                Hashed::Input(Source { path, number, .. }) => self
-                    .open
-                    .with(*number, || disk::regular(path), read)
-                    .map_err(|error| cannot_read(path, &error))?,
-            };
-            *hash = Some(found.ok_or_else(stopped)?);
-            Ok(())
+    /// The hashes of all files; what no job has read or written of them is read now.
+    pub(crate) fn hashes(&self, machine: Machine, progress: &dyn Progress) -> Result<Hashes> {
+        let inputs = self.inputs.iter().flatten().map(Hashed::Input);
+        let files: Vec<_> = inputs.chain((0..self.outputs.len()).map(Hashed::Output)).collect();
+        let missing = |(file, hashed)| {
+            let missing = lock(self.digest(hashed)).missing();
+            missing.into_iter().flat_map(pieces).map(move |piece| (file as u64, (hashed, piece)))
         };
-        share((0..).zip(missing), machine.threads(), progress, hashed).map(drop)
+        let pieces = files.iter().enumerate().flat_map(missing);
+        share(
+            pieces,
+            machine.threads(),
+            progress,
+            |buffer: &mut Vec<u8>, _, (file, piece): (&Hashed<'_>, _)| {
+                buffer.resize(usize::try_from(piece.end - piece.start).expect("a piece is small"), 0);
+                let fill = |file: &File| disk::read_at(file, buffer, piece.start);
+                match file {
+                    Hashed::Input(source) => self.source(source, fill)?,
+                    Hashed::Output(output) => self.output(*output, fill)?,
+                }
+                self.hash(self.digest(file), piece.start, buffer);
+                Ok(())
+            },
+        )?;
+        let finish = |digest: &Mutex<Digest>| lock(digest).finish().expect("all pieces were hashed");
+        let mut hashes: Vec<_> = files.iter().map(|file| Hash::from(finish(self.digest(file)))).collect();
+        if self.sha256 {
+            let work = files.iter().zip(&mut hashes).enumerate().map(|(number, work)| (number as u64, work));
+            share(
+                work,
+                machine.threads(),
+                progress,
+                |(): &mut (), _, (file, hash): (&Hashed<'_>, &mut Hash)| {
+                    let read = |file: &File| sha256(file, progress);
+                    let found = match file {
+                        Hashed::Input(source) => self.source(source, read)?,
+                        Hashed::Output(output) => self.output(*output, read)?,
+                    };
+                    hash.sha256 = Some(found.ok_or_else(stopped)?);
+                    Ok(())
+                },
+            )?;
+        }
+        let mut hashes = hashes.into_iter();
+        let of_input = |files: &Vec<Source>| hashes.by_ref().take(files.len()).collect();
+        Ok(Hashes { inputs: self.inputs.iter().map(of_input).collect(), outputs: hashes.collect() })
+    }
+
+    fn digest<'a>(&'a self, file: &Hashed<'a>) -> &'a Mutex<Digest> {
+        match file {
+            Hashed::Input(source) => &source.digest,
+            Hashed::Output(file) => &self.outputs[*file].digest,
+        }
+    }
+
+    fn source<T>(&self, source: &Source, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {
+        let Source { path, number, .. } = source;
+        self.open.with(*number, || disk::regular(path), work).map_err(|error| cannot_read(path, &error))
     }
 
     fn output<T>(&self, file: usize, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {
-        let open = || File::options().read(true).write(true).open(&self.outputs[file]);
+        let open = || File::options().read(true).write(true).open(&self.outputs[file].path);
         self.open
             .with(self.first + file, open, work)
             .map_err(|error| io_error("cannot write the merged file", &error))
     }
 }
 
-/// A file that is hashed by itself.
+/// A file that is hashed to its end.
 enum Hashed<'a> {
     Input(&'a Source),
     Output(usize),
+}
+
+/// A range in pieces that begin where subtrees of the hash do.
+fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = range;
+    let next = move |at: u64| (at < end).then(|| at..end.min((at / PIECE + 1) * PIECE));
+    core::iter::successors(next(start), move |piece| next(piece.end))
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> mwa::Error {

@@ -124,7 +124,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
         {
           "name": "adapter_model.safetensors",
           "bytes": 271,
-          "sha256": "29cb1eb145b60319a927eb3c8d0134e20e14a7527474333ef0692192d4dcd7e8"
+          "blake3": "2d0170e2f42a0efa0316744d876f8a1abd43304f2f4c793a3d194c24ea6609dd"
         }
       ]
     },
@@ -139,7 +139,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
         {
           "name": "adapter_model.safetensors",
           "bytes": 271,
-          "sha256": "e00c136a13a45adcbe8a85d24c3bbd2ae3532c26d9ecaf9e93253dcbc317d348"
+          "blake3": "4bd092b776d8c2dda3ea9bdbdbb36ca472dc0f0dc61606b2174708b1634eb105"
         }
       ]
     },
@@ -154,7 +154,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
         {
           "name": "adapter_model.safetensors",
           "bytes": 271,
-          "sha256": "4afba921214f2994f28c5aa3062504d9eb68c73e07fddb9ca03c0c232ec07cad"
+          "blake3": "c6f0278597ef3d463ff9671b193316304ee43bc3d4d18e35d2de468897a0ceda"
         }
       ]
     }
@@ -163,24 +163,24 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
     {
       "name": "adapter_model.safetensors",
       "bytes": 272,
-      "sha256": "b308071cd729649375bfb6551fe8a09596403053a03d28df1d449706c926da76"
+      "blake3": "5525bd5af1d32b6a26ebfeb5b4de25c4a24935467a0bd8eeb939451a5b514b12"
     }
   ],
   "companions": [
     {
       "name": "adapter_config.json",
       "bytes": 209,
-      "sha256": "dc9c79b0792bee1342acd7f4854046f6492b211966807a0608fb890171920f12"
+      "blake3": "a234f882c0709ae44fcf542d47b1061a0c8bd1a4c56b5fa7a42daa283fbb1b3b"
     },
     {
       "name": "chat_template.jinja",
       "bytes": 19,
-      "sha256": "00824420d15876dddcfabe40381d9b9cc9804f6f1f73f2653edb74a9dc4c1b79"
+      "blake3": "251a81820d687d79114f0c58f88f9d8b5fe8342af96852e33ecd9001618d6bb5"
     },
     {
       "name": "tokenizer.json",
       "bytes": 14,
-      "sha256": "224931eb13f8d2471acd38a4a0d7417d20e8ea340160a467ceaa359d25197b87"
+      "blake3": "84edf8c609b8d39b1a142591d8a4575ecf0a40700195c18f1b5a5a07c02bc0f6"
     }
   ],
   "notes": [

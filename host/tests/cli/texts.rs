@@ -59,6 +59,8 @@ Options:
       --rewrite           Write files anew where one checkpoint alone has weight, instead of copying
                           its own
       --force             Replace an earlier merge
+      --sha256            Put SHA-256 of every file into the report too, as model hubs show it: it
+                          costs more than the merge
       --threads <N>       Threads [default: one per core]
       --memory <SIZE>     Bytes of buffers; on the command line also 64M or 1G [default: 64M, or
                           256M with a GPU]
@@ -302,7 +304,7 @@ checkpoint-30    30          2  at step 30  0.3333  █████████�
 weights: linear, penalty 0.8, on eval_loss (min)
 merged 3 checkpoints (813 B) into out in T s
   off from the average of what the adapters do by 3.1 % (at most 3.1 %, in q)
-  adapter_model.safetensors  272 B  sha256 b308071cd7296493…
+  adapter_model.safetensors  272 B  blake3 5525bd5af1d32b6a…
 
 "#]]
     );
@@ -378,7 +380,7 @@ fn json_has_a_stable_shape() {
 weights run
   {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number}], outputs: [], advice: [{about: string, value: number, text: string}], notes: []}
 merge run -o out
-  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, sha256: string}]}], outputs: [{name: string, bytes: number, sha256: string}], companions: [{name: string, bytes: number, sha256: string}], advice: [{about: string, value: number, text: string}], notes: []}
+  {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, blake3: string}]}], outputs: [{name: string, bytes: number, blake3: string}], companions: [{name: string, bytes: number, blake3: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
   [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
 verify out

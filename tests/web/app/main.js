@@ -5,5 +5,5 @@ const inputs = await Promise.all(names.map(async (name) => ({ name, data: await 
 const run = await openRun(inputs);
 for (const device of ["cpu", "gpu"]) {
   const { report, ...how } = await merge(run, { device, threads: 2 });
-  document.title += `|${report.outputs[0].sha256} ${how.device}`;
+  document.title += `|${report.outputs[0].blake3} ${how.device}`;
 }

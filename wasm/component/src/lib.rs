@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use mwa::border::{self, Order};
+use mwa::merge::Hash as FileHash;
 use mwa::options::Verb as Wanted;
 use mwa::report::HashedFile;
 use mwa::{Error, Goal, Options, Readers, Weights, Write};
@@ -17,8 +18,8 @@ mod world {
 }
 
 use world::exports::mwa::merge::merger::{
-    Answer, Companion, Failure, Guest, GuestSession, Hashes, Job, Output, Question, Session, Span, Step,
-    Text, Verb,
+    Answer, Companion, Ending, Failure, Guest, GuestSession, Hash, Hashes, Job, Output, Question, Session,
+    Span, Step, Text, Verb,
 };
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -51,12 +52,18 @@ impl Guest for Component {
 struct Running(RefCell<border::Session>);
 
 impl GuestSession for Running {
-    fn open(verb: Verb, paths: Vec<String>, options: String, chunk: Option<u32>) -> Result<Session> {
+    fn open(
+        verb: Verb,
+        paths: Vec<String>,
+        options: String,
+        chunk: Option<u32>,
+        hashed_outside: bool,
+    ) -> Result<Session> {
         let verb = match verb {
             Verb::Merge => Wanted::Merge,
             Verb::Weights => Wanted::Weights,
         };
-        let order = Order { verb, paths, options: Options::parse(&options)?, chunk };
+        let order = Order { verb, paths, options: Options::parse(&options)?, chunk, hashed_outside };
         Ok(Session::new(Self(RefCell::new(border::Session::open(order, &Readers::ALL)?))))
     }
 
@@ -65,9 +72,9 @@ impl GuestSession for Running {
             border::Step::Look(questions) => {
                 Some(Step::Look(questions.into_iter().map(Into::into).collect()))
             }
-            border::Step::Work(border::Job { number, reads, writes }) => {
+            border::Step::Work(border::Job { number, reads, writes, module }) => {
                 let spans = |of: Vec<Write>| of.into_iter().map(Into::into).collect();
-                Some(Step::Work(Job { number, reads: spans(reads), writes: spans(writes) }))
+                Some(Step::Work(Job { number, reads: spans(reads), writes: spans(writes), module }))
             }
             border::Step::Done => None,
         })
@@ -80,6 +87,14 @@ impl GuestSession for Running {
     fn run(&self, job: u64, chunks: Vec<Vec<u8>>) -> Result<Vec<u8>> {
         let chunks: Vec<_> = chunks.iter().map(Vec::as_slice).collect();
         Ok(self.0.borrow_mut().run(job, &chunks, mwa_wasm_fast::run)?)
+    }
+
+    fn found(&self) -> Vec<u8> {
+        self.0.borrow().found().to_vec()
+    }
+
+    fn take(&self, job: u64, found: Vec<u8>) -> Result<()> {
+        Ok(self.0.borrow_mut().take(job, &found)?)
     }
 
     fn again(&self) -> bool {
@@ -114,13 +129,10 @@ impl GuestSession for Running {
         self.0.borrow().report().map(|report| report.to_json()).unwrap_or_default()
     }
 
-    fn finish(&self, hashes: Hashes) -> Result<Vec<Text>> {
-        let Hashes { paths, inputs, outputs, companions, notes } = hashes;
-        let companions = companions.into_iter();
-        let companions =
-            companions.map(|it| HashedFile { name: it.name, bytes: it.bytes, sha256: it.sha256 });
-        let hashes = border::Hashes { paths, inputs, outputs, companions: companions.collect(), notes };
-        Ok(texts(self.0.borrow_mut().finish(&hashes)?))
+    fn finish(&self, ending: Ending) -> Result<Vec<Text>> {
+        let Ending { paths, left_out, notes, hashes } = ending;
+        let hashes = hashes.map(Into::into);
+        Ok(texts(self.0.borrow_mut().finish(&border::Ending { paths, left_out, notes, hashes })?))
     }
 }
 
@@ -132,6 +144,23 @@ impl From<Write> for Span {
     fn from(Write { file, range }: Write) -> Self {
         // lists have 32-bit lengths here
         Self { file: u32::try_from(file).unwrap_or(u32::MAX), start: range.start, end: range.end }
+    }
+}
+
+impl From<Hashes> for border::Hashes {
+    fn from(Hashes { inputs, outputs, companions }: Hashes) -> Self {
+        let hash = |Hash { blake3, sha256 }: Hash| FileHash { blake3, sha256 };
+        let hashed = |it: world::exports::mwa::merge::merger::Hashed| HashedFile {
+            name: it.name,
+            bytes: it.bytes,
+            blake3: it.hash.blake3,
+            sha256: it.hash.sha256,
+        };
+        Self {
+            inputs: inputs.into_iter().map(hash).collect(),
+            outputs: outputs.into_iter().map(hash).collect(),
+            companions: companions.into_iter().map(hashed).collect(),
+        }
     }
 }
 

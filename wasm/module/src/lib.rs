@@ -13,7 +13,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use mwa::border::{Answer, Hashes, Job, Order, Session, Step};
+use mwa::border::{Answer, Ending, Job, Order, Session, Step};
 use mwa::options::Verb;
 use mwa::{Error, ErrorKind, Options, Readers, Result, Write};
 use serde::Deserialize;
@@ -88,13 +88,13 @@ pub extern "C" fn mwa_answer_length() -> usize {
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_open(request: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let Request { verb, paths, options, chunk } = parse(&state.take(request)?)?;
+        let Request { verb, paths, options, chunk, hashed_outside } = parse(&state.take(request)?)?;
         let verb = match verb.as_deref() {
             None | Some("merge") => Verb::Merge,
             Some("weights") => Verb::Weights,
             Some(_) => return Err(usage("the verb is neither merge nor weights")),
         };
-        let order = Order { verb, paths, options: Options::read(&options)?, chunk };
+        let order = Order { verb, paths, options: Options::read(&options)?, chunk, hashed_outside };
         let session = Session::open(order, &Readers::ALL)?;
         state.last += 1;
         state.sessions.insert(state.last, session);
@@ -124,9 +124,13 @@ pub extern "C" fn mwa_next(handle: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
         Ok(match state.session(handle)?.step()? {
             Step::Look(questions) => (1, text(&json!({ "look": questions }))),
-            Step::Work(Job { number, reads, writes }) => {
+            Step::Work(Job { number, reads, writes, module }) => {
                 let (reads, writes) = (spans(&reads), spans(&writes));
-                (1, text(&json!({ "work": { "number": number, "reads": reads, "writes": writes } })))
+                let mut work = json!({ "number": number, "reads": reads, "writes": writes });
+                if let Some(module) = module {
+                    work["module"] = module.into();
+                }
+                (1, text(&json!({ "work": work })))
             }
             Step::Done => (0, Vec::new()),
         })
@@ -162,18 +166,34 @@ pub extern "C" fn mwa_run(handle: u32, number: u64, chunks: usize) -> u32 {
     })
 }
 
+/// What the last job that was run has found, for [`mwa_take`] with other handles: 1, or 0 for a failure.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_found(handle: u32) -> u32 {
+    STATE.0.borrow_mut().answer(|state| Ok((1, state.session(handle)?.found().to_vec())))
+}
+
+/// Take in that a job was run elsewhere, and what it has found: 1, or 0 for a failure.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_take(handle: u32, number: u64, found: usize) -> u32 {
+    STATE.0.borrow_mut().answer(|state| {
+        let found = state.take(found)?;
+        state.session(handle)?.take(number, &found)?;
+        Ok((1, Vec::new()))
+    })
+}
+
 /// After a job that failed: 1 if the merge begins again, without the checkpoint whose values are bad; what was written is void.
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_again(handle: u32) -> u32 {
     STATE.0.borrow_mut().answer(|state| Ok((state.session(handle)?.again().into(), Vec::new())))
 }
 
-/// The texts to write beside the weights, from the hashes of all files (JSON): 1 with JSON, or 0 for a failure.
+/// The texts to write beside the weights, from what the host has to tell (JSON): 1 with JSON, or 0 for a failure.
 #[unsafe(no_mangle)]
-pub extern "C" fn mwa_finish(handle: u32, hashes: usize) -> u32 {
+pub extern "C" fn mwa_finish(handle: u32, ending: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let hashes: Hashes = parse(&state.take(hashes)?)?;
-        Ok((1, text(&texts(state.session(handle)?.finish(&hashes)?))))
+        let ending: Ending = parse(&state.take(ending)?)?;
+        Ok((1, text(&texts(state.session(handle)?.finish(&ending)?))))
     })
 }
 
@@ -210,6 +230,8 @@ struct Request {
     options: Map<String, Value>,
     #[serde(default)]
     chunk: Option<u32>,
+    #[serde(default)]
+    hashed_outside: bool,
 }
 
 /// Answers, of which `{"bytes": N}` takes the next N of the bytes that follow the JSON.

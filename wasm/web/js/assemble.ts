@@ -1,5 +1,4 @@
-/** The files with weights: their pieces come in any order, and are written and hashed in the order of the file. */
-import { hasher, type Hasher } from "./hash.js";
+/** The files with weights: their pieces come in any order, and are written in the order of the file. */
 import type { MergedFile } from "./merge.js";
 import type { Writer } from "./output.js";
 import type { Piece } from "./pool.js";
@@ -8,9 +7,7 @@ import type { Piece } from "./pool.js";
 export class Assembly {
   /** Those that are written. */
   readonly files: MergedFile[] = [];
-  /** SHA-256 of each of them. */
-  readonly hashes: string[] = [];
-  #current: { file: number; at: number; writer: Writer; hash: Hasher } | undefined;
+  #current: { file: number; at: number; writer: Writer } | undefined;
   /** Pieces that come later in their file, by file and start. */
   readonly #held = new Map<string, Uint8Array<ArrayBuffer>>();
 
@@ -54,22 +51,19 @@ export class Assembly {
   async #turn(): Promise<boolean> {
     const next = this.files.length;
     if (this.#current && this.#current.file === next) {
-      const { writer, hash } = this.#current;
-      this.hashes.push(hash.finish());
+      const { writer } = this.#current;
       const { name, bytes: size } = this.outputs[next]!;
       this.files.push({ name, size, blob: await writer.close() });
       return this.#turn();
     }
     if (next >= this.outputs.length) return false;
-    this.#current = { file: next, at: 0, writer: await this.open(this.outputs[next]!.name), hash: hasher() };
+    this.#current = { file: next, at: 0, writer: await this.open(this.outputs[next]!.name) };
     await this.#write(this.head(next));
     return true;
   }
 
   async #write(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    const { hash, writer } = this.#current!;
-    hash.update(bytes);
-    await writer.write(bytes);
+    await this.#current!.writer.write(bytes);
     this.#current!.at += bytes.length;
   }
 }

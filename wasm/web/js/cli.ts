@@ -71,7 +71,7 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   note(given, report.notes);
   if (given.quiet) return 0;
   const seconds = ((performance.now() - began) / 1000).toFixed(2);
-  const files = report.outputs.map(({ name, bytes, sha256 }) => `  ${name}  ${bytes} bytes  sha256 ${sha256}\n`);
+  const files = report.outputs.map(({ name, bytes, blake3 }) => `  ${name}  ${bytes} bytes  blake3 ${blake3}\n`);
   return print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
 }
 

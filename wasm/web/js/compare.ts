@@ -28,7 +28,7 @@ export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighO
       const k = core.inputs();
       await pool.begin(begin(run, options, { what: "compare", excluded: [], jobBytes }));
       const sums = new Float64Array(k * k + 2);
-      await runJobs(run, core, lotOf(core.next())!, pool, options, undefined, async ({ bytes }) => {
+      await runJobs(run, core, lotOf(core.next())!, pool, options, async ({ bytes }) => {
         const part = new Float64Array(bytes!.buffer);
         for (let i = 0; i < sums.length; i += 1) sums[i]! += part[i]!;
       });

@@ -1,6 +1,5 @@
-/** The work of one thread: read Blobs, run jobs, hash files. */
+/** The work of one thread: read Blobs, run jobs, hash what they read and write. */
 import init, { type Comparison, type Merge } from "./wasm/mwa.js";
-import { hashBlob } from "./hash.js";
 import type { Begin, Piece, Reply, Request, Spent } from "./pool.js";
 import { reopen } from "./reopen.js";
 import { Tap } from "./tap.js";
@@ -31,7 +30,7 @@ export class Desk {
     if (request.what === "begin") this.#begin(request.begin);
     else if (request.what === "go-on") this.#goOn(request.found);
     else if (request.what === "end") this.#end();
-    else if (request.what === "hash") return { hash: await hashBlob(request.blob) };
+    else if (request.what === "hash") return this.#turns.take(() => this.#hash(request.piece));
     else return this.#turns.take(() => this.#job(request.job, request.pieces));
     return {};
   }
@@ -81,7 +80,14 @@ export class Desk {
 
   #run(work: Merge | Comparison, index: number, inputs: Uint8Array[]): Omit<Reply, "id"> {
     if ("inputs" in work) return { bytes: new Uint8Array(work.run(index, inputs).buffer as ArrayBuffer) };
-    return { bytes: work.run(index, inputs) as Uint8Array<ArrayBuffer>, found: work.found() };
+    const bytes = work.run(index, inputs) as Uint8Array<ArrayBuffer>;
+    return { bytes, found: work.found(), parts: work.parts() };
+  }
+
+  async #hash(piece: Piece): Promise<Omit<Reply, "id">> {
+    const bytes = await this.#read(piece);
+    if (!this.#work) throw STOPPED;
+    return { parts: (this.#work as Merge).hash(piece.file, piece.start, bytes) };
   }
 
   async #read({ file, start, end, bytes }: Piece): Promise<Uint8Array<ArrayBuffer>> {

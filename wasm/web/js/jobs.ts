@@ -1,7 +1,6 @@
 /** The jobs of a merge or a comparison: read what they need, have threads or the GPU run them, hand results on in order. */
 import { AT_ONCE } from "./desk.js";
 import { call } from "./error.js";
-import type { Passing } from "./hash.js";
 import type { MergeOptions } from "./merge.js";
 import { toJson } from "./options.js";
 import { jobsOf, type Job, type Lot } from "./order.js";
@@ -19,7 +18,7 @@ const LEAST = 256 << 10;
 const MEMORY = 256 << 20;
 
 /** Options as the core reads them, without those that are JavaScript's own. */
-export function wanted({ output, onProgress, signal, threads, device, skipInputHashes, ...options }: MergeOptions): string {
+export function wanted({ output, onProgress, signal, threads, device, ...options }: MergeOptions): string {
   return toJson(options);
 }
 
@@ -55,7 +54,6 @@ export async function runJobs(
   lot: Lot,
   pool: Pool,
   { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: MergeOptions["onProgress"] | undefined },
-  passing: Passing | undefined,
   take: (result: Reply, job: Job) => Promise<void>,
 ): Promise<void> {
   const [count, total] = [lot.end - lot.start, core.bytes()];
@@ -76,7 +74,7 @@ export async function runJobs(
     for (; next < count && running.length < pool.atOnce(Math.max(each, AT_ONCE)); next += 1) {
       const thread = inRows ? Math.floor(next / each) : undefined;
       const job = jobs.next().value as Job;
-      const reply = start(run, core, job, { pool, each, thread }, passing, spare);
+      const reply = start(run, core, job, { pool, each, thread }, spare);
       reply.catch(() => {});
       running.push({ job, reply });
     }
@@ -94,40 +92,27 @@ type Spare = Map<number, ArrayBuffer[]>;
 
 const length = (pieces: Piece[]) => pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 
+/** What sources say went wrong, as everything else does. */
+export function told<T>(reading: Promise<T>): Promise<T> {
+  return reading.catch((error: unknown) => call<never>(() => { throw error; }));
+}
+
 /** Read what threads cannot, then have the GPU or a thread run the job. */
-async function start(run: Run, core: Merge | Comparison, { number: job, pieces }: Job, { pool, each, thread }: { pool: Pool; each: number; thread: number | undefined }, passing: Passing | undefined, spare: Spare): Promise<Reply> {
+async function start(run: Run, core: Merge | Comparison, { number: job, pieces }: Job, { pool, each, thread }: { pool: Pool; each: number; thread: number | undefined }, spare: Spare): Promise<Reply> {
   const fill = async (piece: Piece): Promise<Piece> => {
     const source = run.sources[piece.file]!;
     if (source.blob && clonesBlobs()) return piece;
     return { ...piece, bytes: await source.read(piece.start, piece.end - piece.start, spare.get(piece.file)?.pop()) };
   };
-  let filled = await inOrder(run, Promise.all(pieces.map(fill)));
-  for (const { file, start, bytes } of filled) {
-    if (bytes && !run.sources[file]!.blob) passing?.take(file, start, bytes, () => head(run, file, start));
-  }
+  const fillAll = () => told(Promise.all(pieces.map(fill)));
+  let filled = await fillAll();
   if ("sum" in core && pool.isForGpu(each)) {
     const sum = core.sum(job);
     const inputs = filled.map(({ file, start, end, bytes }) => bytes ?? run.sources[file]!.blob!.slice(start, end));
     const reply = sum.length > 0 && (await pool.sum(sum as Float64Array<ArrayBuffer>, inputs, (nonFinite) => core.accepts(job, nonFinite)));
     if (reply) return reply;
     // the bytes were given away
-    if (sum.length > 0) filled = await Promise.all(pieces.map(fill));
+    if (sum.length > 0) filled = await fillAll();
   }
   return pool.ask({ what: "job", job, pieces: filled }, thread);
-}
-
-const turns = new WeakMap<Run, Promise<unknown>>();
-
-/** Wait for what was begun earlier, so that the pieces of a file pass by in order. */
-function inOrder<T>(run: Run, reading: Promise<T>): Promise<T> {
-  const before = turns.get(run) ?? Promise.resolve();
-  const turn = before.then(() => reading, () => reading);
-  turns.set(run, turn);
-  return turn.catch((error: unknown) => call<never>(() => { throw error; }));
-}
-
-/** The first `end` bytes of a file, which were read when it was opened. */
-function head(run: Run, file: number, end: number): Uint8Array | undefined {
-  const first = run.given.find((piece) => piece.file === file && piece.start === 0 && piece.end >= end);
-  return first?.bytes.subarray(0, end);
 }

@@ -1,17 +1,16 @@
-/** Merge: plan here, run the jobs in the pool, write their results in order, hash all of it. */
+/** Merge: plan here, run the jobs in the pool, write their results in order. */
 import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hashBlob, hasher, hashRanges, Passing } from "./hash.js";
+import { hasher, hashMissing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
-import { begin, bytesOfJobs, clonesBlobs, runJobs, wanted } from "./jobs.js";
+import { begin, bytesOfJobs, runJobs, wanted } from "./jobs.js";
 import type { CoreOptions } from "./options.js";
 import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
-import { eachOf, weigh, type Run } from "./run.js";
+import { weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { HashedFile, Report } from "./types.js";
-import type { Merge as Core } from "./wasm/mwa.js";
 
 /** How far a merge is. */
 export interface Progress {
@@ -37,8 +36,6 @@ export interface MergeOptions extends CoreOptions {
   threads?: number;
   /** What computes; the bytes are the same. Without it `auto`. */
   device?: DeviceChoice;
-  /** Leave the inputs' hashes out of the report; spares a second reading of Blobs. */
-  skipInputHashes?: boolean;
 }
 
 /** A file of the merge. */
@@ -106,9 +103,6 @@ export async function merge(run: Run, options: MergeOptions = {}): Promise<Merge
   });
 }
 
-/** Blobs that are hashed at once: side by side they are read several times as fast as one after the other. */
-const HASHED_AT_ONCE = 8;
-
 interface Finished {
   report: Report;
   texts: [name: string, text: string][];
@@ -136,9 +130,10 @@ async function once(run: Run, options: MergeOptions, excluded: number[], notes: 
     let lot = next();
     if (lot && !lot.writes) {
       const found: [number, Float64Array][] = [];
-      await runJobs(run, core, lot, pool, { signal: options.signal }, undefined, async (reply, { number }) => {
+      await runJobs(run, core, lot, pool, { signal: options.signal }, async (reply, { number }) => {
         found.push([number, reply.found!]);
         call(() => core.take(number, reply.found!));
+        if (reply.parts) core.takeParts(reply.parts);
       });
       lot = next();
       await pool.goOn(found);
@@ -152,35 +147,35 @@ async function once(run: Run, options: MergeOptions, excluded: number[], notes: 
       return writer;
     };
     const assembly = new Assembly(outputs, (file) => core.head(file) as Uint8Array<ArrayBuffer>, (name) => open(name, true));
-    const passing = options.skipInputHashes ? undefined : new Passing();
-    const inputHashes = options.skipInputHashes ? {} : hashBlobs(run, core, pool, options.signal);
     if (lot) {
-      await runJobs(run, core, lot, pool, options, passing, async ({ bytes, found }, { number, writes }) => {
+      await runJobs(run, core, lot, pool, options, async ({ bytes, found, parts }, { number, writes }) => {
         core.take(number, found!);
+        // what a GPU summed was not hashed
+        if (parts) core.takeParts(parts);
+        else core.wrote(number, bytes!);
         await assembly.take(bytes!, writes);
       });
     }
     next();
     await assembly.finish();
-    const { files, hashes } = assembly;
-
-    const inputs: Record<number, string> = { ...(await inputHashes) };
-    for (const file of passing ? core.inputFiles() : []) {
-      const source = run.sources[file]!;
-      inputs[file] ??= passing?.finish(file, source.size) ?? (await hashRanges(source));
-    }
+    const { files } = assembly;
+    await hashMissing(run, core, pool, options.signal);
     const companions: HashedFile[] = [];
-    const write = async (name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>) => {
-      const { file, sha256 } = await copy(name, from, await open(name, false));
+    const write = async (name: string, size: number, from: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+      const { file, blake3 } = await copy(name, size, from, await open(name, false));
       files.push(file);
-      companions.push({ name, bytes: file.size, sha256 });
+      companions.push({ name, bytes: file.size, blake3 });
+    };
+    const writeText = (name: string, text: string) => {
+      const blob = new Blob([text]);
+      return write(name, blob.size, blob.stream());
     };
     const { texts, copies }: Finished = JSON.parse(core.preview());
-    for (const [name, text] of texts) await write(name, new Blob([text]).stream());
-    for (const [name, file] of copies) await write(name, stream(run.sources[file]!));
-    const finished: Finished = JSON.parse(call(() => core.finish(hashes, JSON.stringify(inputs), JSON.stringify(companions))));
+    for (const [name, text] of texts) await writeText(name, text);
+    for (const [name, file] of copies) await write(name, run.sources[file]!.size, stream(run.sources[file]!));
+    const finished: Finished = JSON.parse(call(() => core.finish(JSON.stringify(companions))));
     const done = new Set(companions.map(({ name }) => name));
-    for (const [name, text] of finished.texts) if (!done.has(name)) await write(name, new Blob([text]).stream());
+    for (const [name, text] of finished.texts) if (!done.has(name)) await writeText(name, text);
     const { report } = finished;
     options.signal?.throwIfAborted();
     return { files, report, device: pool.device, reason: pool.reason, seconds: (performance.now() - began) / 1000 };
@@ -197,30 +192,14 @@ async function once(run: Run, options: MergeOptions, excluded: number[], notes: 
   }
 }
 
-/** Hashes of the inputs that are Blobs; the others are hashed as they pass by. */
-async function hashBlobs(run: Run, core: Core, pool: Pool, signal: AbortSignal | undefined): Promise<Record<number, string>> {
-  const hashes: Record<number, string> = {};
-  const blobs = [...core.inputFiles()].filter((file) => run.sources[file]!.blob);
-  const hash = async (file: number) => {
-    signal?.throwIfAborted();
-    const blob = run.sources[file]!.blob!;
-    hashes[file] = await (clonesBlobs() ? pool.hash(blob) : hashBlob(blob));
-  };
-  // the jobs read the same files and say what is wrong with them
-  await eachOf(HASHED_AT_ONCE, blobs, hash).catch(() => {});
-  return hashes;
-}
-
-async function copy(name: string, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<{ file: MergedFile; sha256: string }> {
-  const hash = hasher();
-  let size = 0;
+async function copy(name: string, size: number, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<{ file: MergedFile; blake3: string }> {
+  const hash = hasher(size);
   const reader = from.getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    size += part.value.length;
     hash.update(part.value);
     await to.write(part.value);
   }
-  return { file: { name, size, blob: await to.close() }, sha256: hash.finish() };
+  return { file: { name, size, blob: await to.close() }, blake3: hash.finish()! };
 }
 
 /** Bytes of a file that is copied, at a time. */

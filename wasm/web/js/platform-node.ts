@@ -1,5 +1,4 @@
-/** Node, Deno and Bun: files instead of addresses, a hash that is built in, and threads of another kind. */
-import { createHash } from "node:crypto";
+/** Node, Deno and Bun: files instead of addresses, and threads of another kind. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { Worker as NodeWorker } from "node:worker_threads";
@@ -9,10 +8,6 @@ import { overWeb, type Spawn } from "./thread.js";
 
 const node: Omit<Platform, "files"> = {
   isProgram: true,
-  hasher() {
-    const hash = createHash("sha256");
-    return { update: (piece) => void hash.update(piece), finish: () => hash.digest("hex") };
-  },
   cores: availableParallelism,
   compile: async (url) => (url.protocol === "file:" ? WebAssembly.compile(await readFile(url)) : compile(url)),
   worker() {

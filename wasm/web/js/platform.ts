@@ -1,14 +1,11 @@
 /** What differs between a page and a program: `platform-node.ts` changes it, so that no bundler of a page meets Node's modules. */
 import { compile } from "./compile.js";
-import type { Hasher } from "./hash.js";
 import type { Spawn } from "./thread.js";
 
 /** Where this runs. */
 export interface Platform {
   /** Whether it ends when nothing is left to do: a page keeps its threads for the next merge, a program lets them go. */
   isProgram: boolean;
-  /** A hash that takes pieces, where one is built in. */
-  hasher: (() => Hasher) | undefined;
   cores(): number;
   /** Compile the WebAssembly module at `url`. */
   compile(url: URL): Promise<WebAssembly.Module>;
@@ -21,7 +18,6 @@ export interface Platform {
 /** A page or a web worker, unless someone says otherwise. */
 export const platform: Platform = {
   isProgram: false,
-  hasher: undefined,
   cores: () => navigator.hardwareConcurrency,
   compile,
   worker: undefined,

@@ -2,7 +2,6 @@
 import { load } from "./core.js";
 import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
-import { hashBlob, WHOLE } from "./hash.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
 import { platform } from "./platform.js";
 import type { Given } from "./reopen.js";
@@ -35,7 +34,7 @@ export type Request =
   | { what: "begin"; begin: Begin }
   | { what: "job"; job: number; pieces: Piece[] }
   | { what: "go-on"; found: [job: number, found: Float64Array][] }
-  | { what: "hash"; blob: Blob }
+  | { what: "hash"; piece: Piece }
   | { what: "end" };
 
 /** Memory that is no longer needed, and the file that was read into it. */
@@ -48,7 +47,8 @@ export interface Reply extends Answer {
   spent?: Spent;
   /** What the job found, for the core. */
   found?: Float64Array;
-  hash?: string;
+  /** What it adds to the hashes of files, for the core. */
+  parts?: Uint8Array;
 }
 
 /** Milliseconds for which a page keeps workers that have nothing to do. */
@@ -89,22 +89,21 @@ export class Pool {
   /** Why the GPU computes or not. */
   reason = CPU_WANTED;
 
-  #hashers: Promise<Worked[]> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  private constructor(private readonly threads: Worked[], private readonly cpu: string, private readonly isHere = false) {}
+  private constructor(private readonly threads: Worked[], private readonly cpu: string) {}
 
   /** Start `wanted` workers; 0 for none, undefined for one per core. */
   static async open(wanted: number | undefined): Promise<Pool> {
     const module = await load();
     const count = wanted ?? Math.min(platform.cores(), MOST);
-    if (count === 0) return new Pool([here()], "cpu, this thread, SIMD", true);
+    if (count === 0) return new Pool([here()], "cpu, this thread, SIMD");
     for (const pool of idle) if (pool.size === count) return pool.#wake();
     const { threads, starting } = await workers(module, count);
     if (threads.length > 0) return new Pool(threads, `cpu, ${threads.length} ${threads.length === 1 ? "worker" : "workers"}, SIMD`);
     const failed = starting.find((one) => one.status === "rejected");
     const why = failed?.reason instanceof Error ? failed.reason.message : "";
-    return new Pool([here()], `cpu, this thread, SIMD (no worker could be started${why && `: ${why}`})`, true);
+    return new Pool([here()], `cpu, this thread, SIMD (no worker could be started${why && `: ${why}`})`);
   }
 
   /** Have a GPU take sums, of `bytes` of input altogether; without one the CPU does them, and `reason` says why. */
@@ -132,17 +131,6 @@ export class Pool {
     return each * this.size + (this.#gpu ? AT_ONCE_ON_GPU : 0);
   }
 
-  /** SHA-256 of a Blob, in a thread that runs no jobs. */
-  async hash(blob: Blob): Promise<string> {
-    if (this.isHere) return hashBlob(blob);
-    this.#hashers ??= load().then((module) => workers(module, Math.ceil(this.size / 2))).then(({ threads }) => threads);
-    const hashers = await this.#hashers;
-    if (hashers.length === 0) return hashBlob(blob);
-    // one Blob at a time is held in memory
-    const thread = blob.size <= WHOLE ? hashers[0]! : idlest(hashers);
-    return (await thread.ask({ what: "hash", blob })).hash!;
-  }
-
   async begin(begin: Begin): Promise<void> {
     this.#sums = 0;
     await Promise.all(this.threads.map((thread) => thread.ask({ what: "begin", begin })));
@@ -156,7 +144,8 @@ export class Pool {
   /** Ask the thread of that number, or the one with the least to do. */
   async ask(request: Request, number?: number): Promise<Reply> {
     const thread = number === undefined ? idlest(this.threads) : this.threads[number % this.size]!;
-    const transfer = request.what === "job" ? request.pieces.flatMap(({ bytes }) => (bytes ? [bytes.buffer] : [])) : [];
+    const pieces = request.what === "job" ? request.pieces : request.what === "hash" ? [request.piece] : [];
+    const transfer = pieces.flatMap(({ bytes }) => (bytes ? [bytes.buffer] : []));
     return thread.ask(request, transfer);
   }
 
@@ -215,7 +204,6 @@ export class Pool {
   close(): void {
     idle.delete(this);
     for (const thread of this.threads) thread.close();
-    this.#hashers?.then((hashers) => hashers.forEach((thread) => thread.close())).catch(() => {});
     restGpu();
   }
 }

@@ -112,7 +112,10 @@ export interface Advice {
 export interface HashedFile {
   name: string;
   bytes: number;
-  sha256: string;
+  /** BLAKE3 in hex, as `b3sum` prints it. */
+  blake3: string;
+  /** SHA-256 in hex, in reports of the `mwa` program that was asked for it. */
+  sha256?: string;
 }
 
 /** How far merged modules are from the average of what the inputs' modules do: ‖result − Σ wγBA‖ / ‖Σ wγBA‖. */

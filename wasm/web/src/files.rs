@@ -55,6 +55,11 @@ impl Store {
         &self.roots
     }
 
+    /// The length of each file in bytes, by number.
+    pub(crate) fn sizes(&self) -> &[u64] {
+        &self.sizes
+    }
+
     pub(crate) fn number(&self, path: &str) -> Option<usize> {
         let after = self.numbers.partition_point(|(other, _)| other.as_str() <= path);
         let (other, number) = self.numbers.get(after.checked_sub(1)?)?;

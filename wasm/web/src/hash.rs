@@ -1,40 +1,44 @@
-//! SHA-256, piece by piece, as the browser's own digest cannot.
+//! BLAKE3 of what passes by from its first byte to its last.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use js_sys::Uint8Array;
-use sha2::{Digest as _, Sha256};
+use mwa::digest::Digest;
 use wasm_bindgen::prelude::*;
 
 /// A hash that takes pieces in order.
 #[wasm_bindgen]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Hash {
-    state: Sha256,
+    digest: Digest,
+    at: u64,
     buffer: Vec<u8>,
 }
 
 #[wasm_bindgen]
 impl Hash {
-    /// The hash of nothing yet.
+    /// Of a file with so many bytes.
     #[wasm_bindgen(constructor)]
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
+    pub fn new(size: f64) -> Self {
+        Self { digest: Digest::new(size as u64), at: 0, buffer: Vec::new() }
     }
 
-    /// Take the next piece.
+    /// Take the next piece; what lies beyond the size is left out.
     pub fn update(&mut self, piece: &Uint8Array) {
         self.buffer.resize(piece.length() as usize, 0);
         piece.copy_to(&mut self.buffer);
-        self.state.update(&self.buffer);
+        let left = usize::try_from(self.digest.file_len() - self.at).unwrap_or(usize::MAX);
+        let piece = &self.buffer[..self.buffer.len().min(left)];
+        self.digest.update(self.at, piece);
+        self.at += piece.len() as u64;
     }
 
-    /// The digest in hex.
+    /// The hash in hex; nothing if it has not got as many bytes as the file has.
     #[must_use]
-    pub fn finish(self) -> String {
-        self.state.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    pub fn finish(self) -> Option<String> {
+        self.digest.finish()
     }
 }

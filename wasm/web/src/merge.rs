@@ -1,20 +1,20 @@
 //! The core's merge for JavaScript: jobs by number, what they read and write, what they found.
 
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use js_sys::{Array, Uint8Array};
+use mwa::digest::{Digests, Parts};
 use mwa::files::Maybe;
 use mwa::kernel::{Tally, wgsl_dtype};
-use mwa::merge::{Bytes, Closing, Cut, Found, MergeOptions, Next, Text};
-use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions};
+use mwa::merge::{Bytes, Closing, Cut, Found, Hash, Job, MergeOptions, Next, Text};
+use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions, Write};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
 
 use crate::fail;
 use crate::files::Store;
-use crate::numbers::{flat, found_in, numbers_of};
+use crate::numbers::flat;
 
 /// A merge in the making. Each thread has one: all hand out the same jobs.
 #[wasm_bindgen]
@@ -25,8 +25,11 @@ pub struct Merge {
     numbers: Vec<Vec<usize>>,
     /// Name and number of each file that is copied from the newest checkpoint.
     companions: Vec<(String, usize)>,
-    /// What the last job found.
+    /// The hashes of all files so far; those that are read have the numbers that JavaScript knows.
+    digests: Digests,
+    /// What the last job found, and what it adds to the hashes.
     found: Option<Found>,
+    parts: Parts,
     /// Kept between jobs, so that their memory is reused.
     buffers: Vec<Vec<u8>>,
     out: Vec<u8>,
@@ -61,7 +64,9 @@ impl Merge {
         let number = |(name, path): (String, String)| Some((name, files.number(&path)?));
         let companions =
             checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
-        Ok(Self { merge, numbers, companions, found: None, buffers: Vec::new(), out: Vec::new() })
+        let digests = Digests::new(files.sizes().iter().copied(), []);
+        let (found, parts, buffers, out) = (None, Parts::default(), Vec::new(), Vec::new());
+        Ok(Self { merge, numbers, companions, digests, found, parts, buffers, out })
     }
 
     /// Do the jobs that come before the output with what was read already; nothing where something was not.
@@ -103,9 +108,33 @@ impl Merge {
             rest = after;
         }
         let ran = mwa_wasm_fast::run(&job, Bytes::Whole(&slices), &mut outputs);
+        self.parts = Parts::default();
+        if ran.is_ok() && job.is_hashed() {
+            let (reads, writes): (Vec<_>, Vec<_>) = (self.reads(&job), job.writes().collect());
+            let written = outputs.iter().map(|bytes| &**bytes);
+            self.parts = self.digests.parts(reads.iter().zip(slices), writes.iter().zip(written));
+        }
         (self.buffers, self.out) = (buffers, out);
         self.found = Some(ran?);
         Ok(())
+    }
+
+    /// What a job reads, by the numbers of the files.
+    fn reads(&self, job: &Job<'_>) -> Vec<Write> {
+        let of = |Read { input, file, range }| Write { file: self.numbers[input][file], range };
+        job.reads().map(of).collect()
+    }
+
+    /// It is known what is written; the heads are hashed.
+    fn know_outputs(&mut self) {
+        if self.digests.are_outputs_known() {
+            return;
+        }
+        let outputs = self.merge.outputs();
+        self.digests.write_to(outputs.iter().map(|file| file.header.file_len()));
+        if self.merge.copied().is_none() {
+            (0..outputs.len()).for_each(|file| self.digests.wrote(file, 0, &self.merge.head(file)));
+        }
     }
 }
 
@@ -123,13 +152,19 @@ impl Merge {
         match self.merge.next().map_err(|error| fail(&error))? {
             Next::Jobs(numbers) => {
                 let elements = self.merge.elements();
+                if numbers.start >= elements.start {
+                    self.know_outputs();
+                }
                 let (writes, after) =
                     (numbers.start >= elements.start, elements.end.clamp(numbers.start, numbers.end));
                 Ok(Some(
                     [numbers.start, after, numbers.end, writes.into()].map(|number| number as f64).into(),
                 ))
             }
-            Next::Done => Ok(None),
+            Next::Done => {
+                self.know_outputs();
+                Ok(None)
+            }
             Next::Wait => Err(fail(&Error::new(
                 ErrorKind::Usage,
                 "jobs are asked for before all of the last are told of",
@@ -162,7 +197,54 @@ impl Merge {
     /// What the last job found, for `take`.
     #[must_use]
     pub fn found(&self) -> Vec<f64> {
-        self.found.as_ref().map(numbers_of).unwrap_or_default()
+        self.found.as_ref().map(Found::to_numbers).unwrap_or_default()
+    }
+
+    /// What the last job adds to the hashes of the files that it read and wrote, for `takeParts`.
+    #[must_use]
+    pub fn parts(&self) -> Vec<u8> {
+        self.parts.encode()
+    }
+
+    /// Take in what a job adds to the hashes, in whichever thread.
+    ///
+    /// # Errors
+    /// When it is not what `parts` or `hash` gave.
+    #[wasm_bindgen(js_name = takeParts)]
+    pub fn take_parts(&mut self, parts: &[u8]) -> core::result::Result<(), JsValue> {
+        let foreign = || Error::new(ErrorKind::Usage, "this is no part of a hash of these files");
+        let parts = self.digests.decode(parts).ok_or_else(|| fail(&foreign()))?;
+        self.digests.take(parts);
+        Ok(())
+    }
+
+    /// What a piece of a file adds to its hash, for `takeParts`.
+    #[must_use]
+    pub fn hash(&mut self, file: usize, start: f64, bytes: &Uint8Array) -> Vec<u8> {
+        self.out.resize(bytes.length() as usize, 0);
+        bytes.copy_to(&mut self.out);
+        let start = whole(start);
+        let span = Write { file, range: start..start + self.out.len() as u64 };
+        self.digests.parts([(&span, self.out.as_slice())], []).encode()
+    }
+
+    /// Hash the result of a job that was not run here: the bytes of its writes, one after the other.
+    pub fn wrote(&mut self, number: f64, bytes: &Uint8Array) {
+        self.out.resize(bytes.length() as usize, 0);
+        bytes.copy_to(&mut self.out);
+        let mut rest = self.out.as_slice();
+        for write in self.merge.job(whole(number)).writes() {
+            let piece = rest.split_off(..size(write.range.end - write.range.start)).unwrap_or_default();
+            self.digests.wrote(write.file, write.range.start, piece);
+        }
+    }
+
+    /// What no job has read of the files with weights: file number, start and end, and so on.
+    #[must_use]
+    pub fn missing(&self) -> Vec<f64> {
+        let is_input = |file: &usize| self.numbers.iter().flatten().any(|number| number == file);
+        let missing = self.digests.missing().filter(|(file, _)| is_input(file));
+        missing.flat_map(|(file, range)| [file as f64, range.start as f64, range.end as f64]).collect()
     }
 
     /// Take in what a job has found, in whichever thread.
@@ -171,7 +253,7 @@ impl Merge {
     /// When no such job is out.
     pub fn take(&mut self, number: f64, found: &[f64]) -> core::result::Result<(), JsValue> {
         let take = |found| self.merge.found(whole(number), found);
-        found_in(found).and_then(take).map_err(|error| fail(&error))
+        Found::from_numbers(found).and_then(take).map_err(|error| fail(&error))
     }
 
     /// The sum of a job for a GPU: its dtype, its elements, and dtype and weight of each operand; empty if a GPU cannot
@@ -222,28 +304,21 @@ impl Merge {
         self.numbers.iter().flatten().map(|&number| u32::try_from(number).expect("few files")).collect()
     }
 
-    /// The report and all other files, once all jobs are told of, as JSON. `outputs` are the hashes of the output files,
-    /// `inputs` those of the input files, by number, as JSON; `companions` the other files that were written, as JSON.
+    /// The report and all other files, once all jobs are told of and nothing is missing, as JSON. `companions` are the other
+    /// files that were written, as JSON. Files with weights of which something is missing are left out of the report.
     ///
     /// # Errors
     /// When there was nothing to merge.
-    pub fn finish(
-        &self,
-        outputs: Vec<String>,
-        inputs: &str,
-        companions: &str,
-    ) -> core::result::Result<String, JsValue> {
-        let hashes: Map<String, Value> = serde_json::from_str(inputs).unwrap_or_default();
+    pub fn finish(&self, companions: &str) -> core::result::Result<String, JsValue> {
         let companions = serde_json::from_str(companions).unwrap_or_default();
-        let hash =
-            |number: &usize| hashes.get(&number.to_string()).and_then(Value::as_str).unwrap_or_default();
-        let of = |numbers: &Vec<usize>| numbers.iter().map(hash).map(String::from).collect();
+        let hash = |hash: Option<String>| Hash::from(hash.unwrap_or_default());
+        let of = |numbers: &Vec<usize>| numbers.iter().map(|&it| hash(self.digests.of_read(it))).collect();
         // the merged folder is likely saved beside the run
         let path = |row: &mwa::report::Input| alloc::format!("../{}", row.name);
         let closing = Closing {
             paths: self.merge.chosen().rows.iter().map(path).collect(),
             inputs: self.numbers.iter().map(of).collect(),
-            outputs,
+            outputs: (0..self.merge.outputs().len()).map(|it| hash(self.digests.of_written(it))).collect(),
             companions,
             notes: Vec::new(),
         };

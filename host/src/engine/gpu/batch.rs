@@ -10,7 +10,7 @@ use mwa::{Result, Write};
 use super::stream::Own;
 use super::{Device, Layout, Slot, View};
 use crate::engine::board::Board;
-use crate::engine::pass::stretches;
+use crate::engine::jobs::stretches;
 
 /// Most bytes a batch reads of one input; larger ones gain nothing.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -157,7 +157,7 @@ impl Drop for Batch {
         {
             seat.slot.recycle();
         }
-        self.board.change(|state| state.own.finish(seat));
+        self.board.change(|own| own.finish(seat));
     }
 }
 

@@ -16,7 +16,6 @@ use super::{Adapter, Device, adapters, probe, probe_all};
 use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::execute::over_files;
-use crate::engine::pass::Hashed;
 use crate::engine::pool::lock;
 use crate::io::store::Store;
 use crate::options::Machine;
@@ -104,7 +103,7 @@ pub(crate) fn run(
     wanted: Option<Gpus>,
     first: bool,
     progress: &dyn Progress,
-) -> Result<(Findings, Hashed)> {
+) -> Result<Findings> {
     let start = Instant::now();
     let open = || {
         let opened = open(merge, wanted)?;

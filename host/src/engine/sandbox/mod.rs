@@ -13,7 +13,7 @@
 //! let component = fs::read("mwa.component.wasm")?;
 //! let sandbox = Sandbox::new(&component, Limits::default())?;
 //! let options = r#"{"metric": "eval_loss", "last": 5}"#;
-//! let mut session = sandbox.open(Verb::Merge, &["runs/my-lora".into()], options, None)?;
+//! let mut session = sandbox.open(Verb::Merge, &["runs/my-lora".into()], options, None, false)?;
 //! let read = |path: &str, start: u64, end: u64| -> std::io::Result<Vec<u8>> {
 //!     let file = fs::File::open(path)?;
 //!     let end = end.min(file.metadata()?.len());
@@ -84,7 +84,7 @@ mod world {
 }
 
 pub use world::exports::mwa::merge::merger::{
-    Answer, Companion, Failure, Hashed, Hashes, Job, Output, Question, Span, Step, Text, Verb,
+    Answer, Companion, Ending, Failure, Hash, Hashed, Hashes, Job, Output, Question, Span, Step, Text, Verb,
 };
 
 /// What the component exports.
@@ -159,7 +159,14 @@ impl Sandbox {
     ///
     /// # Errors
     /// What the core says of the inputs; [`ErrorKind::Device`] when the guest trapped or ran into a limit.
-    pub fn open(&self, verb: Verb, paths: &[String], options: &str, chunk: Option<u32>) -> Result<Session> {
+    pub fn open(
+        &self,
+        verb: Verb,
+        paths: &[String],
+        options: &str,
+        chunk: Option<u32>,
+        hashed_outside: bool,
+    ) -> Result<Session> {
         let memory = StoreLimitsBuilder::new().memory_size(self.limits.memory).trap_on_grow_failure(true);
         let mut store = Store::new(&self.engine, memory.build());
         store.limiter(|limits| limits);
@@ -171,7 +178,8 @@ impl Sandbox {
         let guest = world::Mwa::new(&mut store, &instance).map_err(|error| {
             failed(&error).help("it is of another version: build it again with `cargo xtask build component`")
         })?;
-        let opened = guest.mwa_merge_merger().session().call_open(&mut store, verb, paths, options, chunk);
+        let session = guest.mwa_merge_merger().session();
+        let opened = session.call_open(&mut store, verb, paths, options, chunk, hashed_outside);
         let resource = opened.map_err(|error| failed(&error))??;
         let run = [INTERFACE, "[method]session.run"].iter().try_fold(None, |within, name| {
             instance.get_export_index(&mut store, within.as_ref(), name).map(Some)
@@ -219,9 +227,13 @@ calls! {
     fn try_next() -> core::result::Result<Option<Step>, Failure> = call_next;
     /// Answer the questions; the inner failure is what the core says of the answers.
     fn try_tell(answers: &[Answer]) -> core::result::Result<(), Failure> = call_tell;
+    /// What the last job that was run has found.
+    fn found() -> Vec<u8> = call_found;
+    /// Take in what a job found in another session; the inner failure is what the core says of it.
+    fn try_take(job: u64, found: &[u8]) -> core::result::Result<(), Failure> = call_take;
     /// After a failed job, whether the merge begins again without the checkpoint at fault.
     fn again() -> bool = call_again;
-    /// The paths of all files with weights, by number.
+    /// The paths of all files that are read, by number.
     fn inputs() -> Vec<String> = call_inputs;
     /// The files to write, by number.
     fn outputs() -> Vec<Output> = call_outputs;
@@ -232,7 +244,7 @@ calls! {
     /// The report so far, as JSON.
     fn report() -> String = call_report;
     /// All texts to write beside the weights; the inner failure is what the core says of the hashes.
-    fn try_finish(hashes: &Hashes) -> core::result::Result<Vec<Text>, Failure> = call_finish;
+    fn try_finish(ending: &Ending) -> core::result::Result<Vec<Text>, Failure> = call_finish;
 }
 
 impl Session {

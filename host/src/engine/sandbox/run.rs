@@ -7,14 +7,14 @@ use std::path::Path;
 
 use mwa::checkpoint::run_around;
 use mwa::files::{is_inside, join, last};
-use mwa::report::{COMPANIONS, REPORT, Report};
+use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, Float, Rank, Read, Result, Space, WeightRule, Write, border};
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Companion, Hashed, Hashes, Job, Limits, Output, Question, Sandbox, Session, Span, Step, Verb,
+    Answer, Companion, Ending, Hash, Hashed, Hashes, Job, Limits, Output, Question, Sandbox, Session, Span,
+    Step, Verb,
 };
-use crate::engine::execute;
 use crate::find::checkpoint::Checkpoint;
 use crate::io::disk::{Disk, path_of, text_of};
 use crate::io::staging::Staging;
@@ -32,13 +32,18 @@ pub(crate) fn merge(
 ) -> Result<Report> {
     let sandbox = Sandbox::find(Limits::default())?;
     let paths = options.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
-    let session = sandbox.open(Verb::Merge, &paths, &told(options, how)?, None)?;
+    let session = sandbox.open(Verb::Merge, &paths, &told(options, how)?, None, true)?;
     let table = options.metrics_file.as_deref().map(text_of).transpose()?;
     // a checkpoint's logs lie in the folder of its run
     let runs = paths.iter().map(|path| run_around(path).to_owned());
     let allowed = runs.chain(paths.iter().cloned()).chain(table).collect();
-    let mut guest =
-        Guest { session, allowed, disk: Disk::default(), store: Store::plain([].into_iter()), begun: None };
+    let mut guest = Guest {
+        session,
+        allowed,
+        disk: Disk::default(),
+        store: Store::plain([].into_iter(), false),
+        begun: None,
+    };
     guest.jobs(how, out, progress).map_err(|error| at_output(error, out))?;
     guest.finish(how, out, progress)
 }
@@ -79,7 +84,7 @@ impl Guest {
                 Step::Work(job) => job,
             };
             if sizes.is_empty() {
-                sizes = self.sources()?;
+                sizes = self.sources(how)?;
                 progress.start(sizes.iter().sum());
             }
             self.read(&job, &sizes, &mut buffers)?;
@@ -109,14 +114,16 @@ impl Guest {
     }
 
     /// The files with weights, which the guest has found; their sizes.
-    fn sources(&mut self) -> Result<Vec<u64>> {
+    fn sources(&mut self, how: &MergeOptions) -> Result<Vec<u64>> {
         let inputs = self.session.inputs()?;
-        self.store = Store::plain(inputs.iter().map(|path| path_of(path)));
         let size = |path: &String| match self.answer(&Question::Kind(path.clone()))? {
             Answer::File(size) => Ok(size),
             _ => Err(astray()),
         };
-        inputs.iter().map(size).collect()
+        let sizes = inputs.iter().map(size).collect::<Result<Vec<_>>>()?;
+        let files: Vec<_> = inputs.iter().map(|path| path_of(path)).zip(sizes.iter().copied()).collect();
+        self.store = Store::plain(files.into_iter(), how.sha256);
+        Ok(sizes)
     }
 
     fn read(&self, job: &Job, sizes: &[u64], buffers: &mut Vec<Vec<u8>>) -> Result<()> {
@@ -127,7 +134,8 @@ impl Guest {
                 return Err(astray());
             }
             buffer.resize(length(span), 0);
-            self.store.read(&Read { input, file: 0, range: span.start..span.end }, buffer)?;
+            let read = Read { input, file: 0, range: span.start..span.end };
+            self.store.read(&read, buffer, !job.writes.is_empty())?;
         }
         Ok(())
     }
@@ -141,7 +149,7 @@ impl Guest {
         for output in &outputs {
             staging.create(&output.name, output.length)?;
         }
-        self.store.write_to(outputs.iter().map(|output| staging.path(&output.name)).collect());
+        self.store.write_to(outputs.iter().map(|output| (staging.path(&output.name), output.length)));
         for (file, output) in outputs.iter().enumerate() {
             self.store.write(&Write { file, range: 0..output.head.len() as u64 }, &output.head)?;
         }
@@ -166,17 +174,15 @@ impl Guest {
 
     fn finish(mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
         let inputs = self.session.inputs()?;
-        let Begun { staging, report, outputs } = self.begun.take().ok_or_else(astray)?;
-        let mut read: Vec<_> = inputs.iter().map(|_| vec![None]).collect();
-        let mut written = vec![None; outputs.len()];
-        self.store
+        let Begun { staging, report, outputs: _ } = self.begun.take().ok_or_else(astray)?;
+        let hashes = self
+            .store
             .sync()
-            .and_then(|()| self.store.hash(&mut read, &mut written, how.machine, progress))
+            .and_then(|()| self.store.hashes(how.machine, progress))
             .map_err(|error| at_output(error, out))?;
         for path in &inputs {
             self.disk.check_unchanged(path)?;
         }
-        let hashes = execute::Hashes::known(read, written);
         let texts = self.session.texts()?.into_iter().map(|text| (text.name, text.content));
         // the guest chooses among what may lie in a checkpoint, and nothing else
         let is_known = |it: &Companion| {
@@ -187,19 +193,25 @@ impl Guest {
         };
         let known = self.session.companions()?.into_iter().filter(is_known);
         let known: Vec<_> = known.map(|it| (it.name, path_of(&it.path))).collect();
-        let (companions, notes) = beside(&staging, &texts.collect::<Vec<_>>(), &known)?;
+        let (companions, notes) = beside(&staging, &texts.collect::<Vec<_>>(), &known, how, progress)?;
         let way = |row: &mwa::report::Input| path_from(staging.target(), &path_of(&row.name));
-        let companions = companions.into_iter();
-        let found = Hashes {
-            paths: report.inputs.iter().map(way).collect::<Result<_>>()?,
-            inputs: hashes.inputs.concat(),
-            outputs: hashes.outputs,
-            companions: companions
-                .map(|it| Hashed { name: it.name, bytes: it.bytes, sha256: it.sha256 })
-                .collect(),
-            notes,
+        let hash = |it: mwa::merge::Hash| Hash { blake3: it.blake3, sha256: it.sha256 };
+        let hashed = |it: HashedFile| Hashed {
+            name: it.name,
+            bytes: it.bytes,
+            hash: Hash { blake3: it.blake3, sha256: it.sha256 },
         };
-        let texts = self.session.try_finish(&found)??;
+        let ending = Ending {
+            paths: report.inputs.iter().map(way).collect::<Result<_>>()?,
+            left_out: Vec::new(),
+            notes,
+            hashes: Some(Hashes {
+                inputs: hashes.inputs.into_iter().flatten().map(hash).collect(),
+                outputs: hashes.outputs.into_iter().map(hash).collect(),
+                companions: companions.into_iter().map(hashed).collect(),
+            }),
+        };
+        let texts = self.session.try_finish(&ending)??;
         let texts: Vec<_> = texts.into_iter().map(|text| (text.name, text.content)).collect();
         let (_, report) = texts.iter().find(|(name, _)| name == REPORT).ok_or_else(astray)?;
         let report = serde_json::from_str(report).map_err(|_| astray())?;

@@ -1,0 +1,66 @@
+//! Hashes of whole files.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use mwa::Result;
+use mwa::digest::{Digest, Part};
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::pool::{lock, share};
+use crate::io::disk::{io_error, open_regular, read_at, read_some_at};
+use crate::progress::{Progress, stopped};
+
+/// Bytes of a file that a thread hashes at once.
+pub(crate) const PIECE: u64 = 1 << 20;
+
+/// BLAKE3 of a file in hex, by several threads.
+pub(crate) fn blake3_of(path: &Path, threads: usize, progress: &dyn Progress) -> Result<String> {
+    let failed = |error: io::Error| io_error("cannot read it", &error).file(path.display().to_string());
+    let file = open_regular(path)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let digest = Mutex::new(Digest::new(len));
+    share(
+        (0..len.div_ceil(PIECE)).map(|piece| (piece, ())),
+        threads,
+        progress,
+        |buffer: &mut Vec<u8>, piece, ()| {
+            let start = piece * PIECE;
+            let size = usize::try_from(PIECE.min(len - start)).expect("a piece is small");
+            buffer.resize(size, 0);
+            read_at(&file, buffer, start).map_err(failed)?;
+            let part = Part::of(len, start, buffer);
+            lock(&digest).take(part);
+            Ok(())
+        },
+    )?;
+    let hash = lock(&digest).finish();
+    Ok(hash.expect("all pieces were hashed"))
+}
+
+/// SHA-256 of a file in hex, as model hubs show it.
+pub(crate) fn sha256_of(path: &Path, progress: &dyn Progress) -> Result<String> {
+    let failed = |error: io::Error| io_error("cannot read it", &error).file(path.display().to_string());
+    sha256(&open_regular(path)?, progress).map_err(failed)?.ok_or_else(stopped)
+}
+
+/// The same of an open file; `None` when the caller wants to stop.
+pub(crate) fn sha256(file: &File, progress: &dyn Progress) -> io::Result<Option<String>> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while !progress.stopped() {
+        match read_some_at(file, &mut buffer, at) {
+            Ok(0) => return Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
+            Ok(count) => {
+                hash.update(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
