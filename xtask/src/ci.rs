@@ -11,6 +11,11 @@ const BARE: &str = "x86_64-unknown-none";
 /// All crates that the core may be linked with, direct or not; ARCHITECTURE.md says what each is for.
 const CORE_LINKS: &[&str] = &[
     "allocator-api2",
+    "arrayvec",
+    "blake3",
+    "cfg-if",
+    "constant_time_eq",
+    "cpufeatures",
     "equivalent",
     "foldhash",
     "hashbrown",

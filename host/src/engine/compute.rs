@@ -32,7 +32,7 @@ pub(crate) fn run(
             let first = inputs(merge).iter().sum::<f64>() < SMALL;
             gpu::run(merge, store, machine, Some(gpus), first, progress)
         }
-        DeviceChoice::Auto if is_gpu_faster(merge, machine, progress) => {
+        DeviceChoice::Auto if is_gpu_faster(merge, machine) => {
             gpu::run(merge, store, machine, None, false, progress)
         }
         DeviceChoice::Auto => cpu::run(merge, merge.elements(), store, machine, progress),
@@ -52,7 +52,7 @@ const STAGING: f64 = 14e9;
 ///
 /// Threads read and hash every byte, whoever sums, and the CPU sums until a GPU is open. What a GPU saves then is the
 /// summing, what it costs is the staging.
-fn is_gpu_faster(merge: &Merge, machine: Machine, progress: &dyn Progress) -> bool {
+fn is_gpu_faster(merge: &Merge, machine: Machine) -> bool {
     let inputs = inputs(merge);
     let total: f64 = inputs.iter().sum();
     if total < SMALL {
@@ -65,14 +65,7 @@ fn is_gpu_faster(merge: &Merge, machine: Machine, progress: &dyn Progress) -> bo
     let cpu = seconds(summing);
     // what is left when it is open, at the GPU's speed
     let gpu = OPENING + (1.0 - OPENING / cpu).max(0.0) * seconds(STAGING);
-    let is_faster = gpu < cpu;
-    if !is_faster {
-        progress.note(&format!(
-            "the CPU sums: at {:.1} GB/s per thread it needs about {cpu:.1} s, with a GPU about {gpu:.1} s",
-            summing / 1e9
-        ));
-    }
-    is_faster
+    gpu < cpu
 }
 
 /// Bytes to be read of each input.

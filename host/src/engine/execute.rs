@@ -49,13 +49,15 @@ pub(crate) fn run(
     }
     if let Next::Jobs(numbers) = next {
         progress.start(merge.bytes());
-        let first = merge.elements();
-        if !first.is_empty() {
-            let found = elements(merge, store, machine, progress)?;
-            merge.take(found)?;
-        }
-        let found = cpu::run(merge, first.end..numbers.end, store, machine, progress)?;
-        merge.take(found)?;
+        store.writing_back(|| {
+            let first = merge.elements();
+            if !first.is_empty() {
+                let found = elements(merge, store, machine, progress)?;
+                merge.take(found)?;
+            }
+            let found = cpu::run(merge, first.end..numbers.end, store, machine, progress)?;
+            merge.take(found)
+        })?;
         merge.next()?; // whether there was anything to merge
     }
     store.sync()?;

@@ -8,3 +8,4 @@ pub(crate) mod room;
 pub(crate) mod scratch;
 pub(crate) mod staging;
 pub(crate) mod store;
+pub(crate) mod write_back;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread;
 
 use mwa::digest::{Digest, Part};
 use mwa::merge::Hash;
@@ -16,6 +17,7 @@ use crate::engine::timings::Timings;
 use crate::io::disk::{self, InputFile, io_error};
 use crate::io::hash::{PIECE, sha256};
 use crate::io::open::OpenFiles;
+use crate::io::write_back::WriteBack;
 use crate::options::Machine;
 use crate::progress::{Progress, stopped};
 
@@ -51,6 +53,7 @@ pub(crate) struct Store {
     first: usize,
     /// Whether files are to have SHA-256 too.
     sha256: bool,
+    back: WriteBack,
     pub(crate) timings: Timings,
 }
 
@@ -80,7 +83,8 @@ impl Store {
 
     fn of(inputs: Vec<Vec<Source>>, first: usize, sha256: bool) -> Self {
         let (open, timings) = (OpenFiles::new(), Timings::default());
-        Self { inputs, outputs: Vec::new(), open, first, sha256, timings }
+        let back = WriteBack::default();
+        Self { inputs, outputs: Vec::new(), open, first, sha256, back, timings }
     }
 
     /// Write to the files at these places, each of which will have so many bytes.
@@ -110,8 +114,26 @@ impl Store {
         Timings::time(&self.timings.write, || {
             self.output(write.file, |file| disk::write_at(file, bytes, start))
         })?;
+        self.back.wrote(write.file, bytes.len() as u64);
         self.hash(&self.outputs[write.file].digest, start, bytes);
         Ok(())
+    }
+
+    /// Do `work`, and meanwhile bring to the disk what it writes.
+    pub(crate) fn writing_back<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct End<'a>(&'a WriteBack);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.end(); // after a panic too
+            }
+        }
+        thread::scope(|scope| {
+            let sync = |file| self.with_output(file, File::sync_data);
+            // without a thread more, all of it is left for the end
+            let _ = thread::Builder::new().spawn_scoped(scope, move || self.back.run(sync));
+            let _end = End(&self.back);
+            work()
+        })
     }
 
     /// Hash a piece while it is in a cache, unless it was read before.
@@ -132,6 +154,7 @@ impl Store {
     /// Bring all outputs to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         let sync = || (0..self.outputs.len()).try_for_each(|file| self.output(file, File::sync_all));
+        self.back.result().map_err(cannot_write)?;
         Timings::time(&self.timings.sync, sync)
     }
 
@@ -196,10 +219,12 @@ impl Store {
     }
 
     fn output<T>(&self, file: usize, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {
+        self.with_output(file, work).map_err(cannot_write)
+    }
+
+    fn with_output<T>(&self, file: usize, work: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         let open = || File::options().read(true).write(true).open(&self.outputs[file].path);
-        self.open
-            .with(self.first + file, open, work)
-            .map_err(|error| io_error("cannot write the merged file", &error))
+        self.open.with(self.first + file, open, work)
     }
 }
 
@@ -214,6 +239,11 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let Range { start, end } = range;
     let next = move |at: u64| (at < end).then(|| at..end.min((at / PIECE + 1) * PIECE));
     core::iter::successors(next(start), move |piece| next(piece.end))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn cannot_write(error: io::Error) -> mwa::Error {
+    io_error("cannot write the merged file", &error)
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> mwa::Error {
