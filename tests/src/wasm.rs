@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use wasmtime::{Engine, Instance, Module, Store, WasmParams, WasmResults};
 
 use crate::offered::{CHUNK, Files, answer, assembled, heard, index, offered, told};
-use crate::situations::sha256;
 use crate::{Executor, Failure, Merge};
 
 /// A file that `cargo xtask build component` makes.

@@ -185,7 +185,7 @@ impl Digest {
         loop {
             let size = end - start;
             let sibling = start ^ size;
-            let is_full = size.is_power_of_two() && start % size == 0;
+            let is_full = size.is_power_of_two() && start.is_multiple_of(size);
             let (first, last) = (start.min(sibling), start.max(sibling) + size);
             if !is_full || last > self.len || (first == 0 && last == self.len) {
                 break;
@@ -270,7 +270,7 @@ pub fn hash(bytes: &[u8]) -> String {
 /// root of a file of one chunk.
 fn subtree(len: u64, at: u64, end: u64) -> Option<u64> {
     let size = end - at;
-    if at % CHUNK != 0 || size == 0 || len <= CHUNK || (size < CHUNK && end != len) {
+    if !at.is_multiple_of(CHUNK) || size == 0 || len <= CHUNK || (size < CHUNK && end != len) {
         return None;
     }
     if at == 0 && end == len {
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     fn file(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i * 31 % 251) as u8).collect()
+        (0..251).cycle().step_by(31).take(len).collect()
     }
 
     /// Numbers that look random, the same every time.
