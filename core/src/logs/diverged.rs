@@ -10,8 +10,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::logs::series::{Log, value_at};
-use crate::logs::smooth::origin;
+use crate::logs::series::{Log, origin, value_at};
 
 /// One training record: what it says about the checkpoints in its steps, `from` < step ≤ `to`.
 #[derive(Clone, Debug, PartialEq)]

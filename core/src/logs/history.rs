@@ -14,8 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::diverged;
 use crate::logs::diverged::Record;
 use crate::logs::metric::list_steps;
-use crate::logs::series::{Log, Series, value_at};
-use crate::logs::smooth::median_gap;
+use crate::logs::series::{Log, Series, median_gap, value_at};
 use crate::logs::trainer::{TrainerState, is_timing};
 
 /// Logs count as equal up to this share: ms-swift rounds what it writes to eight decimals.

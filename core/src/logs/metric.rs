@@ -255,6 +255,13 @@ fn steps(count: u64) -> String {
     if count == 1 { "1 step".to_string() } else { format!("{count} steps") }
 }
 
+/// Whether a metric is measured on a checkpoint's own weights, not over the training steps before it.
+pub(crate) fn is_evaluation(name: &str) -> bool {
+    let first = name.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+    name.len() > first.len()
+        && ["eval", "test", "val", "valid", "validation", "dev", "predict"].contains(&first)
+}
+
 /// "step 7, 14".
 pub(crate) fn list_steps(steps: &[u64]) -> String {
     let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();

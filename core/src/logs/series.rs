@@ -81,6 +81,18 @@ pub(crate) fn value_at(series: &Series, step: u64) -> Option<f64> {
     series.binary_search_by_key(&step, |(step, _)| *step).ok().map(|at| series[at].1)
 }
 
+/// Where the first record's interval begins: 0, unless the log starts later than one usual distance.
+pub(crate) fn origin(steps: &[u64]) -> u64 {
+    steps.first().zip(median_gap(steps)).map_or(0, |(first, gap)| first.saturating_sub(gap))
+}
+
+/// The median distance between neighbours in a rising list, the lower of two.
+pub(crate) fn median_gap(steps: &[u64]) -> Option<u64> {
+    let mut gaps: Vec<u64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    gaps.sort_unstable();
+    gaps.get(gaps.len().saturating_sub(1) / 2).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +120,14 @@ mod tests {
         let expected =
             [("a", 1, 2.0), ("b", 1, 4.0), ("b", 2, 0.5), ("b", 3, 8.0), ("c", 1, 3.0), ("d", 1, 1.0)];
         assert_eq!(known, log(&expected));
+    }
+
+    #[test]
+    fn a_first_step_record_does_not_shift_the_origin() {
+        assert_eq!(origin(&[1, 10, 20, 30]), 0);
+        assert_eq!(origin(&[1010, 1020]), 1000);
+        assert_eq!(origin(&[500]), 0);
+        assert_eq!(median_gap(&[7, 14, 21, 25]), Some(7));
+        assert_eq!(median_gap(&[7]), None);
     }
 }

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use crate::logs::diverged::Record;
 use crate::logs::metric::{Reading, Source};
-use crate::logs::series::Series;
+use crate::logs::series::{Series, median_gap, origin};
 use crate::text::json::whole;
 
 /// The records of one training metric.
@@ -145,18 +145,6 @@ fn steps(series: &Series) -> Vec<u64> {
     series.iter().map(|(step, _)| *step).collect()
 }
 
-/// Where the first record's interval begins: 0, unless the log starts later than one usual distance.
-pub(crate) fn origin(steps: &[u64]) -> u64 {
-    steps.first().zip(median_gap(steps)).map_or(0, |(first, gap)| first.saturating_sub(gap))
-}
-
-/// The median distance between neighbours in a rising list, the lower of two.
-pub(crate) fn median_gap(steps: &[u64]) -> Option<u64> {
-    let mut gaps: Vec<u64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    gaps.sort_unstable();
-    gaps.get(gaps.len().saturating_sub(1) / 2).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,14 +241,5 @@ mod tests {
         let late = [(1010, 4.0), (1020, 2.0)];
         assert_eq!(covered(&late, &[1, 1000, 1001, 1020]), [false, false, true, true]);
         assert!(!covers(&[], 1));
-    }
-
-    #[test]
-    fn a_first_step_record_does_not_shift_the_origin() {
-        assert_eq!(origin(&[1, 10, 20, 30]), 0);
-        assert_eq!(origin(&[1010, 1020]), 1000);
-        assert_eq!(origin(&[500]), 0);
-        assert_eq!(median_gap(&[7, 14, 21, 25]), Some(7));
-        assert_eq!(median_gap(&[7]), None);
     }
 }

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::read::is_evaluation;
+use crate::logs::metric::is_evaluation;
 use crate::logs::series::{Log, Point, Series, value_at};
 use crate::text::json;
 

@@ -6,10 +6,10 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernel::Tally;
 use crate::merge::found::Found;
+use crate::merge::same_run::Beginnings;
 use crate::method::product::{Method, ModuleJob, Reader};
 use crate::plan;
 use crate::plan::{Read, Write};
-use crate::run::same_run::Beginnings;
 
 /// One piece of work. Any thread, device or border may run it, in any order with others of the same [`super::Next::Jobs`].
 #[derive(Clone, Debug)]

@@ -58,6 +58,7 @@ mod compare;
 mod found;
 mod job;
 pub mod report;
+pub(crate) mod same_run;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -71,9 +72,9 @@ use crate::adapter::kinds::Exactness;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Tally;
+use crate::merge::same_run::Samples;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
-use crate::run::same_run::Samples;
 use crate::weigh::choose::{note_of_sum, wrong_count};
 use crate::weigh::scheme::Weights;
 

@@ -9,15 +9,16 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe};
+use crate::files::{Files, Maybe, all};
 use crate::logs::history::History;
 use crate::logs::metric::{Metric, MetricOptions, Reading};
 use crate::merge::report;
 use crate::merge::report::Weighting;
+use crate::merge::same_run::Sample;
 use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::log::Logs;
 use crate::run::readers::{OpenOptions, Readers};
-use crate::run::same_run::Sample;
+use crate::run::settle::settle;
 use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
 use crate::weigh::scheme::Weights;
 
@@ -26,8 +27,8 @@ mod chosen;
 mod log;
 mod one_run;
 pub(crate) mod readers;
-pub(crate) mod same_run;
 mod search;
+mod settle;
 pub(crate) mod step;
 #[cfg(test)]
 mod tests;
@@ -109,7 +110,7 @@ impl Run {
         let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
         let mut logs = Logs::read(files, readers, &checkpoints)?;
-        step::settle(&mut checkpoints, &logs);
+        settle(&mut checkpoints, &logs);
         logs.take_told(&checkpoints);
         Ok(Self {
             checkpoints,
@@ -185,7 +186,18 @@ impl Run {
     /// # Errors
     /// What the system refuses.
     pub fn sample(&self, files: &dyn Files) -> Maybe<Vec<Sample>> {
-        same_run::samples(files, &self.checkpoints)
+        let Some(first) = self.checkpoints.first() else { return Ok(Vec::new()) };
+        let names = Sample::names(first.tensors());
+        all(self.checkpoints.iter().map(|checkpoint| {
+            let wanted = checkpoint.files.iter().flat_map(|file| {
+                let tensors = file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name));
+                tensors.filter_map(move |tensor| Some((file, tensor, Sample::range(tensor)?)))
+            });
+            let read = wanted.map(|(file, tensor, range)| Ok((tensor, files.read(&file.path, range)?)));
+            let mut sample = Sample::default();
+            all(read)?.iter().for_each(|(tensor, bytes)| sample.insert(tensor, bytes));
+            Ok(sample)
+        }))
     }
 
     fn listed(&self, at: usize, is_bad: bool) -> Listed<'_> {

@@ -1,14 +1,14 @@
 //! Tell two full models of one run from those of two runs that were trained into one folder, by their logs.
 //!
-//! LoRA's factors tell it better, so they are left to the merge itself (see `same_run.rs`).
+//! LoRA's factors tell it better, so they are left to the merge itself (see `merge/same_run.rs`).
 
 use alloc::format;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::merge::same_run::Sample;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::log::{Logs, shown};
-use crate::run::same_run::Sample;
 
 /// Refuse checkpoints whose logs never were one.
 ///

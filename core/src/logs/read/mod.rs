@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::diverged::diverged;
 use crate::logs::goal::Goal;
 use crate::logs::history::{Branch, History};
-use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
+use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, Source, is_evaluation};
 use crate::logs::series::Series;
 use crate::logs::smooth::{Intervals, covers};
 use crate::logs::trainer::is_timing;
@@ -260,13 +260,6 @@ impl Reader<'_> {
     fn each(&self) -> impl Iterator<Item = (u64, &Branch)> {
         self.steps.iter().zip(&self.branches).map(|(step, index)| (*step, self.history.branch(*index)))
     }
-}
-
-/// Whether a metric is measured on a checkpoint's own weights, not over the training steps before it.
-pub(crate) fn is_evaluation(name: &str) -> bool {
-    let first = name.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
-    name.len() > first.len()
-        && ["eval", "test", "val", "valid", "validation", "dev", "predict"].contains(&first)
 }
 
 /// The value nearest to a step, the earlier of two.

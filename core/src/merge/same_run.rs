@@ -11,10 +11,8 @@ use core::ops::Range;
 
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, all};
 use crate::format::safetensors::Tensor;
 use crate::plan::{Input, Read, Tensors};
-use crate::run::checkpoint::Checkpoint;
 
 /// Tensors compared, spread over the whole adapter.
 const TENSORS: usize = 32;
@@ -67,22 +65,6 @@ impl Sample {
         let both = self.values.iter().filter_map(|(name, x)| Some((x, other.place(name).ok()?)));
         mean(both.map(|(x, at)| cosine(x, &other.values[at].1)))
     }
-}
-
-/// The samples of all checkpoints.
-pub(crate) fn samples(files: &dyn Files, checkpoints: &[Checkpoint]) -> Maybe<Vec<Sample>> {
-    let Some(first) = checkpoints.first() else { return Ok(Vec::new()) };
-    let names = Sample::names(first.tensors());
-    all(checkpoints.iter().map(|checkpoint| {
-        let wanted = checkpoint.files.iter().flat_map(|file| {
-            let tensors = file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name));
-            tensors.filter_map(move |tensor| Some((file, tensor, Sample::range(tensor)?)))
-        });
-        let read = wanted.map(|(file, tensor, range)| Ok((tensor, files.read(&file.path, range)?)));
-        let mut sample = Sample::default();
-        all(read)?.iter().for_each(|(tensor, bytes)| sample.insert(tensor, bytes));
-        Ok(sample)
-    }))
 }
 
 /// What the mean cosine of the factors of input `b` and of `a` before it says.
