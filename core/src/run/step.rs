@@ -30,8 +30,8 @@ const FOLDERS: [&str; 18] = [
 pub(crate) const BARE: usize = FOLDERS.len() - 1;
 
 /// How toolkits name the files of a run's checkpoints, less their endings; a `*` in front is anything.
-/// icefall, wenet, fairseq and timm, espnet, mmdet, detectron2, OpenNMT, Lightning, and what people write themselves.
-const FILES: [&str; 24] = [
+/// icefall, wenet, fairseq and timm, espnet, mmdet, detectron2, OpenNMT, kohya, Lightning, and what people write themselves.
+const FILES: [&str; 25] = [
     "epoch-#",
     "epoch_#",
     "epoch#",
@@ -54,6 +54,7 @@ const FILES: [&str; 24] = [
     "epoch=#-step=#",
     "epoch=#",
     "*_step_#",
+    "*-step#",
     "*_epoch_#",
     "#",
 ];
@@ -196,6 +197,7 @@ mod tests {
             ("checkpoint_3_500.pt", 500),
             ("checkpoint-12.pth.tar", 12),
             ("demo_step_2000.pt", 2000),
+            ("style-step00000500.safetensors", 500),
             ("epoch=3-step=1200.ckpt", 1200),
             ("model_0004999.pth", 4999),
         ] {
