@@ -56,6 +56,7 @@ pub mod merge;
 mod method;
 pub mod options;
 mod plan;
+mod room;
 mod run;
 mod text;
 mod weigh;

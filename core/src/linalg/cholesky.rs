@@ -7,6 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::matrix::Matrix;
+use crate::error::Result;
 
 /// A pivot below this share of the first is rounding noise.
 const TOLERANCE: f64 = 4.0 * f64::EPSILON;
@@ -21,10 +22,10 @@ pub(crate) struct Cholesky {
 
 /// Factor the symmetric, finite, positive semidefinite matrix `g`.
 #[inline(always)]
-pub(crate) fn cholesky(mut g: Matrix) -> Cholesky {
+pub(crate) fn cholesky(mut g: Matrix) -> Result<Cholesky> {
     let n = g.rows;
     // row k is column k of L
-    let mut columns = Matrix::zero(n, n);
+    let mut columns = Matrix::zero(n, n)?;
     let mut pivots = Vec::new();
     let mut is_done = vec![false; n];
     let mut least = 0.0;
@@ -54,14 +55,14 @@ pub(crate) fn cholesky(mut g: Matrix) -> Cholesky {
     }
     columns.rows = pivots.len();
     columns.values.truncate(pivots.len() * columns.stride);
-    Cholesky { factor: columns.transposed(), pivots }
+    Ok(Cholesky { factor: columns.transposed()?, pivots })
 }
 
 impl Cholesky {
     /// The rows t with t·L = y at the pivots, for each row y of `ys`; t is zero off the pivots.
     #[inline(always)]
-    pub(crate) fn solve(&self, ys: &Matrix, count: usize) -> Matrix {
-        let mut result = Matrix::zero(count, self.factor.rows);
+    pub(crate) fn solve(&self, ys: &Matrix, count: usize) -> Result<Matrix> {
+        let mut result = Matrix::zero(count, self.factor.rows)?;
         let mut rest = Vec::new();
         for row in 0..count {
             rest.clear();
@@ -72,7 +73,7 @@ impl Cholesky {
                 rest.iter_mut().zip(self.factor.row(pivot)).for_each(|(y, l)| *y -= value * l);
             }
         }
-        result
+        Ok(result)
     }
 }
 
@@ -85,10 +86,10 @@ mod tests {
     fn rebuilds_and_finds_the_rank() {
         for (n, rank) in [(1, 1), (5, 2), (16, 16), (40, 13), (4, 0)] {
             let half = random(n, rank, 3);
-            let g = half.times(&half.transposed());
-            let found = cholesky(g.clone());
+            let g = half.times(&half.transposed().unwrap()).unwrap();
+            let found = cholesky(g.clone()).unwrap();
             assert_eq!(found.pivots.len(), rank);
-            let again = found.factor.times(&found.factor.transposed());
+            let again = found.factor.times(&found.factor.transposed().unwrap()).unwrap();
             for (a, b) in g.values.iter().zip(&again.values) {
                 assert!((a - b).abs() < 1e-13 * n as f64, "{a} against {b}");
             }
@@ -98,10 +99,10 @@ mod tests {
     #[test]
     fn solves_on_the_pivots() {
         let half = random(12, 5, 4);
-        let found = cholesky(half.times(&half.transposed()));
+        let found = cholesky(half.times(&half.transposed().unwrap()).unwrap()).unwrap();
         let wanted = random(3, 5, 9);
-        let t = found.solve(&wanted, 3);
-        let again = t.times(&found.factor);
+        let t = found.solve(&wanted, 3).unwrap();
+        let again = t.times(&found.factor).unwrap();
         for (a, b) in wanted.values.iter().zip(&again.values) {
             assert!((a - b).abs() < 1e-11, "{a} against {b}");
         }

@@ -9,6 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::matrix::Matrix;
+use crate::error::Result;
 
 /// What [`eigen`] gives.
 pub(crate) struct Eigen {
@@ -20,35 +21,35 @@ pub(crate) struct Eigen {
 
 /// Decompose the symmetric, finite matrix `m`.
 #[inline(always)]
-pub(crate) fn eigen(mut m: Matrix) -> Eigen {
+pub(crate) fn eigen(mut m: Matrix) -> Result<Eigen> {
     let n = m.rows;
     // near 1, so that squares neither overflow nor vanish
     let scale = m.values.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
     if scale == 0.0 {
-        let mut vectors = Matrix::zero(n, n);
+        let mut vectors = Matrix::zero(n, n)?;
         (0..n).for_each(|i| vectors.set(i, i, 1.0));
-        return Eigen { values: vec![0.0; n], vectors };
+        return Ok(Eigen { values: vec![0.0; n], vectors });
     }
     m.values.iter_mut().for_each(|value| *value /= scale);
-    let (mut diagonal, mut beside, mut vectors) = tridiagonal(m);
+    let (mut diagonal, mut beside, mut vectors) = tridiagonal(m)?;
     implicit_ql(&mut diagonal, &mut beside, &mut vectors);
 
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
-    let mut sorted = Matrix::zero(n, n);
+    let mut sorted = Matrix::zero(n, n)?;
     for (to, &from) in order.iter().enumerate() {
         let vector = vectors.row(from);
         let largest = vector.iter().fold(0.0, |best: f64, x| if x.abs() > best.abs() { *x } else { best });
         let sign = if largest < 0.0 { -1.0 } else { 1.0 };
         sorted.row_mut(to).iter_mut().zip(vector).for_each(|(y, x)| *y = sign * x);
     }
-    Eigen { values: order.iter().map(|&i| diagonal[i] * scale).collect(), vectors: sorted }
+    Ok(Eigen { values: order.iter().map(|&i| diagonal[i] * scale).collect(), vectors: sorted })
 }
 
 /// M = Q·T·Qᵀ by reflections: the diagonal of T, what stands beside it, and Qᵀ.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "j is an index of vectors and of rows alike")]
-fn tridiagonal(mut m: Matrix) -> (Vec<f64>, Vec<f64>, Matrix) {
+fn tridiagonal(mut m: Matrix) -> Result<(Vec<f64>, Vec<f64>, Matrix)> {
     let n = m.rows;
     let mut beside = vec![0.0; n];
     // reflection k is 1 − βₖvₖvₖᵀ; vₖ, zero up to k, lies in row k of `m` once that row is done with
@@ -89,7 +90,7 @@ fn tridiagonal(mut m: Matrix) -> (Vec<f64>, Vec<f64>, Matrix) {
         m.row_mut(k)[k + 1..].copy_from_slice(&v[k + 1..]);
     }
     let diagonal: Vec<f64> = (0..n).map(|k| m.at(k, k)).collect();
-    let mut q = Matrix::zero(n, n);
+    let mut q = Matrix::zero(n, n)?;
     (0..n).for_each(|i| q.set(i, i, 1.0));
     for k in (0..n.saturating_sub(1)).rev().filter(|&k| betas[k] != 0.0) {
         let from = (k + 1) / 8 * 8;
@@ -103,7 +104,7 @@ fn tridiagonal(mut m: Matrix) -> (Vec<f64>, Vec<f64>, Matrix) {
             axpy(&mut q.row_mut(j)[from..], -betas[k] * v[j], &w[from..]);
         }
     }
-    (diagonal, beside, q.transposed())
+    Ok((diagonal, beside, q.transposed()?))
 }
 
 /// y ← y + a·x
@@ -187,11 +188,11 @@ mod tests {
         let n = m.rows;
         let mut scaled = found.vectors.clone();
         (0..n).for_each(|k| scaled.row_mut(k).iter_mut().for_each(|x| *x *= found.values[k]));
-        let again = found.vectors.transposed().times(&scaled);
-        let identity = found.vectors.times(&found.vectors.transposed());
+        let again = found.vectors.transposed().unwrap().times(&scaled).unwrap();
+        let identity = found.vectors.times(&found.vectors.transposed().unwrap()).unwrap();
         let distance =
             |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0, |d: f64, (a, b)| d.max((a - b).abs()));
-        let mut one = Matrix::zero(n, n);
+        let mut one = Matrix::zero(n, n).unwrap();
         (0..n).for_each(|i| one.set(i, i, 1.0));
         (distance(&m.values, &again.values), distance(&identity.values, &one.values))
     }
@@ -200,15 +201,15 @@ mod tests {
     fn rebuilds_matrices_of_every_size_and_kind() {
         for n in [1, 2, 3, 7, 8, 9, 33, 64] {
             let (half, thin) = (random(n, n, n as u64), random(n, n.div_ceil(3), 5));
-            let definite = half.times(&half.transposed());
-            let deficient = thin.times(&thin.transposed());
+            let definite = half.times(&half.transposed().unwrap()).unwrap();
+            let deficient = thin.times(&thin.transposed().unwrap()).unwrap();
             let mut indefinite = half.clone();
             for i in 0..n {
                 for j in 0..n {
                     indefinite.set(i, j, half.at(i, j) + half.at(j, i));
                 }
             }
-            let mut diagonal = Matrix::zero(n, n);
+            let mut diagonal = Matrix::zero(n, n).unwrap();
             (0..n).for_each(|i| diagonal.set(i, i, (i % 3) as f64));
             let mut graded = definite.clone();
             for i in 0..n {
@@ -217,8 +218,8 @@ mod tests {
                     graded.set(i, j, definite.at(i, j) * scale);
                 }
             }
-            for m in [definite, deficient, indefinite, diagonal, graded, Matrix::zero(n, n)] {
-                let found = eigen(m.clone());
+            for m in [definite, deficient, indefinite, diagonal, graded, Matrix::zero(n, n).unwrap()] {
+                let found = eigen(m.clone()).unwrap();
                 let size = found.values.iter().fold(1e-300, |size: f64, value| size.max(value.abs()));
                 let (rebuilt, orthogonal) = faults(&m, &found);
                 assert!(rebuilt <= 1e-14 * size * (4 + n) as f64, "{n}: {rebuilt} against {size}");
@@ -230,9 +231,9 @@ mod tests {
 
     #[test]
     fn signs_are_settled() {
-        let mut m = Matrix::zero(2, 2);
+        let mut m = Matrix::zero(2, 2).unwrap();
         m.values.copy_from_slice(&[2.0, -1.0, 0., 0., 0., 0., 0., 0., -1.0, 2.0, 0., 0., 0., 0., 0., 0.]);
-        let found = eigen(m);
+        let found = eigen(m).unwrap();
         assert!((found.values[0] - 3.0).abs() < 1e-15 && (found.values[1] - 1.0).abs() < 1e-15);
         assert!(found.vectors.at(0, 0) > 0.0 && found.vectors.at(0, 1) < 0.0);
         assert!(found.vectors.at(1, 0) > 0.0 && found.vectors.at(1, 1) > 0.0);

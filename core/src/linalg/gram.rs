@@ -94,10 +94,8 @@ mod tests {
 
     fn check<T: Real, const LANES: usize>(narrow: fn(f64) -> T) {
         for features in [1usize, 3, 4, 8, 15, 16, 17, 40] {
-            let stride = features.next_multiple_of(LANES);
-            let mut fast = Matrix::zero(features, features);
-            fast.stride = stride;
-            fast.values.resize(features * stride, 0.0);
+            let mut fast = Matrix::padded(features, features, LANES).unwrap();
+            let stride = fast.stride;
             let mut slow = fast.clone();
             for n in [BLOCK, 1, 7, 0] {
                 let points: Vec<T> = noise(n * stride, n as u64)

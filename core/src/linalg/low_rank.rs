@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use super::cholesky::{Cholesky, cholesky};
 use super::eigen::{Eigen, eigen};
 use super::matrix::Matrix;
+use crate::error::Result;
 
 /// An energy below this share of the largest is rounding noise.
 const NOISE: f64 = 16.0 * f64::EPSILON;
@@ -31,7 +32,7 @@ pub(crate) struct LowRank {
 impl LowRank {
     /// Decompose D from AAᵀ, BᵀB, both `[P, P]`, and the P numbers cⱼ.
     #[inline(always)]
-    pub(crate) fn new(mut gram_a: Matrix, mut gram_b: Matrix, scales: &[f64]) -> Self {
+    pub(crate) fn new(mut gram_a: Matrix, mut gram_b: Matrix, scales: &[f64]) -> Result<Self> {
         let balance: Vec<(f64, f64)> = scales
             .iter()
             .enumerate()
@@ -49,12 +50,12 @@ impl LowRank {
             gram_a.row_mut(p).iter_mut().zip(&balance).for_each(|(g, (e, _))| *g *= a * e);
             gram_b.row_mut(p).iter_mut().zip(&balance).for_each(|(g, (_, e))| *g *= b * e);
         }
-        let cholesky = cholesky(gram_a);
-        let h = cholesky.factor.transposed().times(&gram_b.times(&cholesky.factor));
-        let mut eigen = eigen(h);
+        let cholesky = cholesky(gram_a)?;
+        let h = cholesky.factor.transposed()?.times(&gram_b.times(&cholesky.factor)?)?;
+        let mut eigen = eigen(h)?;
         let least = eigen.values.first().map_or(0.0, |largest| NOISE * largest);
         eigen.values.iter_mut().filter(|value| **value <= least).for_each(|value| *value = 0.0);
-        Self { balance, cholesky, eigen }
+        Ok(Self { balance, cholesky, eigen })
     }
 
     /// The squares of the singular values of D, descending; as many as there are independent rows.
@@ -65,12 +66,12 @@ impl LowRank {
     /// What makes the best factors of rank R from the stacks: A′ = (first)ᵀ·A, B′ = B·(second), both `[P, R]`. Rank beyond
     /// that of D is filled with zeros.
     #[inline(always)]
-    pub(crate) fn maps(&self, rank: usize) -> (Matrix, Matrix) {
+    pub(crate) fn maps(&self, rank: usize) -> Result<(Matrix, Matrix)> {
         let count = rank.min(self.eigen.values.iter().take_while(|energy| **energy > 0.0).count());
         let stacked = self.balance.len();
-        let (mut for_a, mut for_b) = (Matrix::zero(stacked, rank), Matrix::zero(stacked, rank));
-        let solved = self.cholesky.solve(&self.eigen.vectors, count);
-        let images = self.cholesky.factor.times(&self.eigen.vectors.transposed());
+        let (mut for_a, mut for_b) = (Matrix::zero(stacked, rank)?, Matrix::zero(stacked, rank)?);
+        let solved = self.cholesky.solve(&self.eigen.vectors, count)?;
+        let images = self.cholesky.factor.times(&self.eigen.vectors.transposed()?)?;
         for k in 0..count {
             let root = libm::sqrt(libm::sqrt(self.eigen.values[k]));
             for (j, (a, b)) in self.balance.iter().enumerate() {
@@ -78,7 +79,7 @@ impl LowRank {
                 for_b.set(j, k, images.at(j, k) / root * b);
             }
         }
-        (for_a, for_b)
+        Ok((for_a, for_b))
     }
 }
 
@@ -103,7 +104,7 @@ mod tests {
     fn dense(a: &Matrix, b: &Matrix, scales: &[f64]) -> Matrix {
         let mut scaled = a.clone();
         scales.iter().enumerate().for_each(|(j, c)| scaled.row_mut(j).iter_mut().for_each(|x| *x *= c));
-        b.times(&scaled)
+        b.times(&scaled).unwrap()
     }
 
     fn norm(m: &Matrix) -> f64 {
@@ -123,15 +124,20 @@ mod tests {
         scales: &[f64],
         rank: usize,
     ) -> (Matrix, Matrix, Matrix, Vec<f64>) {
-        let found = LowRank::new(a.times(&a.transposed()), b.transposed().times(b), scales);
-        let (for_a, for_b) = found.maps(rank);
-        let (a, b) = (for_a.transposed().times(a), b.times(&for_b));
-        (b.times(&a), a, b, found.energies().to_vec())
+        let found = LowRank::new(
+            a.times(&a.transposed().unwrap()).unwrap(),
+            b.transposed().unwrap().times(b).unwrap(),
+            scales,
+        )
+        .unwrap();
+        let (for_a, for_b) = found.maps(rank).unwrap();
+        let (a, b) = (for_a.transposed().unwrap().times(a).unwrap(), b.times(&for_b).unwrap());
+        (b.times(&a).unwrap(), a, b, found.energies().to_vec())
     }
 
     /// Singular values squared, by the eigenvalues of the dense DᵀD or DDᵀ: an independent way, good to 1e-8 of the first.
     fn dense_energies(d: &Matrix) -> Vec<f64> {
-        eigen(d.times(&d.transposed())).values
+        eigen(d.times(&d.transposed().unwrap()).unwrap()).unwrap().values
     }
 
     #[test]
@@ -154,7 +160,8 @@ mod tests {
     fn singular_values_are_split_evenly_between_orthogonal_factors() {
         let (a, b) = (random(6, 30, 1), random(20, 6, 2));
         let (_, a, b, energies) = approximate(&a, &b, &[0.5; 6], 4);
-        let (gram_a, gram_b) = (a.times(&a.transposed()), b.transposed().times(&b));
+        let (gram_a, gram_b) =
+            (a.times(&a.transposed().unwrap()).unwrap(), b.transposed().unwrap().times(&b).unwrap());
         for (k, energy) in energies.iter().enumerate().take(4) {
             for l in 0..4 {
                 let wanted = if k == l { libm::sqrt(*energy) } else { 0.0 };
@@ -168,7 +175,8 @@ mod tests {
         let (r, n, m) = (4, 40, 24);
         let (a, b) = (random(r, n, 1), random(m, r, 2));
         for case in 0..5 {
-            let (mut stack_a, mut stack_b) = (Matrix::zero(3 * r, n), Matrix::zero(m, 3 * r));
+            let (mut stack_a, mut stack_b) =
+                (Matrix::zero(3 * r, n).unwrap(), Matrix::zero(m, 3 * r).unwrap());
             for (copy, seed) in [(0, 10), (1, 11), (2, 12)] {
                 let (noise_a, noise_b) = (random(r, n, seed), random(m, r, 10 + seed));
                 let apart = [0.0, 1e-4, 1e-8, 0.0, 0.1][case];
@@ -198,7 +206,8 @@ mod tests {
 
     #[test]
     fn nothing_gives_nothing() {
-        let (close, _, _, energies) = approximate(&Matrix::zero(3, 10), &random(5, 3, 1), &[1.0; 3], 2);
+        let (close, _, _, energies) =
+            approximate(&Matrix::zero(3, 10).unwrap(), &random(5, 3, 1), &[1.0; 3], 2);
         assert!(close.values.iter().all(|x| *x == 0.0) && energies.is_empty());
     }
 

@@ -3,8 +3,10 @@
 //! Rows are padded with zeros to a multiple of [`WIDTH`] elements, so that every loop runs over whole vectors. Lanes hold
 //! different results, never parts of one, so each result is a plain sum in the order of its index on any machine.
 
-use alloc::vec;
 use alloc::vec::Vec;
+
+use crate::error::Result;
+use crate::room::zeros;
 
 /// Elements per step of the inner loops: one vector of 512 bits, or several narrower ones.
 pub(crate) const WIDTH: usize = 8;
@@ -16,7 +18,7 @@ const TILE: usize = 4;
 pub(crate) struct Matrix {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    /// Invariant: `columns` rounded up to a multiple of [`WIDTH`].
+    /// Invariant: `columns` rounded up to a multiple of [`WIDTH`], or of one that is larger.
     pub(crate) stride: usize,
     /// Invariant: `rows · stride` elements; those past `columns` of a row are zero.
     pub(crate) values: Vec<f64>,
@@ -24,10 +26,19 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     /// All zeros.
+    ///
+    /// # Errors
+    /// Those of [`zeros`]: ranks and the number of inputs come from outside.
     #[inline(always)]
-    pub(crate) fn zero(rows: usize, columns: usize) -> Self {
-        let stride = columns.next_multiple_of(WIDTH);
-        Self { rows, columns, stride, values: vec![0.0; rows * stride] }
+    pub(crate) fn zero(rows: usize, columns: usize) -> Result<Self> {
+        Self::padded(rows, columns, WIDTH)
+    }
+
+    /// All zeros, with rows padded to a multiple of `lanes`.
+    #[inline(always)]
+    pub(crate) fn padded(rows: usize, columns: usize, lanes: usize) -> Result<Self> {
+        let stride = columns.next_multiple_of(lanes);
+        Ok(Self { rows, columns, stride, values: zeros(rows.saturating_mul(stride))? })
     }
 
     #[inline(always)]
@@ -52,22 +63,22 @@ impl Matrix {
     }
 
     #[inline(always)]
-    pub(crate) fn transposed(&self) -> Self {
-        let mut other = Self::zero(self.columns, self.rows);
+    pub(crate) fn transposed(&self) -> Result<Self> {
+        let mut other = Self::zero(self.columns, self.rows)?;
         for row in 0..self.rows {
             for (column, value) in self.row(row)[..self.columns].iter().enumerate() {
                 other.values[column * other.stride + row] = *value;
             }
         }
-        other
+        Ok(other)
     }
 
     /// `self · other`; each element is summed in the order of the inner index.
     #[inline(always)]
-    pub(crate) fn times(&self, other: &Self) -> Self {
-        let mut result = Self::zero(self.rows, other.columns);
+    pub(crate) fn times(&self, other: &Self) -> Result<Self> {
+        let mut result = Self::zero(self.rows, other.columns)?;
         multiply(&self.values, self.stride, other, &mut result.values);
-        result
+        Ok(result)
     }
 }
 
@@ -133,7 +144,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
-        let mut matrix = Matrix::zero(rows, columns);
+        let mut matrix = Matrix::zero(rows, columns).unwrap();
         for (row, values) in noise(rows * columns, seed).chunks(columns.max(1)).enumerate() {
             matrix.row_mut(row)[..columns].copy_from_slice(values);
         }
@@ -145,7 +156,7 @@ pub(crate) mod tests {
         for (rows, inner, columns) in [(1, 1, 1), (4, 8, 8), (5, 3, 9), (7, 17, 20), (64, 33, 16), (3, 5, 0)]
         {
             let (a, b) = (random(rows, inner, 1), random(inner, columns, 2));
-            let product = a.times(&b);
+            let product = a.times(&b).unwrap();
             for i in 0..rows {
                 for j in 0..columns {
                     let plain = (0..inner).fold(0.0, |sum, k| sum + a.at(i, k) * b.at(k, j));

@@ -16,8 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::element::narrow_f64;
 use crate::linalg::gram::{BLOCK, mirror};
 use crate::linalg::low_rank::{LowRank, rank_for};
-use crate::linalg::matrix::{Matrix, multiply};
+use crate::linalg::matrix::{Matrix, WIDTH, multiply};
 use crate::plan::{Read, Write};
+use crate::room::zeros;
 
 /// One module's work: [`Self::residual`] reads in pieces, [`Self::rank_for`] and [`Self::merge`] take whole tensors, so that
 /// their memory is what they read and write.
@@ -98,7 +99,7 @@ impl ModuleJob<'_> {
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
         let mut sum = Residual::default();
         for expert in 0..self.module.experts {
-            let (mut down, mut up) = (Spread::new(&weights, rank), Spread::new(&weights, rank));
+            let (mut down, mut up) = (Spread::new(&weights, rank)?, Spread::new(&weights, rank)?);
             let mut window = Window::new(self.module, Side::Down, expert, max_bytes);
             while let Some(stack) = window.next(read)? {
                 down.add(&stack);
@@ -126,10 +127,10 @@ impl ModuleJob<'_> {
     ) -> Result<f64> {
         let mut gram = |side| {
             let features = weights.len() * self.module.sources[0].rank;
-            let mut sums = Matrix::zero(features, features);
+            let mut sums = Matrix::zero(features, features)?;
             let mut window = Window::new(self.module, side, expert, max_bytes);
             while let Some(stack) = window.next(read)? {
-                stack.add_gram(&mut sums);
+                stack.add_gram(&mut sums)?;
             }
             mirror(&mut sums);
             Ok(sums)
@@ -174,7 +175,7 @@ impl ModuleJob<'_> {
                 let (kept, lost) = energies.split_at(self.rank.min(energies.len()));
                 let (kept, lost) = (kept.iter().rev().sum::<f64>(), lost.iter().rev().sum::<f64>());
                 sum = sum.plus(Residual { error: lost, norm: kept + lost, noise: [0.0; 3] });
-                Some(found.maps(self.rank))
+                Some(found.maps(self.rank)?)
             };
             let (for_a, for_b) = maps.map_or((None, None), |(for_a, for_b)| (Some(for_a), Some(for_b)));
             self.write(&down, for_a.as_ref(), 0, outputs)?;
@@ -211,12 +212,12 @@ impl ModuleJob<'_> {
     #[cfg_attr(target_family = "wasm", inline)]
     #[cfg_attr(not(target_family = "wasm"), inline(always))]
     fn decompose(&self, down: &Stack<'_>, up: &Stack<'_>, inputs: &[&[u8]]) -> Result<LowRank> {
-        let (gram_a, gram_b) = (down.gram(), up.gram());
+        let (gram_a, gram_b) = (down.gram()?, up.gram()?);
         let is_finite = |gram: &Matrix| (0..gram.rows).all(|p| gram.at(p, p).is_finite());
         if !is_finite(&gram_a) || !is_finite(&gram_b) {
             return Err(self.explain(inputs));
         }
-        Ok(LowRank::new(gram_a, gram_b, &self.scales()))
+        LowRank::new(gram_a, gram_b, &self.scales())
     }
 
     /// wγ for each stacked row.
@@ -238,10 +239,10 @@ impl ModuleJob<'_> {
     ) -> Result<()> {
         let float = self.writes[at].1;
         let size = float.bytes();
-        let stride = Matrix::zero(0, stack.features()).stride;
+        let stride = stack.features().next_multiple_of(WIDTH);
         let scales = if map.is_none() && at == 1 { self.scales() } else { vec![1.0; stack.features()] };
-        let mut panel = vec![0.0; BLOCK * stride];
-        let mut mapped = vec![0.0; map.map_or(0, |map| BLOCK * map.stride)];
+        let mut panel = zeros(BLOCK * stride)?;
+        let mut mapped = zeros(map.map_or(0, |map| BLOCK * map.stride))?;
         let mut is_finite = true;
         for start in (0..stack.points).step_by(BLOCK) {
             let count = BLOCK.min(stack.points - start);
@@ -276,7 +277,7 @@ impl ModuleJob<'_> {
 
     /// Σ wγ·bias.
     fn bias(&self, inputs: &[&[u8]], float: Float, output: &mut [u8]) -> Result<()> {
-        let mut sums = vec![0.0; self.module.outside];
+        let mut sums: Vec<f64> = zeros(self.module.outside)?;
         for (i, source) in self.module.sources.iter().enumerate() {
             let place = source.bias.as_ref().expect("modules() checked this: all inputs have the bias");
             let words = inputs[3 * i + 2].chunks_exact(place.float.bytes());

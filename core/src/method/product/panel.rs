@@ -3,13 +3,14 @@
 //! A is `[E·r, n]` with the experts outermost, B is `[m, r·E]` with the experts innermost (`ParamWrapper` in PEFT's
 //! `lora/layer.py`); E is 1 but for expert parameters. A point is a column of A or a row of B.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::dtype::Float;
+use crate::error::Result;
 use crate::kernel::element::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, for_dtype};
 use crate::linalg::gram::{BLOCK, LANES_F64, add_gram, mirror};
 use crate::linalg::matrix::{Matrix, WIDTH};
+use crate::room::zeros;
 
 /// One factor of one input.
 #[derive(Clone, Copy)]
@@ -91,25 +92,26 @@ impl Stack<'_> {
 
     /// The inner products of all stacked rows.
     #[inline(always)]
-    pub(super) fn gram(&self) -> Matrix {
+    pub(super) fn gram(&self) -> Result<Matrix> {
         let features = self.features();
-        let mut sums = Matrix::zero(features, features);
-        self.add_gram(&mut sums);
+        let mut sums = Matrix::zero(features, features)?;
+        self.add_gram(&mut sums)?;
         mirror(&mut sums);
-        sums
+        Ok(sums)
     }
 
     /// Add the inner products of all stacked rows to the upper triangle of `sums`.
     #[cfg_attr(target_family = "wasm", inline)]
     #[cfg_attr(not(target_family = "wasm"), inline(always))]
-    pub(super) fn add_gram(&self, sums: &mut Matrix) {
+    pub(super) fn add_gram(&self, sums: &mut Matrix) -> Result<()> {
         let stride = sums.stride;
-        let mut panel = vec![0.0; BLOCK * stride];
+        let mut panel = zeros(BLOCK * stride)?;
         for start in (0..self.points).step_by(BLOCK) {
             let count = BLOCK.min(self.points - start);
             self.read(start, count, &mut panel, stride);
             add_gram::<f64, LANES_F64>(&panel[..count * stride], stride, sums);
         }
+        Ok(())
     }
 }
 

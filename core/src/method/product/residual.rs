@@ -14,6 +14,7 @@ use super::panel::{Side, Stack};
 use crate::error::Result;
 use crate::linalg::gram::{BLOCK, LANES_F32, add_gram, mirror};
 use crate::linalg::matrix::Matrix;
+use crate::room::zeros;
 
 /// Squared norms of one module, so that modules can be added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -120,16 +121,12 @@ pub(super) struct Spread<'a> {
 }
 
 impl<'a> Spread<'a> {
-    pub(super) fn new(weights: &'a [f64], rank: usize) -> Self {
+    pub(super) fn new(weights: &'a [f64], rank: usize) -> Result<Self> {
         let features = weights.len() * rank;
-        let stride = features.next_multiple_of(LANES_F32);
-        Self {
-            weights,
-            sums: Matrix { rows: features, columns: features, stride, values: vec![0.0; features * stride] },
-            panel: vec![0.0; BLOCK * stride],
-            rounded: vec![0.0; BLOCK * stride],
-            mean: vec![0.0; rank],
-        }
+        let sums = Matrix::padded(features, features, LANES_F32)?;
+        let panel = zeros(BLOCK * sums.stride)?;
+        let rounded = zeros(BLOCK * sums.stride)?;
+        Ok(Self { weights, sums, panel, rounded, mean: vec![0.0; rank] })
     }
 
     /// Take the next points, a multiple of [`BLOCK`] but for the last.

@@ -23,6 +23,7 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernel::element::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, for_dtype};
 use crate::plan::Read;
+use crate::room::{resize, zeros};
 
 /// Sums of each side. The standard error of one module of rank 1 is 12 %, of any other it is less.
 const SIZE: usize = 64;
@@ -34,15 +35,15 @@ const SIZE: usize = 64;
 pub(super) fn sketch(module: &Module, max_bytes: usize, read: &mut Reader<'_>) -> Result<Residual> {
     let (reference, others) = module.sources.split_last().expect("a module has a source");
     let (rank, experts) = (reference.rank, module.experts);
-    let mut downs = Sums::new(module, Side::Down, rank * experts);
-    let mut ups = Sums::new(module, Side::Up, rank * experts);
+    let mut downs = Sums::new(module, Side::Down, rank * experts)?;
+    let mut ups = Sums::new(module, Side::Up, rank * experts)?;
     let mut of = |source: &Source| -> Result<(Vec<f32>, Vec<f32>)> {
         Ok((downs.take(source, max_bytes, read)?, ups.take(source, max_bytes, read)?))
     };
     let (down, up) = of(reference)?;
-    let mut mean_down = vec![0.0; down.len()];
-    let mut mean_up = vec![0.0; up.len()];
-    let mut errors = vec![0.0; experts * SIZE * SIZE];
+    let mut mean_down = zeros(down.len())?;
+    let mut mean_up = zeros(up.len())?;
+    let mut errors = zeros(experts * SIZE * SIZE)?;
     for source in others {
         let (mut a, mut b) = of(source)?;
         subtract(&mut a, &down, source.weight, &mut mean_down);
@@ -153,7 +154,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(module: &Module, side: Side, ranks: usize) -> Self {
+    fn new(module: &Module, side: Side, ranks: usize) -> Result<Self> {
         let (width, line, lines) = match side {
             Side::Down => (1, module.inside, ranks),
             Side::Up => (ranks, module.outside * ranks, 1),
@@ -167,8 +168,8 @@ impl Sums {
         };
         let signs = signs(0).chain(signs(1));
         let table = signs.flat_map(|sign| core::iter::repeat_n(sign, width)).collect();
-        let sums = vec![0.0; lines * 2 * SIZE * width];
-        Self { side, width, line, seed, table, sums, buffer: Vec::new() }
+        let sums = zeros(lines * 2 * SIZE * width)?;
+        Ok(Self { side, width, line, seed, table, sums, buffer: Vec::new() })
     }
 
     /// Read one input's factor; its sketch, `[E·r, 64]` or `[64, r·E]`.
@@ -183,7 +184,7 @@ impl Sums {
         let mut at = 0;
         while start < end {
             let count = step.min(usize::try_from(end - start).unwrap_or(usize::MAX));
-            buffer.resize(count, 0);
+            resize(&mut buffer, count)?;
             let range = start..start + count as u64;
             start = range.end;
             read(&Read { input: source.input, file: place.file, range }, &mut buffer)?;

@@ -8,6 +8,7 @@ use super::panel::{Factor, Side, Stack};
 use crate::error::Result;
 use crate::linalg::gram::BLOCK;
 use crate::plan::Read;
+use crate::room::resize;
 
 /// Fills a slice with the bytes of a range.
 pub(crate) type Reader<'a> = dyn FnMut(&Read, &mut [u8]) -> Result<()> + 'a;
@@ -57,7 +58,7 @@ impl<'a> Window<'a> {
             };
             match self.side {
                 Side::Down => {
-                    buffer.resize(source.rank * count * size, 0);
+                    resize(buffer, source.rank * count * size)?;
                     let first = self.expert * source.rank * self.points;
                     if count == self.points {
                         fill(first, buffer)?;
@@ -69,7 +70,7 @@ impl<'a> Window<'a> {
                 }
                 Side::Up => {
                     let row = source.rank * self.module.experts;
-                    buffer.resize(count * row * size, 0);
+                    resize(buffer, count * row * size)?;
                     fill(start * row, buffer)?;
                 }
             }
