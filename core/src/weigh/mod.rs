@@ -5,3 +5,6 @@ pub(crate) mod choose;
 pub(crate) mod schedule;
 pub(crate) mod scheme;
 pub(crate) mod window;
+
+#[cfg(test)]
+mod tests;
