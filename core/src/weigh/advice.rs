@@ -148,7 +148,8 @@ impl Spread {
             step: libm::sqrt(successive / (count - 1.0)),
             ratio: successive / about_mean,
         };
-        (spread.ratio.is_finite() && spread.range.is_finite()).then_some(spread)
+        let is_sound = spread.range > 0.0 && spread.range.is_finite() && spread.ratio.is_finite();
+        is_sound.then_some(spread)
     }
 
     fn is_noise(&self) -> bool {
@@ -180,4 +181,54 @@ fn short(value: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 5")]
     let decimals = (1.0 - libm::floor(libm::log10(value))).clamp(0.0, 5.0) as usize;
     format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_residual_from_seven_percent_on_is_told_with_what_helps() {
+        for close in [0.0, FAR, f64::NAN] {
+            assert_eq!(Advice::on_residual(close, true), None, "{close}");
+        }
+        let far = Advice::on_residual(0.0821, true).unwrap();
+        assert_eq!((far.about.as_str(), far.value), ("residual", 0.0821));
+        assert!(far.text.contains("by 8.2 %, so the checkpoints lie too far apart"), "{}", far.text);
+        let other = Advice::on_residual(0.0821, false).unwrap();
+        assert!(other.text.contains("so the checkpoints are of different runs"), "{}", other.text);
+    }
+
+    #[test]
+    fn values_that_are_all_the_same_have_no_spread() {
+        assert!(Spread::of(&[0.5; 6]).is_none() && Spread::of(&[0.5]).is_none());
+        assert!(Spread::of(&[f64::MAX, -f64::MAX, f64::MAX]).is_none());
+        let spread = Spread::of(&[1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((spread.count, spread.range, spread.ratio), (3.0, 2.0, 2.5));
+        assert_eq!(spread.step, libm::sqrt(2.5));
+    }
+
+    #[test]
+    fn noise_is_what_has_neither_range_nor_trend() {
+        // σ̂ = 1; at ten values the points are 4.47 and 1.0647
+        let ten = |range, ratio| Spread { count: 10.0, range, step: core::f64::consts::SQRT_2, ratio };
+        assert!(ten(4.4, 1.066).is_noise());
+        assert!(!ten(4.5, 1.066).is_noise() && !ten(4.4, 1.063).is_noise());
+        // at four they are 3.52 and 0.7988; fewer say nothing
+        let few = |count| Spread { count, range: 3.5, step: core::f64::consts::SQRT_2, ratio: 0.81 };
+        assert!(few(4.0).is_noise() && !few(3.0).is_noise());
+    }
+
+    #[test]
+    fn the_studentised_range_lies_on_lines_between_its_points() {
+        for (count, point) in
+            [(3.0, 3.52), (4.0, 3.52), (5.0, 3.85), (6.0, 4.025), (15.0, 4.715), (40.0, 5.41), (80.0, 5.58)]
+        {
+            assert!(
+                (studentised_range(count) - point).abs() < 1e-12,
+                "{count}: {}",
+                studentised_range(count)
+            );
+        }
+    }
 }

@@ -313,6 +313,12 @@ fn the_rules_go_by_name_too() {
         line(early, true),
         "the best 5 of 20 checkpoints by eval_loss (the learning rate ends at 63 % of its peak there; at most half are taken)"
     );
+    let held = Run::open("banking-const-s0");
+    let most = held.choose(&steps, &select(Selection { steps: Some((100, 1400)), ..best })).selected.line;
+    assert_eq!(
+        most,
+        "the best 7 of 20 checkpoints by eval_loss (the learning rate was held; at most half are taken)"
+    );
     let twice = Selection { top: Some(3), ..last };
     let error = run.try_choose(&steps, true, &select(twice)).unwrap_err();
     assert_eq!(error.detail(), "--select last and --top both say how many checkpoints are taken");
@@ -376,6 +382,7 @@ fn of_equal_checkpoints_the_newest_are_the_best() {
     let choice = run.by_default();
     assert_eq!(chosen(&choice), ((11..=20).collect(), vec![1000; 10]));
     assert_eq!(choice.notes, ["eval_loss is the same for every checkpoint, so all weigh the same"]);
+    assert_eq!(about(&choice), Vec::<&str>::new(), "it is said once");
 }
 
 #[test]
