@@ -174,6 +174,13 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_that_is_not_finite_needs_no_gradient_to_be_bad() {
+        let log = log(&[(10, 1.0), (20, f64::INFINITY), (30, 1.0)], &[]);
+        assert_eq!(bad(&log, &[10, 20, 30]), [false, true, false]);
+        assert_eq!(diverged(&records(&log), 20).unwrap(), "diverged: loss is inf in the log of step 20");
+    }
+
+    #[test]
     fn nothing_is_known_without_records() {
         assert_eq!(bad(&Log::default(), &[0, 5]), [false, false]);
     }

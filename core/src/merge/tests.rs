@@ -246,3 +246,68 @@ fn jobs_by_tensor_stay_within_one() {
     let tensors = merge.outputs()[0].header.tensors();
     assert_eq!(ranges, tensors.iter().map(|tensor| tensor.range.clone()).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_comparison_reads_every_tensor_and_measures_the_factors() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
+    let inputs: Vec<_> = files.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+    let config = AdapterConfig::parse(CONFIG).unwrap();
+    let cut = Cut { max_bytes: 4, by_tensor: false };
+    let weights = Weights::explicit(&[0.5, 0.5]).unwrap();
+    let compared = Comparison::new(&inputs, &[Some(&config), Some(&config)], &weights, cut).unwrap();
+    // one value at a time of 6 + 4 + 4, and a module of 6 + 4 in both
+    assert_eq!((compared.elements(), compared.count(), compared.bytes()), (14, 15, 8 * 14 + 8 * 10));
+    let read = |number| {
+        let job = compared.job(number);
+        job.reads().map(|it| it.range.end - it.range.start).sum::<u64>()
+    };
+    assert_eq!((0..compared.count()).map(read).sum::<u64>(), compared.bytes());
+    assert!((0..14).all(|number| read(number) == 8) && read(14) == 80);
+    let slices: Vec<_> = compared
+        .job(14)
+        .reads()
+        .map(|it| &files[it.input][it.range.start as usize..it.range.end as usize])
+        .collect();
+    let found = compared.job(14).run(Bytes::Whole(&slices), &mut []).unwrap();
+    assert!(format!("{found:?}").contains("Residual"), "{found:?}");
+    // tensors that are no factors are read all the same
+    let plain = [file(&[("w", &[3], &[1.0; 3])]), file(&[("w", &[3], &[2.0; 3])])];
+    let inputs: Vec<_> = plain.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+    let compared = Comparison::new(&inputs, &[None, None], &weights, cut).unwrap();
+    assert_eq!((compared.elements(), compared.count(), compared.bytes()), (3, 3, 24));
+}
+
+/// A file of one value, and counters.
+fn counted(value: f32, count: i64, counters: &[&str]) -> Vec<u8> {
+    let scalars = counters.iter().map(|name| ((*name).into(), Dtype::I64, vec![]));
+    let header =
+        Header::layout([("w".into(), Dtype::F32, vec![1])].into_iter().chain(scalars), Default::default());
+    let header = header.unwrap();
+    let mut bytes = header.to_bytes();
+    for tensor in header.tensors() {
+        match tensor.dtype {
+            Dtype::F32 => bytes.extend(value.to_le_bytes()),
+            _ => bytes.extend(count.to_le_bytes()),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn counters_are_taken_from_the_newest_and_it_is_said() {
+    let of = |counters: &[&str]| {
+        let files = [counted(1.0, 10, counters), counted(3.0, 30, counters)];
+        let inputs = files.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+        let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
+        let mut merge = Merge::new(chosen, MergeOptions::default(), Cut::default()).unwrap();
+        let merged = run(&mut merge, &files).unwrap();
+        (merged, merge.preview().notes)
+    };
+    let (merged, notes) = of(&["n"]);
+    assert_eq!(merged, counted(2.0, 30, &["n"]));
+    assert_eq!(notes, ["`n` is not averaged but taken from b, as counters and packed state are"]);
+    let two = "`m` and 1 tensor like it are not averaged but taken from b, as counters and packed state are";
+    assert_eq!(of(&["m", "n"]).1, [two]);
+    assert!(of(&["l", "m", "n"]).1[0].starts_with("`l` and 2 tensors like it are not averaged"));
+    assert_eq!(of(&[]).1, [""; 0]);
+}

@@ -234,11 +234,26 @@ mod tests {
             ("adapters.safetensors", None),
             ("model-00001-of-00002.safetensors", None),
             ("llama-7b-v2", None),
+            ("step500-epoch-3-mine", Some(("step500-epoch-3-mine", 500))),
+            ("lora-12-34", Some(("lora-12-34", 34))),
             ("bf16", None),
             ("CKPT+2024-01-01+00", None),
             ("a/final", None),
         ] {
             assert_eq!(home(path), found, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_belongs_to_the_run_around_it() {
+        for (path, run) in [
+            ("all/run/checkpoint-300", "all/run"),
+            ("run/checkpoint-300/actor/huggingface", "run"),
+            ("exp/9.pt", "exp"),
+            ("a/final", "a"),
+            ("checkpoint-300", ""),
+        ] {
+            assert_eq!(run_around(path), run, "{path}");
         }
     }
 }

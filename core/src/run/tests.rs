@@ -305,6 +305,84 @@ fn steps_come_from_one_source() {
 }
 
 #[test]
+fn what_files_hold_counts_before_their_names_unless_their_log_counts_epochs() {
+    let mut files = Memory::default();
+    for (epoch, step) in [(9, "900"), (10, "1000")] {
+        files.write(&format!("exp/{epoch}.safetensors"), file("w", &[1.0], &[("ss_steps", step)]));
+    }
+    let steps = |files: &Memory| {
+        open(files, &["exp"]).unwrap().checkpoints.iter().map(|it| it.step.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&files), [900, 1000]);
+    files.write("exp/9.yaml", "epoch: 9\ncv_loss: 0.5\n");
+    assert_eq!(steps(&files), [9, 10]);
+}
+
+#[test]
+fn a_run_without_a_log_says_where_none_was_found() {
+    let mut files = Memory::default();
+    checkpoint(&mut files, "checkpoint-10");
+    checkpoint(&mut files, "checkpoint-20");
+    let error = open(&files, &["checkpoint-10", "checkpoint-20"]).unwrap().weigh(&by_loss()).unwrap_err();
+    assert_eq!((error.kind(), error.at_file()), (ErrorKind::Metric, Some(".")));
+    assert_eq!(error.detail(), "there is no metric `loss`: this run logged no metrics");
+    assert_eq!(error.advice(), Some("use --metric step, or give your own with --metrics-file"));
+}
+
+#[test]
+fn what_is_chosen_keeps_what_was_said_of_it() {
+    let mut files = run();
+    for step in [10, 20, 100] {
+        let path = format!("run/checkpoint-{step}/second");
+        checkpoint(&mut files, &path);
+    }
+    let run = open_adapter(&files, &["run"], Some("second")).unwrap();
+    let weighed = run.weigh(&WeighOptions::default()).unwrap();
+    let (selected, advice, notes) = (weighed.selected.clone(), weighed.advice.clone(), weighed.notes.clone());
+    assert!(!advice.is_empty() && !notes.is_empty(), "three are few, and nothing was evaluated");
+    let chosen = run.chosen(weighed);
+    assert_eq!((chosen.selected, chosen.advice, chosen.notes), (Some(selected), advice, notes));
+    assert_eq!(chosen.adapter.as_deref(), Some("second"));
+    assert_eq!(chosen.inputs[0].files[0].name, "adapter_model.safetensors");
+    assert_eq!(chosen.rows[0].files[0].name, "adapter_model.safetensors");
+}
+
+#[test]
+fn loose_files_keep_the_name_that_they_share() {
+    let mut files = Memory::default();
+    for path in ["a/w.safetensors", "b/w.safetensors", "b/x.safetensors"] {
+        files.write(path, file("w", &[1.0], &[]));
+    }
+    let name = |paths: &[&str]| {
+        let run = open(&files, paths).unwrap();
+        let mut options = WeighOptions::default();
+        options.choose.rule = crate::weigh::choose::WeightRule::Explicit([1.0, 1.0].into());
+        run.chosen(run.weigh(&options).unwrap()).inputs[0].files[0].name.clone()
+    };
+    assert_eq!(name(&["a/w.safetensors", "b/w.safetensors"]), "w.safetensors");
+    assert_eq!(name(&["a/w.safetensors", "b/x.safetensors"]), "merged.safetensors");
+}
+
+#[test]
+fn files_of_a_trainer_tell_their_losses_and_the_way_back_to_their_own_kind() {
+    let state = include_bytes!("../../tests/data/torch/icefall-epoch-3.pt");
+    let mut files = Memory::default();
+    for epoch in [3, 4] {
+        files.write(&format!("exp/epoch-{epoch}.pt"), state.to_vec());
+    }
+    let paths = ["exp".to_owned()];
+    let Ok(run) = Run::open(&files, &Readers::ALL, &paths, &OpenOptions::default()) else {
+        panic!("this store has all, and all can be read")
+    };
+    let chosen = run.chosen(run.weigh(&WeighOptions::default()).unwrap());
+    assert_eq!(chosen.weighting.metric.as_deref(), Some("eval_loss"));
+    let way = chosen.notes.last().map(String::as_str);
+    let expected = "the weights are written as merged.safetensors; torch.save({\"model\": \
+                    safetensors.torch.load_file(\"merged.safetensors\")}, \"merged.pt\") makes a file like epoch-4.pt of them";
+    assert_eq!(way, Some(expected));
+}
+
+#[test]
 fn a_renamed_checkpoint_has_the_step_of_its_own_log() {
     let mut files = Memory::default();
     for (name, step) in [("epoch1", 100), ("epoch2", 200), ("best", 300)] {

@@ -134,6 +134,8 @@ mod tests {
         assert_eq!(logged(|_| r#""learning_rate": 0.0"#.into()), None);
         let early = |step| if step < 90 { r#""learning_rate": 1e-3"# } else { r#""loss": 1.0"# };
         assert_eq!(logged(|step| early(step).into()), None, "not logged to the end");
+        let second = |step| if step <= 90 { r#""learning_rate": 1e-3"# } else { r#""loss": 1.0"# };
+        assert_eq!(logged(|step| second(step).into()), None, "nothing is known of the last stretch");
         let late = |step| if step > 70 { r#""learning_rate": 1e-3"# } else { r#""loss": 1.0"# };
         assert_eq!(logged(|step| late(step).into()), None, "not logged from the start");
         assert!(logged(|_| r#""lr": 1e-3"#.into()).is_some(), "LLaMA-Factory's name");

@@ -412,4 +412,50 @@ mod tests {
         let weights = Weights::explicit(&[1.0, 1e-40]).unwrap();
         assert_eq!(weights.used().collect::<Vec<_>>(), [0]);
     }
+
+    #[test]
+    fn schemes_are_told_apart_and_written_by_their_names() {
+        for (i, scheme) in Scheme::ALL.into_iter().enumerate() {
+            assert_eq!(Scheme::ALL.iter().position(|other| *other == scheme), Some(i));
+            assert_eq!((format!("{scheme}"), Scheme::NAMES[i]), (scheme.name.into(), scheme.name));
+            let read: Scheme = serde_json::from_str(&format!("\"{scheme}\"")).unwrap();
+            assert_eq!(read, scheme);
+        }
+        assert!(serde_json::from_str::<Scheme>("\"softmax\"").is_err());
+    }
+
+    #[test]
+    fn each_formula_gives_what_it_says() {
+        let ratio = |metrics: &[f64], goal, scheme: &str, penalty: f64| {
+            let weights = Weights::new(metrics, goal, scheme.parse().unwrap(), penalty).unwrap();
+            weights.values()[1] / weights.values()[0]
+        };
+        let is_close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
+        is_close(ratio(&[1.0, 2.0], Goal::Min, "linear", 0.75), 0.25);
+        is_close(ratio(&[1.0, 2.0, 3.0], Goal::Min, "linear", 0.8), 0.6);
+        is_close(ratio(&[1.0, 2.0], Goal::Min, "exponential", 2.0), libm::exp(-2.0));
+        is_close(ratio(&[1.0, 2.0], Goal::Max, "exponential", 2.0), libm::exp(2.0));
+        is_close(ratio(&[1.0, 2.0], Goal::Min, "power", 3.0), 1.0 / 8.0);
+        is_close(ratio(&[1.0, 4.0], Goal::Max, "power", 0.5), 2.0);
+        is_close(ratio(&[1.0, 2.0, 3.0], Goal::Min, "rank", 0.5), 0.5);
+        is_close(ratio(&[1.0, 2.0, 3.0], Goal::Max, "rank", 0.25), 1.0 / 0.75);
+        let error = Weights::new(&[1.0, 0.0], Goal::Max, "power".parse().unwrap(), 1.0).unwrap_err();
+        assert_eq!(error.detail(), "the power scheme needs positive metrics, but metric 2 of 2 is 0");
+    }
+
+    #[test]
+    fn weights_of_a_report_are_taken_as_they_are_if_they_sum_to_one() {
+        assert_eq!(Weights::normalised(&[0.5, 0.5 + 1e-10]).unwrap().values(), [0.5, 0.5 + 1e-10]);
+        for wrong in [&[][..], &[0.5, 0.4], &[0.5, 0.6], &[f64::NAN], &[0.5, 0.5 - 1e-8]] {
+            assert_eq!(Weights::normalised(wrong).unwrap_err().kind(), ErrorKind::Weights, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_weight_is_what_is_used() {
+        let weights = Weights::explicit(&[1.0, 0.0, 1e-60, 1.0]).unwrap();
+        assert_eq!(weights.used().collect::<Vec<_>>(), [0, 3]);
+        let least = Weights { values: vec![f64::from(f32::MIN_POSITIVE), 1.0] };
+        assert_eq!(least.rounded(0), f32::MIN_POSITIVE);
+    }
 }

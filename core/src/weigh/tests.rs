@@ -228,8 +228,12 @@ fn an_evaluation_of_half_of_the_checkpoints_chooses_among_them() {
     assert_eq!(half.notes[0], "2 of 4 checkpoints have no eval_loss: they are left out");
     assert!(half.selected.line.starts_with("the best 2 of 4 checkpoints by eval_loss"));
     let complete = of(&[(10, 1.0), (20, 0.9), (30, 0.8), (40, 0.7)], true);
-    assert_eq!((complete.indexes, complete.notes), (vec![2, 3], vec![]));
+    assert_eq!((&complete.indexes, &complete.notes), (&vec![2, 3], &vec![]));
+    assert!(complete.selected.line.starts_with("the best 2 of 4"));
     // fewer than half, or a gap where none is allowed, and the newest are taken
+    let gap = [(20, 0.9), (30, 0.8), (40, 0.7)];
+    assert!(of(&gap, false).selected.line.starts_with("the best 2 of 4"));
+    assert!(of(&gap, true).selected.line.starts_with("the last 2 of 4"));
     let few = of(&[(10, 1.0)], false);
     assert_eq!(few.indexes, [2, 3]);
     assert_eq!(few.weighting.metric.as_deref(), Some("step"));

@@ -184,5 +184,33 @@ mod tests {
             [1e-9, 0.001, 0.0984, 0.0996, 0.46].map(share).join(", "),
             "almost nothing, 0.1 %, 9.8 %, 10 %, 46 %"
         );
+        assert_eq!([0.0005, 0.0995].map(share).join(", "), "0.1 %, 10 %", "what is just so much");
+    }
+
+    #[test]
+    fn rules_go_by_their_names() {
+        for pick in Pick::EACH {
+            assert_eq!(pick.name().parse::<Pick>().unwrap(), pick);
+        }
+        let error = "first".parse::<Pick>().unwrap_err();
+        assert_eq!(
+            (error.detail(), error.advice()),
+            ("there is no rule of selection `first`", Some("use best, last or all"))
+        );
+    }
+
+    #[test]
+    fn one_is_not_counted() {
+        let line = |taken, found, count| {
+            let why = Reasons { count, schedule: None, metric: Some("eval_f1"), why_last: None };
+            Selected::ruled(Pick::Best, taken, found, why).line
+        };
+        let unknown = "how the learning rate went is not known";
+        assert_eq!(line(1, 1, 1), "the only checkpoint");
+        assert_eq!(
+            line(1, 6, 1),
+            format!("the best of 6 checkpoints by eval_f1 ({unknown}; at most half are taken)")
+        );
+        assert_eq!(line(5, 12, 12), format!("the best 5 of 12 checkpoints by eval_f1 ({unknown})"));
     }
 }
