@@ -84,6 +84,7 @@ pub use options::Options;
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
+pub use run::inspection::Inspection;
 pub use run::readers::{OpenOptions, Readers};
 pub use run::{Run, UserTable, WeighOptions, Weighed};
 pub use text::escape::readable;

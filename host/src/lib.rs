@@ -31,8 +31,9 @@ pub use engine::gpu;
 #[cfg(feature = "wasm")]
 pub use engine::sandbox;
 pub use engine::simd::InstructionSet;
-pub use inspect::{Inspection, inspect};
+pub use inspect::inspect;
 pub use merge::{merge, weights};
+pub use mwa::Inspection;
 pub use mwa::report::{self, Report};
 pub use mwa::{ChooseOptions, PENALTY, Rank, Selection, Space, WeightRule};
 pub use options::{Machine, MergeOptions, Options, REPORT};

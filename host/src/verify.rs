@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::files::is_inside;
-use mwa::report::{CARD, COMPANIONS, CONFIG, HashedFile, REPORT, Report};
+use mwa::report::{CARD, CONFIG, HashedFile, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
 
@@ -90,7 +90,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
     let how = options(&report, machine).map_err(at)?;
     let weights = report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
-    let weights = Weights::normalised(&weights).map_err(at)?;
+    Weights::normalised(&weights).map_err(at)?;
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
     let files = report.inputs.iter().flat_map(|input| &input.files);
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
@@ -127,7 +127,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         }
     }
     let inputs_are_there = inputs.iter().all(|file| file.state == State::Same);
-    let again = if inputs_are_there { Some(remake(folder, &report, weights, &how, progress)?) } else { None };
+    let again = if inputs_are_there { Some(remake(folder, &report, &how, progress)?) } else { None };
 
     // a report without them comes from a host that could not hash them: they are what merging again gives
     let mut companions = report.companions.clone();
@@ -208,7 +208,8 @@ fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
         }
     }
     let checked = found.into_iter().map(|path| {
-        let state = if is_loaded(&path) { State::Foreign } else { State::Beside };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let state = if name.is_some_and(is_loaded) { State::Foreign } else { State::Beside };
         Checked { path: clean(&folder.join(path)).display().to_string(), state }
     });
     Ok(checked.collect())
@@ -218,30 +219,6 @@ fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
 fn within(inner: &Path, name: &str) -> String {
     let parts = inner.components().map(|part| part.as_os_str().to_string_lossy());
     parts.chain([name.into()]).collect::<Vec<_>>().join("/")
-}
-
-/// Whether programs that load models read files of that name: weights, configs, code, templates.
-fn is_loaded(path: &Path) -> bool {
-    const ENDINGS: [&str; 15] = [
-        "bin",
-        "ckpt",
-        "gguf",
-        "h5",
-        "jinja",
-        "json",
-        "model",
-        "msgpack",
-        "npz",
-        "onnx",
-        "pkl",
-        "pt",
-        "pth",
-        "py",
-        "safetensors",
-    ];
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&&*ending))
-        || path.file_name().is_some_and(|name| COMPANIONS.iter().any(|companion| name == *companion))
 }
 
 /// The path without detours, for people: `merged/../run` is `run`.
@@ -261,25 +238,12 @@ fn clean(path: &Path) -> PathBuf {
 
 /// How the merge of a report was done.
 fn options(report: &Report, machine: Machine) -> Result<MergeOptions> {
-    let merge = mwa::MergeOptions {
-        dtype: report.dtype()?,
-        space: report.space()?,
-        allow_cross_run: true,
-        residual: mwa::Measure::Off,
-        ..mwa::MergeOptions::default()
-    };
-    Ok(MergeOptions { merge, machine, ..MergeOptions::default() })
+    Ok(MergeOptions { merge: report.merging()?, machine, ..MergeOptions::default() })
 }
 
 /// Merge again, in the temporary folder.
-fn remake(
-    folder: &Path,
-    report: &Report,
-    weights: Weights,
-    how: &MergeOptions,
-    progress: &dyn Progress,
-) -> Result<Report> {
-    let choice = Choice::again(folder, report, weights)?;
+fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Progress) -> Result<Report> {
+    let choice = Choice::again(folder, report)?;
     let temporary = std::env::temp_dir();
     drop(Scratch::abandoned(&temporary, SCRATCH));
     let scratch = Scratch::new(&temporary, SCRATCH).map_err(|error| {

@@ -22,10 +22,11 @@ use crate::digest::{Digests, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files as _, Kind, Maybe, Stop, text};
 use crate::merge::report::{HashedFile, Report};
-use crate::merge::{Bytes, Closing, Cut, Found, Hash, Merge, Next, Text};
+use crate::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Merge, MergeOptions, Next, Text};
 use crate::options::{Options, Verb};
 use crate::plan::{Read, Write};
 use crate::run::checkpoint::{Checkpoint, File};
+use crate::run::inspection::Inspection;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::{Run, UserTable, WeighOptions};
 
@@ -119,8 +120,11 @@ pub struct Session {
     excluded: Vec<usize>,
     dropped: Vec<String>,
     work: Option<Work>,
-    /// What is told of a run that is only weighed.
+    /// What is told of a run that is only weighed, or only looked at.
     weighed: Option<Report>,
+    inspection: Option<Inspection>,
+    /// What is merged again, to verify it.
+    report: Option<Report>,
 }
 
 /// A merge that was planned.
@@ -170,8 +174,8 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Usage`] for what no session does, and for options that contradict each other.
     pub fn open(order: Order, readers: &'static Readers) -> Result<Self> {
-        if !matches!(order.verb, Verb::Merge | Verb::Weights) {
-            return Err(Error::new(ErrorKind::Usage, "a session merges or weighs, nothing else"));
+        if order.verb == Verb::Inspect && order.paths.len() != 1 {
+            return Err(Error::new(ErrorKind::Usage, "one path is inspected at a time"));
         }
         order.options.choosing()?;
         order.options.merging()?;
@@ -185,7 +189,24 @@ impl Session {
             dropped: Vec::new(),
             work: None,
             weighed: None,
+            inspection: None,
+            report: None,
         })
+    }
+
+    /// To verify a merge: merge again as its report says, from the paths of its inputs, one for each in order.
+    ///
+    /// # Errors
+    /// None yet: the first step asks.
+    pub fn again_by(
+        report: Report,
+        paths: Vec<String>,
+        chunk: Option<u32>,
+        readers: &'static Readers,
+    ) -> Result<Self> {
+        let options = Options::default();
+        let order = Order { verb: Verb::Verify, paths, options, chunk, hashed_outside: false };
+        Ok(Self { report: Some(report), ..Self::open(order, readers)? })
     }
 
     /// What to do next. Many jobs may be under way, and finish in any order, as far as one does not depend on another.
@@ -204,6 +225,13 @@ impl Session {
     }
 
     fn advance(&mut self) -> Maybe<Step> {
+        if self.report.is_some() {
+            if self.work.is_none() {
+                self.work = Some(self.plan_again()?);
+            }
+            let job = self.work()?.next_job()?;
+            return Ok(job.map_or(Step::Done, Step::Work));
+        }
         if self.run.is_none() {
             let Options { adapter, weights_key, .. } = self.order.options.clone();
             let options = OpenOptions { adapter, weights_key };
@@ -217,7 +245,14 @@ impl Session {
                 let job = self.work()?.next_job()?;
                 Ok(job.map_or(Step::Done, Step::Work))
             }
-            _ => {
+            Verb::Inspect => {
+                if self.inspection.is_none() {
+                    let run = self.run.as_ref().expect("it was opened");
+                    self.inspection = Some(run.inspection(self.order.paths[0].clone())?);
+                }
+                Ok(Step::Done)
+            }
+            Verb::Weights | Verb::Verify => {
                 if self.weighed.is_none() {
                     let run = self.run.as_ref().expect("it was opened");
                     self.weighed = Some(run.report(run.weigh(&self.weighing()?)?));
@@ -248,12 +283,28 @@ impl Session {
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &run.checkpoints[at]).collect();
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend_from_slice(&self.dropped);
+        self.work_of(&checkpoints, indexes, chosen, self.order.options.merging()?)
+    }
+
+    fn plan_again(&self) -> Maybe<Work> {
+        let report = self.report.as_ref().expect("it is there to be merged again");
+        let (checkpoints, chosen) = report.again(&self.files, self.readers, &self.order.paths)?;
+        let checkpoints: Vec<_> = checkpoints.iter().collect();
+        self.work_of(&checkpoints, (0..checkpoints.len()).collect(), chosen, report.merging()?)
+    }
+
+    fn work_of(
+        &self,
+        checkpoints: &[&Checkpoint],
+        indexes: Vec<usize>,
+        chosen: Chosen,
+        merging: MergeOptions,
+    ) -> Maybe<Work> {
         let most = usize::try_from(self.order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
         let chunk = most.min(MOST / checkpoints.len().max(1)).max(1);
-        let merge =
-            Merge::new(chosen, self.order.options.merging()?, Cut { max_bytes: chunk, by_tensor: false })?;
+        let merge = Merge::new(chosen, merging, Cut { max_bytes: chunk, by_tensor: false })?;
         let (mut inputs, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
-        for checkpoint in &checkpoints {
+        for checkpoint in checkpoints {
             firsts.push(inputs.len());
             inputs.extend(paths(checkpoint)?);
             lengths.extend(checkpoint.files.iter().map(|file| file.len));
@@ -392,6 +443,18 @@ impl Session {
         self.work.as_ref().map(|work| work.merge.preview()).or_else(|| self.weighed.clone())
     }
 
+    /// What a path holds that is inspected; nothing while files are looked at.
+    #[must_use]
+    pub fn inspection(&self) -> Option<&Inspection> {
+        self.inspection.as_ref()
+    }
+
+    /// Bytes that all jobs together read to merge, as far as that is known: where ranks are found first, there will be more.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.work.as_ref().map_or(0, |work| work.merge.total())
+    }
+
     /// Shard index and adapter config: the texts that do not depend on hashes.
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
@@ -451,11 +514,13 @@ impl Work {
 
     /// The next job that reads what no other has; `None` after the last.
     fn next_rest(&mut self) -> Result<Option<Job>> {
-        let Some(digests) = &self.digests else { return Ok(None) };
         if self.rest.is_none() {
-            if !self.handed_out.is_empty() {
+            if self.digests.is_some() && !self.handed_out.is_empty() {
                 return Err(early("what is still to be read depends on the jobs that were handed out"));
             }
+            // of tensors without elements no job writes anything
+            self.know_outputs();
+            let Some(digests) = &self.digests else { return Ok(None) };
             let span = |(file, range)| Write { file, range };
             self.rest = Some(digests.missing().map(span).collect());
         }
@@ -534,7 +599,9 @@ impl Work {
             }
             Part::Rest(..) => Vec::new(),
         };
-        self.know_outputs(&writes);
+        if !writes.is_empty() {
+            self.know_outputs();
+        }
         let is_hashed = match part {
             Part::Whole(job) | Part::Piece(Piece { job, .. }) => self.merge.job(job).is_hashed(),
             Part::Rest(..) => true,
@@ -575,7 +642,9 @@ impl Work {
     fn take(&mut self, number: u64, found: &[u8]) -> Result<()> {
         let part = self.part(number)?;
         let (_, writes) = self.ranges(part);
-        self.know_outputs(&writes);
+        if !writes.is_empty() {
+            self.know_outputs();
+        }
         let (count, mut rest) = found.split_first_chunk().ok_or_else(foreign)?;
         let mut numbers = Vec::new();
         for _ in 0..u32::from_le_bytes(*count) {
@@ -591,14 +660,11 @@ impl Work {
         self.done(number, part, told, parts)
     }
 
-    /// With the first job that writes it is known what.
-    fn know_outputs(&mut self, writes: &[Write]) {
+    /// With the first job that writes it is known what, at the latest with the last of all.
+    fn know_outputs(&mut self) {
         let Some(digests) = self.digests.as_mut().filter(|digests| !digests.are_outputs_known()) else {
             return;
         };
-        if writes.is_empty() {
-            return;
-        }
         let outputs = self.merge.outputs();
         digests.write_to(outputs.iter().map(|file| file.header.file_len()));
         if self.merge.copied().is_none() {

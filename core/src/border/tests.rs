@@ -139,6 +139,50 @@ fn sessions_share_the_jobs_of_a_merge() {
 }
 
 #[test]
+fn files_without_elements_are_hashed_too() {
+    let mut disk = Memory::default();
+    for name in ["a", "b"] {
+        disk.write(&format!("{name}/model.safetensors"), file(&[("none", &[0, 4], &[])]));
+    }
+    let mut session = open(&disk, "").unwrap();
+    let merged = run(&mut session, &disk).unwrap();
+    let texts = finish(&mut session);
+    let report: Report = serde_json::from_str(&texts.last().unwrap().1).unwrap();
+    assert_eq!(report.outputs[0].blake3, digest::hash(&merged));
+}
+
+#[test]
+fn a_merge_is_made_again_by_its_report() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    let merged = run(&mut session, &disk).unwrap();
+    let report: Report = serde_json::from_str(&finish(&mut session)[2].1).unwrap();
+    let paths = disk.list("").map_err(|_| ()).unwrap();
+    let mut session = Session::again_by(report.clone(), paths, Some(10), &READERS).unwrap();
+    assert_eq!(run(&mut session, &disk).unwrap(), merged);
+    let again: Report = serde_json::from_str(&finish(&mut session)[2].1).unwrap();
+    assert_eq!((&again.outputs, &again.companions), (&report.outputs, &report.companions));
+    let mut session = Session::again_by(report, Vec::new(), None, &READERS).unwrap();
+    assert_eq!(session.step().unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn a_path_may_be_looked_at_only() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    (session.order.verb, session.order.paths) = (Verb::Inspect, Vec::from(["a".to_string()]));
+    assert!(next(&mut session, &disk).unwrap().is_none());
+    let inspection = session.inspection().unwrap();
+    let [summary] = inspection.checkpoints.as_slice() else { panic!("{inspection:?}") };
+    assert_eq!(
+        (summary.method.as_deref(), summary.ranks.as_slice(), summary.tensors),
+        (Some("LORA"), &[2][..], 3)
+    );
+    let order = Order { paths: Vec::new(), ..session.order.clone() };
+    assert_eq!(Session::open(order, &READERS).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
 fn a_run_may_be_weighed_only() {
     let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
     let mut session = open(&disk, "").unwrap();

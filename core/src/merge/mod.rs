@@ -481,18 +481,29 @@ impl Merge {
     /// Bytes that the jobs handed out last read, all together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        match (&self.phase, &self.modules) {
-            (Phase::First { .. }, Modules::Product(products, _)) => products.factors().bytes(),
-            (Phase::First { .. }, _) => self.samples.bytes(),
-            (Phase::Main { .. }, modules) => {
-                self.laid().plan.bytes()
-                    + match modules {
-                        Modules::Nothing => 0,
-                        Modules::Residual(factors, _) => factors.bytes(),
-                        Modules::Product(products, _) => products.factors().bytes(),
-                    }
-            }
+        if matches!(self.phase, Phase::First { .. }) { self.first_bytes() } else { self.main_bytes() }
+    }
+
+    /// Bytes that all jobs together read, as far as that is known: where ranks are found first, there will be more.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.first_bytes() + self.main_bytes()
+    }
+
+    fn first_bytes(&self) -> u64 {
+        match &self.modules {
+            Modules::Product(products, Rank::Energy(_)) => products.factors().bytes(),
+            _ => self.samples.bytes(),
         }
+    }
+
+    fn main_bytes(&self) -> u64 {
+        let modules = match &self.modules {
+            Modules::Nothing => 0,
+            Modules::Residual(factors, _) => factors.bytes(),
+            Modules::Product(products, _) => products.factors().bytes(),
+        };
+        self.laid.as_ref().map_or(0, |laid| laid.plan.bytes() + modules)
     }
 
     /// Take in what a job has found.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::hash;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::last;
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
 use crate::method::product::{Method, Rank, Residual, Space};
@@ -328,6 +329,32 @@ pub fn labels(inputs: &[Input]) -> Vec<&str> {
 
 /// The longest label, in parts of a path.
 const MOST_PARTS: usize = 4;
+
+/// Whether programs that load models read files of that name, in whichever folder: weights, configs, code, templates.
+#[must_use]
+pub fn is_loaded(path: &str) -> bool {
+    const ENDINGS: [&str; 15] = [
+        "bin",
+        "ckpt",
+        "gguf",
+        "h5",
+        "jinja",
+        "json",
+        "model",
+        "msgpack",
+        "npz",
+        "onnx",
+        "pkl",
+        "pt",
+        "pth",
+        "py",
+        "safetensors",
+    ];
+    let name = last(path);
+    let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, ending)| ending);
+    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+        || COMPANIONS.contains(&name)
+}
 
 /// The model card's file name.
 pub const CARD: &str = "README.md";

@@ -6,13 +6,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::checkpoint::{Checkpoint, File};
+use super::readers::{OpenOptions, Readers};
 use super::weights::is_part;
 use super::{Run, Weighed};
-use crate::files::{Files, Maybe, is_file, join, last};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe, all, is_file, join, last};
 use crate::format::{STEMS, stem};
-use crate::merge::Chosen;
 use crate::merge::report::{self, COMPANIONS, HashedFile, Report};
-use crate::method::product::Space;
+use crate::merge::{Chosen, MergeOptions};
+use crate::method::product::{Measure, Space};
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
 
@@ -96,6 +98,54 @@ impl Chosen {
             notes: Vec::new(),
             adapter: None,
         }
+    }
+}
+
+impl Report {
+    /// The merge of this report again: its checkpoints, which lie at `paths`, with its weights.
+    ///
+    /// # Errors
+    /// What is wrong with the files and with the weights.
+    pub fn again(
+        &self,
+        files: &dyn Files,
+        readers: &Readers,
+        paths: &[String],
+    ) -> Maybe<(Vec<Checkpoint>, Chosen)> {
+        let weights = self.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
+        let weights = Weights::normalised(&weights)?;
+        if paths.len() != self.inputs.len() {
+            let error = Error::new(ErrorKind::Usage, "the paths are not one for each input of the report");
+            return Err(error.into());
+        }
+        let open = |(input, path): (&report::Input, &String)| {
+            let (adapter, weights_key) = (self.adapter.clone(), input.weights_key.clone());
+            let mut checkpoint =
+                Checkpoint::open(files, readers, path, &OpenOptions { adapter, weights_key })?;
+            // what came later, or was left out then, was not merged
+            if !input.files.is_empty() {
+                checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));
+            }
+            Ok(checkpoint)
+        };
+        let checkpoints = all(self.inputs.iter().zip(paths).map(open))?;
+        let by_reference: Vec<_> = checkpoints.iter().collect();
+        let chosen = Chosen::of(&by_reference, self.inputs.clone(), weights, self.weighting.clone());
+        Ok((checkpoints, chosen))
+    }
+
+    /// How it was merged, for [`Self::again`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] where the report names what is not known.
+    pub fn merging(&self) -> Result<MergeOptions> {
+        Ok(MergeOptions {
+            dtype: self.dtype()?,
+            space: self.space()?,
+            allow_cross_run: true,
+            residual: Measure::Off,
+            ..MergeOptions::default()
+        })
     }
 }
 

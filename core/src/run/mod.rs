@@ -24,6 +24,7 @@ use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
 mod chosen;
+pub(crate) mod inspection;
 mod log;
 mod one_run;
 pub(crate) mod readers;

@@ -5,10 +5,9 @@ use core::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use crate::engine::gpu::Found;
-use crate::inspect::Inspection;
 use crate::verify::{Checked, State, Verified};
-use mwa::readable;
 use mwa::report::{Report, labels};
+use mwa::{Inspection, readable};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use mwa::merge::Chosen;
 use mwa::report::Report;
-use mwa::{OpenOptions, Readers, Result, Run, UserTable, WeighOptions, Weighed, Weights};
+use mwa::{OpenOptions, Readers, Result, Run, UserTable, WeighOptions, Weighed};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::open;
@@ -47,22 +47,11 @@ impl Choice {
     }
 
     /// Those that the report in `folder` names, with its weights.
-    pub(crate) fn again(folder: &Path, report: &Report, weights: Weights) -> Result<Self> {
+    pub(crate) fn again(folder: &Path, report: &Report) -> Result<Self> {
         let disk = Disk::default();
-        let mut found = Vec::new();
-        for input in &report.inputs {
-            let (adapter, weights_key) = (report.adapter.clone(), input.weights_key.clone());
-            let path = text_of(&folder.join(&input.path))?;
-            let options = OpenOptions { adapter, weights_key };
-            let mut checkpoint = now(mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &options))?;
-            // what came later, or was left out then, was not merged
-            if !input.files.is_empty() {
-                checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));
-            }
-            found.push(checkpoint);
-        }
-        let (all, weighting) = (found.iter().collect::<Vec<_>>(), report.weighting.clone());
-        let chosen = Chosen::of(&all, report.inputs.clone(), weights, weighting);
+        let paths = report.inputs.iter().map(|input| text_of(&folder.join(&input.path)));
+        let paths = paths.collect::<Result<Vec<_>>>()?;
+        let (found, chosen) = now(report.again(&disk, &Readers::ALL, &paths))?;
         let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<_>>()?;
         Ok(Self { chosen, checkpoints })
     }

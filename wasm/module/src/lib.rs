@@ -15,7 +15,8 @@ use core::cell::RefCell;
 
 use mwa::border::{Answer, Ending, Job, Order, Session, Step};
 use mwa::options::Verb;
-use mwa::{Error, ErrorKind, Options, Readers, Result, Write};
+use mwa::report::is_loaded;
+use mwa::{Error, ErrorKind, Options, Readers, Report, Result, Write};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -88,14 +89,20 @@ pub extern "C" fn mwa_answer_length() -> usize {
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_open(request: usize) -> u32 {
     STATE.0.borrow_mut().answer(|state| {
-        let Request { verb, paths, options, chunk, hashed_outside } = parse(&state.take(request)?)?;
+        let Request { verb, paths, options, chunk, hashed_outside, report } = parse(&state.take(request)?)?;
         let verb = match verb.as_deref() {
             None | Some("merge") => Verb::Merge,
             Some("weights") => Verb::Weights,
-            Some(_) => return Err(usage("the verb is neither merge nor weights")),
+            Some("inspect") => Verb::Inspect,
+            Some("verify") => Verb::Verify,
+            Some(_) => return Err(usage("the verb is none of merge, weights, inspect and verify")),
         };
         let order = Order { verb, paths, options: Options::read(&options)?, chunk, hashed_outside };
-        let session = Session::open(order, &Readers::ALL)?;
+        let session = match (order.verb, report) {
+            (Verb::Verify, None) => return Err(usage("what is merged again is told by a report")),
+            (Verb::Verify, Some(report)) => Session::again_by(report, order.paths, chunk, &Readers::ALL)?,
+            _ => Session::open(order, &Readers::ALL)?,
+        };
         state.last += 1;
         state.sessions.insert(state.last, session);
         Ok((state.last, Vec::new()))
@@ -197,6 +204,15 @@ pub extern "C" fn mwa_finish(handle: u32, ending: usize) -> u32 {
     })
 }
 
+/// Whether programs that load models read files of that name: 1 or 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn mwa_is_loaded(name: usize) -> u32 {
+    STATE.0.borrow_mut().answer(|state| {
+        let name = state.take(name)?;
+        Ok((is_loaded(&String::from_utf8_lossy(&name)).into(), Vec::new()))
+    })
+}
+
 /// End a merge and give its memory back.
 #[unsafe(no_mangle)]
 pub extern "C" fn mwa_close(handle: u32) {
@@ -232,6 +248,8 @@ struct Request {
     chunk: Option<u32>,
     #[serde(default)]
     hashed_outside: bool,
+    #[serde(default)]
+    report: Option<Report>,
 }
 
 /// Answers, of which `{"bytes": N}` takes the next N of the bytes that follow the JSON.
@@ -265,6 +283,8 @@ fn state_of(session: &Session) -> Value {
     let companions = session.companions().iter();
     json!({
         "report": session.report(),
+        "inspection": session.inspection(),
+        "bytes": session.bytes(),
         "inputs": session.inputs(),
         "outputs": outputs.collect::<Vec<_>>(),
         "companions": companions.map(|(name, path)| json!({ "name": name, "path": path })).collect::<Vec<_>>(),
