@@ -1,4 +1,4 @@
-//! The types of Python and TypeScript, and the table in the README, are what the core's table of options says.
+//! The types of Python, TypeScript and Go, and the table in the README, are what the core's table of options says.
 //!
 //! `MWA_REMAKE=1 cargo test -p mwa --test options` writes them anew.
 
@@ -89,6 +89,7 @@ fn the_readme() {
             let lacking = row.facts.lacking.iter().map(|(face, why)| match face {
                 Face::Browser => format!("; not in browsers: {why}"),
                 Face::Node => format!("; not in Node: {why}"),
+                Face::Go => format!("; not in Go: {why}"),
                 Face::CommandLine | Face::Native => String::new(),
             });
             let lacking: String = lacking.collect();
@@ -146,6 +147,35 @@ fn typescript() {
         "// made from core/src/options/mod.rs\n",
         "// end of what is made\n",
         &made,
+    );
+}
+
+#[test]
+fn go() {
+    let field = |row: &Row| {
+        let type_ = match row.kind {
+            Kind::Switch => "bool",
+            // none of these has another meaning for 0
+            Kind::Count | Kind::Whole | Kind::Bytes => "int",
+            Kind::Number(_) => "*float64",
+            Kind::Text | Kind::Path | Kind::Word(_) | Kind::Device => "string",
+            Kind::Texts => "[]string",
+            Kind::Numbers => "[]float64",
+            Kind::Steps => "*Steps",
+            Kind::Rank => "Rank",
+        };
+        let words =
+            if let Kind::Word(words) = row.kind { format!(": {}", words.join(", ")) } else { String::new() };
+        let name: String = row.name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+        let json = format!("`json:\"{},omitzero\"`", row.name);
+        format!("\n\t// {}{words}.\n\t{name} {type_} {json}\n", told(row))
+    };
+    let made: String = rows(Face::Go, Verb::Merge).map(field).collect();
+    check(
+        "bindings/go/options.go",
+        "\t// made from core/src/options/mod.rs\n",
+        "\t// end of what is made\n",
+        &format!("{made}\n"),
     );
 }
 

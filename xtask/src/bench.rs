@@ -44,6 +44,11 @@ pub(crate) fn bench(what: &[&str]) -> Result {
             inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
             bindings::bench(&folder, runs)
         }
+        ["go"] => {
+            let folder = target().join("bench/adapters");
+            inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
+            crate::go::bench(&folder, runs)
+        }
         ["gpu"] => gpu(runs),
         ["kernels"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "kernels"])),
         ["plan"] => run(cargo(["bench", "--package", "mwa-host", "--bench", "plan"])),

@@ -66,6 +66,7 @@ pub(crate) fn hashes(count: &mut Count) -> Result {
     {
         rows.push(Row { runtime, made: javascript(Path::new("node"), "module", &folder().join(file)) });
     }
+    rows.push(Row { runtime: "go (wazero)", made: crate::go::made().and_then(|told| read(&told)) });
     rows.push(Row { runtime: "wasmtime-py", made: wasmtime_py(&component) });
     show(&rows, count)
 }
@@ -176,10 +177,15 @@ fn told(mut runner: Command) -> Result<Made> {
     let text = String::from_utf8_lossy(&done.stdout);
     let (failures, last) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
     println!("{failures}");
-    let made: Value = serde_json::from_str(last).map_err(|_| {
+    read(last).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr);
         format!("{:?}: {}", runner.get_program(), said.trim().lines().last().unwrap_or("no message"))
-    })?;
+    })
+}
+
+/// What a runner tells in the end.
+fn read(told: &str) -> Result<Made> {
+    let made: Value = serde_json::from_str(told).map_err(|error| error.to_string())?;
     let number = |field: &str| made[field].as_u64().unwrap_or_default();
     let text = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
     let vectors = Vectors { passed: number("passed"), failed: number("failed"), hash: text("vectors") };

@@ -27,6 +27,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         }
         ["c", ref more @ ..] => cargo_test(&[&["--package", "mwa-c"], more].concat(), &mut count)?,
         ["python"] => python_package(&mut count)?,
+        ["go"] => crate::go::test(&mut count)?,
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
@@ -61,6 +62,7 @@ fn everything(count: &mut Count) -> Result {
     }
     vectors::check(count)?;
     python_package(count)?;
+    crate::go::test(count)?;
     crate::web::test_node_if_there(count)?;
     crate::web::test_page_if_there(count)
 }

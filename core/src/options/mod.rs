@@ -146,6 +146,8 @@ pub enum Face {
     Browser,
     /// The npm package on disk: Node, Deno, Bun, and its command line.
     Node,
+    /// The Go package.
+    Go,
 }
 
 const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights];
@@ -289,7 +291,11 @@ options! {
     };
     /// Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
     sha256: bool = false, Kind::Switch, Facts {
-        lacking: &[(Face::Browser, "no file is read from front to back"), (Face::Node, "no file is read from front to back")],
+        lacking: &[
+            (Face::Browser, "no file is read from front to back"),
+            (Face::Node, "no file is read from front to back"),
+            (Face::Go, "no file is read from front to back"),
+        ],
         ..OUTPUT
     };
 
@@ -299,12 +305,21 @@ options! {
     memory: Option<u64> = None, Kind::Bytes, Facts {
         value: "SIZE",
         usual: "64M, or 256M with a GPU",
-        lacking: &[(Face::Browser, "buffers are a few MiB per worker"), (Face::Node, "buffers are a few MiB per worker")],
+        lacking: &[
+            (Face::Browser, "buffers are a few MiB per worker"),
+            (Face::Node, "buffers are a few MiB per worker"),
+            (Face::Go, "buffers are a few MiB per goroutine"),
+        ],
         ..MACHINE
     };
     /// auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The
     /// bytes are the same
-    device: Option<String> = None, Kind::Device, Facts { value: "DEVICE", usual: "auto", ..MACHINE };
+    device: Option<String> = None, Kind::Device, Facts {
+        value: "DEVICE",
+        usual: "auto",
+        lacking: &[(Face::Go, "WebAssembly computes")],
+        ..MACHINE
+    };
 }
 
 /// The share of the squared norm that rank `auto` keeps.

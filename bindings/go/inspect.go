@@ -1,0 +1,48 @@
+package mwa
+
+import "context"
+
+// Inspection is what a path holds.
+type Inspection struct {
+	Path        string     `json:"path"`
+	Checkpoints []Summary  `json:"checkpoints"` // by step
+	Metrics     []Coverage `json:"metrics"`     // what the run logged
+	Notes       []string   `json:"notes"`
+}
+
+// Summary is what one checkpoint is.
+type Summary struct {
+	Name       string         `json:"name"`
+	Step       *uint64        `json:"step"`
+	Method     string         `json:"method"`  // PEFT's, such as LORA; empty for whole models and loose files
+	Verdict    string         `json:"verdict"` // whether that may be averaged
+	Ranks      []uint64       `json:"ranks"`
+	Dtypes     map[string]int `json:"dtypes"` // how many tensors are of each
+	Tensors    int            `json:"tensors"`
+	Parameters uint64         `json:"parameters"`
+	Bytes      uint64         `json:"bytes"`
+}
+
+// Coverage is a metric, and how many checkpoints have a value of it.
+type Coverage struct {
+	Name    string `json:"name"`
+	Covered int    `json:"covered"`
+}
+
+// Inspect looks at a run folder, a checkpoint folder or a file. Of the options only Adapter and WeightsKey count.
+func Inspect(ctx context.Context, path string, options Options) (*Inspection, error) {
+	return InspectFrom(ctx, Disk(), path, options)
+}
+
+// InspectFrom looks at what lies at a path in a source.
+func InspectFrom(ctx context.Context, source Source, path string, options Options) (*Inspection, error) {
+	what, err := asked("inspect", source, []string{path}, options)
+	if err != nil {
+		return nil, err
+	}
+	known, err := look(ctx, source, what)
+	if err != nil {
+		return nil, err
+	}
+	return known.Inspection, nil
+}

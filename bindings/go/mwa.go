@@ -1,0 +1,140 @@
+// Package mwa merges the checkpoints of a training run into one adapter or model, each weighted by a metric that the run
+// logged. It is the same merge as the mwa program's, with the same options, errors and bytes: the core, as WebAssembly that
+// imports nothing, is in this package and runs in wazero, without cgo. See https://arxiv.org/abs/2504.18580 for the method.
+//
+//	report, err := mwa.Merge(ctx, "runs/my-lora", "merged", mwa.Options{Metric: "eval_loss", Last: 5})
+package mwa
+
+import (
+	"context"
+	"io"
+	"slices"
+)
+
+// Merge merges a run, or a checkpoint folder or file, into the folder out, which appears whole or not at all: weights, config,
+// tokenizer, card and report. Inputs are opened for reading only. The error is an *[Error].
+func Merge(ctx context.Context, run, out string, options Options) (*Report, error) {
+	return MergeFrom(ctx, Disk(), []string{run}, Folder(out), options)
+}
+
+// Folder is a folder on this machine's disk as a [Sink]; it appears whole or not at all.
+func Folder(path string) Sink { return &folder{path} }
+
+type folder struct{ path string }
+
+// Create is for others: a merge into a folder knows what it does.
+func (f *folder) Create(string, int64) (io.WriteCloser, error) {
+	return nil, &Error{Kind: KindUsage, File: f.path, Detail: "only a merge writes into this folder"}
+}
+
+// MergeFrom merges what lies at paths in a source, into a sink. Paths are run folders, checkpoint folders or files.
+func MergeFrom(ctx context.Context, source Source, paths []string, sink Sink, options Options) (*Report, error) {
+	what, err := asked("merge", source, paths, options)
+	if err != nil {
+		return nil, err
+	}
+	out, isFolder := sink.(*folder)
+	if !isFolder {
+		return mergeWith(ctx, watch(source), what, options, func(*state) (Sink, error) { return sink, nil })
+	}
+	if err := checkTarget(out.path, options.Force); err != nil {
+		return nil, err
+	}
+	return mergeInto(ctx, source, what, out.path, options)
+}
+
+// mergeInto merges into a folder.
+func mergeInto(ctx context.Context, source Source, what request, out string, options Options) (*Report, error) {
+	var made *staging
+	watched := watch(source)
+	report, err := mergeWith(ctx, watched, what, options, func(known *state) (Sink, error) {
+		var inputs, read []string
+		if isOnDisk(source) {
+			for _, input := range known.Report.Inputs {
+				inputs = append(inputs, input.Name)
+			}
+			read = watched.files()
+		}
+		var err error
+		made, err = stage(out, options.Force, inputs, read)
+		return made, err
+	})
+	if made == nil {
+		return report, err
+	}
+	if err == nil {
+		err = made.publish()
+	}
+	if err != nil {
+		made.abandon()
+		return nil, err
+	}
+	return report, nil
+}
+
+func isOnDisk(source Source) bool {
+	_, ok := source.(disk)
+	return ok
+}
+
+// asked is a request, on this machine's disk with paths as the core knows them.
+func asked(verb string, source Source, paths []string, options Options) (request, error) {
+	what := request{Verb: verb, Paths: slices.Clone(paths), Chunk: options.chunk}
+	var err error
+	if isOnDisk(source) {
+		for i, path := range what.Paths {
+			if what.Paths[i], err = told(path); err != nil {
+				return what, err
+			}
+		}
+		options.MetricsFile, err = told(options.MetricsFile)
+	}
+	what.Options = options
+	return what, err
+}
+
+// Weights chooses and weighs the checkpoints of a run as [Merge] would, and writes nothing.
+func Weights(ctx context.Context, run string, options Options) (*Report, error) {
+	return WeightsFrom(ctx, Disk(), []string{run}, options)
+}
+
+// WeightsFrom chooses and weighs what lies at paths in a source.
+func WeightsFrom(ctx context.Context, source Source, paths []string, options Options) (*Report, error) {
+	what, err := asked("weights", source, paths, options)
+	if err != nil {
+		return nil, err
+	}
+	known, err := look(ctx, source, what)
+	if err != nil {
+		return nil, err
+	}
+	return known.Report, nil
+}
+
+// look is what a session knows that only looks at files.
+func look(ctx context.Context, source Source, what request) (*state, error) {
+	s, err := open(what)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	for {
+		if err := stopped(ctx); err != nil {
+			return nil, err
+		}
+		next, err := s.next()
+		if err != nil {
+			return nil, err
+		}
+		if next == nil {
+			return s.state()
+		}
+		told, err := answers(source, next.Look)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.tell(told); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package mwa
+
+import (
+	"encoding/json"
+	"strconv"
+)
+
+// Options is what can be wanted of a merge, beyond its inputs and its output, as on the command line; what is not set has its
+// default. They are checked by the core.
+type Options struct {
+	// made from core/src/options/mod.rs
+
+	// The newest N checkpoints.
+	Last int `json:"last,omitzero"`
+
+	// Every K-th checkpoint, counted from the newest.
+	Every int `json:"every,omitzero"`
+
+	// Checkpoints between two steps, both included; either end may be left out.
+	Steps *Steps `json:"steps,omitzero"`
+
+	// The N checkpoints with the best metric.
+	Top int `json:"top,omitzero"`
+
+	// By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed]: best, last, all.
+	Select string `json:"select,omitzero"`
+
+	// Exactly these checkpoints, by name.
+	Checkpoints []string `json:"checkpoints,omitzero"`
+
+	// The adapter inside checkpoints that hold several.
+	Adapter string `json:"adapter,omitzero"`
+
+	// The weights in training states that hold several sets of them, such as model_avg.
+	WeightsKey string `json:"weights_key,omitzero"`
+
+	// Leave out checkpoints that diverged, instead of failing.
+	DropBad bool `json:"drop_bad,omitzero"`
+
+	// loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step].
+	Metric string `json:"metric,omitzero"`
+
+	// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`.
+	MetricsFile string `json:"metrics_file,omitzero"`
+
+	// Whether lower or higher is better [default: from the metric's name]: min, max.
+	Goal string `json:"goal,omitzero"`
+
+	// Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log].
+	Smooth *float64 `json:"smooth,omitzero"`
+
+	// Take an evaluation that lies up to this many steps away from its checkpoint [default: 0].
+	MetricTolerance int `json:"metric_tolerance,omitzero"`
+
+	// Fail rather than take a value that was not logged right at a checkpoint.
+	StrictMetrics bool `json:"strict_metrics,omitzero"`
+
+	// How a metric becomes a weight [default: linear]: linear, power, exponential, rank, uniform.
+	Scheme string `json:"scheme,omitzero"`
+
+	// How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8].
+	Penalty *float64 `json:"penalty,omitzero"`
+
+	// Your own weights, one per checkpoint, instead of a metric's.
+	Weights []float64 `json:"weights,omitzero"`
+
+	// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]: factors, product.
+	Space string `json:"space,omitzero"`
+
+	// Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest].
+	Rank Rank `json:"rank,omitzero"`
+
+	// With rank auto, the share of the squared norm that each module keeps [default: 0.999].
+	Energy *float64 `json:"energy,omitzero"`
+
+	// Fail where a module that an input lacks would count as zero.
+	Strict bool `json:"strict,omitzero"`
+
+	// How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]: exact, sketch, off.
+	Residual string `json:"residual,omitzero"`
+
+	// Average the factors of adapters, or the models, that are not of one run.
+	AllowCrossRun bool `json:"allow_cross_run,omitzero"`
+
+	// Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]: keep, f32, bf16, f16.
+	Dtype string `json:"dtype,omitzero"`
+
+	// Let NaN and infinity through instead of failing.
+	AllowNonFinite bool `json:"allow_non_finite,omitzero"`
+
+	// Write files anew where one checkpoint alone has weight, instead of copying its own.
+	Rewrite bool `json:"rewrite,omitzero"`
+
+	// Replace an earlier merge.
+	Force bool `json:"force,omitzero"`
+
+	// Threads [default: one per core].
+	Threads int `json:"threads,omitzero"`
+
+	// end of what is made
+
+	// chunk is the most bytes that a job reads of one input; 0 takes the core's own
+	chunk int
+
+	// Progress hears how far a merge is, from one goroutine at a time.
+	Progress func(Progress) `json:"-"`
+}
+
+// Progress is how far a merge is.
+type Progress struct {
+	Done  int64 // bytes of the inputs that were read and merged
+	Total int64 // bytes that are to be read; more than there are where some are read twice. It grows where ranks are found first
+}
+
+// Number is a number for an option for which 0 is not the same as nothing.
+func Number(value float64) *float64 { return &value }
+
+// Steps are two steps, both included.
+type Steps struct {
+	First, Last *uint64 // nil for an open end
+}
+
+// Between is the steps from first to last.
+func Between(first, last uint64) *Steps { return &Steps{&first, &last} }
+
+// MarshalJSON writes a pair.
+func (s Steps) MarshalJSON() ([]byte, error) { return json.Marshal([]*uint64{s.First, s.Last}) }
+
+// Rank is a number in digits, "full" or "auto".
+type Rank string
+
+// MarshalJSON writes a number, or a word.
+func (r Rank) MarshalJSON() ([]byte, error) {
+	if number, err := strconv.ParseUint(string(r), 10, 64); err == nil {
+		return json.Marshal(number)
+	}
+	return json.Marshal(string(r))
+}

@@ -1,0 +1,69 @@
+package mwa
+
+// Report is mwa-report.json: what was merged, with which weights and why, and the hashes of all of it.
+type Report struct {
+	MWA        string       `json:"mwa"` // the version that merged
+	Selected   *Selected    `json:"selected,omitempty"`
+	Weighting  Weighting    `json:"weighting"`
+	Space      string       `json:"space"`
+	Rank       string       `json:"rank,omitempty"`     // in product space: inputs, full, energy SHARE or a number
+	Residual   *Distance    `json:"residual,omitempty"` // how far the result is from the average of what the adapters do
+	Dtype      string       `json:"dtype"`
+	Adapter    string       `json:"adapter,omitempty"`
+	Inputs     []Input      `json:"inputs"` // oldest first
+	Outputs    []HashedFile `json:"outputs"`
+	Companions []HashedFile `json:"companions,omitempty"`
+	Advice     []Advice     `json:"advice,omitempty"`
+	Notes      []string     `json:"notes"`
+}
+
+// Selected is which checkpoints were taken, and why.
+type Selected struct {
+	Rule  string `json:"rule"` // best, last, all or given
+	Taken int    `json:"taken"`
+	Found int    `json:"found"`
+	Line  string `json:"line"` // all of it in words
+}
+
+// Weighting is how weights came about.
+type Weighting struct {
+	Scheme  string   `json:"scheme"`
+	Penalty *float64 `json:"penalty,omitempty"`
+	Metric  string   `json:"metric,omitempty"`
+	Goal    string   `json:"goal,omitempty"`
+}
+
+// Input is one input of a merge.
+type Input struct {
+	Name       string       `json:"name"`
+	Path       string       `json:"path"` // the way from the output to it
+	Step       *uint64      `json:"step"`
+	WeightsKey string       `json:"weights_key,omitempty"`
+	Metric     *float64     `json:"metric,omitempty"`
+	Source     string       `json:"source,omitempty"` // where the metric's value comes from
+	Weight     float64      `json:"weight"`           // its share; all shares sum to 1
+	Files      []HashedFile `json:"files,omitempty"`
+}
+
+// Distance is how far merged LoRA modules are from the average of their products.
+type Distance struct {
+	Overall       float64          `json:"overall"`
+	Method        string           `json:"method"` // exact or sketch
+	StandardError *float64         `json:"standard_error,omitempty"`
+	Modules       []ModuleDistance `json:"modules"`
+}
+
+// ModuleDistance is a module of a [Distance].
+type ModuleDistance struct {
+	Module        string   `json:"module"`
+	Rank          *int     `json:"rank,omitempty"`
+	Relative      float64  `json:"relative"`
+	StandardError *float64 `json:"standard_error,omitempty"`
+}
+
+// Advice is a reason to expect little of a merge, or of its weights.
+type Advice struct {
+	About string  `json:"about"` // schedule, checkpoints, metric or residual
+	Value float64 `json:"value"` // the number behind it
+	Text  string  `json:"text"`  // what is the matter, and what to do
+}

@@ -1,0 +1,97 @@
+package mwa
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestVerify finds a merge as it was written, and whatever differs.
+func TestVerify(t *testing.T) {
+	here := t.TempDir()
+	run, out := filepath.Join(here, "run"), filepath.Join(here, "merged")
+	if err := os.CopyFS(run, os.DirFS(sampleRun)); err != nil {
+		t.Fatal(err)
+	}
+	for _, options := range []Options{{}, {Space: "product", Rank: "auto", Last: 4}, {Weights: []float64{1, -0.25}, Last: 2, Dtype: "f16"}} {
+		options.Force = true
+		if _, err := Merge(context.Background(), run, out, options); err != nil {
+			t.Fatal(err)
+		}
+		found, err := Verify(context.Background(), out, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !found.IsGood() || len(found.Inputs) == 0 || len(found.Outputs) != 1 || len(found.Companions) == 0 {
+			t.Errorf("%+v: %+v", options, found)
+		}
+	}
+	write := func(name, content string) {
+		path := filepath.Join(out, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, []byte(content), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify := func() *Verified {
+		t.Helper()
+		found, err := Verify(context.Background(), out, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	write("notes.txt", "mine")
+	write(".git/config.json", "hidden")
+	if found := verify(); !found.IsGood() || len(found.Others) != 1 || found.Others[0].State != Beside {
+		t.Errorf("%+v", found)
+	}
+	write("inner/model.BIN", "mine")
+	if found := verify(); found.IsGood() || len(found.Others) != 2 || found.Others[0].State != Foreign {
+		t.Errorf("%+v", found)
+	}
+	write("adapter_config.json", "{}")
+	if found := verify(); found.IsGood() || found.Companions[0].State != Changed || !*found.Remade {
+		t.Errorf("%+v", found)
+	}
+	if err := os.Remove(filepath.Join(run, "checkpoint-1000/adapter_model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	if found := verify(); found.IsGood() || found.Remade != nil || found.Inputs[len(found.Inputs)-1].State != Gone {
+		t.Errorf("%+v", found)
+	}
+	if _, err := Verify(context.Background(), run, Options{}); own(t, err).Detail != "holds no mwa-report.json" {
+		t.Error(err)
+	}
+	write(reportName, `{"mwa": "0", "outputs": [{"name": "../secret"}]}`)
+	if _, err := Verify(context.Background(), out, Options{}); own(t, err).Detail != "names `../secret`, which is not a file in the folder" {
+		t.Error(err)
+	}
+	write(reportName, "torn")
+	if _, err := Verify(context.Background(), out, Options{}); own(t, err).Kind != KindInput {
+		t.Error(err)
+	}
+}
+
+// TestInspect says what the sample run holds.
+func TestInspect(t *testing.T) {
+	found, err := Inspect(context.Background(), sampleRun, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := found.Checkpoints[len(found.Checkpoints)-1]
+	if len(found.Checkpoints) != 10 || *last.Step != 1000 || last.Method != "LORA" || last.Tensors == 0 || len(last.Ranks) != 1 {
+		t.Errorf("%+v", found)
+	}
+	covered := map[string]int{}
+	for _, metric := range found.Metrics {
+		covered[metric.Name] = metric.Covered
+	}
+	if covered["eval_loss"] != 10 {
+		t.Error(covered)
+	}
+	if _, err := Inspect(context.Background(), filepath.Join(sampleRun, "nothing"), Options{}); own(t, err).Kind != KindInput {
+		t.Error(err)
+	}
+}
