@@ -32,6 +32,7 @@ pub use engine::gpu;
 pub use engine::sandbox;
 pub use engine::simd::InstructionSet;
 pub use inspect::inspect;
+pub use io::room::resize;
 pub use merge::{merge, weights};
 pub use mwa::Inspection;
 pub use mwa::report::{self, Report};

@@ -6,7 +6,7 @@ use core::slice;
 use mwa::merge::{Bytes, Chosen, Cut, Findings, Merge, MergeOptions, Next};
 use mwa::safetensors::Header;
 use mwa::{AdapterConfig, Error, ErrorKind, Input, Read, Result, Shard};
-use mwa_host::InstructionSet;
+use mwa_host::{InstructionSet, resize};
 
 use crate::border::{free, give, given, guarded, list, text, usage};
 use crate::{mwa_error, mwa_text};
@@ -230,14 +230,16 @@ fn run(
                 is_begun = true;
             }
             outputs.resize_with(job.writes().len(), Vec::new);
-            outputs.iter_mut().zip(job.writes()).for_each(|(room, to)| room.resize(size(&to.range), 0));
+            for (room, to) in outputs.iter_mut().zip(job.writes()) {
+                resize(room, size(&to.range))?;
+            }
             let mut rooms: Vec<_> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
             let found = if job.is_windowed() {
                 instructions.run(&job, Bytes::Windows(WINDOW, &mut read), &mut rooms)?
             } else {
                 inputs.resize_with(job.reads().len(), Vec::new);
                 for (from, buffer) in job.reads().zip(&mut inputs) {
-                    buffer.resize(size(&from.range), 0);
+                    resize(buffer, size(&from.range))?;
                     read(&from, buffer)?;
                 }
                 let whole: Vec<_> = inputs.iter().map(Vec::as_slice).collect();

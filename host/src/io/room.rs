@@ -9,7 +9,7 @@ use mwa::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// [`ErrorKind::Device`] when the system has no such memory.
-pub(crate) fn resize(buffer: &mut Vec<u8>, length: usize) -> Result<()> {
+pub fn resize(buffer: &mut Vec<u8>, length: usize) -> Result<()> {
     if let Some(more) = length.checked_sub(buffer.len()) {
         asking(|| buffer.try_reserve_exact(more)).map_err(|_| refused(length))?;
     }
