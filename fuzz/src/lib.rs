@@ -4,9 +4,11 @@
 
 mod files;
 mod heads;
+mod modules;
 mod reports;
 mod runs;
 mod sessions;
+mod tape;
 mod torch;
 
 /// A kind of input: its name, what must hold, folders with examples from the repository's own on, and how many mutations of
@@ -37,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "torch", check: torch::check, seeds: &["fuzz/seeds/torch"], mutations: 20_000 },
     Target { name: "reports", check: reports::check, seeds: &["fuzz/seeds/reports"], mutations: 300 },
     Target { name: "sessions", check: sessions::check, seeds: &["fuzz/seeds/sessions"], mutations: 4_000 },
+    Target { name: "modules", check: modules::check, seeds: &["fuzz/seeds/modules"], mutations: 1_000 },
 ];
 
 /// Check bytes as the fuzzer's program of this name does.

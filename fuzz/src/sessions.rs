@@ -6,21 +6,7 @@ use mwa::{Dtype, Error, Files as _, Options, Readers};
 use serde_json::json;
 
 use super::files::{CONFIG, Memory, adapter, now, safetensors};
-
-/// Bytes that decide what is done next; zeros at their end.
-struct Tape<'a>(&'a [u8]);
-
-impl Tape<'_> {
-    fn next(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn choose(&mut self, count: usize) -> usize {
-        usize::from(self.next()) % count.max(1)
-    }
-}
+use super::tape::Tape;
 
 pub(crate) fn check(bytes: &[u8]) {
     let mut tape = Tape(bytes);

@@ -57,7 +57,12 @@ pub(crate) fn fuzz(minutes: &str) -> Result {
 /// The examples of a target, as fuzz/src/lib.rs lists them.
 fn seeds(name: &str) -> Vec<&str> {
     let own = ["fuzz/seeds/configs", "fuzz/seeds/indexes", "fuzz/seeds/logs", "fuzz/seeds/tables"];
-    let own = own.into_iter().chain(["fuzz/seeds/torch", "fuzz/seeds/reports", "fuzz/seeds/sessions"]);
+    let own = own.into_iter().chain([
+        "fuzz/seeds/torch",
+        "fuzz/seeds/reports",
+        "fuzz/seeds/sessions",
+        "fuzz/seeds/modules",
+    ]);
     let own: Vec<_> = own.filter(|folder| folder.ends_with(&format!("/{name}"))).collect();
     if own.is_empty() { vec!["tests/vectors/hostile", "tests/vectors/in"] } else { own }
 }
