@@ -115,7 +115,8 @@ impl Block {
         for_dtype!(group[0].dtype, E => self.add_words::<E, N, PLAIN, FIRST>(group, elements))
     }
 
-    #[inline(always)]
+    #[cfg_attr(all(target_family = "wasm", not(target_feature = "simd128")), inline(never))]
+    #[cfg_attr(not(all(target_family = "wasm", not(target_feature = "simd128"))), inline(always))]
     fn add_words<E: Element, const N: usize, const PLAIN: bool, const FIRST: bool>(
         &mut self,
         group: &[Operand<'_>; N],
@@ -128,39 +129,26 @@ impl Block {
         let mut plainness = u32::MAX;
         for i in 0..n {
             // −0 + x is x for every x, zeros of both signs included
-            let (mut sum, mut last, mut differs) =
+            let (sum, last, differs) =
                 if FIRST { (-0.0, 0, 0) } else { (f32::from_bits(sums[i]), lasts[i], differences[i]) };
-            // of these operands: the minimum over all would make each wait for the last
-            let mut least = u32::MAX;
-            let mut add = |k: usize| {
-                let word = E::read(words[k][i].as_ref());
-                let value = if PLAIN { E::widen_plain(word) } else { E::widen(word) };
-                sum = if PLAIN {
-                    least = least.min(E::plainness(word));
-                    sum + weights[k] * value
-                } else {
-                    flush(sum + flush(weights[k] * flush(value)))
-                };
-                if !(FIRST && k == 0) {
-                    differs |= value.to_bits() ^ last;
-                }
-                last = value.to_bits();
-            };
+            // least of these operands: the minimum over all would make each wait for the last
+            let mut element = Sum { sum, last, differs, least: u32::MAX };
             // written out: where code is to be small, as in WebAssembly, a loop would stay one and not be vectorised
-            add(0);
+            element.add::<E, PLAIN>(weights[0], words[0][i].as_ref(), FIRST);
             if N == GROUP {
-                add(1);
-                add(2);
-                add(3);
+                element.add::<E, PLAIN>(weights[1], words[1][i].as_ref(), false);
+                element.add::<E, PLAIN>(weights[2], words[2][i].as_ref(), false);
+                element.add::<E, PLAIN>(weights[3], words[3][i].as_ref(), false);
             }
-            plainness = plainness.min(least);
-            (sums[i], lasts[i], differences[i]) = (sum.to_bits(), last, differs);
+            plainness = plainness.min(element.least);
+            (sums[i], lasts[i], differences[i]) = (element.sum.to_bits(), element.last, element.differs);
         }
         plainness >= E::PLAIN
     }
 
     /// Narrow the results into `out`.
-    #[inline(always)]
+    #[cfg_attr(all(target_family = "wasm", not(target_feature = "simd128")), inline(never))]
+    #[cfg_attr(not(all(target_family = "wasm", not(target_feature = "simd128"))), inline(always))]
     fn finish<E: Element>(&self, out: &mut [u8]) -> Extremes {
         let n = out.len() / (STEP * E::BYTES) * STEP;
         let out = &mut out[..n * E::BYTES];
@@ -177,7 +165,8 @@ impl Block {
     }
 
     /// Count the results that are below or above what narrows well, both as bits of magnitudes.
-    #[inline(always)]
+    #[cfg_attr(all(target_family = "wasm", not(target_feature = "simd128")), inline(never))]
+    #[cfg_attr(not(all(target_family = "wasm", not(target_feature = "simd128"))), inline(always))]
     fn count(&self, n: usize, underflows: u32, overflows: u32) -> Tally {
         let (mut non_finite, mut underflowed) = (0u32, 0u32);
         for i in 0..n {
@@ -192,6 +181,33 @@ impl Block {
     fn result(&self, i: usize) -> u32 {
         // no branch: the loads would follow it, one by one
         select_unpredictable(self.differs[i] == 0, self.last[i], self.sum[i])
+    }
+}
+
+/// One element while operands are added to it.
+struct Sum {
+    sum: f32,
+    last: u32,
+    differs: u32,
+    /// The least plainness of a word.
+    least: u32,
+}
+
+impl Sum {
+    #[inline(always)]
+    fn add<E: Element, const PLAIN: bool>(&mut self, weight: f32, word: &[u8], is_first: bool) {
+        let word = E::read(word);
+        let value = if PLAIN { E::widen_plain(word) } else { E::widen(word) };
+        self.sum = if PLAIN {
+            self.least = self.least.min(E::plainness(word));
+            self.sum + weight * value
+        } else {
+            flush(self.sum + flush(weight * flush(value)))
+        };
+        if !is_first {
+            self.differs |= value.to_bits() ^ self.last;
+        }
+        self.last = value.to_bits();
     }
 }
 
