@@ -1,4 +1,4 @@
-//! The types of Python, TypeScript and Go, and the table in the README, are what the core's table of options says.
+//! The types of Python, TypeScript, Go and Java, and the table in the README, are what the core's table of options says.
 //!
 //! `MWA_REMAKE=1 cargo test -p mwa --test options` writes them anew.
 
@@ -179,11 +179,82 @@ fn go() {
     );
 }
 
+#[test]
+fn java() {
+    // the core module computes on the CPU, with buffers of a few MiB per thread, and reads no file from front to back
+    let is_here = |row: &&Row| !["memory", "device", "sha256"].contains(&row.name);
+    let method = |row: &Row, parameters: &str, value: &str, what: &str| {
+        let documented = parameters.split(", ").map(|parameter| {
+            let name = parameter.rsplit(' ').next().unwrap_or_default();
+            format!("     * @param {name} {what}\n")
+        });
+        format!(
+            "\n    /**\n     * {}.\n     *\n{}     * @return these options and that one\n     */\n    \
+             public Options {}({parameters}) {{\n        return with(\"{}\", {value});\n    }}\n",
+            told(row),
+            documented.collect::<String>(),
+            camel(row.name),
+            row.name,
+        )
+    };
+    let methods = |row: &Row| {
+        let name = camel(row.name);
+        let one = |type_: &str, what: &str| method(row, &format!("{type_} {name}"), &name, what);
+        match row.kind {
+            Kind::Switch => one("boolean", "whether to do so"),
+            Kind::Count | Kind::Whole | Kind::Bytes => one("long", "a whole number"),
+            Kind::Number(_) => one("double", "a number"),
+            Kind::Text => one("String", "a name"),
+            Kind::Path => one("String", "a path, its parts parted by {@code /}"),
+            Kind::Word(_) => one(&pascal(row.name), "one of these"),
+            Kind::Texts => method(row, &format!("String... {name}"), &format!("List.of({name})"), "names"),
+            Kind::Numbers => {
+                let list = format!("DoubleStream.of({name}).boxed().toList()");
+                method(row, &format!("double... {name}"), &list, "numbers")
+            }
+            Kind::Steps => {
+                method(row, "Long first, Long last", "Arrays.asList(first, last)", "a step, or null")
+            }
+            Kind::Rank => one("long", "a whole number") + &one("Rank", "how it is found"),
+            Kind::Device => unreachable!("it is left out"),
+        }
+    };
+    let words = |row: &Row| {
+        let words = match row.kind {
+            Kind::Word(words) => words,
+            Kind::Rank => &["auto", "full"],
+            _ => return String::new(),
+        };
+        let word = |word: &&str| format!("        /** {{@code {word}}}. */\n        {}", word.to_uppercase());
+        format!(
+            "\n    /** Values of {{@code {}}}. */\n    public enum {} {{\n{}\n    }}\n",
+            camel(row.name),
+            pascal(row.name),
+            words.iter().map(word).collect::<Vec<_>>().join(",\n")
+        )
+    };
+    let all = || rows(Face::Native, Verb::Merge).filter(is_here);
+    let made =
+        format!("{}{}\n", all().map(methods).collect::<String>(), all().map(words).collect::<String>());
+    check(
+        "bindings/java/src/main/java/mwa/Options.java",
+        "    // made from core/src/options/mod.rs\n",
+        "    // end of what is made\n",
+        &made,
+    );
+}
+
 /// JavaScript's spelling.
 fn camel(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default().to_owned();
     words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// The spelling of Java's types.
+fn pascal(name: &str) -> String {
+    let camel = camel(name);
+    camel[..1].to_uppercase() + &camel[1..]
 }
 
 /// The command line of the npm package parses by a list of its own: it must have the same flags.

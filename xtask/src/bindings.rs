@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::java;
 use crate::python::{Python, made, own, python};
 use crate::run::{Result, build, cargo, root, run, target};
 use crate::web;
@@ -133,7 +134,8 @@ pub(crate) fn bench(run_folder: &Path, runs: usize) -> Result {
     run({
         bench.arg(target().join("bench/out"));
         bench
-    })
+    })?;
+    java::bench(run_folder, runs)
 }
 
 fn pytest(python: &Path) -> Command {

@@ -67,6 +67,7 @@ pub(crate) fn hashes(count: &mut Count) -> Result {
         rows.push(Row { runtime, made: javascript(Path::new("node"), "module", &folder().join(file)) });
     }
     rows.push(Row { runtime: "go (wazero)", made: crate::go::made().and_then(|told| read(&told)) });
+    rows.push(Row { runtime: "java (Chicory)", made: java() });
     rows.push(Row { runtime: "wasmtime-py", made: wasmtime_py(&component) });
     show(&rows, count)
 }
@@ -155,6 +156,13 @@ fn javascript(program: &Path, face: &str, path: &Path) -> Result<Made> {
         runner.args(["run", "--quiet", "--allow-read", "--allow-env=JCO_DEBUG"]);
     }
     runner.arg("tests/runner.mjs").args([face.as_ref(), path.as_os_str()]);
+    told(runner)
+}
+
+fn java() -> Result<Made> {
+    let (java, classes) = crate::java::classes()?;
+    let mut runner = Command::new(java);
+    runner.arg("-cp").arg(classes).arg("mwa.Vectors").current_dir(root().join("bindings/java"));
     told(runner)
 }
 

@@ -9,6 +9,7 @@ mod go;
 mod gpu;
 mod hashes;
 mod inputs;
+mod java;
 mod python;
 mod run;
 mod supply;
@@ -32,6 +33,7 @@ usage: cargo xtask VERB …
   build component --check  … and once more in another folder: the same bytes, or an error
   build web                the npm package, wasm/web/dist
   build go                 the core module into bindings/go, whose package embeds it
+  build java               the Java package, its jar and its documentation, with Maven
   build page               the page, examples/browser/dist
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
@@ -42,6 +44,7 @@ usage: cargo xtask VERB …
   test python              build the wheel, install it into a fresh environment, test it there
   test c                   the C face from C and C++ with gcc and clang, under AddressSanitizer and valgrind
   test go                  the Go package, vetted, and again under the race detector; `test` runs it too, where Go is
+  test java                the Java package, where a JDK and Maven are; where the JDK is 22 or newer, with libmwa too; `test` runs it too
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
@@ -65,7 +68,7 @@ usage: cargo xtask VERB …
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
-  bench bindings [RUNS]    Python, C and Node beside the binary, on the same eight; state dicts in memory beside a torch loop
+  bench bindings [RUNS]    Python, C, Node and Java beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench go [RUNS]          the Go package beside the binary with as many threads, on the same eight
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
@@ -77,7 +80,7 @@ usage: cargo xtask VERB …
 
 What is made lies in the target folder. Environment:
 
-  MWA_REQUIRE=python,gpu,wasm,node,browser,deno,bun,go
+  MWA_REQUIRE=python,gpu,wasm,node,browser,deno,bun,go,java
                             fail where a test would be skipped for want of one of these
   MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         ["build", "component", "--check"] => component::check(),
         ["build", "web"] => web::package(),
         ["build", "go"] => go::build(),
+        ["build", "java"] => java::build(),
         ["build", "page"] => web::page(),
         ["test", ref what @ ..] => test::test(what),
         ["faults"] => trials::faults("100000"),

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::count::{Count, is_required, lane, skip};
 use crate::python::{Python, python};
 use crate::run::{Result, build, cargo, root, stream, target};
-use crate::{bindings, component, gpu, hashes, vectors};
+use crate::{bindings, component, gpu, hashes, java, vectors};
 
 /// `cargo xtask test …`
 pub(crate) fn test(what: &[&str]) -> Result {
@@ -28,6 +28,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["c", ref more @ ..] => cargo_test(&[&["--package", "mwa-c"], more].concat(), &mut count)?,
         ["python"] => python_package(&mut count)?,
         ["go"] => crate::go::test(&mut count)?,
+        ["java"] => java::test(&mut count)?,
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
@@ -52,7 +53,9 @@ fn cargo_test(arguments: &[&str], count: &mut Count) -> Result {
 /// All tests but those that need gigabytes.
 fn everything(count: &mut Count) -> Result {
     gpu::provide();
-    match component::build() {
+    let built = component::build();
+    let has_wasm = built.is_ok();
+    match built {
         Ok(()) => cargo_test(&["--workspace", "--features", "conformance/wasm"], count)?,
         Err(why) if is_required("wasm") => return Err(format!("MWA_REQUIRE asks for wasm, but {why}")),
         Err(why) => {
@@ -63,6 +66,9 @@ fn everything(count: &mut Count) -> Result {
     vectors::check(count)?;
     python_package(count)?;
     crate::go::test(count)?;
+    if has_wasm {
+        java::test_if_there(count)?;
+    }
     crate::web::test_node_if_there(count)?;
     crate::web::test_page_if_there(count)
 }

@@ -1,0 +1,46 @@
+package mwa;
+
+import java.util.List;
+import java.util.Map;
+
+/**
+ * What a path holds.
+ *
+ * @param path the path as given
+ * @param checkpoints its checkpoints, by step
+ * @param metrics what the run logged
+ * @param notes what else is worth knowing
+ */
+public record Inspection(String path, List<Summary> checkpoints, List<Coverage> metrics, List<String> notes) {
+    /**
+     * A checkpoint.
+     *
+     * @param name its path
+     * @param step its training step, or null
+     * @param method PEFT's method, such as {@code LORA}; null for full models and loose files
+     * @param verdict whether that method may be averaged, in a few words, or null
+     * @param ranks the ranks of its factors, each once
+     * @param dtypes how many tensors there are of each dtype
+     * @param tensors how many tensors it has
+     * @param parameters how many elements these have
+     * @param bytes of its files with weights
+     */
+    public record Summary(
+            String name,
+            Long step,
+            String method,
+            String verdict,
+            List<Long> ranks,
+            Map<String, Long> dtypes,
+            long tensors,
+            long parameters,
+            long bytes) {}
+
+    /**
+     * A logged metric.
+     *
+     * @param name its name in the log
+     * @param covered how many checkpoints have a value of it
+     */
+    public record Coverage(String name, long covered) {}
+}

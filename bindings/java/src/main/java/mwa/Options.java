@@ -1,0 +1,426 @@
+package mwa;
+
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.stream.DoubleStream;
+
+/**
+ * The options of a merge, those of the command line; what is left out takes its default.
+ *
+ * <pre>{@code Options.defaults().metric("eval_loss").penalty(0.8)}</pre>
+ *
+ * <p>Options do not change: each method gives new ones.
+ */
+public final class Options {
+    private static final Options DEFAULTS = new Options(Map.of());
+
+    private final Map<String, Object> values;
+
+    private Options(Map<String, Object> values) {
+        this.values = values;
+    }
+
+    /**
+     * All defaults.
+     *
+     * @return options to add to
+     */
+    public static Options defaults() {
+        return DEFAULTS;
+    }
+
+    /** By the names of the core's table. */
+    Map<String, Object> values() {
+        return values;
+    }
+
+    /** Those that are not the host's own. */
+    Map<String, Object> ofCore() {
+        Map<String, Object> core = new LinkedHashMap<>(values);
+        core.keySet().removeAll(List.of("force", "threads"));
+        return core;
+    }
+
+    Options with(String name, Object value) {
+        Map<String, Object> more = new LinkedHashMap<>(values);
+        more.put(name, value);
+        return new Options(more);
+    }
+
+    private Options with(String name, Enum<?> word) {
+        return with(name, word.name().toLowerCase(Locale.ROOT));
+    }
+
+    @Override
+    public String toString() {
+        return values.toString();
+    }
+
+    // made from core/src/options/mod.rs
+
+    /**
+     * The newest N checkpoints.
+     *
+     * @param last a whole number
+     * @return these options and that one
+     */
+    public Options last(long last) {
+        return with("last", last);
+    }
+
+    /**
+     * Every K-th checkpoint, counted from the newest.
+     *
+     * @param every a whole number
+     * @return these options and that one
+     */
+    public Options every(long every) {
+        return with("every", every);
+    }
+
+    /**
+     * Checkpoints between two steps, both included; either end may be left out.
+     *
+     * @param first a step, or null
+     * @param last a step, or null
+     * @return these options and that one
+     */
+    public Options steps(Long first, Long last) {
+        return with("steps", Arrays.asList(first, last));
+    }
+
+    /**
+     * The N checkpoints with the best metric.
+     *
+     * @param top a whole number
+     * @return these options and that one
+     */
+    public Options top(long top) {
+        return with("top", top);
+    }
+
+    /**
+     * By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed].
+     *
+     * @param select one of these
+     * @return these options and that one
+     */
+    public Options select(Select select) {
+        return with("select", select);
+    }
+
+    /**
+     * The adapter inside checkpoints that hold several.
+     *
+     * @param adapter a name
+     * @return these options and that one
+     */
+    public Options adapter(String adapter) {
+        return with("adapter", adapter);
+    }
+
+    /**
+     * The weights in training states that hold several sets of them, such as model_avg.
+     *
+     * @param weightsKey a name
+     * @return these options and that one
+     */
+    public Options weightsKey(String weightsKey) {
+        return with("weights_key", weightsKey);
+    }
+
+    /**
+     * Leave out checkpoints that diverged, instead of failing.
+     *
+     * @param dropBad whether to do so
+     * @return these options and that one
+     */
+    public Options dropBad(boolean dropBad) {
+        return with("drop_bad", dropBad);
+    }
+
+    /**
+     * loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step].
+     *
+     * @param metric a name
+     * @return these options and that one
+     */
+    public Options metric(String metric) {
+        return with("metric", metric);
+    }
+
+    /**
+     * Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`.
+     *
+     * @param metricsFile a path, its parts parted by {@code /}
+     * @return these options and that one
+     */
+    public Options metricsFile(String metricsFile) {
+        return with("metrics_file", metricsFile);
+    }
+
+    /**
+     * Whether lower or higher is better [default: from the metric's name].
+     *
+     * @param goal one of these
+     * @return these options and that one
+     */
+    public Options goal(Goal goal) {
+        return with("goal", goal);
+    }
+
+    /**
+     * Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log].
+     *
+     * @param smooth a number
+     * @return these options and that one
+     */
+    public Options smooth(double smooth) {
+        return with("smooth", smooth);
+    }
+
+    /**
+     * Take an evaluation that lies up to this many steps away from its checkpoint [default: 0].
+     *
+     * @param metricTolerance a whole number
+     * @return these options and that one
+     */
+    public Options metricTolerance(long metricTolerance) {
+        return with("metric_tolerance", metricTolerance);
+    }
+
+    /**
+     * Fail rather than take a value that was not logged right at a checkpoint.
+     *
+     * @param strictMetrics whether to do so
+     * @return these options and that one
+     */
+    public Options strictMetrics(boolean strictMetrics) {
+        return with("strict_metrics", strictMetrics);
+    }
+
+    /**
+     * How a metric becomes a weight [default: linear].
+     *
+     * @param scheme one of these
+     * @return these options and that one
+     */
+    public Options scheme(Scheme scheme) {
+        return with("scheme", scheme);
+    }
+
+    /**
+     * How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8].
+     *
+     * @param penalty a number
+     * @return these options and that one
+     */
+    public Options penalty(double penalty) {
+        return with("penalty", penalty);
+    }
+
+    /**
+     * Your own weights, one per checkpoint, instead of a metric's.
+     *
+     * @param weights numbers
+     * @return these options and that one
+     */
+    public Options weights(double... weights) {
+        return with("weights", DoubleStream.of(weights).boxed().toList());
+    }
+
+    /**
+     * Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors].
+     *
+     * @param space one of these
+     * @return these options and that one
+     */
+    public Options space(Space space) {
+        return with("space", space);
+    }
+
+    /**
+     * Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest].
+     *
+     * @param rank a whole number
+     * @return these options and that one
+     */
+    public Options rank(long rank) {
+        return with("rank", rank);
+    }
+
+    /**
+     * Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest].
+     *
+     * @param rank how it is found
+     * @return these options and that one
+     */
+    public Options rank(Rank rank) {
+        return with("rank", rank);
+    }
+
+    /**
+     * With rank auto, the share of the squared norm that each module keeps [default: 0.999].
+     *
+     * @param energy a number
+     * @return these options and that one
+     */
+    public Options energy(double energy) {
+        return with("energy", energy);
+    }
+
+    /**
+     * Fail where a module that an input lacks would count as zero.
+     *
+     * @param strict whether to do so
+     * @return these options and that one
+     */
+    public Options strict(boolean strict) {
+        return with("strict", strict);
+    }
+
+    /**
+     * How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch].
+     *
+     * @param residual one of these
+     * @return these options and that one
+     */
+    public Options residual(Residual residual) {
+        return with("residual", residual);
+    }
+
+    /**
+     * Average the factors of adapters, or the models, that are not of one run.
+     *
+     * @param allowCrossRun whether to do so
+     * @return these options and that one
+     */
+    public Options allowCrossRun(boolean allowCrossRun) {
+        return with("allow_cross_run", allowCrossRun);
+    }
+
+    /**
+     * Dtype of averaged tensors; keep takes the widest of the inputs [default: keep].
+     *
+     * @param dtype one of these
+     * @return these options and that one
+     */
+    public Options dtype(Dtype dtype) {
+        return with("dtype", dtype);
+    }
+
+    /**
+     * Let NaN and infinity through instead of failing.
+     *
+     * @param allowNonFinite whether to do so
+     * @return these options and that one
+     */
+    public Options allowNonFinite(boolean allowNonFinite) {
+        return with("allow_non_finite", allowNonFinite);
+    }
+
+    /**
+     * Write files anew where one checkpoint alone has weight, instead of copying its own.
+     *
+     * @param rewrite whether to do so
+     * @return these options and that one
+     */
+    public Options rewrite(boolean rewrite) {
+        return with("rewrite", rewrite);
+    }
+
+    /**
+     * Replace an earlier merge.
+     *
+     * @param force whether to do so
+     * @return these options and that one
+     */
+    public Options force(boolean force) {
+        return with("force", force);
+    }
+
+    /**
+     * Threads [default: one per core].
+     *
+     * @param threads a whole number
+     * @return these options and that one
+     */
+    public Options threads(long threads) {
+        return with("threads", threads);
+    }
+
+    /** Values of {@code select}. */
+    public enum Select {
+        /** {@code best}. */
+        BEST,
+        /** {@code last}. */
+        LAST,
+        /** {@code all}. */
+        ALL
+    }
+
+    /** Values of {@code goal}. */
+    public enum Goal {
+        /** {@code min}. */
+        MIN,
+        /** {@code max}. */
+        MAX
+    }
+
+    /** Values of {@code scheme}. */
+    public enum Scheme {
+        /** {@code linear}. */
+        LINEAR,
+        /** {@code power}. */
+        POWER,
+        /** {@code exponential}. */
+        EXPONENTIAL,
+        /** {@code rank}. */
+        RANK,
+        /** {@code uniform}. */
+        UNIFORM
+    }
+
+    /** Values of {@code space}. */
+    public enum Space {
+        /** {@code factors}. */
+        FACTORS,
+        /** {@code product}. */
+        PRODUCT
+    }
+
+    /** Values of {@code rank}. */
+    public enum Rank {
+        /** {@code auto}. */
+        AUTO,
+        /** {@code full}. */
+        FULL
+    }
+
+    /** Values of {@code residual}. */
+    public enum Residual {
+        /** {@code exact}. */
+        EXACT,
+        /** {@code sketch}. */
+        SKETCH,
+        /** {@code off}. */
+        OFF
+    }
+
+    /** Values of {@code dtype}. */
+    public enum Dtype {
+        /** {@code keep}. */
+        KEEP,
+        /** {@code f32}. */
+        F32,
+        /** {@code bf16}. */
+        BF16,
+        /** {@code f16}. */
+        F16
+    }
+
+    // end of what is made
+}

@@ -1,0 +1,117 @@
+package mwa;
+
+import java.util.List;
+
+/**
+ * What was merged, with which weights and why, and the hashes of all of it: {@code mwa-report.json}. What does not apply is null,
+ * lists are empty.
+ *
+ * @param mwa the version that merged
+ * @param selected which checkpoints were taken, and why
+ * @param weighting how weights came about
+ * @param space {@code factors} or {@code product}
+ * @param rank the rank asked for in product space: {@code inputs}, {@code full}, {@code energy SHARE} or a number
+ * @param residual how far the result is from the average of what the adapters do
+ * @param dtype the dtype asked for
+ * @param adapter the adapter taken from checkpoints that hold several
+ * @param inputs the checkpoints, oldest first
+ * @param outputs the merged files
+ * @param companions what was written beside them and decides what they do: shard index, configs, tokenizer, templates
+ * @param advice why little is to be expected of the merge
+ * @param notes what else there is to say
+ */
+public record Report(
+        String mwa,
+        Selected selected,
+        Weighting weighting,
+        String space,
+        String rank,
+        Distance residual,
+        String dtype,
+        String adapter,
+        List<Input> inputs,
+        List<HashedFile> outputs,
+        List<HashedFile> companions,
+        List<Advice> advice,
+        List<String> notes) {
+    /**
+     * How weights came about.
+     *
+     * @param scheme how a metric became a weight
+     * @param penalty how hard a worse checkpoint was punished, where the scheme has that
+     * @param metric the metric's name, where the scheme has one
+     * @param goal {@code min} or {@code max}
+     */
+    public record Weighting(String scheme, Double penalty, String metric, String goal) {}
+
+    /**
+     * Which checkpoints were taken, and why.
+     *
+     * @param rule {@code best} or {@code last} by a rule, {@code all}, or {@code given}: as they were selected or listed
+     * @param taken how many were taken
+     * @param found of how many
+     * @param line all of it in words
+     */
+    public record Selected(String rule, long taken, long found, String line) {}
+
+    /**
+     * A checkpoint and its weight.
+     *
+     * @param name how messages call it
+     * @param path the way to it from the output folder
+     * @param step its training step
+     * @param weightsKey the weights taken of a training state that holds several
+     * @param metric the metric's value
+     * @param source where that value comes from
+     * @param weight its share; all shares sum to 1
+     * @param files its files with weights
+     */
+    public record Input(
+            String name,
+            String path,
+            Long step,
+            String weightsKey,
+            Double metric,
+            String source,
+            double weight,
+            List<HashedFile> files) {}
+
+    /**
+     * A file by content.
+     *
+     * @param name its name in its folder
+     * @param bytes its size
+     * @param blake3 the BLAKE3 of its bytes, in hex, as {@code b3sum} prints it
+     * @param sha256 their SHA-256, in hex, where it was asked for
+     */
+    public record HashedFile(String name, long bytes, String blake3, String sha256) {}
+
+    /**
+     * How far the result is from the average of what the adapters do: ‖result − Σ wγBA‖ / ‖Σ wγBA‖.
+     *
+     * @param overall over all modules together
+     * @param method {@code exact}, or {@code sketch} for an estimate
+     * @param standardError of {@code overall}, where it is an estimate
+     * @param modules by module
+     */
+    public record Distance(double overall, String method, Double standardError, List<Module> modules) {}
+
+    /**
+     * A LoRA module of a {@link Distance}.
+     *
+     * @param module its name
+     * @param rank its rank in the output, in product space
+     * @param relative how far it is off
+     * @param standardError of {@code relative}, where it is an estimate
+     */
+    public record Module(String module, Long rank, double relative, Double standardError) {}
+
+    /**
+     * Why little is to be expected of a merge, and what to do.
+     *
+     * @param about {@code schedule}, {@code checkpoints}, {@code metric} or {@code residual}
+     * @param value the number behind it
+     * @param text all of it in words
+     */
+    public record Advice(String about, double value, String text) {}
+}

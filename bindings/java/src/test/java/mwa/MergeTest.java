@@ -1,0 +1,312 @@
+package mwa;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertSame;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.attribute.FileTime;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/** Merges from folder to folder, by each engine: what comes out, and what is left when nothing does. */
+final class MergeTest {
+    private static final Progress QUIET = (done, total) -> {};
+
+    @TempDir
+    Path folder;
+
+    static Stream<Engine> engines() {
+        return Repository.engines().stream();
+    }
+
+    private Report merge(Engine engine, Path run, Path out, Options options) {
+        return engine.merge(List.of(run), out, options, QUIET);
+    }
+
+    private MergeException failure(Engine engine, Path run, Options options) {
+        return assertThrows(MergeException.class, () -> merge(engine, run, folder.resolve("refused"), options));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void theSampleRunGivesTheHashOfTheReadme(Engine engine) throws IOException {
+        Map<String, String> before = Repository.state(Repository.SAMPLE);
+        Path out = folder.resolve("new/folders/out");
+        List<Long> heard = new ArrayList<>();
+        Report report = engine.merge(List.of(Repository.SAMPLE), out, Options.defaults(), (done, total) -> {
+            assertTrue(0 <= done && done <= total);
+            heard.add(done);
+        });
+        assertEquals(Repository.SAMPLE_HASH, Repository.hash(out.resolve(Repository.WEIGHTS)));
+        assertEquals(Repository.SAMPLE_HASH, report.outputs().get(0).blake3());
+        assertEquals(5, report.inputs().size());
+        assertEquals("best", report.selected().rule());
+        assertEquals(out.toRealPath().relativize(Repository.SAMPLE.resolve("checkpoint-750")).toString(), report.inputs().get(0).path());
+        assertEquals(List.of("README.md", "adapter_config.json", Repository.WEIGHTS, "mwa-report.json"), Repository.names(out));
+        assertEquals(List.of("out"), Repository.names(out.getParent()), "nothing else is left");
+        assertFalse(heard.isEmpty());
+        assertEquals(before, Repository.state(Repository.SAMPLE), "inputs are not touched");
+        assertTrue(engine.verify(out).isGood());
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void anOutputIsReplacedByForceOnlyAndOnlyAnEarlierMerge(Engine engine) throws IOException {
+        Path out = folder.resolve("out");
+        merge(engine, Repository.SAMPLE, out, Options.defaults());
+        MergeException exists = assertThrows(MergeException.class, () -> merge(engine, Repository.SAMPLE, out, Options.defaults()));
+        assertEquals("output", exists.kind());
+        assertEquals(out.toString(), exists.file());
+        assertTrue(exists.help().contains("replace an earlier merge"), exists.help());
+        Options forced = Options.defaults().with("force", true).with("last", 2);
+        merge(engine, Repository.SAMPLE, out, forced);
+        String second = Repository.hash(out.resolve(Repository.WEIGHTS));
+        assertFalse(second.equals(Repository.SAMPLE_HASH));
+        Files.writeString(out.resolve("mine.txt"), "mine");
+        MergeException mine = assertThrows(MergeException.class, () -> merge(engine, Repository.SAMPLE, out, forced));
+        assertTrue(mine.kind().equals("output") && mine.detail().contains("mine.txt"), mine.detail());
+        assertEquals(second, Repository.hash(out.resolve(Repository.WEIGHTS)));
+        assertEquals(List.of("out"), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void anOutputIsNeitherAnInputNorInOne(Engine engine) throws IOException {
+        Path run = folder.resolve("run");
+        Repository.copy(Repository.SAMPLE, run);
+        Map<String, String> before = Repository.state(run);
+        for (String inside : new String[] {"checkpoint-1000/out", "checkpoint-1000"}) {
+            MergeException error = assertThrows(
+                    MergeException.class, () -> merge(engine, run, run.resolve(inside), Options.defaults().with("force", true)));
+            assertEquals("output", error.kind(), error.getMessage());
+        }
+        assertEquals(before, Repository.state(run));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void fiveWrongInputsAreRefusedWithAllFacts(Engine engine) throws IOException {
+        Path missing = folder.resolve("missing");
+        MergeException error = failure(engine, missing, Options.defaults());
+        assertEquals(List.of("input", missing.toString(), "does not exist"), List.of(error.kind(), error.file(), error.detail()));
+
+        Path torn = folder.resolve("torn");
+        Repository.copy(Repository.SAMPLE, torn);
+        Path weights = torn.resolve("checkpoint-1000").resolve(Repository.WEIGHTS);
+        byte[] bytes = Files.readAllBytes(weights);
+        Files.write(weights, java.util.Arrays.copyOf(bytes, bytes.length / 2));
+        error = failure(engine, weights, Options.defaults());
+        assertEquals(List.of("header", weights.toString()), List.of(error.kind(), error.file()));
+
+        // a word that is not a number
+        bytes[bytes.length - 1] = 0x7e;
+        bytes[bytes.length - 2] = 1;
+        Files.write(weights, bytes);
+        error = failure(engine, torn, Options.defaults());
+        assertEquals("non-finite", error.kind());
+        assertEquals(torn.resolve("checkpoint-1000").toString(), error.file());
+        assertTrue(error.tensor().startsWith("base_model."), error.tensor());
+        assertTrue(error.getMessage().contains(error.tensor()) && error.getMessage().contains(error.file()));
+
+        error = failure(engine, Repository.SAMPLE, Options.defaults().with("metric", "no_such"));
+        assertEquals("metric", error.kind());
+
+        error = failure(engine, Repository.SAMPLE, Options.defaults().with("no_such", 1));
+        assertEquals("usage", error.kind());
+
+        assertEquals(List.of("torn"), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void whatLiesBesideTheWeightsComesAlong(Engine engine) throws IOException {
+        Path run = folder.resolve("run");
+        Repository.copy(Repository.SAMPLE, run);
+        Files.writeString(run.resolve("checkpoint-1000/tokenizer.json"), "{\"a\": 1}");
+        Report report = merge(engine, run, folder.resolve("out"), Options.defaults());
+        assertEquals("{\"a\": 1}", Files.readString(folder.resolve("out/tokenizer.json")));
+        assertEquals(List.of("adapter_config.json", "tokenizer.json"), report.companions().stream().map(Report.HashedFile::name).toList());
+        assertEquals("../run/checkpoint-750", report.inputs().get(0).path());
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void verifyFindsWhatWasChangedAddedOrLost(Engine engine) throws IOException {
+        Path run = folder.resolve("run");
+        Path out = folder.resolve("out");
+        Repository.copy(Repository.SAMPLE, run);
+        merge(engine, run, out, Options.defaults());
+        Verified good = engine.verify(out);
+        assertTrue(good.isGood() && good.inputs().size() == 5, good.toString());
+
+        Files.writeString(out.resolve("notes.md"), "mine");
+        assertTrue(engine.verify(out).isGood(), "what no program loads does not matter");
+        Files.writeString(out.resolve("extra.safetensors"), "x");
+        Verified foreign = engine.verify(out);
+        assertEquals(List.of("foreign", "beside"), foreign.others().stream().map(Verified.Checked::state).toList());
+        assertFalse(foreign.isGood());
+        Files.delete(out.resolve("extra.safetensors"));
+
+        Files.writeString(out.resolve("adapter_config.json"), "{}");
+        assertEquals("changed", engine.verify(out).companions().get(0).state());
+        Files.delete(run.resolve("checkpoint-1000").resolve(Repository.WEIGHTS));
+        Verified lost = engine.verify(out);
+        assertNull(lost.remade());
+        assertEquals("missing", lost.inputs().get(4).state());
+        MergeException none = assertThrows(MergeException.class, () -> engine.verify(run));
+        assertEquals(List.of("input", run.toString()), List.of(none.kind(), none.file()));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void verifyMergesProductsAgain(Engine engine) {
+        for (Options options : List.of(Options.defaults().with("rank", 4), Options.defaults().with("rank", "auto").with("energy", 0.9))) {
+            Path out = folder.resolve("out" + options.values().size());
+            merge(engine, Repository.SAMPLE, out, options.with("space", "product").with("last", 3));
+            assertTrue(engine.verify(out).isGood());
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void weightsAreThoseOfTheMerge(Engine engine) {
+        Report weights = engine.weights(List.of(Repository.SAMPLE), Options.defaults());
+        Report merged = merge(engine, Repository.SAMPLE, folder.resolve("out"), Options.defaults());
+        assertEquals(merged.inputs().stream().map(Report.Input::weight).toList(), weights.inputs().stream().map(Report.Input::weight).toList());
+        assertTrue(weights.outputs().isEmpty());
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void whatProgressThrowsStopsTheMerge(Engine engine) throws IOException {
+        IllegalStateException enough = new IllegalStateException("enough");
+        Throwable thrown = assertThrows(IllegalStateException.class, () -> engine.merge(
+                List.of(Repository.SAMPLE), folder.resolve("new/out"), Options.defaults(), (done, total) -> {
+                    throw enough;
+                }));
+        assertSame(enough, thrown);
+        assertEquals(List.of(), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void aCancelledMergeLeavesNothing(Engine engine) throws Exception {
+        LargeRun.make(folder.resolve("run"), 4, 4);
+        CountDownLatch begun = new CountDownLatch(1);
+        Options options = Options.defaults().with("residual", "off");
+        CompletableFuture<Report> merge = engine.mergeAsync(List.of(folder.resolve("run")), folder.resolve("new/out"), options, (done, total) -> {
+            if (done > total / 3) begun.countDown();
+        });
+        begun.await();
+        assertTrue(merge.cancel(true), "the merge was quicker");
+        assertThrows(CancellationException.class, merge::join);
+        assertEquals(List.of("run"), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void anInterruptStopsTheMerge(Engine engine) throws IOException {
+        MergeException stopped = assertThrows(MergeException.class, () -> engine.merge(
+                List.of(Repository.SAMPLE), folder.resolve("out"), Options.defaults(), (done, total) -> Thread.currentThread().interrupt()));
+        assertTrue(Thread.interrupted());
+        assertEquals("stopped", stopped.kind());
+        assertEquals(List.of(), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void aFutureTellsWhatWentWrong(Engine engine) {
+        CompletableFuture<Report> merge =
+                engine.mergeAsync(List.of(folder.resolve("missing")), folder.resolve("out"), Options.defaults(), QUIET);
+        MergeException error = (MergeException) assertThrows(java.util.concurrent.CompletionException.class, merge::join).getCause();
+        assertEquals("input", error.kind());
+        assertFalse(merge.cancel(true));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void aClosedEngineSaysSo(Engine engine) {
+        engine.close();
+        assertEquals("usage", failure(engine, Repository.SAMPLE, Options.defaults()).kind());
+    }
+
+    @Test
+    void aSourceOfOnesOwnGivesTheSameBytes() throws IOException {
+        Repository.Memory memory = new Repository.Memory();
+        try (Stream<Path> files = Files.walk(Repository.SAMPLE)) {
+            for (Path file : files.filter(Files::isRegularFile).toList()) {
+                memory.files.put("my/run/" + Repository.SAMPLE.relativize(file), Files.readAllBytes(file));
+            }
+        }
+        Report report = Mwa.merge(memory, List.of("my/run"), folder.resolve("out"), Options.defaults(), QUIET);
+        assertEquals(Repository.SAMPLE_HASH, report.outputs().get(0).blake3());
+        assertEquals("my/run/checkpoint-750", report.inputs().get(0).name());
+    }
+
+    @Test
+    void aSourceThatFailsIsAnErrorOfItsFile() throws IOException {
+        Repository.Memory memory = new Repository.Memory() {
+            @Override
+            public int read(String path, long position, ByteBuffer bytes) throws IOException {
+                throw new IOException("the network is down");
+            }
+        };
+        memory.files.put("a.safetensors", new byte[100]);
+        MergeException error = assertThrows(
+                MergeException.class, () -> Mwa.merge(memory, List.of("a.safetensors"), folder.resolve("out"), Options.defaults(), QUIET));
+        assertEquals(List.of("io", "a.safetensors", "cannot read it: the network is down"), List.of(error.kind(), error.file(), error.detail()));
+    }
+
+    @Test
+    void anInputThatChangesMeanwhileIsNoticed() throws IOException {
+        Path run = folder.resolve("run");
+        Repository.copy(Repository.SAMPLE, run);
+        Path weights = run.resolve("checkpoint-1000").resolve(Repository.WEIGHTS);
+        MergeException error = assertThrows(MergeException.class, () -> Engine.chicory().merge(List.of(run), folder.resolve("out"), Options.defaults(), (done, total) -> {
+            try {
+                Files.setLastModifiedTime(weights, FileTime.fromMillis(done));
+            } catch (IOException failed) {
+                throw new java.io.UncheckedIOException(failed);
+            }
+        }));
+        assertEquals(List.of("io", weights.toString(), "changed while it was read"), List.of(error.kind(), error.file(), error.detail()));
+        assertEquals(List.of("run"), Repository.names(folder));
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void inspectSaysWhatLiesThere(Engine engine) {
+        Inspection found = engine.inspect(Repository.SAMPLE, Options.defaults());
+        Inspection.Summary last = found.checkpoints().get(9);
+        assertEquals(List.of(1000L, "LORA", List.of(8L)), List.of(last.step(), last.method(), last.ranks()));
+        assertTrue(found.metrics().contains(new Inspection.Coverage("eval_loss", 10)), found.metrics().toString());
+    }
+
+    @Test
+    void theBestEngineNamesItself() {
+        boolean mayBeNative = Runtime.version().feature() >= 22;
+        assertTrue(Mwa.engine().startsWith("Chicory ") || mayBeNative && Mwa.engine().startsWith("libmwa at "), Mwa.engine());
+    }
+
+    @Test
+    void aLibraryThatIsNotThereIsNamed() {
+        MergeException error = assertThrows(MergeException.class, () -> Engine.libmwa(Path.of("/no/such/libmwa.so")));
+        assertEquals(List.of("device", "/no/such/libmwa.so"), List.of(error.kind(), error.file()));
+    }
+}
