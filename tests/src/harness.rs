@@ -82,7 +82,7 @@ pub fn is_required(required: &str, executor: &str) -> bool {
 const WASM: &str = "wasm";
 
 /// What `MWA_REQUIRE` may name besides executors: tests that `cargo xtask test` runs with other programs.
-const LANES: [&str; 7] = ["python", "c", "node", "browser", "deno", "bun", WASM];
+const LANES: [&str; 9] = ["python", "c", "go", "java", "node", "browser", "deno", "bun", WASM];
 
 fn unknown(required: &str) -> Vec<&str> {
     let is_known =
