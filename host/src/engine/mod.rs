@@ -1,5 +1,6 @@
 //! What runs the jobs of a merge: threads, GPUs, or the component in a sandbox.
 
+#[cfg(feature = "gpu")]
 pub(crate) mod board;
 pub(crate) mod compute;
 pub(crate) mod cpu;
