@@ -239,42 +239,32 @@ test("cancelled merges leave nothing in the folder", async () => {
   assert.deepEqual(left, { kind: "stopped", after: [], written: ["README.md", "adapter_config.json", "adapter_model.safetensors", "mwa-report.json"] });
 });
 
-test("files on disk are read and hashed as they are, in whatever order", async () => {
+test("files on disk are read as they are, in whatever order", async () => {
   const folder = await mkdtemp(join(tmpdir(), "mwa-files-"));
-  const bytes = Buffer.from(Uint32Array.from({ length: 2_250_000 }, (_, i) => Math.imul(i, 2654435761)).buffer);
-  // the last is too large to be hashed whole
-  const sizes = [1, 9e6, 9e6 - 3, 129 * 2 ** 20];
-  const paths = await Promise.all(sizes.map(async (size, i) => {
-    const path = join(folder, `${i}`);
-    await writeFile(path, bytes.subarray(0, size));
-    await truncate(path, size);
-    return path;
-  }));
+  const path = join(folder, "file");
+  await writeFile(path, Buffer.from(Uint32Array.from({ length: 2_250_000 }, (_, i) => Math.imul(i, 2654435761)).buffer));
   await openPage();
-  await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { type: "file", multiple: true, id: "on-disk" })));
-  await page.setInputFiles("#on-disk", paths);
-  const { hashes, wrong } = await page.evaluate(async (url) => {
-    const { load } = await import(`${url}/package/core.js`);
-    const { hashBlob } = await import(`${url}/package/hash.js`);
+  await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { type: "file", id: "on-disk" })));
+  await page.setInputFiles("#on-disk", path);
+  const wrong = await page.evaluate(async (url) => {
     const { Tap } = await import(`${url}/package/tap.js`);
-    await load();
-    const files = [...document.getElementById("on-disk").files];
-    const hashes = await Promise.all(files.map(hashBlob));
-    const [tap, wrong] = [new Tap(files[1]), []];
+    const [file] = document.getElementById("on-disk").files;
+    const [tap, wrong] = [new Tap(file), []];
+    const check = async (what, read, start, end) => {
+      const expected = new Uint8Array(await file.slice(start, end).arrayBuffer());
+      if (read.length !== expected.length || read.some((byte, i) => byte !== expected[i])) wrong.push([what, start, end]);
+    };
     let spare;
     for (const [start, end] of [[7, 1e6], [1e6, 3e6], [3e6, 3e6 + 9], [5e6, 6e6], [0, 2e6], [2e6, 9e6], [8e6, 9e6]]) {
       const read = await tap.read(start, end, spare);
-      const expected = new Uint8Array(await files[1].slice(start, end).arrayBuffer());
-      if (read.length !== expected.length || read.some((byte, i) => byte !== expected[i])) wrong.push([start, end]);
+      await check("one after the other", read, start, end);
       spare = read.buffer;
     }
     const all = await Promise.all(Array.from({ length: 9 }, (_, i) => tap.read(i * 1e6, (i + 1) * 1e6)));
-    if (await hashBlob(new Blob(all)) !== hashes[1]) wrong.push("several at once");
+    for (const [i, read] of all.entries()) await check("several at once", read, i * 1e6, (i + 1) * 1e6);
     if ((await tap.read(8e6, 9e6 + 1)).length === 1e6 + 1) wrong.push("past the end");
-    return { hashes, wrong };
+    return wrong;
   }, server.url);
-  const expected = await Promise.all(paths.map(async (path) => createHash("sha256").update(await readFile(path)).digest("hex")));
-  assert.deepEqual(hashes, expected);
   assert.deepEqual(wrong, []);
   await rm(folder, { recursive: true });
 });
