@@ -88,7 +88,7 @@ struct Desk {
 /// Buffers of one thread.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    pub(crate) inputs: Vec<Vec<u8>>,
+    inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
 }
 

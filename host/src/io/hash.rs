@@ -1,5 +1,6 @@
 //! Hashes of whole files.
 
+use core::ops::Range;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::io::disk::{io_error, open_regular, read_at, read_some_at};
 use crate::progress::{Progress, stopped};
 
 /// Bytes of a file that a thread hashes at once.
-pub(crate) const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// BLAKE3 of a file in hex, by several threads.
 pub(crate) fn blake3_of(path: &Path, threads: usize, progress: &dyn Progress) -> Result<String> {
@@ -22,22 +23,23 @@ pub(crate) fn blake3_of(path: &Path, threads: usize, progress: &dyn Progress) ->
     let file = open_regular(path)?;
     let len = file.metadata().map_err(failed)?.len();
     let digest = Mutex::new(Digest::new(len));
-    share(
-        (0..len.div_ceil(PIECE)).map(|piece| (piece, ())),
-        threads,
-        progress,
-        |buffer: &mut Vec<u8>, piece, ()| {
-            let start = piece * PIECE;
-            let size = usize::try_from(PIECE.min(len - start)).expect("a piece is small");
-            buffer.resize(size, 0);
-            read_at(&file, buffer, start).map_err(failed)?;
-            let part = Part::of(len, start, buffer);
-            lock(&digest).take(part);
-            Ok(())
-        },
-    )?;
+    let pieces = pieces(0..len).map(|piece| (piece.start, piece.end));
+    share(pieces, threads, progress, |buffer: &mut Vec<u8>, start, end| {
+        buffer.resize(usize::try_from(end - start).expect("a piece is small"), 0);
+        read_at(&file, buffer, start).map_err(failed)?;
+        let part = Part::of(len, start, buffer);
+        lock(&digest).take(part);
+        Ok(())
+    })?;
     let hash = lock(&digest).finish();
     Ok(hash.expect("all pieces were hashed"))
+}
+
+/// A range in pieces that begin where subtrees of the hash do.
+pub(crate) fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = range;
+    let next = move |at: u64| (at < end).then(|| at..end.min((at / PIECE + 1) * PIECE));
+    core::iter::successors(next(start), move |piece| next(piece.end))
 }
 
 /// SHA-256 of a file in hex, as model hubs show it.

@@ -1,6 +1,5 @@
 //! The files of a merge, those read and those written, for all threads of an engine; each byte is hashed as it passes.
 
-use core::ops::Range;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use mwa::{Read, Result, Write};
 use crate::engine::pool::{lock, share};
 use crate::engine::timings::Timings;
 use crate::io::disk::{self, InputFile, io_error};
-use crate::io::hash::{PIECE, sha256};
+use crate::io::hash::{pieces, sha256};
 use crate::io::open::OpenFiles;
 use crate::io::write_back::WriteBack;
 use crate::options::Machine;
@@ -232,13 +231,6 @@ impl Store {
 enum Hashed<'a> {
     Input(&'a Source),
     Output(usize),
-}
-
-/// A range in pieces that begin where subtrees of the hash do.
-fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let Range { start, end } = range;
-    let next = move |at: u64| (at < end).then(|| at..end.min((at / PIECE + 1) * PIECE));
-    core::iter::successors(next(start), move |piece| next(piece.end))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
