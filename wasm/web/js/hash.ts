@@ -1,5 +1,4 @@
-/** BLAKE3 of files: of pieces that jobs have not read, and of what is copied. */
-import { Hash } from "./wasm/mwa.js";
+/** BLAKE3 of what jobs have not read. */
 import { AT_ONCE } from "./desk.js";
 import { clonesBlobs, told } from "./jobs.js";
 import type { Pool } from "./pool.js";
@@ -38,9 +37,4 @@ function* pieces(flat: Float64Array): Generator<Range> {
       start = stop;
     }
   }
-}
-
-/** A new hash of so many bytes, which takes pieces in order. */
-export function hasher(size: number): Hash {
-  return new Hash(size);
 }

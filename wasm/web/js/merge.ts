@@ -1,7 +1,7 @@
 /** Merge: plan here, run the jobs in the pool, write their results in order. */
 import { Assembly } from "./assemble.js";
 import { call, MergeError } from "./error.js";
-import { hasher, hashMissing } from "./hash.js";
+import { hashMissing } from "./hash.js";
 import type { DeviceChoice } from "./gpu.js";
 import { begin, bytesOfJobs, runJobs, wanted } from "./jobs.js";
 import type { CoreOptions } from "./options.js";
@@ -11,6 +11,7 @@ import { withPool, type Pool } from "./pool.js";
 import { weigh, type Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { HashedFile, Report } from "./types.js";
+import { Hash } from "./wasm/mwa.js";
 
 /** How far a merge is. */
 export interface Progress {
@@ -193,7 +194,7 @@ async function once(run: Run, options: MergeOptions, excluded: number[], notes: 
 }
 
 async function copy(name: string, size: number, from: ReadableStream<Uint8Array<ArrayBuffer>>, to: Writer): Promise<{ file: MergedFile; blake3: string }> {
-  const hash = hasher(size);
+  const hash = new Hash(size);
   const reader = from.getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     hash.update(part.value);
