@@ -9,6 +9,7 @@ use super::Compute;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Bytes, Found, Job};
 use crate::plan::{Read, Write};
+use crate::room::zeros;
 
 /// A piece of a job: some of its reads from this byte of this one on, or a part of one of its writes.
 #[derive(Clone, Copy, Debug)]
@@ -185,15 +186,12 @@ fn length(range: &Range<u64>) -> u64 {
 
 /// So many zero bytes, or an error: heads can declare anything.
 fn room(length: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     let full = || {
         let detail = format!("a module's factors take {length} bytes at once, which do not fit into memory");
         Error::new(ErrorKind::Device, detail).help("merge on the CPU, outside of WebAssembly")
     };
     let length = usize::try_from(length).map_err(|_| full())?;
-    bytes.try_reserve_exact(length).map_err(|_| full())?;
-    bytes.resize(length, 0);
-    Ok(bytes)
+    zeros(length).map_err(|_| full())
 }
 
 fn index(offset: u64) -> Result<usize> {

@@ -6,25 +6,24 @@
 
 mod asked;
 mod chunks;
+mod work;
 
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use serde::Deserialize;
 
 use self::asked::Asked;
-use self::chunks::{Desks, Piece};
-use crate::digest::{Digests, Parts};
+use self::chunks::Desks;
+use self::work::Work;
+use crate::digest::Digests;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files as _, Kind, Maybe, Stop, text};
 use crate::merge::report::{HashedFile, Report};
-use crate::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Merge, MergeOptions, Next, Text};
+use crate::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Merge, MergeOptions, Text};
 use crate::options::{Options, Verb};
-use crate::plan::{Read, Write};
+use crate::plan::Write;
 use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::inspection::Inspection;
 use crate::run::readers::{OpenOptions, Readers};
@@ -127,53 +126,15 @@ pub struct Session {
     report: Option<Report>,
 }
 
-/// A merge that was planned.
-#[derive(Debug)]
-struct Work {
-    merge: Merge,
-    /// Places of the checkpoints in the run.
-    indexes: Vec<usize>,
-    /// The paths of all files with weights, and then of what lies beside them if it is hashed here.
-    inputs: Vec<String>,
-    /// The number of the first file of each checkpoint, and how many there are of all.
-    firsts: Vec<usize>,
-    weights: usize,
-    /// If they are made here.
-    digests: Option<Digests>,
-    /// What no job has read, once that is known.
-    rest: Option<VecDeque<Write>>,
-    /// What the last job has found, for other sessions.
-    found: Vec<u8>,
-    /// Files to copy beside the output: name, path.
-    companions: Vec<(String, String)>,
-    /// Most bytes of a job's reads, or of the reads of one input where it reads all of them at once.
-    chunk: usize,
-    /// The merge's jobs that are still to be handed out, and the piece of the first of them that is next.
-    pending: Range<u64>,
-    next: Option<Piece>,
-    desks: Desks,
-    /// by number; few, so that a list serves
-    handed_out: Vec<(u64, Part)>,
-    count: u64,
-}
-
-/// A job that is handed out.
-#[derive(Clone, Copy, Debug)]
-enum Part {
-    /// One of the merge's.
-    Whole(u64),
-    /// A piece of one of the merge's, which is too large to cross at once.
-    Piece(Piece),
-    /// Bytes that are only hashed.
-    Rest(usize, u64, u64),
-}
-
 impl Session {
     /// Nothing is read yet: the first step asks.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for what no session does, and for options that contradict each other.
     pub fn open(order: Order, readers: &'static Readers) -> Result<Self> {
+        if order.verb == Verb::Verify {
+            return Err(Error::new(ErrorKind::Usage, "what is merged again is told by a report"));
+        }
         if order.verb == Verb::Inspect && order.paths.len() != 1 {
             return Err(Error::new(ErrorKind::Usage, "one path is inspected at a time"));
         }
@@ -205,7 +166,7 @@ impl Session {
         readers: &'static Readers,
     ) -> Result<Self> {
         let options = Options::default();
-        let order = Order { verb: Verb::Verify, paths, options, chunk, hashed_outside: false };
+        let order = Order { verb: Verb::Merge, paths, options, chunk, hashed_outside: false };
         Ok(Self { report: Some(report), ..Self::open(order, readers)? })
     }
 
@@ -225,14 +186,7 @@ impl Session {
     }
 
     fn advance(&mut self) -> Maybe<Step> {
-        if self.report.is_some() {
-            if self.work.is_none() {
-                self.work = Some(self.plan_again()?);
-            }
-            let job = self.work()?.next_job()?;
-            return Ok(job.map_or(Step::Done, Step::Work));
-        }
-        if self.run.is_none() {
+        if self.run.is_none() && self.report.is_none() {
             let Options { adapter, weights_key, .. } = self.order.options.clone();
             let options = OpenOptions { adapter, weights_key };
             self.run = Some(Run::open(&self.files, self.readers, &self.order.paths, &options)?);
@@ -240,7 +194,10 @@ impl Session {
         match self.order.verb {
             Verb::Merge => {
                 if self.work.is_none() {
-                    self.work = Some(self.plan()?);
+                    self.work = Some(match &self.report {
+                        Some(report) => self.plan_again(report)?,
+                        None => self.plan()?,
+                    });
                 }
                 let job = self.work()?.next_job()?;
                 Ok(job.map_or(Step::Done, Step::Work))
@@ -252,7 +209,7 @@ impl Session {
                 }
                 Ok(Step::Done)
             }
-            Verb::Weights | Verb::Verify => {
+            _ => {
                 if self.weighed.is_none() {
                     let run = self.run.as_ref().expect("it was opened");
                     self.weighed = Some(run.report(run.weigh(&self.weighing()?)?));
@@ -286,8 +243,7 @@ impl Session {
         self.work_of(&checkpoints, indexes, chosen, self.order.options.merging()?)
     }
 
-    fn plan_again(&self) -> Maybe<Work> {
-        let report = self.report.as_ref().expect("it is there to be merged again");
+    fn plan_again(&self, report: &Report) -> Maybe<Work> {
         let (checkpoints, chosen) = report.again(&self.files, self.readers, &self.order.paths)?;
         let checkpoints: Vec<_> = checkpoints.iter().collect();
         self.work_of(&checkpoints, (0..checkpoints.len()).collect(), chosen, report.merging()?)
@@ -479,248 +435,6 @@ impl Session {
         let inputs = firsts.iter().zip(ends).map(of).collect();
         Ok(merge.finish(&Closing { paths, inputs, outputs, companions, notes })?.texts)
     }
-}
-
-impl Work {
-    /// The next job; `None` after the last.
-    fn next_job(&mut self) -> Result<Option<Job>> {
-        while self.pending.is_empty() {
-            match self.merge.next()? {
-                Next::Jobs(numbers) => self.pending = numbers,
-                Next::Wait if self.merge.is_last() => return self.next_rest(),
-                Next::Wait => {
-                    return Err(early("the next job depends on those that were handed out"));
-                }
-                Next::Done => return self.next_rest(),
-            }
-        }
-        let job = self.merge.job(self.pending.start);
-        let part = if job.is_elementwise() {
-            Part::Whole(self.pending.start)
-        } else {
-            Part::Piece(self.next.unwrap_or(Piece::first(self.pending.start)))
-        };
-        self.next = if let Part::Piece(piece) = part { piece.after(&job, self.chunk as u64) } else { None };
-        if self.next.is_none() {
-            self.pending.start += 1;
-        }
-        let (reads, writes) = self.ranges(part);
-        let number = self.count;
-        self.count += 1;
-        self.handed_out.push((number, part));
-        let module = if let Part::Piece(piece) = part { Some(piece.job) } else { None };
-        Ok(Some(Job { number, reads, writes, module }))
-    }
-
-    /// The next job that reads what no other has; `None` after the last.
-    fn next_rest(&mut self) -> Result<Option<Job>> {
-        if self.rest.is_none() {
-            if self.digests.is_some() && !self.handed_out.is_empty() {
-                return Err(early("what is still to be read depends on the jobs that were handed out"));
-            }
-            // of tensors without elements no job writes anything
-            self.know_outputs();
-            let Some(digests) = &self.digests else { return Ok(None) };
-            let span = |(file, range)| Write { file, range };
-            self.rest = Some(digests.missing().map(span).collect());
-        }
-        let Some(rest) = self.rest.as_mut().and_then(VecDeque::front_mut) else { return Ok(None) };
-        let Write { file, range: Range { start, end } } = rest.clone();
-        // pieces end where subtrees of the hash do
-        let chunk = self.chunk as u64;
-        let stop = end.min((start / chunk + 1) * chunk);
-        rest.range.start = stop;
-        if stop == end {
-            self.rest.as_mut().map(VecDeque::pop_front);
-        }
-        let number = self.count;
-        self.count += 1;
-        self.handed_out.push((number, Part::Rest(file, start, stop)));
-        Ok(Some(Job {
-            number,
-            reads: vec![Write { file, range: start..stop }],
-            writes: Vec::new(),
-            module: None,
-        }))
-    }
-
-    /// What a job reads of the inputs and writes of the outputs.
-    fn ranges(&self, part: Part) -> (Vec<Write>, Vec<Write>) {
-        let (reads, writes) = match part {
-            Part::Whole(number) => {
-                let job = self.merge.job(number);
-                (job.reads().collect(), job.writes().collect())
-            }
-            Part::Piece(piece) => piece.ranges(&self.merge.job(piece.job), self.chunk as u64),
-            Part::Rest(file, start, end) => return (vec![Write { file, range: start..end }], Vec::new()),
-        };
-        let of = |Read { input, file, range }| Write { file: self.firsts[input] + file, range };
-        (reads.into_iter().map(of).collect(), writes)
-    }
-
-    fn part(&self, number: u64) -> Result<Part> {
-        let part = self.handed_out.iter().find(|(other, _)| *other == number).map(|(_, part)| *part);
-        part.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("job {number} is not handed out, or was run already"))
-                .help("run each job once, by the number that came with it")
-        })
-    }
-
-    fn lengths(&self, number: u64) -> Result<Vec<usize>> {
-        let (reads, _) = self.ranges(self.part(number)?);
-        let length = |read: Write| usize::try_from(read.range.end - read.range.start);
-        Ok(reads.into_iter().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
-    }
-
-    fn run(&mut self, number: u64, chunks: &[&[u8]], compute: Compute) -> Result<Vec<u8>> {
-        let part = self.part(number)?;
-        let wanted = self.lengths(number)?;
-        let given: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
-        if wanted != given {
-            let detail = format!("job {number} reads chunks of {wanted:?} bytes, but got {given:?}");
-            return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
-        }
-        let (reads, writes) = self.ranges(part);
-        let mut told = None;
-        let out = match part {
-            Part::Whole(number) => {
-                let job = self.merge.job(number);
-                let length: u64 = job.writes().map(|write| write.range.end - write.range.start).sum();
-                let length = usize::try_from(length).expect("a job writes at most eight bytes per element");
-                let mut out = vec![0; length];
-                told = Some(compute(&job, Bytes::Whole(chunks), &mut [&mut out])?);
-                out
-            }
-            Part::Piece(piece) if piece.is_result => self.desks.hand_out(piece, self.chunk as u64)?,
-            Part::Piece(piece) => {
-                let job = self.merge.job(piece.job);
-                told = self.desks.take(piece, &job, self.chunk as u64, chunks, compute)?;
-                Vec::new()
-            }
-            Part::Rest(..) => Vec::new(),
-        };
-        if !writes.is_empty() {
-            self.know_outputs();
-        }
-        let is_hashed = match part {
-            Part::Whole(job) | Part::Piece(Piece { job, .. }) => self.merge.job(job).is_hashed(),
-            Part::Rest(..) => true,
-        };
-        let parts = self.digests.as_ref().map(|digests| {
-            if !is_hashed {
-                return Parts::default();
-            }
-            let mut rest = out.as_slice();
-            let piece = |write: &'_ Write| {
-                let length = usize::try_from(write.range.end - write.range.start).unwrap_or(usize::MAX);
-                rest.split_off(..length).expect("the result has the bytes of all writes")
-            };
-            let written: Vec<_> = writes.iter().map(piece).collect();
-            digests.parts(reads.iter().zip(chunks.iter().copied()), writes.iter().zip(written))
-        });
-        self.found = encoded(told.as_ref(), parts.as_ref());
-        self.done(number, part, told, parts)?;
-        Ok(out)
-    }
-
-    /// A job is done, here or elsewhere.
-    fn done(&mut self, number: u64, part: Part, found: Option<Found>, parts: Option<Parts>) -> Result<()> {
-        if let Some(found) = found {
-            let job = match part {
-                Part::Whole(job) | Part::Piece(Piece { job, .. }) => job,
-                Part::Rest(..) => return Err(foreign()),
-            };
-            self.merge.found(job, found)?;
-        }
-        if let (Some(digests), Some(parts)) = (&mut self.digests, parts) {
-            digests.take(parts);
-        }
-        self.handed_out.retain(|(other, _)| *other != number);
-        Ok(())
-    }
-
-    fn take(&mut self, number: u64, found: &[u8]) -> Result<()> {
-        let part = self.part(number)?;
-        let (_, writes) = self.ranges(part);
-        if !writes.is_empty() {
-            self.know_outputs();
-        }
-        let (count, mut rest) = found.split_first_chunk().ok_or_else(foreign)?;
-        let mut numbers = Vec::new();
-        for _ in 0..u32::from_le_bytes(*count) {
-            let (number, after) = rest.split_first_chunk().ok_or_else(foreign)?;
-            numbers.push(f64::from_le_bytes(*number));
-            rest = after;
-        }
-        let told = if numbers.is_empty() { None } else { Some(Found::from_numbers(&numbers)?) };
-        let parts = match &self.digests {
-            Some(digests) => Some(digests.decode(rest).ok_or_else(foreign)?),
-            None => None,
-        };
-        self.done(number, part, told, parts)
-    }
-
-    /// With the first job that writes it is known what, at the latest with the last of all.
-    fn know_outputs(&mut self) {
-        let Some(digests) = self.digests.as_mut().filter(|digests| !digests.are_outputs_known()) else {
-            return;
-        };
-        let outputs = self.merge.outputs();
-        digests.write_to(outputs.iter().map(|file| file.header.file_len()));
-        if self.merge.copied().is_none() {
-            (0..outputs.len()).for_each(|file| digests.wrote(file, 0, &self.merge.head(file)));
-        }
-    }
-
-    /// The hashes that were made here, of all but the companions that were left out.
-    fn hashes(&self, left_out: &[String]) -> Result<Hashes> {
-        let Some(digests) = &self.digests else {
-            let detail = "the host makes the hashes, but gives none";
-            return Err(Error::new(ErrorKind::Usage, detail).help("give one for each file"));
-        };
-        let read = |file| digests.of_read(file).map(Hash::from);
-        let written = |file| digests.of_written(file).map(Hash::from);
-        let missing = || early("not all files are hashed yet");
-        let texts = self.merge.texts();
-        let mut companions: Vec<_> =
-            texts.iter().map(|(name, text)| HashedFile::of(name, text.as_bytes())).collect();
-        for (file, path) in self.inputs.iter().enumerate().skip(self.weights) {
-            let (name, _) =
-                self.companions.iter().find(|(_, other)| other == path).expect("it is one of them");
-            if !left_out.contains(name) {
-                let blake3 = digests.of_read(file).ok_or_else(missing)?;
-                let unhashed = HashedFile::unhashed(name.clone(), digests.read_len(file));
-                companions.push(HashedFile { blake3, ..unhashed });
-            }
-        }
-        Ok(Hashes {
-            inputs: (0..self.weights).map(read).collect::<Option<_>>().ok_or_else(missing)?,
-            outputs: (0..self.merge.outputs().len())
-                .map(written)
-                .collect::<Option<_>>()
-                .ok_or_else(missing)?,
-            companions,
-        })
-    }
-}
-
-/// What a job has found and hashed, for other sessions: how many numbers, the numbers, and parts of hashes.
-fn encoded(found: Option<&Found>, parts: Option<&Parts>) -> Vec<u8> {
-    let numbers = found.map(Found::to_numbers).unwrap_or_default();
-    let mut bytes = u32::try_from(numbers.len()).expect("few numbers").to_le_bytes().to_vec();
-    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-    bytes.extend(parts.map(Parts::encode).unwrap_or_default());
-    bytes
-}
-
-fn early(detail: &'static str) -> Error {
-    Error::new(ErrorKind::Usage, detail)
-        .help("run them first: they compare the checkpoints, find ranks, or hash files")
-}
-
-fn foreign() -> Error {
-    Error::new(ErrorKind::Usage, "this is not what such a job has found")
-        .help("take what another session found that was opened alike, job by job")
 }
 
 /// The paths of a checkpoint's files. Jobs read them as they lie, so that tensors that lie in pieces are refused.

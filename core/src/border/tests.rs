@@ -2,6 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "the files are small")]
 
 use alloc::string::ToString as _;
+use alloc::vec;
 
 use super::*;
 use crate::digest;
@@ -259,6 +260,8 @@ fn what_makes_no_sense_is_refused() {
         let error = open(&disk, options).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     }
+    let order = Order { verb: Verb::Verify, ..open(&disk, "").unwrap().order };
+    assert_eq!(Session::open(order, &READERS).unwrap_err().kind(), ErrorKind::Usage, "only by a report");
     let mut session = open(&disk, "").unwrap();
     assert_eq!(
         session.run(0, &[], |job, bytes, out| job.run(bytes, out)).unwrap_err().kind(),

@@ -32,13 +32,12 @@ impl Digests {
     }
 
     /// What is written has these lengths, which were not known before.
-    pub fn write_to(&mut self, written: impl IntoIterator<Item = u64>) {
+    pub(crate) fn write_to(&mut self, written: impl IntoIterator<Item = u64>) {
         self.written = written.into_iter().map(Digest::new).collect();
     }
 
     /// Whether it is known what is written.
-    #[must_use]
-    pub fn are_outputs_known(&self) -> bool {
+    pub(crate) fn are_outputs_known(&self) -> bool {
         !self.written.is_empty()
     }
 

@@ -69,6 +69,7 @@ use core::ops::Range;
 
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::kinds::Exactness;
+use crate::digest::Digests;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Tally;
@@ -559,6 +560,15 @@ impl Merge {
     #[must_use]
     pub fn head(&self, file: usize) -> Vec<u8> {
         if self.copied.is_some() { Vec::new() } else { self.outputs()[file].header.to_bytes() }
+    }
+
+    /// Let the hashes know what is written, heads included, unless they do. [`Merge::outputs`] must be known.
+    pub fn begin_outputs(&self, digests: &mut Digests) {
+        if digests.are_outputs_known() {
+            return;
+        }
+        digests.write_to(self.outputs().iter().map(|file| file.header.file_len()));
+        (0..self.outputs().len()).for_each(|file| digests.wrote(file, 0, &self.head(file)));
     }
 
     /// The input whose files are the output byte for byte, because no other has weight. A host may copy them in its own way,

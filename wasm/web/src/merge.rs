@@ -124,18 +124,6 @@ impl Merge {
         let of = |Read { input, file, range }| Write { file: self.numbers[input][file], range };
         job.reads().map(of).collect()
     }
-
-    /// It is known what is written; the heads are hashed.
-    fn know_outputs(&mut self) {
-        if self.digests.are_outputs_known() {
-            return;
-        }
-        let outputs = self.merge.outputs();
-        self.digests.write_to(outputs.iter().map(|file| file.header.file_len()));
-        if self.merge.copied().is_none() {
-            (0..outputs.len()).for_each(|file| self.digests.wrote(file, 0, &self.merge.head(file)));
-        }
-    }
 }
 
 #[wasm_bindgen]
@@ -153,7 +141,7 @@ impl Merge {
             Next::Jobs(numbers) => {
                 let elements = self.merge.elements();
                 if numbers.start >= elements.start {
-                    self.know_outputs();
+                    self.merge.begin_outputs(&mut self.digests);
                 }
                 let (writes, after) =
                     (numbers.start >= elements.start, elements.end.clamp(numbers.start, numbers.end));
@@ -162,7 +150,7 @@ impl Merge {
                 ))
             }
             Next::Done => {
-                self.know_outputs();
+                self.merge.begin_outputs(&mut self.digests);
                 Ok(None)
             }
             Next::Wait => Err(fail(&Error::new(
