@@ -29,6 +29,14 @@ pub(crate) fn is_required(what: &str) -> bool {
     std::env::var("MWA_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == what))
 }
 
+/// Tests cannot run for want of `what`: they are skipped, or it is an error where `MWA_REQUIRE` names it.
+pub(crate) fn missing(what: &str, why: &str, count: &mut Count) -> Result {
+    if is_required(what) {
+        return Err(format!("MWA_REQUIRE asks for {what}, but {why}"));
+    }
+    skip(&format!("{what}: {why}"), count)
+}
+
 pub(crate) fn skip(why: &str, count: &mut Count) -> Result {
     println!("skipped: {why}");
     count.skipped += 1;

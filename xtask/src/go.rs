@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::component;
-use crate::count::{Count, is_required, skip};
+use crate::count::{Count, missing, skip};
 use crate::run::{Result, output, root, run, stream, target};
 
 /// The oldest Go that the package is for, as its go.mod says.
@@ -27,11 +27,7 @@ pub(crate) fn build() -> Result {
 /// `cargo xtask test go`, and a part of `test` where Go is.
 pub(crate) fn test(count: &mut Count) -> Result {
     if let Err(why) = ready() {
-        return if is_required("go") {
-            Err(format!("MWA_REQUIRE asks for Go, but {why}"))
-        } else {
-            skip(&format!("Go: {why}"), count)
-        };
+        return missing("go", &why, count);
     }
     build()?;
     run(go(&["vet", "./..."]))?;

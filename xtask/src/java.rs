@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::count::{Count, is_required, skip};
+use crate::count::{Count, missing};
 use crate::run::{Result, output, root, run, target};
 use crate::{bindings, component};
 
@@ -39,7 +39,7 @@ pub(crate) fn build() -> Result {
 pub(crate) fn test(count: &mut Count) -> Result {
     match ready() {
         Ok(_) => component::build()?,
-        Err(why) => return missing(&why, count),
+        Err(why) => return missing("java", &why, count),
     }
     test_built(count)
 }
@@ -48,7 +48,7 @@ pub(crate) fn test(count: &mut Count) -> Result {
 pub(crate) fn test_if_there(count: &mut Count) -> Result {
     match ready() {
         Ok(_) => test_built(count),
-        Err(why) => missing(&why, count),
+        Err(why) => missing("java", &why, count),
     }
 }
 
@@ -99,10 +99,6 @@ fn library() -> PathBuf {
         std::env::consts::DLL_PREFIX,
         std::env::consts::DLL_SUFFIX
     ))
-}
-
-fn missing(why: &str, count: &mut Count) -> Result {
-    if is_required("java") { Err(format!("MWA_REQUIRE asks for java, but {why}")) } else { skip(why, count) }
 }
 
 fn test_built(count: &mut Count) -> Result {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use wasm_bindgen_cli_support::Bindgen;
 
-use crate::count::Count;
+use crate::count::{Count, missing};
 use crate::run::{Result, build, output, root, run, stream, target};
 use crate::target;
 
@@ -70,11 +70,7 @@ pub(crate) fn test_package(count: &mut Count) -> Result {
 /// The package in Node, if that can be had here: its own tests, and those of its face to disks beside the native binary.
 pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
     if let Err(why) = ready() {
-        return if crate::count::is_required("node") {
-            Err(format!("MWA_REQUIRE asks for Node, but {why}"))
-        } else {
-            crate::count::skip(&why, count)
-        };
+        return missing("node", &why, count);
     }
     package()?;
     test_node(count)
