@@ -7,7 +7,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use serde::Deserialize;
-use serde_json::Map;
 
 use super::card::card;
 use super::report;
@@ -203,18 +202,19 @@ fn shard_index(files: &[Shard], beside: Option<&str>) -> Option<Text> {
     let mut group = files.iter().filter(|file| of_group(file));
     let first = own(group.next()?);
     group.next()?;
-    let (mut weight_map, mut total_size) = (Map::new(), 0);
+    // written as it is found: of a million tensors, maps of values would take more memory than all else
+    let (mut weight_map, mut total_size) = (String::new(), 0);
     for (file, tensor) in Tensors::new(files).sorted().filter(|(file, _)| of_group(&files[*file])) {
-        let name = files[file].header.own_name(&tensor.name);
-        weight_map.insert(name.to_owned(), own(&files[file]).into());
+        let start = if weight_map.is_empty() { "" } else { "," };
+        let name = json::quoted(files[file].header.own_name(&tensor.name));
+        weight_map += &format!("{start}\n    {name}: {}", json::quoted(&own(&files[file])));
         total_size += tensor.len();
     }
     let known = ["adapter_model", "diffusion_pytorch_model"];
     let stem = known.into_iter().find(|stem| first.starts_with(stem)).unwrap_or("model");
-    let mut metadata = Map::new();
-    metadata.insert("total_size".to_owned(), total_size.into());
-    let mut index = Map::new();
-    index.insert("metadata".to_owned(), metadata.into());
-    index.insert("weight_map".to_owned(), weight_map.into());
-    Some((format!("{folder}{stem}.safetensors.index.json"), json::pretty(&index) + "\n"))
+    let end = if weight_map.is_empty() { "" } else { "\n  " };
+    let index = format!(
+        "{{\n  \"metadata\": {{\n    \"total_size\": {total_size}\n  }},\n  \"weight_map\": {{{weight_map}{end}}}\n}}\n"
+    );
+    Some((format!("{folder}{stem}.safetensors.index.json"), index))
 }

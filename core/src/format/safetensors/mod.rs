@@ -7,6 +7,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -82,7 +83,8 @@ impl Tensor {
 /// safetensors file tile the data section without hole or overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    tensors: Vec<Tensor>,
+    /// Shared, for a run keeps the head of a file in several places, and it may have a million tensors.
+    tensors: Arc<[Tensor]>,
     metadata: TextMap,
     data_start: u64,
     /// The length of the file, where it is not safetensors.
@@ -177,7 +179,7 @@ impl Header {
                 .help("copy or download the file again"));
         }
         Ok(Self {
-            tensors,
+            tensors: tensors.into(),
             metadata: entries.metadata,
             data_start,
             other: None,
@@ -218,9 +220,9 @@ impl Header {
         }
         let beside = beside.map(String::from);
         let mut header =
-            Self { tensors: laid, metadata, data_start: 0, other: None, views: Vec::new(), beside };
+            Self { tensors: laid.into(), metadata, data_start: 0, other: None, views: Vec::new(), beside };
         header.data_start = header.to_bytes().len() as u64;
-        for tensor in &mut header.tensors {
+        for tensor in Arc::make_mut(&mut header.tensors) {
             tensor.range = tensor.range.start + header.data_start..tensor.range.end + header.data_start;
         }
         Ok(header)
@@ -253,13 +255,16 @@ impl Header {
             return Err(bad("occurs twice").tensor(&tensors[twice].name));
         }
         tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
+        let tensors = tensors.into();
         Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all, beside: None })
     }
 
     /// The same for a file beside the weights, in a folder such as `2_Dense/` or in none: the folder tells its tensors from
     /// others of their name.
     pub(crate) fn into_beside(mut self, folder: &str) -> Self {
-        self.tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, folder));
+        for tensor in Arc::make_mut(&mut self.tensors) {
+            tensor.name.insert_str(0, folder);
+        }
         self.beside = Some(folder.into());
         self
     }
@@ -315,7 +320,7 @@ impl Header {
         if !self.metadata.pairs().is_empty() {
             json.push('}');
         }
-        for tensor in &self.tensors {
+        for tensor in self.tensors.iter() {
             if json.len() > 1 {
                 json.push(',');
             }

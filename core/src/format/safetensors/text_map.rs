@@ -7,7 +7,6 @@ use core::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::{Map, Value};
 
 /// Texts by name, sorted by name, each name once. A `BTreeMap` of its own would be 8 kB of WebAssembly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,14 +61,15 @@ impl<'de> Deserialize<'de> for TextMap {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextMap, A::Error> {
-                let (mut pairs, mut seen) = (Vec::new(), Map::new());
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if seen.insert(key.clone(), Value::Null).is_some() {
-                        return Err(A::Error::custom(format!("the key `{key}` occurs twice")));
-                    }
-                    pairs.push((key, value));
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry::<String, String>()? {
+                    pairs.push(pair);
                 }
-                Ok(pairs.into())
+                pairs.sort_unstable();
+                match pairs.windows(2).find(|two| two[0].0 == two[1].0) {
+                    Some(twice) => Err(A::Error::custom(format!("the key `{}` occurs twice", twice[0].0))),
+                    None => Ok(TextMap(pairs)),
+                }
             }
         }
         deserializer.deserialize_map(Pairs)
