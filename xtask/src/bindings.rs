@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::java;
 use crate::python::{Python, made, own, python};
-use crate::run::{Result, build, cargo, root, run, target};
+use crate::run::{Result, build, root, run, target};
 use crate::web;
+use crate::{c, java};
 
 /// What maturin and the tests need.
 const REQUIREMENTS: &str = "requirements-bindings.txt";
@@ -106,7 +106,7 @@ fn wheel(python: &PathBuf) -> Result<PathBuf> {
 /// Measure Python, C and Node beside the binary on the checkpoints in `run`, and state dicts beside torch, if `MWA_PYTHON` has it.
 pub(crate) fn bench(run_folder: &Path, runs: usize) -> Result {
     build()?;
-    build_c()?;
+    c::build()?;
     let (c, program) = (target().join("c"), target().join("bench/merge-in-c"));
     let mut compile = Command::new("cc");
     compile.arg("-O2").arg(root().join("bindings/c/examples/merge.c")).arg("-I").arg(c.join("include"));
@@ -144,36 +144,4 @@ fn pytest(python: &Path) -> Command {
     test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]);
     test.current_dir(root().join("bindings/python"));
     test
-}
-
-/// `cargo xtask build c`: header, libraries and pkg-config file, laid out as a prefix.
-pub(crate) fn build_c() -> Result {
-    run(cargo(["build", "--release", "--package", "mwa-c"]))?;
-    let prefix = target().join("c");
-    let (from, here) = (target().join("release"), root().join("bindings/c"));
-    let mut copies = vec![
-        (here.join("include/mwa.h"), "include", "mwa.h"),
-        (here.join("mwa.pc"), "lib/pkgconfig", "mwa.pc"),
-    ];
-    // on Unix a program asks for the name with the ABI's number when it starts, the linker for the one without
-    for (library, name) in [
-        ("libmwa_c.so", "libmwa.so.0"),
-        ("libmwa_c.so", "libmwa.so"),
-        ("libmwa_c.dylib", "libmwa.0.dylib"),
-        ("libmwa_c.dylib", "libmwa.dylib"),
-        ("libmwa_c.a", "libmwa.a"),
-        ("mwa_c.dll", "mwa_c.dll"),
-        ("mwa_c.dll.lib", "mwa.lib"),
-    ] {
-        if from.join(library).is_file() {
-            copies.push((from.join(library), "lib", name));
-        }
-    }
-    for (file, folder, name) in copies {
-        let folder = prefix.join(folder);
-        let copy = fs::create_dir_all(&folder).and_then(|()| fs::copy(&file, folder.join(name)));
-        copy.map_err(|error| error.to_string())?;
-    }
-    println!("built {}", prefix.display());
-    Ok(())
 }

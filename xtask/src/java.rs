@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::count::{Count, missing};
 use crate::run::{Result, output, root, run, target};
-use crate::{bindings, component};
+use crate::{c, component};
 
 /// The oldest JDK that will do.
 const OLDEST: u32 = 17;
@@ -106,7 +106,7 @@ fn test_built(count: &mut Count) -> Result {
     place()?;
     let mut options = vec!["package".to_owned(), "javadoc:javadoc".into()];
     if calls_native(&jdks) {
-        bindings::build_c()?;
+        c::build()?;
         options.push(format!("-Dmwa.test.library={}", library().display()));
     }
     let words: Vec<_> = options.iter().map(String::as_str).collect();

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bindings;
+mod c;
 mod ci;
 mod component;
 mod count;
@@ -94,7 +95,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["build"] => build(),
         ["build", "python"] => bindings::build_python_alone(),
-        ["build", "c"] => bindings::build_c(),
+        ["build", "c"] => c::build(),
         ["build", "component"] => component::build(),
         ["build", "component", "--check"] => component::check(),
         ["build", "web"] => web::package(),

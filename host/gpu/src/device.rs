@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use mwa::{Result, kernel};
 use wgpu::{Backends, DeviceType, Limits};
 
-use crate::kernel::{HEAD, Kernel, Layout};
+use crate::layout::{HEAD, Layout};
 use crate::or_failed;
 
 /// A GPU that could be opened.
@@ -99,6 +99,10 @@ impl Adapter {
         Ok(Device::new(self.name(), device, queue, max_buffer))
     }
 }
+
+/// The compiled kernel for one pair of dtypes.
+#[derive(Clone, Debug)]
+pub struct Kernel(pub(crate) wgpu::ComputePipeline);
 
 /// An open GPU.
 pub struct Device {

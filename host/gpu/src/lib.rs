@@ -5,8 +5,9 @@
 //! files nor threads.
 
 mod device;
-mod kernel;
+mod layout;
 mod probe;
+mod slot;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
@@ -14,9 +15,10 @@ use core::fmt;
 
 use mwa::{Error, ErrorKind, Result};
 
-pub use device::{Adapter, Device, adapters};
-pub use kernel::{Kernel, Layout, Slot, View};
+pub use device::{Adapter, Device, Kernel, adapters};
+pub use layout::Layout;
 pub use probe::{probe, probe_all};
+pub use slot::{Slot, View};
 
 /// A failure of a device, not of the data.
 fn failed(device: &str, detail: impl fmt::Display) -> Error {

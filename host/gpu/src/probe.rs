@@ -8,7 +8,8 @@ use mwa::{Float, Result};
 
 use crate::device::{Device, lock};
 use crate::failed;
-use crate::kernel::{Layout, MIXED, Slot};
+use crate::layout::{Layout, MIXED};
+use crate::slot::Slot;
 
 /// The dtypes that the kernel reads and writes.
 const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];

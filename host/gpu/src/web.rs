@@ -3,7 +3,8 @@
 use js_sys::Uint8Array;
 use mwa::Result;
 
-use crate::kernel::{COUNTERS, Layout, MAP_ALIGN, Slot};
+use crate::layout::{COUNTERS, Layout, MAP_ALIGN};
+use crate::slot::Slot;
 use crate::{Device, or_failed};
 
 impl Slot {

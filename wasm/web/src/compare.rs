@@ -12,9 +12,9 @@ use wasm_bindgen::prelude::*;
 
 use crate::fail;
 use crate::files::Store;
+use crate::found::weighing;
 use crate::merge::{numbers, whole};
 use crate::numbers::flat;
-use crate::run::weighing;
 
 /// A comparison, in jobs like a merge's, whose results are added up.
 #[wasm_bindgen]

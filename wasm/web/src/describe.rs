@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use mwa::{Goal, Index, Metric, Options, Outcome, Result, Run};
 use serde_json::{Value, json};
 
-use crate::run::{Found, table, weighing as wanted};
+use crate::found::{Found, table, weighing as wanted};
 
 /// Checkpoints, metrics, notes.
 pub(crate) fn run(Found { run, samples }: &Found) -> String {

@@ -10,6 +10,7 @@ extern crate alloc;
 mod compare;
 mod describe;
 mod files;
+mod found;
 mod hash;
 mod merge;
 mod numbers;

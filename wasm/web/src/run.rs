@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
 use mwa::merge::{Cut, MergeOptions};
-use mwa::{Error, OpenOptions, Options, Rank, Readers, Sample, Space, UserTable, WeighOptions};
+use mwa::{Error, OpenOptions, Options, Rank, Readers, Space};
 use wasm_bindgen::prelude::*;
 
 use crate::compare::Comparison;
 use crate::describe;
 use crate::fail;
 use crate::files::Store;
+use crate::found::{Found, weighing};
 use crate::merge::Merge;
 
 /// What the user gave, and what was found in it.
@@ -22,25 +23,6 @@ pub struct Run {
     files: Store,
     options: OpenOptions,
     found: Option<Found>,
-}
-
-/// How checkpoints are chosen and weighed; `excluded` are left out as bad.
-pub(crate) fn weighing(options: &Options, excluded: &[usize]) -> mwa::Result<WeighOptions> {
-    let (choose, checkpoints) = (options.choosing()?, options.checkpoints.clone());
-    Ok(WeighOptions { choose, table: table(options), checkpoints, excluded: excluded.to_vec() })
-}
-
-/// The table of metrics that was given instead of the run's own logs.
-pub(crate) fn table(options: &Options) -> Option<UserTable> {
-    Some(UserTable { name: "the table".into(), text: options.metrics_file.clone()? })
-}
-
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) run: mwa::Run,
-    /// The beginnings of some A factors of each checkpoint.
-    pub(crate) samples: Vec<Sample>,
 }
 
 #[wasm_bindgen]

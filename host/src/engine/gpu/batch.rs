@@ -7,9 +7,7 @@ use std::sync::Arc;
 use mwa::merge::{Job, Merge};
 use mwa::{Result, Write};
 
-use super::stream::Own;
 use super::{Device, Layout, Slot, View};
-use crate::engine::board::Board;
 use crate::engine::jobs::stretches;
 
 /// Most bytes a batch reads of one input; larger ones gain nothing.
@@ -108,6 +106,12 @@ pub(super) struct Seat {
     pub(super) slot: Slot,
 }
 
+/// Where seats come back to.
+pub(super) trait Seats: Send + Sync {
+    /// A batch is done; its seat can be used again, if its device can.
+    fn back(&self, seat: Option<Seat>);
+}
+
 /// A batch in flight; its seat is free when the last who needs it drops it.
 pub(super) struct Batch {
     pub(super) jobs: Range<u64>,
@@ -117,14 +121,13 @@ pub(super) struct Batch {
     unstaged: AtomicU64,
     /// Whether the result is mapped.
     is_back: AtomicBool,
-    board: Arc<Board<Own>>,
+    seats: Arc<dyn Seats>,
 }
 
 impl Batch {
-    pub(super) fn new(jobs: Range<u64>, layout: Layout, seat: Seat, board: &Arc<Board<Own>>) -> Self {
+    pub(super) fn new(jobs: Range<u64>, layout: Layout, seat: Seat, seats: Arc<dyn Seats>) -> Self {
         let unstaged = AtomicU64::new(jobs.end - jobs.start);
-        let board = Arc::clone(board);
-        Self { jobs, layout, seat: Some(seat), unstaged, is_back: AtomicBool::new(false), board }
+        Self { jobs, layout, seat: Some(seat), unstaged, is_back: AtomicBool::new(false), seats }
     }
 
     pub(super) fn seat(&self) -> &Seat {
@@ -157,7 +160,7 @@ impl Drop for Batch {
         {
             seat.slot.recycle();
         }
-        self.board.change(|own| own.finish(seat));
+        self.seats.back(seat);
     }
 }
 

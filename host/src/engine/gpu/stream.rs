@@ -10,7 +10,7 @@ use std::time::Instant;
 use mwa::merge::{Findings, Found, Merge};
 use mwa::{Error, Result};
 
-use super::batch::{Batch, Cut, Seat, write_of};
+use super::batch::{Batch, Cut, Seat, Seats, write_of};
 use super::{Device, Slot};
 use crate::engine::board::Board;
 use crate::engine::cpu::Buffers;
@@ -93,7 +93,7 @@ struct Stream<'a> {
 
 /// What the board keeps for a stream.
 #[derive(Default)]
-pub(super) struct Own {
+struct Own {
     /// The job to be begun next.
     next: u64,
     /// Jobs from this one on are not begun: an earlier one has failed.
@@ -107,11 +107,12 @@ pub(super) struct Own {
     todo: VecDeque<Task>,
 }
 
-impl Own {
-    /// A batch is done; its seat can be used again, if its device can.
-    pub(super) fn finish(&mut self, seat: Option<Seat>) {
-        self.in_flight -= 1;
-        self.seats.extend(seat);
+impl Seats for Board<Own> {
+    fn back(&self, seat: Option<Seat>) {
+        self.change(|own| {
+            own.in_flight -= 1;
+            own.seats.extend(seat);
+        });
     }
 }
 
@@ -190,7 +191,7 @@ impl Stream<'_> {
         if let Some(layout) = layout
             && let Some(seat) = self.free_seat(own)
         {
-            let begun = Batch::new(jobs.clone(), layout, seat, &self.board);
+            let begun = Batch::new(jobs.clone(), layout, seat, Arc::<Board<Own>>::clone(&self.board));
             own.filling = Some(Arc::new(begun));
             own.in_flight += 1;
         }
