@@ -139,4 +139,4 @@ macro_rules! each_target {
     };
 }
 
-each_target!(heads, configs, indexes, logs, tables, torch, reports, sessions, modules);
+each_target!(heads, configs, indexes, logs, tables, torch, containers, reports, sessions, modules);

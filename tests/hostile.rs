@@ -15,7 +15,7 @@ fn refuses_hostile_files(executor: &dyn Executor) -> Result<(), String> {
 fn host_refuses_hostile_files() -> Result<(), String> {
     harness::all(&vectors::load().hostile, |hostile| {
         let path = vectors::folder().join(&hostile.file);
-        let found = mwa_host::inspect(&path, None).map_err(Failure::from);
+        let found = mwa_host::inspect(&path, &mwa::Options::default()).map_err(Failure::from);
         // the inspection counts tensors; their names are the core's affair
         hostile.check(found.map(|found| vec!["weight".into(); found.checkpoints[0].tensors]))
     })

@@ -18,7 +18,7 @@ fn refusing_hostile_files_takes_little_memory() {
         let len = vectors::read(&hostile.file).len();
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
-        let _ = mwa_host::inspect(&path, None);
+        let _ = mwa_host::inspect(&path, &mwa::Options::default());
         let taken = ALLOCATOR.peak_usage().saturating_sub(before);
         if taken <= allowed(len) {
             Ok(())

@@ -43,6 +43,9 @@ type Options struct {
 	// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`.
 	MetricsFile string `json:"metrics_file,omitzero"`
 
+	// Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others.
+	MetricsFrom string `json:"metrics_from,omitzero"`
+
 	// Whether lower or higher is better [default: from the metric's name]: min, max.
 	Goal string `json:"goal,omitzero"`
 

@@ -2,6 +2,7 @@
 //!
 //! A target panics where a promise is broken; that nothing panics by itself is the first promise.
 
+mod containers;
 mod files;
 mod heads;
 mod modules;
@@ -37,6 +38,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "logs", check: runs::logs, seeds: &["fuzz/seeds/logs"], mutations: 4_000 },
     Target { name: "tables", check: runs::tables, seeds: &["fuzz/seeds/tables"], mutations: 4_000 },
     Target { name: "torch", check: torch::check, seeds: &["fuzz/seeds/torch"], mutations: 20_000 },
+    Target {
+        name: "containers",
+        check: containers::check,
+        seeds: &["fuzz/seeds/containers"],
+        mutations: 10_000,
+    },
     Target { name: "reports", check: reports::check, seeds: &["fuzz/seeds/reports"], mutations: 300 },
     Target { name: "sessions", check: sessions::check, seeds: &["fuzz/seeds/sessions"], mutations: 4_000 },
     Target { name: "modules", check: modules::check, seeds: &["fuzz/seeds/modules"], mutations: 1_000 },

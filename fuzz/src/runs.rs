@@ -102,7 +102,11 @@ pub(crate) fn indexes(bytes: &[u8]) {
 pub(crate) fn logs(bytes: &[u8]) {
     let Some((which, bytes)) = bytes.split_first() else { return };
     let names: Vec<&str> = Readers::ALL.logs.iter().flat_map(|kind| kind.names).copied().collect();
-    let name = names[usize::from(which >> 2) % names.len()].replace('*', "x");
+    let name = match names[usize::from(which >> 2) % names.len()] {
+        // MLflow's are named as their metrics, in a folder
+        "*" => "metrics/eval_loss".to_owned(),
+        name => name.replace('*', "x"),
+    };
     let mut files = example();
     if which & 1 != 0 {
         files.0.retain(|(path, _)| !path.ends_with("trainer_state.json"));

@@ -2,17 +2,34 @@
 
 use std::path::Path;
 
-use mwa::{Inspection, OpenOptions, Result};
+use mwa::{ErrorKind, Inspection, OpenOptions, Readers, Result};
 
 use crate::find;
-use crate::io::disk::Disk;
+use crate::io::disk::{Disk, now, text_of};
 
 /// Look at a run folder, a checkpoint folder or a file.
 ///
 /// # Errors
-/// When the path holds no weights that can be read.
-pub fn inspect(path: &Path, adapter: Option<&str>) -> Result<Inspection> {
-    let wanted = OpenOptions { adapter: adapter.map(str::to_owned), ..OpenOptions::default() };
-    let run = find::open(&Disk::default(), &[path.to_owned()], &wanted)?;
-    run.inspection(path.display().to_string())
+/// When the path is nothing that is known here.
+pub fn inspect(path: &Path, options: &mwa::Options) -> Result<Inspection> {
+    let wanted = OpenOptions {
+        adapter: options.adapter.clone(),
+        metrics_from: options.metrics_from.clone(),
+        ..OpenOptions::default()
+    };
+    let disk = Disk::default();
+    match find::open(&disk, &[path.to_owned()], &wanted) {
+        Ok(run) => run.inspection(path.display().to_string()),
+        // no checkpoint, but perhaps something else that is known
+        Err(error) if error.kind() == ErrorKind::Io || path.is_dir() && is_ours(&error, path) => Err(error),
+        Err(error) => {
+            let other = now(Inspection::of_other(&disk, &Readers::ALL, &text_of(path)?))?;
+            other.ok_or(error)
+        }
+    }
+}
+
+/// Whether an error is of something in a folder, which nothing that is known of the folder explains.
+fn is_ours(error: &mwa::Error, folder: &Path) -> bool {
+    error.at_file().is_some_and(|file| Path::new(file) != folder)
 }

@@ -18,6 +18,8 @@ pub struct Options {
     pub adapter: Option<String>,
     /// The set of weights to take from training states that hold several.
     pub weights_key: Option<String>,
+    /// The log to take metrics from, instead of what lies in the run's folder.
+    pub metrics_from: Option<String>,
     /// Which of the checkpoints found, and how they are weighed.
     pub choose: ChooseOptions,
     /// A table of metrics, instead of the run's own logs.
@@ -41,6 +43,7 @@ impl Options {
             inputs,
             adapter: given.adapter.clone(),
             weights_key: given.weights_key.clone(),
+            metrics_from: given.metrics_from.clone(),
             choose: given.choosing()?,
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
         })

@@ -77,7 +77,7 @@ pub unsafe extern "C" fn mwa_inspect(
     guarded(|| {
         // SAFETY: the caller's promise.
         let (wanted, place) = unsafe { (given(options)?, path(place, "place")?) };
-        let made = mwa_host::inspect(&place, wanted.adapter.as_deref())?;
+        let made = mwa_host::inspect(&place, &wanted)?;
         // SAFETY: the caller's promise.
         unsafe { give_json(found, &made) };
         Ok(())

@@ -29,6 +29,7 @@ class WeightOptions(TypedDict, total=False):
     drop_bad: bool  # Leave out checkpoints that diverged, instead of failing
     metric: str | None  # loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
     metrics_file: str | os.PathLike[str] | None  # Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
+    metrics_from: str | None  # Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
     goal: Literal["min", "max"] | None  # Whether lower or higher is better [default: from the metric's name]
     smooth: float | None  # Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: int | None  # Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]

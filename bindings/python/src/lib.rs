@@ -42,7 +42,7 @@ mod _mwa {
 
     #[pyfunction]
     fn inspect(py: Python<'_>, path: PathBuf, options: &str) -> PyResult<String> {
-        call(py, None, |_| mwa_host::inspect(&path, Options::parse(options)?.adapter.as_deref()).map(json))
+        call(py, None, |_| mwa_host::inspect(&path, &Options::parse(options)?).map(json))
     }
 
     #[pyfunction]

@@ -187,8 +187,8 @@ impl Session {
 
     fn advance(&mut self) -> Maybe<Step> {
         if self.run.is_none() && self.report.is_none() {
-            let Options { adapter, weights_key, .. } = self.order.options.clone();
-            let options = OpenOptions { adapter, weights_key };
+            let Options { adapter, weights_key, metrics_from, .. } = self.order.options.clone();
+            let options = OpenOptions { adapter, weights_key, metrics_from };
             self.run = Some(Run::open(&self.files, self.readers, &self.order.paths, &options)?);
         }
         match self.order.verb {

@@ -45,10 +45,7 @@ pub fn file(name: &str) -> Option<(&'static str, &'static str)> {
             "is not a checkpoint",
             "give the run folder, a checkpoint folder or a file with weights; a table of metrics goes to --metrics-file",
         )),
-        "npz" => Some((
-            "is a NumPy archive, as old versions of MLX write",
-            "convert it first: mlx.core.save_safetensors(\"NAME.safetensors\", dict(mlx.core.load(\"NAME.npz\")))",
-        )),
+        "npz" => Some(("is a NumPy archive, as old versions of MLX write", NPZ)),
         "distcp" => Some(("is a part of a torch distributed (DCP) checkpoint", DCP)),
         _ => None,
     }
@@ -76,10 +73,9 @@ const fn container(
     Container { ending, start, what, help }
 }
 
-const CONTAINERS: [Container; 14] = [
+const CONTAINERS: [Container; 16] = [
     container(".keras", b"PK\x03\x04", "a Keras archive", CONVERT),
     container(".h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", CONVERT),
-    container(".gguf", b"GGUF", "a GGUF file", "merge the adapters before converting them to GGUF"),
     container(".onnx", b"", "an ONNX graph", "merge the checkpoints from which it was exported"),
     container(".msgpack", b"", "a Flax file (MessagePack)", CONVERT),
     container(".pdparams", b"", "a PaddlePaddle file", CONVERT),
@@ -95,6 +91,16 @@ const CONTAINERS: [Container; 14] = [
     container(".npy", b"\x93NUMPY", "a NumPy array", CONVERT),
     container(".gz", b"\x1f\x8b", "a gzip archive", "unpack it first"),
     container(".zst", b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),
+    container(".xz", b"\xfd7zXZ\0", "an xz archive", "unpack it first"),
+    container(".bz2", b"BZh", "a bzip2 archive", "unpack it first"),
+    container(
+        ".sqlite",
+        b"SQLite format 3\0",
+        "an SQLite database, as MLflow's",
+        "write its metrics to a table: sqlite3 -csv -header \
+               mlflow.db \"select step, value from metrics where key = 'eval_loss' and is_nan = 0\" > eval_loss.csv, and give \
+               that with --metrics-file",
+    ),
     container(".7z", b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first"),
 ];
 
@@ -120,7 +126,22 @@ const DCP: &str =
 /// A framework's layout: what its files are called (a `*` at the end stands for anything), what it is, the way out.
 type Layout = (&'static [&'static str], &'static str, &'static str);
 
-const LAYOUTS: [Layout; 8] = [
+const LAYOUTS: [Layout; 11] = [
+    (
+        &["fp32.pt", "zero"],
+        "is a universal checkpoint of DeepSpeed",
+        "load it with DeepSpeed (--universal-checkpoint) and save the model from there",
+    ),
+    (
+        &[".zarray", ".zgroup"],
+        "is a Zarr array or group, as old Megatron checkpoints are made of",
+        "export the checkpoint to Hugging Face format with a Megatron that still reads Zarr (before 0.15)",
+    ),
+    (
+        &["blobs"],
+        "is a model's folder in a download cache",
+        "give the folder of a revision in it: snapshots/REVISION",
+    ),
     (
         &["pytorch_model_fsdp_*"],
         "is a sharded FSDP checkpoint without an adapter file",
@@ -149,7 +170,7 @@ const LAYOUTS: [Layout; 8] = [
         "is a LitGPT checkpoint",
         "convert it first: litgpt convert_from_litgpt CHECKPOINT OUT",
     ),
-    (&["adapters.safetensors", "adapters.npz"], "is an MLX run; its adapters are single files", MLX),
+    (&["adapters.npz"], "holds an adapter as old versions of MLX write it", NPZ),
     (
         &["model_world_size_*"],
         "holds the shards of a model that was trained with FSDP (model_world_size_…), which are not whole weights",
@@ -157,8 +178,9 @@ const LAYOUTS: [Layout; 8] = [
     ),
 ];
 
-const MLX: &str =
-    "give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv";
+/// What to do with the archives of old versions of MLX.
+const NPZ: &str =
+    "convert it first: mlx.core.save_safetensors(\"NAME.safetensors\", dict(mlx.core.load(\"NAME.npz\")))";
 
 /// The framework whose layout a folder without weights has; `names`: all that lies in it.
 pub(crate) fn framework(names: &[String]) -> Option<Error> {
@@ -174,9 +196,6 @@ pub(crate) fn framework(names: &[String]) -> Option<Error> {
             "is a NeMo checkpoint",
             "export it to Hugging Face format first, with NeMo's own exporter",
         );
-    }
-    if names.iter().any(|name| name.ends_with("_adapters.safetensors")) {
-        return made("is an MLX run; its adapters are single files", MLX);
     }
     let (_, what, help) = LAYOUTS.iter().find(|(files, ..)| files.iter().any(&has))?;
     made(what, help)

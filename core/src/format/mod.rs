@@ -13,6 +13,8 @@ use crate::format::safetensors::Header;
 
 pub(crate) mod counter;
 pub mod foreign;
+pub mod gguf;
+pub mod known;
 pub(crate) mod quantised;
 pub mod safetensors;
 pub mod shards;

@@ -13,7 +13,8 @@ use core::cmp::Reverse;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::diverged;
 use crate::logs::diverged::Record;
-use crate::logs::metric::list_steps;
+use crate::logs::goal::Goal;
+use crate::logs::metric::{is_evaluation, list_steps};
 use crate::logs::series::{Log, Series, median_gap, value_at};
 use crate::logs::trainer::{TrainerState, is_timing};
 
@@ -28,6 +29,10 @@ pub struct History {
     /// Invariant: not empty.
     branches: Vec<Branch>,
     save_steps: Option<u64>,
+    /// Metrics that were measured of the checkpoints themselves, whatever their names.
+    measured: Vec<String>,
+    /// Metrics of which the logs say whether more is better.
+    goals: Vec<(String, bool)>,
     /// The evaluation by which the run tells its best checkpoint.
     pub(crate) criterion: Option<String>,
     notes: Vec<String>,
@@ -79,6 +84,8 @@ impl History {
         states.sort_by_cached_key(|state| Reverse(state.end()));
         let save_steps = states.iter().find_map(|state| state.save_steps);
         let criterion = states.iter().find_map(|state| state.criterion.clone());
+        let measured = states.iter().flat_map(|state| state.measured.clone()).collect();
+        let goals = states.iter().flat_map(|state| state.goals.clone()).collect();
         let mut notes: Vec<String> = Vec::new();
         let mut branches: Vec<Branch> = Vec::new();
         for state in states {
@@ -110,7 +117,44 @@ impl History {
         for branch in &mut branches {
             branch.records = diverged::records(&branch.log);
         }
-        Self { branches, save_steps, criterion, notes }
+        Self { branches, save_steps, measured, goals, criterion, notes }
+    }
+
+    /// Add the metrics of another log of the run that this one lacks; of those that both have, the first value that differs:
+    /// metric, step, the value here and there.
+    pub(crate) fn supplement(&mut self, other: &Self) -> Option<(String, u64, f64, f64)> {
+        let mut differs = None;
+        for there in &other.branches {
+            for here in &mut self.branches {
+                for (name, series) in there.log.iter().filter(|(name, _)| !is_timing(name)) {
+                    let known = here.log.get(name).unwrap_or_default();
+                    let first = series.iter().find_map(|(step, value)| {
+                        let here = value_at(known, *step)?;
+                        (!is_near(here, *value)).then(|| (name.to_string(), *step, here, *value))
+                    });
+                    differs = differs.or(first);
+                }
+                here.log.supplement(&there.log);
+            }
+        }
+        for branch in &mut self.branches {
+            branch.records = diverged::records(&branch.log);
+        }
+        self.goals.extend_from_slice(&other.goals);
+        self.measured.extend_from_slice(&other.measured);
+        differs
+    }
+
+    /// Whether a metric is of the weights themselves, not a mean over steps.
+    pub(crate) fn is_evaluation(&self, name: &str) -> bool {
+        is_evaluation(name) || self.measured.iter().any(|measured| measured == name)
+    }
+
+    /// Which way a metric gets better, where a log says so.
+    pub(crate) fn goal(&self, name: &str) -> Option<Goal> {
+        let plain = name.split_once(',').map_or(name, |(name, _)| name);
+        let (_, is_max) = self.goals.iter().find(|(known, _)| known == plain)?;
+        Some(if *is_max { Goal::Max } else { Goal::Min })
     }
 
     /// Why the checkpoint at `step` is bad, if the log says that the run had diverged by then.
@@ -303,6 +347,11 @@ fn grouped(keys: &[u64], steps: &[u64]) -> Vec<(u64, Vec<u64>)> {
         groups[at].1.push(*step);
     }
     groups
+}
+
+/// Whether two programs may have written one value: transformers 4 rounds to four decimals, TensorBoard keeps an f32.
+fn is_near(a: f64, b: f64) -> bool {
+    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-4 * a.abs().max(b.abs()).max(1.0)
 }
 
 fn is_same(a: f64, b: f64) -> bool {

@@ -1,5 +1,6 @@
 //! What a run logged: one series per metric.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -44,6 +45,30 @@ impl Log {
         Some(&self.all[at].1)
     }
 
+    /// The same, some steps later.
+    pub(crate) fn later(mut self, by: u64) -> Self {
+        let steps = self.all.iter_mut().flat_map(|(_, series)| series);
+        steps.for_each(|(step, _)| *step = step.saturating_add(by));
+        self
+    }
+
+    /// The same as of one step.
+    pub(crate) fn at(mut self, step: u64) -> Self {
+        for (_, series) in &mut self.all {
+            series.truncate(1);
+            series[0].0 = step;
+        }
+        self
+    }
+
+    /// Add the metrics of another log of which this one has none.
+    pub(crate) fn supplement(&mut self, other: &Self) {
+        let new = other.all.iter().filter(|(name, _)| self.get(name).is_none());
+        let new: Vec<_> = new.cloned().collect();
+        self.all.extend(new);
+        self.all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    }
+
     /// Sorted by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Series)> {
         self.all.iter().map(|(name, series)| (name.as_str(), series.as_slice()))
@@ -73,6 +98,16 @@ impl Log {
         }
         self.all.append(&mut new);
         self.all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    }
+}
+
+/// The name of a metric without the section that loggers put in front: `train/loss` is a Trainer's `loss`, `eval/loss` its
+/// `eval_loss` (transformers' `rewrite_logs`).
+pub(crate) fn plain(tag: &str) -> String {
+    match tag.split_once('/') {
+        Some(("train", name)) => name.into(),
+        Some((section @ ("eval" | "test" | "val"), name)) => format!("{section}_{name}"),
+        _ => tag.into(),
     }
 }
 

@@ -35,6 +35,12 @@ pub struct TrainerState {
     pub(crate) log: Log,
     /// The evaluation by which the run tells its best checkpoint, where its value there shows which it is.
     pub(crate) criterion: Option<String>,
+    /// The path of the checkpoint that this was measured of, where no step says it.
+    pub(crate) of: Option<String>,
+    /// Metrics that were measured of the checkpoints themselves, whatever their names.
+    pub(crate) measured: Vec<String>,
+    /// Metrics of which the file says whether more is better.
+    pub(crate) goals: Vec<(String, bool)>,
     /// Counts the restarts inside an appended log: the highest is the newest.
     pub(crate) generation: usize,
     pub(crate) notes: Vec<String>,

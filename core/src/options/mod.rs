@@ -164,7 +164,7 @@ const OUTPUT: Facts = Facts { about: About::Output, ..SPACE };
 const MACHINE: Facts = Facts { about: About::Machine, verbs: COMPUTING, ..SELECTION };
 
 /// What own weights leave nothing to do for.
-const MEASURING: [&str; 5] = ["scheme", "penalty", "metric", "metrics_file", "goal"];
+const MEASURING: [&str; 6] = ["scheme", "penalty", "metric", "metrics_file", "metrics_from", "goal"];
 
 /// Make the struct, the table and the reading of the same rows.
 macro_rules! options {
@@ -245,6 +245,13 @@ options! {
     };
     /// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
     metrics_file: Option<String> = None, Kind::Path, Facts { value: "FILE", ..METRIC };
+    /// Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
+    metrics_from: Option<String> = None, Kind::Text, Facts {
+        value: "PATH",
+        verbs: OPENING,
+        lacking: &[(Face::Browser, "drop the log into the run instead"), (Face::Node, "lay the log into the run instead")],
+        ..METRIC
+    };
     /// Whether lower or higher is better
     goal: Option<Goal> = None, Kind::Word(&["min", "max"]), Facts { value: "GOAL", usual: "from the metric's name", ..METRIC };
     /// Average a training metric over this many steps around a checkpoint; 0 interpolates

@@ -136,7 +136,11 @@ impl Checkpoint {
         let config = join(&folder, "adapter_config.json");
         if is_file(files, &config)? {
             let text = text(files, &config, CONFIG_LIMIT)?;
-            checkpoint.config = Some(AdapterConfig::parse(&text).map_err(|error| error.file(config))?);
+            match AdapterConfig::parse(&text) {
+                // MLX calls its own so, too
+                Err(_) if is_mlx(&text) && last(place.path()) == "adapters.safetensors" => {}
+                parsed => checkpoint.config = Some(parsed.map_err(|error| error.file(config))?),
+            }
         } else if last(place.path()).starts_with("adapter_model") {
             return Err(Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json")
                 .file(path)
@@ -257,6 +261,12 @@ impl Checkpoint {
     pub(crate) fn is_folder(&self) -> bool {
         self.folder.is_some() || self.home < self.name.len()
     }
+}
+
+/// Whether a config is that of an MLX adapter.
+fn is_mlx(text: &str) -> bool {
+    let fields = crate::text::json::parse::<serde_json::Map<String, serde_json::Value>>(text);
+    fields.is_ok_and(|fields| fields.contains_key("fine_tune_type") && !fields.contains_key("peft_type"))
 }
 
 /// Whether two files are one set of weights in two formats, by their names.

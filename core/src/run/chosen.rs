@@ -120,8 +120,12 @@ impl Report {
         }
         let open = |(input, path): (&report::Input, &String)| {
             let (adapter, weights_key) = (self.adapter.clone(), input.weights_key.clone());
-            let mut checkpoint =
-                Checkpoint::open(files, readers, path, &OpenOptions { adapter, weights_key })?;
+            let mut checkpoint = Checkpoint::open(
+                files,
+                readers,
+                path,
+                &OpenOptions { adapter, weights_key, metrics_from: None },
+            )?;
             // what came later, or was left out then, was not merged
             if !input.files.is_empty() {
                 checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));

@@ -11,16 +11,25 @@ use super::Run;
 use super::checkpoint::Checkpoint;
 use crate::adapter::kinds::method;
 use crate::error::Result;
+use crate::files::{Files, Maybe};
+use crate::format::known::{Known, container, identify};
+use crate::run::log::{FoundLog, found};
+use crate::run::readers::Readers;
 
 /// What a path holds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The path as given.
     pub path: String,
+    /// What it is and what can be done with it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
     /// Its checkpoints, by step.
     pub checkpoints: Vec<Summary>,
     /// Metrics that the run logged, and for how many of the checkpoints each has a value.
     pub metrics: Vec<Coverage>,
+    /// The logs in which metrics were found.
+    pub logs: Vec<FoundLog>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -32,6 +41,9 @@ pub struct Summary {
     pub name: String,
     /// Training step, if known.
     pub step: Option<u64>,
+    /// What the names of its tensors say: "a kohya LoRA for Flux"; none for full models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// PEFT's method, such as `LORA`; none for full models and loose files.
     pub method: Option<String>,
     /// Whether that method may be averaged, in a few words.
@@ -65,7 +77,7 @@ impl Run {
     pub fn inspection(&self, path: String) -> Result<Inspection> {
         let steps: Option<Vec<_>> = self.checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
         let metrics = match (steps, self.checkpoints.first()) {
-            (Some(steps), Some(first)) if first.folder.is_some() => self
+            (Some(steps), Some(first)) if first.folder.is_some() || !self.logs.found.is_empty() => self
                 .history(first.run())?
                 .coverage(&steps)
                 .into_iter()
@@ -74,7 +86,29 @@ impl Run {
             _ => Vec::new(),
         };
         let checkpoints = self.checkpoints.iter().map(summary).collect();
-        Ok(Inspection { path, checkpoints, metrics, notes: self.notes.clone() })
+        let logs = self.logs.found.clone();
+        Ok(Inspection { path, known: None, checkpoints, metrics, logs, notes: self.notes.clone() })
+    }
+}
+
+impl Inspection {
+    /// What there is to say of a path that holds no checkpoint: what it is, and the metrics in it.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn of_other(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Option<Self>> {
+        let logs = found(files, readers, path)?;
+        let known = match identify(files, path)? {
+            None if logs.is_empty() => return Ok(None),
+            None => {
+                let kinds: Vec<_> = logs.iter().map(|log| log.kind.as_str()).collect();
+                let what = alloc::format!("logs: {}", kinds.join(", "));
+                Some(Known { what: what.into(), can: "metrics are read from it: --metrics-from".into() })
+            }
+            known => known,
+        };
+        let (path, checkpoints) = (path.to_owned(), Vec::new());
+        Ok(Some(Self { path, known, checkpoints, metrics: Vec::new(), logs, notes: Vec::new() }))
     }
 }
 
@@ -97,6 +131,10 @@ fn summary(checkpoint: &Checkpoint) -> Summary {
     Summary {
         name: checkpoint.name.clone(),
         step: checkpoint.step,
+        container: container(
+            || checkpoint.tensors().map(|tensor| tensor.name.as_str()),
+            checkpoint.files.iter().any(|file| file.header.metadata().get("lora_adapter_metadata").is_some()),
+        ),
         method: peft,
         verdict,
         ranks,

@@ -25,7 +25,7 @@ use crate::weigh::scheme::Weights;
 pub mod checkpoint;
 mod chosen;
 pub(crate) mod inspection;
-mod log;
+pub(crate) mod log;
 mod one_run;
 pub(crate) mod readers;
 mod search;
@@ -110,13 +110,13 @@ impl Run {
     ) -> Maybe<Self> {
         let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
-        let mut logs = Logs::read(files, readers, &checkpoints)?;
+        let mut logs = Logs::read(files, readers, &checkpoints, options.metrics_from.as_deref())?;
         settle(&mut checkpoints, &logs);
         logs.take_told(&checkpoints);
         Ok(Self {
             checkpoints,
             searched: found.searched,
-            notes: found.notes,
+            notes: found.notes.into_iter().chain(logs.notes.iter().cloned()).collect(),
             broken: found.broken,
             adapter: options.adapter.clone(),
             weights_key: options.weights_key.clone(),

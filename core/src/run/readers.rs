@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt;
 
 use crate::format::Format;
+use crate::format::gguf::Gguf;
 use crate::format::safetensors::Safetensors;
 use crate::format::torch::Torch;
 use crate::logs::kind::LogKind;
@@ -19,7 +20,7 @@ pub struct Readers {
 
 impl Readers {
     /// All that there is.
-    pub const ALL: Self = Self { formats: &[&Torch, &Safetensors], logs: LogKind::ALL };
+    pub const ALL: Self = Self { formats: &[&Torch, &Gguf, &Safetensors], logs: LogKind::ALL };
 }
 
 impl fmt::Debug for Readers {
@@ -35,4 +36,6 @@ pub struct OpenOptions {
     pub adapter: Option<String>,
     /// The set of weights to take from files that hold several.
     pub weights_key: Option<String>,
+    /// The log to take metrics from, a file or a folder, instead of what lies in the run's folder.
+    pub metrics_from: Option<String>,
 }

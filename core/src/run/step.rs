@@ -29,9 +29,10 @@ const FOLDERS: [&str; 18] = [
 /// The row of folders that are nothing but a number: of a run's folders only.
 pub(crate) const BARE: usize = FOLDERS.len() - 1;
 
-/// How toolkits name the files of a run's checkpoints, less their endings; a `*` in front is anything.
-/// icefall, wenet, fairseq and timm, espnet, mmdet, detectron2, OpenNMT, kohya, Lightning, and what people write themselves.
-const FILES: [&str; 25] = [
+/// How toolkits name the files of a run's checkpoints, less their endings; a `*` in front or at the end is anything, and noughts
+/// are a number of as many digits. icefall, wenet, fairseq and timm, espnet, mmdet, detectron2, OpenNMT, kohya, Lightning, ai-toolkit,
+/// mlx-lm, and what people write themselves.
+const FILES: [&str; 30] = [
     "epoch-#",
     "epoch_#",
     "epoch#",
@@ -52,10 +53,15 @@ const FILES: [&str; 25] = [
     "ckpt-#",
     "ckpt#",
     "epoch=#-step=#",
+    "epoch=#-step=#-*",
     "epoch=#",
+    "epoch=#-*",
     "*_step_#",
     "*-step#",
     "*_epoch_#",
+    "*-000000",
+    "*_000000000",
+    "0000000_adapters",
     "#",
 ];
 
@@ -82,6 +88,20 @@ fn row(rows: &[&str], name: &str) -> Option<(usize, u64)> {
 
 /// The last number of a name that a pattern fits.
 fn fit(pattern: &str, name: &str, number: Option<u64>) -> Option<u64> {
+    if pattern == "*" {
+        return number;
+    }
+    let noughts = pattern.len() - pattern.trim_start_matches('0').len();
+    if noughts > 0 {
+        let (digits, rest) = name.split_at_checked(noughts)?;
+        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let is_longer = rest.starts_with(|letter: char| letter.is_ascii_digit());
+        return fit(
+            &pattern[noughts..],
+            rest,
+            Some(digits.parse().ok().filter(|_| is_number && !is_longer)?),
+        );
+    }
     if let Some(after) = pattern.strip_prefix('*') {
         let mut starts = name.char_indices().map(|(at, _)| &name[at..]);
         return starts.find_map(|rest| fit(after, rest, number));
@@ -200,6 +220,10 @@ mod tests {
             ("style-step00000500.safetensors", 500),
             ("epoch=3-step=1200.ckpt", 1200),
             ("model_0004999.pth", 4999),
+            ("style-000007.safetensors", 7),
+            ("me_LoRA_000000250.safetensors", 250),
+            ("0000100_adapters.safetensors", 100),
+            ("epoch=0-step=4-val_loss=0.36.ckpt", 4),
         ] {
             assert_eq!(file_row(name).map(|(_, number)| number), Some(number), "{name}");
         }
@@ -211,6 +235,10 @@ mod tests {
             "9.yaml",
             "9",
             "best_step_3.pt",
+            "style-00007.safetensors",
+            "style-0000070.safetensors",
+            "last.ckpt",
+            "adapters.safetensors",
         ] {
             assert_eq!(file_row(other), None, "{other}");
         }

@@ -103,7 +103,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             // one bad path hides nothing about the others
             let (mut found, mut failures) = (Vec::new(), Vec::new());
             for path in &paths {
-                match crate::inspect(path, given.options.adapter.as_deref()) {
+                match crate::inspect(path, &given.options) {
                     Ok(inspection) => found.push(inspection),
                     Err(error) => failures.push(error),
                 }

@@ -155,9 +155,13 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
 /// What a path is.
 pub(crate) fn inspection(found: &Inspection) -> String {
     let mut text = format!("{BOLD}{}{BOLD:#}\n", readable(&found.path));
+    if let Some(known) = &found.known {
+        text += &format!("  {}\n  {}\n", readable(&known.what), readable(&known.can));
+    }
     for checkpoint in &found.checkpoints {
         let last = readable(checkpoint.name.rsplit(['/', '\\']).next().unwrap_or(&checkpoint.name));
-        let method = readable(checkpoint.method.as_deref().unwrap_or("no adapter config"));
+        let method = checkpoint.method.as_deref().or(checkpoint.container.as_deref());
+        let method = readable(method.unwrap_or("no adapter config"));
         let ranks: Vec<_> = checkpoint.ranks.iter().map(u64::to_string).collect();
         let ranks = if ranks.is_empty() { String::new() } else { format!(", rank {}", ranks.join("/")) };
         let dtypes: Vec<_> =
@@ -189,6 +193,15 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         for (name, metric) in names.iter().zip(&found.metrics) {
             text += &format!("    {name:width$}  {}\n", metric.covered);
         }
+    }
+    for log in &found.logs {
+        let metrics: Vec<_> = log.metrics.iter().map(|name| readable(name)).collect();
+        text += &format!(
+            "  {BOLD}{}{BOLD:#} ({}): {}\n",
+            readable(&log.path),
+            readable(&log.kind),
+            metrics.join(", ")
+        );
     }
     text
 }

@@ -20,7 +20,11 @@ pub(crate) struct Choice {
 
 /// Find, select and weigh. Checkpoints at the paths in `excluded` are left out as bad.
 pub(crate) fn weigh(disk: &Disk, options: &Options, excluded: &[PathBuf]) -> Result<(Run, Weighed)> {
-    let wanted = OpenOptions { adapter: options.adapter.clone(), weights_key: options.weights_key.clone() };
+    let wanted = OpenOptions {
+        adapter: options.adapter.clone(),
+        weights_key: options.weights_key.clone(),
+        metrics_from: options.metrics_from.clone(),
+    };
     let run = open(disk, &options.inputs, &wanted)?;
     let table = options.metrics_file.as_deref().map(|path| {
         let name = path.display().to_string();

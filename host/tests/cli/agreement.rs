@@ -285,6 +285,7 @@ run
   LORA: may be averaged
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
+  run/checkpoint-10/trainer_state.json and 2 more (a Trainer's state): eval_loss
 bf16
   bf16: LORA, rank 2, 2 tensors (2 BF16), 14 parameters, 252 B
   LORA: may be averaged

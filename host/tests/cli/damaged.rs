@@ -18,7 +18,19 @@ fn files_that_are_not_safetensors_are_called_what_they_are() {
     place.write("adapters.npz", "PK\x03\x04");
     place.write("metrics.csv", "step,loss\n");
     let ran = place.mwa("inspect lfs.safetensors page.safetensors empty.safetensors card.md lora.gguf optimizer.pt last.ckpt adapters.npz metrics.csv absent");
-    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert_eq!(ran.code, Some(1));
+    assert_data_eq!(
+        ran.out,
+        str![[r#"
+card.md
+  a text file
+  a log of icefall, espnet, wenet, fairseq, nanoGPT, torchtune or mlx-lm goes to --metrics-from
+metrics.csv
+  a table with the columns step, loss
+  metrics are read from it: --metrics-file
+
+"#]]
+    );
     assert_data_eq!(
         ran.err,
         str![[r#"
@@ -28,18 +40,14 @@ error: page.safetensors: is an HTML page, not a safetensors file
 help: the download failed: fetch the file itself, not the page that shows it
 error: empty.safetensors: is empty; a safetensors file has at least 8
 help: copy or download the file again
-error: card.md: is a text file, not a safetensors file
-help: give a file with weights
-error: lora.gguf: is a GGUF file, which is not read here
-help: merge the adapters before converting them to GGUF
+error: lora.gguf: is cut short in its head
+help: copy or download the file again
 error: optimizer.pt: is training state, not weights
 help: give the checkpoint folder that it lies in
 error: last.ckpt: is a PyTorch file that is cut short or damaged: its end is missing
 help: copy or download the file again
 error: adapters.npz: is a NumPy archive, as old versions of MLX write
 help: convert it first: mlx.core.save_safetensors("NAME.safetensors", dict(mlx.core.load("NAME.npz")))
-error: metrics.csv: is not a checkpoint
-help: give the run folder, a checkpoint folder or a file with weights; a table of metrics goes to --metrics-file
 error: absent: does not exist
 help: give a path on this machine: a run folder, a checkpoint folder or a file with weights
 

@@ -48,7 +48,7 @@ out
   out: LORA, rank 4, 4 tensors (4 F32), 512 parameters, 2.6 kB
   LORA: may be averaged
 legacy.bin
-  legacy.bin: no adapter config, rank 2, 5 tensors (1 BF16, 4 F32), 22 parameters, 879 B
+  legacy.bin: a PEFT LoRA, rank 2, 5 tensors (1 BF16, 4 F32), 22 parameters, 879 B
 
 "#]]
     );

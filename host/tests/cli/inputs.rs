@@ -151,12 +151,12 @@ error: nemo: is a NeMo checkpoint
 help: export it to Hugging Face format first, with NeMo's own exporter
 error: litgpt: is a LitGPT checkpoint
 help: convert it first: litgpt convert_from_litgpt CHECKPOINT OUT
-error: mlx: is an MLX run; its adapters are single files
-help: give the files themselves: mwa merge DIR/0*_adapters.safetensors -o OUT --metrics-file LOSSES.csv
+error: mlx/0000100_adapters.safetensors: is empty; a safetensors file has at least 8
+help: copy or download the file again
 error: lightning/epoch=0-step=4.ckpt: is empty or damaged, or was written by something other than torch.save()
 help: copy or download the file again, or give it the ending of what it is
-error: kohya: holds files with weights, but it cannot be told which belong together: cat-000001.safetensors, cat-000002.safetensors
-help: name the files that belong together: mwa merge kohya/cat-000001.safetensors kohya/cat-000002.safetensors -o OUT
+error: kohya/cat-000001.safetensors: is empty; a safetensors file has at least 8
+help: copy or download the file again
 error: sweep: holds folders with weights, but none is named as a checkpoint: a, b
 help: name the folders that belong together: mwa merge sweep/a sweep/b -o OUT
 error: nothing: holds no weights: no file called adapter_model, pytorch_lora_weights, model, pytorch_model or diffusion_pytorch_model

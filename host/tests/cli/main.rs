@@ -53,9 +53,10 @@
 //! | several adapters in a checkpoint | `inputs::an_adapter_inside_can_be_chosen` |
 //! | odd file and tensor names | `damaged::odd_tensor_names_pass_through` |
 //! | the same merge twice, other thread counts | `output::the_same_merge_gives_the_same_bytes_in_every_file` |
+//! | logs of several programs, and such as disagree; a log that is damaged, missing, or of two runs | `logs::metrics_are_found_…`, `logs::a_log_can_be_named_…` |
 //! | Lightning's table, whose steps count from 0 | `metrics::lightning_counts_steps_from_zero` |
 //!
-//! Not merged, but recognised with the way to convert them: GGUF, MLX's `.npz`, Lightning's `.ckpt`, DCP, DeepSpeed,
+//! Not merged, but recognised with the way to convert them: quantised GGUF, MLX's `.npz`, DCP, DeepSpeed,
 //! FSDP shards, Megatron, NeMo, LitGPT. Files that change while they are read, and files over 4 GiB on 32-bit
 //! machines, cannot be made reliably by a test of the command line.
 
@@ -65,6 +66,7 @@ mod damaged;
 mod formats;
 mod hunt;
 mod inputs;
+mod logs;
 mod metrics;
 mod output;
 mod place;

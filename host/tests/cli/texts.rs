@@ -90,6 +90,8 @@ Metric:
                                   logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
+      --metrics-from <PATH>       Take metrics from this log alone, a file or a folder with logs:
+                                  TensorBoard, W&B, MLflow, lm-eval and others
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
       --smooth <STEPS>            Average a training metric over this many steps around a
@@ -156,6 +158,8 @@ Metric:
                                   logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
+      --metrics-from <PATH>       Take metrics from this log alone, a file or a folder with logs:
+                                  TensorBoard, W&B, MLflow, lm-eval and others
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
       --smooth <STEPS>            Average a training metric over this many steps around a
@@ -190,6 +194,10 @@ Options:
 
 Selection:
       --adapter <NAME>  The adapter inside checkpoints that hold several
+
+Metric:
+      --metrics-from <PATH>  Take metrics from this log alone, a file or a folder with logs:
+                             TensorBoard, W&B, MLflow, lm-eval and others
 
 "#]]
     );
@@ -323,6 +331,7 @@ run
   LORA: may be averaged
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
+  run/checkpoint-10/trainer_state.json and 2 more (a Trainer's state): eval_loss
 
 "#]]
     );
@@ -382,7 +391,7 @@ weights run
 merge run -o out
   {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, blake3: string}]}], outputs: [{name: string, bytes: number, blake3: string}], companions: [{name: string, bytes: number, blake3: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
-  [{path: string, checkpoints: [{name: string, step: number, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], notes: []}]
+  [{path: string, checkpoints: [{name: string, step: number, container: string, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], logs: [{path: string, kind: string, metrics: [string]}], notes: []}]
 verify out
   {outputs: [{path: string, state: string}], companions: [{path: string, state: string}], others: [], inputs: [{path: string, state: string}], remade: bool}
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::config::{is_training_only, same_field};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::gguf::ALPHA;
 use crate::format::safetensors::TextMap;
 use crate::text::json;
 
@@ -31,11 +32,13 @@ const DIFFUSERS: &str = "lora_adapter_metadata";
 /// Keep what all inputs say alike. Each input is its name and its `__metadata__`.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] if inputs disagree in diffusers' `lora_adapter_metadata`, or only some have it.
+/// [`ErrorKind::Config`] if inputs disagree in diffusers' `lora_adapter_metadata` or GGUF's `adapter.lora.alpha`, or only some
+/// have it.
 pub fn agree_metadata(inputs: &[(&str, &TextMap)]) -> Result<Metadata> {
     let Some(((name, first), rest)) = inputs.split_first() else { return Ok(Metadata::default()) };
     for (other, metadata) in rest {
         same_adapter(name, first.get(DIFFUSERS), other, metadata.get(DIFFUSERS))?;
+        same_alpha(name, first.get(ALPHA), other, metadata.get(ALPHA))?;
     }
     let mut all: Vec<&str> = Vec::new();
     inputs.iter().for_each(|(_, metadata)| all.extend(metadata.pairs().iter().map(|(key, _)| key.as_str())));
@@ -69,6 +72,17 @@ pub fn agree_metadata(inputs: &[(&str, &TextMap)]) -> Result<Metadata> {
             .push("the files name different base models; their average fits neither for certain".to_string());
     }
     Ok(Metadata { kept: kept.into(), notes })
+}
+
+/// A GGUF adapter has one alpha for all its factors.
+fn same_alpha(name: &str, ours: Option<&str>, other: &str, theirs: Option<&str>) -> Result<()> {
+    if ours == theirs {
+        return Ok(());
+    }
+    let [ours, theirs] = [ours, theirs].map(|alpha| alpha.unwrap_or("not there"));
+    let detail =
+        format!("{ALPHA} is {theirs}, but {ours} in {name}: factors under different alphas do not average");
+    Err(Error::new(ErrorKind::Config, detail).file(other).help("only checkpoints of one run can be averaged"))
 }
 
 fn same_adapter(name: &str, ours: Option<&str>, other: &str, theirs: Option<&str>) -> Result<()> {

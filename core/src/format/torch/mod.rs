@@ -6,6 +6,7 @@
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -67,6 +68,11 @@ impl Format for Torch {
                 .into())
         }
     }
+}
+
+/// The names of the files in a zip.
+pub(crate) fn members_of(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<String>> {
+    Ok(zip::members(files, path, size)?.into_iter().map(|member| member.name).collect())
 }
 
 fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog> {

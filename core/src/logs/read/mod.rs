@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::diverged::diverged;
 use crate::logs::goal::Goal;
 use crate::logs::history::{Branch, History};
-use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, Source, is_evaluation};
+use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
 use crate::logs::series::Series;
 use crate::logs::smooth::{Intervals, covers};
 use crate::logs::trainer::is_timing;
@@ -57,7 +57,10 @@ pub fn read_metric(history: &History, steps: &[u64], options: &MetricOptions) ->
         Some(name) => reader.known(name)?,
         None => reader.choose()?,
     };
-    let goal = options.goal_of(&name)?;
+    let goal = match history.goal(&name).filter(|_| options.goal.is_none()) {
+        Some(goal) => goal,
+        None => options.goal_of(&name)?,
+    };
     let readings = reader.outcomes(&name);
     reader.note_smoothing(&name, &readings);
     let checkpoints = steps.iter().map(|step| format!("step {step}")).collect();
@@ -72,7 +75,8 @@ impl History {
         let (branches, _) = self.branches_of(steps);
         let covered = |name: &str| {
             let each = steps.iter().zip(&branches);
-            each.filter(|(step, branch)| self.branch(**branch).covers(name, **step, 0)).count()
+            let is_evaluation = self.is_evaluation(name);
+            each.filter(|(step, branch)| self.branch(**branch).covers(name, is_evaluation, **step, 0)).count()
         };
         self.comparable().into_iter().map(|name| (name, covered(name))).collect()
     }
@@ -80,7 +84,7 @@ impl History {
     /// The names of the metrics that say something of the model, those with a known goal first.
     fn comparable(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.names().into_iter().filter(|name| !is_timing(name)).collect();
-        names.sort_unstable_by_key(|name| (Goal::infer(name).is_none(), !is_evaluation(name), *name));
+        names.sort_unstable_by_key(|name| (Goal::infer(name).is_none(), !self.is_evaluation(name), *name));
         names
     }
 }
@@ -88,10 +92,10 @@ impl History {
 impl Branch {
     /// Whether the log says something of the metric at this very step, or of an evaluation within the
     /// tolerance.
-    fn covers(&self, name: &str, step: u64, tolerance: u64) -> bool {
+    fn covers(&self, name: &str, is_evaluation: bool, step: u64, tolerance: u64) -> bool {
         match self.log.get(name) {
             None => false,
-            Some(series) if is_evaluation(name) => nearest(series, step, tolerance).is_some(),
+            Some(series) if is_evaluation => nearest(series, step, tolerance).is_some(),
             Some(series) => covers(series, step),
         }
     }
@@ -156,7 +160,8 @@ impl Reader<'_> {
             self.notes.push(format!("{EVALUATION} is not used, as {why}"));
         }
         let others = self.history.comparable();
-        let mut others = others.into_iter().filter(|name| is_evaluation(name) && *name != EVALUATION);
+        let mut others =
+            others.into_iter().filter(|name| self.history.is_evaluation(name) && *name != EVALUATION);
         let listed: Vec<String> = others.by_ref().take(LISTED).map(|name| self.coverage(name)).collect();
         let more = match others.count() {
             0 => String::new(),
@@ -180,7 +185,11 @@ impl Reader<'_> {
 
     /// "eval_loss 4/10".
     fn coverage(&self, name: &str) -> String {
-        let covered = self.each().filter(|(step, branch)| branch.covers(name, *step, self.options.tolerance));
+        let is_evaluation = self.history.is_evaluation(name);
+        let covers = |(step, branch): &(u64, &Branch)| {
+            branch.covers(name, is_evaluation, *step, self.options.tolerance)
+        };
+        let covered = self.each().filter(covers);
         format!("{name} {}/{}", covered.count(), self.steps.len())
     }
 
@@ -197,7 +206,7 @@ impl Reader<'_> {
             let Some(series) = branch.log.get(name) else {
                 return Outcome::Missing("its log has none".to_string());
             };
-            if is_evaluation(name) {
+            if self.history.is_evaluation(name) {
                 return self.evaluation(name, series, step);
             }
             let new = || Intervals::new(series, &branch.records);

@@ -19,6 +19,7 @@ use crate::logs::trainer::TrainerState;
 use crate::text::json;
 use crate::text::spelling::closest;
 use parse::{Cell, Row, UNNAMED, is_metric};
+pub(crate) use parse::{evaluated, is_same_path, trailing_step};
 
 mod parse;
 #[cfg(test)]

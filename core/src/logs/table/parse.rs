@@ -273,7 +273,7 @@ fn entry(name: String, value: Value) -> Value {
 }
 
 /// What lm-eval writes of one model: a column for each metric of each task.
-fn evaluated(file: &Map<String, Value>, results: &Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn evaluated(file: &Map<String, Value>, results: &Map<String, Value>) -> Map<String, Value> {
     let arguments = file.get("config").and_then(|config| config.get("model_args"));
     let argument = |wanted: &str| match arguments? {
         Value::Object(map) => map.get(wanted).cloned(),
@@ -324,7 +324,7 @@ fn no_key(columns: &[String]) -> Error {
 }
 
 /// The step at the end of a name such as `run/checkpoint-50`.
-pub(super) fn trailing_step(name: &str) -> Option<u64> {
+pub(crate) fn trailing_step(name: &str) -> Option<u64> {
     let name = name.trim_end_matches(['/', '\\']);
     let digits = name.len() - name.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
     let (before, digits) = name.split_at(name.len() - digits);
@@ -332,7 +332,7 @@ pub(super) fn trailing_step(name: &str) -> Option<u64> {
 }
 
 /// Whether two paths have the same end: the shorter one decides how much of it.
-fn is_same_path(a: &str, b: &str) -> bool {
+pub(crate) fn is_same_path(a: &str, b: &str) -> bool {
     let parts = |path: &str| -> Vec<String> {
         let parts = path.split(['/', '\\']).filter(|part| !part.is_empty() && *part != ".");
         parts.rev().map(ToString::to_string).collect()

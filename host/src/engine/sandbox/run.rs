@@ -229,7 +229,7 @@ fn checkpoint(name: &str) -> Checkpoint {
 
 /// What was wanted, as every face says it.
 fn told(options: &Options, how: &MergeOptions) -> Result<String> {
-    let Options { inputs: _, adapter, weights_key, choose, metrics_file } = options;
+    let Options { inputs: _, adapter, weights_key, metrics_from, choose, metrics_file } = options;
     let mwa::ChooseOptions { select, metric, rule, drop_bad, allow_cross_run } = choose;
     let mwa::MergeOptions {
         dtype,
@@ -263,7 +263,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         "steps": select.steps.map(|(first, last)| [first, last]),
         "every": select.every, "last": select.last, "top": select.top,
         "select": select.pick.map(mwa::Pick::name),
-        "adapter": adapter, "weights_key": weights_key, "drop_bad": drop_bad,
+        "adapter": adapter, "weights_key": weights_key, "metrics_from": metrics_from, "drop_bad": drop_bad,
         "smooth": metric.smooth, "metric_tolerance": metric.tolerance, "strict_metrics": metric.strict,
         "space": space, "rank": rank, "energy": energy, "strict": strict, "residual": residual.word(),
         "allow_cross_run": *allow_cross_run || across, "dtype": dtype,

@@ -163,6 +163,16 @@ public final class Options {
     }
 
     /**
+     * Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others.
+     *
+     * @param metricsFrom a name
+     * @return these options and that one
+     */
+    public Options metricsFrom(String metricsFrom) {
+        return with("metrics_from", metricsFrom);
+    }
+
+    /**
      * Whether lower or higher is better [default: from the metric's name].
      *
      * @param goal one of these
