@@ -53,16 +53,22 @@ fn python() {
             Kind::Rank => "int | Literal[\"auto\", \"full\"] | None".into(),
             Kind::Device => "Device | None".to_owned(),
         };
-        format!("    {}: {type_}  # {}\n", row.name, told(row))
+        format!("    {}: {type_}\n", row.name)
     };
-    let weighing = rows(Face::Native, Verb::Weights).map(field);
-    let merging =
-        rows(Face::Native, Verb::Merge).filter(|row| !row.facts.verbs.contains(&Verb::Weights)).map(field);
-    let made = format!(
-        "\nclass WeightOptions(TypedDict, total=False):\n    \"\"\"Which checkpoints, and how they are weighed.\"\"\"\n\n{}\
-         \n\nclass MergeOptions(WeightOptions, total=False):\n    \"\"\"Also how the merge is done.\"\"\"\n\n{}\n",
-        weighing.collect::<String>(),
-        merging.collect::<String>(),
+    let class = |head: &str, about: &str, rows: Vec<&'static Row>| {
+        let help: String = rows.iter().map(|row| format!("    {}: {}\n", row.name, told(row))).collect();
+        let fields: String = rows.into_iter().map(field).collect();
+        format!("\nclass {head}:\n    \"\"\"{about}\n\n{help}    \"\"\"\n\n{fields}\n")
+    };
+    let is_new = |row: &&Row| !row.facts.verbs.contains(&Verb::Weights);
+    let made = class(
+        "WeightOptions(TypedDict, total=False)",
+        "Which checkpoints, and how they are weighed.",
+        rows(Face::Native, Verb::Weights).collect(),
+    ) + &class(
+        "MergeOptions(WeightOptions, total=False)",
+        "Also how the merge is done.",
+        rows(Face::Native, Verb::Merge).filter(is_new).collect(),
     );
     check(
         "bindings/python/mwa/options.py",
@@ -242,6 +248,23 @@ fn java() {
         "    // end of what is made\n",
         &made,
     );
+}
+
+/// Messages name options with their values: JavaScript must know which have one.
+#[test]
+fn what_values_are_in_javascript() {
+    let line = |row: &Row| {
+        let kind = match row.kind {
+            Kind::Switch => "switch",
+            Kind::Count | Kind::Whole | Kind::Bytes | Kind::Number(_) => "number",
+            Kind::Word(_) | Kind::Text => "word",
+            _ => "other",
+        };
+        format!("  {}: \"{kind}\",\n", camel(row.name))
+    };
+    let made: String = rows(Face::CommandLine, Verb::Merge).map(line).collect();
+    let (begin, end) = ("  // made from core/src/options/mod.rs\n", "  // end of what is made\n");
+    check("wasm/web/js/speech.ts", begin, end, &made);
 }
 
 /// JavaScript's spelling.

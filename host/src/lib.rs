@@ -17,6 +17,7 @@ mod inspect;
 mod io;
 mod merge;
 mod options;
+mod plot;
 mod progress;
 mod verify;
 
@@ -33,7 +34,7 @@ pub use engine::sandbox;
 pub use engine::simd::InstructionSet;
 pub use inspect::inspect;
 pub use io::room::resize;
-pub use merge::{merge, weights};
+pub use merge::{drawn, merge, weights};
 pub use mwa::Inspection;
 pub use mwa::report::{self, Report};
 pub use mwa::{ChooseOptions, PENALTY, Rank, Selection, Space, WeightRule};

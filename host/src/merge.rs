@@ -3,18 +3,19 @@
 use std::path::{Component, Path, PathBuf};
 
 use mwa::merge::{Closing, Merge, Text};
-use mwa::report::{CARD, HashedFile, REPORT, Report};
+use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
 use mwa::{Error, ErrorKind, Result, Shard, Space};
 
 use crate::engine::device::DeviceChoice;
 use crate::engine::{compute, execute, sandbox};
-use crate::find::checkpoint::Checkpoint;
+use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::{Choice, weigh};
 use crate::io::disk::Disk;
 use crate::io::hash::sha256_of;
 use crate::io::staging::{Staging, place_of};
 use crate::io::store::{Hashes, Store};
 use crate::options::{MergeOptions, Options};
+use crate::plot::weights::picture;
 use crate::progress::Progress;
 
 /// Choose and weigh checkpoints, and write nothing.
@@ -22,8 +23,18 @@ use crate::progress::Progress;
 /// # Errors
 /// Whatever is wrong with paths, logs, the metric or the weights.
 pub fn weights(options: &Options) -> Result<Report> {
-    let (run, weighed) = weigh(&Disk::default(), options, &[])?;
+    let (run, _, weighed) = weigh(&Disk::default(), options, &[])?;
     Ok(run.report(weighed))
+}
+
+/// [`weights`], and a picture of them: an SVG.
+///
+/// # Errors
+/// As [`weights`].
+pub fn drawn(options: &Options) -> Result<(Report, String)> {
+    let (run, how, weighed) = weigh(&Disk::default(), options, &[])?;
+    let picture = picture(&run, &how, &weighed);
+    Ok((run.report(weighed), picture))
 }
 
 /// Merge into the folder `out`, which appears whole or not at all.
@@ -38,12 +49,17 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     }
     Staging::check(out, how.force)?;
     if how.machine.device == DeviceChoice::Wasm {
+        if how.plot {
+            let detail = "a picture is drawn of logs, which --device wasm reads in the sandbox only";
+            return Err(Error::new(ErrorKind::Usage, detail)
+                .help("leave out --plot, or draw with `mwa weights --plot`"));
+        }
         return sandbox::merge(options, how, out, progress);
     }
     let mut excluded = Vec::new();
     let mut dropped = Vec::new();
     loop {
-        let mut choice = Choice::new(options, &excluded)?;
+        let mut choice = Choice::new(options, &excluded, how.plot)?;
         choice.chosen.notes.extend_from_slice(&dropped);
         let mut planned = Planned::new(choice, how)?;
         let error = match planned.run(how, out, progress) {
@@ -60,18 +76,27 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
 pub(crate) struct Planned {
     merge: Merge,
     checkpoints: Vec<Checkpoint>,
+    picture: Option<String>,
 }
 
 impl Planned {
     pub(crate) fn new(choice: Choice, how: &MergeOptions) -> Result<Self> {
-        let Choice { chosen, checkpoints } = choice;
+        let Choice { chosen, mut checkpoints, picture } = choice;
         let cut = execute::cut(how.machine, chosen.inputs.len());
-        Ok(Self { merge: Merge::new(chosen, how.merge, cut)?, checkpoints })
+        let mut merge = Merge::new(chosen, how.merge, cut)?;
+        let mut copied = Vec::new();
+        for (name, path) in core::mem::take(&mut checkpoints[merge.owner()].companions) {
+            if !merge.may_rewrite(&name) || !merge.rewrites(&name, &read_text(&path)?) {
+                copied.push((name, path));
+            }
+        }
+        checkpoints[merge.owner()].companions = copied;
+        Ok(Self { merge, checkpoints, picture })
     }
 
     /// Merge on this machine, into the folder `out`.
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
-        let Self { merge, checkpoints } = self;
+        let Self { merge, checkpoints, picture } = self;
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
@@ -97,7 +122,11 @@ impl Planned {
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
         let Hashes { inputs, outputs } = hashes;
-        let closing = Closing { paths, inputs, outputs, companions, notes };
+        if let Some(picture) = picture {
+            staging.write(PICTURE, picture.as_bytes())?;
+        }
+        let has_picture = picture.is_some();
+        let closing = Closing { paths, inputs, outputs, companions, notes, has_picture };
         let finished = merge.finish(&closing)?;
         close(staging, &finished.texts, progress)?;
         Ok(finished.report)

@@ -59,6 +59,8 @@ pub struct MergeOptions {
     pub force: bool,
     /// SHA-256 of every file, too.
     pub sha256: bool,
+    /// Draw a picture of the weights beside them, for the card.
+    pub plot: bool,
     /// Threads and memory.
     pub machine: Machine,
 }
@@ -80,6 +82,7 @@ impl MergeOptions {
             merge: given.merging()?,
             force: given.force,
             sha256: given.sha256,
+            plot: false,
             machine: Machine::new(given)?,
         })
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::files::is_inside;
-use mwa::report::{CARD, CONFIG, HashedFile, REPORT, Report, is_loaded};
+use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::Serialize;
 
@@ -81,6 +81,11 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     let at = |error: Error| {
         error.file(path.display().to_string()).help("the report was damaged or edited: merge again")
     };
+    if !folder.exists() {
+        return Err(Error::new(ErrorKind::Input, "does not exist")
+            .file(folder.display().to_string())
+            .help("verify takes a folder that `mwa merge` wrote"));
+    }
     if !path.is_file() {
         return Err(Error::new(ErrorKind::Input, format!("holds no {REPORT}"))
             .file(folder.display().to_string())
@@ -139,7 +144,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         None => report.wrote(name),
         Some(_) => {
             let mut files = report.outputs.iter().chain(&companions);
-            [CARD, REPORT].contains(&name) || files.any(|file| file.name == name)
+            [CARD, REPORT, PICTURE].contains(&name) || files.any(|file| file.name == name)
         }
     };
     let others = others(folder, &wrote)?;

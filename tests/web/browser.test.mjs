@@ -67,6 +67,12 @@ async function openSample() {
   await page.getByText("5 of 10 checkpoints").waitFor();
 }
 
+async function compare() {
+  await page.getByText("How alike the checkpoints are").click();
+  await page.getByRole("button", { name: "Compare" }).click();
+  await page.locator(".heatmap").waitFor();
+}
+
 /** A copy of the sample run, changed. */
 async function changed(change) {
   const folder = await mkdtemp(join(tmpdir(), "mwa-web-"));
@@ -95,10 +101,9 @@ test("the sample run by mouse: weights follow the penalty, the saved file is the
   assert.notDeepEqual(await weights(), first);
   await page.selectOption("#scheme", "linear");
   await page.selectOption("#metric", "loss");
-  await page.getByText("on loss (min)").waitFor();
+  await page.getByText("by loss (lower is better)").waitFor();
   await page.selectOption("#metric", "eval_loss");
-  await page.getByRole("button", { name: "Compare" }).click();
-  await page.locator(".heatmap").waitFor();
+  await compare();
   assert.equal(await page.locator(".heatmap tbody tr").count(), 5);
   await page.click("#merge");
   await page.getByText(BLAKE3).first().waitFor();
@@ -126,6 +131,91 @@ test("the sample run by keyboard alone", async () => {
   await reach("merge");
   await page.keyboard.press("Enter");
   await page.getByText(BLAKE3).first().waitFor();
+});
+
+test("curve, weights and Merge are in sight together, and the way in is a line", async () => {
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await openPage();
+  assert.ok(await page.getByText("What comes out").isVisible());
+  await openSample();
+  assert.ok(!(await page.getByText("What comes out").isVisible()));
+  assert.equal(await page.evaluate(() => document.activeElement.id), "weights-title");
+  for (const seen of [".chart", "#penalty", "tbody tr:not(.out) >> nth=4", "#merge"]) {
+    const { y, height } = await page.locator(seen).first().boundingBox();
+    assert.ok(y >= 0 && y + height <= 800, `${seen} lies from ${y} to ${y + height}`);
+  }
+  assert.deepEqual(await page.locator("button.primary:visible").allTextContents(), ["Merge"]);
+});
+
+test("a result of an earlier choice is not offered", async () => {
+  await openPage();
+  await openSample();
+  await page.click("#merge");
+  await page.getByText(BLAKE3).first().waitFor();
+  assert.ok(await page.locator("#save-files").isVisible());
+  await page.locator("#penalty").fill("0.1");
+  await page.getByText("The choice has changed: merge again.").waitFor();
+  assert.equal(await page.locator("#save-files").count(), 0);
+  assert.equal(await page.getByText(BLAKE3).count(), 0);
+});
+
+test("what cannot be is told where its cause is", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#space", "product");
+  await page.selectOption("#rank-by", "number");
+  await page.locator("#rank").fill("999");
+  const told = page.locator("section", { has: page.locator("#merge-title") }).locator(".problem");
+  await told.getByText("999").first().waitFor();
+  assert.equal(await page.locator(".problem:visible").count(), 1);
+  await page.selectOption("#space", "factors");
+  assert.equal(await page.locator(".problem:visible").count(), 0);
+  // a penalty that the scheme does not have
+  await page.getByLabel("Penalty as a number").fill("5");
+  await page.getByText("penalty 5 is out of range for the linear scheme").waitFor();
+  assert.equal(await page.getByLabel("Penalty as a number").getAttribute("aria-invalid"), "true");
+  assert.ok(await page.locator("#merge").isDisabled());
+  await page.getByLabel("Penalty as a number").fill("1");
+  assert.equal(await page.getByLabel("Penalty as a number").getAttribute("aria-invalid"), "false");
+  // nothing selected is no error
+  await page.getByRole("button", { name: "None" }).click();
+  await page.getByText("Select the checkpoints to merge.").waitFor();
+  assert.equal(await page.locator(".problem:visible").count(), 0);
+  await page.getByRole("button", { name: "By the rule" }).click();
+  // nobody knows whether a higher learning rate is better
+  await page.selectOption("#metric", "learning_rate");
+  await page.getByText("Say so with Better: lower or Better: higher.").waitFor();
+  await page.selectOption("#goal", "min");
+  await page.getByText("by learning_rate (lower is better)").waitFor();
+});
+
+test("a run of .bin files opens and merges", async () => {
+  await openFolder(`${root}/host/tests/cli/hunt/adapter-in-subfolder/run`);
+  await page.getByText("3 checkpoints").first().waitFor();
+  await page.click("#merge");
+  await page.locator(".good").getByText("Merged 2 checkpoints").waitFor();
+});
+
+test("bars are seen against their ground", async () => {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    await openPage();
+    await openSample();
+    const contrast = await page.evaluate(() => {
+      const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      const light = (color) => {
+        context.fillStyle = color;
+        context.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((byte) => (byte <= 10 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
+      const ground = light(of("#work", "backgroundColor"));
+      const against = (color) => (Math.max(light(color), ground) + 0.05) / (Math.min(light(color), ground) + 0.05);
+      return [of("tr:not(.out) .fill", "backgroundColor"), of(".chart .bar", "fill"), of(".chart .curve", "stroke")].map(against);
+    });
+    assert.ok(Math.min(...contrast) >= 3, `${colorScheme}: ${contrast}`);
+  }
 });
 
 test("product space at a rank gives the native bytes", async () => {
@@ -216,7 +306,7 @@ test("two runs mixed are told apart, and refused", async () => {
   await page.getByRole("button", { name: "All", exact: true }).click();
   assert.match((await page.locator(".problem").allTextContents()).join(), /is not of the same run as run\/checkpoint-950/);
   assert.ok(await page.locator("#merge").isDisabled());
-  await page.getByLabel("average across runs").check();
+  await page.getByLabel("Allow mixing runs").check();
   assert.ok(await page.locator("#merge").isEnabled());
   await run.remove();
 });
@@ -310,6 +400,21 @@ test("it works offline once it was loaded", async () => {
   await page.getByText(BLAKE3).first().waitFor();
 });
 
+test("the element takes options as attributes and speaks other languages", async () => {
+  await page.goto(`${server.url}/some/path/embed.html`);
+  await page.locator("mwa-merge button").first().waitFor();
+  const told = await page.evaluate(() => {
+    const MwaMerge = customElements.get("mwa-merge");
+    MwaMerge.texts.de = { choose: "Ordner wählen…", merged: "{count} zusammengeführt." };
+    document.body.insertAdjacentHTML("beforeend", '<div lang="de-AT"><mwa-merge id="other" last="4" scheme="uniform" drop-bad></mwa-merge></div>');
+    const root = document.getElementById("other").shadowRoot;
+    return [root.querySelector("button").textContent, root.querySelector("p").textContent];
+  });
+  assert.deepEqual(told, ["Ordner wählen…", "Drop a LoRA run folder here. Nothing is uploaded."]);
+  await page.locator("#other input[type=file]").setInputFiles(`${root}/examples/sample-run`);
+  await page.getByText("4 zusammengeführt.").waitFor();
+});
+
 test("the element merges on another page", async () => {
   await page.goto(`${server.url}/some/path/embed.html`);
   await page.locator("mwa-merge input[type=file]").setInputFiles(`${root}/examples/sample-run`);
@@ -326,8 +431,7 @@ for (const [width, height] of [[360, 780], [1280, 900], [3840, 2160]]) {
       await watch(context);
       await openPage();
       await openSample();
-      await page.getByRole("button", { name: "Compare" }).click();
-      await page.locator(".heatmap").waitFor();
+      await compare();
       await page.click("#merge");
       await page.getByText(BLAKE3).first().waitFor();
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);

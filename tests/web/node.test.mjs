@@ -155,7 +155,7 @@ test("messages name the file, both facts, and what to do", async () => {
   const pointer = await fails({ name: "a.safetensors", data: text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n") });
   assert.deepEqual([pointer.kind, pointer.message, pointer.help], ["header", "a.safetensors: is a git-lfs pointer, not a safetensors file", "fetch the file itself: `git lfs pull`"]);
   const unknown = await fails(await disk(`${root}/examples/sample-run`), { metric: "eval_los" });
-  assert.equal(unknown.help, "did you mean --metric eval_loss?");
+  assert.equal(unknown.help, 'did you mean metric: "eval_loss"?');
   assert.ok(unknown instanceof mwa.MergeError);
 });
 

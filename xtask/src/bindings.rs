@@ -141,7 +141,7 @@ pub(crate) fn bench(run_folder: &Path, runs: usize) -> Result {
 fn pytest(python: &Path) -> Command {
     let mut test = Command::new(python);
     // -P: the installed package, not the sources
-    test.args(["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]);
+    test.args(["-P", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-p", "no:warnings"]);
     test.current_dir(root().join("bindings/python"));
     test
 }

@@ -172,7 +172,12 @@ fn suite(report: &str) -> Option<Count> {
         rest.split_once('"')?.0.parse().ok()
     };
     let (failed, skipped) = (number("errors")? + number("failures")?, number("skipped")?);
-    Some(Count { passed: number("tests")?.checked_sub(failed + skipped)?, failed, skipped })
+    Some(Count {
+        passed: number("tests")?.checked_sub(failed + skipped)?,
+        failed,
+        skipped,
+        reasons: Vec::new(),
+    })
 }
 
 /// Put the core module where Maven compiles it.
@@ -251,7 +256,7 @@ mod tests {
     #[test]
     fn reports_are_counted() {
         let report = "<?xml?>\n<testsuite xmlns:xsi=\"x\" name=\"mwa.A\" time=\"1.2\" tests=\"12\" errors=\"1\" skipped=\"2\" failures=\"3\">";
-        assert_eq!(suite(report), Some(Count { passed: 6, failed: 4, skipped: 2 }));
+        assert_eq!(suite(report), Some(Count { passed: 6, failed: 4, skipped: 2, reasons: Vec::new() }));
         assert_eq!(suite("<html>"), None);
     }
 

@@ -119,9 +119,7 @@ pub(crate) fn test_page(count: &mut Count) -> Result {
         if crate::count::is_required("browser") {
             return Err(why);
         }
-        println!("ignored: {why}");
-        count.skipped += 1;
-        return Ok(());
+        return crate::count::skip(&why, count);
     }
     npm(&root().join("tests/web"))?;
     for file in ["browser.test.mjs", "gpu.test.mjs", "apps.test.mjs"] {
@@ -148,6 +146,7 @@ fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result
     node.envs(environment.iter().map(|(name, value)| (name, value)));
     let mut seen = Count::default();
     let succeeded = stream(node, |line| {
+        seen.add_reason(line);
         for (word, n) in
             [("# pass ", &mut seen.passed), ("# fail ", &mut seen.failed), ("# skipped ", &mut seen.skipped)]
         {
@@ -157,6 +156,7 @@ fn tests(file: &str, environment: &[(&str, &Path)], count: &mut Count) -> Result
     count.passed += seen.passed;
     count.failed += seen.failed;
     count.skipped += seen.skipped;
+    count.reasons.append(&mut seen.reasons);
     if succeeded || seen.failed > 0 { Ok(()) } else { Err(format!("{file} did not run to its end")) }
 }
 

@@ -84,7 +84,7 @@ pub unsafe extern "C" fn mwa_inspect(
     })
 }
 
-/// Merge again from the report in a merged folder and compare bytes and hashes: `is_good` gets whether all is as it was,
+/// Merge again from the report in a merged folder and compare bytes and hashes: `is_good` gets 1 if all is as it was, else 0,
 /// `found` what `mwa verify --json` prints; each may be NULL. Of the options, `threads` and `memory` count.
 ///
 /// # Safety
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn mwa_verify(
     options: *const c_char,
     progress: mwa_progress,
     user: *mut c_void,
-    is_good: *mut bool,
+    is_good: *mut u8,
     found: *mut *mut mwa_text,
 ) -> *mut mwa_error {
     guarded(|| {
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn mwa_verify(
         // SAFETY: the caller's promise.
         unsafe {
             if !is_good.is_null() {
-                is_good.write(made.is_good());
+                is_good.write(made.is_good().into());
             }
             give_json(found, &made);
         }

@@ -128,7 +128,7 @@ static void run(char **words) {
     error = mwa_merge(inputs, 1, words[1], words[2], NULL, NULL, &report);
     if (!error) {
         char little[4];
-        bool good = false;
+        uint8_t good = 0;
         size_t size = mwa_text_copy(report, little, sizeof little);
         if (size < 100 || memcmp(little, "{\n ", 4) != 0) exit(7);
         error = mwa_verify(words[1], "{\"threads\": 2}", NULL, NULL, &good, NULL);

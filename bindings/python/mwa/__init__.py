@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mwa import _mwa
 from mwa.errors import MergeError
-from mwa.options import Device, MergeOptions, WeightOptions, to_json
+from mwa.options import Device, MergeOptions, WeightOptions, takes, to_json
+from mwa.progress import Progress, heard
 from mwa.results import (
     Advice,
     Checked,
@@ -58,26 +59,30 @@ __all__ = [
     "weights",
 ]
 
+__version__: str = _mwa.__version__
+
 Path = str | os.PathLike[str]
-Progress = Callable[[int, int], object]
 
 
+@takes(MergeOptions)
 def merge(
     inputs: Path | Iterable[Path],
     out: Path,
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MergeOptions],
 ) -> Report:
     """Merge a run, or checkpoints, into the folder `out`, which appears whole or not at all.
 
     `inputs` is a run folder, a checkpoint folder or a .safetensors file, or several of them. `progress(done, total)` is
-    called now and then, in bytes of input. Raises `MergeError`; what `progress` raises, and `KeyboardInterrupt`, stop the
-    merge and leave nothing behind.
+    called now and then, in bytes of input; `progress=True` shows a bar, tqdm's where that is installed. Raises `MergeError`;
+    what `progress` raises, and `KeyboardInterrupt`, stop the merge and leave nothing behind.
     """
-    return read(Report, json.loads(_mwa.merge(_paths(inputs), out, to_json(options), progress)))
+    with heard(progress, "merge") as hear:
+        return read(Report, json.loads(_mwa.merge(_paths(inputs), out, to_json(options), hear)))
 
 
+@takes(WeightOptions)
 def weights(inputs: Path | Iterable[Path], **options: Unpack[WeightOptions]) -> Report:
     """The same choice and weights as `merge` would take, without merging: a report without outputs."""
     return read(Report, json.loads(_mwa.weights(_paths(inputs), to_json(options))))
@@ -91,14 +96,15 @@ def inspect(path: Path, *, adapter: str | None = None) -> Inspection:
 def verify(
     folder: Path,
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     threads: int | None = None,
     memory: int | None = None,
     device: Device | None = None,
 ) -> Verified:
     """Merge again from the report in a merged folder, and compare bytes and hashes."""
     options = to_json({"threads": threads, "memory": memory, "device": device})
-    return read(Verified, json.loads(_mwa.verify(folder, options, progress)))
+    with heard(progress, "verify") as hear:
+        return read(Verified, json.loads(_mwa.verify(folder, options, hear)))
 
 
 def _paths(inputs: Path | Iterable[Path]) -> list[Path]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TypeVar
 
+__version__: str
+
 _Path = str | PathLike[str]
 _Progress = Callable[[int, int], object]
 _Tensor = TypeVar("_Tensor")

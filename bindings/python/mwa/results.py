@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, is_dataclass
+from html import escape
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from mwa.speech import spoken
 
 T = TypeVar("T")
 
@@ -109,6 +112,42 @@ class Report:
     selected: Selected | None = None
     advice: tuple[Advice, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """A table with bars, for notebooks."""
+        metric = self.weighting.metric
+        largest = max((abs(row.weight) for row in self.inputs), default=0) or 1
+        head = ["checkpoint", "step", *([metric] if metric else []), "weight", ""]
+
+        def cells(row: Input) -> list[str]:
+            value = [] if metric is None else ["" if row.metric is None else f"{row.metric:.5g}"]
+            width = round(100 * abs(row.weight) / largest)
+            bar = f'<div style="width:{width}%;min-width:1px;height:.8em;background:#c26a10"></div>'
+            return [*map(escape, [_tail(row.name, self.inputs), str(row.step or "–"), *value, f"{row.weight:.4f}"]), bar]
+
+        def line(tag: str, texts: list[str]) -> str:
+            last = len(texts) - 1
+            styles = ("left", *("right",) * last)
+            wide = lambda i: ";width:12em" if i == last else ""  # noqa: E731
+            return "".join(f'<{tag} style="text-align:{styles[i]}{wide(i)}">{text}</{tag}>' for i, text in enumerate(texts))
+
+        rows = "".join(f"<tr>{line('td', cells(row))}</tr>" for row in self.inputs)
+        said = [] if self.selected is None else [f"chosen: {self.selected.line}"]
+        said += [f"merged into {file.name}, {file.bytes:,} bytes" for file in self.outputs]
+        said += [spoken(advice.text) for advice in self.advice] + [spoken(note) for note in self.notes]
+        notes = "".join(f"<li>{escape(text)}</li>" for text in said)
+        return f"<table><thead><tr>{line('th', [*map(escape, head)])}</tr></thead><tbody>{rows}</tbody></table><ul>{notes}</ul>"
+
+
+def _tail(name: str, rows: tuple[Input, ...]) -> str:
+    """The end of a name that tells it from the others."""
+    parts = name.replace("\\", "/").rstrip("/").split("/")
+    others = [row.name.replace("\\", "/").rstrip("/") for row in rows]
+    for count in range(1, len(parts) + 1):
+        tail = "/".join(parts[-count:])
+        if sum(other == tail or other.endswith(f"/{tail}") for other in others) < 2:
+            return tail
+    return name
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -123,6 +162,9 @@ class Summary:
     tensors: int
     parameters: int
     bytes: int
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ()
+    base_model: str | None = None
 
 
 @dataclass(frozen=True)

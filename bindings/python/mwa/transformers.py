@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -20,11 +21,14 @@ class MergeCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # An
 
     >>> trainer = Trainer(..., callbacks=[MergeCallback(metric="eval_loss", penalty=0.8)])    # doctest: +SKIP
 
-    Options are those of `mwa.merge`; wrong ones are refused here and now, not after the training. An earlier merge of that
-    name is replaced. `report` is the result. Under distributed training, the process that writes checkpoints merges.
+    Options are those of `mwa.merge`; values that cannot be are refused here and now. An earlier merge of that name is replaced.
+    `report` is the result; where the run cannot be merged, for example because it logged no such metric, a warning says why and
+    `error` has it, as the training is done and worth keeping. Under distributed training, the process that writes checkpoints
+    merges.
     """
 
     report: mwa.Report | None = None
+    error: Exception | None = None
 
     def __init__(self, name: str = "merged", **options: Unpack[mwa.MergeOptions]) -> None:
         options.setdefault("force", True)
@@ -43,7 +47,16 @@ class MergeCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # An
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Merge."""
-        if state.is_world_process_zero:
-            run = str(args.output_dir)
-            self.report = mwa.merge(run, os.path.join(run, self.name), **self.options)
+        """Merge, and say where."""
+        if not state.is_world_process_zero:
+            return
+        run = str(args.output_dir)
+        out = os.path.join(run, self.name)
+        self.report = self.error = None
+        try:
+            self.report = mwa.merge(run, out, **self.options)
+        except Exception as error:
+            self.error = error
+            warnings.warn(f"mwa: the run is trained, but was not merged: {error}", stacklevel=2)
+        else:
+            print(f"mwa: merged {len(self.report.inputs)} checkpoints into {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import mwa
+from mwa.speech import spoken
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -91,6 +93,34 @@ def test_python_m_mwa(sample_run: Path) -> None:
     assert f"mwa {mwa.weights(sample_run).mwa}" in subprocess.check_output([*module, "--version"], text=True)
 
 
+def test_what_help_and_notebooks_show(sample_run: Path) -> None:
+    assert mwa.__version__ == mwa.weights(sample_run).mwa
+    for function, names in ((mwa.merge, {"penalty", "space", "device"}), (mwa.weights, {"penalty", "last"})):
+        help = inspect.getdoc(function) or ""
+        assert all(f"\n{name}: " in help for name in names), help
+        assert names <= inspect.signature(function).parameters.keys()
+    assert "space" not in inspect.signature(mwa.weights).parameters
+    html = mwa.weights(sample_run)._repr_html_()
+    assert html.count("<tr>") == 6 and "checkpoint-1000" in html and "width:100%" in html
+
+
+def test_messages_name_options_as_python_does() -> None:
+    for core, python in (
+        ("leave them out with --drop-bad", "leave them out with drop_bad=True"),
+        ("say so with --goal min or --goal max", 'say so with goal="min" or goal="max"'),
+        ("take fewer of them (--last 5), or (--space product)", 'take fewer of them (last=5), or (space="product")'),
+        ("or give your own with --metrics-file", "or give your own with metrics_file"),
+        ("name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv", "name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv"),
+        ("--no-such thing", "--no-such thing"),
+    ):
+        assert spoken(core) == python
+
+
+def test_progress_shows_a_bar(sample_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mwa.merge(sample_run, tmp_path / "out", progress=True)
+    assert "100%" in capsys.readouterr().err.replace(" %", "%")
+
+
 def test_progress_is_told_to_the_end(sample_run: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int, int]] = []
     mwa.merge(sample_run, tmp_path / "out", progress=lambda *at: told.append((*at, threading.get_ident())))
@@ -135,7 +165,8 @@ def test_other_threads_run_meanwhile(sample_run: Path, tmp_path: Path) -> None:
         ({"last": 0}, "usage", "option last: 0 does not fit; it must be a whole number from 1 on"),
         ({"last": object()}, "usage", "option last: \"<object object"),
         ({"penalty": 2}, "weights", "penalty 2 is out of range for the linear scheme\nhelp: it must be between 0 and 1"),
-        ({"penalty": float("nan")}, "usage", "not JSON compliant"),
+        ({"penalty": float("nan")}, "usage", "option penalty: nan does not fit; it must be finite"),
+        ({"metric": "eval_los"}, "metric", 'did you mean metric="eval_loss"?'),
         ({"weights": [1, 2]}, "weights", "there are 2 weights for 10 checkpoints"),
         ({"weights": [1], "metric": "loss"}, "usage", "options weights and metric contradict each other"),
         ({"metric": "bleu"}, "metric", "bleu"),

@@ -68,6 +68,14 @@ def test_merge_callback_refuses_before_training(tmp_path: Path) -> None:
         train(tmp_path, MergeCallback(), save_strategy="no")
 
 
+def test_a_finished_training_is_kept(tmp_path: Path) -> None:
+    callback = MergeCallback(metric="eval_accuracy")
+    with pytest.warns(UserWarning, match="was not merged: .*there is no metric `eval_accuracy`"):
+        train(tmp_path, callback)
+    assert callback.report is None and isinstance(callback.error, mwa.MergeError)
+    assert (tmp_path / "checkpoint-8").is_dir() and not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"])
 def test_torch_tensors(dtype: str) -> None:
     kind = getattr(torch, dtype)

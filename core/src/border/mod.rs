@@ -258,7 +258,7 @@ impl Session {
     ) -> Maybe<Work> {
         let most = usize::try_from(self.order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
         let chunk = most.min(MOST / checkpoints.len().max(1)).max(1);
-        let merge = Merge::new(chosen, merging, Cut { max_bytes: chunk, by_tensor: false })?;
+        let mut merge = Merge::new(chosen, merging, Cut { max_bytes: chunk, by_tensor: false })?;
         let (mut inputs, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for checkpoint in checkpoints {
             firsts.push(inputs.len());
@@ -266,7 +266,7 @@ impl Session {
             lengths.extend(checkpoint.files.iter().map(|file| file.len));
         }
         let weights = inputs.len();
-        let companions = checkpoints[merge.owner()].companions(&self.files)?;
+        let companions = checkpoints[merge.owner()].beside(&self.files, &mut merge)?;
         let is_hashed = !self.order.hashed_outside;
         for (_, path) in companions.iter().filter(|_| is_hashed) {
             let Kind::File(len) = self.files.kind(path)? else { continue };
@@ -433,7 +433,7 @@ impl Session {
         let ends = firsts.iter().skip(1).copied().chain([inputs.len()]);
         let of = |(start, end): (&usize, usize)| inputs.get(*start..end).unwrap_or_default().to_vec();
         let inputs = firsts.iter().zip(ends).map(of).collect();
-        Ok(merge.finish(&Closing { paths, inputs, outputs, companions, notes })?.texts)
+        Ok(merge.finish(&Closing { paths, inputs, outputs, companions, notes, has_picture: false })?.texts)
     }
 }
 

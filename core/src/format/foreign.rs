@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::format::{STEMS, stem};
+use crate::format::stem;
 
 /// How the names of files begin that hold a trainer's state, not weights.
 const STATES: [&str; 14] = [
@@ -220,9 +220,7 @@ pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) 
         return Error::new(ErrorKind::Input, format!("holds {name}, {what}, which is not read here"))
             .help(help);
     } else {
-        let (last, others) = STEMS.split_last().expect("there are some");
-        let detail = format!("holds no weights: no file called {} or {last}", others.join(", "));
-        return Error::new(ErrorKind::Input, detail)
+        return Error::new(ErrorKind::Input, "holds no weights, and no folders named checkpoint-N")
             .help("give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights");
     };
     Error::new(ErrorKind::Input, format!("{what}: {}", some(found))).help(help)

@@ -121,12 +121,12 @@ impl Metric {
     /// The value of every checkpoint, or an error that names each one that is bad or has none.
     pub fn values(&self) -> Result<Vec<f64>> {
         let mut values = Vec::with_capacity(self.readings.len());
-        let (mut bad, mut missing) = (Vec::new(), Vec::new());
+        let (mut bad, mut missing) = (Reasons::default(), Reasons::default());
         for (checkpoint, outcome) in self.checkpoints.iter().zip(&self.readings) {
             match outcome {
                 Outcome::Read(reading) => values.push(reading.value),
-                Outcome::Missing(facts) => missing.push(format!("{checkpoint} ({facts})")),
-                Outcome::Bad(reason) => bad.push(format!("{checkpoint} ({reason})")),
+                Outcome::Missing(facts) => missing.push(checkpoint, facts),
+                Outcome::Bad(reason) => bad.push(checkpoint, reason),
             }
         }
         let (count, name) = (self.readings.len(), &self.name);
@@ -134,32 +134,25 @@ impl Metric {
             return Ok(values);
         }
         let mut parts = Vec::new();
-        if !bad.is_empty() {
-            parts.push(format!(
-                "{} of {count} checkpoints must not be averaged: {}",
-                bad.len(),
-                bad.join(", ")
-            ));
+        if bad.count > 0 {
+            parts.push(format!("{} of {count} checkpoints must not be averaged: {}", bad.count, bad.text));
         }
-        if !missing.is_empty() {
-            parts.push(format!(
-                "{} of {count} checkpoints have no {name}: {}",
-                missing.len(),
-                missing.join(", ")
-            ));
+        if missing.count > 0 {
+            parts.push(format!("{} of {count} checkpoints have no {name}: {}", missing.count, missing.text));
         }
         if count == 0 {
             parts.push("no checkpoint is left".to_string());
         }
         let error = Error::new(ErrorKind::Metric, parts.join("; "));
-        Err(match (bad.len(), missing.len()) {
+        Err(match (bad.count, missing.count) {
             (0, 0) => error,
             (bad, _) if bad == count => {
                 error.help("train again with a lower learning rate, or start from earlier checkpoints")
             }
             (_, 0) => error.help("leave them out with --drop-bad"),
-            _ => error
-                .help("choose a metric that every checkpoint has, or only checkpoints that have this one"),
+            _ => error.help(
+                "choose a metric that every checkpoint has (--metric), or only checkpoints that have this one (--steps A..B, --last N)",
+            ),
         })
     }
 
@@ -199,6 +192,28 @@ impl Metric {
         }
         self.notes.push(facts);
         Ok(self)
+    }
+}
+
+/// Checkpoints with the reason of each, one that several have in a row said once: "a, b (why)".
+#[derive(Default)]
+struct Reasons<'a> {
+    count: usize,
+    text: String,
+    last: &'a str,
+}
+
+impl<'a> Reasons<'a> {
+    fn push(&mut self, checkpoint: &str, reason: &'a str) {
+        let is_same = self.count > 0 && self.last == reason;
+        if is_same {
+            self.text.truncate(self.text.len() - " ()".len() - reason.len());
+        }
+        if self.count > 0 {
+            self.text += ", ";
+        }
+        self.text += &format!("{checkpoint} ({reason})");
+        (self.count, self.last) = (self.count + 1, reason);
     }
 }
 
@@ -242,7 +257,7 @@ impl fmt::Display for Source {
             Self::Interpolated { before, after } => {
                 write!(f, "between the logs of steps {before} and {after}")
             }
-            Self::Stale { last, by } => write!(f, "stale by {}, last log at {last}", steps(*by)),
+            Self::Stale { last, by } => write!(f, "logged {} before, at step {last}", steps(*by)),
             Self::BeforeFirst { by } => write!(f, "{} before the first log", steps(*by)),
             Self::Nearest { step, by } => write!(f, "at step {step}, {} away", steps(*by)),
             Self::Table { row } => write!(f, "table, row {row}"),
@@ -319,7 +334,7 @@ mod tests {
     #[test]
     fn strict_refuses_flagged_values() {
         let stale = metric(vec![read(1.0, Source::Stale { last: 20, by: 5 })]);
-        let note = "eval_loss is not logged right at step 1: stale by 5 steps, last log at 20";
+        let note = "eval_loss is not logged right at step 1: logged 5 steps before, at step 20";
         assert_eq!(stale.clone().flag(false).unwrap().notes, [note]);
         assert_eq!(stale.flag(true).unwrap_err().detail(), note);
         assert!(

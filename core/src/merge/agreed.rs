@@ -62,7 +62,14 @@ impl Agreed {
         };
         let copied = sole(weights).filter(is_copied);
         if let Some(only) = copied {
-            notes.push(format!("only {} has weight: its files are copied as they are", inputs[only].name));
+            let name = &inputs[only].name;
+            notes.push(match inputs.len() {
+                1 => format!(
+                    "{name} is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give \
+                     its run's folder or several checkpoints"
+                ),
+                _ => format!("only {name} has weight: its files are copied as they are"),
+            });
             return Ok(Self { recipe: Recipe::default(), copied, notes, exactness });
         }
         quantised::refuse(tensors(newest))?;

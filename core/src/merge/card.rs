@@ -8,9 +8,10 @@ use crate::merge::report::{Report, labels};
 use crate::text::escape::{markdown, readable};
 use crate::text::json::quoted;
 
-/// The README.md of a merge; `config` is the adapter's, none for a full model.
+/// The README.md of a merge; `config` is the adapter's, none for a full model; `picture` the file that shows the weights, if there
+/// is one.
 #[must_use]
-pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
+pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&str>) -> String {
     let is_product = report.space == "product";
     // JSON's quotes make YAML scalars that cannot be misread
     let mut text = String::from("---\n");
@@ -41,6 +42,9 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>) -> String {
         text += &format!("Checkpoints: {}.\n\n", markdown(&selected.line));
     }
     text += &format!("Weights: {}.\n\n", markdown(&report.weighting.describe()));
+    if let Some(picture) = picture {
+        text += &format!("![The metric over the steps, and the weight of each checkpoint]({picture})\n\n");
+    }
     for advice in &report.advice {
         text += &format!("What to expect: {}.\n\n", markdown(&advice.text));
     }

@@ -33,6 +33,9 @@ pub struct Closing {
     /// What the host has to tell: which files it did not take along.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Whether the host has drawn a picture of the weights beside them, as [`report::PICTURE`].
+    #[serde(default)]
+    pub has_picture: bool,
 }
 
 /// The hashes of a file.
@@ -73,10 +76,12 @@ pub struct Finished {
 }
 
 impl Merge {
-    /// Shard index and adapter config: what belongs beside the weights and does not depend on hashes.
+    /// Shard index, adapter config, and a model's config that says another dtype: what belongs beside the weights and does not
+    /// depend on hashes.
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
         let mut texts: Vec<_> = shard_indexes(self.outputs());
+        texts.extend_from_slice(&self.rewritten);
         if let Some(config) = &self.chosen.configs[self.owner()] {
             let text = self.rewritten().unwrap_or_else(|| config.text().to_string());
             texts.push((report::CONFIG.to_string(), text));
@@ -109,7 +114,8 @@ impl Merge {
         made.notes.extend(twins(&made.inputs));
         let mut texts = self.texts();
         let config = self.chosen.configs[self.owner()].as_ref();
-        texts.push((report::CARD.to_string(), card(&made, config)));
+        let picture = Some(report::PICTURE).filter(|_| closing.has_picture);
+        texts.push((report::CARD.to_string(), card(&made, config, picture)));
         texts.push((report::REPORT.to_string(), made.to_json()));
         Ok(Finished { report: made, texts })
     }

@@ -55,6 +55,7 @@ mod agreed;
 pub(crate) mod card;
 mod closing;
 mod compare;
+mod dtype_in_config;
 mod found;
 mod job;
 pub mod report;
@@ -72,6 +73,7 @@ use crate::adapter::kinds::Exactness;
 use crate::digest::Digests;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::last;
 use crate::kernel::Tally;
 use crate::merge::same_run::Samples;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
@@ -79,8 +81,9 @@ use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::weigh::choose::{note_of_sum, wrong_count};
 use crate::weigh::scheme::Weights;
 
+use self::dtype_in_config::with_dtype;
 use self::job::{Aim, Work};
-use self::report::{Distance, Weighting};
+use self::report::{Distance, MODEL_CONFIG, Weighting};
 
 pub use agreed::Agreed;
 pub use closing::{Closing, Finished, Hash, Text, shard_indexes};
@@ -223,6 +226,8 @@ pub struct Merge {
     cut: Cut,
     recipe: Recipe,
     copied: Option<usize>,
+    /// Configs that could not be copied as they are, in their place.
+    rewritten: Vec<Text>,
     notes: Vec<String>,
     samples: Samples,
     modules: Modules,
@@ -316,6 +321,7 @@ impl Merge {
             cut,
             recipe,
             copied: agreed.copied,
+            rewritten: Vec::new(),
             notes,
             samples,
             modules,
@@ -582,6 +588,21 @@ impl Merge {
     #[must_use]
     pub fn owner(&self) -> usize {
         self.copied.unwrap_or(self.chosen.inputs.len() - 1)
+    }
+
+    /// Whether a companion of that name may name the dtype of the weights, and this merge writes another than it read.
+    #[must_use]
+    pub fn may_rewrite(&self, companion: &str) -> bool {
+        last(companion) == MODEL_CONFIG && self.options.dtype.is_some() && self.copied.is_none()
+    }
+
+    /// Look at such a companion's text: if it names another dtype than is written, it is not to be copied, but one of [`Merge::texts`],
+    /// rewritten.
+    pub fn rewrites(&mut self, companion: &str, text: &str) -> bool {
+        let made = self.options.dtype.and_then(|dtype| with_dtype(text, dtype));
+        let is_made = made.is_some();
+        self.rewritten.extend(made.map(|text| (companion.into(), text)));
+        is_made
     }
 
     /// The inputs, as they were given.

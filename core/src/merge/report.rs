@@ -298,7 +298,7 @@ impl Weighting {
         }
     }
 
-    /// In words: "linear, penalty 0.8, on eval_loss (min)".
+    /// In words: "linear, penalty 0.8, by eval_loss (lower is better)".
     #[must_use]
     pub fn describe(&self) -> String {
         let mut text = self.scheme.clone();
@@ -306,7 +306,8 @@ impl Weighting {
             text += &format!(", penalty {penalty}");
         }
         if let (Some(metric), Some(goal)) = (&self.metric, &self.goal) {
-            text += &format!(", on {metric} ({goal})");
+            let better = if goal == "min" { "lower" } else { "higher" };
+            text += &format!(", by {metric} ({better} is better)");
         }
         text
     }
@@ -315,14 +316,17 @@ impl Weighting {
 /// How tables call inputs: by the end of their names that tells them apart, parts whole.
 #[must_use]
 pub fn labels(inputs: &[Input]) -> Vec<&str> {
-    let of = |parts: usize| {
-        let label = |input: &'_ Input| {
-            let name = input.name.trim_end_matches(['/', '\\']);
-            name.rmatch_indices(['/', '\\']).nth(parts - 1).map_or(0, |(at, _)| at + 1)
-        };
-        let cut = inputs.iter().map(|input| &input.name.trim_end_matches(['/', '\\'])[label(input)..]);
-        cut.collect::<Vec<_>>()
+    distinct(&inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>())
+}
+
+/// The ends of paths that tell them apart, parts whole.
+pub(crate) fn distinct<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let end = |name: &'a str, parts: usize| {
+        let name = name.trim_end_matches(['/', '\\']);
+        let start = name.rmatch_indices(['/', '\\']).nth(parts - 1).map_or(0, |(at, _)| at + 1);
+        &name[start..]
     };
+    let of = |parts| names.iter().map(|name| end(name, parts)).collect::<Vec<_>>();
     let are_distinct = |labels: &Vec<&str>| Index::new(labels.iter().copied()).repeated().is_none();
     (1..=MOST_PARTS).map(of).find(are_distinct).unwrap_or_else(|| of(1))
 }
@@ -359,8 +363,14 @@ pub fn is_loaded(path: &str) -> bool {
 /// The model card's file name.
 pub const CARD: &str = "README.md";
 
+/// The file name of a picture of the weights, which the card shows where a host has drawn one.
+pub const PICTURE: &str = "mwa-weights.svg";
+
 /// The report's file name in a merged folder.
 pub const REPORT: &str = "mwa-report.json";
+
+/// The file name of a whole model's config.
+pub(crate) const MODEL_CONFIG: &str = "config.json";
 
 /// The file name of an adapter's config.
 pub const CONFIG: &str = "adapter_config.json";
@@ -381,7 +391,7 @@ impl Report {
         let mut listed = self.outputs.iter().chain(&self.companions);
         let may_be_unlisted =
             || COMPANIONS.contains(&name) || name == CONFIG || name.ends_with(".safetensors.index.json");
-        [CARD, REPORT].contains(&name)
+        [CARD, REPORT, PICTURE].contains(&name)
             || listed.any(|file| file.name == name)
             || (self.companions.is_empty() && may_be_unlisted())
     }

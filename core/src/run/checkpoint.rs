@@ -13,6 +13,7 @@ use crate::files::{
 };
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::{foreign, open, stem};
+use crate::merge::report::CONFIG;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::home;
 use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
@@ -20,8 +21,8 @@ use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
 pub use crate::format::shards::ShardIndex;
 pub use crate::run::step::{run_around, step_of_folder};
 
-/// The most bytes that an `adapter_config.json` may have.
-const CONFIG_LIMIT: u64 = 16 << 20;
+/// The most bytes that a config may have.
+pub(super) const CONFIG_LIMIT: u64 = 16 << 20;
 /// The most bytes that a shard index may have: as many as the heads that it lists.
 const INDEX_LIMIT: u64 = 100_000_000;
 
@@ -110,6 +111,10 @@ impl Checkpoint {
         }
         let mut checkpoint = Self::of(path);
         checkpoint.take(open_weights(files, readers, path, options)?);
+        if last(path).starts_with("adapter_model") {
+            // a program that loads the merge needs it as much as if its folder had been named
+            checkpoint.config = config_in(files, parent(path), false)?;
+        }
         checkpoint.step = checkpoint.number.or(checkpoint.counted);
         Ok(checkpoint)
     }
@@ -133,15 +138,9 @@ impl Checkpoint {
         };
         let mut checkpoint = Self::of(path);
         open_place(files, readers, &place, options)?.into_iter().for_each(|file| checkpoint.take(file));
-        let config = join(&folder, "adapter_config.json");
-        if is_file(files, &config)? {
-            let text = text(files, &config, CONFIG_LIMIT)?;
-            match AdapterConfig::parse(&text) {
-                // MLX calls its own so, too
-                Err(_) if is_mlx(&text) && last(place.path()) == "adapters.safetensors" => {}
-                parsed => checkpoint.config = Some(parsed.map_err(|error| error.file(config))?),
-            }
-        } else if last(place.path()).starts_with("adapter_model") {
+        let is_mlx_named = last(place.path()) == "adapters.safetensors";
+        checkpoint.config = config_in(files, &folder, is_mlx_named)?;
+        if checkpoint.config.is_none() && last(place.path()).starts_with("adapter_model") {
             return Err(Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json")
                 .file(path)
                 .help("copy adapter_config.json from another checkpoint of the run")
@@ -269,6 +268,19 @@ fn is_mlx(text: &str) -> bool {
     fields.is_ok_and(|fields| fields.contains_key("fine_tune_type") && !fields.contains_key("peft_type"))
 }
 
+/// PEFT's config in a folder, if there is one. `is_mlx_named`: it may be MLX's instead, which calls its own so, too.
+fn config_in(files: &dyn Files, folder: &str, is_mlx_named: bool) -> Maybe<Option<AdapterConfig>> {
+    let path = join(folder, CONFIG);
+    if !is_file(files, &path)? {
+        return Ok(None);
+    }
+    let text = text(files, &path, CONFIG_LIMIT)?;
+    match AdapterConfig::parse(&text) {
+        Err(_) if is_mlx_named && is_mlx(&text) => Ok(None),
+        parsed => Ok(Some(parsed.map_err(|error| error.file(path))?)),
+    }
+}
+
 /// Whether two files are one set of weights in two formats, by their names.
 fn is_same_but_ending(a: &str, b: &str) -> bool {
     let plain = |name: &'_ str| stem(name).map(|stem| stem.trim_start_matches("pytorch_").to_owned());
@@ -294,7 +306,7 @@ pub(crate) fn check_adapter(name: &str) -> Maybe<()> {
     }
     let detail = format!("`{name}` is not a folder inside the checkpoints");
     Err(Error::new(ErrorKind::Usage, detail)
-        .help("--adapter takes the name of a folder inside each checkpoint, such as adapter_model")
+        .help("give the name of a folder inside each checkpoint, such as adapter_model, as --adapter")
         .into())
 }
 
@@ -398,5 +410,5 @@ fn no_adapter(files: &dyn Files, path: &str, adapter: &str) -> Maybe<Error> {
     let found = inside(files, path, &files.list(path)?)?;
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
     let detail = format!("has no weights in a folder `{adapter}`; folders with weights: {found}");
-    Ok(Error::new(ErrorKind::Input, detail).help("give --adapter one of these names, or leave it out"))
+    Ok(Error::new(ErrorKind::Input, detail).help("choose one of these with --adapter, or leave it out"))
 }

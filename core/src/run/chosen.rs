@@ -5,15 +5,15 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::checkpoint::{Checkpoint, File};
+use super::checkpoint::{CONFIG_LIMIT, Checkpoint, File};
 use super::readers::{OpenOptions, Readers};
 use super::weights::is_part;
 use super::{Run, Weighed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, all, is_file, join, last};
+use crate::files::{Files, Maybe, Stop, all, is_file, join, last, text};
 use crate::format::{STEMS, stem};
-use crate::merge::report::{self, COMPANIONS, HashedFile, Report};
-use crate::merge::{Chosen, MergeOptions};
+use crate::merge::report::{self, COMPANIONS, HashedFile, MODEL_CONFIG, Report};
+use crate::merge::{Chosen, Merge, MergeOptions};
 use crate::method::product::{Measure, Space};
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
@@ -28,6 +28,22 @@ impl Run {
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
         notes.extend(way_back(&checkpoints, &chosen));
         Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
+    }
+
+    /// Ask for what [`Checkpoint::beside`] may want to read, where files are read before anybody says what is merged.
+    ///
+    /// # Errors
+    /// That it is still to be read, and what the system refuses.
+    pub fn ask_beside(&self, files: &dyn Files) -> Maybe<()> {
+        let companions =
+            all(self.checkpoints.iter().map(|checkpoint| checkpoint.companions(files)))?.concat();
+        let configs = companions.into_iter().filter(|(name, _)| last(name) == MODEL_CONFIG);
+        let read = configs.map(|(_, path)| match text(files, &path, CONFIG_LIMIT) {
+            Err(Stop::Later) => Err(Stop::Later),
+            // a merge that must read it says so
+            _ => Ok(()),
+        });
+        all(read).map(drop)
     }
 
     /// What there is to tell of a choice that is not merged.
@@ -154,6 +170,20 @@ impl Report {
 }
 
 impl Checkpoint {
+    /// [`Self::companions`] that a merge copies as they are; the others become [`Merge::texts`].
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn beside(&self, files: &dyn Files, merge: &mut Merge) -> Maybe<Vec<(String, String)>> {
+        let mut copied = Vec::new();
+        for (name, path) in self.companions(files)? {
+            if !merge.may_rewrite(&name) || !merge.rewrites(&name, &text(files, &path, CONFIG_LIMIT)?) {
+                copied.push((name, path));
+            }
+        }
+        Ok(copied)
+    }
+
     /// Name and path of what lies beside its weights and belongs beside merged ones too: tokenizer, templates, configs.
     ///
     /// # Errors

@@ -6,9 +6,11 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Run;
 use super::checkpoint::Checkpoint;
+use crate::adapter::config::AdapterConfig;
 use crate::adapter::kinds::method;
 use crate::error::Result;
 use crate::files::{Files, Maybe};
@@ -50,6 +52,15 @@ pub struct Summary {
     pub verdict: Option<String>,
     /// Ranks of the `lora_A` factors, each once.
     pub ranks: Vec<u64>,
+    /// LoRA's alpha, of adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// The modules that an adapter changes, as its config names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub target_modules: Vec<String>,
+    /// The model that an adapter was trained on, as its config names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
     /// Number of tensors of each dtype.
     pub dtypes: BTreeMap<String, usize>,
     /// Number of tensors.
@@ -128,7 +139,20 @@ fn summary(checkpoint: &Checkpoint) -> Summary {
         Ok(method) => method.verdict.to_string(),
         Err(error) => error.detail().to_owned(),
     });
+    let config = checkpoint.config.as_ref();
+    let targets = config.and_then(|config| config.field("target_modules"));
+    let mut target_modules: Vec<String> = match targets {
+        // a pattern, or `all-linear`
+        Some(Value::String(pattern)) => Vec::from([pattern.clone()]),
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    // PEFT writes a set, in whatever order
+    target_modules.sort_unstable();
     Summary {
+        alpha: config.and_then(AdapterConfig::lora_alpha),
+        target_modules,
+        base_model: config.and_then(AdapterConfig::base_model).map(str::to_owned),
         name: checkpoint.name.clone(),
         step: checkpoint.step,
         container: container(

@@ -24,7 +24,7 @@ use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
 mod chosen;
-pub(crate) mod inspection;
+pub mod inspection;
 pub(crate) mod log;
 mod one_run;
 pub(crate) mod readers;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
 use crate::format::{foreign, stem};
+use crate::merge::report::REPORT;
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{BARE, file_row, folder_row, step_of_folder};
@@ -50,6 +51,7 @@ pub(crate) fn find(
     };
     let mut found = Found { searched: true, ..Found::default() };
     let mut seen: Vec<(String, String)> = Vec::new();
+    let mut twice = Vec::new();
     let parts = all(paths.iter().map(each))?;
     let names = parts.iter().flat_map(|part| &part.checkpoints).map(|checkpoint| &checkpoint.name);
     let mut places = all(names.map(|name| files.identity(name)))?.into_iter();
@@ -60,14 +62,7 @@ pub(crate) fn find(
         for checkpoint in part.checkpoints {
             let place = places.next().expect("one for each");
             match seen.binary_search_by(|(other, _)| other.cmp(&place)) {
-                Ok(at) => {
-                    let (name, first) = (&checkpoint.name, &seen[at].1);
-                    found.notes.push(if name == first {
-                        format!("{name} is named twice; it counts once")
-                    } else {
-                        format!("{name} is the same checkpoint as {first}; it counts once")
-                    });
-                }
+                Ok(at) => twice.push((checkpoint.name, seen[at].1.clone())),
                 Err(at) => {
                     seen.insert(at, (place, checkpoint.name.clone()));
                     for note in &checkpoint.notes {
@@ -80,6 +75,7 @@ pub(crate) fn find(
             }
         }
     }
+    found.notes.extend(counted_once(&twice));
     if options.adapter.is_none() {
         found.notes.extend(other_adapters(files, &found.checkpoints)?);
     }
@@ -88,6 +84,21 @@ pub(crate) fn find(
         return Err(error.help("give a run folder or checkpoints").into());
     }
     Ok(found)
+}
+
+/// What to say of checkpoints that were named again, each with the name that it had before.
+fn counted_once(twice: &[(String, String)]) -> Vec<String> {
+    if let [(first, _), _, .., (last, _)] = twice {
+        let count = twice.len();
+        return vec![format!(
+            "{count} checkpoints are named twice, from {first} to {last}; each counts once"
+        )];
+    }
+    let each = twice.iter().map(|(name, first)| match name == first {
+        true => format!("{name} is named twice; it counts once"),
+        false => format!("{name} is the same checkpoint as {first}; it counts once"),
+    });
+    each.collect()
 }
 
 /// Say once which adapters inside the checkpoints are left alone.
@@ -254,13 +265,15 @@ fn ignored(files: &dyn Files, run: &str, taken: &[(u64, String)]) -> Maybe<Vec<S
         if !is_taken
             && (is_weights
                 || is_folder(files, &path)?
-                    && (name.contains("checkpoint") || weights_in(files, &path)?.is_some()))
+                    && (name.contains("checkpoint") || weights_in(files, &path)?.is_some())
+                    // a merge of the run is no part of it
+                    && !is_file(files, &join(&path, REPORT))?)
         {
             ignored.push(name);
         }
     }
     if !ignored.is_empty() {
-        notes.push(format!("{run}: left out, not named as checkpoints: {}", ignored.join(", ")));
+        notes.push(format!("{run}: left out, not named like checkpoints: {}", ignored.join(", ")));
     }
     Ok(notes)
 }
@@ -271,7 +284,7 @@ fn open_named(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOp
     if is_folder && weights_in(files, path)?.is_none() {
         let runs = runs_in(files, path)?;
         if !runs.is_empty() {
-            return Err(Error::new(ErrorKind::Input, "is not a run itself, but holds runs")
+            return Err(Error::new(ErrorKind::Input, "is not a run, but holds runs")
                 .file(path)
                 .help(format!("name one of them: {}", runs.join(", ")))
                 .into());

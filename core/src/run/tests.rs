@@ -225,7 +225,7 @@ fn what_lies_beside_is_told() {
         open(&files, &["run"]).unwrap().notes,
         [
             "run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints",
-            "run: left out, not named as checkpoints: checkpoint-20-merged",
+            "run: left out, not named like checkpoints: checkpoint-20-merged",
             "other adapters in the checkpoints are left out: second (choose one with --adapter)",
         ]
     );
@@ -246,7 +246,7 @@ fn a_folder_of_runs_is_no_run() {
     checkpoint(&mut files, "all/first/checkpoint-1");
     assert_eq!(
         told(&open(&files, &["all"])),
-        "error: all: is not a run itself, but holds runs\nhelp: name one of them: all/first"
+        "error: all: is not a run, but holds runs\nhelp: name one of them: all/first"
     );
     assert_eq!(told(&open(&files, &["none"])).lines().next(), Some("error: none: does not exist"));
     assert_eq!(told(&open(&files, &[])).lines().next(), Some("error: no checkpoint was named"));
@@ -585,7 +585,7 @@ fn files_of_epochs_are_a_run() {
     assert_eq!(
         told(&Ok(run)),
         "exp/9.safetensors Some(9)\nexp/10.safetensors Some(10)\n\
-         note: exp: left out, not named as checkpoints: final.safetensors\n"
+         note: exp: left out, not named like checkpoints: final.safetensors\n"
     );
     let run = open(&files, &["exp"]).unwrap();
     let weighed = run.weigh(&WeighOptions::default()).unwrap();

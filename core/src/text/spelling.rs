@@ -5,7 +5,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// The known name closest to `wanted`: the same after `eval_`, or with a few letters wrong.
-pub(crate) fn closest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn closest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = plain(wanted);
     let allowed = 1 + wanted.len() / 4;
     let distance = |name: &str| {

@@ -14,6 +14,7 @@ use crate::logs::read::{EVALUATION, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
 use crate::merge::report::Weighting;
+use crate::text::index::Index;
 use crate::weigh::advice::Advice;
 use crate::weigh::schedule::Schedule;
 use crate::weigh::scheme::{Scheme, Weights};
@@ -152,7 +153,7 @@ pub fn choose(
     options: &ChooseOptions,
 ) -> Result<Choice> {
     let select = options.select;
-    let narrowed = narrow(found, select)?;
+    let narrowed = narrow(found, select, searched)?;
     let explicit = explicit(found, &narrowed, &options.rule)?;
     let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
     let is_uniform = match &options.rule {
@@ -192,9 +193,10 @@ pub fn choose(
     // among so many the rule chooses
     let mut count = indexes.len();
     if pick == Some(Pick::Last) {
-        let older = ..indexes.len() - Pick::Last.of(count, schedule);
-        indexes.drain(older);
-        explicit.drain(older);
+        let is_newest =
+            newest(found, &indexes, searched, |count, newer| newer < Pick::Last.of(count, schedule));
+        keep(&mut indexes, &is_newest);
+        keep(&mut explicit, &is_newest);
     }
 
     // a file alone weighs 1, whatever its metric, and often has none
@@ -252,6 +254,12 @@ pub fn choose(
             Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
         }
     };
+    if let WeightRule::Scheme { scheme, penalty } = options.rule
+        && !scheme.reads_metric()
+        && ![0.0, PENALTY].contains(&penalty)
+    {
+        notes.push(format!("{} has no penalty: {penalty} is not used", scheme.name));
+    }
     let equal = metric.as_ref().filter(|_| !is_uniform);
     notes.extend(equal.and_then(|metric| note_of_equal(&weights, &weighting, metric)));
     let (indexes, readings): (Vec<_>, Vec<_>) =
@@ -266,7 +274,9 @@ pub fn choose(
                 None => Some("no evaluation to choose by".into()),
             };
             let (metric, why_last) = if pick == Pick::Best { (name, None) } else { (None, why_last) };
-            Selected::ruled(pick, indexes.len(), found.len(), Reasons { count, schedule, metric, why_last })
+            let runs = if searched { runs(found, &indexes) } else { 1 };
+            let why = Reasons { count, schedule, metric, why_last, runs };
+            Selected::ruled(pick, indexes.len(), found.len(), why)
         }
         None => Selected::given(indexes.len(), found.len(), searched, select.top.and(name)),
     };
@@ -403,7 +413,7 @@ pub(crate) fn metric_of(
     } else {
         from_logs(&listed, metrics, options.clone())?
     };
-    metric.checkpoints = listed.iter().map(|it| it.label.to_owned()).collect();
+    metric.checkpoints = labels(found, indexes).into_iter().map(str::to_owned).collect();
     Ok(metric)
 }
 
@@ -444,7 +454,8 @@ fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOp
 }
 
 /// Places of those that the user's selection leaves, before any metric is looked at.
-fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
+/// Of several runs that were searched, each gives its own newest.
+fn narrow(found: &[Listed<'_>], select: Selection, searched: bool) -> Result<Vec<usize>> {
     if let (Some(pick), Some(other)) = (
         select.pick.filter(|pick| *pick != Pick::All),
         select.last.map(|_| "--last").or(select.top.map(|_| "--top")),
@@ -458,12 +469,12 @@ fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
     }
     if let Some(every) = select.every {
         // counted from the newest, which is always kept
-        let offset = indexes.len().saturating_sub(1) % every.max(1);
-        let mut place = 0..;
-        indexes.retain(|_| place.next().is_some_and(|i: usize| i % every.max(1) == offset));
+        let is_kept = newest(found, &indexes, searched, |_, newer| newer % every.max(1) == 0);
+        keep(&mut indexes, &is_kept);
     }
     if let Some(last) = select.last {
-        indexes.drain(..indexes.len().saturating_sub(last));
+        let is_kept = newest(found, &indexes, searched, |_, newer| newer < last);
+        keep(&mut indexes, &is_kept);
     }
     if indexes.is_empty() {
         let steps = || found.iter().filter_map(|checkpoint| checkpoint.step);
@@ -477,11 +488,41 @@ fn narrow(found: &[Listed<'_>], select: Selection) -> Result<Vec<usize>> {
     Ok(indexes)
 }
 
+/// What `is_kept` says of each, given how many there are and how many of them are newer: `by_run`, of its own run.
+fn newest(
+    found: &[Listed<'_>],
+    indexes: &[usize],
+    by_run: bool,
+    is_kept: impl Fn(usize, usize) -> bool,
+) -> Vec<bool> {
+    let is_one_run = |a: usize, b: usize| !by_run || found[a].run == found[b].run;
+    let count = |among: &[usize], index| among.iter().filter(|&&other| is_one_run(index, other)).count();
+    let each = indexes.iter().enumerate();
+    each.map(|(i, &index)| is_kept(count(indexes, index), count(&indexes[i + 1..], index))).collect()
+}
+
+/// How many runs these are of.
+fn runs(found: &[Listed<'_>], indexes: &[usize]) -> usize {
+    let mut runs: Vec<_> = indexes.iter().map(|&index| found[index].run).collect();
+    runs.sort_unstable();
+    runs.dedup();
+    runs.len()
+}
+
+/// What tells checkpoints apart: the last parts of their names, or with more of them where those are the same.
+fn labels<'a>(found: &[Listed<'a>], indexes: &[usize]) -> Vec<&'a str> {
+    let labels: Vec<_> = indexes.iter().map(|&index| found[index].label).collect();
+    match Index::new(labels.iter().copied()).repeated() {
+        Some(_) => report::distinct(&indexes.iter().map(|&index| found[index].name).collect::<Vec<_>>()),
+        None => labels,
+    }
+}
+
 /// The caller's weight of each of those selected, if there are any.
 fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Result<Vec<Option<f64>>> {
     let WeightRule::Explicit(values) = rule else { return Ok(vec![None; selected.len()]) };
     if values.len() != selected.len() {
-        return Err(wrong_count(values.len(), selected.iter().map(|&index| found[index].label)));
+        return Err(wrong_count(values.len(), labels(found, selected).into_iter()));
     }
     Ok(values.iter().copied().map(Some).collect())
 }
@@ -510,7 +551,9 @@ pub(crate) fn note_of_equal(weights: &Weights, weighting: &Weighting, metric: &M
 pub(crate) fn wrong_count<'a>(have: usize, names: impl Iterator<Item = &'a str>) -> Error {
     let names: Vec<_> = names.collect();
     let (want, names) = (names.len(), names.join(", "));
-    let detail = format!("there are {have} weights for {want} checkpoints: {names}");
+    let weights = if have == 1 { "is 1 weight".into() } else { format!("are {have} weights") };
+    let checkpoints = if want == 1 { "checkpoint" } else { "checkpoints" };
+    let detail = format!("there {weights} for {want} {checkpoints}: {names}");
     Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
 }
 

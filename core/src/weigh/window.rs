@@ -109,6 +109,8 @@ pub(crate) struct Reasons<'a> {
     pub(crate) metric: Option<&'a str>,
     /// Why the newest are taken rather than the best.
     pub(crate) why_last: Option<String>,
+    /// Of how many runs they are.
+    pub(crate) runs: usize,
 }
 
 impl Selected {
@@ -126,6 +128,9 @@ impl Selected {
         });
         if pick.of(why.count, why.schedule) < pick.of(2 * MOST, why.schedule) {
             reasons.push("at most half are taken".into());
+        }
+        if pick == Pick::Last && why.runs > 1 {
+            reasons.push(format!("the newest of each of {} runs", why.runs));
         }
         let (name, by) = (pick.name(), why.metric.map_or_else(String::new, |metric| format!(" by {metric}")));
         let reason = reasons.join("; ");
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn one_is_not_counted() {
         let line = |taken, found, count| {
-            let why = Reasons { count, schedule: None, metric: Some("eval_f1"), why_last: None };
+            let why = Reasons { count, schedule: None, metric: Some("eval_f1"), why_last: None, runs: 1 };
             Selected::ruled(Pick::Best, taken, found, why).line
         };
         let unknown = "how the learning rate went is not known";

@@ -16,10 +16,13 @@ export interface ChartData {
   marks: Mark[];
 }
 
-const [TOP, CURVE, GAP, BARS, BOTTOM, LEFT, RIGHT] = [12, 190, 30, 84, 30, 56, 22];
+/** In the size of the text, which grows on large screens. */
+const SIZES = [12, 190, 30, 84, 30, 60, 22];
 
 /** Draw into `svg`, as wide as its place. */
 export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): void {
+  const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+  const [TOP, CURVE, GAP, BARS, BOTTOM, LEFT, RIGHT] = SIZES.map((size) => size * unit) as [number, number, number, number, number, number, number];
   const width = Math.max(svg.clientWidth, 280);
   const height = TOP + CURVE + GAP + BARS + BOTTOM;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -39,15 +42,15 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
     parts.push(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y.at(tick), y2: y.at(tick) }));
     parts.push(s("text", { class: "tick", x: LEFT - 8, y: y.at(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
-  for (const tick of ticks(x.low, x.high, width < 520 ? 3 : 7)) {
-    parts.push(s("text", { class: "tick", x: x.at(tick), y: floor + 18, "text-anchor": "middle" }, short(tick)));
+  for (const tick of ticks(x.low, x.high, width < 520 * unit ? 3 : 7)) {
+    parts.push(s("text", { class: "tick", x: x.at(tick), y: floor + 18 * unit, "text-anchor": "middle" }, short(tick)));
   }
   parts.push(s("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: floor, y2: floor }));
-  parts.push(s("text", { class: "tick", x: LEFT - 8, y: TOP + CURVE + GAP + 10, "text-anchor": "end" }, "weight"));
+  parts.push(s("text", { class: "tick", x: LEFT - 8, y: TOP + CURVE + GAP + 10 * unit, "text-anchor": "end" }, "weight"));
   for (const { points } of curves) {
     parts.push(s("path", { class: "curve", d: path(points, x.at, y.at) }));
   }
-  const bar = Math.min(26, Math.max(3, ((width - LEFT - RIGHT) / Math.max(marks.length, 8)) * 0.32));
+  const bar = Math.min(26 * unit, Math.max(3, ((width - LEFT - RIGHT) / Math.max(marks.length, 8)) * 0.32));
   for (const { label, step, value, weight } of marks) {
     const told = `${label}: ${value === undefined ? "no value" : `${metric} ${short(value)}`}, weight ${weight === undefined ? "–" : weight.toFixed(4)}`;
     if (weight !== undefined) {
@@ -55,7 +58,7 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
       parts.push(s("rect", { class: weight < 0 ? "bar negative" : "bar", x: x.at(step) - bar / 2, y: floor - tall, width: bar, height: tall, rx: Math.min(3, bar / 3) }, s("title", {}, told)));
     }
     if (value !== undefined) {
-      parts.push(s("circle", { class: weight === undefined ? "mark" : "mark chosen", cx: x.at(step), cy: y.at(value), r: weight === undefined ? 3.5 : 5 }, s("title", {}, told)));
+      parts.push(s("circle", { class: weight === undefined ? "mark" : "mark chosen", cx: x.at(step), cy: y.at(value), r: (weight === undefined ? 3.5 : 5) * unit }, s("title", {}, told)));
     }
   }
   svg.replaceChildren(...parts);

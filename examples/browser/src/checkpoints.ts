@@ -1,6 +1,6 @@
 /** The table of checkpoints: which are chosen, their metric, their weight, and warnings where they belong. */
 import type { Reading, Readings, Run, Weighing } from "mwa-merge";
-import { bytes, h, short } from "./dom";
+import { bytes, column, h } from "./dom";
 
 /** Checkpoints that one button picks. */
 const LAST = 10;
@@ -9,6 +9,7 @@ const OTHER_RUN = 0.2;
 
 export class Checkpoints {
   readonly element: HTMLElement;
+  readonly #scroll = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" });
   readonly #metric = h("th", { scope: "col", class: "number" }, "metric");
   readonly #rows: { name: string; box: HTMLInputElement; value: HTMLElement; source: HTMLElement; weight: HTMLElement; bar: HTMLElement; row: HTMLElement }[];
 
@@ -42,17 +43,18 @@ export class Checkpoints {
         change();
       } }, label);
     const count = run.checkpoints.length;
-    this.element = h("div", {},
+    this.element = h("div", { id: "table" },
       h("div", { class: "row picks", role: "group", "aria-label": "Choose checkpoints" },
         h("button", { type: "button", class: "small", click: () => {
           this.#isPicked = false;
           changed();
         } }, "By the rule"),
         count > LAST ? pick(`Last ${LAST}`, (i) => i >= count - LAST) : null, count > 5 ? pick("Last 5", (i) => i >= count - 5) : null, pick("All", () => true), pick("None", () => false)),
-      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" },
-        h("table", {},
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, "merge")), h("th", { scope: "col" }, "checkpoint"), h("th", { scope: "col", class: "number" }, "step"), this.#metric, h("th", { scope: "col" }, "read from"), h("th", { scope: "col", class: "number" }, "weight"), h("td", {}))),
-          h("tbody", {}, ...this.#rows.map(({ row }) => row), ...this.#broken()))));
+      this.#scroll);
+    this.#scroll.append(
+      h("table", {},
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, "merge")), h("th", { scope: "col" }, "checkpoint"), h("th", { scope: "col", class: "number" }, "step"), this.#metric, h("th", { scope: "col" }, "read from"), h("th", { scope: "col", class: "number" }, "weight"), h("td", {}))),
+        h("tbody", {}, ...this.#rows.map(({ row }) => row), ...this.#broken())));
   }
 
   /** Those that somebody picked; undefined as long as the rule decides. */
@@ -66,16 +68,26 @@ export class Checkpoints {
     const reading = new Map(readings?.readings.map((one) => [one.checkpoint, one]));
     const weight = new Map(weighing?.inputs.map((input) => [input.name, input.weight]));
     const largest = Math.max(...[...weight.values()].map(Math.abs), 1e-9);
+    const told = column((readings?.readings ?? []).flatMap(({ value }) => (value === undefined ? [] : [value])));
     for (const { name, value, source, weight: cell, bar, row, box } of this.#rows) {
       const one = reading.get(name);
-      value.textContent = one?.value === undefined ? "–" : short(one.value);
-      source.replaceChildren(...told(one));
+      value.textContent = one?.value === undefined ? "–" : told(one.value);
+      source.replaceChildren(...from(one));
       const share = weight.get(name);
       cell.textContent = share === undefined ? "" : share.toFixed(4);
       bar.style.width = `${(Math.abs(share ?? 0) / largest) * 100}%`;
       if (!this.#isPicked) box.checked = !weighing || weight.has(name);
       row.classList.toggle("out", !box.checked);
     }
+    this.#reveal();
+  }
+
+  /** Begin a long table where the chosen ones do, until somebody picks. */
+  #reveal(): void {
+    const first = this.#rows.find(({ box }) => box.checked)?.row;
+    if (this.#isPicked || !first) return;
+    const head = this.#scroll.querySelector("thead")!.offsetHeight;
+    this.#scroll.scrollTop = first.offsetTop - head;
   }
 
   #broken(): HTMLElement[] {
@@ -85,9 +97,9 @@ export class Checkpoints {
   }
 }
 
-function told(reading: Reading | undefined): (Node | string)[] {
+function from(reading: Reading | undefined): (Node | string)[] {
   if (!reading) return [];
-  if (reading.state === "bad") return [h("span", { class: "warning" }, `diverged: ${reading.source}`)];
+  if (reading.state === "bad") return [h("span", { class: "warning" }, /^diverged\b/.test(reading.source) ? reading.source : `diverged: ${reading.source}`)];
   if (reading.state === "missing") return [h("span", { class: "warning" }, `no value: ${reading.source}`)];
   if (reading.state === "flagged") return [h("span", { class: "warning" }, reading.source)];
   return [reading.source];

@@ -10,10 +10,11 @@ export class ComparePanel {
   #running: AbortController | undefined;
 
   constructor(private readonly run: Run, private readonly options: () => MergeOptions) {
-    this.element = h("section", { "aria-labelledby": "compare-title" },
-      h("h2", { id: "compare-title" }, "How alike are they?"),
-      h("p", { class: "hint" }, "Reads all chosen weights once: the cosine of each pair, their norms, and what averaging the factors costs."),
-      this.#button, this.#result);
+    this.element = h("section", {},
+      h("details", {},
+        h("summary", {}, h("h2", {}, "How alike the checkpoints are")),
+        h("p", { class: "hint" }, "Reads all chosen weights once: the cosine of each pair, their norms, and what averaging the factors costs."),
+        this.#button, this.#result));
   }
 
   /** The choice has changed. */

@@ -1,4 +1,5 @@
-/** Make elements, and say numbers in words. */
+/** Make elements, and say numbers and errors in words. */
+import { spoken as optionsIn } from "mwa-merge";
 
 type Child = Node | string | null | undefined;
 type Attributes = Record<string, string | number | boolean | undefined | ((event: never) => void)>;
@@ -48,9 +49,42 @@ export function short(value: number): string {
   return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(5))) : value.toExponential(3);
 }
 
+/** Numbers of one column with as many decimals each as tell its largest by five digits. */
+export function column(values: number[]): (value: number) => string {
+  const finite = values.filter(Number.isFinite);
+  if (finite.every(Number.isInteger)) return String;
+  const largest = Math.max(...finite.map(Math.abs));
+  if (largest < 1e-3 || largest >= 1e6) return (value) => value.toExponential(3);
+  const decimals = Math.min(Math.max(4 - Math.floor(Math.log10(largest)), 0), 8);
+  return (value) => value.toFixed(decimals);
+}
+
+/** What the options of messages are called on this page. */
+const CONTROLS: [RegExp, string][] = [
+  [/dropBad: true( does)?/g, "unticking them in the table"],
+  [/space: "product"/g, "Average: Products B·A"],
+  [/allowCrossRun: true/g, "Allow mixing runs"],
+  [/scheme: "(\w+)"/g, "Scheme: $1"],
+  [/dtype: "(\w+)"/g, "Number format: $1"],
+  [/goal: "min"/g, "Better: lower"],
+  [/goal: "max"/g, "Better: higher"],
+  [/metric: "([^"]+)"/g, "Metric: $1"],
+  [/metricsFile/g, "a table (.csv) dropped together with the run"],
+];
+
+/** A message with the names of this page's controls. */
+export function spoken(text: string): string {
+  return CONTROLS.reduce((text, [option, control]) => text.replace(option, control), optionsIn(text));
+}
+
 /** What went wrong, and what to do. */
 export function problem(error: unknown): (Node | string)[] {
   const message = error instanceof Error ? error.message : String(error);
   const help = error instanceof Error && "help" in error ? (error.help as string | undefined) : undefined;
-  return [h("p", {}, message), ...(help ? [h("p", { class: "hint" }, help)] : [])];
+  return [h("p", {}, spoken(message)), ...(help ? [h("p", { class: "hint" }, sentence(spoken(help)))] : [])];
+}
+
+/** With a capital letter and a full stop. */
+export function sentence(text: string): string {
+  return `${text[0]!.toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
 }

@@ -15,8 +15,9 @@ export function heatmap({ names, norms, cosines, residual }: Comparison): Node[]
   const head = h("tr", {}, h("th", { scope: "col" }, "step"), ...labels.map((label) => h("th", { scope: "col" }, label)), h("th", { scope: "col" }, "norm"));
   const rows = cosines.map((row, i) => h("tr", {}, h("th", { scope: "row" }, labels[i]!), ...row.map(cell), h("td", {}, short(Number(norms[i]!.toPrecision(4))))));
   return [
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Cosine of each pair of checkpoints" },
-      h("table", { class: "heatmap" }, h("caption", {}, "Cosine of each pair of checkpoints, over all weights; near 1 within a run"), h("thead", {}, head), h("tbody", {}, ...rows))),
+    h("p", { class: "hint" }, "Cosine of each pair of checkpoints, over all weights; near 1 within a run."),
+    h("div", { class: "scroll wide", tabindex: 0, role: "region", "aria-label": "Cosine of each pair of checkpoints" },
+      h("table", { class: "heatmap" }, h("thead", {}, head), h("tbody", {}, ...rows))),
     h("p", {}, ...told(residual)),
   ];
 }
@@ -24,8 +25,8 @@ export function heatmap({ names, norms, cosines, residual }: Comparison): Node[]
 function told(residual: number | null): string[] {
   if (residual === null) return ["These files hold no pairs of factors, so their average is exact."];
   const percent = `${(residual * 100).toPrecision(2)} %`;
-  const verdict = residual < 0.1
-    ? "small: averaging the factors is a good average of what the checkpoints do."
-    : "large: the checkpoints differ much; the command line's --space product averages what they do instead.";
+  const verdict = residual < 0.07
+    ? "little: the average of the factors is a good average of what the checkpoints do."
+    : "much: choose Products B·A under “How it is merged”, or fewer checkpoints.";
   return [`Averaging factors instead of their products changes the merged update by ${percent}, which is ${verdict}`];
 }

@@ -17,6 +17,8 @@ export interface Score {
   exact: number;
   /** Mean cross-entropy of the answers' characters. */
   loss: number;
+  /** Whether each answer is right, in the order of the problems. */
+  right: boolean[];
 }
 
 interface Shape {
@@ -40,7 +42,8 @@ const BATCH = 10;
 export function* scoring(base: Base, adapter: Adapter, count: number): Generator<Score> {
   const model = adapted(read(base.weights), adapter);
   const llama = new Llama(model, JSON.parse(base.config) as Shape);
-  let [exact, loss, characters, asked] = [0, 0, 0, 0];
+  let [loss, characters] = [0, 0];
+  const all: boolean[] = [];
   for (const { tokens, answer } of problems(count, SEED)) {
     const first = tokens.length - answer.length;
     const logits = llama.forward(tokens.slice(0, -1), first - 1);
@@ -49,9 +52,9 @@ export function* scoring(base: Base, adapter: Adapter, count: number): Generator
       return logits[i]!.every((logit) => logit <= logits[i]![token]!);
     });
     characters += answer.length;
-    exact += Number(right.every(Boolean));
-    asked += 1;
-    if (asked % BATCH === 0 || asked === count) yield { asked, exact: exact / asked, loss: loss / characters };
+    all.push(right.every(Boolean));
+    const asked = all.length;
+    if (asked % BATCH === 0 || asked === count) yield { asked, exact: all.filter(Boolean).length / asked, loss: loss / characters, right: all };
   }
 }
 

@@ -19,18 +19,27 @@ async function open(inputs: Iterable<Input> | Promise<Iterable<Input>>, sample?:
     const { loose, table } = apart([...(await inputs)]);
     const run = await openRun(loose);
     if (mine !== turn) return;
-    opening.textContent = `${run.checkpoints.length} checkpoints found.`;
+    const count = run.checkpoints.length;
+    opening.textContent = `${title(run.checkpoints)}: ${count} ${count === 1 ? "checkpoint" : "checkpoints"}`;
     view = new RunView(run, await table?.text(), sample);
     place.replaceChildren(view.element);
     place.hidden = false;
-    view.start();
     document.body.classList.add("opened");
+    byId("sample").classList.remove("primary");
+    view.start();
   } catch (error) {
     if (mine !== turn) return;
     opening.textContent = "";
     failed.replaceChildren(...problem(error));
     failed.hidden = false;
   }
+}
+
+/** What was opened, in a few words. */
+function title(checkpoints: { run: string; label: string }[]): string {
+  const runs = [...new Set(checkpoints.map(({ run }) => run))];
+  if (runs.length > 1) return `${runs.length} runs`;
+  return runs[0]?.split("/").at(-1) || checkpoints[0]!.label;
 }
 
 /** A loose table of metrics is not a checkpoint: it goes to the weights. */

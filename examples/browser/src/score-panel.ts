@@ -12,27 +12,30 @@ export class ScorePanel {
   readonly #body = h("tbody");
   readonly #table = h("table", { class: "scores", hidden: true },
     h("caption", { class: "unseen" }, "Scores on held-out problems"),
-    h("thead", {}, h("tr", {}, ...["adapter", "exact match", "loss", "asked"].map((title, i) => h("th", { scope: "col", class: i > 0 ? "number" : "" }, title)))), this.#body);
+    h("thead", {}, h("tr", {}, ...["adapter", "loss", "exact match", "against the last", "asked"].map((title, i) => h("th", { scope: "col", class: i > 0 ? "number" : "" }, title)))), this.#body);
   readonly #problem = h("div", { class: "problem", role: "alert", hidden: true });
   #running: AbortController | undefined;
   #merged: Merged | undefined;
 
   constructor(private readonly run: Run, private readonly sample: Sample, private readonly options: () => MergeOptions) {
     this.element = h("section", { "aria-labelledby": "score-title" },
-      h("h2", { id: "score-title" }, "What is it worth?"),
+      h("h2", { id: "score-title" }, "Score the merge"),
       h("p", { class: "hint" }, "The sample's base model is tiny, so it can answer subtractions it has never seen right here: with the last checkpoint, with the plain mean of the chosen ones, and with the merge."),
       h("div", { class: "row" }, h("label", { for: "count", class: "unseen" }, "How many problems"), this.#count, this.#button),
       this.#problem, this.#table);
   }
 
-  /** A merge to score. */
-  offer(merged: Merged): void {
+  /** A merge to score, or none any more. */
+  offer(merged: Merged | undefined): void {
     this.#merged = merged;
   }
 
-  /** The choice has changed: an earlier merge is not of it. */
+  /** The choice has changed: an earlier merge, and its scores, are not of it. */
   stale(): void {
     this.#merged = undefined;
+    this.#running?.abort();
+    this.#table.hidden = true;
+    this.element.setAttribute("aria-busy", "false");
   }
 
   close(): void {
@@ -51,11 +54,20 @@ export class ScorePanel {
       const options = this.options();
       const last = this.run.checkpoints.at(-1)!.name;
       const alone = { checkpoints: [last], scheme: "uniform" as const, signal };
-      await Promise.all([
-        this.#one("the last checkpoint", merge(this.run, alone), count, signal),
-        this.#one("the plain mean", merge(this.run, { ...options, scheme: "uniform", signal }), count, signal),
-        this.#one("the merge", Promise.resolve(this.#merged ?? merge(this.run, { ...options, signal })), count, signal),
-      ]);
+      const merges = [
+        merge(this.run, alone),
+        merge(this.run, { ...options, scheme: "uniform", signal }),
+        Promise.resolve(this.#merged ?? merge(this.run, { ...options, signal })),
+      ];
+      const rows = ["the last checkpoint", "the plain mean", "the merge"].map((name) => this.#row(name, count));
+      const scores: Score[] = [];
+      await Promise.all(merges.map(async (merging, i) => {
+        const show = (score: Score) => {
+          scores[i] = score;
+          for (const [i, row] of rows.entries()) row(scores[i], i > 0 ? scores[0] : undefined);
+        };
+        await score(this.sample.base, await adapter(await merging), count, show, signal);
+      }));
     } catch (error) {
       if (signal.aborted) return;
       this.#problem.replaceChildren(...problem(error));
@@ -65,17 +77,26 @@ export class ScorePanel {
     }
   }
 
-  async #one(name: string, merging: Promise<Merged>, count: number, signal: AbortSignal): Promise<void> {
-    const cells = ["…", "", `0 of ${count}`].map((text) => h("td", { class: "number" }, text));
+  /** A row, and what shows a score in it, beside that of the last checkpoint. */
+  #row(name: string, count: number): (score: Score | undefined, last: Score | undefined) => void {
+    const cells = ["…", "", "", `0 of ${count}`].map((text) => h("td", { class: "number" }, text));
     this.#body.append(h("tr", {}, h("th", { scope: "row" }, name), ...cells));
-    const show = ({ asked, exact, loss }: Score) => {
-      // one standard error, of a share
-      const error = Math.sqrt((exact * (1 - exact)) / asked);
-      const texts = [`${exact.toFixed(4)} ± ${error.toFixed(3)}`, loss.toFixed(4), asked < count ? `${asked} of ${count}` : `${asked}`];
+    return (score, last) => {
+      if (!score) return;
+      const { asked, exact, loss } = score;
+      const texts = [loss.toFixed(4), exact.toFixed(4), last ? difference(score.right, last.right) : "", asked < count ? `${asked} of ${count}` : `${asked}`];
       cells.forEach((cell, i) => (cell.textContent = texts[i]!));
     };
-    await score(this.sample.base, await adapter(await merging), count, show, signal);
   }
+}
+
+/** How much more is right, with its standard error: of the same problems, so that their difficulty does not count. */
+function difference(right: boolean[], last: boolean[]): string {
+  const count = Math.min(right.length, last.length);
+  const each = right.slice(0, count).map((is, i) => Number(is) - Number(last[i]));
+  const mean = each.reduce((sum, value) => sum + value, 0) / count;
+  const variance = each.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(count - 1, 1);
+  return `${mean < 0 ? "−" : "+"}${Math.abs(mean).toFixed(3)} ± ${Math.sqrt(variance / count).toFixed(3)}`;
 }
 
 async function adapter({ files }: Merged): Promise<Adapter> {

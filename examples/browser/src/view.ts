@@ -1,9 +1,9 @@
 /** One opened run: its checkpoints and weights, live; what would be written; the parts that follow. */
-import { preview, weigh, type MergeOptions, type Readings, type Run, type WeighOptions, type Weighing } from "mwa-merge";
+import { MergeError, preview, weigh, type MergeOptions, type Readings, type Run, type WeighOptions, type Weighing } from "mwa-merge";
 import { draw, type ChartData } from "./chart";
 import { Checkpoints } from "./checkpoints";
 import { ComparePanel } from "./compare-panel";
-import { h, problem, s } from "./dom";
+import { h, problem, s, spoken } from "./dom";
 import { MergePanel } from "./merge-panel";
 import { ScorePanel } from "./score-panel";
 import type { Sample } from "./sample";
@@ -23,11 +23,12 @@ export class RunView {
   readonly element: HTMLElement;
   readonly #chart = s("svg", { class: "chart", role: "img" }) as SVGSVGElement;
   readonly #metric = h("select", { id: "metric", change: () => this.#update() });
-  readonly #goal = h("select", { id: "goal", change: () => this.#update() }, h("option", { value: "min" }, "lower is better"), h("option", { value: "max" }, "higher is better"));
+  readonly #goal = h("select", { id: "goal", change: () => this.#update() }, h("option", { value: "" }, "choose…"), h("option", { value: "min" }, "lower is better"), h("option", { value: "max" }, "higher is better"));
   readonly #goalField = field("Better", "goal", this.#goal);
   readonly #scheme = h("select", { id: "scheme", change: () => this.#rescale() }, ...SCHEMES.map(([value, label]) => h("option", { value }, label)));
   readonly #slider = h("input", { id: "penalty", type: "range", min: 0, max: 1, step: 0.01, value: 0.8, input: () => this.#slide() });
-  readonly #number = h("input", { type: "number", "aria-label": "Penalty as a number", min: 0, max: 1, step: 0.01, value: 0.8, input: () => this.#type() });
+  readonly #number = h("input", { id: "penalty-number", type: "number", "aria-label": "Penalty as a number", min: 0, max: 1, step: 0.01, value: 0.8, input: () => this.#type() });
+  readonly #title = h("h2", { id: "weights-title", tabindex: -1 }, "Checkpoints and weights");
   readonly #notes = h("ul", { class: "notes", "aria-label": "Notes" });
   readonly #error = h("div", { class: "problem", role: "alert", hidden: true });
   readonly #summary = h("p", { class: "summary", role: "status" });
@@ -50,17 +51,21 @@ export class RunView {
     this.#metric.append(h("option", { value: "step" }, "step (later is better)"));
     if (table) this.#metric.prepend(h("option", { value: "" }, "the table you gave"));
     this.element = h("div", { class: "run" },
-      h("section", { "aria-labelledby": "weights-title" },
-        h("h2", { id: "weights-title" }, "Checkpoints and weights"),
-        h("div", { class: "controls" },
-          field("Metric", "metric", this.#metric),
-          this.#goalField,
-          field("Scheme", "scheme", this.#scheme),
-          h("div", { class: "field grow" }, h("label", { for: "penalty" }, "Penalty for worse checkpoints"), h("div", { class: "slider" }, this.#slider, this.#number))),
-        this.#chart, this.#summary, this.#error, this.#notes, this.#checkpoints.element),
-      this.#compare.element,
+      h("section", { id: "work", "aria-labelledby": "weights-title" },
+        h("div", { id: "choice" },
+          this.#title,
+          h("div", { class: "controls" },
+            field("Metric", "metric", this.#metric),
+            this.#goalField,
+            field("Scheme", "scheme", this.#scheme),
+            h("div", { class: "field grow" }, h("label", { for: "penalty" }, "Penalty for worse checkpoints"), h("div", { class: "slider" }, this.#slider, this.#number))),
+          this.#error, this.#chart, this.#summary),
+        this.#checkpoints.element,
+        this.#notes),
       this.#merge.element,
-      ...(this.#score ? [this.#score.element] : []));
+      ...(this.#score ? [this.#score.element] : []),
+      this.#compare.element,
+      this.#merge.bar);
   }
 
   /** Begin, once the element is in the page. */
@@ -72,6 +77,7 @@ export class RunView {
     }
     this.#resize.observe(this.#chart);
     this.#update();
+    this.#title.focus({ preventScroll: true });
   }
 
   close(): void {
@@ -88,10 +94,10 @@ export class RunView {
     const options: MergeOptions = {
       ...(picked && { checkpoints: picked }),
       scheme: this.#scheme.value as NonNullable<WeighOptions["scheme"]>,
-      penalty: this.#slider.valueAsNumber,
+      penalty: Number.isFinite(this.#number.valueAsNumber) ? this.#number.valueAsNumber : this.#slider.valueAsNumber,
     };
     if (metric) options.metric = metric;
-    if (!this.#goalField.hidden) options.goal = this.#goal.value as "min" | "max";
+    if (!this.#goalField.hidden && this.#goal.value) options.goal = this.#goal.value as "min" | "max";
     if (this.table && !metric) options.metricsFile = this.table;
     return options;
   }
@@ -103,6 +109,7 @@ export class RunView {
 
   #type(): void {
     if (!Number.isFinite(this.#number.valueAsNumber)) return;
+    // the slider stays within its reach; what lies beyond is the core's to judge
     this.#slider.value = this.#number.value;
     this.#update();
   }
@@ -121,27 +128,30 @@ export class RunView {
     this.#goalField.hidden = !(known && known.goal === null);
     const options = this.options();
     const { checkpoints, penalty, scheme, ...reading } = options;
+    const isNone = checkpoints?.length === 0;
     let readings: Readings | undefined;
     let weighing: Weighing | undefined;
-    const failures: unknown[] = [];
+    let failure: unknown;
     try {
       readings = this.run.readings(reading);
     } catch (error) {
-      failures.push(error);
+      failure = error;
     }
     try {
-      weighing = weigh(this.run, options);
-      this.#merge.show(preview(this.run, { ...options, ...this.#merge.options() }));
+      if (!isNone) weighing = weigh(this.run, options);
     } catch (error) {
-      failures.unshift(error);
-      this.#merge.refuse();
+      failure = error;
     }
-    this.#error.hidden = failures.length === 0;
-    if (failures.length > 0) this.#error.replaceChildren(...problem(failures[0]));
+    const isWrong = failure instanceof MergeError && failure.kind === "weights" && failure.message.startsWith("penalty");
+    this.#number.setAttribute("aria-invalid", String(isWrong));
+    this.#error.hidden = failure === undefined;
+    if (failure !== undefined) this.#error.replaceChildren(...problem(failure));
+    if (weighing) this.#preview(options);
+    else this.#merge.refuse(isNone ? "Select the checkpoints to merge." : "It cannot be weighed so; the reason stands above the curve.");
     const notes = new Set([...(weighing?.notes ?? this.run.notes)]);
     for (const { text } of weighing?.advice ?? []) notes.add(text);
-    this.#notes.replaceChildren(...[...notes].map((note) => h("li", {}, note)));
-    this.#summary.textContent = weighing ? `${weighing.inputs.length} of ${this.run.checkpoints.length} checkpoints, ${weighing.description}. ${this.#why(weighing)}` : "";
+    this.#notes.replaceChildren(...[...notes].map((note) => h("li", {}, spoken(note))));
+    this.#summary.textContent = weighing ? `${weighing.inputs.length} of ${this.run.checkpoints.length} checkpoints, ${weighing.description}. ${this.#why(weighing)}` : isNone ? "No checkpoint is selected." : "";
     this.#checkpoints.show(readings, weighing);
     const metric = readings?.metric ?? this.#metric.value;
     const value = new Map(readings?.readings.map((reading) => [reading.checkpoint, reading.value]));
@@ -154,6 +164,15 @@ export class RunView {
     this.#draw();
     this.#compare.stale();
     this.#score?.stale();
+  }
+
+  /** Whether it can be merged, and what will be written. */
+  #preview(options: MergeOptions): void {
+    try {
+      this.#merge.show(preview(this.run, { ...options, ...this.#merge.options() }));
+    } catch (error) {
+      this.#merge.refuse("It cannot be merged so; the reason stands under “How it is merged”.", error);
+    }
   }
 
   /** Why the rule took these, as long as it decides. */

@@ -26,7 +26,7 @@ Examples:
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
-Exit codes: 0 done, 1 failed, 2 wrong usage."
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -36,12 +36,22 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Merge checkpoints into one adapter or model
+    #[command(after_help = "\
+Examples:
+  mwa merge runs/my-lora -o merged                           what the log says is best
+  mwa merge runs/my-lora -o merged --metric eval_accuracy    by any metric that the run logged
+  mwa merge runs/my-lora -o merged --metrics-file scores.csv --metric f1
+  mwa merge run-a run-b -o merged --space product            adapters of two runs
+  mwa merge runs/full-finetune -o merged --dtype bf16        whole models too")]
     Merge {
         #[command(flatten)]
         inputs: Inputs,
         /// Folder to write; it appears whole or not at all
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
+        /// Draw the metric and the weights into the folder too, for its README.md
+        #[arg(long)]
+        plot: bool,
         #[command(flatten)]
         given: Given<Merging>,
         #[command(flatten)]
@@ -49,16 +59,28 @@ pub(crate) enum Command {
         #[command(flatten)]
         show: Show,
     },
-    /// Show the same choice and weights as a table; writes nothing
+    /// Show the same choice and weights as a table; merges nothing
+    #[command(after_help = "\
+Examples:
+  mwa weights runs/my-lora                       who would weigh how much, and why
+  mwa weights runs/my-lora --penalty 1           would the worst get nothing?
+  mwa weights runs/my-lora --plot weights.svg    the same as a picture")]
     Weights {
         #[command(flatten)]
         inputs: Inputs,
+        /// Draw the metric, the chosen checkpoints, their weights and the learning rate into a file
+        #[arg(long, value_name = "SVG")]
+        plot: Option<PathBuf>,
         #[command(flatten)]
         given: Given<Weighing>,
         #[command(flatten)]
         show: Show,
     },
     /// Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
+    #[command(after_help = "\
+Examples:
+  mwa inspect runs/my-lora    its checkpoints, and which metrics the run logged
+  mwa inspect model.safetensors adapter_model.bin")]
     Inspect {
         /// Run folders, checkpoint folders or files
         #[arg(required = true, value_name = "PATH")]
@@ -69,6 +91,11 @@ pub(crate) enum Command {
         show: Show,
     },
     /// Merge again from a folder's report and compare bytes and hashes
+    #[command(after_help = "\
+Examples:
+  mwa verify merged    is it what its report says, and does merging again give the same?
+
+Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong usage.")]
     Verify {
         /// A folder that `mwa merge` wrote
         #[arg(value_name = "DIR")]
@@ -90,8 +117,19 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print a manual page, or write all of them
+    #[command(after_help = "\
+Examples:
+  mwa man merge | man -l -
+  mwa man --output ~/.local/share/man/man1    then: man mwa-merge")]
+    Man {
+        /// The command that the page is about; without it the program
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+        /// Write the pages of all commands into this folder
+        #[arg(short, long, value_name = "DIR", conflicts_with = "command")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// What is merged.
@@ -119,6 +157,9 @@ pub(crate) struct Show {
     /// Print errors only
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Print all notes, not only the first
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
 }
 
 /// A verb whose options are rows of the table.
@@ -180,10 +221,10 @@ fn argument(row: &'static Row, verb: Verb) -> Arg {
         Kind::Switch => return argument.action(ArgAction::SetTrue),
         Kind::Path => argument.value_parser(clap::value_parser!(PathBuf)),
         Kind::Word(words) => argument.value_parser(PossibleValuesParser::new(words)),
-        Kind::Number(_) => {
+        Kind::Numbers => argument.allow_hyphen_values(true).value_parser(move |text: &str| value(row, text)),
+        Kind::Number(_) | Kind::Count | Kind::Whole | Kind::Bytes | Kind::Rank => {
             argument.allow_negative_numbers(true).value_parser(move |text: &str| value(row, text))
         }
-        Kind::Numbers => argument.allow_hyphen_values(true).value_parser(move |text: &str| value(row, text)),
         _ => argument.value_parser(move |text: &str| value(row, text)),
     };
     argument.value_name(row.facts.value)

@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -15,14 +16,14 @@ use mwa::{Error, ErrorKind, readable};
 use serde::Serialize;
 
 use crate::cli::arguments::{Cli, Command, Show};
-use crate::cli::memory;
 use crate::cli::show;
 use crate::cli::signals;
+use crate::cli::{manual, memory};
 use crate::engine::cpu::MEMORY;
 use crate::io::disk::io_error;
 use crate::io::open::raise_limit;
 use crate::io::room;
-use crate::options::Machine;
+use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
 
 const DONE: u8 = 0;
@@ -61,7 +62,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Inspect { show, .. }
         | Command::Verify { show, .. }
         | Command::Devices { show } => show.json,
-        Command::Completions { .. } | Command::Man => false,
+        Command::Completions { .. } | Command::Man { .. } => false,
     };
     match run(command) {
         Ok(code) => code,
@@ -78,26 +79,40 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
-        Command::Merge { inputs, output, given, timings, show } => {
+        Command::Merge { inputs, output, plot, given, timings, show } => {
             signals::stop_cleanly();
             let start = Instant::now();
             let bar = Bar::new(show, timings.timings);
-            let how = given.merging()?;
+            let how = MergeOptions { plot, ..given.merging()? };
             prepare(how.machine);
             let report = crate::merge(&given.choosing(inputs)?, &how, &output, &bar)?;
-            note(show, &report.notes);
             let printed = print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
+            note(show, &report.notes);
             if let Err(error) = printed {
                 // the merge is there, and so is its report: the work is done
                 note(Show { json: false, ..show }, &[error.to_string()]);
             }
         }
-        Command::Weights { inputs, given, show } => {
-            let report = crate::weights(&given.choosing(inputs)?)?;
-            note(show, &report.notes);
+        Command::Weights { inputs, plot, given, show } => {
+            let options = given.choosing(inputs)?;
+            let report = match &plot {
+                None => crate::weights(&options)?,
+                Some(path) => {
+                    // what is named by mistake may be a checkpoint
+                    if path.extension().is_none_or(|ending| ending != "svg") {
+                        return Err(Error::new(ErrorKind::Usage, "is not the name of an SVG file")
+                            .file(path.display().to_string())
+                            .help("give --plot a name that ends in .svg"));
+                    }
+                    let (report, picture) = crate::drawn(&options)?;
+                    write_file(path, picture.as_bytes())?;
+                    report
+                }
+            };
             print(show, &report, || show::weights(&report))?;
+            note(show, &report.notes);
         }
         Command::Inspect { paths, given, show } => {
             // one bad path hides nothing about the others
@@ -108,12 +123,10 @@ fn run(command: Command) -> mwa::Result<u8> {
                     Err(error) => failures.push(error),
                 }
             }
-            for found in &found {
-                note(show, &found.notes);
-            }
             if !found.is_empty() || failures.is_empty() {
                 print(show, &found, || found.iter().map(show::inspection).collect())?;
             }
+            note(show, &found.iter().flat_map(|found| found.notes.clone()).collect::<Vec<_>>());
             if let Some(last) = failures.pop() {
                 failures.iter().for_each(|error| complain(error, false));
                 return Err(last);
@@ -139,15 +152,41 @@ fn run(command: Command) -> mwa::Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "mwa", &mut script);
             write_out(&script)?;
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| {
+        Command::Man { command, output } => {
+            let pages = manual::pages().map_err(|error| {
                 Error::new(ErrorKind::Io, format!("cannot render the manual page: {error}"))
             })?;
-            write_out(&page)?;
+            match output {
+                Some(folder) => {
+                    let failed =
+                        |error| io_error("cannot make it", &error).file(folder.display().to_string());
+                    std::fs::create_dir_all(&folder).map_err(failed)?;
+                    for (name, page) in pages {
+                        write_file(&folder.join(name), &page)?;
+                    }
+                }
+                None => write_out(page_of(&pages, command.as_deref())?)?,
+            }
         }
     }
     Ok(DONE)
+}
+
+/// The page of a command, or of the program.
+fn page_of<'a>(pages: &'a [(String, Vec<u8>)], command: Option<&str>) -> mwa::Result<&'a [u8]> {
+    let name = command.map_or_else(|| "mwa.1".into(), |command| format!("mwa-{command}.1"));
+    let found = pages.iter().find(|(other, _)| *other == name);
+    found.map(|(_, page)| page.as_slice()).ok_or_else(|| {
+        let known = pages.iter().filter_map(|(name, _)| name.strip_prefix("mwa-")?.strip_suffix(".1"));
+        Error::new(ErrorKind::Usage, format!("there is no command `{}`", command.unwrap_or_default()))
+            .help(format!("pages are there for {}", known.collect::<Vec<_>>().join(", ")))
+    })
+}
+
+/// Write a file that was asked for by name.
+fn write_file(path: &Path, bytes: &[u8]) -> mwa::Result<()> {
+    let failed = |error| io_error("cannot write it", &error).file(path.display().to_string());
+    std::fs::write(path, bytes).map_err(failed)
 }
 
 /// Be ready to say what a merge on this machine needs, should memory run out.
@@ -172,7 +211,7 @@ fn print<T: Serialize>(show: Show, value: &T, text: impl FnOnce() -> String) -> 
 /// Notes go to standard error; with `--json` they are in the result.
 fn note(show: Show, notes: &[String]) {
     if !show.quiet && !show.json {
-        let _ = anstream::stderr().write_all(show::notes(notes).as_bytes());
+        let _ = anstream::stderr().write_all(show::notes(notes, !show.verbose).as_bytes());
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod arguments;
 pub mod command;
+mod manual;
 pub(crate) mod memory;
 mod show;
 mod signals;

@@ -6,7 +6,8 @@ use anstyle::{AnsiColor, Style};
 
 use crate::engine::gpu::Found;
 use crate::verify::{Checked, State, Verified};
-use mwa::report::{Report, labels};
+use mwa::inspection::Summary;
+use mwa::report::{Distance, Report, labels};
 use mwa::{Inspection, readable};
 
 const BOLD: Style = Style::new().bold();
@@ -19,6 +20,8 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const BAR_WIDTH: usize = 24;
 /// A narrower bar shows nothing.
 const LEAST_BAR: usize = 4;
+/// The most lines of notes that are read after a result.
+const MOST_NOTES: usize = 3;
 
 /// The checkpoints of a report as a table: name, step, metric and its source, weight with a bar.
 pub(crate) fn weights_table(report: &Report) -> String {
@@ -101,9 +104,21 @@ fn significant(value: f64) -> String {
     }
 }
 
-/// Notes, one a line.
-pub(crate) fn notes(notes: &[String]) -> String {
-    notes.iter().map(|note| format!("{DIM}note:{DIM:#} {}\n", readable(note))).collect()
+/// Notes, one a line, each once; if `is_brief` not more than a person reads.
+pub(crate) fn notes(notes: &[String], is_brief: bool) -> String {
+    let mut told: Vec<&String> = Vec::new();
+    for note in notes {
+        if !told.contains(&note) {
+            told.push(note);
+        }
+    }
+    let line = |text: &str| format!("{DIM}note:{DIM:#} {text}\n");
+    let shown = if is_brief && told.len() > MOST_NOTES { MOST_NOTES - 1 } else { told.len() };
+    let mut text: String = told[..shown].iter().map(|note| line(&readable(note))).collect();
+    if shown < told.len() {
+        text += &line(&format!("there are {} more notes; --verbose shows them", told.len() - shown));
+    }
+    text
 }
 
 /// The weights of a report, and what to expect of them.
@@ -129,6 +144,26 @@ fn advice(report: &Report) -> String {
     report.advice.iter().map(|advice| format!("{BOLD}advice:{BOLD:#} {}\n", readable(&advice.text))).collect()
 }
 
+/// How far the result is from the average of what the adapters do, and whether that is good or bad.
+fn residual(report: &Report, distance: &Distance) -> String {
+    let describe = distance.describe();
+    let (share, worst) = describe.split_once(" (").unwrap_or((&describe, ""));
+    let is_far = report.advice.iter().any(|advice| advice.about == "residual");
+    let is_nothing = share == "0 %";
+    let text = match report.space.as_str() {
+        "product" if is_nothing => "keeps all of what the adapters do on average",
+        "product" => &format!("at this rank {share} of what the adapters do on average is lost"),
+        _ if is_nothing => "averaging factors is exact here",
+        _ if is_far => &format!(
+            "averaging factors changes what the adapters do by {share}, which is much: see the advice"
+        ),
+        _ => &format!("averaging factors changes what the adapters do by {share}, which is little"),
+    };
+    let worst =
+        if worst.is_empty() || is_nothing { String::new() } else { format!("  ({}\n", readable(worst)) };
+    format!("  {text}\n{worst}")
+}
+
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
     let (mut text, folder) = (weighed(report), readable(folder));
@@ -139,17 +174,40 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         bytes(read),
     );
-    if let Some(distance) = &report.residual {
-        text += &format!(
-            "  off from the average of what the adapters do by {}\n",
-            readable(&distance.describe())
-        );
-    }
+    text += &report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
     for file in &report.outputs {
         let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
         text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
     text + &advice(report)
+}
+
+/// What there is to say of a checkpoint but for its name and step.
+fn facts(checkpoint: &Summary) -> String {
+    let method = checkpoint.method.as_deref().or(checkpoint.container.as_deref());
+    let method = readable(method.unwrap_or("no adapter config"));
+    let ranks: Vec<_> = checkpoint.ranks.iter().map(u64::to_string).collect();
+    let ranks = if ranks.is_empty() { String::new() } else { format!(", rank {}", ranks.join("/")) };
+    let alpha = checkpoint.alpha.map_or_else(String::new, |alpha| format!(", alpha {alpha}"));
+    let dtypes: Vec<_> =
+        checkpoint.dtypes.iter().map(|(dtype, n)| format!("{n} {}", readable(dtype))).collect();
+    format!(
+        "{method}{ranks}{alpha}, {} parameters in {} tensors ({}), {}",
+        grouped(checkpoint.parameters),
+        checkpoint.tensors,
+        dtypes.join(", "),
+        bytes(checkpoint.bytes),
+    )
+}
+
+/// `1,234,567`.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let group = |(i, digit): (usize, char)| {
+        let is_first = i == 0 || (digits.len() - i) % 3 != 0;
+        if is_first { vec![digit] } else { vec![',', digit] }
+    };
+    digits.chars().enumerate().flat_map(group).collect()
 }
 
 /// What a path is.
@@ -158,22 +216,32 @@ pub(crate) fn inspection(found: &Inspection) -> String {
     if let Some(known) = &found.known {
         text += &format!("  {}\n  {}\n", readable(&known.what), readable(&known.can));
     }
-    for checkpoint in &found.checkpoints {
-        let last = readable(checkpoint.name.rsplit(['/', '\\']).next().unwrap_or(&checkpoint.name));
-        let method = checkpoint.method.as_deref().or(checkpoint.container.as_deref());
-        let method = readable(method.unwrap_or("no adapter config"));
-        let ranks: Vec<_> = checkpoint.ranks.iter().map(u64::to_string).collect();
-        let ranks = if ranks.is_empty() { String::new() } else { format!(", rank {}", ranks.join("/")) };
-        let dtypes: Vec<_> =
-            checkpoint.dtypes.iter().map(|(dtype, n)| format!("{n} {}", readable(dtype))).collect();
-        let step = checkpoint.step.map_or_else(String::new, |step| format!(", step {step}"));
-        text += &format!(
-            "  {last}: {method}{ranks}{step}, {} tensors ({}), {} parameters, {}\n",
-            checkpoint.tensors,
-            dtypes.join(", "),
-            checkpoint.parameters,
-            bytes(checkpoint.bytes),
-        );
+    // checkpoints of a run are alike but for their steps
+    for alike in found.checkpoints.chunk_by(|a, b| facts(a) == facts(b)) {
+        let (first, last) = (&alike[0], &alike[alike.len() - 1]);
+        let name =
+            |it: &Summary| readable(it.name.rsplit(['/', '\\']).next().unwrap_or(&it.name)).into_owned();
+        let step = |it: &Summary| it.step.map_or_else(|| "–".into(), |step| step.to_string());
+        let head = match alike.len() {
+            1 if first.step.is_some() => format!("{}, step {}", name(first), step(first)),
+            1 => name(first),
+            count => format!(
+                "{count} checkpoints, {} to {}, steps {} to {}",
+                name(first),
+                name(last),
+                step(first),
+                step(last)
+            ),
+        };
+        let each = if alike.len() > 1 { " each" } else { "" };
+        text += &format!("  {head}\n    {}{each}\n", facts(first));
+        let Summary { base_model, target_modules, .. } = first;
+        if let Some(base) = base_model {
+            text += &format!("    of {}\n", readable(base));
+        }
+        if !target_modules.is_empty() {
+            text += &format!("    in {}\n", readable(&target_modules.join(", ")));
+        }
     }
     let verdicts: std::collections::BTreeSet<_> = found
         .checkpoints
@@ -246,7 +314,20 @@ pub(crate) fn verified(verified: &Verified) -> String {
             )
         }
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
-        None => format!("{BAD}not merged again{BAD:#}: inputs are missing or have changed\n"),
+        None => {
+            let is_missing = |file: &&Checked| file.state == State::Missing;
+            let place =
+                |file: &Checked| file.path.rsplit_once(['/', '\\']).map(|(folder, _)| folder.to_owned());
+            let first = verified.inputs.iter().find(is_missing).and_then(place);
+            let help = first.map(|folder| {
+                let folder = readable(&folder).into_owned();
+                format!("help: the report looks for the run at {folder}: move it back there, or let a link lead to where it is\n")
+            });
+            format!(
+                "{BAD}not merged again{BAD:#}: inputs are missing or have changed\n{}",
+                help.unwrap_or_default()
+            )
+        }
     }
 }
 
@@ -297,6 +378,10 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!((significant(1000.0).as_str(), significant(0.770_600_438).as_str()), ("1000", "0.77060"));
+        assert_eq!(
+            [0, 999, 1000, 116_736, 1_234_567].map(grouped).join(" "),
+            "0 999 1,000 116,736 1,234,567"
+        );
         assert_eq!(significant(12.345_678), "12.346");
         assert_eq!(significant(1.5e-7), "1.5000e-7");
         assert_eq!(

@@ -10,16 +10,23 @@ use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::open;
 use crate::io::disk::{Disk, now, path_of, text_of};
 use crate::options::Options;
+use crate::plot::weights::picture;
 
 /// The checkpoints of a merge, oldest first: what the core takes, and the files of each on this machine.
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) chosen: Chosen,
     pub(crate) checkpoints: Vec<Checkpoint>,
+    /// A picture of it, if one is wanted.
+    pub(crate) picture: Option<String>,
 }
 
-/// Find, select and weigh. Checkpoints at the paths in `excluded` are left out as bad.
-pub(crate) fn weigh(disk: &Disk, options: &Options, excluded: &[PathBuf]) -> Result<(Run, Weighed)> {
+/// Find, select and weigh; what was asked of the run is told too. Checkpoints at the paths in `excluded` are left out as bad.
+pub(crate) fn weigh(
+    disk: &Disk,
+    options: &Options,
+    excluded: &[PathBuf],
+) -> Result<(Run, WeighOptions, Weighed)> {
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
@@ -31,23 +38,25 @@ pub(crate) fn weigh(disk: &Disk, options: &Options, excluded: &[PathBuf]) -> Res
         read_text(path).map(|text| UserTable { name, text })
     });
     let is_excluded = |at: &usize| excluded.contains(&path_of(&run.checkpoints[*at].name));
-    let weighed = run.weigh(&WeighOptions {
+    let how = WeighOptions {
         choose: options.choose.clone(),
         table: table.transpose()?,
         checkpoints: None,
         excluded: (0..run.checkpoints.len()).filter(is_excluded).collect(),
-    })?;
-    Ok((run, weighed))
+    };
+    let weighed = run.weigh(&how)?;
+    Ok((run, how, weighed))
 }
 
 impl Choice {
-    /// As [`weigh`] finds them.
-    pub(crate) fn new(options: &Options, excluded: &[PathBuf]) -> Result<Self> {
+    /// As [`weigh`] finds them; with a picture if `is_drawn`.
+    pub(crate) fn new(options: &Options, excluded: &[PathBuf], is_drawn: bool) -> Result<Self> {
         let disk = Disk::default();
-        let (run, weighed) = weigh(&disk, options, excluded)?;
+        let (run, how, weighed) = weigh(&disk, options, excluded)?;
+        let picture = is_drawn.then(|| picture(&run, &how, &weighed));
         let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
         let checkpoints = weighed.indexes.iter().map(checkpoint).collect::<Result<_>>()?;
-        Ok(Self { chosen: run.chosen(weighed), checkpoints })
+        Ok(Self { chosen: run.chosen(weighed), checkpoints, picture })
     }
 
     /// Those that the report in `folder` names, with its weights.
@@ -57,6 +66,6 @@ impl Choice {
         let paths = paths.collect::<Result<Vec<_>>>()?;
         let (found, chosen) = now(report.again(&disk, &Readers::ALL, &paths))?;
         let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<_>>()?;
-        Ok(Self { chosen, checkpoints })
+        Ok(Self { chosen, checkpoints, picture: None })
     }
 }

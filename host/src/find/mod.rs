@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod choose;
+mod meant;
 
 use std::path::PathBuf;
 
@@ -12,5 +13,5 @@ use crate::io::disk::{Disk, now, text_of};
 /// Open what the user named.
 pub(crate) fn open(disk: &Disk, paths: &[PathBuf], options: &OpenOptions) -> Result<Run> {
     let paths = paths.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
-    now(Run::open(disk, &Readers::ALL, &paths, options))
+    now(Run::open(disk, &Readers::ALL, &paths, options)).map_err(meant::suggest)
 }

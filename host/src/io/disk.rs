@@ -261,6 +261,9 @@ pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
         }
         _ => None,
     };
+    // temporary files have names that nobody has heard of
+    let error = error.to_string();
+    let error = error.split(" at path \"").next().unwrap_or(&error);
     let made = Error::new(ErrorKind::Io, format!("{doing}: {error}"));
     if let Some(help) = help { made.help(help) } else { made }
 }

@@ -130,7 +130,13 @@ impl Staging {
         let target = parent.join(name);
         for input in inputs {
             let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
-            if target.starts_with(&place) || place.starts_with(&target) {
+            if target.starts_with(&place) && target != place {
+                let detail = format!("lies in the checkpoint {}", input.path.display());
+                return Err(Error::new(ErrorKind::Output, detail)
+                    .file(shown.display().to_string())
+                    .help("choose an output folder beside the checkpoints, or elsewhere"));
+            }
+            if place.starts_with(&target) {
                 return Err(overwrites(&shown, &input.path.display().to_string()));
             }
         }

@@ -279,15 +279,27 @@ fn mixed_dtypes_take_the_widest_or_the_one_asked_for() {
         place.mwa("inspect run bf16").out,
         str![[r#"
 run
-  checkpoint-10: LORA, rank 2, step 10, 2 tensors (2 F32), 14 parameters, 271 B
-  checkpoint-20: LORA, rank 2, step 20, 2 tensors (2 BF16), 14 parameters, 245 B
-  checkpoint-30: LORA, rank 2, step 30, 2 tensors (2 F32), 14 parameters, 271 B
+  checkpoint-10, step 10
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 F32), 271 B
+    of example/tiny
+    in q, v
+  checkpoint-20, step 20
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 BF16), 245 B
+    of example/tiny
+    in q, v
+  checkpoint-30, step 30
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 F32), 271 B
+    of example/tiny
+    in q, v
   LORA: may be averaged
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
   run/checkpoint-10/trainer_state.json and 2 more (a Trainer's state): eval_loss
 bf16
-  bf16: LORA, rank 2, 2 tensors (2 BF16), 14 parameters, 252 B
+  bf16
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 BF16), 252 B
+    of example/tiny
+    in q, v
   LORA: may be averaged
 
 "#]]

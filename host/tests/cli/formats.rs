@@ -41,14 +41,20 @@ note: run/checkpoint-1 and run/checkpoint-2 hold the same weights, byte for byte
         place.mwa("inspect run out legacy.bin").out,
         str![[r#"
 run
-  checkpoint-1: LORA, rank 4, step 1, 4 tensors (4 F32), 512 parameters, 4.7 kB
-  checkpoint-2: LORA, rank 4, step 2, 4 tensors (4 F32), 512 parameters, 4.7 kB
+  2 checkpoints, checkpoint-1 to checkpoint-2, steps 1 to 2
+    LORA, rank 4, alpha 4, 512 parameters in 4 tensors (4 F32), 4.7 kB each
+    of example/tiny
+    in q, v
   LORA: may be averaged
 out
-  out: LORA, rank 4, 4 tensors (4 F32), 512 parameters, 2.6 kB
+  out
+    LORA, rank 4, alpha 4, 512 parameters in 4 tensors (4 F32), 2.6 kB
+    of example/tiny
+    in q, v
   LORA: may be averaged
 legacy.bin
-  legacy.bin: a PEFT LoRA, rank 2, 5 tensors (1 BF16, 4 F32), 22 parameters, 879 B
+  legacy.bin
+    a PEFT LoRA, rank 2, 22 parameters in 5 tensors (1 BF16, 4 F32), 879 B
 
 "#]]
     );

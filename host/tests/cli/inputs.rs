@@ -21,7 +21,7 @@ chosen: 2 of 3 checkpoints, as selected
 checkpoint       step  step  from             weight
 checkpoint-500    500   500  the step itself  0.1667  ████▊
 checkpoint-1000  1000  1000  the step itself  0.8333  ████████████████████████
-weights: linear, penalty 0.8, on step (max)
+weights: linear, penalty 0.8, by step (higher is better)
 
 "#]]
     );
@@ -52,7 +52,7 @@ fn the_model_in_the_run_s_root_is_left_out() {
         place.merges("run --select all").err,
         str![[r#"
 note: run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints
-note: run: left out, not named as checkpoints: checkpoint-20-merged, tmp-checkpoint-40
+note: run: left out, not named like checkpoints: checkpoint-20-merged, tmp-checkpoint-40
 
 "#]]
     );
@@ -159,7 +159,7 @@ error: kohya/cat-000001.safetensors: is empty; a safetensors file has at least 8
 help: copy or download the file again
 error: sweep: holds folders with weights, but none is named as a checkpoint: a, b
 help: name the folders that belong together: mwa merge sweep/a sweep/b -o OUT
-error: nothing: holds no weights: no file called adapter_model, pytorch_lora_weights, model, pytorch_model or diffusion_pytorch_model
+error: nothing: holds no weights, and no folders named checkpoint-N
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights
 
 "#]]
@@ -174,7 +174,7 @@ fn a_folder_of_runs_asks_for_one() {
     assert_data_eq!(
         place.fails("merge all -o out"),
         str![[r#"
-error: all: is not a run itself, but holds runs
+error: all: is not a run, but holds runs
 help: name one of them: all/first
 
 "#]]
@@ -201,7 +201,7 @@ note: other adapters in the checkpoints are left out: second (choose one with --
         place.fails_with(2, "merge run --select all --adapter ../checkpoint-10 -o out2"),
         str![[r#"
 error: `../checkpoint-10` is not a folder inside the checkpoints
-help: --adapter takes the name of a folder inside each checkpoint, such as adapter_model
+help: give the name of a folder inside each checkpoint, such as adapter_model, as --adapter
 
 "#]]
     );
@@ -209,7 +209,7 @@ help: --adapter takes the name of a folder inside each checkpoint, such as adapt
         place.fails("merge run --select all --adapter third -o out2"),
         str![[r#"
 error: run/checkpoint-10: has no weights in a folder `third`; folders with weights: second
-help: give --adapter one of these names, or leave it out
+help: choose one of these with --adapter, or leave it out
 
 "#]]
     );
@@ -245,7 +245,7 @@ fn one_checkpoint_is_copied_byte_for_byte() {
     assert_data_eq!(
         place.merges("run/checkpoint-20").err,
         str![[r#"
-note: only run/checkpoint-20 has weight: its files are copied as they are
+note: run/checkpoint-20 is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give its run's folder or several checkpoints
 
 "#]]
     );

@@ -68,6 +68,7 @@ mod hunt;
 mod inputs;
 mod logs;
 mod metrics;
+mod newcomer;
 mod output;
 mod place;
 mod texts;

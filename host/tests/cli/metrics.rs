@@ -61,7 +61,7 @@ help: leave them out with --drop-bad
     assert_data_eq!(
         ran.err,
         str![[r#"
-note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
+note: loss is averaged over 20 steps around each checkpoint, as the log has an entry every 10
 note: run/checkpoint-30 is dropped: diverged: grad_norm is NaN in the log of step 30
 
 "#]]
@@ -124,15 +124,15 @@ fn strict_metrics_refuses_a_value_that_was_not_logged_right_there() {
     assert_data_eq!(
         place.mwa("weights run --select all --metric loss").err,
         str![[r#"
-note: loss is a mean over 20 steps around each checkpoint; it is logged every 10
-note: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
+note: loss is averaged over 20 steps around each checkpoint, as the log has an entry every 10
+note: loss is not logged right at step 20: logged 5 steps before, at step 15; step 30: logged 15 steps before, at step 15
 
 "#]]
     );
     assert_data_eq!(
         place.fails("merge run --select all --metric loss --strict-metrics -o out"),
         str![[r#"
-error: run: loss is not logged right at step 20: stale by 5 steps, last log at 15; step 30: stale by 15 steps, last log at 15
+error: run: loss is not logged right at step 20: logged 5 steps before, at step 15; step 30: logged 15 steps before, at step 15
 help: log at the steps at which checkpoints are saved, or allow this without --strict-metrics
 
 "#]]
@@ -149,8 +149,8 @@ fn a_metric_that_some_checkpoints_lack_is_never_mixed_with_another() {
     assert_data_eq!(
         place.fails("merge run --select all --metric eval_loss -o out"),
         str![[r#"
-error: 2 of 3 checkpoints have no eval_loss: checkpoint-20 (the nearest is at step 10), checkpoint-30 (the nearest is at step 10)
-help: choose a metric that every checkpoint has, or only checkpoints that have this one
+error: 2 of 3 checkpoints have no eval_loss: checkpoint-20, checkpoint-30 (the nearest is at step 10)
+help: choose a metric that every checkpoint has (--metric), or only checkpoints that have this one (--steps A..B, --last N)
 
 "#]]
     );
@@ -218,7 +218,7 @@ checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
 checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
-weights: linear, penalty 0.8, on eval_loss (min)
+weights: linear, penalty 0.8, by eval_loss (lower is better)
 
 "#]]
     );
@@ -321,7 +321,7 @@ checkpoint     step  accuracy  from          weight
 checkpoint-10    10   0.50000  table, row 2  0.1250  ████▊
 checkpoint-20    20   0.60000  table, row 3  0.2500  █████████▋
 checkpoint-30    30   0.90000  table, row 4  0.6250  ████████████████████████
-weights: linear, penalty 0.8, on accuracy (max)
+weights: linear, penalty 0.8, by accuracy (higher is better)
 
 "#]]
     );
@@ -337,7 +337,7 @@ checkpoint     step       f1  from          weight
 checkpoint-10    10  0.50000  table, row 1  0.2800  ███████████▎
 checkpoint-20    20  0.25000  table, row 2  0.1200  ████▊
 checkpoint-30    30        1  table, row 3  0.6000  ████████████████████████
-weights: linear, penalty 0.8, on f1 (max)
+weights: linear, penalty 0.8, by f1 (higher is better)
 
 "#]]
     );
@@ -357,8 +357,8 @@ error: absent.csv: does not exist
     assert_data_eq!(
         place.fails("weights run --select all --metrics-file short.csv"),
         str![[r#"
-error: short.csv: 2 of 3 checkpoints have no accuracy: checkpoint-20 (no row of the table is about it), checkpoint-30 (no row of the table is about it)
-help: choose a metric that every checkpoint has, or only checkpoints that have this one
+error: short.csv: 2 of 3 checkpoints have no accuracy: checkpoint-20, checkpoint-30 (no row of the table is about it)
+help: choose a metric that every checkpoint has (--metric), or only checkpoints that have this one (--steps A..B, --last N)
 
 "#]]
     );
@@ -402,7 +402,7 @@ checkpoint     step  val_loss  from          weight
 checkpoint-10    10         3  table, row 2  0.1111  ████▊
 checkpoint-20    20         1  table, row 3  0.5556  ████████████████████████
 checkpoint-30    30         2  table, row 4  0.3333  ██████████████▍
-weights: linear, penalty 0.8, on val_loss (min)
+weights: linear, penalty 0.8, by val_loss (lower is better)
 
 "#]]
     );

@@ -19,12 +19,12 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
-  weights      Show the same choice and weights as a table; writes nothing
+  weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
-  man          Print the manual page
+  man          Print a manual page, or write all of them
   help         Print this message or the help of the given subcommand(s)
 
 Options:
@@ -37,7 +37,7 @@ Examples:
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
 
 "#]]
     );
@@ -53,6 +53,7 @@ Arguments:
 
 Options:
   -o, --output <DIR>      Folder to write; it appears whole or not at all
+      --plot              Draw the metric and the weights into the folder too, for its README.md
       --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
                           keep] [possible values: keep, f32, bf16, f16]
       --allow-non-finite  Let NaN and infinity through instead of failing
@@ -69,6 +70,7 @@ Options:
                           auto]
       --json              Print JSON
   -q, --quiet             Print errors only
+  -v, --verbose           Print all notes, not only the first
   -h, --help              Print help
 
 Selection:
@@ -122,12 +124,19 @@ Space:
                             off]
       --allow-cross-run     Average the factors of adapters, or the models, that are not of one run
 
+Examples:
+  mwa merge runs/my-lora -o merged                           what the log says is best
+  mwa merge runs/my-lora -o merged --metric eval_accuracy    by any metric that the run logged
+  mwa merge runs/my-lora -o merged --metrics-file scores.csv --metric f1
+  mwa merge run-a run-b -o merged --space product            adapters of two runs
+  mwa merge runs/full-finetune -o merged --dtype bf16        whole models too
+
 "#]]
     );
     assert_data_eq!(
         place.mwa("weights --help").out,
         str![[r#"
-Show the same choice and weights as a table; writes nothing
+Show the same choice and weights as a table; merges nothing
 
 Usage: mwa weights [OPTIONS] <RUN|CHECKPOINT|FILE>...
 
@@ -135,9 +144,12 @@ Arguments:
   <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
 
 Options:
-      --json   Print JSON
-  -q, --quiet  Print errors only
-  -h, --help   Print help
+      --plot <SVG>  Draw the metric, the chosen checkpoints, their weights and the learning rate
+                    into a file
+      --json        Print JSON
+  -q, --quiet       Print errors only
+  -v, --verbose     Print all notes, not only the first
+  -h, --help        Print help
 
 Selection:
       --last <N>            The newest N checkpoints
@@ -175,6 +187,11 @@ Weights:
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
+Examples:
+  mwa weights runs/my-lora                       who would weigh how much, and why
+  mwa weights runs/my-lora --penalty 1           would the worst get nothing?
+  mwa weights runs/my-lora --plot weights.svg    the same as a picture
+
 "#]]
     );
     assert_data_eq!(
@@ -188,9 +205,10 @@ Arguments:
   <PATH>...  Run folders, checkpoint folders or files
 
 Options:
-      --json   Print JSON
-  -q, --quiet  Print errors only
-  -h, --help   Print help
+      --json     Print JSON
+  -q, --quiet    Print errors only
+  -v, --verbose  Print all notes, not only the first
+  -h, --help     Print help
 
 Selection:
       --adapter <NAME>  The adapter inside checkpoints that hold several
@@ -198,6 +216,10 @@ Selection:
 Metric:
       --metrics-from <PATH>  Take metrics from this log alone, a file or a folder with logs:
                              TensorBoard, W&B, MLflow, lm-eval and others
+
+Examples:
+  mwa inspect runs/my-lora    its checkpoints, and which metrics the run logged
+  mwa inspect model.safetensors adapter_model.bin
 
 "#]]
     );
@@ -220,7 +242,13 @@ Options:
                          auto]
       --json             Print JSON
   -q, --quiet            Print errors only
+  -v, --verbose          Print all notes, not only the first
   -h, --help             Print help
+
+Examples:
+  mwa verify merged    is it what its report says, and does merging again give the same?
+
+Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong usage.
 
 "#]]
     );
@@ -263,7 +291,7 @@ chosen: the best 2 of 3 checkpoints by eval_loss (how the learning rate went is 
 checkpoint     step  eval_loss  from        weight
 checkpoint-20    20          1  at step 20  0.8333  ████████████████████████
 checkpoint-30    30          2  at step 30  0.1667  ████▊
-weights: linear, penalty 0.8, on eval_loss (min)
+weights: linear, penalty 0.8, by eval_loss (lower is better)
 advice: the run has only 3 checkpoints, too few to gain much by merging: save more often (save_steps=0.05 saves twenty in a run, if no save_total_limit deletes them)
 
 "#]]
@@ -289,7 +317,7 @@ checkpoint-850    850  0.83571  mean of steps 838–863   0.0944  ████�
 checkpoint-900    900  0.74342  mean of steps 888–913   0.1550  █████████████████████▊
 checkpoint-950    950  0.78800  mean of steps 938–963   0.1257  █████████████████▋
 checkpoint-1000  1000  0.71936  mean of steps 988–1000  0.1708  ████████████████████████
-weights: linear, penalty 0.8, on loss (min)
+weights: linear, penalty 0.8, by loss (lower is better)
 
 "#]]
     );
@@ -309,9 +337,10 @@ checkpoint     step  eval_loss  from        weight
 checkpoint-10    10          3  at step 10  0.1111  ████▊
 checkpoint-20    20          1  at step 20  0.5556  ████████████████████████
 checkpoint-30    30          2  at step 30  0.3333  ██████████████▍
-weights: linear, penalty 0.8, on eval_loss (min)
+weights: linear, penalty 0.8, by eval_loss (lower is better)
 merged 3 checkpoints (813 B) into out in T s
-  off from the average of what the adapters do by 3.1 % (at most 3.1 %, in q)
+  averaging factors changes what the adapters do by 3.1 %, which is little
+  (at most 3.1 %, in q)
   adapter_model.safetensors  272 B  blake3 5525bd5af1d32b6a…
 
 "#]]
@@ -325,9 +354,10 @@ fn inspection_of_a_run() {
         Place::with_run().mwa("inspect run").out,
         str![[r#"
 run
-  checkpoint-10: LORA, rank 2, step 10, 2 tensors (2 F32), 14 parameters, 271 B
-  checkpoint-20: LORA, rank 2, step 20, 2 tensors (2 F32), 14 parameters, 271 B
-  checkpoint-30: LORA, rank 2, step 30, 2 tensors (2 F32), 14 parameters, 271 B
+  3 checkpoints, checkpoint-10 to checkpoint-30, steps 10 to 30
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 F32), 271 B each
+    of example/tiny
+    in q, v
   LORA: may be averaged
   metrics, and how many of the 3 checkpoints have one:
     eval_loss  3
@@ -391,7 +421,7 @@ weights run
 merge run -o out
   {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, blake3: string}]}], outputs: [{name: string, bytes: number, blake3: string}], companions: [{name: string, bytes: number, blake3: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
-  [{path: string, checkpoints: [{name: string, step: number, container: string, method: string, verdict: string, ranks: [number], dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], logs: [{path: string, kind: string, metrics: [string]}], notes: []}]
+  [{path: string, checkpoints: [{name: string, step: number, container: string, method: string, verdict: string, ranks: [number], alpha: number, target_modules: [string], base_model: string, dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], logs: [{path: string, kind: string, metrics: [string]}], notes: []}]
 verify out
   {outputs: [{path: string, state: string}], companions: [{path: string, state: string}], others: [], inputs: [{path: string, state: string}], remade: bool}
 
@@ -455,12 +485,12 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
-  weights      Show the same choice and weights as a table; writes nothing
+  weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
-  man          Print the manual page
+  man          Print a manual page, or write all of them
   help         Print this message or the help of the given subcommand(s)
 
 Options:
@@ -473,7 +503,7 @@ Examples:
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
 
 $ mwa merge
 error: the following required arguments were not provided:
@@ -600,7 +630,7 @@ help: give a path on this machine: a run folder, a checkpoint folder or a file w
     assert_data_eq!(
         place.fails("weights empty"),
         str![[r#"
-error: empty: holds no weights: no file called adapter_model, pytorch_lora_weights, model, pytorch_model or diffusion_pytorch_model
+error: empty: holds no weights, and no folders named checkpoint-N
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights
 
 "#]]

@@ -126,7 +126,7 @@ fn symbolic_links_to_a_checkpoint_count_once() {
     assert_data_eq!(
         place.mwa("weights run").err,
         str![[r#"
-note: run: left out, not named as checkpoints: best
+note: run: left out, not named like checkpoints: best
 note: run/checkpoint-40 is the same checkpoint as run/checkpoint-30; it counts once
 
 "#]]

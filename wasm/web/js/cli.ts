@@ -5,6 +5,7 @@ import { version } from "./wasm/mwa.js";
 import { load } from "./core.js";
 import { MergeError } from "./error.js";
 import { mergeRun, weighRun, type MergeRunOptions, type Progress, type WeighRunOptions } from "./node.js";
+import { speech } from "./speech.js";
 import type { Report, WeighedInput } from "./types.js";
 
 const HELP = `\
@@ -68,18 +69,19 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   const options: MergeRunOptions = { ...weighing(given), ...merging(given), signal: stop.signal, onProgress: (progress) => bar?.draw(progress) };
   const report = await mergeRun(inputs, out, options).finally(() => bar?.clear());
   if (given.json) return print(`${JSON.stringify(report, null, 2)}\n`);
-  note(given, report.notes);
   if (given.quiet) return 0;
   const seconds = ((performance.now() - began) / 1000).toFixed(2);
   const files = report.outputs.map(({ name, bytes, blake3 }) => `  ${name}  ${bytes} bytes  blake3 ${blake3}\n`);
-  return print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
+  print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
+  return note(report.notes);
 }
 
 async function weights(inputs: string[], given: Given): Promise<number> {
   const found = await weighRun(inputs, weighing(given));
   if (given.json) return print(`${JSON.stringify(found, null, 2)}\n`);
-  note(given, found.notes);
-  return given.quiet ? 0 : print(`${chosen(found)}${table(found)}weights: ${found.description}\n${advice(found)}`);
+  if (given.quiet) return 0;
+  print(`${chosen(found)}${table(found)}weights: ${found.description}\n${advice(found)}`);
+  return note(found.notes);
 }
 
 /** What is set of `values`. */
@@ -135,7 +137,7 @@ const advice = ({ advice }: Pick<Report, "advice">) => (advice ?? []).map(({ tex
 
 /** The checkpoints, as the native command shows them: name, step, metric and its source, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {
-  const label = ({ name }: WeighedInput) => name.split("/").at(-1)!;
+  const label = ({ name }: WeighedInput) => tail(name, inputs.map(({ name }) => name));
   const hasMetric = inputs.some(({ metric }) => metric !== undefined);
   const ofMetric = (...cells: string[]) => (hasMetric ? cells : []);
   const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), "weight"];
@@ -150,6 +152,17 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
   const largest = Math.max(...inputs.map(({ weight }) => Math.abs(weight)));
   const bars = inputs.map(({ weight }) => (free < LEAST_BAR ? "" : `  ${eighths(weight, largest, free)}`));
   return `${line(header)}\n${rows.map((row, i) => `${line(row)}${bars[i]}\n`).join("")}`;
+}
+
+/** The end of a path that tells it from the others, parts whole. */
+function tail(name: string, names: string[]): string {
+  const parts = name.split("/");
+  const isAlone = (end: string) => names.filter((other) => other === end || other.endsWith(`/${end}`)).length < 2;
+  for (let count = 1; count < parts.length; count += 1) {
+    const end = parts.slice(-count).join("/");
+    if (isAlone(end)) return end;
+  }
+  return name;
 }
 
 /** Widest bar beside a weight, in characters. */
@@ -174,8 +187,9 @@ function print(said: string): number {
   return 0;
 }
 
-function note({ quiet }: Given, notes: string[]): void {
-  if (!quiet) for (const text of notes) process.stderr.write(`note: ${text}\n`);
+function note(notes: string[]): number {
+  for (const text of new Set(notes)) process.stderr.write(`note: ${text}\n`);
+  return 0;
 }
 
 /** A bar on a terminal, for merges that last. */
@@ -205,6 +219,7 @@ const [SILENT, REDRAWN] = [1000, 100];
 
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
 
+speech.flags = true;
 process.stdout.on("error", () => process.exit(0)); // a reader that went away is no failure
 try {
   process.exitCode = await main();

@@ -5,14 +5,20 @@
  * <mwa-merge metric="eval_loss" penalty="0.8"></mwa-merge>
  * ```
  *
- * Attributes: `last`, `metric`, `scheme`, `penalty`, `dtype`, as the options of `merge`. After a merge it offers the files and
- * fires `merged` (a `CustomEvent` whose detail is what `merge` returned). Style it by `::part(button)`, `::part(status)`.
+ * Attributes are the options of `merge` with `-` between their words: `last`, `metric`, `goal`, `penalty`, `space`, `drop-bad`, … After
+ * a merge it offers the files and fires `merged` (a `CustomEvent` whose detail is what `merge` returned). Style it by
+ * `::part(button)`, `::part(status)`.
+ *
+ * It speaks the language that `lang` says, of itself or around it, if `MwaMerge.texts` has it; English is there, and a page adds others, or its
+ * own words, before the element is made: `MwaMerge.texts.de = { drop: "Ordner hierher ziehen.", choose: "Ordner wählen…" }`. What a language
+ * lacks is said in English, and so are errors.
  *
  * @module
  */
 import { dropped } from "./dropped.js";
 import { merge, type Merged, type MergeOptions } from "./merge.js";
 import { openRun } from "./run.js";
+import { optionOf } from "./speech.js";
 
 const STYLE = `
   :host { display: block; border: 2px dashed currentColor; border-radius: 10px; padding: 1rem; font: inherit; }
@@ -23,12 +29,34 @@ const STYLE = `
   [hidden] { display: none; }
 `;
 
+/** What the element says; `{…}` stands for what is known then. */
+export interface Texts {
+  drop: string;
+  choose: string;
+  cancel: string;
+  /** `{device}` */
+  merging: string;
+  /** `{count}`, `{seconds}` */
+  merged: string;
+}
+
+const ENGLISH: Texts = {
+  drop: "Drop a LoRA run folder here. Nothing is uploaded.",
+  choose: "Choose a folder…",
+  cancel: "Cancel",
+  merging: "Merging on {device}…",
+  merged: "Merged {count} checkpoints in {seconds} s.",
+};
+
 /** The element; `<mwa-merge>` once this module is loaded. */
 export class MwaMerge extends HTMLElement {
-  readonly #status = make("p", { part: "status", role: "status" }, "Drop a LoRA run folder here. Nothing is uploaded.");
+  /** What it says, by language. */
+  static readonly texts: Record<string, Partial<Texts>> = { en: ENGLISH };
+
+  readonly #status = make("p", { part: "status", role: "status" });
   readonly #picker = make("input", { type: "file", webkitdirectory: "", multiple: "", hidden: "" });
-  readonly #button = make("button", { type: "button", part: "button" }, "Choose a folder…");
-  readonly #cancel = make("button", { type: "button", part: "button", hidden: "" }, "Cancel");
+  readonly #button = make("button", { type: "button", part: "button" });
+  readonly #cancel = make("button", { type: "button", part: "button", hidden: "" });
   readonly #bar = make("progress", { part: "progress", max: "1", value: "0", "aria-label": "Merge", hidden: "" });
   readonly #files = make("div", { part: "files" });
   #running: AbortController | undefined;
@@ -50,6 +78,12 @@ export class MwaMerge extends HTMLElement {
     });
   }
 
+  connectedCallback(): void {
+    this.#status.textContent ||= this.#say("drop");
+    this.#button.textContent = this.#say("choose");
+    this.#cancel.textContent = this.#say("cancel");
+  }
+
   disconnectedCallback(): void {
     this.#running?.abort();
   }
@@ -63,10 +97,10 @@ export class MwaMerge extends HTMLElement {
       const run = await openRun(inputs, { signal });
       const onProgress: MergeOptions["onProgress"] = ({ done, total, device }) => {
         this.#bar.value = done / Math.max(total, 1);
-        this.#status.textContent = `Merging on ${device}…`;
+        this.#status.textContent = this.#say("merging", { device });
       };
       const merged = await merge(run, { ...this.#options(), signal, onProgress });
-      this.#status.textContent = `Merged ${merged.report.inputs.length} checkpoints in ${merged.seconds.toFixed(1)} s.`;
+      this.#status.textContent = this.#say("merged", { count: `${merged.report.inputs.length}`, seconds: merged.seconds.toFixed(1) });
       this.#files.replaceChildren(...merged.files.map(({ name, blob }) => offer(name, blob!)));
       this.dispatchEvent(new CustomEvent("merged", { detail: merged }));
       return merged;
@@ -84,11 +118,19 @@ export class MwaMerge extends HTMLElement {
     this.#cancel.hidden = this.#bar.hidden = !is;
   }
 
+  /** A text in the language of the element. */
+  #say(text: keyof Texts, facts: Record<string, string> = {}): string {
+    const lang = (this.closest<HTMLElement>("[lang]")?.lang ?? "en").toLowerCase();
+    const said = MwaMerge.texts[lang]?.[text] ?? MwaMerge.texts[lang.split("-")[0]!]?.[text] ?? ENGLISH[text];
+    return said.replace(/\{(\w+)\}/g, (whole, name: string) => facts[name] ?? whole);
+  }
+
   #options(): MergeOptions {
-    const text = (name: string) => this.getAttribute(name) ?? undefined;
-    const number = (name: string) => (text(name) === undefined ? undefined : Number(text(name)));
-    const options = { last: number("last"), metric: text("metric"), scheme: text("scheme"), penalty: number("penalty"), dtype: text("dtype") };
-    return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as MergeOptions;
+    const given = [...this.attributes].flatMap(({ name, value }) => {
+      const option = optionOf(name, value);
+      return option ? [option] : [];
+    });
+    return Object.fromEntries(given) as MergeOptions;
   }
 }
 

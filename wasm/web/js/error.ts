@@ -1,4 +1,5 @@
-/** What went wrong, in the same words on every runtime. */
+/** What went wrong, in the same words on every runtime, with options as each calls them. */
+import { spoken } from "./speech.js";
 
 /** The kinds of failure. They never change their meaning between versions. */
 export type ErrorKind =
@@ -48,7 +49,8 @@ export function asError(thrown: unknown): unknown {
   if (thrown instanceof Error && !(thrown instanceof MergeError)) return thrown;
   if (!isFacts(thrown)) return thrown;
   const { kind, message, help, file, tensor, detail } = thrown;
-  return new MergeError(kind, message, help ?? undefined, file ?? undefined, tensor ?? undefined, detail ?? undefined);
+  const told = help == null ? undefined : spoken(help);
+  return new MergeError(kind, spoken(message), told, file ?? undefined, tensor ?? undefined, detail == null ? undefined : spoken(detail));
 }
 
 /** Call into the core. */

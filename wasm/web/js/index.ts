@@ -5,6 +5,7 @@
  */
 export { MergeError, type ErrorKind } from "./error.js";
 export { ready } from "./core.js";
+export { spoken } from "./speech.js";
 export { dropped } from "./dropped.js";
 export { openRun, weigh, weights, Run, type OpenOptions, type Weighing } from "./run.js";
 export { compare, type Comparison } from "./compare.js";

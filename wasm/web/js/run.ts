@@ -87,7 +87,7 @@ export interface Weighing {
   /** In the order in which they are summed: oldest first. */
   inputs: Report["inputs"];
   weighting: Report["weighting"];
-  /** In words: "linear, penalty 0.8, on eval_loss (min)". */
+  /** In words: "linear, penalty 0.8, by eval_loss (lower is better)". */
   description: string;
   /** Which checkpoints, and why those. */
   selected: Selected;

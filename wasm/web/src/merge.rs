@@ -60,10 +60,10 @@ impl Merge {
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
-        let merge = mwa::merge::Merge::new(chosen, merging, cut)?;
+        let mut merge = mwa::merge::Merge::new(chosen, merging, cut)?;
         let number = |(name, path): (String, String)| Some((name, files.number(&path)?));
-        let companions =
-            checkpoints[merge.owner()].companions(files)?.into_iter().filter_map(number).collect();
+        let beside = checkpoints[merge.owner()].beside(files, &mut merge)?;
+        let companions = beside.into_iter().filter_map(number).collect();
         let digests = Digests::new(files.sizes().iter().copied(), []);
         let (found, parts, buffers, out) = (None, Parts::default(), Vec::new(), Vec::new());
         Ok(Self { merge, numbers, companions, digests, found, parts, buffers, out })
@@ -309,6 +309,7 @@ impl Merge {
             outputs: (0..self.merge.outputs().len()).map(|it| hash(self.digests.of_written(it))).collect(),
             companions,
             notes: Vec::new(),
+            has_picture: false,
         };
         let finished = self.merge.finish(&closing).map_err(|error| fail(&error))?;
         Ok(json(&Finished { report: &finished.report, texts: &finished.texts, copies: &self.companions }))

@@ -52,6 +52,7 @@ impl Run {
 
     fn try_open(&self) -> Maybe<Found> {
         let run = mwa::Run::open(&self.files, &Readers::ALL, self.files.roots(), &self.options)?;
+        run.ask_beside(&self.files)?;
         let samples = run.sample(&self.files)?;
         Ok(Found { run, samples })
     }

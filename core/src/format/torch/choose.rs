@@ -84,9 +84,9 @@ pub(super) fn choose<'a>(pickle: &'a Pickle<'_>, key: Option<&str>) -> Result<Ch
             None => {
                 let error = Error::new(ErrorKind::Input, format!("has no weights under `{key}`"));
                 Err(if sets.is_empty() {
-                    error.help("its tensors are not in a dictionary of their own: leave --weights-key out")
+                    error.help("its tensors are not in a dictionary of their own: leave out --weights-key")
                 } else {
-                    error.help(format!("give --weights-key one of these: {}", listed()))
+                    error.help(format!("choose one of these with --weights-key: {}", listed()))
                 })
             }
         };

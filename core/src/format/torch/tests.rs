@@ -131,7 +131,7 @@ fn one_set_of_weights_is_taken_and_the_others_are_named() {
     assert!(listed(STATE, Some("model_avg"))[0].starts_with("layer.0.w F64 [4, 4]"));
     let error = open(STATE, Some("ema")).unwrap_err();
     assert_eq!(error.detail(), "has no weights under `ema`");
-    assert_eq!(error.advice(), Some("give --weights-key one of these: `model`, `model_avg`"));
+    assert_eq!(error.advice(), Some("choose one of these with --weights-key: `model`, `model_avg`"));
     let icefall = open(ICEFALL, None).unwrap();
     assert_eq!((icefall.step, icefall.key.as_deref()), (Some(1200), Some("model")));
     assert_eq!(icefall.told, [("eval_loss".to_owned(), 0.21)]);

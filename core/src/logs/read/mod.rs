@@ -260,7 +260,7 @@ impl Reader<'_> {
             let intervals = Intervals::new(series, &branch.records);
             let (window, spacing) = (self.window(&intervals), intervals.spacing());
             self.notes.push(format!(
-                "{name} is a mean over {window} steps around each checkpoint; it is logged every {spacing}"
+                "{name} is averaged over {window} steps around each checkpoint, as the log has an entry every {spacing}"
             ));
         }
     }

@@ -82,10 +82,13 @@ fn gaps_are_covered_smoothed_or_flagged() {
     assert!((found[0].0 - (10.0 * 4.158140563964844 + 7.0 * 4.160313415527344) / 17.0).abs() < 1e-12);
     assert!((found[1].0 - (6.0 * 4.158140563964844 + 10.0 * 4.160313415527344) / 16.0).abs() < 1e-12);
     assert_eq!(found[0].1, "mean of steps 1–17");
-    assert_eq!(found[3], (4.160313415527344, "stale by 5 steps, last log at 20".to_string()));
-    assert_eq!(metric.notes[0], "loss is a mean over 20 steps around each checkpoint; it is logged every 10");
+    assert_eq!(found[3], (4.160313415527344, "logged 5 steps before, at step 20".to_string()));
+    assert_eq!(
+        metric.notes[0],
+        "loss is averaged over 20 steps around each checkpoint, as the log has an entry every 10"
+    );
     assert!(
-        metric.notes[1].starts_with("loss is not logged right at step 21: stale by 1 step,"),
+        metric.notes[1].starts_with("loss is not logged right at step 21: logged 1 step before,"),
         "{:?}",
         metric.notes
     );
@@ -109,7 +112,7 @@ fn strict_takes_no_stale_value_and_no_step_instead() {
     let strict = MetricOptions { strict: true, ..named("loss") };
     let error = read_metric(&history(&GAPS), &[7, 14, 21, 25], &strict).unwrap_err();
     assert!(
-        error.detail().contains("step 21: stale by 1 step") && error.detail().contains("step 25"),
+        error.detail().contains("step 21: logged 1 step before") && error.detail().contains("step 25"),
         "{error}"
     );
     assert!(read_metric(&history(&GAPS), &[7, 14], &strict).is_ok());
@@ -125,7 +128,7 @@ fn evaluations_count_at_their_step_only_unless_allowed() {
     assert!(
         error
             .detail()
-            .starts_with("3 of 4 checkpoints have no eval_loss: step 7 (the nearest is at step 10)"),
+            .starts_with("3 of 4 checkpoints have no eval_loss: step 7, step 14 (the nearest is at step 10)"),
         "{error}"
     );
     let options = MetricOptions { tolerance: 4, ..named("eval_loss") };

@@ -87,8 +87,12 @@ fn open(merge: &Merge, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
 
 fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
     let adapter = adapters.get(place).ok_or_else(|| {
-        let have = adapters.len();
-        Error::new(ErrorKind::Device, format!("gpu: there is no device {place}; {have} were found"))
+        let have = match adapters.len() {
+            0 => "no GPU was found".into(),
+            1 => format!("there is no GPU {place}; the only one is gpu:0"),
+            have => format!("there is no GPU {place}; there are gpu:0 to gpu:{}", have - 1),
+        };
+        Error::new(ErrorKind::Device, format!("gpu: {have}"))
             .help("`mwa devices` lists them; a GPU needs its driver with Vulkan, Metal or DX12")
     })?;
     pollster::block_on(adapter.open(None))
@@ -109,7 +113,7 @@ pub(crate) fn run(
         let opened = open(merge, wanted)?;
         for device in &opened {
             let seconds = start.elapsed().as_secs_f64();
-            progress.note(&format!("{} sums; opened and probed after {seconds:.2} s", device.name()));
+            progress.note(&format!("{} computes; it was ready after {seconds:.2} s", device.name()));
         }
         Ok(opened)
     };

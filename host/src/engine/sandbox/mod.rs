@@ -46,6 +46,7 @@
 //!             let bytes = job.reads.iter().map(|it| read(&inputs[it.file as usize], it.start, it.end));
 //!             let bytes = bytes.collect::<std::io::Result<Vec<_>>>()?;
 //!             let result = session.run(job.number, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+//!             let mut rest = result.as_slice(); // each write takes as many bytes as it is long
 //!             for span in job.writes {
 //!                 let file = match &merged {
 //!                     Some(file) => file,
@@ -56,7 +57,9 @@
 //!                         merged.insert(file)
 //!                     }
 //!                 };
-//!                 file.write_all_at(&result, span.start)?;
+//!                 let (piece, after) = rest.split_at((span.end - span.start) as usize);
+//!                 file.write_all_at(piece, span.start)?;
+//!                 rest = after;
 //!             }
 //!         }
 //!     }

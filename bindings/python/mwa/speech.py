@@ -1,0 +1,39 @@
+"""Options in messages as Python writes them: the core's own words are those of the command line."""
+
+from __future__ import annotations
+
+import re
+
+from mwa.options import MergeOptions, WeightOptions
+
+_TYPES = {**WeightOptions.__annotations__, **MergeOptions.__annotations__}
+# a word after a flag, which may be its value; a sentence's full stop or comma is not of it
+_FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?")
+
+
+def spoken(text: str) -> str:
+    """The text with ``--drop-bad`` as ``drop_bad=True`` and ``--metric loss`` as ``metric="loss"``.
+
+    >>> spoken("leave them out with --drop-bad, or give --metric loss")
+    'leave them out with drop_bad=True, or give metric="loss"'
+    """
+    before, command, line = text.partition("mwa merge ")
+    return _FLAG.sub(_option, before) + command + line
+
+
+def _option(match: re.Match[str]) -> str:
+    flag, word = match[1], match[2]
+    name = flag.replace("-", "_")
+    if name not in _TYPES:
+        return match[0]
+    kind = str(getattr(_TYPES[name], "__forward_arg__", _TYPES[name]))
+    rest = "" if word is None else f" {word}"
+    if kind == "bool":
+        return f"{name}=True{rest}"
+    if word is None:
+        return name
+    if kind.startswith(("int", "float")) and word.replace(".", "", 1).isdigit():
+        return f"{name}={word}"
+    if (kind.startswith("Literal") and f'"{word}"' in kind) or kind.startswith("str |") and name != "metrics_file":
+        return f'{name}="{word}"'
+    return name + rest

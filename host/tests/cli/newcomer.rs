@@ -1,0 +1,239 @@
+//! The first hour of somebody new: nothing says what is not so, and whoever types a letter wrong is told the right one.
+
+use std::fs;
+use std::process::Command;
+
+use snapbox::{assert_data_eq, str};
+
+use crate::adapter::{self, safetensors};
+use crate::place::{Place, Ran};
+
+/// Two runs whose adapters differ, with steps 10, 20 and 30 of the first and 5 and 10 of the second.
+fn two_runs() -> Place {
+    let place = Place::with_run();
+    for (step, x) in [(5, 1.0), (10, 1.25)] {
+        let folder = format!("other/checkpoint-{step}");
+        place.checkpoint(&folder, &adapter::lora(x));
+        place.log(&folder, &[format!(r#"{{"step": {step}, "eval_loss": {x}}}"#)]);
+    }
+    place
+}
+
+#[test]
+fn a_model_s_config_says_the_dtype_that_is_written() {
+    let place = Place::new();
+    let config =
+        r#"{"model_type": "llama", "torch_dtype": "float32", "vision_config": {"dtype": "float32"}}"#;
+    for (step, x) in [(1, 1.0), (2, 2.0)] {
+        let folder = format!("run/checkpoint-{step}");
+        place.write(&format!("{folder}/model.safetensors"), safetensors(&adapter::lora(x)));
+        place.write(&format!("{folder}/config.json"), config);
+        place.log(&folder, &[""; 0]);
+    }
+    place.merges("run --metric step --select all --dtype bf16");
+    let written = String::from_utf8(place.read("out/config.json")).unwrap();
+    assert_eq!(written, config.replace("float32", "bfloat16"));
+    // the report has the hash of what is there
+    assert_eq!(place.mwa("verify out").code, Some(0));
+    fs::remove_dir_all(place.path("out")).unwrap();
+    place.merges("run --metric step --select all");
+    assert_eq!(place.read("out/config.json"), config.as_bytes());
+}
+
+#[test]
+fn of_several_runs_each_gives_its_own_newest_and_names_tell_them_apart() {
+    let place = two_runs();
+    for runs in ["run other", "other run"] {
+        let Ran { code, out, err } = place.mwa(&format!("weights {runs} --metric step --last 1"));
+        assert_eq!(code, Some(0), "{err}");
+        let taken = ["checkpoint-5", "checkpoint-10", "checkpoint-20", "checkpoint-30"]
+            .map(|name| out.contains(&format!("{name} ")));
+        assert_eq!(taken, [false, true, false, true], "{runs}: {out}");
+    }
+    assert_data_eq!(
+        place.mwa("weights run other --metric step --steps 10..10").out,
+        str![[r#"
+chosen: 2 of 5 checkpoints, as selected
+checkpoint           step  step  from             weight
+run/checkpoint-10      10    10  the step itself  0.5000  ████████████████████████
+other/checkpoint-10    10    10  the step itself  0.5000  ████████████████████████
+weights: linear, penalty 0.8, by step (higher is better)
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run other --steps 10..10 --weights 1 -o out"),
+        str![[r#"
+error: there is 1 weight for 2 checkpoints: run/checkpoint-10, other/checkpoint-10
+help: give one weight per checkpoint, in this order
+
+"#]]
+    );
+}
+
+#[test]
+fn what_was_probably_meant_is_said_of_paths_options_and_values() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("weights rum"),
+        str![[r#"
+error: rum: does not exist
+help: did you mean run?
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run/checkpiont-20 -o out"),
+        str![[r#"
+error: run/checkpiont-20: does not exist
+help: did you mean run/checkpoint-20?
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "weights run --penlty 1"),
+        str![[r#"
+error: unexpected argument '--penlty' found
+
+  tip: a similar argument exists: '--penalty'
+
+Usage: mwa weights --penalty <P> <RUN|CHECKPOINT|FILE>...
+
+For more information, try '--help'.
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "weights run --last -1"),
+        str![[r#"
+error: invalid value '-1' for '--last <N>': it must be a whole number from 1 on
+
+For more information, try '--help'.
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("verify nosuch"),
+        str![[r#"
+error: nosuch: does not exist
+help: verify takes a folder that `mwa merge` wrote
+
+"#]]
+    );
+}
+
+#[test]
+fn notes_come_after_the_result_each_once_and_three_lines_at_most() {
+    let place = Place::with_run();
+    place.checkpoint("run", &adapter::lora(0.75));
+    place.checkpoint("run/checkpoint-20-merged", &adapter::lora(0.75));
+    let many = "weights run run/checkpoint-30 run/checkpoint-20 --scheme uniform --penalty 0.5 --select all";
+    assert_data_eq!(
+        place.mwa(many).err,
+        str![[r#"
+note: run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints
+note: run: left out, not named like checkpoints: checkpoint-20-merged
+note: there are 3 more notes; --verbose shows them
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa(&format!("{many} --verbose")).err,
+        str![[r#"
+note: run: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints
+note: run: left out, not named like checkpoints: checkpoint-20-merged
+note: run/checkpoint-30 is named twice; it counts once
+note: run/checkpoint-20 is named twice; it counts once
+note: uniform has no penalty: 0.5 is not used
+
+"#]]
+    );
+    let both = Ran::of(
+        Command::new("sh")
+            .args(["-c", &format!("{} {many} 2>&1", env!("CARGO_BIN_EXE_mwa"))])
+            .current_dir(place.path("")),
+    );
+    let at = |text: &str| both.out.find(text).unwrap_or_else(|| panic!("{text}: {}", both.out));
+    assert!(at("weights: uniform") < at("note: "));
+    // twice the whole run is one note
+    assert_data_eq!(
+        Place::with_run().mwa("weights run run --select all").err,
+        str![[r#"
+note: 3 checkpoints are named twice, from run/checkpoint-10 to run/checkpoint-30; each counts once
+
+"#]]
+    );
+}
+
+#[test]
+fn a_finished_adapter_is_told_from_a_run() {
+    let place = Place::new();
+    place.checkpoint("finished", &adapter::lora(1.0));
+    assert_data_eq!(
+        place.merges("finished").err,
+        str![[r#"
+note: finished is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give its run's folder or several checkpoints
+
+"#]]
+    );
+}
+
+#[test]
+fn pictures_show_the_choice_and_stand_in_the_card() {
+    let place = Place::with_run();
+    let ran = place.mwa("weights run --plot weights.svg");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let picture = String::from_utf8(place.read("weights.svg")).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.len() < 8000, "{picture}");
+    assert_eq!(picture.matches("class=\"bar\"").count(), 2);
+    assert!(picture.contains("<title>checkpoint-20: weight 0.8333</title>"), "{picture}");
+    assert!(picture.contains("prefers-color-scheme: dark") && !picture.contains("http://www.w3.org/1999"));
+
+    place.merges("run --plot");
+    assert_eq!(String::from_utf8(place.read("out/mwa-weights.svg")).unwrap(), picture);
+    let card = String::from_utf8(place.read("out/README.md")).unwrap();
+    assert!(card.contains("](mwa-weights.svg)"), "{card}");
+    let verified = place.mwa("verify out");
+    assert_eq!(verified.code, Some(0), "{}", verified.out);
+    // a merge without a picture replaces one with it
+    assert_eq!(place.mwa("merge run -o out --force").code, Some(0));
+    assert!(!place.path("out/mwa-weights.svg").exists());
+
+    assert_data_eq!(
+        place.fails_with(2, "weights run --plot run/checkpoint-10/adapter_model.safetensors"),
+        str![[r#"
+error: run/checkpoint-10/adapter_model.safetensors: is not the name of an SVG file
+help: give --plot a name that ends in .svg
+
+"#]]
+    );
+}
+
+#[test]
+fn manual_pages_are_one_for_each_command() {
+    let place = Place::new();
+    assert_eq!(place.mwa("man --output pages").code, Some(0));
+    let mut names: Vec<_> = fs::read_dir(place.path("pages"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.contains(&"mwa.1".to_owned()) && names.contains(&"mwa-merge.1".to_owned()), "{names:?}");
+    assert_eq!(place.mwa("man merge").out.as_bytes(), place.read("pages/mwa-merge.1"));
+    assert!(place.mwa("man merge").out.contains("\\-\\-penalty"));
+    assert!(place.fails_with(2, "man murge").contains("pages are there for merge, weights, inspect"));
+}
+
+#[cfg(unix)]
+#[test]
+fn drivers_call_nothing_an_error_in_a_merge_that_succeeds() {
+    let place = Place::with_run();
+    let mut command = place.command("merge run -o out --device gpu");
+    let ran = Ran::of(command.env_remove("XDG_RUNTIME_DIR"));
+    if ran.code != Some(0) {
+        assert!(ran.err.starts_with("error: gpu: "), "{}", ran.err);
+        eprintln!("ignored: {}", ran.err);
+        return;
+    }
+    assert!(!ran.err.contains("error:"), "{}", ran.err);
+}

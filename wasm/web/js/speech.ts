@@ -1,0 +1,78 @@
+/** Options in messages as JavaScript writes them: the core's own words are those of the command line. */
+
+/** What the values of options are. */
+const KINDS: Record<string, "switch" | "number" | "word" | "other"> = {
+  // made from core/src/options/mod.rs
+  last: "number",
+  every: "number",
+  steps: "other",
+  top: "number",
+  select: "word",
+  adapter: "word",
+  weightsKey: "word",
+  dropBad: "switch",
+  metric: "word",
+  metricsFile: "other",
+  goal: "word",
+  smooth: "number",
+  metricTolerance: "number",
+  strictMetrics: "switch",
+  scheme: "word",
+  penalty: "number",
+  weights: "other",
+  space: "word",
+  rank: "other",
+  energy: "number",
+  strict: "switch",
+  residual: "word",
+  allowCrossRun: "switch",
+  dtype: "word",
+  allowNonFinite: "switch",
+  rewrite: "switch",
+  force: "switch",
+  sha256: "switch",
+  threads: "number",
+  memory: "number",
+  device: "other",
+  // end of what is made
+};
+
+/** How options are called; the package's command line keeps its flags. */
+export const speech = { flags: false };
+
+/** `--drop-bad` as `dropBad: true`, `--metric loss` as `metric: "loss"`; whole command lines stay as they are. */
+export function spoken(text: string): string {
+  if (speech.flags) return text;
+  return options(text, (name, value) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`);
+}
+
+/** Replace each option of the command line that `text` names, and its value if it has one. */
+export function options(text: string, said: (name: string, value: string | number | true | undefined) => string): string {
+  const end = text.indexOf("mwa merge ");
+  const [before, command] = end < 0 ? [text, ""] : [text.slice(0, end), text.slice(end)];
+  // a word after a flag may be its value; a sentence's full stop or comma is not of it
+  const told = before.replace(/--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?/g, (whole, flag: string, word?: string) => {
+    const name = flag.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+    const kind = KINDS[name];
+    const rest = word === undefined ? "" : ` ${word}`;
+    if (!kind) return whole;
+    if (kind === "switch") return said(name, true) + rest;
+    if (kind === "number" && word !== undefined && /^[\d.]+$/.test(word)) return said(name, Number(word));
+    if (kind === "word" && word !== undefined) return said(name, word);
+    return said(name, undefined) + rest;
+  });
+  return told + command;
+}
+
+/** An option by its attribute in HTML, such as `drop-bad`; undefined for what is none. */
+export function optionOf(attribute: string, value: string): [name: string, value: unknown] | undefined {
+  const name = attribute.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+  const kind = KINDS[name];
+  if (!kind) return undefined;
+  if (kind === "switch") return [name, value !== "false"];
+  const isNumber = kind === "number" || (name === "rank" && /^\d+$/.test(value));
+  if (isNumber) return [name, Number(value)];
+  if (name === "steps") return [name, value.split("..").map((step) => (step === "" ? null : Number(step)))];
+  if (name === "weights") return [name, value.split(",").map(Number)];
+  return [name, value];
+}
