@@ -132,7 +132,9 @@ def takes(options: type) -> Callable[[Function], Function]:
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         named = {name: kind for typed in kinds for name, kind in typed.__annotations__.items()}
         more = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_text(kind))
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=False if _text(kind) == "bool" else None, annotation=_text(kind)
+            )
             for name, kind in named.items()
         ]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]

@@ -126,7 +126,7 @@ class Report:
 
         def line(tag: str, texts: list[str]) -> str:
             last = len(texts) - 1
-            styles = ("left", *("right",) * last)
+            styles = ("left", *("right",) * (last - 1), "left")
             wide = lambda i: ";width:12em" if i == last else ""  # noqa: E731
             return "".join(f'<{tag} style="text-align:{styles[i]}{wide(i)}">{text}</{tag}>' for i, text in enumerate(texts))
 
@@ -142,7 +142,9 @@ def _tail(name: str, rows: tuple[Input, ...]) -> str:
     """The end of a name that tells it from the others."""
     parts = name.replace("\\", "/").rstrip("/").split("/")
     others = [row.name.replace("\\", "/").rstrip("/") for row in rows]
-    for count in range(1, len(parts) + 1):
+    # of several runs it is to be seen whose each is
+    least = 1 if len({other.rpartition("/")[0] for other in others}) == 1 else 2
+    for count in range(least, len(parts) + 1):
         tail = "/".join(parts[-count:])
         if sum(other == tail or other.endswith(f"/{tail}") for other in others) < 2:
             return tail

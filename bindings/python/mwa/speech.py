@@ -34,6 +34,7 @@ def _option(match: re.Match[str]) -> str:
         return name
     if kind.startswith(("int", "float")) and word.replace(".", "", 1).isdigit():
         return f"{name}={word}"
-    if (kind.startswith("Literal") and f'"{word}"' in kind) or kind.startswith("str |") and name != "metrics_file":
+    is_word = kind.startswith("Literal") and word in re.findall(r"\w+", kind.split("]")[0])
+    if is_word or (kind.startswith("str |") and name != "metrics_file"):
         return f'{name}="{word}"'
     return name + rest

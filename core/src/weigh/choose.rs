@@ -512,10 +512,10 @@ fn runs(found: &[Listed<'_>], indexes: &[usize]) -> usize {
 /// What tells checkpoints apart: the last parts of their names, or with more of them where those are the same.
 fn labels<'a>(found: &[Listed<'a>], indexes: &[usize]) -> Vec<&'a str> {
     let labels: Vec<_> = indexes.iter().map(|&index| found[index].label).collect();
-    match Index::new(labels.iter().copied()).repeated() {
-        Some(_) => report::distinct(&indexes.iter().map(|&index| found[index].name).collect::<Vec<_>>()),
-        None => labels,
+    if runs(found, indexes) > 1 || Index::new(labels.iter().copied()).repeated().is_some() {
+        return report::distinct(&indexes.iter().map(|&index| found[index].name).collect::<Vec<_>>());
     }
+    labels
 }
 
 /// The caller's weight of each of those selected, if there are any.

@@ -41,7 +41,8 @@ impl Axis {
         let step = step.into_iter().find(|step| *step >= rough).unwrap_or(rough);
         let first = (self.low / step).ceil();
         let ticks = core::iter::successors(Some(first), |n| Some(n + 1.0)).map(|n| n * step);
-        ticks.take_while(|tick| *tick <= self.high).collect()
+        // the last may be rounded beyond the end
+        ticks.take_while(|tick| *tick <= self.high + step * 1e-9).collect()
     }
 }
 
@@ -57,6 +58,9 @@ pub(crate) fn trimmed(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
+/// How far a field reaches beyond its axis on both sides, so that marks at its ends lie in it.
+pub(crate) const BESIDE: f64 = 14.0;
+
 /// A field between two axes, with its title above.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panel {
@@ -67,12 +71,13 @@ pub(crate) struct Panel {
 impl Panel {
     /// Draw the field: lines across at round values, their numbers, and the title.
     pub(crate) fn new(svg: &mut Svg, title: &str, x: Axis, y: Axis, lines: f64) -> Self {
-        svg.text("ink title", (x.from, y.to - 10.0), title);
+        let (left, right) = (x.from - BESIDE, x.to + BESIDE);
+        svg.text("ink title", (left, y.to - 10.0), title);
         for tick in y.ticks(lines) {
-            svg.line("rule", (x.from, y.at(tick)), (x.to, y.at(tick)));
-            svg.text("faint end", (x.from - 8.0, y.at(tick) + 4.0), &short(tick));
+            svg.line("rule", (left, y.at(tick)), (right, y.at(tick)));
+            svg.text("faint end", (left - 8.0, y.at(tick) + 4.0), &short(tick));
         }
-        svg.line("axis", (x.from, y.from), (x.to, y.from));
+        svg.line("axis", (left, y.from), (right, y.from));
         Self { x, y }
     }
 

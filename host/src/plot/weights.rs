@@ -3,12 +3,12 @@
 use mwa::report::{Input, labels};
 use mwa::{Outcome, Run, UserTable, WeighOptions, Weighed};
 
-use super::chart::{Axis, Panel, short, trimmed};
+use super::chart::{Axis, BESIDE, Panel, short, trimmed};
 use super::svg::Svg;
 
 const WIDTH: f64 = 720.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = WIDTH - 20.0;
+const LEFT: f64 = 64.0 + BESIDE;
+const RIGHT: f64 = WIDTH - 20.0 - BESIDE;
 /// Top and bottom of each panel; the last has the steps under it.
 const METRIC: (f64, f64) = (34.0, 204.0);
 const WEIGHTS: (f64, f64) = (244.0, 324.0);
@@ -72,7 +72,7 @@ pub(crate) fn picture(run: &Run, options: &WeighOptions, weighed: &Weighed) -> S
     }
     let last = if has_rate {
         let y = rates.iter().flatten().map(|point| point.1).chain([0.0]);
-        let panel = Panel::new(&mut svg, "learning rate", x, Axis::new(y, (RATE.1 - top, RATE.0 - top)), 1.0);
+        let panel = Panel::new(&mut svg, "learning rate", x, Axis::new(y, (RATE.1 - top, RATE.0 - top)), 2.0);
         rates.iter().for_each(|points| panel.curve(&mut svg, "rate", points));
         panel
     } else {

@@ -46,9 +46,9 @@ fn of_several_runs_each_gives_its_own_newest_and_names_tell_them_apart() {
     for runs in ["run other", "other run"] {
         let Ran { code, out, err } = place.mwa(&format!("weights {runs} --metric step --last 1"));
         assert_eq!(code, Some(0), "{err}");
-        let taken = ["checkpoint-5", "checkpoint-10", "checkpoint-20", "checkpoint-30"]
-            .map(|name| out.contains(&format!("{name} ")));
-        assert_eq!(taken, [false, true, false, true], "{runs}: {out}");
+        let names =
+            ["other/checkpoint-5 ", "other/checkpoint-10 ", "run/checkpoint-20 ", "run/checkpoint-30 "];
+        assert_eq!(names.map(|name| out.contains(name)), [false, true, false, true], "{runs}: {out}");
     }
     assert_data_eq!(
         place.mwa("weights run other --metric step --steps 10..10").out,

@@ -158,7 +158,9 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
 function tail(name: string, names: string[]): string {
   const parts = name.split("/");
   const isAlone = (end: string) => names.filter((other) => other === end || other.endsWith(`/${end}`)).length < 2;
-  for (let count = 1; count < parts.length; count += 1) {
+  // of several runs it is to be seen whose each is
+  const folders = new Set(names.map((other) => other.slice(0, other.lastIndexOf("/") + 1)));
+  for (let count = folders.size > 1 ? 2 : 1; count < parts.length; count += 1) {
     const end = parts.slice(-count).join("/");
     if (isAlone(end)) return end;
   }
