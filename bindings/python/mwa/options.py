@@ -30,6 +30,7 @@ class WeightOptions(TypedDict, total=False):
     drop_bad: Leave out checkpoints that diverged, instead of failing
     metric: loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
     metrics_file: Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
+    metrics_from: Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
     goal: Whether lower or higher is better [default: from the metric's name]
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
@@ -49,6 +50,7 @@ class WeightOptions(TypedDict, total=False):
     drop_bad: bool
     metric: str | None
     metrics_file: str | os.PathLike[str] | None
+    metrics_from: str | None
     goal: Literal["min", "max"] | None
     smooth: float | None
     metric_tolerance: int | None

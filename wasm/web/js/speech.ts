@@ -13,6 +13,7 @@ const KINDS: Record<string, "switch" | "number" | "word" | "other"> = {
   dropBad: "switch",
   metric: "word",
   metricsFile: "other",
+  metricsFrom: "word",
   goal: "word",
   smooth: "number",
   metricTolerance: "number",
