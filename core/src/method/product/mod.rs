@@ -513,3 +513,6 @@ fn changes_no_base(config: &AdapterConfig) -> Result<()> {
     )
     .help("convert the adapters to plain LoRA first (path_initial_model_for_weight_conversion), or merge in factor space"))
 }
+
+#[cfg(test)]
+mod tests;
