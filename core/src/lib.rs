@@ -58,6 +58,7 @@ pub mod options;
 mod plan;
 mod room;
 mod run;
+pub mod search;
 mod text;
 mod weigh;
 

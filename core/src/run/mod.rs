@@ -19,7 +19,8 @@ use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::log::Logs;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::settle::settle;
-use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of};
+use crate::search::Ground;
+use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of, wrong_count};
 use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
@@ -94,6 +95,33 @@ pub struct Weighed {
     pub advice: Vec<report::Advice>,
     /// Things to say to the user, each once.
     pub notes: Vec<String>,
+}
+
+impl Weighed {
+    /// What a search for better weights begins with.
+    #[must_use]
+    pub fn ground(&self) -> Ground {
+        let values: Option<Vec<_>> = self.readings.iter().map(|it| it.map(|reading| reading.value)).collect();
+        let goal = self.weighting.goal.as_deref().and_then(|goal| goal.parse().ok());
+        match (&self.weighting.metric, &values, goal) {
+            (Some(name), Some(values), Some(goal)) => Ground::new(&self.weights, Some((name, values, goal))),
+            _ => Ground::new(&self.weights, None),
+        }
+    }
+
+    /// The same checkpoints with other weights, by their sum of 1 within rounding, and how these came about.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when they are not one per checkpoint or do not sum to 1.
+    pub fn reweighed(&self, weights: &[f64], scheme: &str) -> Result<Self> {
+        if weights.len() != self.inputs.len() {
+            return Err(wrong_count(weights.len(), self.inputs.iter().map(|input| input.name.as_str())));
+        }
+        let mut other = Self { weights: Weights::normalised(weights)?, ..self.clone() };
+        other.inputs.iter_mut().zip(weights).for_each(|(input, weight)| input.weight = *weight);
+        other.weighting = Weighting { scheme: scheme.into(), penalty: None, metric: None, goal: None };
+        Ok(other)
+    }
 }
 
 impl Run {
