@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Score LoRA adapters of the sample run's model on subtraction, with numpy alone.
 
-usage: score.py ADAPTER... [--base DIR] [--n PROBLEMS] [--seed SEED]
+usage: score.py ADAPTER... [--base DIR] [--n PROBLEMS] [--seed SEED] [--json loss|exact]
+       score.py --serve loss|exact [--base DIR] [--n PROBLEMS] [--seed SEED]
 
 Each ADAPTER is a folder with adapter_config.json and adapter_model.safetensors, as PEFT writes
 them; the word `none` stands for the base without an adapter. Every adapter answers the same
@@ -12,6 +13,9 @@ held-out problems ("417-985=" → "-568"), and one line each says
 
 With 2,000 problems the exact match of one adapter is known to about ±0.01 (one standard error);
 differences between adapters are surer than that, because the problems are the same.
+
+For `mwa search`, --json adds a line {"score": ..., "error": its standard error} for the last adapter,
+and --serve answers such a line for every {"id": ..., "path": ADAPTER} that it reads, the base loaded once.
 """
 
 import argparse
@@ -35,25 +39,40 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 2)[2],
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapters", nargs="+", metavar="ADAPTER")
+    parser.add_argument("adapters", nargs="*", metavar="ADAPTER")
     parser.add_argument("--base", type=Path, default=Path(__file__).resolve().parent / "base", metavar="DIR",
                         help="the base model (default: base/ beside this file)")
     parser.add_argument("--n", type=int, default=2000, metavar="PROBLEMS", help="how many problems (default: 2000)")
     parser.add_argument("--seed", type=int, default=9000, help="which problems (default: 9000)")
+    parser.add_argument("--json", choices=("loss", "exact"), help="print this score of the last adapter as JSON, too")
+    parser.add_argument("--serve", choices=("loss", "exact"), help="answer questions on standard input by this score")
     options = parser.parse_args()
     if options.n < 1:
         parser.error("--n must be at least 1")
+    if not options.adapters and not options.serve:
+        parser.error("the following arguments are required: ADAPTER")
 
     try:
         base = read_safetensors(options.base / "model.safetensors")
         shape = json.loads((options.base / "config.json").read_text())
         tokens, answers = problems(options.n, options.seed)
+        for line in sys.stdin if options.serve else ():
+            question = json.loads(line)
+            try:
+                answer = judged(score(adapted(base, Path(question["path"])), shape, tokens, answers), options.serve)
+            except OSError as error:
+                answer = {"error": str(error)}
+            print(json.dumps({"id": question["id"], **answer}), flush=True)
+        if options.serve:
+            return
         width = max(len("adapter"), *(len(adapter) for adapter in options.adapters))
         print(f"{'adapter':{width}}  exact match    loss")
         for adapter in options.adapters:
             model = base if adapter == "none" else adapted(base, Path(adapter))
-            exact, loss = score(model, shape, tokens, answers)
-            print(f"{adapter:{width}}  {exact:11.4f}  {loss:6.4f}", flush=True)
+            scores = score(model, shape, tokens, answers)
+            print(f"{adapter:{width}}  {scores[0]:11.4f}  {scores[1]:6.4f}", flush=True)
+        if options.json:
+            print(json.dumps(judged(scores, options.json)))
     except OSError as error:
         sys.exit(f"score.py: {error}")
 
@@ -72,9 +91,15 @@ def problems(count, seed):
     return tokens, answers
 
 
+def judged(scores, which):
+    """One of the scores with its standard error, as `mwa search` reads it."""
+    exact, loss, loss_error = map(float, scores[:3])
+    return {"score": exact, "questions": scores[3]} if which == "exact" else {"score": loss, "error": loss_error}
+
+
 def score(model, shape, tokens, answers):
-    """Exact match and mean cross-entropy over the answers."""
-    exact, loss, asked_in_all = 0, 0.0, 0
+    """Exact match and mean cross-entropy over the answers, the standard error of the latter, the number of problems."""
+    exact, lost, asked_of_each = 0, [], []
     for start in range(0, len(tokens), BATCH):
         logits = forward(model, shape, tokens[start:start + BATCH])
         answer = answers[start:start + BATCH]
@@ -83,9 +108,12 @@ def score(model, shape, tokens, answers):
         logits = logits - logits.max(-1, keepdims=True)
         log_probability = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         picked = np.take_along_axis(log_probability, np.where(asked, answer, 0)[..., None], -1)[..., 0]
-        loss -= picked[asked].sum(dtype=np.float64)
-        asked_in_all += asked.sum()
-    return exact / len(tokens), loss / asked_in_all
+        lost.append(-np.where(asked, picked, 0).sum(1, dtype=np.float64))
+        asked_of_each.append(asked.sum(1))
+    lost, asked_of_each = np.concatenate(lost), np.concatenate(asked_of_each)
+    loss = lost.sum() / asked_of_each.sum()
+    error = (lost - loss * asked_of_each).std() / asked_of_each.mean() / math.sqrt(len(tokens))
+    return exact / len(tokens), loss, error, len(tokens)
 
 
 def adapted(base, folder):

@@ -6,8 +6,9 @@ use core::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use mwa::Scheme;
-use mwa::options::{About, Face, Kind, OPTIONS, Row, Verb};
+use mwa::options::{About, Face, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
+use mwa::search::Method;
+use mwa::{Scheme, SearchOptions};
 
 /// What stands between `begin` and `end` of a file must be `made`.
 fn check(file: &str, begin: &str, end: &str, made: &str) {
@@ -55,9 +56,15 @@ fn python() {
         };
         format!("    {}: {type_}\n", row.name)
     };
+    // of a search, `goal` is that of the score, and has a parameter of its own
     let class = |head: &str, about: &str, rows: Vec<&'static Row>| {
-        let help: String = rows.iter().map(|row| format!("    {}: {}\n", row.name, told(row))).collect();
-        let fields: String = rows.into_iter().map(field).collect();
+        let is_search = head.starts_with("Search");
+        let called = |row: &Row, text: String| {
+            if is_search && row.name == "goal" { text.replacen("goal", "metric_goal", 1) } else { text }
+        };
+        let help = rows.iter().map(|row| called(row, format!("    {}: {}\n", row.name, told(row))));
+        let help: String = help.collect();
+        let fields: String = rows.into_iter().map(|row| called(row, field(row))).collect();
         format!("\nclass {head}:\n    \"\"\"{about}\n\n{help}    \"\"\"\n\n{fields}\n")
     };
     let is_new = |row: &&Row| !row.facts.verbs.contains(&Verb::Weights);
@@ -69,7 +76,12 @@ fn python() {
         "MergeOptions(WeightOptions, total=False)",
         "Also how the merge is done.",
         rows(Face::Native, Verb::Merge).filter(is_new).collect(),
-    );
+    ) + "\n"
+        + &class(
+            "SearchOptions(TypedDict, total=False)",
+            "How weights are searched for, and what of them is merged.",
+            SearchOptions::rows(Face::Native).into_iter().filter(|row| row.name != "score_goal").collect(),
+        );
     check(
         "bindings/python/mwa/options.py",
         "# made from core/src/options/mod.rs\n",
@@ -301,4 +313,38 @@ fn the_command_line_in_node() {
         .collect();
     known.sort();
     assert_eq!(flags(help), known);
+}
+
+/// The options and the methods of a search.
+#[test]
+fn the_page_on_search() {
+    let mut made = String::from("\n| option | default | |\n|---|---|---|\n");
+    for row in SEARCH_OPTIONS.iter().filter(|row| row.is_on_face(Face::CommandLine, Verb::Search)) {
+        let value = match (row.kind, row.facts.value) {
+            (Kind::Switch, _) => String::new(),
+            (Kind::Word(words), _) => format!(" {}", words.join("\\|")),
+            (_, value) => format!(" {value}"),
+        };
+        let flag = row.flag_of(Verb::Search);
+        writeln!(made, "| `--{flag}{value}` | {} | {} |", row.facts.usual, row.help()).unwrap();
+    }
+    made.push('\n');
+    check(
+        "docs/search.md",
+        "<!-- made from core/src/options/search.rs -->\n",
+        "<!-- end of options -->\n",
+        &made,
+    );
+
+    let mut made = String::from("\n| method | |\n|---|---|\n");
+    for method in Method::ALL {
+        writeln!(made, "| `{method}` | {} |", method.about).unwrap();
+    }
+    made.push('\n');
+    check(
+        "docs/search.md",
+        "<!-- made from core/src/search/mod.rs -->\n",
+        "<!-- end of methods -->\n",
+        &made,
+    );
 }

@@ -19,11 +19,13 @@ mod merge;
 mod options;
 mod plot;
 mod progress;
+mod search;
 mod verify;
 
 pub use bind::guard::guard;
 pub use bind::memory;
 pub use bind::paced::Paced;
+pub use bind::trials::Trials;
 #[cfg(feature = "cli")]
 pub use cli::{command, memory::Memory};
 pub use engine::device::{DeviceChoice, Gpus};
@@ -37,7 +39,11 @@ pub use io::room::resize;
 pub use merge::{drawn, merge, weights};
 pub use mwa::Inspection;
 pub use mwa::report::{self, Report};
-pub use mwa::{ChooseOptions, PENALTY, Rank, Selection, Space, WeightRule};
+pub use mwa::{ChooseOptions, PENALTY, Rank, SearchOptions, Selection, Space, WeightRule};
 pub use options::{Machine, MergeOptions, Options, REPORT};
 pub use progress::Progress;
+pub use search::{
+    Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried,
+    Watch, search,
+};
 pub use verify::{Checked, State, Verified, verify};

@@ -1,6 +1,7 @@
 //! The merge from end to end: one merge of the core's over the files that were found, an engine, and an output folder.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use mwa::merge::{Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
@@ -66,8 +67,8 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
             Err(error) if options.choose.drop_bad => error,
             done => return done,
         };
-        let (bad, note) = planned.merge.bad_input(&error).ok_or(error)?;
-        excluded.push(planned.checkpoints[bad].path.clone());
+        let (bad, note) = planned.bad_input(&error).ok_or(error)?;
+        excluded.push(bad);
         dropped.push(note);
     }
 }
@@ -75,28 +76,35 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
 /// A merge that was planned, and its files.
 pub(crate) struct Planned {
     merge: Merge,
-    checkpoints: Vec<Checkpoint>,
+    checkpoints: Arc<Vec<Checkpoint>>,
+    /// What is copied beside the weights: name and path.
+    companions: Vec<(String, PathBuf)>,
     picture: Option<String>,
 }
 
 impl Planned {
     pub(crate) fn new(choice: Choice, how: &MergeOptions) -> Result<Self> {
-        let Choice { chosen, mut checkpoints, picture } = choice;
+        let Choice { chosen, checkpoints, picture } = choice;
         let cut = execute::cut(how.machine, chosen.inputs.len());
         let mut merge = Merge::new(chosen, how.merge, cut)?;
-        let mut copied = Vec::new();
-        for (name, path) in core::mem::take(&mut checkpoints[merge.owner()].companions) {
-            if !merge.may_rewrite(&name) || !merge.rewrites(&name, &read_text(&path)?) {
-                copied.push((name, path));
+        let mut companions = Vec::new();
+        for (name, path) in &checkpoints[merge.owner()].companions {
+            if !merge.may_rewrite(name) || !merge.rewrites(name, &read_text(path)?) {
+                companions.push((name.clone(), path.clone()));
             }
         }
-        checkpoints[merge.owner()].companions = copied;
-        Ok(Self { merge, checkpoints, picture })
+        Ok(Self { merge, checkpoints, companions, picture })
+    }
+
+    /// The path of the checkpoint whose values made a merge fail, and what to say of leaving it out.
+    pub(crate) fn bad_input(&self, error: &Error) -> Option<(PathBuf, String)> {
+        let (bad, note) = self.merge.bad_input(error)?;
+        Some((self.checkpoints[bad].path.clone(), note))
     }
 
     /// Merge on this machine, into the folder `out`.
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
-        let Self { merge, checkpoints, picture } = self;
+        let Self { merge, checkpoints, companions, picture } = self;
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
@@ -117,8 +125,7 @@ impl Planned {
             file.check_unchanged()?;
         }
         let staging = begun.expect("the outputs were created");
-        let beside_weights = &checkpoints[merge.owner()].companions;
-        let (companions, notes) = beside(&staging, &merge.texts(), beside_weights, how, progress)?;
+        let (companions, notes) = beside(&staging, &merge.texts(), companions, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
         let Hashes { inputs, outputs } = hashes;

@@ -94,6 +94,88 @@ class MergeOptions(WeightOptions, total=False):
     memory: int | None
     device: Device | None
 
+
+
+class SearchOptions(TypedDict, total=False):
+    """How weights are searched for, and what of them is merged.
+
+    method: Who proposes weights [default: auto]
+    budget: How many weights are tried at most [default: 50]
+    seed: Where random numbers begin: the same seed gives the same search [default: 0]
+    workers: How many candidates are scored at a time; the result is the same [default: 1]
+    questions: Scores are the share of so many answers that were right: how sure they are follows from that
+    resume: Go on with the search of before, whose trials are in a file beside the output; nothing is scored twice
+    last: The newest N checkpoints
+    every: Every K-th checkpoint, counted from the newest
+    steps: Checkpoints between two steps, both included; either end may be left out
+    top: The N checkpoints with the best metric
+    select: By a rule: the best by an evaluation or the last, ten, or fewer if the learning rate fell, at most half; or all [default: best of a run that logged evaluations, else last; all that are listed]
+    adapter: The adapter inside checkpoints that hold several
+    weights_key: The weights in training states that hold several sets of them, such as model_avg
+    drop_bad: Leave out checkpoints that diverged, instead of failing
+    metric: loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
+    metrics_file: Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
+    metrics_from: Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
+    metric_goal: Whether lower or higher is better [default: from the metric's name]
+    smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
+    metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
+    strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
+    scheme: How a metric becomes a weight [default: linear]
+    penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+    space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
+    rank: Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
+    energy: With rank auto, the share of the squared norm that each module keeps [default: 0.999]
+    strict: Fail where a module that an input lacks would count as zero
+    residual: How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
+    allow_cross_run: Average the factors of adapters, or the models, that are not of one run
+    dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
+    allow_non_finite: Let NaN and infinity through instead of failing
+    rewrite: Write files anew where one checkpoint alone has weight, instead of copying its own
+    force: Replace an earlier merge
+    sha256: Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
+    threads: Threads [default: one per core]
+    memory: Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
+    device: auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The bytes are the same [default: auto]
+    """
+
+    method: Literal["auto", "sweep", "greedy", "lcsc", "cma", "line", "plane", "quadratic"] | None
+    budget: int | None
+    seed: int | None
+    workers: int | None
+    questions: int | None
+    resume: bool
+    last: int | None
+    every: int | None
+    steps: tuple[int | None, int | None] | None
+    top: int | None
+    select: Literal["best", "last", "all"] | None
+    adapter: str | None
+    weights_key: str | None
+    drop_bad: bool
+    metric: str | None
+    metrics_file: str | os.PathLike[str] | None
+    metrics_from: str | None
+    metric_goal: Literal["min", "max"] | None
+    smooth: float | None
+    metric_tolerance: int | None
+    strict_metrics: bool
+    scheme: Literal["linear", "power", "exponential", "rank", "uniform"] | None
+    penalty: float | None
+    space: Literal["factors", "product"] | None
+    rank: int | Literal["auto", "full"] | None
+    energy: float | None
+    strict: bool
+    residual: Literal["exact", "sketch", "off"] | None
+    allow_cross_run: bool
+    dtype: Literal["keep", "f32", "bf16", "f16"] | None
+    allow_non_finite: bool
+    rewrite: bool
+    force: bool
+    sha256: bool
+    threads: int | None
+    memory: int | None
+    device: Device | None
+
 # end of what is made
 
 

@@ -71,6 +71,16 @@ impl Row {
         self.name.replace('_', "-")
     }
 
+    /// The name on the command line of a verb: of a search, `goal` is that of the score.
+    #[must_use]
+    pub fn flag_of(&self, verb: Verb) -> String {
+        match (self.name, verb) {
+            ("goal", Verb::Search) => "metric-goal".into(),
+            ("score_goal", Verb::Search) => "goal".into(),
+            _ => self.flag(),
+        }
+    }
+
     /// The options that it cannot be combined with.
     #[must_use]
     pub fn excludes(&self) -> &'static [&'static str] {
@@ -80,7 +90,11 @@ impl Row {
     /// Whether JSON is a value of it.
     #[must_use]
     pub fn fits(&self, value: &Json) -> bool {
-        Options::default().set(self.name, value).is_ok()
+        if NAMES.contains(&self.name) {
+            Options::default().set(self.name, value).is_ok()
+        } else {
+            SearchOptions::default().set(self.name, value).is_ok()
+        }
     }
 
     /// Whether a verb has it on a face.
@@ -93,6 +107,8 @@ impl Row {
 /// Headings of help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
+    /// Who proposes weights, and who scores them.
+    Search,
     /// Which checkpoints.
     Selection,
     /// Which metric, and how it is read.
@@ -112,6 +128,7 @@ impl About {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Search => "Search",
             Self::Selection => "Selection",
             Self::Metric => "Metric",
             Self::Weights => "Weights",
@@ -133,6 +150,8 @@ pub enum Verb {
     Inspect,
     /// Merge again and compare.
     Verify,
+    /// Search for the best weights by scores.
+    Search,
 }
 
 /// Who asks.
@@ -150,10 +169,12 @@ pub enum Face {
     Go,
 }
 
-const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights];
-const MERGING: &[Verb] = &[Verb::Merge];
-const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect];
-const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify];
+const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
+const MERGING: &[Verb] = &[Verb::Merge, Verb::Search];
+const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
+const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search];
+/// A search finds them itself.
+const GIVEN: &[Verb] = &[Verb::Merge, Verb::Weights];
 
 const SELECTION: Facts =
     Facts { value: "", usual: "", about: About::Selection, verbs: WEIGHING, lacking: &[] };
@@ -166,34 +187,37 @@ const MACHINE: Facts = Facts { about: About::Machine, verbs: COMPUTING, ..SELECT
 /// What own weights leave nothing to do for.
 const MEASURING: [&str; 6] = ["scheme", "penalty", "metric", "metrics_file", "metrics_from", "goal"];
 
-/// Make the struct, the table and the reading of the same rows.
+/// Make a struct, a table and the reading of the same rows.
 macro_rules! options {
-    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $usual:expr, $kind:expr, $facts:expr;)+) => {
-        /// What can be wanted of a merge, beyond its inputs and its output. Fields are the rows of [`OPTIONS`].
+    (
+        $(#[doc = $about:literal])+ $options:ident, $table:ident, $names:ident;
+        $($(#[doc = $help:literal])+ $name:ident: $type:ty = $usual:expr, $kind:expr, $facts:expr;)+
+    ) => {
+        $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq)]
-        pub struct Options {
+        pub struct $options {
             $($(#[doc = $help])+ pub $name: $type,)+
         }
 
-        impl Default for Options {
+        impl Default for $options {
             fn default() -> Self {
                 Self { $($name: $usual,)+ }
             }
         }
 
-        /// Every option, in the order of help.
-        pub static OPTIONS: &[Row] = &[
+        /// Every one of these options, in the order of help.
+        pub static $table: &[Row] = &[
             $(Row { name: stringify!($name), help: concat!($($help),+), kind: $kind, facts: $facts },)+
         ];
 
-        const NAMES: &[&str] = &[$(stringify!($name)),+];
+        const $names: &[&str] = &[$(stringify!($name)),+];
 
-        impl Options {
+        impl $options {
             /// Set one option.
-            fn set(&mut self, name: &str, value: &Json) -> Result<()> {
+            pub(crate) fn set(&mut self, name: &str, value: &Json) -> Result<()> {
                 match name {
                     $(stringify!($name) => self.$name = Value::read(value, $kind).ok_or_else(|| wrong(name, value, $kind))?,)+
-                    _ => return Err(unknown(name)),
+                    _ => return Err(unknown(name, $names)),
                 }
                 Ok(())
             }
@@ -201,7 +225,14 @@ macro_rules! options {
     };
 }
 
+mod search;
+
+pub use search::{SEARCH_OPTIONS, SearchOptions};
+
 options! {
+    /// What can be wanted of a merge, beyond its inputs and its output. Fields are the rows of [`OPTIONS`].
+    Options, OPTIONS, NAMES;
+
     /// The newest N checkpoints
     last: Option<usize> = None, Kind::Count, Facts { value: "N", ..SELECTION };
     /// Every K-th checkpoint, counted from the newest
@@ -266,7 +297,7 @@ options! {
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
     /// Your own weights, one per checkpoint, instead of a metric's
-    weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "W,W,…", ..WEIGHTS };
+    weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "W,W,…", verbs: GIVEN, ..WEIGHTS };
 
     /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
     space: SpaceName = SpaceName::Factors, Kind::Word(&["factors", "product"]), Facts { value: "SPACE", usual: "factors", ..SPACE };
@@ -462,9 +493,9 @@ fn usage(detail: String) -> Error {
 }
 
 #[cold]
-fn unknown(name: &str) -> Error {
+fn unknown(name: &str, names: &[&str]) -> Error {
     let error = usage(format!("there is no option `{name}`"));
-    match spelling::closest(name, NAMES.iter().copied()) {
+    match spelling::closest(name, names.iter().copied()) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
         None => error,
     }

@@ -11,6 +11,7 @@ use crate::dtype::Float;
 use crate::logs::goal::Goal;
 use crate::merge::report::dtype_named;
 use crate::method::product::Measure;
+use crate::search::Method;
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
@@ -170,6 +171,12 @@ impl Value for Goal {
 }
 
 impl Value for Scheme {
+    fn read(value: &Json, _: Kind) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Value for Method {
     fn read(value: &Json, _: Kind) -> Option<Self> {
         value.as_str()?.parse().ok()
     }

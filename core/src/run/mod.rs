@@ -120,6 +120,8 @@ impl Weighed {
         let mut other = Self { weights: Weights::normalised(weights)?, ..self.clone() };
         other.inputs.iter_mut().zip(weights).for_each(|(input, weight)| input.weight = *weight);
         other.weighting = Weighting { scheme: scheme.into(), penalty: None, metric: None, goal: None };
+        // these weights are no metric's
+        other.advice.retain(|advice| advice.about != "metric");
         Ok(other)
     }
 }

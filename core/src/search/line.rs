@@ -21,6 +21,7 @@ pub(super) struct Line {
     high: f64,
     /// Places, lower first, and their costs, if they are known.
     inner: [(f64, Option<f64>); 2],
+    is_begun: bool,
 }
 
 impl Line {
@@ -31,7 +32,7 @@ impl Line {
                 .help("choose two, for example with --last 2, or take another method"));
         }
         let (low, high) = (FROM, TO);
-        Ok(Self { low, high, inner: [(lower(low, high), None), (upper(low, high), None)] })
+        Ok(Self { low, high, inner: [(lower(low, high), None), (upper(low, high), None)], is_begun: false })
     }
 }
 
@@ -50,6 +51,9 @@ fn upper(low: f64, high: f64) -> f64 {
 
 impl Proposer for Line {
     fn next(&mut self, told: &[f64], _: usize) -> Vec<Proposal> {
+        let begins = !core::mem::replace(&mut self.is_begun, true);
+        // the first of three was the older checkpoint
+        let told = if told.len() == 3 { &told[1..] } else { told };
         let unknown = self.inner.iter_mut().filter(|(_, cost)| cost.is_none());
         unknown.zip(told).for_each(|((_, cost), told)| *cost = Some(*told));
         if let [(first, Some(a)), (second, Some(b))] = self.inner {
@@ -65,8 +69,10 @@ impl Proposer for Line {
             return Vec::new();
         }
         let unknown = self.inner.iter().filter(|(_, cost)| cost.is_none());
-        unknown
-            .map(|&(place, _)| Proposal::new(format!("line {place:.3}"), vec![1.0 - place, place]))
-            .collect()
+        let unknown =
+            unknown.map(|&(place, _)| Proposal::new(format!("line {place:.3}"), vec![1.0 - place, place]));
+        // so that both ends are known; the newer is already
+        let older = begins.then(|| Proposal::new("older", vec![1.0, 0.0]));
+        older.into_iter().chain(unknown).collect()
     }
 }

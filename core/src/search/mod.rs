@@ -34,7 +34,9 @@ mod cma;
 mod evolution;
 mod greedy;
 mod ground;
+mod landscape;
 mod line;
+mod plane;
 mod quadratic;
 mod random;
 mod score;
@@ -88,7 +90,7 @@ impl Begun {
 
 impl Method {
     /// Every method; the first is the default.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self {
             name: "auto",
             about: "a line for two checkpoints, else a sweep and, of a larger budget, evolution from its best",
@@ -118,6 +120,11 @@ impl Method {
             name: "line",
             about: "golden section along the line through two checkpoints, and beyond both",
             begin: |ground, _, _| line::Line::new(ground.count()).map(Begun::plain),
+        },
+        Self {
+            name: "plane",
+            about: "a grid over the plane through three checkpoints, and beyond them, to look at",
+            begin: |ground, budget, _| plane::Plane::new(ground.count(), budget).map(Begun::plain),
         },
         Self {
             name: "quadratic",

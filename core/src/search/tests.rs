@@ -132,6 +132,49 @@ fn a_parabola_gives_its_lowest_points() {
     positive.weights.iter().zip(by_hand).for_each(|(w, t)| assert!((w - t).abs() < 1e-9, "{w} against {t}"));
 }
 
+#[test]
+fn a_plane_is_a_grid_with_a_picture() {
+    let mut search = begin("plane", Ground::bare(3), 30, Goal::Max, 0);
+    run(&mut search, |weights| Some(-(weights[1] - 0.5) * (weights[1] - 0.5) - weights[2] * weights[2]));
+    let grid: Vec<_> = search.trials().iter().filter(|trial| trial.by.starts_with("plane")).collect();
+    // 5 × 5, less the last checkpoint, which every search begins with
+    assert_eq!((grid.len(), grid[0].weights.as_slice()), (24, &[2.0, -0.5, -0.5][..]));
+    assert_eq!(search.best().unwrap().weights, [0.5, 0.5, 0.0]);
+    let picture = search.picture(&["a", "b<c", "d"]).unwrap();
+    assert_eq!(picture.matches("<title>").count(), search.trials().len());
+    assert!(picture.contains(">b&lt;c</text>") && picture.trim_end().ends_with("</svg>"), "{picture}");
+    let table = search.table(&["a", "b,c", "d"]);
+    assert!(table.starts_with("trial,by,a,\"b,c\",d,score\n1,last,0,0,1,-1.25\n"), "{table}");
+    assert_eq!(table.lines().count(), 1 + search.trials().len());
+    let error = Search::new("plane".parse().unwrap(), Ground::bare(3), 11, Goal::Min, 0).unwrap_err();
+    assert_eq!(error.to_string(), "method plane needs 12 trials, and the budget is 11");
+}
+
+#[test]
+fn a_ridge_between_two_checkpoints_is_seen() {
+    let search = |score: fn(f64) -> f64| {
+        let mut search = begin("line", Ground::bare(2), 50, Goal::Min, 0);
+        run(&mut search, |weights| Some(score(weights[1])));
+        // the older one is scored only where the search goes there
+        search
+    };
+    let valley = search(|place| (place - 0.7) * (place - 0.7));
+    assert_eq!(
+        valley.basin(None).unwrap(),
+        "no ridge was found between the two checkpoints: they lie in one basin"
+    );
+    assert_eq!(valley.picture(&["a", "b"]).unwrap().matches("<circle").count(), valley.trials().len());
+    let ridge = search(|place| 1.0 - 4.0 * (place - 0.5) * (place - 0.5));
+    let text = ridge.basin(None).unwrap();
+    assert!(
+        text.starts_with(
+            "between the two checkpoints lies a ridge: at 0.50 of the way the score is worse by 1 "
+        ),
+        "{text}"
+    );
+    assert!(ridge.basin(Some(0.5)).unwrap().starts_with("no ridge"), "within noise");
+}
+
 fn ground() -> Ground {
     let values = [0.9, 0.7, 0.6, 0.65, 0.5];
     let own = Weights::new(&values, Goal::Min, Scheme::default(), 0.8).unwrap();
@@ -140,7 +183,7 @@ fn ground() -> Ground {
 
 #[test]
 fn every_search_begins_with_what_it_is_compared_with() {
-    for method in Method::NAMES.into_iter().filter(|name| *name != "line") {
+    for method in Method::NAMES.into_iter().filter(|name| !["line", "plane"].contains(name)) {
         let mut search = begin(method, ground(), 45, Goal::Min, 1);
         run(&mut search, |weights| Some(bowl(weights)));
         let first: Vec<_> = search.trials().iter().take(3).map(|trial| trial.by.as_str()).collect();
@@ -206,7 +249,7 @@ fn auto_says_what_it_does_and_why() {
 
 #[test]
 fn what_fails_is_no_parent_and_no_winner() {
-    for method in Method::NAMES.into_iter().filter(|name| *name != "line") {
+    for method in Method::NAMES.into_iter().filter(|name| !["line", "plane"].contains(name)) {
         let mut search = begin(method, ground(), 60, Goal::Min, 5);
         // the oldest does harm
         run(&mut search, |weights| if weights[0] > 0.1 { Some(f64::NAN) } else { Some(bowl(weights)) });
@@ -224,7 +267,7 @@ fn what_fails_is_no_parent_and_no_winner() {
 
 #[test]
 fn budgets_are_kept_however_small() {
-    for method in Method::NAMES.into_iter().filter(|name| !["line", "quadratic"].contains(name)) {
+    for method in Method::NAMES.into_iter().filter(|name| !["line", "plane", "quadratic"].contains(name)) {
         for budget in 1..12 {
             let mut search = begin(method, ground(), budget, Goal::Min, 9);
             run(&mut search, |weights| Some(bowl(weights)));
@@ -237,7 +280,7 @@ fn budgets_are_kept_however_small() {
 
 #[test]
 fn scores_that_are_all_equal_end_and_the_first_wins() {
-    for method in Method::NAMES.into_iter().filter(|name| *name != "line") {
+    for method in Method::NAMES.into_iter().filter(|name| !["line", "plane"].contains(name)) {
         let mut search = begin(method, ground(), 40, Goal::Max, 2);
         run(&mut search, |_| Some(0.5));
         assert_eq!(search.winner(), Some(0), "{method}");

@@ -71,7 +71,7 @@ fn luck(trials: usize) -> f64 {
 }
 
 /// Four significant digits.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
     }

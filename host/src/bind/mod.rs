@@ -3,3 +3,4 @@
 pub(crate) mod guard;
 pub mod memory;
 pub(crate) mod paced;
+pub(crate) mod trials;

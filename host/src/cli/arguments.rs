@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use mwa::options::{About, Face, Kind, OPTIONS, Row, Verb};
-use mwa::{Error, ErrorKind};
+use mwa::options::{About, Face, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
+use mwa::{Error, ErrorKind, SearchOptions};
 use serde_json::{Map, Value as Json};
 
 use crate::engine::device::DeviceChoice;
@@ -25,6 +25,7 @@ Examples:
   mwa merge runs/my-lora -o merged              the best checkpoints by eval_loss, or else the last
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
+  mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it."
 )]
@@ -56,6 +57,23 @@ Examples:
         given: Given<Merging>,
         #[command(flatten)]
         timings: Timings,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Search for the best weights by your own evaluation, and merge with them
+    #[command(after_help = "\
+Examples:
+  mwa search runs/my-lora -o best --goal max --evaluate 'python score.py {path}'
+  mwa search runs/my-lora -o best --goal min --evaluate-server 'python serve.py' --workers 2 --holdout 'python score.py --test {path}'
+  mwa search runs/my-lora -o line --last 2 --goal min --method line --evaluate 'python score.py {path}'")]
+    Search {
+        #[command(flatten)]
+        inputs: Inputs,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        #[command(flatten)]
+        given: Given<Searching>,
         #[command(flatten)]
         show: Show,
     },
@@ -178,18 +196,20 @@ macro_rules! verbs {
     };
 }
 
-verbs!(Merging = Merge, Weighing = Weights, Inspecting = Inspect, Verifying = Verify);
+verbs!(Merging = Merge, Searching = Search, Weighing = Weights, Inspecting = Inspect, Verifying = Verify);
 
 /// The options of a verb as they were given.
 pub(crate) struct Given<V> {
     pub(crate) options: mwa::Options,
+    /// Those of a search, if it is one.
+    pub(crate) search: SearchOptions,
     /// As a path, which need not be text.
     metrics_file: Option<PathBuf>,
     verb: PhantomData<V>,
 }
 
 fn rows(verb: Verb) -> impl Iterator<Item = &'static Row> {
-    OPTIONS.iter().filter(move |row| row.is_on_face(Face::CommandLine, verb))
+    SEARCH_OPTIONS.iter().chain(OPTIONS).filter(move |row| row.is_on_face(Face::CommandLine, verb))
 }
 
 impl<V: HasOptions> Args for Given<V> {
@@ -211,7 +231,7 @@ fn argument(row: &'static Row, verb: Verb) -> Arg {
     };
     let excluded = row.excludes().iter().filter(|name| rows(verb).any(|row| row.name == **name));
     // clap keeps names for as long as the program runs
-    let flag: &str = row.flag().leak();
+    let flag: &str = row.flag_of(verb).leak();
     let argument = Arg::new(row.name).long(flag).help(help).conflicts_with_all(excluded);
     let argument = match row.facts.about {
         About::Output | About::Machine => argument,
@@ -247,9 +267,9 @@ impl<V: HasOptions> FromArgMatches for Given<V> {
             };
             given.extend(value.map(|value| (name.to_owned(), value)));
         }
-        let options = mwa::Options::read(&given)
+        let (options, search) = SearchOptions::split(&given)
             .map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
-        Ok(Self { options, metrics_file, verb: PhantomData })
+        Ok(Self { options, search, metrics_file, verb: PhantomData })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory as _, Parser as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use mwa::{Error, ErrorKind, readable};
+use mwa::{Error, ErrorKind, SearchOptions, readable};
 use serde::Serialize;
 
 use crate::cli::arguments::{Cli, Command, Show};
@@ -23,8 +23,9 @@ use crate::engine::cpu::MEMORY;
 use crate::io::disk::io_error;
 use crate::io::open::raise_limit;
 use crate::io::room;
-use crate::options::{Machine, MergeOptions};
+use crate::options::{Machine, MergeOptions, Options};
 use crate::progress::Progress;
+use crate::search::{CommandEvaluator, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried, Watch};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -58,6 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     raise_limit();
     let json = match &command {
         Command::Merge { show, .. }
+        | Command::Search { show, .. }
         | Command::Weights { show, .. }
         | Command::Inspect { show, .. }
         | Command::Verify { show, .. }
@@ -92,6 +94,19 @@ fn run(command: Command) -> mwa::Result<u8> {
             note(show, &report.notes);
             if let Err(error) = printed {
                 // the merge is there, and so is its report: the work is done
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
+        }
+        Command::Search { inputs, output, given, show } => {
+            signals::stop_cleanly();
+            let (how, wanted) = (given.merging()?, given.search.clone());
+            prepare(how.machine);
+            let line = Line::new(show);
+            let report = searched(&given.choosing(inputs)?, &how, &wanted, &output, &line)?;
+            line.end();
+            let printed = print(show, &report, || show::searched(&report, &output.display().to_string()));
+            note(show, &report.merge.notes);
+            if let Err(error) = printed {
                 note(Show { json: false, ..show }, &[error.to_string()]);
             }
         }
@@ -187,6 +202,32 @@ fn page_of<'a>(pages: &'a [(String, Vec<u8>)], command: Option<&str>) -> mwa::Re
 fn write_file(path: &Path, bytes: &[u8]) -> mwa::Result<()> {
     let failed = |error| io_error("cannot write it", &error).file(path.display().to_string());
     std::fs::write(path, bytes).map_err(failed)
+}
+
+/// Search with the evaluator that the options name.
+fn searched(
+    options: &Options,
+    how: &MergeOptions,
+    wanted: &SearchOptions,
+    output: &Path,
+    watch: &dyn Watch,
+) -> mwa::Result<SearchReport> {
+    let timeout = wanted.timeout;
+    let evaluator: Box<dyn Evaluator> = match (&wanted.evaluate, &wanted.evaluate_server) {
+        (Some(line), None) => Box::new(CommandEvaluator::new(line, timeout)),
+        (None, Some(line)) => Box::new(ServerEvaluator::new(line, timeout, wanted.workers)),
+        (Some(_), Some(_)) => {
+            let detail = "--evaluate and --evaluate-server both say who scores";
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
+        }
+        (None, None) => {
+            return Err(Error::new(ErrorKind::Usage, "nothing says how candidates are scored")
+                .help("give --evaluate 'python score.py {path}', or --evaluate-server COMMAND"));
+        }
+    };
+    let holdout = wanted.holdout.as_deref().map(|line| CommandEvaluator::new(line, timeout));
+    let holdout = holdout.as_ref().map(|holdout| holdout as &dyn Evaluator);
+    crate::search::search(options, how, wanted, Evaluators { search: &*evaluator, holdout }, output, watch)
 }
 
 /// Be ready to say what a merge on this machine needs, should memory run out.
@@ -304,6 +345,58 @@ impl Progress for Bar {
 
     fn stopped(&self) -> bool {
         signals::stopped()
+    }
+}
+
+/// A line on a terminal that says how far a search is.
+struct Line {
+    is_shown: bool,
+    show: Show,
+    begin: Instant,
+    /// How many trials were known when it began.
+    before: OnceLock<usize>,
+    bar: ProgressBar,
+}
+
+impl Line {
+    fn new(show: Show) -> Self {
+        let is_shown = !show.quiet && !show.json && std::io::stderr().is_terminal();
+        let bar = ProgressBar::hidden();
+        bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is constant"));
+        if is_shown {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+        Self { is_shown, show, begin: Instant::now(), before: OnceLock::new(), bar }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Watch for Line {
+    fn told(&self, tried: &[Tried], best: Option<usize>, budget: usize) {
+        if self.is_shown {
+            let done = tried.iter().filter(|row| row.score.is_some() || row.failed.is_some()).count();
+            let before = *self.before.get_or_init(|| done);
+            let best = best.map(|at| &tried[at]);
+            self.bar.set_message(show::progress(done, done - before, budget, best, self.begin.elapsed()));
+            self.bar.tick();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.bar.suspend(|| note(self.show, &[text.to_owned()]));
+    }
+
+    fn stopped(&self) -> bool {
+        signals::stopped()
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -5,6 +5,7 @@ use core::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use crate::engine::gpu::Found;
+use crate::search::{SearchReport, Tried};
 use crate::verify::{Checked, State, Verified};
 use mwa::inspection::Summary;
 use mwa::report::{Distance, Report, labels};
@@ -174,6 +175,12 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
         if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
         bytes(read),
     );
+    text + &outcome(report)
+}
+
+/// What came of a merge: how far it is off, the files, what to expect.
+fn outcome(report: &Report) -> String {
+    let mut text = String::new();
     text += &report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
     for file in &report.outputs {
         let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
@@ -208,6 +215,107 @@ fn grouped(count: u64) -> String {
         if is_first { vec![digit] } else { vec![',', digit] }
     };
     digits.chars().enumerate().flat_map(group).collect()
+}
+
+/// How far a search is, in a line; `new` of the trials were scored in `elapsed`.
+pub(crate) fn progress(
+    done: usize,
+    new: usize,
+    budget: usize,
+    best: Option<&Tried>,
+    elapsed: Duration,
+) -> String {
+    let mut text = format!("{done} of at most {budget} trials");
+    if let Some((best, score)) = best.and_then(|best| Some((best, best.score?))) {
+        text += &format!(", best {BOLD}{}{BOLD:#} (trial {}, {})", significant(score), best.number, best.by);
+    }
+    if new > 0 && done < budget {
+        #[expect(clippy::cast_precision_loss, reason = "a few trials")]
+        let left = elapsed.as_secs_f64() / new as f64 * (budget - done) as f64;
+        text += &format!(", {} left", duration(left));
+    }
+    text
+}
+
+/// `45 s`, `12 min`, `3.5 h`.
+fn duration(seconds: f64) -> String {
+    if seconds < 99.5 {
+        format!("{seconds:.0} s")
+    } else if seconds < 5970.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{:.1} h", seconds / 3600.0)
+    }
+}
+
+/// A finished search: what was tried, the winner beside what it is compared with, and its merge.
+pub(crate) fn searched(report: &SearchReport, folder: &str) -> String {
+    let failed = report.trials.iter().filter(|row| row.failed.is_some()).count();
+    let seconds: f64 = report.trials.iter().map(|row| row.seconds + row.merge_seconds).sum();
+    let how = report.reason.as_deref().unwrap_or(&report.method);
+    let mut text = format!("{DIM}search: {}{DIM:#}\n", readable(how));
+    let better = if report.goal == "min" { "lower" } else { "higher" };
+    text += &format!(
+        "{DIM}{} trials{} by `{}`, {better} is better; {} of work, seed {}{DIM:#}\n",
+        report.trials.len(),
+        if failed > 0 { format!(" ({failed} failed)") } else { String::new() },
+        readable(&report.evaluator),
+        duration(seconds),
+        report.seed
+    );
+    if let Some(why) = report.trials.iter().find_map(|row| row.failed.as_deref()) {
+        text += &format!("{DIM}the first that failed: {}{DIM:#}\n", readable(why));
+    }
+    let is_held_out = report.holdout.is_some();
+    let score = |score: Option<f64>| score.map_or_else(|| "–".into(), significant);
+    let mut rows = vec![vec![String::new(), "score".into(), "trial".into(), "weights by".into()]];
+    for row in &report.compared {
+        let by = report.trials.get(row.trial - 1).map_or("", |trial| &trial.by);
+        rows.push(vec![row.name.clone(), score(row.score), row.trial.to_string(), by.to_owned()]);
+    }
+    if is_held_out {
+        rows[0].insert(2, "holdout".into());
+        for (line, row) in rows[1..].iter_mut().zip(&report.compared) {
+            line.insert(2, score(row.holdout));
+        }
+    }
+    let last = rows[0].len() - 1;
+    text += &table(&rows, &|column| column == 0 || column == last);
+    for row in report.compared.iter().filter_map(|row| row.holdout_failed.as_deref()).take(1) {
+        text += &format!("{DIM}holdout failed: {}{DIM:#}\n", readable(row));
+    }
+    if let Some(basin) = &report.basin {
+        text += &format!("{basin}\n");
+    }
+    if let [files @ .., last] = report.files.as_slice() {
+        text += &format!("{DIM}drawn in {} and {}{DIM:#}\n", readable(&files.join(", ")), readable(last));
+    }
+    for doubt in &report.doubts {
+        text += &format!("{BOLD}careful:{BOLD:#} {}\n", readable(doubt));
+    }
+    text + &weighed(&report.merge)
+        + &format!("{GOOD}merged{GOOD:#} the winner into {BOLD}{}{BOLD:#}\n", readable(folder))
+        + &outcome(&report.merge)
+}
+
+/// Cells in columns: text leans left, numbers right.
+fn table(rows: &[Vec<String>], is_text: &dyn Fn(usize) -> bool) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[column] - cell.chars().count());
+            let gap = if column == 0 { "" } else { "  " };
+            line += &if is_text(column) { format!("{gap}{cell}{pad}") } else { format!("{gap}{pad}{cell}") };
+        }
+        line.trim_end().to_owned()
+    };
+    let lines = rows.iter().enumerate().map(|(at, row)| match at {
+        0 => format!("{BOLD}{}{BOLD:#}\n", line(row)),
+        _ => format!("{}\n", line(row)),
+    });
+    lines.collect()
 }
 
 /// What a path is.

@@ -1,6 +1,7 @@
 //! Which checkpoints on disk are merged, and with which weight: the core's choice among what was found.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mwa::merge::Chosen;
 use mwa::report::Report;
@@ -16,7 +17,8 @@ use crate::plot::weights::picture;
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) chosen: Chosen,
-    pub(crate) checkpoints: Vec<Checkpoint>,
+    /// Shared by all merges of a search.
+    pub(crate) checkpoints: Arc<Vec<Checkpoint>>,
     /// A picture of it, if one is wanted.
     pub(crate) picture: Option<String>,
 }
@@ -56,6 +58,7 @@ impl Choice {
         let picture = is_drawn.then(|| picture(&run, &how, &weighed));
         let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
         let checkpoints = weighed.indexes.iter().map(checkpoint).collect::<Result<_>>()?;
+        let checkpoints = Arc::new(checkpoints);
         Ok(Self { chosen: run.chosen(weighed), checkpoints, picture })
     }
 
@@ -66,6 +69,7 @@ impl Choice {
         let paths = paths.collect::<Result<Vec<_>>>()?;
         let (found, chosen) = now(report.again(&disk, &Readers::ALL, &paths))?;
         let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<_>>()?;
+        let checkpoints = Arc::new(checkpoints);
         Ok(Self { chosen, checkpoints, picture: None })
     }
 }

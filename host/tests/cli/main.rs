@@ -71,6 +71,8 @@ mod metrics;
 mod newcomer;
 mod output;
 mod place;
+#[cfg(unix)]
+mod search;
 mod texts;
 #[cfg(unix)]
 mod trust;

@@ -19,6 +19,7 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
+  search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
@@ -36,6 +37,7 @@ Examples:
   mwa merge runs/my-lora -o merged              the best checkpoints by eval_loss, or else the last
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
+  mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
 
@@ -485,6 +487,7 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
+  search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   verify       Merge again from a folder's report and compare bytes and hashes
@@ -502,6 +505,7 @@ Examples:
   mwa merge runs/my-lora -o merged              the best checkpoints by eval_loss, or else the last
   mwa merge runs/my-lora -o merged --last 5 --metric loss --penalty 1
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
+  mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
 

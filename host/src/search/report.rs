@@ -1,0 +1,157 @@
+//! What a search found: every trial, the winner beside what it is compared with, and what must be said of it.
+
+use mwa::report::Report;
+use mwa::search::Trial;
+use serde::Serialize;
+
+use super::journal::Entry;
+
+/// How the best checkpoint by itself is called.
+pub(super) const SINGLE: &str = "best single";
+/// How the winner is called.
+pub(super) const WINNER: &str = "winner";
+
+/// The result of a search.
+#[derive(Clone, Debug, Serialize)]
+pub struct SearchReport {
+    /// Who proposed weights.
+    pub method: String,
+    /// What it did and why, where the method chose by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where random numbers began.
+    pub seed: u64,
+    /// The most trials.
+    pub budget: usize,
+    /// `min` or `max`.
+    pub goal: String,
+    /// Who scored.
+    pub evaluator: String,
+    /// Who scored in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<String>,
+    /// The file with the trials.
+    pub journal: String,
+    /// The number of the trial that won, from 1 on.
+    pub winner: usize,
+    /// Its score.
+    pub score: f64,
+    /// The standard error of that, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// All trials, in order.
+    pub trials: Vec<Tried>,
+    /// The winner and what it is compared with.
+    pub compared: Vec<Compared>,
+    /// What must be said of the winner.
+    pub doubts: Vec<String>,
+    /// Of two checkpoints, whether they lie in one basin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basin: Option<String>,
+    /// Of two or three checkpoints, a table of the scores and a picture.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// The merge of the winner.
+    pub merge: Report,
+}
+
+/// A trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tried {
+    /// Its number, from 1 on.
+    pub number: usize,
+    /// Where its weights come from.
+    pub by: String,
+    /// One per checkpoint, oldest first.
+    pub weights: Vec<f64>,
+    /// Where random numbers began.
+    pub seed: u64,
+    /// Its score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// The standard error of that, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// Why it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// How long the evaluator took, in seconds.
+    pub seconds: f64,
+    /// How long the merge took, in seconds.
+    pub merge_seconds: f64,
+    /// BLAKE3 of the merged files.
+    pub blake3: Vec<String>,
+}
+
+impl Tried {
+    pub(super) fn new(number: usize, trial: &Trial, seed: u64) -> Self {
+        Self {
+            number,
+            by: trial.by.clone(),
+            weights: trial.weights.clone(),
+            seed,
+            score: None,
+            standard_error: None,
+            failed: None,
+            seconds: 0.0,
+            merge_seconds: 0.0,
+            blake3: Vec::new(),
+        }
+    }
+
+    /// With what came of it.
+    pub(super) fn known(self, entry: &Entry) -> Self {
+        let Entry { score, score_error, failed, seconds, merge_seconds, blake3, .. } = entry.clone();
+        Self { score, standard_error: score_error, failed, seconds, merge_seconds, blake3, ..self }
+    }
+}
+
+/// The winner, or what it is compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// `last`, `best single`, `uniform`, `metric` or `winner`.
+    pub name: String,
+    /// The number of its trial, from 1 on.
+    pub trial: usize,
+    /// Its score in the search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Its score on other data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<f64>,
+    /// The standard error of that, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout_error: Option<f64>,
+    /// Why it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout_failed: Option<String>,
+}
+
+impl Compared {
+    pub(super) fn new(name: &str, number: usize, trial: &Trial) -> Self {
+        Self {
+            name: name.into(),
+            trial: number + 1,
+            score: trial.score(),
+            holdout: None,
+            holdout_error: None,
+            holdout_failed: None,
+        }
+    }
+
+    pub(super) fn hold_out(&mut self, entry: &Entry) {
+        (self.holdout, self.holdout_error) = (entry.score, entry.score_error);
+        self.holdout_failed.clone_from(&entry.failed);
+    }
+}
+
+/// What a name of [`Compared`] means, in a sentence.
+pub(super) fn called(name: &str) -> &str {
+    match name {
+        mwa::search::LAST => "the last checkpoint",
+        SINGLE => "the best single checkpoint",
+        mwa::search::UNIFORM => "the plain mean",
+        mwa::search::METRIC => "the metric's own weights",
+        other => other,
+    }
+}
