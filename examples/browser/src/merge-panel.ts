@@ -29,6 +29,8 @@ export class MergePanel {
   readonly #save = h("span", { class: "row", id: "save" });
   readonly #result = h("div", { id: "result" });
   #running: AbortController | undefined;
+  /** Whether the bar says no more than what would be written. */
+  #isIdle = true;
   /** What the result, or the merge under way, was made of. */
   #made: string | undefined;
 
@@ -72,7 +74,13 @@ export class MergePanel {
     const isKnown = this.options().rank !== "auto";
     const list = files.map((name) => `${name}${isKnown && sizes.has(name) ? ` (${bytes(sizes.get(name)!)})` : ""}`);
     this.#plan.textContent = `Will be written: ${list.join(", ")}.`;
-    if (this.#said.classList.contains("refused")) this.#say("");
+    const rest = files.length - report.outputs.length;
+    const [first] = list;
+    // what a result, progress or a change says stays
+    if (this.#made === undefined && (this.#isIdle || this.#said.classList.contains("refused"))) {
+      this.#say(`${report.inputs.length} of ${this.run.checkpoints.length} into ${first}, with ${rest} files beside it`);
+      this.#isIdle = true;
+    }
   }
 
   /** It cannot be merged so: `why` in a few words, and the error if it is of this panel. */
@@ -109,6 +117,7 @@ export class MergePanel {
   }
 
   #say(text: string, isRefused = false): void {
+    this.#isIdle = false;
     this.#said.textContent = text;
     this.#said.classList.toggle("refused", isRefused);
   }

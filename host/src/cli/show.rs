@@ -424,9 +424,10 @@ pub(crate) fn verified(verified: &Verified) -> String {
         Some(false) => format!("{BAD}differs{BAD:#}: merging again gives other bytes than the report says\n"),
         None => {
             let is_missing = |file: &&Checked| file.state == State::Missing;
-            let place =
-                |file: &Checked| file.path.rsplit_once(['/', '\\']).map(|(folder, _)| folder.to_owned());
-            let first = verified.inputs.iter().find(is_missing).and_then(place);
+            // of run/checkpoint-100/adapter_model.safetensors the run
+            let place = |file: &Checked| file.path.rsplitn(3, ['/', '\\']).nth(2).map(str::to_owned);
+            let all = verified.inputs.iter().all(|file| is_missing(&file));
+            let first = verified.inputs.first().filter(|_| all).and_then(place);
             let help = first.map(|folder| {
                 let folder = readable(&folder).into_owned();
                 format!("help: the report looks for the run at {folder}: move it back there, or let a link lead to where it is\n")

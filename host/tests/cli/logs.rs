@@ -80,7 +80,7 @@ chosen: all 2 checkpoints, as selected
 checkpoint     step  eval_loss  from        weight
 checkpoint-5      5    0.50000  at step 5   0.1667  ████▊
 checkpoint-10    10    0.25000  at step 10  0.8333  ████████████████████████
-weights: linear, penalty 0.8, on eval_loss (min)
+weights: linear, penalty 0.8, by eval_loss (lower is better)
 
 "#]]
     );
@@ -104,7 +104,7 @@ chosen: all 2 checkpoints, as selected
 checkpoint     step  val_loss  from        weight
 checkpoint-5      5   0.50000  at step 5   0.8333  ████████████████████████
 checkpoint-10    10   0.75000  at step 10  0.1667  ████▊
-weights: linear, penalty 0.8, on val_loss (min)
+weights: linear, penalty 0.8, by val_loss (lower is better)
 
 "#]]
     );
@@ -164,7 +164,7 @@ chosen: all 2 checkpoints, as selected
 checkpoint                               step  val_loss  from       weight
 epoch=0-step=4-val_loss=0.3.safetensors     4   0.50000  at step 4  0.1667  ████▊
 epoch=1-step=8-val_loss=0.3.safetensors     8   0.25000  at step 8  0.8333  ████████████████████████
-weights: linear, penalty 0.8, on val_loss (min)
+weights: linear, penalty 0.8, by val_loss (lower is better)
 
 "#]]
     );
@@ -179,7 +179,7 @@ chosen: all 2 checkpoints, as selected
 checkpoint                 step  val_loss  from       weight
 model_epoch_1.safetensors     1   0.50000  at step 1  0.1667  ████▊
 model_epoch_2.safetensors     2   0.25000  at step 2  0.8333  ████████████████████████
-weights: linear, penalty 0.8, on val_loss (min)
+weights: linear, penalty 0.8, by val_loss (lower is better)
 
 "#]]
     );
