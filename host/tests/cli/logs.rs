@@ -36,8 +36,10 @@ fn metrics_are_found_in_the_logs_of_a_run() {
         place.mwa("inspect run").out,
         str![[r#"
 run
-  checkpoint-5: LORA, rank 2, step 5, 2 tensors (2 F32), 14 parameters, 271 B
-  checkpoint-10: LORA, rank 2, step 10, 2 tensors (2 F32), 14 parameters, 271 B
+  2 checkpoints, checkpoint-5 to checkpoint-10, steps 5 to 10
+    LORA, rank 2, alpha 4, 14 parameters in 2 tensors (2 F32), 271 B each
+    of example/tiny
+    in q, v
   LORA: may be averaged
   metrics, and how many of the 2 checkpoints have one:
     arc/acc,none  2
@@ -69,7 +71,7 @@ chosen: all 2 checkpoints, as selected
 checkpoint     step  arc/acc,none  from        weight
 checkpoint-5      5       0.25000  at step 5   0.1667  ████▊
 checkpoint-10    10       0.50000  at step 10  0.8333  ████████████████████████
-weights: linear, penalty 0.8, on arc/acc,none (max)
+weights: linear, penalty 0.8, by arc/acc,none (higher is better)
 
 "#]]
     );
@@ -216,7 +218,8 @@ help: merge the checkpoints before they are quantised, or files of F32, F16 or B
         place.mwa("inspect a.gguf codes.gguf").out,
         str![[r#"
 a.gguf
-  a.gguf: a GGUF LoRA, 4 tensors (4 F32), 288 parameters, 1.6 kB
+  a.gguf
+    a GGUF LoRA, 288 parameters in 4 tensors (4 F32), 1.6 kB
 codes.gguf
   a GGUF LoRA for llama (1 Q8_0, 3 F32)
   it is quantised, so it cannot be merged: merge the checkpoints before they are quantised

@@ -179,6 +179,14 @@ note: finished is one checkpoint: there is nothing to average, and its files are
 }
 
 #[test]
+fn files_named_alone_bring_the_config_beside_them() {
+    let place = Place::with_run();
+    let file = |step| format!("run/checkpoint-{step}/adapter_model.safetensors");
+    place.merges(&format!("{} {} --weights 1,1", file(10), file(20)));
+    assert_eq!(place.read("out/adapter_config.json"), place.read("run/checkpoint-20/adapter_config.json"));
+}
+
+#[test]
 fn pictures_show_the_choice_and_stand_in_the_card() {
     let place = Place::with_run();
     let ran = place.mwa("weights run --plot weights.svg");

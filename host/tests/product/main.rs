@@ -379,10 +379,13 @@ help: convert the adapters to plain LoRA first (path_initial_model_for_weight_co
 "#]]
     );
     let place = two_runs();
+    for name in ["one", "two"] {
+        place.write(&format!("{name}.safetensors"), place.read(&format!("{name}/adapter_model.safetensors")));
+    }
     assert_data_eq!(
-        place.fails("merge one/adapter_model.safetensors two/adapter_model.safetensors -o out --weights 1,1 --space product"),
+        place.fails("merge one.safetensors two.safetensors -o out --weights 1,1 --space product"),
         str![[r#"
-error: one/adapter_model.safetensors: has no adapter_config.json, so nothing says how its factors are scaled
+error: one.safetensors: has no adapter_config.json, so nothing says how its factors are scaled
 help: product space merges PEFT adapters; name the folder that holds the config too
 
 "#]]
