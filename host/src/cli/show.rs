@@ -211,7 +211,7 @@ fn facts(checkpoint: &Summary) -> String {
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let group = |(i, digit): (usize, char)| {
-        let is_first = i == 0 || (digits.len() - i) % 3 != 0;
+        let is_first = i == 0 || !(digits.len() - i).is_multiple_of(3);
         if is_first { vec![digit] } else { vec![',', digit] }
     };
     digits.chars().enumerate().flat_map(group).collect()
