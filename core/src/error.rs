@@ -145,6 +145,13 @@ impl Error {
         self
     }
 
+    /// Name another file, in place of one that means nothing to the user.
+    #[must_use]
+    pub fn file_instead(mut self, name: impl Into<String>) -> Self {
+        self.0.file = Some(name.into());
+        self
+    }
+
     /// Name the tensor, unless a callee already named one.
     #[must_use]
     pub fn tensor(mut self, name: impl Into<String>) -> Self {

@@ -44,6 +44,7 @@ extern crate alloc;
 
 mod adapter;
 pub mod border;
+pub mod convert;
 pub mod digest;
 mod dtype;
 mod error;

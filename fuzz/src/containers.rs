@@ -1,16 +1,64 @@
 //! A file of any container: it is told what it is or not, and what is said to lie in it lies within it.
 
+use mwa::Files as _;
+use mwa::Readers;
+use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::format::Format as _;
 use mwa::format::gguf::Gguf;
 use mwa::format::known::identify;
 
 use super::files::{Memory, now};
 
+/// What PEFT, MLX and a base model say of an adapter.
+const CONFIGS: [&str; 2] = [
+    r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 6}"#,
+    r#"{"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 1.5}}"#,
+];
+const BASE: &str =
+    r#"{"model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}"#;
+
+/// Whatever an adapter is converted to, all of it is made, each byte once, of bytes that are there.
+fn convert(bytes: &[u8], name: &str, config: &str) {
+    let mut memory = Memory::default();
+    memory.write(&format!("adapter/{name}"), bytes);
+    memory.write("adapter/adapter_config.json", config.as_bytes());
+    memory.write("base/config.json", BASE.as_bytes());
+    for target in Target::NAMES {
+        let target: Target = target.parse().expect("it is one of them");
+        let options = ConvertOptions { target, dtype: None, base: Some("base".into()), model: None };
+        let path = if name.starts_with("adapter") { "adapter".to_owned() } else { format!("adapter/{name}") };
+        let Ok(plan) = now(Conversion::new(&memory, &Readers::ALL, &path, &options)) else { continue };
+        let outputs: Vec<_> = plan.outputs().map(|(_, len)| len).collect();
+        for (file, len) in outputs.iter().enumerate() {
+            // few bytes may say much of zeros
+            if *len > 1 << 22 {
+                continue;
+            }
+            let mut read = |input: usize, range: core::ops::Range<u64>| {
+                let (path, _) = &plan.inputs[input];
+                let found = now(memory.read(path, range.clone())).expect("it was opened").into_owned();
+                assert_eq!(found.len() as u64, range.end - range.start, "{range:?} is in the file");
+                Ok(found)
+            };
+            let mut end = plan.head(file).len() as u64;
+            for piece in plan.pieces(file) {
+                assert!(piece.at >= end && piece.at - end < 32, "pieces follow each other");
+                let Ok(made) = plan.make(file, &piece, &mut read) else { break };
+                end = piece.at + made.len() as u64;
+                assert!(end <= *len);
+            }
+        }
+    }
+}
+
 /// Names that give nothing away, and some that do.
 const NAMES: [&str; 6] =
     ["run/file", "run/a.gguf", "run/a.json", "run/a.csv", "run/__0_0.distcp", "run/a.npz"];
 
 pub(crate) fn check(bytes: &[u8]) {
+    convert(bytes, "adapter_model.safetensors", CONFIGS[0]);
+    convert(bytes, "adapters.safetensors", CONFIGS[1]);
+    convert(bytes, "loose.safetensors", CONFIGS[0]);
     for name in NAMES {
         let mut memory = Memory::default();
         memory.write(name, bytes);

@@ -11,6 +11,7 @@
 mod bind;
 #[cfg(feature = "cli")]
 mod cli;
+mod convert;
 mod engine;
 mod find;
 mod inspect;
@@ -28,6 +29,7 @@ pub use bind::paced::Paced;
 pub use bind::trials::Trials;
 #[cfg(feature = "cli")]
 pub use cli::{command, memory::Memory};
+pub use convert::{Converted, convert};
 pub use engine::device::{DeviceChoice, Gpus};
 pub use engine::execute::execute;
 pub use engine::gpu;

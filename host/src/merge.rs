@@ -3,17 +3,20 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Error, ErrorKind, Result, Shard, Space};
+use mwa::{Error, ErrorKind, Readers, Result, Shard, Space};
 
+use crate::convert;
 use crate::engine::device::DeviceChoice;
 use crate::engine::{compute, execute, sandbox};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::{Choice, weigh};
-use crate::io::disk::Disk;
+use crate::io::disk::{Disk, now, text_of};
 use crate::io::hash::sha256_of;
-use crate::io::staging::{Staging, place_of};
+use crate::io::scratch::Scratch;
+use crate::io::staging::{Staging, cannot_write, place_of};
 use crate::io::store::{Hashes, Store};
 use crate::options::{MergeOptions, Options};
 use crate::plot::weights::picture;
@@ -49,6 +52,9 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
         Staging::check_inputs(out, named.map(PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;
+    if let Some(target) = how.format {
+        return into_format(options, how, target, out, progress);
+    }
     if how.machine.device == DeviceChoice::Wasm {
         if how.plot {
             let detail = "a picture is drawn of logs, which --device wasm reads in the sandbox only";
@@ -71,6 +77,53 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
         excluded.push(bad);
         dropped.push(note);
     }
+}
+
+/// How the folder is called in which a merge lies before it is converted.
+const PLAIN: &str = ".mwa-plain-";
+
+/// Merge beside `out`, and write what comes out of it there, in another container. The report is of the merge, with the
+/// hashes of what was written of it.
+fn into_format(
+    options: &Options,
+    how: &MergeOptions,
+    target: Target,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let wanted =
+        ConvertOptions { target, dtype: None, base: options.base.clone(), model: options.model.clone() };
+    let place = place_of(out)?.map_or_else(|| std::path::absolute(out), Ok);
+    let place = place.map_err(|error| cannot_write(out, &error))?;
+    let parent = place.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
+    // at its side, so that the ways to the inputs are the same
+    let plain = Scratch::new(parent, PLAIN).map_err(|error| cannot_write(parent, &error))?;
+    let mut report =
+        merge(options, &MergeOptions { format: None, force: false, ..*how }, plain.path(), progress)?;
+    let unnamed = |error: Error| {
+        let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
+        if is_ours { error.file_instead("the merge") } else { error }
+    };
+    let plan = Conversion::new(&Disk::default(), &Readers::ALL, &text_of(plain.path())?, &wanted);
+    let plan = now(plan).map_err(unnamed)?;
+    let staging = Staging::begin(out, how.force, &[])?;
+    let mut files = convert::written(&plan, &staging, out, progress)?;
+    if how.sha256 {
+        for file in &mut files {
+            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
+        }
+    }
+    report.format = Some(Target::NAMES[target as usize].to_owned());
+    report.companions = files;
+    report.notes.extend(plan.notes.iter().cloned());
+    let drawn = plain.path().join(PICTURE);
+    let picture = if drawn.is_file() { Some(staging.copy(&drawn, PICTURE)?) } else { None };
+    let config = plan.texts.iter().find(|(name, _)| name == mwa::report::CONFIG);
+    let config = config.and_then(|(_, text)| mwa::AdapterConfig::parse(text).ok());
+    let card = mwa::card(&report, config.as_ref(), picture.map(|_| PICTURE));
+    close(staging, &[(CARD.to_owned(), card), (REPORT.to_owned(), report.to_json())], progress)?;
+    Ok(report)
 }
 
 /// A merge that was planned, and its files.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::thread;
 
+use mwa::convert::Target;
 use mwa::{ChooseOptions, Result};
 
 use crate::engine::device::DeviceChoice;
@@ -24,6 +25,10 @@ pub struct Options {
     pub choose: ChooseOptions,
     /// A table of metrics, instead of the run's own logs.
     pub metrics_file: Option<PathBuf>,
+    /// The base model, for containers that need to know of it.
+    pub base: Option<String>,
+    /// The image model, for containers whose names depend on it.
+    pub model: Option<String>,
 }
 
 impl Options {
@@ -46,6 +51,8 @@ impl Options {
             metrics_from: given.metrics_from.clone(),
             choose: given.choosing()?,
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
+            base: given.base.clone(),
+            model: given.model.clone(),
         })
     }
 }
@@ -55,6 +62,8 @@ impl Options {
 pub struct MergeOptions {
     /// What every host is told.
     pub merge: mwa::MergeOptions,
+    /// The container of the output; that of the inputs without.
+    pub format: Option<Target>,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// SHA-256 of every file, too.
@@ -80,6 +89,7 @@ impl MergeOptions {
     pub fn new(given: &mwa::Options) -> Result<Self> {
         Ok(Self {
             merge: given.merging()?,
+            format: given.format.as_deref().filter(|name| *name != "keep").map(str::parse).transpose()?,
             force: given.force,
             sha256: given.sha256,
             plot: false,

@@ -9,7 +9,7 @@ use core::ops::Range;
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Tensor;
-use crate::kernel::{Operand, weighted_sum};
+use crate::kernel::element::{narrow, narrow_f64, widen};
 
 /// The numbers of a tensor as rows and columns: the first dimension, and all others.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Matrix {
     steps: (u64, u64),
     /// Which row comes where; all as they are without.
     order: Option<Vec<u64>>,
+    /// The same of columns.
+    columns: Option<Vec<u64>>,
     /// What each number is multiplied by.
     pub(crate) scale: f64,
 }
@@ -34,14 +36,14 @@ impl Matrix {
         let rows = tensor.shape.first().copied().unwrap_or(1);
         let cols = tensor.shape.iter().skip(1).product();
         let (start, dtype) = (tensor.range.start, tensor.dtype);
-        Self { file, start, dtype, rows, cols, steps: (cols, 1), order: None, scale: 1.0 }
+        Self { file, start, dtype, rows, cols, steps: (cols, 1), order: None, columns: None, scale: 1.0 }
     }
 
-    /// Rows as columns. What is in another order cannot be.
+    /// Rows as columns.
     pub(crate) fn transposed(self) -> Self {
-        assert!(self.order.is_none(), "rows are put in order last");
-        let Self { rows, cols, steps, .. } = self;
-        Self { rows: cols, cols: rows, steps: (steps.1, steps.0), ..self }
+        let Self { file, start, dtype, rows, cols, steps, order, columns, scale } = self;
+        let steps = (steps.1, steps.0);
+        Self { file, start, dtype, rows: cols, cols: rows, steps, order: columns, columns: order, scale }
     }
 
     /// Some of the rows.
@@ -80,7 +82,7 @@ impl Matrix {
 
     /// Whether a row is a range of the file, the next behind it.
     fn is_straight(&self) -> bool {
-        self.order.is_none() && self.steps == (self.cols, 1)
+        self.order.is_none() && self.columns.is_none() && self.steps == (self.cols, 1)
     }
 
     /// The bytes of the file in which some of the rows lie.
@@ -96,7 +98,11 @@ impl Matrix {
                 (order().min().unwrap_or(0), order().max().unwrap_or(0))
             }
         };
-        let end = last * self.steps.0 + (self.cols - 1) * self.steps.1 + 1;
+        let right = match &self.columns {
+            None => self.cols - 1,
+            Some(columns) => columns.iter().copied().max().unwrap_or(0),
+        };
+        let end = last * self.steps.0 + right * self.steps.1 + 1;
         self.start + first * self.steps.0 * size..self.start + end * size
     }
 
@@ -107,10 +113,14 @@ impl Matrix {
         }
         let size = self.size();
         let begin = (self.span(rows).start - self.start) / size;
-        let mut gathered = Vec::with_capacity(usize::try_from((rows.end - rows.start) * self.cols * size).unwrap_or(0));
+        let mut gathered =
+            Vec::with_capacity(usize::try_from((rows.end - rows.start) * self.cols * size).unwrap_or(0));
         for row in rows.clone() {
-            let row = self.order.as_ref().map_or(row, |order| order[usize::try_from(row).expect("it is a row")]);
+            let row =
+                self.order.as_ref().map_or(row, |order| order[usize::try_from(row).expect("it is a row")]);
             for col in 0..self.cols {
+                let place = |columns: &Vec<u64>| columns[usize::try_from(col).expect("it is a column")];
+                let col = self.columns.as_ref().map_or(col, place);
                 let at = (row * self.steps.0 + col * self.steps.1 - begin) * size;
                 let at = usize::try_from(at).expect("it was read");
                 gathered.extend_from_slice(&bytes[at..at + usize::try_from(size).expect("few")]);
@@ -128,6 +138,8 @@ pub(crate) struct Made {
     pub(crate) shape: Vec<u64>,
     /// Parts of it with their first row and column; what none of them covers is zero.
     pub(crate) blocks: Vec<(u64, u64, Matrix)>,
+    /// The one number that it is, an F32, where no input has it.
+    pub(crate) number: Option<f32>,
 }
 
 /// So many bytes of a tensor are made at once, where its rows may be parted.
@@ -136,12 +148,17 @@ const PANEL: u64 = 1 << 22;
 impl Made {
     /// Of one matrix.
     pub(crate) fn new(name: String, shape: Vec<u64>, matrix: Matrix) -> Self {
-        Self { name, dtype: matrix.dtype, shape, blocks: vec![(0, 0, matrix)] }
+        Self { name, dtype: matrix.dtype, shape, blocks: vec![(0, 0, matrix)], number: None }
+    }
+
+    /// A number by itself.
+    pub(crate) fn number(name: String, number: f32) -> Self {
+        Self { name, dtype: Dtype::F32, shape: Vec::new(), blocks: Vec::new(), number: Some(number) }
     }
 
     /// The dtype that its numbers are written in.
     pub(crate) fn to(mut self, dtype: Option<Float>) -> Self {
-        if let (Some(wanted), Some(_)) = (dtype, Float::of(self.dtype)) {
+        if let (Some(wanted), Some(_), None) = (dtype, Float::of(self.dtype), self.number) {
             self.dtype = wanted.dtype();
         }
         self
@@ -182,6 +199,9 @@ impl Made {
         rows: &Range<u64>,
         read: &mut dyn FnMut(usize, Range<u64>) -> Result<Vec<u8>>,
     ) -> Result<Vec<u8>> {
+        if let Some(number) = self.number {
+            return Ok(number.to_le_bytes().to_vec());
+        }
         let place = |number: u64| usize::try_from(number).expect("it is in memory");
         let row = self.cols() * self.size();
         let mut out = vec![0; place((rows.end - rows.start) * row)];
@@ -205,16 +225,30 @@ impl Made {
     fn converted(&self, block: &Matrix, bytes: Vec<u8>) -> Result<Vec<u8>> {
         #[expect(clippy::float_cmp, reason = "exactly one changes nothing")]
         let is_same = block.dtype == self.dtype && block.scale == 1.0;
-        let (Some(from), Some(to)) = (Float::of(block.dtype), Float::of(self.dtype)) else { return Ok(bytes) };
+        let (Some(from), Some(to)) = (Float::of(block.dtype), Float::of(self.dtype)) else {
+            return Ok(bytes);
+        };
         if is_same {
             return Ok(bytes);
         }
         let mut out = vec![0; bytes.len() / from.bytes() * to.bytes()];
-        let operand = Operand { dtype: from, bytes: &bytes, weight: block.scale };
-        let tally = weighted_sum(&[operand], to, &mut out);
-        if tally.non_finite > 0 {
-            let detail = format!("has {} values that are not finite, or too large for {}", tally.non_finite, self.dtype);
-            return Err(Error::new(ErrorKind::Overflow, detail).tensor(&self.name).help("ask for a wider dtype: --dtype f32"));
+        let mut unfit = 0;
+        #[expect(clippy::cast_possible_truncation, reason = "scales are small, and rounded once")]
+        let scale = block.scale as f32;
+        for (number, room) in bytes.chunks_exact(from.bytes()).zip(out.chunks_exact_mut(to.bytes())) {
+            // one product in f32, rounded once; f64 has its own
+            if from == Float::F64 || to == Float::F64 {
+                room.copy_from_slice(&narrow_f64(to, from.value(number) * block.scale)[..to.bytes()]);
+            } else {
+                narrow(to, widen(from, number) * scale, room);
+            }
+            unfit += u64::from(!to.value(room).is_finite());
+        }
+        if unfit > 0 {
+            let detail = format!("has {unfit} values that are not finite, or too large for {}", self.dtype);
+            return Err(Error::new(ErrorKind::Overflow, detail)
+                .tensor(&self.name)
+                .help("ask for a wider dtype: --dtype f32"));
         }
         Ok(out)
     }
@@ -231,7 +265,8 @@ mod tests {
 
     fn made(made: &Made) -> Vec<f32> {
         // a file of the numbers 0, 1, 2, … after eight bytes
-        let file: Vec<u8> = [0; 8].into_iter().chain((0..64u16).flat_map(|n| f32::from(n).to_le_bytes())).collect();
+        let file: Vec<u8> =
+            [0; 8].into_iter().chain((0..64u16).flat_map(|n| f32::from(n).to_le_bytes())).collect();
         let mut read = |_, range: Range<u64>| {
             let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
             Ok(file[start..end].to_vec())
@@ -255,6 +290,7 @@ mod tests {
         assert_eq!(one(matrix().transposed()), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
         assert_eq!(one(matrix().part(1..3)), [2.0, 3.0, 4.0, 5.0]);
         assert_eq!(one(matrix().ordered(vec![2, 0, 1])), [4.0, 5.0, 0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(one(matrix().ordered(vec![2, 0, 1]).transposed()), [4.0, 0.0, 2.0, 5.0, 1.0, 3.0]);
         assert_eq!(one(matrix().ordered(vec![2, 0, 1]).part(1..2)), [0.0, 1.0]);
         assert_eq!(one(matrix().transposed().part(1..2).times(0.5)), [0.5, 1.5, 2.5]);
     }
@@ -263,7 +299,7 @@ mod tests {
     fn blocks_lie_in_zeros() {
         let block = |rows: Range<u64>| Matrix::of(0, &tensor(&[2, 1])).part(rows);
         let blocks = vec![(0, 0, block(0..2)), (2, 1, block(1..2))];
-        let all = Made { name: "x".into(), dtype: Dtype::F32, shape: vec![3, 2], blocks };
+        let all = Made { name: "x".into(), dtype: Dtype::F32, shape: vec![3, 2], blocks, number: None };
         assert_eq!(made(&all), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
     }
 

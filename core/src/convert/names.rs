@@ -21,7 +21,8 @@ const WORDS: &str = "down_blocks up_blocks mid_block attentions resnets transfor
     joint_blocks x_block context_block attn blocks cross_attn k_img v_img ffn time_projection head text_embedding img_emb \
     single_transformer_blocks add_q_proj add_k_proj add_v_proj to_add_out norm_out norm1 norm1_context norm time_text_embed \
     timestep_embedder text_embedder guidance_embedder ff_context x_embedder context_embedder proj_mlp condition_embedder \
-    time_embedder image_embedder time_proj";
+    time_embedder image_embedder time_proj \
+    model lm_head embed_tokens o_proj gate_proj up_proj down_proj";
 
 /// The dotted path of a flattened name; none if it is made of other words.
 pub(crate) fn unflatten(name: &str) -> Option<String> {
@@ -115,11 +116,21 @@ impl Model {
     }
 
     /// The model that some paths of diffusers belong to, where that can be told; `base` is what is known of its name.
-    pub(crate) fn of_diffusers<'a>(paths: impl Iterator<Item = &'a str> + Clone, base: &str, has_second: bool) -> Option<Self> {
+    pub(crate) fn of_diffusers<'a>(
+        paths: impl Iterator<Item = &'a str> + Clone,
+        base: &str,
+        has_second: bool,
+    ) -> Option<Self> {
         let has = |mark: &str| paths.clone().any(|path| path.contains(mark));
         let any = |start: &str| paths.clone().any(|path| path.starts_with(start));
         let base = base.to_ascii_lowercase();
-        let named = [("flux", Self::Flux), ("stable-diffusion-3", Self::Sd3), ("qwen", Self::Qwen), ("wan", Self::Wan), ("xl", Self::Sdxl)];
+        let named = [
+            ("flux", Self::Flux),
+            ("stable-diffusion-3", Self::Sd3),
+            ("qwen", Self::Qwen),
+            ("wan", Self::Wan),
+            ("xl", Self::Sdxl),
+        ];
         if any("down_blocks.") || any("up_blocks.") || any("mid_block.") {
             let is_deep = has_second || (1..10).any(|depth| has(&format!(".transformer_blocks.{depth}.")));
             let is_first = any("down_blocks.0.attentions.") || any("down_blocks.3.") || any("up_blocks.3.");
@@ -147,9 +158,12 @@ impl Model {
         {
             return (Vec::from([path]), Rows::Whole);
         }
-        let found = self.rows().iter().find_map(|(own, theirs, rows)| Some((theirs, *rows, numbers(own, path)?)));
+        let found =
+            self.rows().iter().find_map(|(own, theirs, rows)| Some((theirs, *rows, numbers(own, path)?)));
         match found {
-            Some((theirs, rows, numbers)) => (theirs.iter().map(|name| filled(name, &numbers)).collect(), rows),
+            Some((theirs, rows, numbers)) => {
+                (theirs.iter().map(|name| filled(name, &numbers)).collect(), rows)
+            }
             None => (Vec::from([path.to_owned()]), Rows::Whole),
         }
     }
@@ -215,10 +229,22 @@ fn filled(pattern: &str, numbers: &[&str]) -> String {
 }
 
 const FLUX: [Row; 23] = [
-    ("double_blocks.#.img_attn.qkv", &["transformer_blocks.#.attn.to_q", "transformer_blocks.#.attn.to_k", "transformer_blocks.#.attn.to_v"], Rows::Even),
+    (
+        "double_blocks.#.img_attn.qkv",
+        &[
+            "transformer_blocks.#.attn.to_q",
+            "transformer_blocks.#.attn.to_k",
+            "transformer_blocks.#.attn.to_v",
+        ],
+        Rows::Even,
+    ),
     (
         "double_blocks.#.txt_attn.qkv",
-        &["transformer_blocks.#.attn.add_q_proj", "transformer_blocks.#.attn.add_k_proj", "transformer_blocks.#.attn.add_v_proj"],
+        &[
+            "transformer_blocks.#.attn.add_q_proj",
+            "transformer_blocks.#.attn.add_k_proj",
+            "transformer_blocks.#.attn.add_v_proj",
+        ],
         Rows::Even,
     ),
     ("double_blocks.#.img_attn.proj", &["transformer_blocks.#.attn.to_out.0"], Rows::Whole),
@@ -254,13 +280,33 @@ const FLUX: [Row; 23] = [
 ];
 
 const SD3: [Row; 12] = [
-    ("joint_blocks.#.x_block.attn.qkv", &["transformer_blocks.#.attn.to_q", "transformer_blocks.#.attn.to_k", "transformer_blocks.#.attn.to_v"], Rows::Even),
     (
-        "joint_blocks.#.context_block.attn.qkv",
-        &["transformer_blocks.#.attn.add_q_proj", "transformer_blocks.#.attn.add_k_proj", "transformer_blocks.#.attn.add_v_proj"],
+        "joint_blocks.#.x_block.attn.qkv",
+        &[
+            "transformer_blocks.#.attn.to_q",
+            "transformer_blocks.#.attn.to_k",
+            "transformer_blocks.#.attn.to_v",
+        ],
         Rows::Even,
     ),
-    ("joint_blocks.#.x_block.attn2.qkv", &["transformer_blocks.#.attn2.to_q", "transformer_blocks.#.attn2.to_k", "transformer_blocks.#.attn2.to_v"], Rows::Even),
+    (
+        "joint_blocks.#.context_block.attn.qkv",
+        &[
+            "transformer_blocks.#.attn.add_q_proj",
+            "transformer_blocks.#.attn.add_k_proj",
+            "transformer_blocks.#.attn.add_v_proj",
+        ],
+        Rows::Even,
+    ),
+    (
+        "joint_blocks.#.x_block.attn2.qkv",
+        &[
+            "transformer_blocks.#.attn2.to_q",
+            "transformer_blocks.#.attn2.to_k",
+            "transformer_blocks.#.attn2.to_v",
+        ],
+        Rows::Even,
+    ),
     ("joint_blocks.#.x_block.attn.proj", &["transformer_blocks.#.attn.to_out.0"], Rows::Whole),
     ("joint_blocks.#.x_block.attn2.proj", &["transformer_blocks.#.attn2.to_out.0"], Rows::Whole),
     ("joint_blocks.#.context_block.attn.proj", &["transformer_blocks.#.attn.to_add_out"], Rows::Whole),
@@ -269,7 +315,11 @@ const SD3: [Row; 12] = [
     ("joint_blocks.#.context_block.mlp.fc1", &["transformer_blocks.#.ff_context.net.0.proj"], Rows::Whole),
     ("joint_blocks.#.context_block.mlp.fc2", &["transformer_blocks.#.ff_context.net.2"], Rows::Whole),
     ("joint_blocks.#.x_block.adaLN_modulation.1", &["transformer_blocks.#.norm1.linear"], Rows::Whole),
-    ("joint_blocks.#.context_block.adaLN_modulation.1", &["transformer_blocks.#.norm1_context.linear"], Rows::LastHalves),
+    (
+        "joint_blocks.#.context_block.adaLN_modulation.1",
+        &["transformer_blocks.#.norm1_context.linear"],
+        Rows::LastHalves,
+    ),
 ];
 
 const WAN: [Row; 20] = [
@@ -369,7 +419,9 @@ fn to_sgm(path: &str) -> Option<String> {
         RESNET.iter().find(|(_, name)| *name == inner).map(|(own, _)| *own)
     };
     match (*parts.first()?, parts.get(1).copied()?, parts.get(2).copied()?) {
-        ("mid_block", "resnets", place) => Some(format!("middle_block.{}.{}", if place == "0" { 0 } else { 2 }, resnet(3)?)),
+        ("mid_block", "resnets", place) => {
+            Some(format!("middle_block.{}.{}", if place == "0" { 0 } else { 2 }, resnet(3)?))
+        }
         ("mid_block", "attentions", _) => Some(format!("middle_block.1.{}", inner(3)?)),
         ("down_blocks", _, "downsamplers") => Some(format!("input_blocks.{}.0.op", 3 * (number(1)? + 1))),
         ("down_blocks", _, "resnets") => {
@@ -379,8 +431,12 @@ fn to_sgm(path: &str) -> Option<String> {
             Some(format!("input_blocks.{}.1.{}", 3 * number(1)? + number(3)? + 1, inner(4)?))
         }
         ("up_blocks", _, "upsamplers") => Some(format!("output_blocks.{}.2.conv", 3 * number(1)? + 2)),
-        ("up_blocks", _, "resnets") => Some(format!("output_blocks.{}.0.{}", 3 * number(1)? + number(3)?, resnet(4)?)),
-        ("up_blocks", _, "attentions") => Some(format!("output_blocks.{}.1.{}", 3 * number(1)? + number(3)?, inner(4)?)),
+        ("up_blocks", _, "resnets") => {
+            Some(format!("output_blocks.{}.0.{}", 3 * number(1)? + number(3)?, resnet(4)?))
+        }
+        ("up_blocks", _, "attentions") => {
+            Some(format!("output_blocks.{}.1.{}", 3 * number(1)? + number(3)?, inner(4)?))
+        }
         _ => None,
     }
 }
@@ -428,7 +484,10 @@ mod tests {
         }
         // sd-scripts' sdxl_model_util.py
         for (own, name) in [
-            ("input_blocks.4.1.transformer_blocks.0.attn1.to_q", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"),
+            (
+                "input_blocks.4.1.transformer_blocks.0.attn1.to_q",
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+            ),
             ("input_blocks.2.0.in_layers.2", "down_blocks.0.resnets.1.conv1"),
             ("input_blocks.6.0.op", "down_blocks.1.downsamplers.0.conv"),
             ("middle_block.2.skip_connection", "mid_block.resnets.1.conv_shortcut"),
@@ -444,7 +503,10 @@ mod tests {
 
     #[test]
     fn rows_are_parted_as_the_model_joins_them() {
-        assert_eq!((0..3).map(|at| Rows::Even.of(at, 3, 144)).collect::<Vec<_>>(), [Some(0..48), Some(48..96), Some(96..144)]);
+        assert_eq!(
+            (0..3).map(|at| Rows::Even.of(at, 3, 144)).collect::<Vec<_>>(),
+            [Some(0..48), Some(48..96), Some(96..144)]
+        );
         assert_eq!(Rows::Mlp.of(2, 4, 21_504), Some(6144..9216));
         assert_eq!(Rows::Mlp.of(3, 4, 21_504), Some(9216..21_504));
         assert_eq!(Rows::Even.of(0, 3, 10), None);

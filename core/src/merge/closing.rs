@@ -147,6 +147,7 @@ impl Merge {
             residual,
             dtype: report::dtype_name(self.options.dtype),
             adapter: self.chosen.adapter.clone(),
+            format: None,
             inputs,
             outputs,
             companions: closing.companions.clone(),

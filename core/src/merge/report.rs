@@ -42,6 +42,9 @@ pub struct Report {
     /// The adapter taken from checkpoints that hold several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// The container that the merge was converted to, if any: `outputs` are then the files before, and `companions` what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     /// The inputs in the order in which they were summed.
     pub inputs: Vec<Input>,
     /// The files with weights that were written.

@@ -184,6 +184,13 @@ const SPACE: Facts = Facts { about: About::Space, verbs: MERGING, ..SELECTION };
 const OUTPUT: Facts = Facts { about: About::Output, ..SPACE };
 const MACHINE: Facts = Facts { about: About::Machine, verbs: COMPUTING, ..SELECTION };
 
+/// Faces that write what is merged as it is.
+const CONVERTING: &[(Face, &str)] = &[
+    (Face::Browser, "mwa convert of the native program does it"),
+    (Face::Node, "mwa convert of the native program does it"),
+    (Face::Go, "mwa convert of the native program does it"),
+];
+
 /// What own weights leave nothing to do for.
 const MEASURING: [&str; 6] = ["scheme", "penalty", "metric", "metrics_file", "metrics_from", "goal"];
 
@@ -318,6 +325,17 @@ options! {
 
     /// Dtype of averaged tensors; keep takes the widest of the inputs
     dtype: OutputDtype = OutputDtype(None), Kind::Word(&["keep", "f32", "bf16", "f16"]), Facts { value: "DTYPE", usual: "keep", ..OUTPUT };
+    /// Container of a merged LoRA: keep, or as mwa convert writes it
+    format: Option<String> = None, Kind::Word(&["keep", "peft", "diffusers", "kohya", "mlx", "gguf"]), Facts {
+        value: "FORMAT",
+        usual: "keep",
+        lacking: CONVERTING,
+        ..OUTPUT
+    };
+    /// The base model's folder or its config.json, for formats gguf and mlx
+    base: Option<String> = None, Kind::Text, Facts { value: "PATH", lacking: CONVERTING, ..OUTPUT };
+    /// The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
+    model: Option<String> = None, Kind::Text, Facts { value: "NAME", lacking: CONVERTING, ..OUTPUT };
     /// Let NaN and infinity through instead of failing
     allow_non_finite: bool = false, Kind::Switch, OUTPUT;
     /// Write files anew where one checkpoint alone has weight, instead of copying its own

@@ -10,7 +10,7 @@ use super::readers::{OpenOptions, Readers};
 use super::weights::is_part;
 use super::{Run, Weighed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, Stop, all, is_file, join, last, text};
+use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, text};
 use crate::format::{STEMS, stem};
 use crate::merge::report::{self, COMPANIONS, HashedFile, MODEL_CONFIG, Report};
 use crate::merge::{Chosen, Merge, MergeOptions};
@@ -60,6 +60,7 @@ impl Run {
             residual: None,
             dtype: report::dtype_name(None),
             adapter: self.adapter.clone(),
+            format: None,
             outputs: Vec::new(),
             companions: Vec::new(),
             advice,
@@ -189,14 +190,21 @@ impl Checkpoint {
     /// # Errors
     /// What the system refuses.
     pub fn companions(&self, files: &dyn Files) -> Maybe<Vec<(String, String)>> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        // MLX has the config of all its files beside them
+        let is_mlx = self.files.iter().all(|file| last(file.name()).ends_with(MLX));
+        let own = self.folder.as_deref().unwrap_or_else(|| parent(&self.name));
+        let config = join(own, report::CONFIG);
+        let mut found = Vec::new();
+        if is_mlx && self.config.is_none() && is_file(files, &config)? {
+            found.push((report::CONFIG.to_owned(), config));
+        }
+        let Some(folder) = &self.folder else { return Ok(found) };
         let mut folders = Vec::from([String::new()]);
         for name in files.list(folder)? {
             if is_part(files, folder, &name)? {
                 folders.push(name);
             }
         }
-        let mut found = Vec::new();
         for name in folders.iter().flat_map(|inner| COMPANIONS.map(|name| join(inner, name))) {
             let path = join(folder, &name);
             if is_file(files, &path)? {
@@ -206,6 +214,9 @@ impl Checkpoint {
         Ok(found)
     }
 }
+
+/// How MLX calls adapters, behind the step of each but the last.
+const MLX: &str = "adapters.safetensors";
 
 fn unhashed(file: &File) -> HashedFile {
     HashedFile::unhashed(file.name().to_owned(), file.len)
@@ -217,7 +228,8 @@ fn input(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Input {
         // loose files of several names have none in common
         let is_loose = checkpoint.folder.is_none();
         if is_loose && all.iter().any(|other| other.files[0].name() != file.name()) {
-            return "merged.safetensors".to_owned();
+            let is_mlx = all.iter().all(|other| other.files[0].name().ends_with(MLX));
+            return if is_mlx { MLX } else { "merged.safetensors" }.to_owned();
         }
         safetensors_name(file.name())
     };

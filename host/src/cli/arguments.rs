@@ -108,6 +108,29 @@ Examples:
         #[command(flatten)]
         show: Show,
     },
+    /// Write a LoRA adapter in another program's format: kohya, diffusers, PEFT, MLX, GGUF
+    Convert {
+        /// An adapter: a folder, or a file
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// Folder to write, or a file NAME.safetensors or NAME.gguf
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+        /// What is written
+        #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(mwa::convert::Target::NAMES))]
+        format: String,
+        /// Dtype of what is written [default: keep]
+        #[arg(long, value_name = "DTYPE", value_parser = PossibleValuesParser::new(["keep", "f32", "bf16", "f16"]))]
+        dtype: Option<String>,
+        /// The base model's folder or its config.json, for GGUF and MLX
+        #[arg(long, value_name = "PATH")]
+        base: Option<PathBuf>,
+        /// The image model, where names do not tell: sd, sdxl, flux, sd3, wan, qwen-image
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+        #[command(flatten)]
+        show: Show,
+    },
     /// Merge again from a folder's report and compare bytes and hashes
     #[command(after_help = "\
 Examples:

@@ -20,7 +20,7 @@ use crate::cli::show;
 use crate::cli::signals;
 use crate::cli::{manual, memory};
 use crate::engine::cpu::MEMORY;
-use crate::io::disk::io_error;
+use crate::io::disk::{io_error, text_of};
 use crate::io::open::raise_limit;
 use crate::io::room;
 use crate::options::{Machine, MergeOptions, Options};
@@ -62,6 +62,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Search { show, .. }
         | Command::Weights { show, .. }
         | Command::Inspect { show, .. }
+        | Command::Convert { show, .. }
         | Command::Verify { show, .. }
         | Command::Devices { show } => show.json,
         Command::Completions { .. } | Command::Man { .. } => false,
@@ -146,6 +147,20 @@ fn run(command: Command) -> mwa::Result<u8> {
                 failures.iter().for_each(|error| complain(error, false));
                 return Err(last);
             }
+        }
+        Command::Convert { input, output, format, dtype, base, model, show } => {
+            signals::stop_cleanly();
+            let dtype = match dtype.as_deref() {
+                Some("f32") => Some(mwa::Float::F32),
+                Some("bf16") => Some(mwa::Float::BF16),
+                Some("f16") => Some(mwa::Float::F16),
+                _ => None,
+            };
+            let base = base.map(|path| text_of(&path)).transpose()?;
+            let options = mwa::convert::ConvertOptions { target: format.parse()?, dtype, base, model };
+            let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;
+            note(show, &converted.notes);
+            print(show, &converted, || show::converted(&converted, &output.display().to_string()))?;
         }
         Command::Verify { folder, given, timings, show } => {
             signals::stop_cleanly();

@@ -182,7 +182,7 @@ pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
 fn outcome(report: &Report) -> String {
     let mut text = String::new();
     text += &report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
-    for file in &report.outputs {
+    for file in if report.format.is_some() { &report.companions } else { &report.outputs } {
         let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
         text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
@@ -233,6 +233,16 @@ pub(crate) fn progress(
         #[expect(clippy::cast_precision_loss, reason = "a few trials")]
         let left = elapsed.as_secs_f64() / new as f64 * (budget - done) as f64;
         text += &format!(", {} left", duration(left));
+    }
+    text
+}
+
+/// A finished conversion.
+pub(crate) fn converted(converted: &crate::Converted, out: &str) -> String {
+    let mut text = format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n", readable(out));
+    for file in &converted.files {
+        let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
+        text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
     text
 }

@@ -229,7 +229,8 @@ fn checkpoint(name: &str) -> Checkpoint {
 
 /// What was wanted, as every face says it.
 fn told(options: &Options, how: &MergeOptions) -> Result<String> {
-    let Options { inputs: _, adapter, weights_key, metrics_from, choose, metrics_file } = options;
+    let Options { inputs: _, adapter, weights_key, metrics_from, choose, metrics_file, base: _, model: _ } =
+        options;
     let mwa::ChooseOptions { select, metric, rule, drop_bad, allow_cross_run } = choose;
     let mwa::MergeOptions {
         dtype,

@@ -323,6 +323,36 @@ public final class Options {
     }
 
     /**
+     * Container of a merged LoRA: keep, or as mwa convert writes it [default: keep].
+     *
+     * @param format one of these
+     * @return these options and that one
+     */
+    public Options format(Format format) {
+        return with("format", format);
+    }
+
+    /**
+     * The base model's folder or its config.json, for formats gguf and mlx.
+     *
+     * @param base a name
+     * @return these options and that one
+     */
+    public Options base(String base) {
+        return with("base", base);
+    }
+
+    /**
+     * The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd.
+     *
+     * @param model a name
+     * @return these options and that one
+     */
+    public Options model(String model) {
+        return with("model", model);
+    }
+
+    /**
      * Let NaN and infinity through instead of failing.
      *
      * @param allowNonFinite whether to do so
@@ -430,6 +460,22 @@ public final class Options {
         BF16,
         /** {@code f16}. */
         F16
+    }
+
+    /** Values of {@code format}. */
+    public enum Format {
+        /** {@code keep}. */
+        KEEP,
+        /** {@code peft}. */
+        PEFT,
+        /** {@code diffusers}. */
+        DIFFUSERS,
+        /** {@code kohya}. */
+        KOHYA,
+        /** {@code mlx}. */
+        MLX,
+        /** {@code gguf}. */
+        GGUF
     }
 
     // end of what is made

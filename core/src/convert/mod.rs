@@ -1,0 +1,167 @@
+//! Adapters from one container to another: names, transposes, orders of rows and scales, tensor by tensor.
+//!
+//! A container is read into modules with their factors as PEFT has them (A `[r, in]`, B `[out, r]`) and their scale, and written
+//! from these. Nothing is computed but what a container cannot say otherwise: a scale is multiplied into B, once.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::str::FromStr;
+
+use crate::dtype::Float;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe};
+use crate::format::safetensors::Header;
+use crate::run::readers::Readers;
+use matrix::Made;
+use names::Model;
+
+mod base;
+mod gguf;
+mod matrix;
+mod names;
+mod read;
+mod write;
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// PEFT: a folder with `adapter_model.safetensors` and `adapter_config.json`, one for each component of a pipeline.
+    Peft,
+    /// diffusers: `pytorch_lora_weights.safetensors` with its config.
+    Diffusers,
+    /// kohya: one file that sd-scripts, ComfyUI, A1111 and diffusers read alike; scales are multiplied in, and there is no alpha.
+    Kohya,
+    /// MLX: `adapters.safetensors` and `adapter_config.json`.
+    Mlx,
+    /// GGUF for llama.cpp.
+    Gguf,
+}
+
+impl Target {
+    /// Their names.
+    pub const NAMES: [&'static str; 5] = ["peft", "diffusers", "kohya", "mlx", "gguf"];
+    const ALL: [Self; 5] = [Self::Peft, Self::Diffusers, Self::Kohya, Self::Mlx, Self::Gguf];
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let place = Self::NAMES.iter().position(|name| *name == text);
+        place.map(|place| Self::ALL[place]).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, alloc::format!("there is no format `{text}`"))
+                .help(alloc::format!("formats: {}", Self::NAMES.join(", ")))
+        })
+    }
+}
+
+/// How an adapter is converted.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// What is written.
+    pub target: Target,
+    /// The dtype of what is written; that of each input tensor without.
+    pub dtype: Option<Float>,
+    /// The base model's folder or its `config.json`, where the container needs to know of it.
+    pub base: Option<String>,
+    /// The image model that names are of, where they do not tell: `flux`, `sd3` and so on.
+    pub model: Option<String>,
+}
+
+/// A planned conversion.
+#[derive(Clone, Debug)]
+pub struct Conversion {
+    /// The files to read: path and head.
+    pub inputs: Vec<(String, Header)>,
+    outputs: Vec<Output>,
+    /// Small files to write beside them: name and text.
+    pub texts: Vec<(String, String)>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// A file to write.
+#[derive(Clone, Debug)]
+struct Output {
+    name: String,
+    head: Vec<u8>,
+    len: u64,
+    /// With the places of their bytes.
+    tensors: Vec<(u64, Made)>,
+}
+
+/// A piece of an output file.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    tensor: usize,
+    rows: Range<u64>,
+    /// Where its bytes begin in the file.
+    pub at: u64,
+}
+
+impl Conversion {
+    /// Read what an adapter is, and plan what is written of it.
+    ///
+    /// # Errors
+    /// What is wrong with the files, and what the target cannot hold.
+    pub fn new(files: &dyn Files, readers: &Readers, path: &str, options: &ConvertOptions) -> Maybe<Self> {
+        let base = base::Base::find(files, options.base.as_deref())?;
+        let adapter = read::Adapter::open(files, readers, path, base.as_ref())?;
+        let model = options.model.as_deref().map(model).transpose()?;
+        let base = match base {
+            Some(base) => Some(base),
+            None => match adapter.base_name() {
+                Some(name) => base::Base::find_beside(files, &name)?,
+                None => None,
+            },
+        };
+        let written = write::write(&adapter, options.target, base.as_ref(), model, options.dtype);
+        let (outputs, texts, notes) = written.map_err(|error| error.file(path))?;
+        Ok(Self { inputs: adapter.files, outputs, texts, notes })
+    }
+
+    /// Name and length of each file to write.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.outputs.iter().map(|output| (output.name.as_str(), output.len))
+    }
+
+    /// The first bytes of a file.
+    #[must_use]
+    pub fn head(&self, file: usize) -> &[u8] {
+        &self.outputs[file].head
+    }
+
+    /// The rest of it, in pieces of a few MiB, or of a tensor where its rows cannot be parted.
+    #[must_use]
+    pub fn pieces(&self, file: usize) -> Vec<Piece> {
+        let tensors = self.outputs[file].tensors.iter().enumerate();
+        let pieces = tensors.flat_map(|(tensor, (start, made))| {
+            let panels = made.panels().into_iter();
+            panels.map(move |(rows, at)| Piece { tensor, rows, at: start + at })
+        });
+        pieces.collect()
+    }
+
+    /// The bytes of a piece; `read` gives those of an input, by its number.
+    ///
+    /// # Errors
+    /// Those of `read`, and numbers that the dtype cannot hold.
+    pub fn make(
+        &self,
+        file: usize,
+        piece: &Piece,
+        read: &mut dyn FnMut(usize, Range<u64>) -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        self.outputs[file].tensors[piece.tensor].1.make(&piece.rows, read)
+    }
+}
+
+fn model(name: &str) -> Result<Model> {
+    let found = Model::ALL.iter().find(|(known, _)| *known == name);
+    found.map(|(_, model)| *model).ok_or_else(|| {
+        let known = Model::ALL.map(|(name, _)| name).join(", ");
+        Error::new(ErrorKind::Usage, alloc::format!("there is no model `{name}`"))
+            .help(alloc::format!("models: {known}"))
+    })
+}

@@ -1,0 +1,158 @@
+//! Write an adapter in another container: the core's plan over this machine's files.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use mwa::convert::{Conversion, ConvertOptions};
+use mwa::report::HashedFile;
+use mwa::{Error, ErrorKind, Readers, Result};
+use serde::Serialize;
+
+use crate::io::disk::{Disk, io_error, now, open_regular, read_at, text_of, write_at};
+use crate::io::scratch::Scratch;
+use crate::io::staging::{Staging, place_of};
+use crate::progress::{Progress, stopped};
+
+/// What was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Converted {
+    /// The files, by name.
+    pub files: Vec<HashedFile>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// How the folder is called in which a single file is made.
+const MAKING: &str = ".mwa-convert-";
+
+/// Convert the adapter at `input` into `out`: a folder, or a file where its name ends like that of the only file to write.
+///
+/// # Errors
+/// What is wrong with the input, what the container cannot hold, and an output that exists or cannot be written.
+pub fn convert(
+    input: &Path,
+    options: &ConvertOptions,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Converted> {
+    let disk = Disk::default();
+    let plan = now(Conversion::new(&disk, &Readers::ALL, &text_of(input)?, options))?;
+    let names: Vec<_> = plan.outputs().map(|(name, _)| name.to_owned()).collect();
+    let ending = |name: &str| name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    let is_file = match (names.as_slice(), out.to_str()) {
+        ([only], Some(out)) => plan.texts.is_empty() && ending(only) == ending(out),
+        _ => false,
+    };
+    let wanted = out.to_str().and_then(ending);
+    if !is_file && wanted.is_some_and(|it| ["safetensors", "gguf", "bin", "pt"].contains(&it.as_str())) {
+        let all = names.iter().chain(plan.texts.iter().map(|(name, _)| name));
+        let all: Vec<_> = all.map(String::as_str).collect();
+        let detail = format!("cannot be one file: what is written is {}", all.join(", "));
+        return Err(Error::new(ErrorKind::Output, detail)
+            .file(out.display().to_string())
+            .help("name a folder"));
+    }
+    let files = if is_file { single(&plan, out, progress)? } else { folder(&plan, out, progress)? };
+    Ok(Converted { files, notes: plan.notes })
+}
+
+/// Into a folder, which appears whole or not at all.
+fn folder(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
+    Staging::check(out, false)?;
+    let staging = Staging::begin(out, false, &[])?;
+    let files = written(plan, &staging, out, progress)?;
+    staging.publish()?.iter().for_each(|note| progress.note(note));
+    Ok(files)
+}
+
+/// Write all files into a folder in the making.
+pub(crate) fn written(
+    plan: &Conversion,
+    staging: &Staging,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<HashedFile>> {
+    let mut files = Vec::new();
+    for (number, (name, len)) in plan.outputs().enumerate() {
+        let file = staging.create(name, len)?;
+        files
+            .push(write(plan, number, name, &file, progress).map_err(|error| named(error, &out.join(name)))?);
+    }
+    for (name, text) in &plan.texts {
+        files.push(staging.write(name, text.as_bytes())?);
+    }
+    Ok(files)
+}
+
+/// Into a file, which appears whole or not at all.
+fn single(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
+    let at = |error: Error| named(error, out);
+    let failed = |error: std::io::Error| at(io_error("cannot write it", &error));
+    if out.symlink_metadata().is_ok() {
+        let error = Error::new(ErrorKind::Output, "exists already").file(out.display().to_string());
+        return Err(error.help("choose another output file"));
+    }
+    let parent = std::path::absolute(out).map_err(failed)?;
+    let parent = parent.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(failed)?;
+    let scratch =
+        Scratch::new(&place_of(parent)?.unwrap_or_else(|| parent.to_owned()), MAKING).map_err(failed)?;
+    let making = scratch.path().join("file");
+    let (_, len) = plan.outputs().next().expect("there is one");
+    let file = File::options().read(true).write(true).create_new(true).open(&making).map_err(failed)?;
+    file.set_len(len).map_err(failed)?;
+    let name = out.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let written = write(plan, 0, name, &file, progress).map_err(at)?;
+    fs::hard_link(&making, out).or_else(|_| fs::rename(&making, out)).map_err(failed)?;
+    Ok(vec![written])
+}
+
+fn named(error: Error, path: &Path) -> Error {
+    if error.kind() == ErrorKind::Io { error.file(path.display().to_string()) } else { error }
+}
+
+/// Write a file's head and its pieces, and hash them.
+fn write(
+    plan: &Conversion,
+    number: usize,
+    name: &str,
+    file: &File,
+    progress: &dyn Progress,
+) -> Result<HashedFile> {
+    let failed = |error: std::io::Error| io_error("cannot write it", &error);
+    let mut inputs: Vec<Option<File>> = plan.inputs.iter().map(|_| None).collect();
+    let mut read = |input: usize, range: core::ops::Range<u64>| {
+        let (path, header) = &plan.inputs[input];
+        if inputs[input].is_none() {
+            inputs[input] = Some(open_regular(Path::new(path))?);
+        }
+        let source = inputs[input].as_ref().expect("it was opened");
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
+        header
+            .read(range.start, &mut bytes, |at, into| read_at(source, into, at))
+            .map_err(|error| io_error("cannot read it", &error).file(path.clone()))?;
+        Ok(bytes)
+    };
+    write_at(file, plan.head(number), 0).map_err(failed)?;
+    for piece in plan.pieces(number) {
+        if progress.stopped() {
+            return Err(stopped());
+        }
+        let bytes = plan.make(number, &piece, &mut read)?;
+        write_at(file, &bytes, piece.at).map_err(failed)?;
+    }
+    file.sync_all().map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let mut digest = mwa::digest::Digest::new(len);
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let part =
+            usize::try_from((len - at).min(buffer.len() as u64)).expect("it is the buffer's length at most");
+        read_at(file, &mut buffer[..part], at).map_err(failed)?;
+        digest.update(at, &buffer[..part]);
+        at += part as u64;
+    }
+    let blake3 = digest.finish().unwrap_or_default();
+    Ok(HashedFile { blake3, ..HashedFile::unhashed(name.to_owned(), len) })
+}

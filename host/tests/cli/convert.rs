@@ -1,0 +1,437 @@
+//! Adapters in other containers: bytes of what the programs themselves wrote, products of what they read, and refusals.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use snapbox::{assert_data_eq, str};
+
+use crate::place::Place;
+
+/// What the base model of the small Llama says of itself.
+const BASE: &str =
+    r#"{"model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}"#;
+
+/// A place with the files of `data/convert`.
+fn place() -> Place {
+    let place = Place::new();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/data");
+    let mut folders = vec![PathBuf::from("convert")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(data.join(&folder)).unwrap() {
+            let name = folder.join(entry.unwrap().file_name());
+            if data.join(&name).is_dir() {
+                folders.push(name);
+            } else {
+                let inner = name.strip_prefix("convert").unwrap();
+                place.write(inner.to_str().unwrap(), fs::read(data.join(&name)).unwrap());
+            }
+        }
+    }
+    place.write("plain.gguf", include_bytes!("data/plain.gguf"));
+    place.write("base/config.json", BASE);
+    place
+}
+
+/// Name to shape and bytes, and the metadata; read without the code under test.
+fn tensors(bytes: &[u8]) -> (BTreeMap<String, (Vec<usize>, String, Vec<u8>)>, Value) {
+    let len = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
+    let mut header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+    let metadata = header.remove("__metadata__").unwrap_or_default();
+    let read = |(name, entry): (String, Value)| {
+        let number = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+        let [from, to] = [0, 1].map(|at| 8 + len + number(&entry["data_offsets"][at]));
+        let shape = entry["shape"].as_array().unwrap().iter().map(number).collect();
+        (name, (shape, entry["dtype"].as_str().unwrap().to_owned(), bytes[from..to].to_vec()))
+    };
+    (header.into_iter().map(read).collect(), metadata)
+}
+
+impl Place {
+    /// Convert; gives the tensors of a file that was written.
+    fn converts(&self, arguments: &str, file: &str) -> BTreeMap<String, (Vec<usize>, String, Vec<u8>)> {
+        let ran = self.mwa(&format!("convert {arguments}"));
+        assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
+        tensors(&self.read(file)).0
+    }
+
+    fn tensors(&self, file: &str) -> BTreeMap<String, (Vec<usize>, String, Vec<u8>)> {
+        tensors(&self.read(file)).0
+    }
+}
+
+type Tensors = BTreeMap<String, (Vec<usize>, String, Vec<u8>)>;
+
+fn numbers(tensors: &Tensors, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let (shape, dtype, bytes) = &tensors[name];
+    let numbers = match dtype.as_str() {
+        "F32" => bytes
+            .chunks_exact(4)
+            .map(|it| f64::from(f32::from_le_bytes(*it.first_chunk().unwrap())))
+            .collect(),
+        "BF16" => {
+            let wide =
+                |it: &[u8]| f64::from(f32::from_bits(u32::from(u16::from_le_bytes([it[0], it[1]])) << 16));
+            bytes.chunks_exact(2).map(wide).collect()
+        }
+        other => panic!("{other}"),
+    };
+    (shape.clone(), numbers)
+}
+
+/// The products B·A of a file by module, times alpha/rank where the file has alphas.
+fn products(all: &Tensors) -> BTreeMap<String, Vec<f64>> {
+    const ENDS: [(&str, &str); 4] = [
+        (".lora_A.weight", ".lora_B.weight"),
+        (".lora_down.weight", ".lora_up.weight"),
+        (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+        ("_lora.down.weight", "_lora.up.weight"),
+    ];
+    let mut found = BTreeMap::new();
+    for name in all.keys() {
+        let Some((module, up)) = ENDS.iter().find_map(|(a, b)| Some((name.strip_suffix(a)?, b))) else {
+            continue;
+        };
+        let ((a_shape, a), (b_shape, b)) = (numbers(all, name), numbers(all, &format!("{module}{up}")));
+        let (rank, cols) = (a_shape[0], a.len() / a_shape[0]);
+        let scale = match all.get(&format!("{module}.alpha")) {
+            Some(_) => numbers(all, &format!("{module}.alpha")).1[0] / rank as f64,
+            None => 1.0,
+        };
+        let mut product = vec![0.0; b_shape[0] * cols];
+        for row in 0..b_shape[0] {
+            for inner in 0..rank {
+                for col in 0..cols {
+                    product[row * cols + col] += scale * b[row * rank + inner] * a[inner * cols + col];
+                }
+            }
+        }
+        found.insert(module.to_owned(), product);
+    }
+    found
+}
+
+/// The products of modules, as PEFT's fields say how strong they are.
+fn scaled(
+    mut products: BTreeMap<String, Vec<f64>>,
+    all: &Tensors,
+    fields: &Value,
+) -> BTreeMap<String, Vec<f64>> {
+    for (module, product) in &mut products {
+        let (component, path) = module.split_once('.').unwrap();
+        let field = |name: &str| &fields[&format!("{component}.{name}")];
+        let alpha = field("alpha_pattern").get(path).unwrap_or(field("lora_alpha")).as_f64().unwrap();
+        let down = all.iter().find(|(name, _)| {
+            name.strip_prefix(module.as_str())
+                .is_some_and(|end| end.contains("lora_A") || end.contains(".down."))
+        });
+        let rank = down.unwrap().1.0[0] as f64;
+        product.iter_mut().for_each(|number| *number *= alpha / rank);
+    }
+    products
+}
+
+fn assert_near(ours: &BTreeMap<String, Vec<f64>>, theirs: &BTreeMap<String, Vec<f64>>, most: f64) {
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (module, product) in ours {
+        let off = product.iter().zip(&theirs[module]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(product.len() == theirs[module].len() && off <= most, "{module}: {off}");
+    }
+}
+
+#[test]
+fn what_the_programs_wrote_comes_out_of_each_other() {
+    let place = place();
+    for (arguments, file, theirs) in [
+        (
+            "diffusers -o a --format peft",
+            "a/unet/adapter_model.safetensors",
+            "peft_unet/adapter_model.safetensors",
+        ),
+        (
+            "kohya_sd.safetensors -o b --format peft",
+            "b/unet/adapter_model.safetensors",
+            "peft_unet/adapter_model.safetensors",
+        ),
+        (
+            "a -o c --format diffusers",
+            "c/pytorch_lora_weights.safetensors",
+            "diffusers/pytorch_lora_weights.safetensors",
+        ),
+        ("loha.safetensors -o d --format peft", "d/adapter_model.safetensors", "loha_peft.safetensors"),
+        ("d -o e --format kohya --model sd", "e/lora.safetensors", "none"),
+        ("lokr.safetensors -o f --format peft", "f/adapter_model.safetensors", "lokr_peft.safetensors"),
+        (
+            "mlx_plain -o g --format peft",
+            "g/adapter_model.safetensors",
+            "peft_plain/adapter_model.safetensors",
+        ),
+        ("mlx_dora -o h --format peft", "h/adapter_model.safetensors", "peft_dora/adapter_model.safetensors"),
+        (
+            "peft_plain -o i --format mlx --base base",
+            "i/adapters.safetensors",
+            "mlx_plain/adapters.safetensors",
+        ),
+        ("peft_dora -o j --format mlx", "j/adapters.safetensors", "mlx_dora/adapters.safetensors"),
+        (
+            "plain.gguf -o k --format peft --base base/config.json",
+            "k/adapter_model.safetensors",
+            "peft_plain/adapter_model.safetensors",
+        ),
+        (
+            "plain.gguf -o q --format mlx --base base",
+            "q/adapters.safetensors",
+            "mlx_plain/adapters.safetensors",
+        ),
+        ("peft_embed -o l --format mlx", "l/adapters.safetensors", "none"),
+        ("l -o m --format peft", "m/adapter_model.safetensors", "less the base's own"),
+        (
+            "peft_embed -o n.gguf --format gguf --base base",
+            "m/adapter_model.safetensors",
+            "less the base's own",
+        ),
+        ("n.gguf -o o --format peft --base base", "o/adapter_model.safetensors", "less the base's own"),
+    ] {
+        if arguments.starts_with("d ") {
+            // a layer of its own is of no image model
+            assert!(place.fails(&format!("convert {arguments}")).contains("is of no image model"));
+            continue;
+        }
+        let ours = place.converts(arguments, file);
+        match theirs {
+            "none" => {}
+            "less the base's own" => {
+                let mut theirs = place.tensors("peft_embed/adapter_model.safetensors");
+                theirs.retain(|name, _| !name.contains("base_layer"));
+                assert!(ours == theirs, "{arguments}");
+            }
+            theirs => assert!(ours == place.tensors(theirs), "{arguments}"),
+        }
+    }
+}
+
+#[test]
+fn a_gguf_file_is_that_of_gguf_py() {
+    let place = place();
+    assert_eq!(place.mwa("convert peft_plain -o ours.gguf --format gguf --base base").code, Some(0));
+    assert!(place.read("ours.gguf") == place.read("plain.gguf"));
+}
+
+#[test]
+fn kohyas_files_mean_the_same_to_all_readers() {
+    let place = place();
+    let theirs = products(&place.tensors("kohya_sd.safetensors"));
+    for (from, to) in [("diffusers", "a.safetensors"), ("kohya_sd.safetensors", "b.safetensors")] {
+        let ours = place.converts(&format!("{from} -o {to} --format kohya"), to);
+        assert!(!ours.keys().any(|name| name.ends_with(".alpha")), "{ours:?}");
+        assert_near(&products(&ours), &theirs, 1e-7);
+    }
+    assert_eq!(place.read("a.safetensors"), place.read("b.safetensors"));
+}
+
+#[test]
+fn joined_modules_are_parted_and_joined_again() {
+    let place = place();
+    for (name, model) in [("kohya_flux", "flux"), ("kohya_qwen_image", "qwen-image")] {
+        let ours = place.converts(
+            &format!("{name}.safetensors -o {name} --format diffusers"),
+            &format!("{name}/pytorch_lora_weights.safetensors"),
+        );
+        let (_, metadata) = tensors(&place.read(&format!("{name}/pytorch_lora_weights.safetensors")));
+        let fields = serde_json::from_str(metadata["lora_adapter_metadata"].as_str().unwrap()).unwrap();
+        let theirs = products(&place.tensors(&format!("{name}_as_diffusers.safetensors")));
+        // diffusers' converter writes older names for text encoders
+        let renamed = |name: String| {
+            name.replace("text_encoder.text_model.", "text_encoder.")
+                .replace("self_attn.to_out", "self_attn.out_proj")
+        };
+        let theirs = theirs.into_iter().map(|(name, product)| (renamed(name), product)).collect();
+        assert_near(&scaled(products(&ours), &ours, &fields), &theirs, 1e-7);
+        let back = place.converts(
+            &format!("{name} -o back-{model} --format kohya --dtype f32"),
+            &format!("back-{model}/lora.safetensors"),
+        );
+        assert_near(&products(&back), &products(&place.tensors(&format!("{name}.safetensors"))), 1e-7);
+    }
+}
+
+#[test]
+fn configs_say_how_strong_modules_are() {
+    let place = place();
+    assert_eq!(place.mwa("convert kohya_sd.safetensors -o a --format peft").code, Some(0));
+    let config: Value = serde_json::from_slice(&place.read("a/unet/adapter_config.json")).unwrap();
+    assert_eq!((config["r"].as_u64(), config["lora_alpha"].as_u64()), (Some(4), Some(6)));
+    let of = |field: &str, end: &str| {
+        let pattern = config[field].as_object().unwrap();
+        assert!(!pattern.is_empty() && pattern.keys().all(|key| key.ends_with(end)), "{config}");
+        pattern.values().next().unwrap().as_u64()
+    };
+    assert_eq!((of("rank_pattern", ".to_k"), of("alpha_pattern", ".to_v")), (Some(2), Some(1)));
+    assert_eq!(place.mwa("convert peft_plain -o b --format mlx --base base").code, Some(0));
+    assert_data_eq!(
+        String::from_utf8(place.read("b/adapter_config.json")).unwrap(),
+        str![[r#"
+{
+  "fine_tune_type": "lora",
+  "lora_parameters": {
+    "dropout": 0.0,
+    "keys": [
+      "mlp.down_proj",
+      "self_attn.q_proj"
+    ],
+    "rank": 4,
+    "scale": 1.5
+  },
+  "num_layers": 1
+}
+"#]]
+    );
+}
+
+#[test]
+fn merges_are_written_in_other_containers_and_verified() {
+    let place = place();
+    for step in [1, 2] {
+        let name = format!("run/{step:07}_adapters.safetensors");
+        place.write(&name, place.read("mlx_plain/adapters.safetensors"));
+        let name = format!("epochs/style-{step:06}.safetensors");
+        place.write(&name, place.read("kohya_sd.safetensors"));
+    }
+    place.write("run/adapter_config.json", place.read("mlx_plain/adapter_config.json"));
+    assert_data_eq!(
+        place.mwa("merge run -o keep --select all").err,
+        str![[r#"
+note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
+note: run/0000001_adapters.safetensors and run/0000002_adapters.safetensors hold the same weights, byte for byte
+
+"#]]
+    );
+    assert!(place.tensors("keep/adapters.safetensors") == place.tensors("mlx_plain/adapters.safetensors"));
+    assert_eq!(place.read("keep/adapter_config.json"), place.read("mlx_plain/adapter_config.json"));
+    assert_eq!(place.mwa("merge run -o peft --select all --format peft").code, Some(0));
+    assert!(
+        place.tensors("peft/adapter_model.safetensors")
+            == place.tensors("peft_plain/adapter_model.safetensors")
+    );
+    assert_eq!(place.mwa("merge epochs -o sd --select all --format diffusers").code, Some(0));
+    assert_near(
+        &products(&place.tensors("sd/pytorch_lora_weights.safetensors")),
+        &products(&place.tensors("diffusers/pytorch_lora_weights.safetensors")),
+        1e-7,
+    );
+    for folder in ["keep", "peft", "sd"] {
+        let ran = place.mwa(&format!("verify {folder}"));
+        assert_eq!(ran.code, Some(0), "{folder}: {}{}", ran.out, ran.err);
+    }
+    place.write("peft/adapter_model.safetensors", place.read("peft_dora/adapter_model.safetensors"));
+    assert_data_eq!(
+        place.mwa("verify peft").out,
+        str![[r#"
+changed  peft/adapter_model.safetensors
+same     1 file beside the weights
+same     2 input files
+differs: merging again gives what the report says, but that is not what is here
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("merge run -o gguf --select all --format gguf"),
+        str![[r#"
+error: the merge: is of a base model that is not here, and GGUF needs its architecture and heads
+help: give the base model's folder, or its config.json, with --base
+
+"#]]
+    );
+}
+
+#[test]
+fn what_a_container_cannot_hold_is_refused_by_name() {
+    let place = place();
+    for arguments in [
+        "peft_dora -o x.gguf --format gguf --base base",
+        "peft_plain -o x --format kohya",
+        "peft_plain -o x --format gguf",
+        "plain.gguf -o x --format peft",
+        "loha.safetensors -o x --format diffusers",
+        "loha_peft.safetensors -o x --format kohya",
+        "kohya_sd.safetensors -o x --format mlx",
+        "kohya_sd.safetensors -o x.safetensors --format peft",
+        "base -o x --format peft",
+        "absent -o x --format peft",
+        "peft_plain -o mlx_plain --format mlx",
+        "peft_plain -o x --format gguf --base absent",
+    ] {
+        let error = place.fails(&format!("convert {arguments}"));
+        assert!(error.contains("help: "), "{arguments}: {error}");
+    }
+    assert_data_eq!(
+        place.fails("convert peft_dora -o x.gguf --format gguf --base base"),
+        str![[r#"
+error: peft_dora: tensor `model.layers.0.mlp.down_proj.lora_magnitude_vector` cannot be converted: GGUF cannot hold DoRA, biases, LoHa and LoKr
+help: convert an adapter of plain LoRA, or fold it into its base
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("convert kohya_sd.safetensors -o x --format mlx"),
+        str![[r#"
+error: kohya_sd.safetensors: tensor `encoder.layers.0.mlp.fc1` cannot be converted: MLX cannot hold adapters of image models
+help: convert it to peft, diffusers or kohya
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("convert peft_plain -o x --format kohya"),
+        str![[r#"
+error: peft_plain: adapts model.layers.0.mlp.down_proj, which is of no image model that is known here
+help: adapters of language models are converted to peft, mlx and gguf
+
+"#]]
+    );
+    place.edit("base/config.json", "llama", "gpt_neox");
+    assert_data_eq!(
+        place.fails("convert peft_plain -o x --format gguf --base base"),
+        str![[r#"
+error: peft_plain: is of a base model of the kind `gpt_neox`, of which GGUF's names are not known here
+help: known are llama, mistral, mixtral, qwen2, qwen3, gemma2, gemma3, gemma3_text, phi3
+
+"#]]
+    );
+    place.edit("base/config.json", "gpt_neox", "llama");
+    place.edit("base/config.json", r#""num_attention_heads": 2"#, r#""num_attention_heads": 3"#);
+    assert_data_eq!(
+        place.fails("convert peft_plain -o x --format gguf --base base"),
+        str![[r#"
+error: peft_plain: has 16 rows in model.layers.0.self_attn.q_proj, which are not those of 3 heads
+help: give the config of its own base model with --base
+
+"#]]
+    );
+    // half of a pair, and names of two kinds
+    let mut file = place.read("kohya_qwen_image.safetensors");
+    let at = file.windows(14).position(|it| it == b"img_in.lora_up").unwrap();
+    file[at + 7..at + 14].copy_from_slice(b"lora_xx");
+    place.write("half.safetensors", &file);
+    assert_data_eq!(
+        place.fails("convert half.safetensors -o x --format peft"),
+        str![[r#"
+error: half.safetensors: lacks lora_B.weight of img_in, but has lora_A.weight
+help: the file is not whole: save or download it again
+
+"#]]
+    );
+    let mut file = place.read("kohya_qwen_image.safetensors");
+    while let Some(at) = file.windows(16).position(|it| it == b"lora_unet_img_in") {
+        file[at..at + 16].copy_from_slice(b"lora_unet_my_xxx");
+    }
+    place.write("unknown.safetensors", &file);
+    assert_data_eq!(
+        place.fails("convert unknown.safetensors -o x --format peft"),
+        str![[r#"
+error: unknown.safetensors: has a module `lora_unet_my_xxx`, which is of no model that is known here
+help: SD1, SD2, SDXL, Flux, SD3, Wan, Qwen-Image and their text encoders are known
+
+"#]]
+    );
+}
