@@ -69,7 +69,9 @@ const CONTROLS: [RegExp, string][] = [
   [/goal: "min"/g, "Better: lower"],
   [/goal: "max"/g, "Better: higher"],
   [/metric: "([^"]+)"/g, "Metric: $1"],
+  [/\(metricsFile\)/g, "dropped together with the run, as .csv"],
   [/metricsFile/g, "a table (.csv) dropped together with the run"],
+  [/ or weights$/g, ""],
 ];
 
 /** A message with the names of this page's controls. */

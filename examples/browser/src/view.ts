@@ -49,6 +49,8 @@ export class RunView {
       this.#metric.append(h("option", { value: name }, covered < run.checkpoints.length ? `${name} (${covered} of ${run.checkpoints.length})` : name));
     }
     this.#metric.append(h("option", { value: "step" }, "step (later is better)"));
+    // files without a step have no metric in any log
+    if (run.metrics.length === 0 && run.checkpoints.some(({ step }) => step === null)) this.#metric.prepend(h("option", { value: "" }, "none"));
     if (table) this.#metric.prepend(h("option", { value: "" }, "the table you gave"));
     this.element = h("div", { class: "run" },
       h("section", { id: "work", "aria-labelledby": "weights-title" },

@@ -114,9 +114,7 @@ impl Header {
                 .help("copy or download the file again"));
         };
         let length = u64::from_le_bytes(*length);
-        if length > MAX_HEADER
-            && start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
-        {
+        if length > MAX_HEADER && is_text(start) {
             return Err(bad("is a text file, not a safetensors file").help("give a file with weights"));
         }
         if length > MAX_HEADER {
@@ -380,6 +378,14 @@ const VIEW_GAP: u64 = 64;
 
 /// What to do about a header that contradicts itself.
 const DAMAGED: &str = "the file is damaged: copy or download it again, or save it again";
+
+/// Whether the beginning of a file is text; a character may be cut at its end.
+fn is_text(start: &[u8]) -> bool {
+    const LONGEST: usize = 4;
+    let text = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    start.len() < text.len() + LONGEST
+        && !text.contains(|letter: char| letter.is_control() && !letter.is_whitespace())
+}
 
 fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Header, detail)

@@ -63,5 +63,7 @@ fn other_files_are_recognised() {
     assert!(size(b"\n<!DOCTYPE html><html>").contains("HTML page"));
     assert!(size(b"").contains("is empty"));
     assert!(size(b"# Model card\n").contains("is a text file"));
+    assert!(size("# Größe – ×".as_bytes()).contains("is a text file"));
+    assert!(!size(&[0x23, 0x20, 0x41, 0xff, 0x00, 0x41, 0x41, 0x41, 0x41]).contains("text"));
     assert!(size(b"PK\x03\x04....").contains("PyTorch pickle"));
 }
