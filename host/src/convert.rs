@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use mwa::convert::{Conversion, ConvertOptions};
+use mwa::convert::{Conversion, ConvertOptions, crc32};
 use mwa::report::HashedFile;
 use mwa::{Error, ErrorKind, Readers, Result};
 use serde::Serialize;
@@ -44,7 +44,9 @@ pub fn convert(
         _ => false,
     };
     let wanted = out.to_str().and_then(ending);
-    if !is_file && wanted.is_some_and(|it| ["safetensors", "gguf", "bin", "pt"].contains(&it.as_str())) {
+    if !is_file
+        && wanted.is_some_and(|it| ["safetensors", "gguf", "bin", "pt", "pth", "ckpt"].contains(&it.as_str()))
+    {
         let all = names.iter().chain(plan.texts.iter().map(|(name, _)| name));
         let all: Vec<_> = all.map(String::as_str).collect();
         let detail = format!("cannot be one file: what is written is {}", all.join(", "));
@@ -134,12 +136,23 @@ fn write(
         Ok(bytes)
     };
     write_at(file, plan.head(number), 0).map_err(failed)?;
+    for (at, bytes) in plan.between(number) {
+        write_at(file, bytes, *at).map_err(failed)?;
+    }
+    let mut crcs: Vec<u32> = Vec::new();
     for piece in plan.pieces(number) {
         if progress.stopped() {
             return Err(stopped());
         }
         let bytes = plan.make(number, &piece, &mut read)?;
         write_at(file, &bytes, piece.at).map_err(failed)?;
+        if plan.has_tail(number) {
+            crcs.resize(crcs.len().max(piece.tensor + 1), 0);
+            crcs[piece.tensor] = crc32(crcs[piece.tensor], &bytes);
+        }
+    }
+    for (at, bytes) in plan.tail(number, &crcs) {
+        write_at(file, &bytes, at).map_err(failed)?;
     }
     file.sync_all().map_err(failed)?;
     let len = file.metadata().map_err(failed)?.len();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Error, ErrorKind, Readers, Result, Shard, Space};
+use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space};
 
 use crate::convert;
 use crate::engine::device::DeviceChoice;
@@ -91,8 +91,6 @@ fn into_format(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let wanted =
-        ConvertOptions { target, dtype: None, base: options.base.clone(), model: options.model.clone() };
     let place = place_of(out)?.map_or_else(|| std::path::absolute(out), Ok);
     let place = place.map_err(|error| cannot_write(out, &error))?;
     let parent = place.parent().unwrap_or(Path::new("/"));
@@ -105,6 +103,10 @@ fn into_format(
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
         if is_ours { error.file_instead("the merge") } else { error }
     };
+    let (name, key) =
+        if target == Target::Pt { own_name(options, &report, plain.path())? } else { (None, None) };
+    let (base, model) = (options.base.clone(), options.model.clone());
+    let wanted = ConvertOptions { target, dtype: None, base, name, key, model };
     let plan = Conversion::new(&Disk::default(), &Readers::ALL, &text_of(plain.path())?, &wanted);
     let plan = now(plan).map_err(unnamed)?;
     let staging = Staging::begin(out, how.force, &[])?;
@@ -124,6 +126,30 @@ fn into_format(
     let card = mwa::card(&report, config.as_ref(), picture.map(|_| PICTURE));
     close(staging, &[(CARD.to_owned(), card), (REPORT.to_owned(), report.to_json())], progress)?;
     Ok(report)
+}
+
+/// What the inputs' files of torch are called, and the key of the weights in them, so that their toolkit finds them again.
+fn own_name(options: &Options, report: &Report, plain: &Path) -> Result<(Option<String>, Option<String>)> {
+    let Some(input) = report.inputs.last() else { return Ok((None, None)) };
+    let wanted = OpenOptions {
+        adapter: options.adapter.clone(),
+        weights_key: options.weights_key.clone(),
+        ..OpenOptions::default()
+    };
+    let opened =
+        mwa::Checkpoint::open(&Disk::default(), &Readers::ALL, &text_of(&plain.join(&input.path))?, &wanted);
+    let opened = now(opened)?;
+    let Some(file) = opened.files.first().filter(|file| !file.header.is_safetensors()) else {
+        return Ok((None, None));
+    };
+    let own = file.name().rsplit('/').next().unwrap_or_default();
+    let ending = own.rsplit_once('.').map_or("pt", |(_, ending)| ending);
+    let ending = if own.ends_with(".pth.tar") { "pth.tar" } else { ending };
+    let merged =
+        report.outputs.first().and_then(|it| it.name.rsplit_once('.')).map_or("merged", |(stem, _)| stem);
+    // a key inside a key would need its neighbours too
+    let key = file.key().filter(|key| !key.contains('.')).map(str::to_owned);
+    Ok((Some(format!("{merged}.{ending}")), key))
 }
 
 /// A merge that was planned, and its files.

@@ -275,7 +275,7 @@ fn file(name: &str, architecture: &str, alpha: f64, tensors: Vec<Made>) -> super
         placed.push((at, made));
         at = (at + len).next_multiple_of(ALIGNMENT);
     }
-    super::Output { name: name.to_owned(), head, len: at, tensors: placed }
+    super::Output { name: name.to_owned(), head, len: at, tensors: placed, between: Vec::new(), tail: None }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe};
 use crate::format::safetensors::Header;
-use crate::run::readers::Readers;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::readers::{OpenOptions, Readers};
 use matrix::Made;
 use names::Model;
 
@@ -20,6 +21,7 @@ mod base;
 mod gguf;
 mod matrix;
 mod names;
+mod pt;
 mod read;
 mod write;
 
@@ -36,12 +38,14 @@ pub enum Target {
     Mlx,
     /// GGUF for llama.cpp.
     Gguf,
+    /// A file of any weights that `torch.load(weights_only=True)` reads.
+    Pt,
 }
 
 impl Target {
     /// Their names.
-    pub const NAMES: [&'static str; 5] = ["peft", "diffusers", "kohya", "mlx", "gguf"];
-    const ALL: [Self; 5] = [Self::Peft, Self::Diffusers, Self::Kohya, Self::Mlx, Self::Gguf];
+    pub const NAMES: [&'static str; 6] = ["peft", "diffusers", "kohya", "mlx", "gguf", "pt"];
+    const ALL: [Self; 6] = [Self::Peft, Self::Diffusers, Self::Kohya, Self::Mlx, Self::Gguf, Self::Pt];
 }
 
 impl FromStr for Target {
@@ -65,6 +69,10 @@ pub struct ConvertOptions {
     pub dtype: Option<Float>,
     /// The base model's folder or its `config.json`, where the container needs to know of it.
     pub base: Option<String>,
+    /// Of `pt`: what the file is called.
+    pub name: Option<String>,
+    /// Of `pt`: the key under which the toolkit looks for the weights, such as `model`.
+    pub key: Option<String>,
     /// The image model that names are of, where they do not tell: `flux`, `sd3` and so on.
     pub model: Option<String>,
 }
@@ -89,12 +97,17 @@ struct Output {
     len: u64,
     /// With the places of their bytes.
     tensors: Vec<(u64, Made)>,
+    /// What lies between them, with its place.
+    between: Vec<(u64, Vec<u8>)>,
+    /// What is known when all numbers are written.
+    tail: Option<pt::Tail>,
 }
 
 /// A piece of an output file.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    tensor: usize,
+    /// Which tensor of the file it is of.
+    pub tensor: usize,
     rows: Range<u64>,
     /// Where its bytes begin in the file.
     pub at: u64,
@@ -106,6 +119,14 @@ impl Conversion {
     /// # Errors
     /// What is wrong with the files, and what the target cannot hold.
     pub fn new(files: &dyn Files, readers: &Readers, path: &str, options: &ConvertOptions) -> Maybe<Self> {
+        if options.target == Target::Pt {
+            let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
+            let inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
+            let name = options.name.as_deref().unwrap_or("weights.pt");
+            let written = pt::write(&inputs, name, options.key.as_deref(), options.dtype);
+            let (outputs, texts, notes) = written.map_err(|error| error.file(path))?;
+            return Ok(Self { inputs, outputs, texts, notes });
+        }
         let base = base::Base::find(files, options.base.as_deref())?;
         let adapter = read::Adapter::open(files, readers, path, base.as_ref())?;
         let model = options.model.as_deref().map(model).transpose()?;
@@ -130,6 +151,24 @@ impl Conversion {
     #[must_use]
     pub fn head(&self, file: usize) -> &[u8] {
         &self.outputs[file].head
+    }
+
+    /// What else is known of a file before its numbers are: places and bytes.
+    #[must_use]
+    pub fn between(&self, file: usize) -> &[(u64, Vec<u8>)] {
+        &self.outputs[file].between
+    }
+
+    /// What is left to write when all pieces are there, with places: `crcs` has the [`crc32`] of each tensor.
+    #[must_use]
+    pub fn tail(&self, file: usize, crcs: &[u32]) -> Vec<(u64, Vec<u8>)> {
+        self.outputs[file].tail.as_ref().map_or_else(Vec::new, |tail| tail.bytes(crcs))
+    }
+
+    /// Whether [`Self::tail`] wants checksums.
+    #[must_use]
+    pub fn has_tail(&self, file: usize) -> bool {
+        self.outputs[file].tail.is_some()
     }
 
     /// The rest of it, in pieces of a few MiB, or of a tensor where its rows cannot be parted.
@@ -164,4 +203,10 @@ fn model(name: &str) -> Result<Model> {
         Error::new(ErrorKind::Usage, alloc::format!("there is no model `{name}`"))
             .help(alloc::format!("models: {known}"))
     })
+}
+
+/// The CRC-32 of bytes that follow others, whose CRC-32 is `before`; 0 for none: what [`Conversion::tail`] wants.
+#[must_use]
+pub fn crc32(before: u32, bytes: &[u8]) -> u32 {
+    crate::logs::crc32_more(before, bytes)
 }

@@ -169,7 +169,7 @@ impl Model {
     }
 
     /// The model's own module for one of diffusers', its place among those that make it up, and how many these are.
-    pub(crate) fn from_diffusers(self, path: &str) -> (String, usize, &'static [&'static str], Rows) {
+    pub(crate) fn own_of(self, path: &str) -> (String, usize, &'static [&'static str], Rows) {
         if self == Self::Sdxl {
             return (to_sgm(path).unwrap_or_else(|| path.to_owned()), 0, &[], Rows::Whole);
         }
@@ -478,7 +478,7 @@ mod tests {
                 let (found, rows) = model.to_diffusers(&own);
                 assert_eq!(found.len(), theirs.len());
                 for (place, name) in found.iter().enumerate() {
-                    assert_eq!(model.from_diffusers(name), (own.clone(), place, *theirs, rows), "{name}");
+                    assert_eq!(model.own_of(name), (own.clone(), place, *theirs, rows), "{name}");
                 }
             }
         }
@@ -497,7 +497,7 @@ mod tests {
             ("label_emb.0.2", "add_embedding.linear_2"),
         ] {
             assert_eq!(Model::Sdxl.to_diffusers(own).0, [name]);
-            assert_eq!(Model::Sdxl.from_diffusers(name).0, own);
+            assert_eq!(Model::Sdxl.own_of(name).0, own);
         }
     }
 

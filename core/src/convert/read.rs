@@ -707,7 +707,7 @@ pub(crate) fn last_of(path: &str) -> &str {
 }
 
 /// A path with its numbers in their order: 2 before 10.
-fn natural(path: &str) -> Vec<(u64, &str)> {
+pub(super) fn natural(path: &str) -> Vec<(u64, &str)> {
     path.split('.').map(|part| part.parse().map_or((u64::MAX, part), |number| (number, ""))).collect()
 }
 

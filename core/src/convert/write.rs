@@ -34,6 +34,7 @@ pub(crate) fn write(
         Target::Kohya => kohya(adapter, model, dtype)?,
         Target::Mlx => mlx(adapter, base, dtype)?,
         Target::Gguf => gguf::write(adapter, base, dtype)?,
+        Target::Pt => unreachable!("any weights are written so, adapters or not"),
     };
     written.2.splice(0..0, adapter.notes.clone());
     if target != Target::Peft
@@ -79,7 +80,7 @@ fn safetensors(name: String, tensors: Vec<Made>, metadata: Vec<(String, String)>
         placed.push((place.map_or(0, |tensor| tensor.range.start), made));
     }
     placed.sort_unstable_by_key(|(at, _)| *at);
-    Ok(Output { name, len: header.file_len(), head, tensors: placed })
+    Ok(Output { name, len: header.file_len(), head, tensors: placed, between: Vec::new(), tail: None })
 }
 
 fn pt() -> Vec<(String, String)> {
@@ -377,6 +378,9 @@ fn diffusers(adapter: &Adapter, dtype: Option<Float>) -> Result<Written> {
     Ok((vec![file], Vec::new(), notes))
 }
 
+/// A module of the model's own: its path, what makes it up and its place there, the names of all parts, and how rows are parted.
+type Joined<'a> = (String, Vec<(usize, &'a Module)>, &'static [&'static str], Rows);
+
 fn kohya(adapter: &Adapter, model: Option<Model>, dtype: Option<Float>) -> Result<Written> {
     let target = "kohya";
     only_lora(adapter, target)?;
@@ -408,7 +412,7 @@ fn kohya(adapter: &Adapter, model: Option<Model>, dtype: Option<Float>) -> Resul
             "text_encoder_3" => "lora_te3",
             _ => "lora_unet",
         };
-        let mut joined: Vec<(String, Vec<(usize, &Module)>, &'static [&'static str], Rows)> = Vec::new();
+        let mut joined: Vec<Joined<'_>> = Vec::new();
         for module in modules {
             let path = match component.as_str() {
                 // kohya's readers know CLIP by the names of before transformers 5
@@ -418,7 +422,7 @@ fn kohya(adapter: &Adapter, model: Option<Model>, dtype: Option<Float>) -> Resul
                 _ => module.path.clone(),
             };
             let (own, place, parts, rows) =
-                image.map_or((path.clone(), 0, &[][..], Rows::Whole), |image| image.from_diffusers(&path));
+                image.map_or((path.clone(), 0, &[][..], Rows::Whole), |image| image.own_of(&path));
             match joined.iter_mut().find(|(known, ..)| *known == own) {
                 Some((_, modules, ..)) => modules.push((place, module)),
                 None => joined.push((own, vec![(place, module)], parts, rows)),

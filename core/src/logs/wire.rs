@@ -74,11 +74,16 @@ pub(super) const IEEE: u32 = 0xedb8_8320;
 
 /// The CRC-32 of some bytes, in pieces.
 pub(super) fn crc<'a>(polynomial: u32, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    !more(polynomial, !0, pieces)
+}
+
+/// The same, begun and not ended.
+pub(super) fn more<'a>(polynomial: u32, begun: u32, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let table: Vec<u32> = (0..256u32)
         .map(|byte| (0..8).fold(byte, |crc, _| if crc & 1 == 1 { crc >> 1 ^ polynomial } else { crc >> 1 }))
         .collect();
     let all = pieces.into_iter().flatten();
-    !all.fold(!0, |crc, byte| crc >> 8 ^ table[usize::from(crc.to_le_bytes()[0] ^ byte)])
+    all.fold(begun, |crc, byte| crc >> 8 ^ table[usize::from(crc.to_le_bytes()[0] ^ byte)])
 }
 
 #[cfg(test)]

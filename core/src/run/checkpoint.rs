@@ -75,6 +75,12 @@ impl File {
         open_weights(files, readers, path, &OpenOptions::default()).map(|opened| opened.file)
     }
 
+    /// The name of the weights in it, where they are one of several things.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// The name within the checkpoint's folder; with that of a folder, for files beside the weights.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -108,9 +108,9 @@ Examples:
         #[command(flatten)]
         show: Show,
     },
-    /// Write a LoRA adapter in another program's format: kohya, diffusers, PEFT, MLX, GGUF
+    /// Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF), or any weights for torch.load()
     Convert {
-        /// An adapter: a folder, or a file
+        /// An adapter, or with format pt any checkpoint: a folder, or a file
         #[arg(value_name = "IN")]
         input: PathBuf,
         /// Folder to write, or a file NAME.safetensors or NAME.gguf
@@ -125,6 +125,9 @@ Examples:
         /// The base model's folder or its config.json, for GGUF and MLX
         #[arg(long, value_name = "PATH")]
         base: Option<PathBuf>,
+        /// With format pt, the key under which a toolkit looks for the weights, such as model
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
         /// The image model, where names do not tell: sd, sdxl, flux, sd3, wan, qwen-image
         #[arg(long, value_name = "NAME")]
         model: Option<String>,

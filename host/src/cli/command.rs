@@ -148,7 +148,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 return Err(last);
             }
         }
-        Command::Convert { input, output, format, dtype, base, model, show } => {
+        Command::Convert { input, output, format, dtype, base, key, model, show } => {
             signals::stop_cleanly();
             let dtype = match dtype.as_deref() {
                 Some("f32") => Some(mwa::Float::F32),
@@ -157,7 +157,14 @@ fn run(command: Command) -> mwa::Result<u8> {
                 _ => None,
             };
             let base = base.map(|path| text_of(&path)).transpose()?;
-            let options = mwa::convert::ConvertOptions { target: format.parse()?, dtype, base, model };
+            let options = mwa::convert::ConvertOptions {
+                target: format.parse()?,
+                dtype,
+                base,
+                name: file_name(&output),
+                key,
+                model,
+            };
             let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;
             note(show, &converted.notes);
             print(show, &converted, || show::converted(&converted, &output.display().to_string()))?;
@@ -243,6 +250,12 @@ fn searched(
     let holdout = wanted.holdout.as_deref().map(|line| CommandEvaluator::new(line, timeout));
     let holdout = holdout.as_ref().map(|holdout| holdout as &dyn Evaluator);
     crate::search::search(options, how, wanted, Evaluators { search: &*evaluator, holdout }, output, watch)
+}
+
+/// The name of an output that is a file of torch's; a folder gets one of its own.
+fn file_name(output: &std::path::Path) -> Option<String> {
+    let name = output.file_name()?.to_str()?;
+    [".pt", ".pth", ".bin", ".ckpt"].iter().any(|end| name.ends_with(end)).then(|| name.to_owned())
 }
 
 /// Be ready to say what a merge on this machine needs, should memory run out.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use snapbox::{assert_data_eq, str};
 
+use crate::adapter;
 use crate::place::Place;
 
 /// What the base model of the small Llama says of itself.
@@ -34,8 +35,11 @@ fn place() -> Place {
     place
 }
 
+/// Shape, dtype and bytes of tensors, by name.
+type Tensors = BTreeMap<String, (Vec<usize>, String, Vec<u8>)>;
+
 /// Name to shape and bytes, and the metadata; read without the code under test.
-fn tensors(bytes: &[u8]) -> (BTreeMap<String, (Vec<usize>, String, Vec<u8>)>, Value) {
+fn tensors(bytes: &[u8]) -> (Tensors, Value) {
     let len = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
     let mut header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
     let metadata = header.remove("__metadata__").unwrap_or_default();
@@ -50,18 +54,16 @@ fn tensors(bytes: &[u8]) -> (BTreeMap<String, (Vec<usize>, String, Vec<u8>)>, Va
 
 impl Place {
     /// Convert; gives the tensors of a file that was written.
-    fn converts(&self, arguments: &str, file: &str) -> BTreeMap<String, (Vec<usize>, String, Vec<u8>)> {
+    fn converts(&self, arguments: &str, file: &str) -> Tensors {
         let ran = self.mwa(&format!("convert {arguments}"));
         assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
         tensors(&self.read(file)).0
     }
 
-    fn tensors(&self, file: &str) -> BTreeMap<String, (Vec<usize>, String, Vec<u8>)> {
+    fn tensors(&self, file: &str) -> Tensors {
         tensors(&self.read(file)).0
     }
 }
-
-type Tensors = BTreeMap<String, (Vec<usize>, String, Vec<u8>)>;
 
 fn numbers(tensors: &Tensors, name: &str) -> (Vec<usize>, Vec<f64>) {
     let (shape, dtype, bytes) = &tensors[name];
@@ -431,6 +433,47 @@ help: the file is not whole: save or download it again
         str![[r#"
 error: unknown.safetensors: has a module `lora_unet_my_xxx`, which is of no model that is known here
 help: SD1, SD2, SDXL, Flux, SD3, Wan, Qwen-Image and their text encoders are known
+
+"#]]
+    );
+}
+
+#[test]
+fn torch_files_come_back_as_torch_files() {
+    let place = Place::new();
+    let bin: &[u8] = include_bytes!("data/adapter_model.bin");
+    place.write("own.bin", bin);
+    assert_eq!(place.mwa("convert own.bin -o ours.pt --format pt --key model").code, Some(0));
+    assert_eq!(place.mwa("convert ours.pt -o folder --format pt").code, Some(0));
+    for (file, out) in [("own.bin", "a"), ("ours.pt", "b"), ("folder/weights.pt", "c")] {
+        assert_eq!(place.mwa(&format!("merge {file} -o {out}")).code, Some(0));
+    }
+    let merged = |out: &str, name: &str| place.tensors(&format!("{out}/{name}.safetensors"));
+    let own = merged("a", "own");
+    assert!(own.len() == 4 && own == merged("b", "ours") && own == merged("c", "weights"));
+    // stored members, each at a multiple of 64 bytes, and a directory with their checksums
+    let ours = place.read("ours.pt");
+    let end = ours.len() - 22;
+    assert_eq!((&ours[end..end + 4], &ours[end - 20..end - 16]), (&b"PK\x05\x06"[..], &b"PK\x06\x07"[..]));
+    assert!(
+        ours.windows(11).any(|it| it == b"ours/data/3") && ours.windows(12).any(|it| it == b"ours/version")
+    );
+    // epochs of a toolkit, whose key is kept, and so is their ending
+    for epoch in [1, 2] {
+        place.write(&format!("exp/epoch-{epoch}.pth"), place.read("ours.pt"));
+    }
+    assert_eq!(place.mwa("merge exp -o merged --select all --format pt").code, Some(0));
+    assert_eq!(place.mwa("verify merged").code, Some(0));
+    assert!(place.read("merged/merged.pth").windows(5).any(|it| it == b"model"));
+    assert_eq!(place.mwa("merge merged/merged.pth -o again").code, Some(0));
+    assert!(merged("again", "merged") == own);
+    let fp8 = adapter::with_header(r#"{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#, &[0]);
+    place.write("fp8.safetensors", fp8);
+    assert_data_eq!(
+        place.fails("convert fp8.safetensors -o x.pt --format pt"),
+        str![[r#"
+error: fp8.safetensors: tensor `a` is F8_E4M3, for which torch has no storage of its own
+help: write safetensors, or another --dtype
 
 "#]]
     );

@@ -22,7 +22,8 @@ Commands:
   search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
-  convert      Write a LoRA adapter in another program's format: kohya, diffusers, PEFT, MLX, GGUF
+  convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
+               or any weights for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
@@ -59,8 +60,9 @@ Options:
       --plot              Draw the metric and the weights into the folder too, for its README.md
       --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
                           keep] [possible values: keep, f32, bf16, f16]
-      --format <FORMAT>   Container of a merged LoRA: keep, or as mwa convert writes it [default:
-                          keep] [possible values: keep, peft, diffusers, kohya, mlx, gguf]
+      --format <FORMAT>   Container of what is merged: keep, pt, or for a LoRA as mwa convert writes
+                          it [default: keep] [possible values: keep, peft, diffusers, kohya, mlx,
+                          gguf, pt]
       --base <PATH>       The base model's folder or its config.json, for formats gguf and mlx
       --model <NAME>      The image model, for format kohya where names do not tell it: flux, sd3,
                           qwen-image, wan, sdxl, sd
@@ -496,7 +498,8 @@ Commands:
   search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
-  convert      Write a LoRA adapter in another program's format: kohya, diffusers, PEFT, MLX, GGUF
+  convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
+               or any weights for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell

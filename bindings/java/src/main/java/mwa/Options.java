@@ -323,7 +323,7 @@ public final class Options {
     }
 
     /**
-     * Container of a merged LoRA: keep, or as mwa convert writes it [default: keep].
+     * Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: keep].
      *
      * @param format one of these
      * @return these options and that one
@@ -475,7 +475,9 @@ public final class Options {
         /** {@code mlx}. */
         MLX,
         /** {@code gguf}. */
-        GGUF
+        GGUF,
+        /** {@code pt}. */
+        PT
     }
 
     // end of what is made
