@@ -70,7 +70,7 @@ class MergeOptions(WeightOptions, total=False):
     residual: How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
     allow_cross_run: Average the factors of adapters, or the models, that are not of one run
     dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
-    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: keep]
+    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs]
     base: The base model's folder or its config.json, for formats gguf and mlx
     model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     allow_non_finite: Let NaN and infinity through instead of failing
@@ -135,7 +135,7 @@ class SearchOptions(TypedDict, total=False):
     residual: How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
     allow_cross_run: Average the factors of adapters, or the models, that are not of one run
     dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
-    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: keep]
+    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs]
     base: The base model's folder or its config.json, for formats gguf and mlx
     model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     allow_non_finite: Let NaN and infinity through instead of failing

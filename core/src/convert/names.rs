@@ -374,16 +374,15 @@ fn from_sgm(path: &str) -> Option<String> {
         let (_, name) = RESNET.iter().find(|(own, _)| *own == inner)?;
         Some(format!("{place}.{name}"))
     };
+    if block == "middle_block" {
+        return match first {
+            0 => resnet("mid_block.resnets.0".to_owned(), rest),
+            1 => Some(format!("mid_block.attentions.0.{rest}")),
+            2 => resnet("mid_block.resnets.1".to_owned(), rest),
+            _ => None,
+        };
+    }
     match (block, rest.split_once('.')?) {
-        ("middle_block", _) => {
-            let inner = rest;
-            match first {
-                0 => resnet("mid_block.resnets.0".to_owned(), inner),
-                1 => Some(format!("mid_block.attentions.0.{inner}")),
-                2 => resnet("mid_block.resnets.1".to_owned(), inner),
-                _ => None,
-            }
-        }
         ("input_blocks", (kind, inner)) => {
             let (i, j) = (first.checked_sub(1)? / 3, (first - 1) % 3);
             match (kind, inner) {

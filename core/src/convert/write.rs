@@ -16,6 +16,7 @@ use super::{Output, Target, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::{Header, TextMap};
+use crate::text::index::Index;
 use crate::text::json as text;
 
 /// Files, small files, and what to tell.
@@ -75,8 +76,9 @@ fn safetensors(name: String, tensors: Vec<Made>, metadata: Vec<(String, String)>
     let header = Header::layout(laid, TextMap::from(metadata))?;
     let head = header.to_bytes();
     let mut placed = Vec::with_capacity(tensors.len());
+    let index = Index::new(header.tensors().iter().map(|tensor| tensor.name.as_str()));
     for made in tensors {
-        let place = header.tensors().iter().find(|tensor| tensor.name == made.name);
+        let place = index.place(&made.name).map(|place| &header.tensors()[place]);
         placed.push((place.map_or(0, |tensor| tensor.range.start), made));
     }
     placed.sort_unstable_by_key(|(at, _)| *at);

@@ -115,11 +115,11 @@ mod tests {
     /// A history record: keys and values in JSON.
     fn row(cells: &[(&str, &str)]) -> Vec<u8> {
         let field = |number: u8, bytes: &[u8]| {
-            let key = u32::from(number) << 3 | 2;
-            let key = if key < 128 {
-                Vec::from([key as u8])
+            // a varint
+            let key = if number < 16 {
+                Vec::from([number << 3 | 2])
             } else {
-                Vec::from([key as u8 | 128, (key >> 7) as u8])
+                Vec::from([number << 3 | 2 | 128, number >> 4])
             };
             [key, Vec::from([u8::try_from(bytes.len()).unwrap()]), bytes.to_vec()].concat()
         };

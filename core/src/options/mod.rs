@@ -328,7 +328,7 @@ options! {
     /// Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it
     format: Option<String> = None, Kind::Word(&["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt"]), Facts {
         value: "FORMAT",
-        usual: "keep",
+        usual: "that of the inputs",
         lacking: CONVERTING,
         ..OUTPUT
     };

@@ -323,7 +323,7 @@ public final class Options {
     }
 
     /**
-     * Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: keep].
+     * Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs].
      *
      * @param format one of these
      * @return these options and that one
