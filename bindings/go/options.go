@@ -58,11 +58,17 @@ type Options struct {
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
 
-	// How a metric becomes a weight [default: linear]: linear, power, exponential, rank, uniform.
+	// How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, uniform, flag, krum, multi-krum, geometric-median.
 	Scheme string `json:"scheme,omitzero"`
 
 	// How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8].
 	Penalty *float64 `json:"penalty,omitzero"`
+
+	// How many bad checkpoints krum and multi-krum expect [default: one, for these schemes].
+	Outliers int `json:"outliers,omitzero"`
+
+	// How many directions the scheme flag keeps [default: one, for this scheme].
+	Subspace int `json:"subspace,omitzero"`
 
 	// Your own weights, one per checkpoint, instead of a metric's.
 	Weights []float64 `json:"weights,omitzero"`

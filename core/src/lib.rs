@@ -96,6 +96,8 @@ pub use text::index::Index;
 pub use text::span::Span;
 pub use text::spelling::closest;
 pub use weigh::choose::{Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose};
+pub use weigh::federated;
+pub use weigh::robust::{Robust, Rule};
 pub use weigh::scheme::{Scheme, Weights};
 pub use weigh::window::Pick;
 

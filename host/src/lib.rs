@@ -8,6 +8,7 @@
 //! # Ok::<(), mwa::Error>(())
 //! ```
 
+mod aggregate;
 mod bind;
 #[cfg(feature = "cli")]
 mod cli;
@@ -20,9 +21,11 @@ mod merge;
 mod options;
 mod plot;
 mod progress;
+mod recover;
 mod search;
 mod verify;
 
+pub use aggregate::{RoundOptions, aggregate};
 pub use bind::guard::guard;
 pub use bind::memory;
 pub use bind::paced::Paced;
@@ -44,6 +47,7 @@ pub use mwa::report::{self, Report};
 pub use mwa::{ChooseOptions, PENALTY, Rank, SearchOptions, Selection, Space, WeightRule};
 pub use options::{Machine, MergeOptions, Options, REPORT};
 pub use progress::Progress;
+pub use recover::{Wanted, recover};
 pub use search::{
     Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried,
     Watch, search,

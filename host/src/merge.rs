@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space};
+use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
 
 use crate::convert;
 use crate::engine::device::DeviceChoice;
@@ -22,13 +22,23 @@ use crate::options::{MergeOptions, Options};
 use crate::plot::weights::picture;
 use crate::progress::Progress;
 
-/// Choose and weigh checkpoints, and write nothing.
+/// Choose and weigh checkpoints, and write nothing. Where the tensors decide the weights, they are read.
 ///
 /// # Errors
 /// Whatever is wrong with paths, logs, the metric or the weights.
 pub fn weights(options: &Options) -> Result<Report> {
-    let (run, _, weighed) = weigh(&Disk::default(), options, &[])?;
-    Ok(run.report(weighed))
+    let WeightRule::Robust { is_product, .. } = options.choose.rule else {
+        let (run, _, weighed) = weigh(&Disk::default(), options, &[])?;
+        return Ok(run.report(weighed));
+    };
+    let space = if is_product { Space::Product(None) } else { Space::Factors };
+    let allow_cross_run = options.choose.allow_cross_run;
+    let merge = mwa::MergeOptions { space, allow_cross_run, ..mwa::MergeOptions::default() };
+    let how = MergeOptions { merge, ..MergeOptions::default() };
+    let Planned { mut merge, checkpoints, .. } = Planned::new(Choice::new(options, &[])?, &how)?;
+    let files = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
+    execute::weigh(&mut merge, &Store::new(files, false), how.machine, &())?;
+    Ok(merge.weighed())
 }
 
 /// [`weights`], and a picture of them: an SVG.

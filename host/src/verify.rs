@@ -19,6 +19,7 @@ use crate::io::staging::leads_out;
 use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
+use crate::recover;
 
 /// How the folder is called in which a merge is made again.
 const SCRATCH: &str = "mwa-verify-";
@@ -97,7 +98,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     let weights = report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
     Weights::normalised(&weights).map_err(at)?;
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
-    let files = report.inputs.iter().flat_map(|input| &input.files);
+    // what was recovered lies in several places, and is only made again
+    let is_recovered = report.recovered.is_some();
+    let files = report.inputs.iter().filter(|_| !is_recovered).flat_map(|input| &input.files);
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
     if let Some(name) = names.chain(&report.adapter).find(|name| !is_inside(name)) {
         return Err(at(Error::new(
@@ -124,7 +127,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // what was converted is there in another container
     let outputs = if report.format.is_some() { Vec::new() } else { check_here(&report.outputs)? };
     let mut inputs = Vec::new();
-    for input in &report.inputs {
+    for input in report.inputs.iter().filter(|_| !is_recovered) {
         let place = folder.join(&input.path);
         let base = if place.is_file() { place.parent().unwrap_or(&place) } else { &place };
         let base = report.adapter.as_ref().map_or_else(|| base.to_owned(), |adapter| base.join(adapter));
@@ -251,7 +254,10 @@ fn options(report: &Report, machine: Machine) -> Result<MergeOptions> {
 
 /// Merge again, in the temporary folder.
 fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Progress) -> Result<Report> {
-    let choice = Choice::again(folder, report)?;
+    let choice = match &report.recovered {
+        Some(recovered) => recover::again(folder, recovered)?,
+        None => Choice::again(folder, report)?,
+    };
     let temporary = std::env::temp_dir();
     drop(Scratch::abandoned(&temporary, SCRATCH));
     let scratch = Scratch::new(&temporary, SCRATCH).map_err(|error| {

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 
 from mwa import _mwa
 from mwa.errors import MergeError
-from mwa.options import Device, MergeOptions, WeightOptions, takes, to_json
+from mwa.options import AggregateOptions, Device, MergeOptions, RoundOptions, WeightOptions, takes, to_json
 from mwa.progress import Progress, heard
 from mwa.results import (
     Advice,
     Checked,
+    Contribution,
     Coverage,
+    Dropped,
     HashedFile,
     Input,
     Inspection,
     Report,
+    Round,
     Selected,
     Summary,
     Verified,
@@ -38,20 +41,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice",
+    "AggregateOptions",
     "Checked",
+    "Contribution",
     "Coverage",
     "Device",
+    "Dropped",
     "HashedFile",
     "Input",
     "Inspection",
     "MergeError",
     "MergeOptions",
     "Report",
+    "Round",
+    "RoundOptions",
     "Selected",
     "Summary",
     "Verified",
     "WeightOptions",
     "Weighting",
+    "aggregate",
     "inspect",
     "merge",
     "merge_state_dicts",
@@ -80,6 +89,23 @@ def merge(
     """
     with heard(progress, "merge") as hear:
         return read(Report, json.loads(_mwa.merge(_paths(inputs), out, to_json(options), hear)))
+
+
+def aggregate(
+    inputs: Path | Iterable[Path],
+    out: Path,
+    *,
+    round: RoundOptions | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[AggregateOptions],
+) -> Report:
+    """Merge what the clients of a federated round returned into the folder `out`, which appears whole or not at all.
+
+    `inputs` is the folder of a round, or the files and folders of its clients; `round` says what they are worth. Raises
+    `MergeError` as `merge` does.
+    """
+    with heard(progress, "merge") as hear:
+        return read(Report, json.loads(_mwa.aggregate(_paths(inputs), out, to_json(round or {}), to_json(options), hear)))
 
 
 @takes(WeightOptions)

@@ -191,6 +191,45 @@ class SearchOptions(TypedDict, total=False):
 # end of what is made
 
 
+class RoundOptions(TypedDict, total=False):
+    """What a federated round is told; `mwa aggregate --help` explains each."""
+
+    samples: Sequence[float] | None
+    staleness: Sequence[float] | None
+    manifest: str | os.PathLike[str] | None
+    rule: Literal["fedavg", "fedbuff", "fedfix"] | None
+    discount: str | None
+    max_staleness: float | None
+    period: float | None
+    base: str | os.PathLike[str] | None
+    previous: str | os.PathLike[str] | None
+    momentum: float | None
+    server_rate: float | None
+    clip: float | None
+
+
+class AggregateOptions(TypedDict, total=False):
+    """How a round is merged: those of `MergeOptions` that rounds have."""
+
+    scheme: Literal["flag", "krum", "multi-krum", "geometric-median"] | None
+    outliers: int | None
+    subspace: int | None
+    drop_bad: bool
+    space: Literal["factors", "product"] | None
+    rank: int | Literal["auto", "full"] | None
+    energy: float | None
+    strict: bool
+    residual: Literal["exact", "sketch", "off"] | None
+    allow_cross_run: bool
+    dtype: Literal["keep", "f32", "bf16", "f16"] | None
+    allow_non_finite: bool
+    force: bool
+    sha256: bool
+    threads: int | None
+    memory: int | None
+    device: Device | None
+
+
 def to_json(options: Mapping[str, object]) -> str:
     """Options as the native half reads them."""
     given = {name: value for name, value in options.items() if value is not None}

@@ -25,12 +25,53 @@ class HashedFile:
 
 @dataclass(frozen=True)
 class Weighting:
-    """How weights came about; `penalty`, `metric` and `goal` where the scheme has them."""
+    """How weights came about; all but `scheme` where it has them."""
 
     scheme: str
     penalty: float | None = None
     metric: str | None = None
     goal: str | None = None
+    outliers: int | None = None
+    subspace: int | None = None
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What an input was in a federated round: a "client", the "base", a model that was "sent", or the "previous" one.
+
+    `share` is what a client's update counts before it is compared with others, `kept` what clipping left of it.
+    """
+
+    role: str
+    samples: float | None = None
+    staleness: float | None = None
+    share: float | None = None
+    norm: float | None = None
+    kept: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A client that was left out of a round, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """A federated round."""
+
+    rule: str
+    discount: str
+    rate: float
+    momentum: float
+    clients: int
+    samples: float
+    period: float | None = None
+    clip: float | None = None
+    dropped: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +84,7 @@ class Input:
     weight: float
     metric: float | None = None
     source: str | None = None
+    round: Contribution | None = None
     files: tuple[HashedFile, ...] = ()
 
 
@@ -110,6 +152,7 @@ class Report:
     residual: Distance | None = None
     companions: tuple[HashedFile, ...] = ()
     selected: Selected | None = None
+    round: Round | None = None
     advice: tuple[Advice, ...] = ()
 
     def _repr_html_(self) -> str:

@@ -10,7 +10,7 @@ mod _mwa {
     use std::path::PathBuf;
 
     use mwa::Options;
-    use mwa_host::Machine;
+    use mwa_host::{Machine, RoundOptions};
     use pyo3::prelude::*;
 
     use crate::call::{call, json};
@@ -30,6 +30,24 @@ mod _mwa {
             let options = mwa_host::Options::new(inputs, &given)?;
             let how = mwa_host::MergeOptions::new(&given)?;
             mwa_host::merge(&options, &how, &out, progress).map(json)
+        })
+    }
+
+    #[pyfunction]
+    fn aggregate(
+        py: Python<'_>,
+        inputs: Vec<PathBuf>,
+        out: PathBuf,
+        round: &str,
+        options: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            let given = Options::parse(options)?;
+            let round = RoundOptions::parse(round)?;
+            let options = mwa_host::Options::new(inputs, &given)?;
+            let how = mwa_host::MergeOptions::new(&given)?;
+            mwa_host::aggregate(&options, &round, &how, &out, progress).map(json)
         })
     }
 

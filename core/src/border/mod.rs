@@ -28,6 +28,7 @@ use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::inspection::Inspection;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::{Run, UserTable, WeighOptions};
+use crate::weigh::choose::WeightRule;
 
 pub use asked::{Answer, Question};
 
@@ -135,6 +136,9 @@ impl Session {
         if order.verb == Verb::Verify {
             return Err(Error::new(ErrorKind::Usage, "what is merged again is told by a report"));
         }
+        if order.verb == Verb::Aggregate {
+            return Err(Error::new(ErrorKind::Usage, "rounds are aggregated by the native program"));
+        }
         if order.verb == Verb::Inspect && order.paths.len() != 1 {
             return Err(Error::new(ErrorKind::Usage, "one path is inspected at a time"));
         }
@@ -209,11 +213,22 @@ impl Session {
                 }
                 Ok(Step::Done)
             }
-            _ => {
-                if self.weighed.is_none() {
-                    let run = self.run.as_ref().expect("it was opened");
-                    self.weighed = Some(run.report(run.weigh(&self.weighing()?)?));
+            _ if self.weighed.is_some() => Ok(Step::Done),
+            _ if matches!(self.order.options.choosing()?.rule, WeightRule::Robust { .. }) => {
+                if self.work.is_none() {
+                    self.work = Some(self.plan()?);
                 }
+                let work = self.work()?;
+                if let Some(job) = work.next_to_weigh()? {
+                    return Ok(Step::Work(job));
+                }
+                self.weighed = Some(work.merge.weighed());
+                self.work = None;
+                Ok(Step::Done)
+            }
+            _ => {
+                let run = self.run.as_ref().expect("it was opened");
+                self.weighed = Some(run.report(run.weigh(&self.weighing()?)?));
                 Ok(Step::Done)
             }
         }

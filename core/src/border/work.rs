@@ -69,6 +69,22 @@ impl Work {
                 Next::Done => return self.next_rest(),
             }
         }
+        Ok(Some(self.next_part()))
+    }
+
+    /// The next job of those that only find the weights; `None` when they are known.
+    pub(super) fn next_to_weigh(&mut self) -> Result<Option<Job>> {
+        if self.pending.is_empty() {
+            match self.merge.next_to_weigh()? {
+                Next::Jobs(numbers) => self.pending = numbers,
+                Next::Wait => return Err(early("the weights depend on the jobs that were handed out")),
+                Next::Done => return Ok(None),
+            }
+        }
+        Ok(Some(self.next_part()))
+    }
+
+    fn next_part(&mut self) -> Job {
         let job = self.merge.job(self.pending.start);
         let part = if job.is_elementwise() {
             Part::Whole(self.pending.start)
@@ -79,7 +95,7 @@ impl Work {
         if self.next.is_none() {
             self.pending.start += 1;
         }
-        Ok(Some(self.hand_out(part)))
+        self.hand_out(part)
     }
 
     /// The next job that reads what no other has; `None` after the last.

@@ -95,6 +95,15 @@ impl Merge {
         self.report(&Closing::default(), self.distance().ok().and_then(|(distance, _)| distance))
     }
 
+    /// The report of the weights alone, where [`Merge::next_to_weigh`] is done and nothing is merged.
+    #[must_use]
+    pub fn weighed(&self) -> Report {
+        let mut report = self.preview();
+        report.outputs.clear();
+        report.inputs.iter_mut().for_each(|input| input.files.clear());
+        report
+    }
+
     /// The report and the texts to write, when all jobs were told of.
     ///
     /// # Errors
@@ -148,6 +157,8 @@ impl Merge {
             dtype: report::dtype_name(self.options.dtype),
             adapter: self.chosen.adapter.clone(),
             format: None,
+            round: self.chosen.round.as_ref().map(|round| round.told.clone()),
+            recovered: self.chosen.recovered.clone(),
             inputs,
             outputs,
             companions: closing.companions.clone(),

@@ -18,6 +18,8 @@ pub enum Found {
     Rank(usize),
     /// How far a module is off; `None` where that says nothing.
     Residual(Option<Residual>),
+    /// How far inputs lie apart, or what they have in common, pair by pair.
+    Pairs(Vec<f64>),
 }
 
 impl Found {
@@ -33,6 +35,7 @@ impl Found {
             Self::Residual(Some(Residual { error, norm, noise })) => {
                 [&[3.0, *error, *norm], noise.as_slice()].concat()
             }
+            Self::Pairs(pairs) => [&[4.0], pairs.as_slice()].concat(),
         }
     }
 
@@ -50,6 +53,7 @@ impl Found {
             [2.0, rank] => Self::Rank(rank as usize),
             [3.0] => Self::Residual(None),
             [3.0, error, norm, a, b, c] => Self::Residual(Some(Residual { error, norm, noise: [a, b, c] })),
+            [4.0, ref pairs @ ..] => Self::Pairs(pairs.to_vec()),
             _ => return Err(Error::new(ErrorKind::Usage, "these numbers are not what a job has found")),
         })
     }
@@ -104,6 +108,7 @@ mod tests {
             Found::Rank(7),
             Found::Residual(None),
             Found::Residual(Some(residual)),
+            Found::Pairs(vec![1.5, 0.0]),
         ] {
             assert_eq!(Found::from_numbers(&found.to_numbers()).unwrap(), found);
         }

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::kernel::Tally;
 use crate::merge::found::Found;
 use crate::merge::same_run::Beginnings;
+use crate::method::apart::Chunk;
 use crate::method::product::{Method, ModuleJob, Reader};
 use crate::plan;
 use crate::plan::{Read, Write};
@@ -22,6 +23,8 @@ pub(super) enum Work<'a> {
     Elements(plan::Job<'a>),
     /// Compared in direction: the beginning of one factor of every input.
     Sample(Beginnings<'a>),
+    /// A chunk of a tensor of every input, of which distances are measured.
+    Apart(Chunk<'a>),
     /// All of a LoRA module.
     Module(ModuleJob<'a>, Aim),
 }
@@ -31,6 +34,8 @@ pub(super) enum Work<'a> {
 pub(super) enum Aim {
     /// How far the average of its factors is from the average of its products.
     Residual(Method),
+    /// What the products of all inputs have in common.
+    Common,
     /// The rank that keeps this share of its energy.
     Rank(f64),
     /// Its merged factors.
@@ -56,11 +61,13 @@ impl<'a> Job<'a> {
         let count = match &self.0 {
             Work::Elements(job) => job.reads().len(),
             Work::Sample(sample) => sample.reads().len(),
+            Work::Apart(chunk) => chunk.read_count(),
             Work::Module(job, _) => job.read_count(),
         };
         (0..count).map(|i| match &self.0 {
             Work::Elements(job) => job.read(i),
             Work::Sample(sample) => sample.reads()[i].0.clone(),
+            Work::Apart(chunk) => chunk.read(i),
             Work::Module(job, _) => job.read(i),
         })
     }
@@ -69,7 +76,7 @@ impl<'a> Job<'a> {
     pub fn writes(&self) -> impl ExactSizeIterator<Item = Write> + '_ {
         let (one, several) = match &self.0 {
             Work::Elements(job) => (Some(job.write()), &[][..]),
-            Work::Sample(_) => (None, &[][..]),
+            Work::Sample(_) | Work::Apart(_) => (None, &[][..]),
             Work::Module(job, _) => (None, job.placed()),
         };
         (0..usize::from(one.is_some()) + several.len())
@@ -100,7 +107,7 @@ impl<'a> Job<'a> {
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
     #[must_use]
     pub fn is_windowed(&self) -> bool {
-        matches!(self.0, Work::Module(_, Aim::Residual(_)))
+        matches!(self.0, Work::Apart(_) | Work::Module(_, Aim::Residual(_) | Aim::Common))
     }
 
     /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
@@ -117,12 +124,15 @@ impl<'a> Job<'a> {
     pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         let inputs = match (&self.0, bytes) {
             (Work::Module(job, Aim::Residual(how)), bytes) => return residual(job, *how, bytes),
+            (Work::Module(job, Aim::Common), bytes) => return common(job, bytes),
+            (Work::Apart(chunk), bytes) => return apart(chunk, bytes),
             (_, Bytes::Whole(inputs)) => inputs,
             (_, Bytes::Windows(..)) => panic!("this job takes its bytes whole"),
         };
         match &self.0 {
             Work::Elements(job) => job.run(inputs, outputs[0]).map(Found::Tally),
             Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
+            Work::Apart(_) => panic!("it was run above"),
             Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
             Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
         }
@@ -162,21 +172,47 @@ impl<'a> Job<'a> {
 fn residual(job: &ModuleJob<'_>, how: Method, bytes: Bytes<'_, '_>) -> Result<Found> {
     let found = match bytes {
         Bytes::Windows(most, read) => job.residual(how, most, read),
-        Bytes::Whole(inputs) => job.residual(how, WINDOW, &mut |wanted, out| fill(job, inputs, wanted, out)),
+        Bytes::Whole(inputs) => {
+            job.residual(how, WINDOW, &mut |wanted, out| fill(|i| job.read(i), inputs, wanted, out))
+        }
     };
     found.map(Found::Residual)
 }
 
-/// Fill `out` with a part of the reads of a job.
-fn fill(job: &ModuleJob<'_>, inputs: &[&[u8]], wanted: &Read, out: &mut [u8]) -> Result<()> {
+/// So do inner products.
+#[inline(always)]
+fn common(job: &ModuleJob<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
+    let found = match bytes {
+        Bytes::Windows(most, read) => job.inner_products(most, read),
+        Bytes::Whole(inputs) => {
+            job.inner_products(WINDOW, &mut |wanted, out| fill(|i| job.read(i), inputs, wanted, out))
+        }
+    };
+    found.map(Found::Pairs)
+}
+
+/// So do distances.
+#[inline(always)]
+fn apart(chunk: &Chunk<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
+    let found = match bytes {
+        Bytes::Windows(most, read) => chunk.distances(most, read),
+        Bytes::Whole(inputs) => {
+            chunk.distances(WINDOW, &mut |wanted, out| fill(|i| chunk.read(i), inputs, wanted, out))
+        }
+    };
+    found.map(Found::Pairs)
+}
+
+/// Fill `out` with a part of the reads of a job, whose bytes are `inputs`.
+fn fill(reads: impl Fn(usize) -> Read, inputs: &[&[u8]], wanted: &Read, out: &mut [u8]) -> Result<()> {
     let holds = |i: &usize| {
-        let read = job.read(*i);
+        let read = reads(*i);
         (read.input, read.file) == (wanted.input, wanted.file)
             && read.range.start <= wanted.range.start
             && wanted.range.end <= read.range.end
     };
-    let at = (0..job.read_count()).find(holds).expect("a module reads its own tensors");
-    let start = usize::try_from(wanted.range.start - job.read(at).range.start);
+    let at = (0..inputs.len()).find(holds).expect("a job reads its own tensors");
+    let start = usize::try_from(wanted.range.start - reads(at).range.start);
     let start = start.expect("the whole read is in memory");
     out.copy_from_slice(&inputs[at][start..start + out.len()]);
     Ok(())

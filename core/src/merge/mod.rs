@@ -62,6 +62,7 @@ pub mod report;
 pub(crate) mod same_run;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unweighed;
 
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -79,11 +80,14 @@ use crate::merge::same_run::Samples;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::weigh::choose::{note_of_sum, wrong_count};
+use crate::weigh::federated::Roles;
+use crate::weigh::robust::Robust;
 use crate::weigh::scheme::Weights;
 
 use self::dtype_in_config::with_dtype;
 use self::job::{Aim, Work};
 use self::report::{Distance, MODEL_CONFIG, Weighting};
+use self::unweighed::Unweighed;
 
 pub use agreed::Agreed;
 pub use closing::{Closing, Finished, Hash, Text, shard_indexes};
@@ -153,6 +157,12 @@ pub struct Chosen {
     pub weights: Weights,
     /// How the weights came about.
     pub weighting: Weighting,
+    /// How the tensors themselves decide the weights, which until then are what the inputs would weigh if none was bad.
+    pub robust: Option<Robust>,
+    /// The federated round that this is, if it is one.
+    pub round: Option<Round>,
+    /// What was lost and is recovered, if it is that.
+    pub recovered: Option<report::Recovered>,
     /// Which checkpoints these are, and why, where they were chosen.
     pub selected: Option<report::Selected>,
     /// Why little is to be expected of them, if so.
@@ -182,9 +192,10 @@ impl Chosen {
 
     /// With weights that were made before.
     pub(crate) fn weighed(inputs: Vec<Input>, configs: Vec<Option<AdapterConfig>>, weights: Weights) -> Self {
-        let weighting = Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None };
+        let weighting = Weighting::explicit();
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
             weights_key: None,
+            round: None,
             name: input.name.clone(),
             path: input.name.clone(),
             step: None,
@@ -199,12 +210,26 @@ impl Chosen {
             configs,
             weights,
             weighting,
+            robust: None,
+            round: None,
+            recovered: None,
             selected: None,
             advice: Vec::new(),
             notes: Vec::new(),
             adapter: None,
         }
     }
+}
+
+/// A federated round.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// Which input is what.
+    pub roles: Roles,
+    /// What each client's update counts, before its tensors are looked at.
+    pub shares: Vec<f64>,
+    /// What the report tells of it.
+    pub told: report::Round,
 }
 
 /// What there is to do.
@@ -234,6 +259,10 @@ pub struct Merge {
     /// The outputs; none until the ranks of modules are known.
     laid: Option<Laid>,
     phase: Phase,
+    /// The weights that are not known yet.
+    unweighed: Option<Unweighed>,
+    /// How many jobs there were until they were known.
+    before: u64,
     /// What the jobs of the first phase have found.
     first: Vec<Option<Found>>,
     /// What the jobs on modules have found.
@@ -267,6 +296,8 @@ struct Laid {
 enum Phase {
     /// Inputs are compared, or ranks found; nothing is written.
     First { is_out: bool },
+    /// The weights are found; then it begins again with them.
+    Weigh { is_out: bool },
     /// The outputs are written.
     Main { is_out: bool },
 }
@@ -281,7 +312,22 @@ impl Merge {
     ///
     /// # Panics
     /// If there is not one config (or `None`) and one row per input.
-    pub fn new(chosen: Chosen, options: MergeOptions, cut: Cut) -> Result<Self> {
+    pub fn new(chosen: Chosen, mut options: MergeOptions, cut: Cut) -> Result<Self> {
+        // whoever wins in the end, the newest gives the output its files and what lies beside them
+        options.rewrite |= chosen.robust.is_some() || chosen.round.is_some() || chosen.recovered.is_some();
+        let mut merge = Self::begin(chosen, options, cut)?;
+        merge.unweighed = Unweighed::new(&merge.chosen, options, &merge.recipe)?;
+        if merge.unweighed.is_some() {
+            merge.modules = Modules::Nothing;
+            merge.first = vec![None; merge.samples.count()];
+        } else if !merge.is_surveyed() {
+            merge.lay()?;
+        }
+        Ok(merge)
+    }
+
+    /// All but the weights that are not known, and the layout of the outputs.
+    fn begin(chosen: Chosen, options: MergeOptions, cut: Cut) -> Result<Self> {
         let Chosen { inputs, configs, weights, .. } = &chosen;
         if weights.values().len() != inputs.len() {
             return Err(wrong_count(weights.values().len(), inputs.iter().map(|input| input.name.as_str())));
@@ -300,7 +346,9 @@ impl Merge {
                 Modules::Product(products, rank.unwrap_or(Rank::Inputs))
             }
             (None, Space::Factors)
-                if options.residual != Measure::Off && agreed.exactness == Exactness::Product =>
+                if options.residual != Measure::Off
+                    && agreed.exactness == Exactness::Product
+                    && chosen.robust.is_none() =>
             {
                 let factors = Factors::new(inputs, &optional, weights)?;
                 match factors.method(options.residual) {
@@ -327,6 +375,8 @@ impl Merge {
             modules,
             laid: None,
             phase: Phase::First { is_out: false },
+            unweighed: None,
+            before: 0,
             first: Vec::new(),
             found: Vec::new(),
             tally: Tally::default(),
@@ -337,9 +387,6 @@ impl Merge {
             _ => merge.samples.count(),
         };
         merge.first = vec![None; firsts];
-        if !merge.is_surveyed() {
-            merge.lay()?;
-        }
         Ok(merge)
     }
 
@@ -372,17 +419,22 @@ impl Merge {
         Ok(())
     }
 
-    /// What there is to do now. Jobs come in at most two lots; the second begins when all of the first were told of.
+    /// What there is to do now. Jobs come in lots, of which each begins when all jobs of the one before were told of: inputs are
+    /// compared, or weights or ranks found; the last lot writes.
     ///
     /// # Errors
-    /// [`ErrorKind::CrossRun`] when the inputs are of several runs, [`ErrorKind::Usage`] for a rank that cannot be, and
-    /// [`ErrorKind::Input`] in the end when there was nothing to merge.
+    /// [`ErrorKind::CrossRun`] when the inputs are of several runs, [`ErrorKind::Usage`] for a rank that cannot be,
+    /// [`ErrorKind::Weights`] where weights that the tensors decide come to nothing, and [`ErrorKind::Input`] in the end when
+    /// there was nothing to merge.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and wait")]
     pub fn next(&mut self) -> Result<Next> {
-        let firsts = self.first.len() as u64;
-        if self.phase == (Phase::First { is_out: false }) && firsts > 0 {
+        if let next @ (Next::Jobs(_) | Next::Wait) = self.next_to_weigh()? {
+            return Ok(next);
+        }
+        let firsts = self.firsts();
+        if self.phase == (Phase::First { is_out: false }) && !firsts.is_empty() {
             self.phase = Phase::First { is_out: true };
-            return Ok(Next::Jobs(0..firsts));
+            return Ok(Next::Jobs(firsts));
         }
         if matches!(self.phase, Phase::First { .. }) {
             if self.first.iter().any(Option::is_none) {
@@ -395,13 +447,66 @@ impl Merge {
         let count = laid.cuts.count() + modules;
         if self.phase == (Phase::Main { is_out: false }) && count > 0 {
             self.phase = Phase::Main { is_out: true };
-            return Ok(Next::Jobs(firsts..firsts + count));
+            return Ok(Next::Jobs(firsts.end..firsts.end + count));
         }
         if self.tallied < laid.cuts.count() || self.found.iter().any(Option::is_none) {
             return Ok(Next::Wait);
         }
         self.distance()?;
         Ok(Next::Done)
+    }
+
+    /// As [`Merge::next`], but done when the weights are known: at once, unless the tensors decide them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next_to_weigh(&mut self) -> Result<Next> {
+        let Some(unweighed) = &self.unweighed else { return Ok(Next::Done) };
+        let firsts = self.firsts();
+        if self.phase == (Phase::First { is_out: false }) && !firsts.is_empty() {
+            self.phase = Phase::First { is_out: true };
+            return Ok(Next::Jobs(firsts));
+        }
+        if matches!(self.phase, Phase::First { .. }) {
+            if self.first.iter().any(Option::is_none) {
+                return Ok(Next::Wait);
+            }
+            let count = unweighed.apart().count();
+            self.judge()?;
+            self.phase = Phase::Weigh { is_out: true };
+            if count > 0 {
+                return Ok(Next::Jobs(firsts.end..firsts.end + count));
+            }
+        }
+        if !self.unweighed.as_ref().is_some_and(Unweighed::is_measured) {
+            return Ok(Next::Wait);
+        }
+        self.begin_again()?;
+        Ok(Next::Done)
+    }
+
+    /// The weights are known: plan with them what is left to do.
+    fn begin_again(&mut self) -> Result<()> {
+        let Some(unweighed) = self.unweighed.take() else { return Ok(()) };
+        let done = self.firsts().end + unweighed.apart().count();
+        let notes = unweighed.weigh(&mut self.chosen)?;
+        let mut merge = Self::begin(self.chosen.clone(), self.options, self.cut)?;
+        let judged = self.notes.iter().filter(|note| !merge.notes.contains(note)).cloned();
+        let judged: Vec<_> = judged.chain(notes).collect();
+        merge.notes.extend(judged);
+        merge.before = done;
+        if !merge.is_surveyed() {
+            merge.samples = Samples::default();
+            merge.first.clear();
+            merge.lay()?;
+        }
+        *self = merge;
+        Ok(())
+    }
+
+    /// The numbers of the jobs that compare inputs or find ranks.
+    fn firsts(&self) -> Range<u64> {
+        self.before..self.before + self.first.len() as u64
     }
 
     /// Whether no jobs will come after those that were handed out.
@@ -436,18 +541,25 @@ impl Merge {
     /// If it gave no such number.
     #[must_use]
     pub fn job(&self, number: u64) -> Job<'_> {
-        let first = self.first.len() as u64;
+        let firsts = self.firsts();
         let index = |number: u64| usize::try_from(number).expect("modules are in memory");
-        if number < first {
+        if number < firsts.end {
+            let place = index(number.checked_sub(firsts.start).expect("the weights are known by now"));
             return Job(match &self.modules {
                 Modules::Product(products, Rank::Energy(share)) => {
-                    Work::Module(products.factors().job(index(number)), Aim::Rank(*share))
+                    Work::Module(products.factors().job(place), Aim::Rank(*share))
                 }
-                _ => Work::Sample(self.samples.job(index(number))),
+                _ => Work::Sample(self.samples.job(place)),
+            });
+        }
+        let number = number - firsts.end;
+        if let Some(unweighed) = &self.unweighed {
+            return Job(match unweighed.apart().job(number) {
+                Ok(chunk) => Work::Apart(chunk),
+                Err(module) => Work::Module(module, Aim::Common),
             });
         }
         let Laid { plan, cuts, ranks, places } = self.laid();
-        let number = number - first;
         if number < cuts.count() {
             return Job(Work::Elements(cuts.job(plan, number)));
         }
@@ -465,7 +577,7 @@ impl Merge {
     /// that streams files takes them in order. None of the jobs that write nothing is among them.
     #[must_use]
     pub fn elements(&self) -> Range<u64> {
-        let first = self.first.len() as u64;
+        let first = self.firsts().end;
         let is_main = matches!(self.phase, Phase::Main { is_out: true });
         let count = self.laid.as_ref().filter(|_| is_main).map_or(0, |laid| laid.cuts.count());
         first..first + count
@@ -475,7 +587,7 @@ impl Merge {
     /// may take several at once; itself alone, if it has no neighbours.
     #[must_use]
     pub fn alike(&self, number: u64) -> Range<u64> {
-        let (first, laid) = (self.first.len() as u64, self.laid.as_ref());
+        let (first, laid) = (self.firsts().end, self.laid.as_ref());
         match (number.checked_sub(first), laid) {
             (Some(number), Some(laid)) if number < laid.cuts.count() => {
                 let alike = laid.cuts.alike(number);
@@ -488,13 +600,18 @@ impl Merge {
     /// Bytes that the jobs handed out last read, all together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        if matches!(self.phase, Phase::First { .. }) { self.first_bytes() } else { self.main_bytes() }
+        match self.phase {
+            Phase::First { .. } => self.first_bytes(),
+            Phase::Weigh { .. } => self.unweighed.as_ref().map_or(0, |unweighed| unweighed.apart().bytes()),
+            Phase::Main { .. } => self.main_bytes(),
+        }
     }
 
-    /// Bytes that all jobs together read, as far as that is known: where ranks are found first, there will be more.
+    /// Bytes that all jobs together read, as far as that is known: where weights or ranks are found first, there will be more.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.first_bytes() + self.main_bytes()
+        let measured = self.unweighed.as_ref().map_or(0, |unweighed| unweighed.apart().bytes());
+        self.first_bytes() + measured + self.main_bytes()
     }
 
     fn first_bytes(&self) -> u64 {
@@ -531,7 +648,7 @@ impl Merge {
         let unknown = || {
             Error::new(ErrorKind::Usage, "a job was reported that was not handed out, or was reported before")
         };
-        let first = self.first.len() as u64;
+        let firsts = self.firsts();
         let elements = self.laid.as_ref().map_or(0, |laid| laid.cuts.count());
         let is_main = matches!(self.phase, Phase::Main { is_out: true });
         if findings.tallied > 0 {
@@ -542,9 +659,18 @@ impl Merge {
             }
         }
         for (number, found) in findings.others {
-            let place = match number.checked_sub(first + elements) {
+            if let (Phase::Weigh { .. }, Some(unweighed), Found::Pairs(pairs)) =
+                (self.phase, &mut self.unweighed, &found)
+            {
+                let place = number.checked_sub(firsts.end).and_then(|number| unweighed.place(number));
+                *place.filter(|place| place.is_none()).ok_or_else(unknown)? = Some(pairs.clone());
+                continue;
+            }
+            let place = match number.checked_sub(firsts.end + elements) {
                 Some(module) if is_main => usize::try_from(module).ok().and_then(|i| self.found.get_mut(i)),
-                None if number < first => usize::try_from(number).ok().and_then(|i| self.first.get_mut(i)),
+                None if firsts.contains(&number) => {
+                    usize::try_from(number - firsts.start).ok().and_then(|i| self.first.get_mut(i))
+                }
                 _ => None,
             };
             match place {

@@ -16,6 +16,7 @@ use crate::method::product::{Method, Rank, Residual, Space};
 use crate::text::index::Index;
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
+use crate::weigh::robust::{Robust, Rule};
 use crate::weigh::scheme::Scheme;
 pub use crate::weigh::window::Selected;
 
@@ -45,6 +46,12 @@ pub struct Report {
     /// The container that the merge was converted to, if any: `outputs` are then the files before, and `companions` what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
+    /// The federated round that this was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<Round>,
+    /// What was lost of a model and came from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
     /// The inputs in the order in which they were summed.
     pub inputs: Vec<Input>,
     /// The files with weights that were written.
@@ -161,7 +168,7 @@ fn percent(share: f64) -> String {
 /// How weights came about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weighting {
-    /// `linear`, `power`, `exponential`, `rank`, `uniform` or `explicit`.
+    /// The name of a [`Scheme`], or `explicit`.
     pub scheme: String,
     /// The penalty, where the scheme has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,6 +179,12 @@ pub struct Weighting {
     /// `min` or `max`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
+    /// How many bad inputs were expected, where the scheme asks that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<usize>,
+    /// How many directions were kept, where the scheme asks that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subspace: Option<usize>,
 }
 
 /// One input.
@@ -192,11 +205,91 @@ pub struct Input {
     /// Where the value comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What it was in a federated round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<Contribution>,
     /// The normalised weight.
     pub weight: f64,
     /// Its files with weights; empty in a listing that merged nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<HashedFile>,
+}
+
+/// What was lost of a model and came from elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The way from the output folder to the model.
+    pub model: String,
+    /// The stage that was lost, such as `model.layers.8-11`.
+    pub lost: String,
+    /// The way to the checkpoint that it was taken from; none where it is made of its neighbours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// How much the stages before and after count, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<(f64, f64)>,
+    /// How many tensors were lost.
+    pub tensors: usize,
+}
+
+/// A federated round.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// `fedavg`, `fedbuff` or `fedfix`.
+    pub rule: String,
+    /// What staleness took: `constant`, `polynomial A` or `hinge A,B`.
+    pub discount: String,
+    /// The time of a round, where the rule asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<f64>,
+    /// How far the server moved, as a share of the clients' mean update.
+    pub rate: f64,
+    /// The share of the last step that was taken again.
+    pub momentum: f64,
+    /// The largest norm that an update could have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// The clients that took part.
+    pub clients: usize,
+    /// Their samples.
+    pub samples: f64,
+    /// Clients that were left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<Dropped>,
+}
+
+/// A client that was left out of a round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What an input was in a federated round.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contribution {
+    /// `client`, `sent` (a model that clients began with), `previous` or `base`.
+    pub role: String,
+    /// How many samples a client trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<f64>,
+    /// How many rounds ago it was sent its model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<f64>,
+    /// What its update counts, before it was compared with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// The norm of its update, where updates were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<f64>,
+    /// What clipping left of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<f64>,
+    /// The cosine between its update and the mean of all, where all pairs were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
 }
 
 /// A file by content.
@@ -298,7 +391,31 @@ impl Weighting {
             penalty: scheme.reads_metric().then_some(penalty),
             metric: metric.map(|metric| metric.name.clone()),
             goal: metric.map(|metric| if metric.goal == Goal::Min { "min" } else { "max" }.into()),
+            outliers: None,
+            subspace: None,
         }
+    }
+
+    /// The caller's own weights.
+    #[must_use]
+    pub fn explicit() -> Self {
+        Self { scheme: "explicit".into(), ..Self::new(Scheme::UNIFORM, 0.0, None) }
+    }
+
+    /// Weights that the tensors decide.
+    #[must_use]
+    pub fn robust(scheme: Scheme, robust: Robust) -> Self {
+        let is_krum = matches!(robust.rule, Rule::Krum | Rule::MultiKrum);
+        Self {
+            outliers: is_krum.then_some(robust.outliers),
+            subspace: robust.has_reference().then_some(robust.subspace),
+            ..Self::new(scheme, 0.0, None)
+        }
+    }
+
+    /// Whether tensors decided the weights.
+    pub(crate) fn is_robust(&self) -> bool {
+        Rule::named(&self.scheme).is_some()
     }
 
     /// In words: "linear, penalty 0.8, by eval_loss (lower is better)".
@@ -308,9 +425,21 @@ impl Weighting {
         if let Some(penalty) = self.penalty {
             text += &format!(", penalty {penalty}");
         }
-        if let (Some(metric), Some(goal)) = (&self.metric, &self.goal) {
-            let better = if goal == "min" { "lower" } else { "higher" };
-            text += &format!(", by {metric} ({better} is better)");
+        match self.outliers {
+            Some(1) => text += ", 1 outlier",
+            Some(outliers) => text += &format!(", {outliers} outliers"),
+            None => {}
+        }
+        match self.subspace {
+            Some(1) => text += ", 1 direction",
+            Some(subspace) => text += &format!(", {subspace} directions"),
+            None => {}
+        }
+        match (&self.metric, self.goal.as_deref()) {
+            (Some(metric), Some("min")) => text += &format!(", by {metric} (lower is better)"),
+            (Some(metric), Some(_)) => text += &format!(", by {metric} (higher is better)"),
+            (Some(metric), None) => text += &format!(", by {metric}"),
+            _ => {}
         }
         text
     }

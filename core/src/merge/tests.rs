@@ -40,7 +40,7 @@ fn input(name: &str, bytes: &[u8]) -> Input {
 }
 
 fn open(files: &[Vec<u8>], config: &str, weights: &[f64], options: MergeOptions) -> Result<Merge> {
-    let inputs = files.iter().zip(["a", "b", "c"]).map(|(file, name)| input(name, file)).collect();
+    let inputs = files.iter().zip(["a", "b", "c", "d", "e"]).map(|(file, name)| input(name, file)).collect();
     let configs = files.iter().map(|_| Some(AdapterConfig::parse(config).unwrap())).collect();
     Merge::new(Chosen::explicit(inputs, configs, weights)?, options, Cut { max_bytes: 4, by_tensor: false })
 }
@@ -310,4 +310,85 @@ fn counters_are_taken_from_the_newest_and_it_is_said() {
     assert_eq!(of(&["m", "n"]).1, [two]);
     assert!(of(&["l", "m", "n"]).1[0].starts_with("`l` and 2 tensors like it are not averaged"));
     assert_eq!(of(&[]).1, [""; 0]);
+}
+
+/// The same, weighed by the tensors.
+fn open_robust(files: &[Vec<u8>], scheme: &str, options: MergeOptions, max_bytes: usize) -> Result<Merge> {
+    let names = ["a", "b", "c", "d", "e"];
+    let inputs = files.iter().zip(names).map(|(file, name)| input(name, file)).collect();
+    let configs = files.iter().map(|_| Some(AdapterConfig::parse(CONFIG).unwrap())).collect();
+    let mut chosen = Chosen::explicit(inputs, configs, &vec![1.0; files.len()])?;
+    let scheme = scheme.parse().unwrap();
+    chosen.robust = Robust::of(scheme, None, None).unwrap();
+    chosen.weighting = Weighting::robust(scheme, chosen.robust.unwrap());
+    chosen.notes.clear();
+    Merge::new(chosen, options, Cut { max_bytes, by_tensor: false })
+}
+
+#[test]
+fn the_median_leaves_a_stranger_nearly_out_in_both_spaces_whatever_the_jobs() {
+    let files = [0.0, 0.1, 0.05, -0.05, 4.0].map(|turn| adapter(turn, 1.0 + turn));
+    let allowed = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    for options in [allowed, MergeOptions { space: PRODUCT, ..allowed }] {
+        let mut merge = open_robust(&files, "geometric-median", options, 4).unwrap();
+        assert!(merge.outputs().is_empty(), "the weights are not known yet");
+        let merged = run(&mut merge, &files).unwrap();
+        let report = merge.finish(&closing(&files)).unwrap().report;
+        assert!(report.inputs[4].weight < 0.05, "{:?}", report.inputs);
+        assert!((report.inputs.iter().map(|input| input.weight).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!(report.inputs[4].metric > report.inputs[0].metric, "its distance is told");
+        assert_eq!(report.weighting.describe(), "geometric-median, by distance");
+        // by the report, as to verify it
+        let weights: Vec<_> = report.inputs.iter().map(|input| input.weight).collect();
+        let mut again = open(&files, CONFIG, &weights, options).unwrap();
+        assert_eq!(run(&mut again, &files).unwrap(), merged);
+        let mut larger = open_robust(&files, "geometric-median", options, 1 << 20).unwrap();
+        assert_eq!(run(&mut larger, &files).unwrap(), merged);
+    }
+}
+
+#[test]
+fn krum_takes_one_of_five_and_writes_it() {
+    let files = [0.0, 0.1, 0.06, -0.05, 4.0].map(|turn| adapter(turn, 1.0));
+    let allowed = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let mut merge = open_robust(&files, "krum", allowed, 4).unwrap();
+    assert_eq!(run(&mut merge, &files).unwrap(), files[2]);
+    assert_eq!(merge.owner(), 4, "the newest gives what lies beside");
+    let report = merge.finish(&closing(&files)).unwrap().report;
+    assert_eq!(report.weighting.describe(), "krum, 1 outlier, by distance");
+    assert_eq!(report.inputs[2].source.as_deref(), Some("nearest 2"));
+    assert!(report.merging().unwrap().rewrite, "verify writes it anew, too");
+    let error = open_robust(&files[..4], "krum", allowed, 4).unwrap_err();
+    assert_eq!(error.to_string(), "krum with 1 outlier needs 5 inputs, but there are 4");
+}
+
+#[test]
+fn the_flag_compares_what_adapters_do_also_where_factors_are_merged() {
+    let files = [0.0, 0.1, 0.05, -0.05, 4.0].map(|turn| adapter(turn, 1.0));
+    let allowed = MergeOptions { allow_cross_run: true, ..MergeOptions::default() };
+    let weights = [allowed, MergeOptions { space: PRODUCT, ..allowed }].map(|options| {
+        let mut merge = open_robust(&files, "flag", options, 4).unwrap();
+        run(&mut merge, &files).unwrap();
+        let report = merge.finish(&closing(&files)).unwrap().report;
+        assert!(report.inputs.iter().all(|input| (0.0..=1.0 + 1e-9).contains(&input.metric.unwrap())));
+        report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>()
+    });
+    assert_eq!(weights[0], weights[1]);
+    let model = file(&[("w", &[2], &[1.0, 2.0])]);
+    let error = open_robust(&[model.clone(), model], "flag", MergeOptions::default(), 4).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Method);
+}
+
+#[test]
+fn what_is_not_finite_is_found_before_anything_is_written() {
+    let good = adapter(0.0, 1.0);
+    let files = [good.clone(), adapter(0.1, f32::NAN), good];
+    let mut merge = open_robust(&files, "geometric-median", MergeOptions::default(), 4).unwrap();
+    let error = run(&mut merge, &files).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.at_file(), error.at_tensor()),
+        (ErrorKind::NonFinite, Some("b"), Some(HEAD))
+    );
+    assert_eq!(error.detail(), "holds NaN, at element 0");
+    assert_eq!(merge.bad_input(&error).map(|(input, _)| input), Some(1));
 }

@@ -1,3 +1,4 @@
 //! What is done with the inputs.
 
+pub(crate) mod apart;
 pub(crate) mod product;

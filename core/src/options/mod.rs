@@ -25,6 +25,7 @@ use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
 use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
+use crate::weigh::robust::Robust;
 use crate::weigh::scheme::{Scheme, Weights};
 use crate::weigh::window::Pick;
 
@@ -152,6 +153,8 @@ pub enum Verb {
     Verify,
     /// Search for the best weights by scores.
     Search,
+    /// Merge what the clients of a federated round returned.
+    Aggregate,
 }
 
 /// Who asks.
@@ -170,9 +173,13 @@ pub enum Face {
 }
 
 const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
-const MERGING: &[Verb] = &[Verb::Merge, Verb::Search];
+const MERGING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate];
 const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
-const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search];
+const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search, Verb::Aggregate];
+/// What federated rounds have too.
+const COMPARING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search, Verb::Aggregate];
+/// Of schemes by which the tensors decide, which a search has not.
+const ROBUST: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Aggregate];
 /// A search finds them itself.
 const GIVEN: &[Verb] = &[Verb::Merge, Verb::Weights];
 
@@ -192,7 +199,8 @@ const CONVERTING: &[(Face, &str)] = &[
 ];
 
 /// What own weights leave nothing to do for.
-const MEASURING: [&str; 6] = ["scheme", "penalty", "metric", "metrics_file", "metrics_from", "goal"];
+const MEASURING: [&str; 8] =
+    ["scheme", "penalty", "outliers", "subspace", "metric", "metrics_file", "metrics_from", "goal"];
 
 /// Make a struct, a table and the reading of the same rows.
 macro_rules! options {
@@ -273,7 +281,7 @@ options! {
         ..SELECTION
     };
     /// Leave out checkpoints that diverged, instead of failing
-    drop_bad: bool = false, Kind::Switch, SELECTION;
+    drop_bad: bool = false, Kind::Switch, Facts { verbs: COMPARING, ..SELECTION };
 
     /// loss, eval_loss, step or any logged NAME
     metric: Option<String> = None, Kind::Text, Facts {
@@ -299,15 +307,19 @@ options! {
     /// Fail rather than take a value that was not logged right at a checkpoint
     strict_metrics: bool = false, Kind::Switch, METRIC;
 
-    /// How a metric becomes a weight
-    scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, ..WEIGHTS };
+    /// How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does
+    scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
+    /// How many bad checkpoints krum and multi-krum expect
+    outliers: Option<usize> = None, Kind::Whole, Facts { value: "F", usual: "one, for these schemes", verbs: ROBUST, ..WEIGHTS };
+    /// How many directions the scheme flag keeps
+    subspace: Option<usize> = None, Kind::Count, Facts { value: "R", usual: "one, for this scheme", verbs: ROBUST, ..WEIGHTS };
     /// Your own weights, one per checkpoint, instead of a metric's
     weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "W,W,…", verbs: GIVEN, ..WEIGHTS };
 
     /// Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks
-    space: SpaceName = SpaceName::Factors, Kind::Word(&["factors", "product"]), Facts { value: "SPACE", usual: "factors", ..SPACE };
+    space: SpaceName = SpaceName::Factors, Kind::Word(&["factors", "product"]), Facts { value: "SPACE", usual: "factors", verbs: COMPARING, ..SPACE };
     /// Rank of merged products: a number, full (exact, the sum of ranks) or auto
     rank: Option<RankChoice> = None, Kind::Rank, Facts { value: "R|auto|full", usual: "the inputs' largest", ..SPACE };
     /// With rank auto, the share of the squared norm that each module keeps
@@ -339,7 +351,7 @@ options! {
     /// Let NaN and infinity through instead of failing
     allow_non_finite: bool = false, Kind::Switch, OUTPUT;
     /// Write files anew where one checkpoint alone has weight, instead of copying its own
-    rewrite: bool = false, Kind::Switch, OUTPUT;
+    rewrite: bool = false, Kind::Switch, Facts { verbs: &[Verb::Merge], ..OUTPUT };
     /// Replace an earlier merge
     force: bool = false, Kind::Switch, Facts {
         lacking: &[(Face::Browser, "files are handed over, not replaced")],
@@ -431,8 +443,13 @@ impl Options {
             Weights::explicit(weights)?;
             WeightRule::Explicit(weights.clone())
         } else {
-            Weights::new(&[1.0], Goal::Min, self.scheme, self.penalty)?;
-            WeightRule::Scheme { scheme: self.scheme, penalty: self.penalty }
+            let (scheme, is_product) = (self.scheme, self.space == SpaceName::Product);
+            if let Some(robust) = Robust::of(scheme, self.outliers, self.subspace)? {
+                WeightRule::Robust { scheme, robust, is_product }
+            } else {
+                Weights::new(&[1.0], Goal::Min, scheme, self.penalty)?;
+                WeightRule::Scheme { scheme, penalty: self.penalty }
+            }
         };
         Ok(ChooseOptions {
             select: Selection {

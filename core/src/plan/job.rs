@@ -53,6 +53,17 @@ impl Job<'_> {
         Read { input: place.input, file: place.file, range: start..start + self.count * size }
     }
 
+    /// What each of [`Job::reads`] holds.
+    pub(crate) fn floats(&self) -> impl Iterator<Item = Float> + '_ {
+        let float = |place: &Place| place.float.expect("plan() gives each operand of a sum its dtype");
+        self.segment.operands.iter().map(float)
+    }
+
+    /// How many elements it has.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// Where the result goes.
     #[must_use]
     pub fn write(&self) -> Write {
@@ -174,7 +185,7 @@ impl Job<'_> {
     }
 
     /// An error at an element of this job, with the tensor's name and the element's place in it.
-    fn at(&self, kind: ErrorKind, input: usize, element: usize, detail: String) -> Error {
+    pub(crate) fn at(&self, kind: ErrorKind, input: usize, element: usize, detail: String) -> Error {
         let size = self.segment.work.bytes() as u64;
         let offset = self.write().range.start + element as u64 * size;
         let tensor = self.plan.outputs[self.segment.output].header.tensor_at(offset);

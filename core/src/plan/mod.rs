@@ -106,7 +106,8 @@ struct Place {
 impl Plan {
     /// Check the inputs against each other and lay out the output.
     ///
-    /// The output has the files, and the tensors in each, of the last input: by convention the newest.
+    /// The output has the files, and the tensors in each, of the last input: by convention the newest. Where several of them
+    /// have one name, their tensors lie together in one file.
     ///
     /// # Errors
     /// [`ErrorKind::Weights`] when there is not one weight per input; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
@@ -134,10 +135,19 @@ impl Plan {
         let mut unplaced: Vec<_> = unplaced.cloned().collect();
         let mut outputs = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
-        for (output, file) in newest.files.iter().enumerate() {
+        // files of one name make one output
+        let mut files: Vec<Vec<&Shard>> = Vec::new();
+        for file in &newest.files {
+            match files.iter_mut().find(|same| same[0].name == file.name) {
+                Some(same) => same.push(file),
+                None => files.push([file].into()),
+            }
+        }
+        for (output, same) in files.into_iter().enumerate() {
+            let file = same[0];
             let mut works = Vec::new();
             let mut layout = Vec::new();
-            for tensor in file.header.tensors() {
+            for tensor in same.iter().flat_map(|file| file.header.tensors()) {
                 if let Some(place) = elsewhere.place(&tensor.name) {
                     layout.push(recipe.elsewhere[place].clone());
                     continue;
@@ -200,6 +210,23 @@ impl Plan {
     /// The files of input `only` byte for byte, heads included.
     pub(crate) fn whole(inputs: &[Input], only: usize) -> Self {
         Self::copy_from(inputs, only, |_| 0)
+    }
+
+    /// What is computed and not copied, by the names of tensors, for jobs that only look at it; made with
+    /// [`Recipe::by_tensor`], so that no job crosses from one tensor to the next.
+    pub(crate) fn computed(mut self) -> Self {
+        self.segments.retain(|segment| matches!(segment.work, Work::Elements(..)));
+        let outputs = &self.outputs;
+        self.segments.sort_by_key(|segment| {
+            outputs[segment.output].header.tensor_at(segment.start).map(|tensor| &tensor.name)
+        });
+        self
+    }
+
+    /// The same outputs, of which no job computes anything.
+    pub(crate) fn nothing(mut self) -> Self {
+        self.segments.clear();
+        self
     }
 
     /// The files to write: name and head of each.

@@ -22,12 +22,13 @@ impl Run {
     /// What [`crate::merge::Merge::new`] takes.
     #[must_use]
     pub fn chosen(&self, weighed: Weighed) -> Chosen {
-        let Weighed { indexes, inputs, weights, weighting, selected, advice, mut notes, .. } = weighed;
+        let Weighed { indexes, inputs, weights, weighting, robust, selected, advice, mut notes, .. } =
+            weighed;
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
         let adapter = self.adapter.clone();
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
         notes.extend(way_back(&checkpoints, &chosen));
-        Chosen { selected: Some(selected), advice, notes, adapter, ..chosen }
+        Chosen { robust, selected: Some(selected), advice, notes, adapter, ..chosen }
     }
 
     /// Ask for what [`Checkpoint::beside`] may want to read, where files are read before anybody says what is merged.
@@ -61,6 +62,8 @@ impl Run {
             dtype: report::dtype_name(None),
             adapter: self.adapter.clone(),
             format: None,
+            round: None,
+            recovered: None,
             outputs: Vec::new(),
             companions: Vec::new(),
             advice,
@@ -110,6 +113,9 @@ impl Chosen {
             rows,
             weights,
             weighting,
+            robust: None,
+            round: None,
+            recovered: None,
             selected: None,
             advice: Vec::new(),
             notes: Vec::new(),
@@ -165,6 +171,7 @@ impl Report {
             space: self.space()?,
             allow_cross_run: true,
             residual: Measure::Off,
+            rewrite: self.round.is_some() || self.recovered.is_some() || self.weighting.is_robust(),
             ..MergeOptions::default()
         })
     }
@@ -198,7 +205,18 @@ impl Checkpoint {
         if is_mlx && self.config.is_none() && is_file(files, &config)? {
             found.push((report::CONFIG.to_owned(), config));
         }
-        let Some(folder) = &self.folder else { return Ok(found) };
+        if let Some(folder) = &self.folder {
+            found.extend(Self::companions_of(files, folder)?);
+        }
+        Ok(found)
+    }
+
+    /// Those of a folder, whatever its weights.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn companions_of(files: &dyn Files, folder: &str) -> Maybe<Vec<(String, String)>> {
+        let mut found = Vec::new();
         let mut folders = Vec::from([String::new()]);
         for name in files.list(folder)? {
             if is_part(files, folder, &name)? {

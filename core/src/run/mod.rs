@@ -21,6 +21,7 @@ use crate::run::readers::{OpenOptions, Readers};
 use crate::run::settle::settle;
 use crate::search::Ground;
 use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of, wrong_count};
+use crate::weigh::robust::Robust;
 use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
@@ -89,6 +90,8 @@ pub struct Weighed {
     pub weights: Weights,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// How the tensors decide the weights, if they do.
+    pub robust: Option<Robust>,
     /// Which checkpoints these are, and why.
     pub selected: report::Selected,
     /// Why little is to be expected of them, if so.
@@ -119,7 +122,8 @@ impl Weighed {
         }
         let mut other = Self { weights: Weights::normalised(weights)?, ..self.clone() };
         other.inputs.iter_mut().zip(weights).for_each(|(input, weight)| input.weight = *weight);
-        other.weighting = Weighting { scheme: scheme.into(), penalty: None, metric: None, goal: None };
+        other.weighting = Weighting { scheme: scheme.into(), ..Weighting::explicit() };
+        other.robust = None;
         // these weights are no metric's
         other.advice.retain(|advice| advice.about != "metric");
         Ok(other)
@@ -180,6 +184,7 @@ impl Run {
             readings: choice.readings,
             weights: choice.weights,
             weighting: choice.weighting,
+            robust: choice.robust,
             selected: choice.selected,
             advice: choice.advice,
             notes,

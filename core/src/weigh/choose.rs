@@ -16,6 +16,7 @@ use crate::merge::report;
 use crate::merge::report::Weighting;
 use crate::text::index::Index;
 use crate::weigh::advice::Advice;
+use crate::weigh::robust::Robust;
 use crate::weigh::schedule::Schedule;
 use crate::weigh::scheme::{Scheme, Weights};
 use crate::weigh::window::{MOST, Pick, Reasons, Selected, half};
@@ -83,6 +84,15 @@ pub enum WeightRule {
         /// How hard a worse checkpoint is punished.
         penalty: f64,
     },
+    /// One of the schemes by which the tensors decide.
+    Robust {
+        /// Which.
+        scheme: Scheme,
+        /// The same with its numbers.
+        robust: Robust,
+        /// Whether products are compared, as they are merged.
+        is_product: bool,
+    },
     /// The caller's own weights, one per checkpoint, in the order in which the checkpoints are found.
     Explicit(Vec<f64>),
 }
@@ -120,6 +130,8 @@ pub struct Choice {
     pub weights: Weights,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// How the tensors decide the weights, if they do.
+    pub robust: Option<Robust>,
     /// Which checkpoints these are, and why.
     pub selected: Selected,
     /// Why little is to be expected of them, if so.
@@ -158,7 +170,7 @@ pub fn choose(
     let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
     let is_uniform = match &options.rule {
         WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
-        WeightRule::Explicit(_) => true,
+        WeightRule::Robust { .. } | WeightRule::Explicit(_) => true,
     };
     let kept = narrowed.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
     let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
@@ -250,9 +262,8 @@ pub fn choose(
         WeightRule::Scheme { scheme, penalty } => {
             Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme.reads_metric()))
         }
-        WeightRule::Explicit(_) => {
-            Weighting { scheme: "explicit".into(), penalty: None, metric: None, goal: None }
-        }
+        WeightRule::Robust { scheme, robust, .. } => Weighting::robust(scheme, robust),
+        WeightRule::Explicit(_) => Weighting::explicit(),
     };
     if let WeightRule::Scheme { scheme, penalty } = options.rule
         && !scheme.reads_metric()
@@ -290,7 +301,11 @@ pub fn choose(
     if searched && select.is_free() {
         advice.extend(Advice::on_checkpoints(found.len()));
     }
-    Ok(Choice { indexes, readings, weights, weighting, selected, advice, notes })
+    let robust = match options.rule {
+        WeightRule::Robust { robust, .. } => Some(robust),
+        _ => None,
+    };
+    Ok(Choice { indexes, readings, weights, weighting, robust, selected, advice, notes })
 }
 
 /// The checkpoints that an evaluation tells apart, if there is one for at least half of them: the one that was asked for, or
@@ -584,8 +599,8 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
                     .help(error.advice().unwrap_or_default().to_owned())
             })
         }
-        (WeightRule::Scheme { penalty, .. }, None) => {
-            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, *penalty)
+        (WeightRule::Scheme { .. } | WeightRule::Robust { .. }, _) => {
+            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, 0.0)
         }
     }
 }
@@ -608,6 +623,7 @@ impl Choice {
         let rows = chosen.zip(&self.readings).zip(self.weights.values());
         let row = |((checkpoint, reading), &weight): ((Listed<'_>, &Option<Reading>), &f64)| report::Input {
             weights_key: None,
+            round: None,
             name: checkpoint.name.to_owned(),
             path: checkpoint.name.to_owned(),
             step: checkpoint.step,

@@ -2,6 +2,8 @@
 
 pub(crate) mod advice;
 pub(crate) mod choose;
+pub mod federated;
+pub(crate) mod robust;
 pub(crate) mod schedule;
 pub(crate) mod scheme;
 pub(crate) mod window;

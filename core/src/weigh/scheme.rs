@@ -47,7 +47,7 @@ type Formula = fn(&[f64], Goal, f64, f64) -> Result<Vec<f64>>;
 
 impl Scheme {
     /// Every scheme; the first is the default.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self {
             name: "linear",
             formula: "1 − p·gᵢ; at p = 1 the worst gets nothing",
@@ -79,6 +79,10 @@ impl Scheme {
             },
         },
         Self::UNIFORM,
+        Self::robust("flag", "the mean of what the R directions keep that most inputs have in common"),
+        Self::robust("krum", "1 for the input whose K−F−2 nearest are nearest, else 0"),
+        Self::robust("multi-krum", "1 for the K−F−2 inputs whose K−F−2 nearest are nearest, else 0"),
+        Self::robust("geometric-median", "1 / distance from the point whose distances have the least sum"),
     ];
 
     /// The names of [`Self::ALL`].
@@ -99,6 +103,20 @@ impl Scheme {
         penalty: None,
         weigh: |metrics, _, _, _| Ok(vec![1.0; metrics.len()]),
     };
+
+    /// One whose weights come of the tensors ([`crate::weigh::robust`]), so that no metric gives them.
+    const fn robust(name: &'static str, formula: &'static str) -> Self {
+        Self {
+            name,
+            formula,
+            penalty: None,
+            weigh: |_, _, _, _| {
+                Err(bad("the tensors decide the weights of this scheme, not a metric").help(
+                    "merge checkpoints with it, or use linear, power, exponential, rank or uniform here",
+                ))
+            },
+        }
+    }
 
     /// Whether weights depend on a metric at all.
     #[must_use]
@@ -325,8 +343,12 @@ mod tests {
 
     #[test]
     fn no_penalty_is_the_plain_mean_in_every_scheme() {
-        for scheme in Scheme::ALL {
+        for scheme in Scheme::ALL.into_iter().take_while(|scheme| scheme.name != "flag") {
             assert_eq!(weigh(&[3.0, 1.0, 2.0, 5.0], scheme.name, 0.0), [0.25; 4], "{scheme}");
+        }
+        for scheme in ["flag", "krum", "multi-krum", "geometric-median"] {
+            let error = Weights::new(&[1.0, 2.0], Goal::Min, scheme.parse().unwrap(), 0.0).unwrap_err();
+            assert_eq!(error.detail(), "the tensors decide the weights of this scheme, not a metric");
         }
     }
 
@@ -404,7 +426,10 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_answered_with_all_there_are() {
         let error = "lineal".parse::<Scheme>().unwrap_err();
-        assert_eq!(error.advice(), Some("use linear, power, exponential, rank or uniform"));
+        assert_eq!(
+            error.advice(),
+            Some("use linear, power, exponential, rank, uniform, flag, krum, multi-krum or geometric-median")
+        );
     }
 
     #[test]

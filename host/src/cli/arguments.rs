@@ -10,6 +10,7 @@ use mwa::options::{About, Face, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
 use mwa::{Error, ErrorKind, SearchOptions};
 use serde_json::{Map, Value as Json};
 
+use crate::aggregate::RoundOptions;
 use crate::engine::device::DeviceChoice;
 use crate::options::{MergeOptions, Options};
 
@@ -151,6 +152,49 @@ Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong
         #[command(flatten)]
         show: Show,
     },
+    /// Merge what the clients of a federated round returned, by samples and staleness, into the next model
+    Aggregate {
+        /// The folder of a round, which holds a file or a folder for each client; or these files and folders
+        #[arg(required_unless_present = "manifest", value_name = "ROUND_DIR|FILE")]
+        inputs: Vec<PathBuf>,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        #[command(flatten)]
+        round: Round,
+        #[command(flatten)]
+        given: Given<Aggregating>,
+        #[command(flatten)]
+        timings: Timings,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Fill in layers that a checkpoint has lost: from an older one, or from the layers around them
+    Recover {
+        /// A checkpoint folder or a .safetensors file, which may lack files or be cut short
+        #[arg(value_name = "MODEL")]
+        model: PathBuf,
+        /// The layers that are lost, such as model.layers.8-11
+        #[arg(long, value_name = "LAYERS")]
+        lost: String,
+        /// Take them from this checkpoint, which is older and whole
+        #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["weights", "copy_ends"])]
+        from: Option<PathBuf>,
+        /// How much the layers before and after count [default: alike]
+        #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 1.., allow_hyphen_values = true)]
+        weights: Option<Vec<f64>>,
+        /// At an end of the model, copy the only neighbours
+        #[arg(long)]
+        copy_ends: bool,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Replace an earlier merge
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        show: Show,
+    },
     /// List the GPUs here, and whether each gives the same bytes as the CPU
     Devices {
         #[command(flatten)]
@@ -181,7 +225,7 @@ Examples:
 pub(crate) struct Inputs {
     /// A run folder, checkpoint folders, or .safetensors files
     #[arg(required = true, value_name = "RUN|CHECKPOINT|FILE")]
-    inputs: Vec<PathBuf>,
+    pub(crate) inputs: Vec<PathBuf>,
 }
 
 /// For whoever makes mwa faster.
@@ -190,6 +234,70 @@ pub(crate) struct Timings {
     /// Show where the time went, summed over threads
     #[arg(long, hide = true)]
     pub(crate) timings: bool,
+}
+
+/// What a federated round is told.
+#[derive(Args)]
+#[command(next_help_heading = "Round")]
+pub(crate) struct Round {
+    /// The samples of each client, in the order of the files, or of their names in the folder
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', allow_hyphen_values = true)]
+    samples: Option<Vec<f64>>,
+    /// How many rounds ago each client was sent its model, in the same order
+    #[arg(long, value_name = "T,T,…", value_delimiter = ',', allow_hyphen_values = true)]
+    staleness: Option<Vec<f64>>,
+    /// A file that tells all that [default: manifest.json in the folder]: {"clients": [{"client", "file", "samples",
+    /// "staleness", "time", "sent"}]}
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// How samples and staleness become weights [default: fedavg]
+    #[arg(long, value_name = "RULE", value_parser = PossibleValuesParser::new(mwa::federated::Rule::NAMES))]
+    rule: Option<String>,
+    /// What staleness takes: constant (nothing), polynomial[:A] or hinge[:A,B] [default: constant]
+    #[arg(long, value_name = "HOW")]
+    discount: Option<String>,
+    /// Leave out clients that are staler than this
+    #[arg(long, value_name = "T")]
+    max_staleness: Option<f64>,
+    /// The time of a round, in the unit of the clients' times, for fedfix
+    #[arg(long, value_name = "T")]
+    period: Option<f64>,
+    /// The model of this round, which clients were sent
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
+    /// The model before it, for momentum
+    #[arg(long, value_name = "MODEL")]
+    previous: Option<PathBuf>,
+    /// The share of the last step that is taken again
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    momentum: Option<f64>,
+    /// How far the model moves, as a share of the clients' mean update [default: 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    server_rate: Option<f64>,
+    /// The largest norm of a client's update; larger ones are scaled down to it
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    clip: Option<f64>,
+}
+
+impl From<Round> for RoundOptions {
+    fn from(round: Round) -> Self {
+        let Round { samples, staleness, manifest, rule, discount, max_staleness, .. } = round;
+        let Round { period, base, previous, momentum, server_rate, clip, .. } = round;
+        Self {
+            samples,
+            staleness,
+            manifest,
+            rule,
+            discount,
+            max_staleness,
+            period,
+            base,
+            previous,
+            momentum,
+            server_rate,
+            clip,
+        }
+    }
 }
 
 /// What is printed.
@@ -222,7 +330,14 @@ macro_rules! verbs {
     };
 }
 
-verbs!(Merging = Merge, Searching = Search, Weighing = Weights, Inspecting = Inspect, Verifying = Verify);
+verbs!(
+    Merging = Merge,
+    Searching = Search,
+    Weighing = Weights,
+    Inspecting = Inspect,
+    Verifying = Verify,
+    Aggregating = Aggregate
+);
 
 /// The options of a verb as they were given.
 pub(crate) struct Given<V> {
@@ -309,8 +424,8 @@ impl<V> Given<V> {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a penalty or weights that suit no checkpoints at all.
-    pub(crate) fn choosing(&self, inputs: Inputs) -> mwa::Result<Options> {
-        let options = Options::new(inputs.inputs, &self.options).map_err(|error| {
+    pub(crate) fn choosing(&self, inputs: Vec<PathBuf>) -> mwa::Result<Options> {
+        let options = Options::new(inputs, &self.options).map_err(|error| {
             Error::new(ErrorKind::Usage, error.detail().to_owned())
                 .help(error.advice().unwrap_or_default().to_owned())
         })?;

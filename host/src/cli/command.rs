@@ -25,6 +25,7 @@ use crate::io::open::raise_limit;
 use crate::io::room;
 use crate::options::{Machine, MergeOptions, Options};
 use crate::progress::Progress;
+use crate::recover::Wanted;
 use crate::search::{CommandEvaluator, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried, Watch};
 
 const DONE: u8 = 0;
@@ -64,6 +65,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Inspect { show, .. }
         | Command::Convert { show, .. }
         | Command::Verify { show, .. }
+        | Command::Aggregate { show, .. }
+        | Command::Recover { show, .. }
         | Command::Devices { show } => show.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -88,7 +91,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let bar = Bar::new(show, timings.timings);
             let how = MergeOptions { plot, ..given.merging()? };
             prepare(how.machine);
-            let report = crate::merge(&given.choosing(inputs)?, &how, &output, &bar)?;
+            let report = crate::merge(&given.choosing(inputs.inputs)?, &how, &output, &bar)?;
             let printed = print(show, &report, || {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
@@ -103,7 +106,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let (how, wanted) = (given.merging()?, given.search.clone());
             prepare(how.machine);
             let line = Line::new(show);
-            let report = searched(&given.choosing(inputs)?, &how, &wanted, &output, &line)?;
+            let report = searched(&given.choosing(inputs.inputs)?, &how, &wanted, &output, &line)?;
             line.end();
             let printed = print(show, &report, || show::searched(&report, &output.display().to_string()));
             note(show, &report.merge.notes);
@@ -112,7 +115,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             }
         }
         Command::Weights { inputs, plot, given, show } => {
-            let options = given.choosing(inputs)?;
+            let options = given.choosing(inputs.inputs)?;
             let report = match &plot {
                 None => crate::weights(&options)?,
                 Some(path) => {
@@ -179,6 +182,42 @@ fn run(command: Command) -> mwa::Result<u8> {
             if !verified.is_good() {
                 return Ok(FAILED);
             }
+        }
+        Command::Aggregate { inputs, output, round, given, timings, show } => {
+            signals::stop_cleanly();
+            let start = Instant::now();
+            let bar = Bar::new(show, timings.timings);
+            let how = given.merging()?;
+            prepare(how.machine);
+            let report = crate::aggregate(&given.choosing(inputs)?, &round.into(), &how, &output, &bar)?;
+            note(show, &report.notes);
+            let printed = print(show, &report, || {
+                show::aggregated(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            });
+            if let Err(error) = printed {
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
+        }
+        Command::Recover { model, lost, from, weights, copy_ends, output, force, show } => {
+            signals::stop_cleanly();
+            let start = Instant::now();
+            let bar = Bar::new(show, false);
+            let weights = match weights.as_deref() {
+                None => None,
+                Some([before, after]) => Some((*before, *after)),
+                Some(other) => {
+                    let detail = format!("there are {} weights for two neighbours", other.len());
+                    return Err(Error::new(ErrorKind::Usage, detail).help("give one for each: --weights A,B"));
+                }
+            };
+            let how = MergeOptions { force, ..MergeOptions::default() };
+            prepare(how.machine);
+            let wanted = Wanted { lost, from, weights, copy_ends };
+            let report = crate::recover(&model, &wanted, &how, &output, &bar)?;
+            note(show, &report.notes);
+            print(show, &report, || {
+                show::recovered(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            })?;
         }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();

@@ -167,26 +167,113 @@ fn residual(report: &Report, distance: &Distance) -> String {
 
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
-    let (mut text, folder) = (weighed(report), readable(folder));
+    weighed(report) + &made(report, "checkpoint", folder, seconds) + &advice(report)
+}
+
+/// A finished round.
+pub(crate) fn aggregated(report: &Report, folder: &str, seconds: f64) -> String {
+    let mut text = round_table(report);
+    if let Some(round) = &report.round {
+        let mut facts =
+            vec![format!("{} clients, {} samples", round.clients, round.samples), round.rule.clone()];
+        facts.extend((round.discount != "constant").then(|| format!("staleness {}", round.discount)));
+        facts.extend((round.rate != 1.0).then(|| format!("server's rate {}", round.rate)));
+        facts.extend((round.momentum != 0.0).then(|| format!("momentum {}", round.momentum)));
+        facts.extend(round.clip.map(|clip| format!("norms up to {clip}")));
+        facts.extend((report.weighting.scheme != round.rule).then(|| report.weighting.describe()));
+        text += &format!("{DIM}round: {}{DIM:#}\n", readable(&facts.join("; ")));
+    }
+    text + &made(report, "model", folder, seconds) + &advice(report)
+}
+
+/// A model that is whole again.
+pub(crate) fn recovered(report: &Report, folder: &str, seconds: f64) -> String {
+    let mut text = String::new();
+    if let Some(recovered) = &report.recovered {
+        let source = |input: &mwa::report::Input| {
+            let name = input.source.as_deref().unwrap_or_default();
+            if report.inputs.len() == 1 { name.to_owned() } else { format!("{name} ({:.4})", input.weight) }
+        };
+        let sources: Vec<_> = report.inputs.iter().map(source).collect();
+        text = format!(
+            "{} tensors of {} from {}; the others as they were\n",
+            recovered.tensors,
+            readable(&recovered.lost),
+            readable(&sources.join(" and "))
+        );
+    }
+    text + &format!("{GOOD}recovered{GOOD:#} into {BOLD}{}{BOLD:#} in {seconds:.2} s\n", readable(folder))
+        + &outputs(report)
+}
+
+/// The clients of a round as a table, and what the server added.
+fn round_table(report: &Report) -> String {
+    let told: Vec<_> = report.inputs.iter().map(|input| input.round.clone().unwrap_or_default()).collect();
+    let number = |value: Option<f64>| value.map_or_else(|| "–".into(), significant);
+    let has_norms = told.iter().any(|it| it.norm.is_some());
+    let has_cosines = told.iter().any(|it| it.cosine.is_some());
+    let is_clipped = told.iter().any(|it| it.kept.is_some());
+    let measure = report.weighting.metric.as_deref();
+    let mut head = vec!["client".to_owned(), "samples".into(), "stale".into()];
+    head.extend(has_norms.then(|| "norm".into()));
+    head.extend(is_clipped.then(|| "kept".into()));
+    head.extend(has_cosines.then(|| "cosine".into()));
+    head.extend(measure.map(|name| readable(name).into_owned()));
+    head.push("weight".into());
+    let mut rows = vec![head];
+    for (input, told) in report.inputs.iter().zip(&told) {
+        let name = readable(&input.name);
+        let name = if told.role == "client" { name.into_owned() } else { format!("{name} ({})", told.role) };
+        let mut row = vec![name, number(told.samples), number(told.staleness)];
+        row.extend(has_norms.then(|| number(told.norm)));
+        row.extend(is_clipped.then(|| number(told.kept)));
+        row.extend(has_cosines.then(|| number(told.cosine)));
+        row.extend(measure.map(|_| number(input.metric)));
+        row.push(format!("{:.4}", input.weight));
+        rows.push(row);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let pad = " ".repeat(width - cell.chars().count());
+            line += &if column == 0 { format!("{cell}{pad}") } else { format!("  {pad}{cell}") };
+        }
+        text += &if i == 0 { format!("{BOLD}{line}{BOLD:#}\n") } else { format!("{line}\n") };
+    }
+    text
+}
+
+/// What was written.
+fn made(report: &Report, what: &str, folder: &str, seconds: f64) -> String {
+    let folder = readable(folder);
+    let mut text = String::new();
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
         "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
         report.inputs.len(),
-        if report.inputs.len() == 1 { "checkpoint" } else { "checkpoints" },
+        if report.inputs.len() == 1 { what.to_owned() } else { format!("{what}s") },
         bytes(read),
     );
     text + &outcome(report)
 }
 
-/// What came of a merge: how far it is off, the files, what to expect.
+/// What came of a merge: how far it is off, the files.
 fn outcome(report: &Report) -> String {
+    let residual = report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
+    residual + &outputs(report)
+}
+
+/// The files that were written.
+fn outputs(report: &Report) -> String {
     let mut text = String::new();
-    text += &report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
     for file in if report.format.is_some() { &report.companions } else { &report.outputs } {
         let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
         text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
     }
-    text + &advice(report)
+    text
 }
 
 /// What there is to say of a checkpoint but for its name and step.

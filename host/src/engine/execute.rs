@@ -21,6 +21,20 @@ pub(crate) fn cut(machine: Machine, inputs: usize) -> Cut {
     Cut { max_bytes: cpu::job_bytes(cpu::budget(machine), machine.threads(), inputs), by_tensor: false }
 }
 
+/// Find the weights, where the tensors decide them, and merge nothing.
+pub(crate) fn weigh(
+    merge: &mut Merge,
+    store: &Store,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<()> {
+    while let Next::Jobs(numbers) = merge.next_to_weigh()? {
+        let found = cpu::run(merge, numbers, store, machine, &Quiet(progress))?;
+        merge.take(found)?;
+    }
+    Ok(())
+}
+
 /// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.
 pub(crate) fn run(
     merge: &mut Merge,
@@ -34,7 +48,7 @@ pub(crate) fn run(
     while let Next::Jobs(numbers) = &next
         && merge.job(numbers.start).writes().len() == 0
     {
-        // nothing is written yet: inputs are compared, or ranks found
+        // nothing is written yet: inputs are compared, or weights or ranks found
         let found = cpu::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
         merge.take(found)?;
         next = merge.next()?;

@@ -69,6 +69,12 @@ impl InputFile {
         Ok(Self::of(file, &disk))
     }
 
+    /// Some tensors of a file, as `header` names them.
+    pub(crate) fn lying(path: &Path, header: Header) -> Result<Self> {
+        let failed = |error| io_error("cannot open it", &error).file(path.display().to_string());
+        Ok(Self { path: path.to_owned(), header, stamp: Stamp::of(&fs::metadata(path).map_err(failed)?) })
+    }
+
     /// Its length in bytes, when it was first looked at.
     pub(crate) fn len(&self) -> u64 {
         self.stamp.len

@@ -62,6 +62,7 @@
 //! machines, cannot be made reliably by a test of the command line.
 
 mod adapter;
+mod aggregate;
 mod agreement;
 mod convert;
 mod damaged;
@@ -73,6 +74,7 @@ mod metrics;
 mod newcomer;
 mod output;
 mod place;
+mod robust;
 #[cfg(unix)]
 mod search;
 mod texts;

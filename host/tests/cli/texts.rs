@@ -25,6 +25,8 @@ Commands:
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
+  aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
+               the next model
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
@@ -114,9 +116,14 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
-                         power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight; with flag, krum, multi-krum and
+                         geometric-median the tensors decide, so that no bad checkpoint does
+                         [default: linear] [possible values: linear, power, exponential, rank,
+                         uniform, flag, krum, multi-krum, geometric-median]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+      --outliers <F>     How many bad checkpoints krum and multi-krum expect [default: one, for
+                         these schemes]
+      --subspace <R>     How many directions the scheme flag keeps [default: one, for this scheme]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
 Space:
@@ -192,11 +199,20 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  How a metric becomes a weight [default: linear] [possible values: linear,
-                         power, exponential, rank, uniform]
+      --scheme <SCHEME>  How a metric becomes a weight; with flag, krum, multi-krum and
+                         geometric-median the tensors decide, so that no bad checkpoint does
+                         [default: linear] [possible values: linear, power, exponential, rank,
+                         uniform, flag, krum, multi-krum, geometric-median]
       --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+      --outliers <F>     How many bad checkpoints krum and multi-krum expect [default: one, for
+                         these schemes]
+      --subspace <R>     How many directions the scheme flag keeps [default: one, for this scheme]
       --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
 
+Space:
+      --space <SPACE>  Average LoRA's factors A and B, or the products B·A that they make; the
+                       latter also across runs and ranks [default: factors] [possible values:
+                       factors, product]
 Examples:
   mwa weights runs/my-lora                       who would weigh how much, and why
   mwa weights runs/my-lora --penalty 1           would the worst get nothing?
@@ -501,6 +517,8 @@ Commands:
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
+  aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
+               the next model
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
@@ -562,7 +580,7 @@ For more information, try '--help'.
 
 $ mwa merge run -o out --scheme best
 error: invalid value 'best' for '--scheme <SCHEME>'
-  [possible values: linear, power, exponential, rank, uniform]
+  [possible values: linear, power, exponential, rank, uniform, flag, krum, multi-krum, geometric-median]
 
 For more information, try '--help'.
 

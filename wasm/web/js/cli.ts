@@ -16,7 +16,8 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --scheme linear|power|exponential|rank|uniform  --penalty P  --weights W,W,…
+Weights    --scheme linear|power|exponential|rank|uniform|flag|krum|multi-krum|geometric-median  --penalty P
+           --outliers F  --subspace R  --weights W,W,…
 Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
 Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --residual exact|sketch|off  --allow-cross-run
 Print      --json  -q, --quiet
@@ -29,7 +30,7 @@ const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 const WEIGHING = {
   last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
-  smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, weights: text,
+  smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
 const MERGING = {
@@ -100,7 +101,7 @@ function weighing(given: Given): WeighRunOptions {
     last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), select: given.select, adapter: given.adapter,
     dropBad: given["drop-bad"], metric: given.metric, metricsFile: given["metrics-file"], goal: given.goal,
     smooth: number("smooth", given.smooth), metricTolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
-    scheme: given.scheme, penalty: number("penalty", given.penalty), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
+    scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
 

@@ -29,18 +29,22 @@ export interface WeighOptions {
   metricTolerance?: number;
   /** Fail rather than take a value that was not logged right at a checkpoint. */
   strictMetrics?: boolean;
-  /** How a metric becomes a weight [default: linear]. */
-  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform";
+  /** How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]. */
+  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform" | "flag" | "krum" | "multi-krum" | "geometric-median";
   /** How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]. */
   penalty?: number;
+  /** How many bad checkpoints krum and multi-krum expect [default: one, for these schemes]. */
+  outliers?: number;
+  /** How many directions the scheme flag keeps [default: one, for this scheme]. */
+  subspace?: number;
   /** Your own weights, one per checkpoint, instead of a metric's. */
   weights?: number[];
+  /** Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]. */
+  space?: "factors" | "product";
 }
 
 /** What is averaged, and into what. */
 export interface CoreOptions extends WeighOptions {
-  /** Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]. */
-  space?: "factors" | "product";
   /** Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]. */
   rank?: number | "auto" | "full";
   /** With rank auto, the share of the squared norm that each module keeps [default: 0.999]. */

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mwa::{Goal, Index, Metric, Options, Outcome, Result, Run};
+use mwa::{Error, ErrorKind, Goal, Index, Metric, Options, Outcome, Result, Run};
 use serde_json::{Value, json};
 
 use crate::found::{Found, table, weighing as wanted};
@@ -104,6 +104,10 @@ pub(crate) fn readings(run: &Run, options: &Options) -> Result<String> {
 /// The chosen checkpoints and their weights.
 pub(crate) fn weighing(run: &Run, options: &Options) -> Result<String> {
     let weighed = run.weigh(&wanted(options, &[])?)?;
+    if weighed.robust.is_some() {
+        let detail = "the tensors decide the weights of this scheme, and weigh() reads none";
+        return Err(Error::new(ErrorKind::Usage, detail).help("merge with it: the report tells the weights"));
+    }
     Ok(json!({
         "inputs": weighed.inputs,
         "weighting": weighed.weighting,

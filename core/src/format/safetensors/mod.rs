@@ -257,6 +257,14 @@ impl Header {
         Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all, beside: None })
     }
 
+    /// Some tensors that lie in a file, under names of the caller's; their ranges may be any, and are for reading only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Header`] when a name occurs twice.
+    pub fn lying(tensors: Vec<Tensor>, metadata: TextMap, file_len: u64) -> Result<Self> {
+        Self::placed(tensors, Vec::new(), metadata, file_len)
+    }
+
     /// The same for a file beside the weights, in a folder such as `2_Dense/` or in none: the folder tells its tensors from
     /// others of their name.
     pub(crate) fn into_beside(mut self, folder: &str) -> Self {

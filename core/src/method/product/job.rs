@@ -61,6 +61,11 @@ impl ModuleJob<'_> {
         Read { input: source.input, file: place.file, range: place.range.clone() }
     }
 
+    /// The inputs that have it, in order.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = usize> + '_ {
+        self.module.sources.iter().map(|source| source.input)
+    }
+
     /// How many tensors a module has in each input.
     fn tensors(&self) -> usize {
         if self.module.bias.is_some() { 3 } else { 2 }
@@ -308,7 +313,7 @@ impl ModuleJob<'_> {
 
     /// Find the first element that is not finite.
     #[cold]
-    fn explain(&self, inputs: &[&[u8]]) -> Error {
+    pub(super) fn explain(&self, inputs: &[&[u8]]) -> Error {
         let mut inputs = inputs.iter();
         for source in &self.module.sources {
             let bias = self.module.bias.as_ref().zip(source.bias.as_ref());

@@ -8,6 +8,7 @@
 //! The loops are inlined into whatever calls them, so that a host may compile them for wider instructions. WebAssembly has
 //! one width and wants to be small: there the compiler decides.
 
+mod between;
 mod distance;
 mod job;
 mod module;
@@ -34,6 +35,7 @@ use crate::text::index::Index;
 use crate::weigh::scheme::Weights;
 
 pub use job::ModuleJob;
+pub(crate) use panel::widen;
 pub use residual::Residual;
 pub(crate) use window::Reader;
 

@@ -117,7 +117,7 @@ impl Stack<'_> {
 
 /// Little-endian elements to f64.
 #[inline(always)]
-fn widen(float: Float, bytes: &[u8], out: &mut [f64]) {
+pub(crate) fn widen(float: Float, bytes: &[u8], out: &mut [f64]) {
     #[inline(always)]
     fn all<E: Element>(bytes: &[u8], out: &mut [f64]) {
         for (x, word) in out.iter_mut().zip(bytes.chunks_exact(E::BYTES)) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use mwa::checkpoint::run_around;
 use mwa::files::{is_inside, join, last};
 use mwa::report::{COMPANIONS, HashedFile, REPORT, Report};
-use mwa::{Error, ErrorKind, Float, Rank, Read, Result, Space, WeightRule, Write, border};
+use mwa::{Error, ErrorKind, Float, Rank, Read, Result, Rule, Space, WeightRule, Write, border};
 use serde_json::{Value, json};
 
 use super::{
@@ -275,6 +275,14 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         WeightRule::Scheme { scheme, penalty } => {
             told["scheme"] = scheme.name.into();
             told["penalty"] = json!(penalty);
+        }
+        WeightRule::Robust { scheme, robust, .. } => {
+            told["scheme"] = scheme.name.into();
+            match robust.rule {
+                Rule::Krum | Rule::MultiKrum => told["outliers"] = robust.outliers.into(),
+                Rule::Flag => told["subspace"] = robust.subspace.into(),
+                Rule::GeometricMedian => {}
+            }
         }
     }
     told["metric"] = json!(metric.name);

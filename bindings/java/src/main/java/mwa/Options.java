@@ -213,7 +213,7 @@ public final class Options {
     }
 
     /**
-     * How a metric becomes a weight [default: linear].
+     * How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear].
      *
      * @param scheme one of these
      * @return these options and that one
@@ -230,6 +230,26 @@ public final class Options {
      */
     public Options penalty(double penalty) {
         return with("penalty", penalty);
+    }
+
+    /**
+     * How many bad checkpoints krum and multi-krum expect [default: one, for these schemes].
+     *
+     * @param outliers a whole number
+     * @return these options and that one
+     */
+    public Options outliers(long outliers) {
+        return with("outliers", outliers);
+    }
+
+    /**
+     * How many directions the scheme flag keeps [default: one, for this scheme].
+     *
+     * @param subspace a whole number
+     * @return these options and that one
+     */
+    public Options subspace(long subspace) {
+        return with("subspace", subspace);
     }
 
     /**
@@ -421,7 +441,15 @@ public final class Options {
         /** {@code rank}. */
         RANK,
         /** {@code uniform}. */
-        UNIFORM
+        UNIFORM,
+        /** {@code flag}. */
+        FLAG,
+        /** {@code krum}. */
+        KRUM,
+        /** {@code multi-krum}. */
+        MULTI-KRUM,
+        /** {@code geometric-median}. */
+        GEOMETRIC-MEDIAN
     }
 
     /** Values of {@code space}. */
