@@ -362,10 +362,11 @@ fn neighbours(
         return Err(Error::new(ErrorKind::Weights, format!("the weights are {a} and {b}"))
             .help("give two numbers from 0 on, for the stages before and after, not both 0"));
     }
-    let missing = |name: &str, where_: &str| {
-        format!("the stage {where_} {} has no `{name}` that could be taken", wanted.lost)
+    let missing = |name: &str, where_: &str| match name {
+        "" => format!("{} is at the beginning: nothing is before it", wanted.lost),
+        name => format!("the stage {where_} {} has no `{name}` that could be taken", wanted.lost),
     };
-    let first = before.map(side).unwrap_or(Err("the beginning".into()));
+    let first = before.map_or_else(|| Err(String::new()), side);
     match (first, side(after)) {
         (Ok(first), Ok(second)) => {
             Ok([(a, first), (b, second)].into_iter().filter(|(weight, _)| *weight > 0.0).collect())

@@ -318,9 +318,8 @@ fn open_robust(files: &[Vec<u8>], scheme: &str, options: MergeOptions, max_bytes
     let inputs = files.iter().zip(names).map(|(file, name)| input(name, file)).collect();
     let configs = files.iter().map(|_| Some(AdapterConfig::parse(CONFIG).unwrap())).collect();
     let mut chosen = Chosen::explicit(inputs, configs, &vec![1.0; files.len()])?;
-    let scheme = scheme.parse().unwrap();
     chosen.robust = Robust::of(scheme, None, None).unwrap();
-    chosen.weighting = Weighting::robust(scheme, chosen.robust.unwrap());
+    chosen.weighting = Weighting::robust(scheme.parse().unwrap(), chosen.robust.unwrap());
     chosen.notes.clear();
     Merge::new(chosen, options, Cut { max_bytes, by_tensor: false })
 }

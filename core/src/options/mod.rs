@@ -444,7 +444,7 @@ impl Options {
             WeightRule::Explicit(weights.clone())
         } else {
             let (scheme, is_product) = (self.scheme, self.space == SpaceName::Product);
-            if let Some(robust) = Robust::of(scheme, self.outliers, self.subspace)? {
+            if let Some(robust) = Robust::of(scheme.name, self.outliers, self.subspace)? {
                 WeightRule::Robust { scheme, robust, is_product }
             } else {
                 Weights::new(&[1.0], Goal::Min, scheme, self.penalty)?;

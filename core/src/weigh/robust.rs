@@ -21,7 +21,6 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::linalg::eigen::eigen;
 use crate::linalg::matrix::Matrix;
-use crate::weigh::scheme::Scheme;
 
 /// How many bad inputs are expected unless the caller says.
 const OUTLIERS: usize = 1;
@@ -51,6 +50,19 @@ pub enum Rule {
     GeometricMedian,
 }
 
+impl Rule {
+    /// The rule of the scheme with that name, if it is a robust one.
+    pub(crate) fn named(scheme: &str) -> Option<Self> {
+        match scheme {
+            "flag" => Some(Self::Flag),
+            "krum" => Some(Self::Krum),
+            "multi-krum" => Some(Self::MultiKrum),
+            "geometric-median" => Some(Self::GeometricMedian),
+            _ => None,
+        }
+    }
+}
+
 /// A robust way to weigh, with what it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Robust {
@@ -73,22 +85,16 @@ pub(crate) struct Judged {
 }
 
 impl Robust {
-    /// The rule of that scheme, if it is a robust one.
+    /// The rule of the scheme with that name, if it is a robust one.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for numbers that belong to another scheme.
     pub(crate) fn of(
-        scheme: Scheme,
+        scheme: &str,
         outliers: Option<usize>,
         subspace: Option<usize>,
     ) -> Result<Option<Self>> {
-        let rule = match scheme.name {
-            "flag" => Some(Rule::Flag),
-            "krum" => Some(Rule::Krum),
-            "multi-krum" => Some(Rule::MultiKrum),
-            "geometric-median" => Some(Rule::GeometricMedian),
-            _ => None,
-        };
+        let rule = Rule::named(scheme);
         let idle = |name: &str, schemes: &str| {
             let detail = format!("option {name} says nothing to the scheme {scheme}");
             Err(Error::new(ErrorKind::Usage, detail).help(format!("leave it out, or use {schemes}")))
@@ -374,7 +380,7 @@ mod tests {
     }
 
     fn robust(scheme: &str, outliers: Option<usize>, subspace: Option<usize>) -> Robust {
-        Robust::of(scheme.parse().unwrap(), outliers, subspace).unwrap().unwrap()
+        Robust::of(scheme, outliers, subspace).unwrap().unwrap()
     }
 
     fn is_close(found: &[f64], expected: &[f64]) {
@@ -540,10 +546,10 @@ mod tests {
     #[test]
     fn numbers_of_another_scheme_are_refused() {
         let told = |scheme: &str, outliers, subspace| {
-            Robust::of(scheme.parse().unwrap(), outliers, subspace).unwrap_err().detail().to_owned()
+            Robust::of(scheme, outliers, subspace).unwrap_err().detail().to_owned()
         };
         assert_eq!(told("linear", Some(1), None), "option outliers says nothing to the scheme linear");
         assert_eq!(told("krum", None, Some(1)), "option subspace says nothing to the scheme krum");
-        assert_eq!(Robust::of(Scheme::default(), None, None).unwrap(), None);
+        assert_eq!(Robust::of("linear", None, None).unwrap(), None);
     }
 }

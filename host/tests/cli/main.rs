@@ -74,6 +74,7 @@ mod metrics;
 mod newcomer;
 mod output;
 mod place;
+mod recover;
 mod robust;
 #[cfg(unix)]
 mod search;
