@@ -89,11 +89,7 @@ impl Robust {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for numbers that belong to another scheme.
-    pub(crate) fn of(
-        scheme: &str,
-        outliers: Option<usize>,
-        subspace: Option<usize>,
-    ) -> Result<Option<Self>> {
+    pub(crate) fn of(scheme: &str, outliers: Option<usize>, subspace: Option<usize>) -> Result<Option<Self>> {
         let rule = Rule::named(scheme);
         let idle = |name: &str, schemes: &str| {
             let detail = format!("option {name} says nothing to the scheme {scheme}");

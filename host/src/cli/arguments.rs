@@ -181,7 +181,7 @@ Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong
         #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["weights", "copy_ends"])]
         from: Option<PathBuf>,
         /// How much the layers before and after count [default: alike]
-        #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 1.., allow_hyphen_values = true)]
+        #[arg(long, value_name = "A,B", value_delimiter = ',', allow_hyphen_values = true)]
         weights: Option<Vec<f64>>,
         /// At an end of the model, copy the only neighbours
         #[arg(long)]

@@ -37,7 +37,12 @@ fn layers_that_are_missing_are_the_mean_of_those_around_them() {
     place.write("m/model.safetensors", safetensors(&model((0..8).filter(|n| *n != 3 && *n != 4), 0.0)));
     place.write("m/config.json", "{}");
     let text = recovers(&place, "m --lost model.layers.3-4");
-    assert!(text.contains("4 tensors of model.layers.3-4 from the stage before (0.5000) and the stage after (0.5000)"), "{text}");
+    assert!(
+        text.contains(
+            "4 tensors of model.layers.3-4 from the stage before (0.5000) and the stage after (0.5000)"
+        ),
+        "{text}"
+    );
     // layer 3 of 1 and 5, layer 4 of 2 and 6
     let found: Vec<_> = (0..8).map(|n| of(&place, "model.safetensors", n)).collect();
     assert_eq!(found, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
@@ -55,11 +60,19 @@ fn a_torn_file_keeps_what_can_be_read() {
     // the last tensor but two is cut through: layer 5 is gone, and the norm of layer 4
     place.write("m/model.safetensors", &whole[..whole.len() - 28]);
     let error = place.fails("recover m --lost model.layers.5 -o out");
-    assert!(error.contains("m: lacks 1 tensors outside of model.layers.5, `model.layers.4.norm.weight` among them"), "{error}");
+    assert!(
+        error.contains(
+            "m: lacks 1 tensors outside of model.layers.5, `model.layers.4.norm.weight` among them"
+        ),
+        "{error}"
+    );
     let error = place.fails("recover m --lost model.layers.4-5 -o out");
-    assert!(error.contains("the stage after model.layers.4-5 has no `model.layers.6.mlp.weight`")
-        || error.contains("the stage after model.layers.4-5 has no `model.layers.6.norm.weight`")
-        || error.contains("the stage after model.layers.4-5 has no `model.layers.7."), "{error}");
+    assert!(
+        error.contains("the stage after model.layers.4-5 has no `model.layers.6.mlp.weight`")
+            || error.contains("the stage after model.layers.4-5 has no `model.layers.6.norm.weight`")
+            || error.contains("the stage after model.layers.4-5 has no `model.layers.7."),
+        "{error}"
+    );
     let text = recovers(&place, "m --lost model.layers.4-5 --copy-ends");
     assert!(text.contains("1 of 4 tensors of model.layers.4-5 are there and stay as they are"), "{text}");
     let bytes = place.read("out/model.safetensors");
@@ -77,7 +90,9 @@ fn a_shard_that_is_gone_comes_from_an_older_checkpoint() {
         let (first, second): (Vec<_>, Vec<_>) =
             model(0..4, more).into_iter().partition(|it| !it.name.contains("layers.2"));
         let mut map = serde_json::Map::new();
-        for (file, tensors) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)] {
+        for (file, tensors) in
+            [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)]
+        {
             tensors.iter().for_each(|it| drop(map.insert(it.name.clone(), file.into())));
             place.write(&format!("{folder}/{file}"), safetensors(&tensors));
         }
@@ -86,13 +101,20 @@ fn a_shard_that_is_gone_comes_from_an_older_checkpoint() {
     }
     std::fs::remove_file(place.path("run/checkpoint-20/model-00002-of-00002.safetensors")).unwrap();
     let text = recovers(&place, "run/checkpoint-20 --lost model.layers.2");
-    assert!(text.contains("run/checkpoint-10 has what is lost: --from run/checkpoint-10 is nearer"), "{text}");
+    assert!(
+        text.contains("run/checkpoint-10 has what is lost: --from run/checkpoint-10 is nearer"),
+        "{text}"
+    );
     assert_eq!(of(&place, "model-00002-of-00002.safetensors", 2), 2.0);
     let text = recovers(&place, "run/checkpoint-20 --lost model.layers.2 --from run/checkpoint-10");
     assert!(text.contains("2 tensors of model.layers.2 from the older checkpoint"), "{text}");
     assert_eq!(of(&place, "model-00002-of-00002.safetensors", 2), 2.25);
     assert_eq!(of(&place, "model-00001-of-00002.safetensors", 3), 3.0);
-    assert!(String::from_utf8(place.read("out/model.safetensors.index.json")).unwrap().contains("model.layers.2.mlp.weight"));
+    assert!(
+        String::from_utf8(place.read("out/model.safetensors.index.json"))
+            .unwrap()
+            .contains("model.layers.2.mlp.weight")
+    );
 }
 
 #[test]
@@ -106,7 +128,9 @@ fn what_cannot_be_known_is_refused() {
         "error: `layers` is no stage\nhelp: write the layers that are lost as --lost model.layers.8-11\n"
     );
     assert!(refused("m --lost model.layers.5-4").contains("is no stage"));
-    assert!(refused("m --lost model.layers.3 --weights 1").contains("there are 1 weights for two neighbours"));
+    assert!(
+        refused("m --lost model.layers.3 --weights 1").contains("there are 1 weights for two neighbours")
+    );
     assert_eq!(
         failed("m --lost model.layers.5"),
         "error: m: has all 2 tensors of model.layers.5: nothing of it is lost\n"
