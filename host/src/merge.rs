@@ -35,7 +35,7 @@ pub fn weights(options: &Options) -> Result<Report> {
     let allow_cross_run = options.choose.allow_cross_run;
     let merge = mwa::MergeOptions { space, allow_cross_run, ..mwa::MergeOptions::default() };
     let how = MergeOptions { merge, ..MergeOptions::default() };
-    let Planned { mut merge, checkpoints, .. } = Planned::new(Choice::new(options, &[])?, &how)?;
+    let Planned { mut merge, checkpoints, .. } = Planned::new(Choice::new(options, &[], false)?, &how)?;
     let files = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
     execute::weigh(&mut merge, &Store::new(files, false), how.machine, &())?;
     Ok(merge.weighed())
@@ -47,6 +47,10 @@ pub fn weights(options: &Options) -> Result<Report> {
 /// As [`weights`].
 pub fn drawn(options: &Options) -> Result<(Report, String)> {
     let (run, how, weighed) = weigh(&Disk::default(), options, &[])?;
+    if weighed.robust.is_some() {
+        let detail = "the tensors decide the weights of this scheme, and pictures are of metrics";
+        return Err(Error::new(ErrorKind::Usage, detail).help("leave --plot out"));
+    }
     let picture = picture(&run, &how, &weighed);
     Ok((run.report(weighed), picture))
 }

@@ -55,7 +55,8 @@ impl Choice {
     pub(crate) fn new(options: &Options, excluded: &[PathBuf], is_drawn: bool) -> Result<Self> {
         let disk = Disk::default();
         let (run, how, weighed) = weigh(&disk, options, excluded)?;
-        let picture = is_drawn.then(|| picture(&run, &how, &weighed));
+        // where the tensors decide, the weights are not known yet
+        let picture = (is_drawn && weighed.robust.is_none()).then(|| picture(&run, &how, &weighed));
         let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
         let checkpoints = weighed.indexes.iter().map(checkpoint).collect::<Result<_>>()?;
         let checkpoints = Arc::new(checkpoints);
