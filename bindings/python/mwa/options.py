@@ -35,9 +35,12 @@ class WeightOptions(TypedDict, total=False):
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    scheme: How a metric becomes a weight [default: linear]
+    scheme: How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+    outliers: How many bad checkpoints krum and multi-krum expect [default: one, for these schemes]
+    subspace: How many directions the scheme flag keeps [default: one, for this scheme]
     weights: Your own weights, one per checkpoint, instead of a metric's
+    space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
     """
 
     last: int | None
@@ -55,15 +58,17 @@ class WeightOptions(TypedDict, total=False):
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    scheme: Literal["linear", "power", "exponential", "rank", "uniform"] | None
+    scheme: Literal["linear", "power", "exponential", "rank", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
+    outliers: int | None
+    subspace: int | None
     weights: Sequence[float] | None
+    space: Literal["factors", "product"] | None
 
 
 class MergeOptions(WeightOptions, total=False):
     """Also how the merge is done.
 
-    space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
     rank: Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
     energy: With rank auto, the share of the squared norm that each module keeps [default: 0.999]
     strict: Fail where a module that an input lacks would count as zero
@@ -82,7 +87,6 @@ class MergeOptions(WeightOptions, total=False):
     device: auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a sandbox for files that are not trusted. The bytes are the same [default: auto]
     """
 
-    space: Literal["factors", "product"] | None
     rank: int | Literal["auto", "full"] | None
     energy: float | None
     strict: bool
@@ -126,7 +130,7 @@ class SearchOptions(TypedDict, total=False):
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    scheme: How a metric becomes a weight [default: linear]
+    scheme: How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
     space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
     rank: Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
@@ -139,7 +143,6 @@ class SearchOptions(TypedDict, total=False):
     base: The base model's folder or its config.json, for formats gguf and mlx
     model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     allow_non_finite: Let NaN and infinity through instead of failing
-    rewrite: Write files anew where one checkpoint alone has weight, instead of copying its own
     force: Replace an earlier merge
     sha256: Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
     threads: Threads [default: one per core]
@@ -168,7 +171,7 @@ class SearchOptions(TypedDict, total=False):
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    scheme: Literal["linear", "power", "exponential", "rank", "uniform"] | None
+    scheme: Literal["linear", "power", "exponential", "rank", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
     space: Literal["factors", "product"] | None
     rank: int | Literal["auto", "full"] | None
@@ -181,7 +184,6 @@ class SearchOptions(TypedDict, total=False):
     base: str | None
     model: str | None
     allow_non_finite: bool
-    rewrite: bool
     force: bool
     sha256: bool
     threads: int | None

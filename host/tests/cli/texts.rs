@@ -27,6 +27,8 @@ Commands:
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model
+  recover      Fill in layers that a checkpoint has lost: from an older one, or from the layers
+               around them
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
@@ -213,6 +215,7 @@ Space:
       --space <SPACE>  Average LoRA's factors A and B, or the products B·A that they make; the
                        latter also across runs and ranks [default: factors] [possible values:
                        factors, product]
+
 Examples:
   mwa weights runs/my-lora                       who would weigh how much, and why
   mwa weights runs/my-lora --penalty 1           would the worst get nothing?
@@ -519,6 +522,8 @@ Commands:
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model
+  recover      Fill in layers that a checkpoint has lost: from an older one, or from the layers
+               around them
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them

@@ -20,6 +20,8 @@ const KINDS: Record<string, "switch" | "number" | "word" | "other"> = {
   strictMetrics: "switch",
   scheme: "word",
   penalty: "number",
+  outliers: "number",
+  subspace: "number",
   weights: "other",
   space: "word",
   rank: "other",
