@@ -167,7 +167,7 @@ fn residual(report: &Report, distance: &Distance) -> String {
 
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
-    weighed(report) + &made(report, "checkpoint", folder, seconds) + &advice(report)
+    weighed(report) + &made(report, "checkpoint", folder, seconds)
 }
 
 /// A finished round.
@@ -183,7 +183,7 @@ pub(crate) fn aggregated(report: &Report, folder: &str, seconds: f64) -> String 
         facts.extend((report.weighting.scheme != round.rule).then(|| report.weighting.describe()));
         text += &format!("{DIM}round: {}{DIM:#}\n", readable(&facts.join("; ")));
     }
-    text + &made(report, "model", folder, seconds) + &advice(report)
+    text + &made(report, "model", folder, seconds)
 }
 
 /// A model that is whole again.
@@ -260,10 +260,10 @@ fn made(report: &Report, what: &str, folder: &str, seconds: f64) -> String {
     text + &outcome(report)
 }
 
-/// What came of a merge: how far it is off, the files.
+/// What came of a merge: how far it is off, the files, what to expect.
 fn outcome(report: &Report) -> String {
     let residual = report.residual.as_ref().map_or_else(String::new, |distance| residual(report, distance));
-    residual + &outputs(report)
+    residual + &outputs(report) + &advice(report)
 }
 
 /// The files that were written.
