@@ -456,6 +456,14 @@ pub(crate) fn inspection(found: &Inspection) -> String {
     for (method, verdict) in verdicts {
         text += &format!("  {}: {}\n", readable(method), readable(verdict));
     }
+    let loose = found.checkpoints.iter().filter(|checkpoint| checkpoint.method.is_none());
+    let containers: std::collections::BTreeSet<_> = loose.filter_map(|it| it.container.as_ref()).collect();
+    for container in containers {
+        text += &format!(
+            "  {}: may be averaged with others of its run, and converted (mwa convert)\n",
+            readable(container)
+        );
+    }
     if !found.metrics.is_empty() {
         text += &format!(
             "  {BOLD}metrics{BOLD:#}, and how many of the {} checkpoints have one:\n",

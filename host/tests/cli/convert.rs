@@ -259,6 +259,86 @@ fn joined_modules_are_parted_and_joined_again() {
 }
 
 #[test]
+fn the_names_of_every_model_lead_to_diffusers_and_back() {
+    const MODELS: [(&str, &str, &[(&str, usize)]); 5] = [
+        (
+            "sdxl",
+            "unet.mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj",
+            &[
+                ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", 8),
+                ("lora_unet_middle_block_1_transformer_blocks_9_ff_net_0_proj", 8),
+                ("lora_unet_middle_block_0_skip_connection", 8),
+                ("lora_unet_output_blocks_5_2_conv", 8),
+                ("lora_unet_input_blocks_3_0_op", 8),
+                ("lora_unet_label_emb_0_0", 8),
+                ("lora_te1_text_model_encoder_layers_0_self_attn_out_proj", 8),
+                ("lora_te2_text_model_encoder_layers_31_mlp_fc2", 8),
+                ("lora_te2_text_projection", 8),
+            ],
+        ),
+        (
+            "flux",
+            "transformer.norm_out.linear",
+            &[
+                ("lora_unet_double_blocks_18_txt_attn_qkv", 24),
+                ("lora_unet_single_blocks_0_linear1", 56),
+                ("lora_unet_final_layer_adaLN_modulation_1", 16),
+                ("lora_unet_guidance_in_out_layer", 8),
+                ("lora_te3_encoder_block_0_layer_1_DenseReluDense_wi_0", 8),
+            ],
+        ),
+        (
+            "sd3",
+            "transformer.transformer_blocks.23.norm1_context.linear",
+            &[
+                ("lora_unet_joint_blocks_0_x_block_attn_qkv", 24),
+                ("lora_unet_joint_blocks_1_x_block_attn2_qkv", 24),
+                ("lora_unet_joint_blocks_0_context_block_adaLN_modulation_1", 48),
+                ("lora_unet_joint_blocks_23_context_block_adaLN_modulation_1", 16),
+                ("lora_unet_joint_blocks_0_context_block_mlp_fc1", 8),
+            ],
+        ),
+        (
+            "wan",
+            "transformer.blocks.0.attn2.add_k_proj",
+            &[
+                ("lora_unet_blocks_0_self_attn_q", 8),
+                ("lora_unet_blocks_0_cross_attn_k_img", 8),
+                ("lora_unet_blocks_39_ffn_0", 8),
+            ],
+        ),
+        (
+            "qwen-image",
+            "transformer.transformer_blocks.3.txt_mod.1",
+            &[
+                ("lora_unet_transformer_blocks_3_txt_mod_1", 8),
+                ("lora_unet_transformer_blocks_3_attn_to_add_out", 8),
+            ],
+        ),
+    ];
+    let place = Place::new();
+    for (model, module, names) in MODELS {
+        let mut all = Vec::new();
+        for (number, (name, rows)) in names.iter().enumerate() {
+            let values =
+                |count: usize| (0..count).map(|at| ((at * 7 + number) % 11) as f32 - 5.0).collect::<Vec<_>>();
+            all.push(adapter::f32s(&format!("{name}.lora_down.weight"), &[2, 8], &values(16)));
+            all.push(adapter::f32s(&format!("{name}.lora_up.weight"), &[*rows, 2], &values(rows * 2)));
+            all.push(adapter::f32s(&format!("{name}.alpha"), &[], &[4.0]));
+        }
+        place.write(&format!("{model}.safetensors"), adapter::safetensors(&all));
+        let theirs = place.converts(
+            &format!("{model}.safetensors -o {model} --format diffusers"),
+            &format!("{model}/pytorch_lora_weights.safetensors"),
+        );
+        assert!(theirs.contains_key(&format!("{module}.lora_A.weight")), "{:?}", theirs.keys());
+        let back = format!("{model}-back.safetensors");
+        let back = place.converts(&format!("{model} -o {back} --format kohya"), &back);
+        assert_near(&products(&back), &products(&place.tensors(&format!("{model}.safetensors"))), 0.0);
+    }
+}
+
+#[test]
 fn configs_say_how_strong_modules_are() {
     let place = place();
     assert_eq!(place.mwa("convert kohya_sd.safetensors -o a --format peft").code, Some(0));

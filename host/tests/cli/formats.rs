@@ -55,6 +55,7 @@ out
 legacy.bin
   legacy.bin
     a PEFT LoRA, rank 2, 22 parameters in 5 tensors (1 BF16, 4 F32), 879 B
+  a PEFT LoRA: may be averaged with others of its run, and converted (mwa convert)
 
 "#]]
     );

@@ -220,6 +220,7 @@ help: merge the checkpoints before they are quantised, or files of F32, F16 or B
 a.gguf
   a.gguf
     a GGUF LoRA, 288 parameters in 4 tensors (4 F32), 1.6 kB
+  a GGUF LoRA: may be averaged with others of its run, and converted (mwa convert)
 codes.gguf
   a GGUF LoRA for llama (1 Q8_0, 3 F32)
   it is quantised, so it cannot be merged: merge the checkpoints before they are quantised

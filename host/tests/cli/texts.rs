@@ -65,8 +65,8 @@ Options:
       --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
                           keep] [possible values: keep, f32, bf16, f16]
       --format <FORMAT>   Container of what is merged: keep, pt, or for a LoRA as mwa convert writes
-                          it [default: keep] [possible values: keep, peft, diffusers, kohya, mlx,
-                          gguf, pt]
+                          it [default: that of the inputs] [possible values: keep, peft, diffusers,
+                          kohya, mlx, gguf, pt]
       --base <PATH>       The base model's folder or its config.json, for formats gguf and mlx
       --model <NAME>      The image model, for format kohya where names do not tell it: flux, sd3,
                           qwen-image, wan, sdxl, sd
