@@ -21,6 +21,8 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const BAR_WIDTH: usize = 24;
 /// A narrower bar shows nothing.
 const LEAST_BAR: usize = 4;
+/// The column of a table of weights that says where metrics are from.
+const SOURCE: usize = 3;
 /// The most lines of notes that are read after a result.
 const MOST_NOTES: usize = 3;
 
@@ -45,11 +47,19 @@ pub(crate) fn weights_table(report: &Report) -> String {
         row.push(format!("{:.4}", input.weight));
         rows.push(row);
     }
+    let widths_of = |rows: &[Vec<String>]| -> Vec<usize> {
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        (0..rows[0].len()).map(width).collect()
+    };
+    let room = |widths: &[usize]| widths.iter().map(|width| width + 2).sum::<usize>() - 2;
+    // a terminal too narrow for all columns shows those that matter most
+    let has_source = has_metric && columns().is_none_or(|columns| room(&widths_of(&rows)) <= columns);
+    if has_metric && !has_source {
+        rows.iter_mut().for_each(|row| drop(row.remove(SOURCE)));
+    }
     // text columns lean left, numbers right
-    let is_text = |column: usize| column == 0 || (has_metric && column == 3);
-    let widths: Vec<_> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
+    let is_text = |column: usize| column == 0 || (has_source && column == SOURCE);
+    let widths = widths_of(&rows);
     let largest = report.inputs.iter().map(|input| input.weight.abs()).fold(0.0, f64::max);
     // a terminal too narrow for the bars would break every line
     let taken = widths.iter().map(|width| width + 2).sum::<usize>() + 1;

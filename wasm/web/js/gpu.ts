@@ -26,7 +26,7 @@ let opening: Promise<Gpu & { emulated: boolean }> | undefined;
 export async function openGpu(device: DeviceChoice, bytes: number, tell: (reason: string) => void): Promise<Gpu | undefined> {
   const refuse = (reason: string) => void tell(reason);
   if (!(globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return refuse("there is no WebGPU here");
-  if (device === "auto" && bytes < WORTH_A_LOOK) return refuse(`with less than ${WORTH_A_LOOK / 1e6} MB to read, a merge is over before a GPU is open`);
+  if (device === "auto" && bytes < WORTH_A_LOOK) return refuse(`the CPU is done with less than ${WORTH_A_LOOK / 1e6} MB before a GPU would be ready`);
   tell("the merge was over before the GPU was open");
   opening ??= open();
   try {
