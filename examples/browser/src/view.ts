@@ -140,7 +140,11 @@ export class RunView {
       failure = error;
     }
     try {
-      if (!isNone) weighing = weigh(this.run, options);
+      if (!isNone) {
+        weighing = weigh(this.run, options);
+        // a file alone weighs 1, whether or not it has a metric
+        failure = undefined;
+      }
     } catch (error) {
       failure = error;
     }

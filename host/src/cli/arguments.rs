@@ -110,6 +110,9 @@ Examples:
         show: Show,
     },
     /// Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF), or any weights for torch.load()
+    #[command(after_help = "\
+Examples:
+  mwa convert style.safetensors -o style-peft --format peft    a kohya file for PEFT")]
     Convert {
         /// An adapter, or with format pt any checkpoint: a folder, or a file
         #[arg(value_name = "IN")]

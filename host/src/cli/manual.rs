@@ -68,7 +68,11 @@ mod tests {
     fn each_command_has_a_page_with_its_options_and_examples_line_by_line() {
         let pages = pages().unwrap();
         let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names[..5], ["mwa.1", "mwa-merge.1", "mwa-weights.1", "mwa-inspect.1", "mwa-verify.1"]);
+        assert_eq!(names[..2], ["mwa.1", "mwa-merge.1"]);
+        assert!(
+            ["mwa-weights.1", "mwa-inspect.1", "mwa-verify.1"].iter().all(|name| names.contains(name)),
+            "{names:?}"
+        );
         let text = |name: &str| {
             let (_, page) = pages.iter().find(|(other, _)| other == name).unwrap();
             String::from_utf8(page.clone()).unwrap()
