@@ -196,6 +196,13 @@ test("a run of .bin files opens and merges", async () => {
   await page.locator(".good").getByText("Merged 2 checkpoints").waitFor();
 });
 
+test("a file alone opens without a metric", async () => {
+  await openPage();
+  await page.setInputFiles("#files", `${root}/examples/sample-run/checkpoint-1000/adapter_model.safetensors`);
+  await page.getByText("1 of 1 into adapter_model.safetensors").waitFor();
+  assert.equal(await page.locator(".problem:visible").count(), 0);
+});
+
 test("bars are seen against their ground", async () => {
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
