@@ -162,7 +162,8 @@ for (const [situation, make, options, flags] of [
       throw JSON.parse(stdout).error;
     }));
     const present = (facts) => facts && Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact !== undefined && fact !== null));
-    assert.deepEqual(present(made), present(there));
+    // options are called here as JavaScript calls them
+    assert.deepEqual(present(made), present(there && { ...there, help: there.help && mwa.spoken(there.help), message: mwa.spoken(there.message) }));
     if (made) return;
     assert.deepEqual(await readdir(here), await readdir(native));
     assert.equal(await sha256(here, WEIGHTS), await sha256(native, WEIGHTS));
