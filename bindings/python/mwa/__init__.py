@@ -8,18 +8,29 @@ Options are those of the command line (``python -m mwa merge --help``); `mwa.opt
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from mwa import _mwa
 from mwa.errors import MergeError
-from mwa.options import AggregateOptions, Device, MergeOptions, RoundOptions, WeightOptions, takes, to_json
+from mwa.options import (
+    AggregateOptions,
+    Device,
+    MergeOptions,
+    RoundOptions,
+    SearchOptions,
+    WeightOptions,
+    takes,
+    to_json,
+)
 from mwa.progress import Progress, heard
 from mwa.results import (
     Advice,
     Checked,
+    Compared,
     Contribution,
     Coverage,
     Dropped,
@@ -28,8 +39,10 @@ from mwa.results import (
     Inspection,
     Report,
     Round,
+    SearchReport,
     Selected,
     Summary,
+    Trial,
     Verified,
     Weighting,
     read,
@@ -43,6 +56,7 @@ __all__ = [
     "Advice",
     "AggregateOptions",
     "Checked",
+    "Compared",
     "Contribution",
     "Coverage",
     "Device",
@@ -55,8 +69,11 @@ __all__ = [
     "Report",
     "Round",
     "RoundOptions",
+    "SearchOptions",
+    "SearchReport",
     "Selected",
     "Summary",
+    "Trial",
     "Verified",
     "WeightOptions",
     "Weighting",
@@ -64,6 +81,7 @@ __all__ = [
     "inspect",
     "merge",
     "merge_state_dicts",
+    "search",
     "verify",
     "weights",
 ]
@@ -71,6 +89,7 @@ __all__ = [
 __version__: str = _mwa.__version__
 
 Path = str | os.PathLike[str]
+Evaluate = Callable[[str], SupportsFloat | Mapping[str, SupportsFloat | None]]
 
 
 @takes(MergeOptions)
@@ -108,6 +127,33 @@ def aggregate(
         return read(Report, json.loads(_mwa.aggregate(_paths(inputs), out, to_json(round or {}), to_json(options), hear)))
 
 
+@takes(SearchOptions)
+def search(
+    inputs: Path | Iterable[Path],
+    out: Path,
+    *,
+    evaluate: Evaluate,
+    goal: Literal["min", "max"],
+    holdout: Evaluate | None = None,
+    progress: Progress | bool | None = None,
+    **options: Unpack[SearchOptions],
+) -> SearchReport:
+    """Search for the weights of a run with the best score, and merge with them into the folder `out`.
+
+    `evaluate(path)` scores the candidate in a folder: a number, or a dict with `score` and, if known, its standard `error`;
+    `goal` says whether lower ("min") or higher scores are better. An exception fails that candidate and is recorded;
+    `KeyboardInterrupt` stops the search, which `resume=True` goes on with: trials are kept in a journal beside `out`.
+    `holdout(path)` scores the winner and what it is compared with in the end, on other data. With `workers` above 1 the
+    functions are called from several threads. `progress(done, budget)` is called now and then, in trials.
+    """
+    given = {**options, "score_goal": goal, "goal": options.get("metric_goal")}
+    given.pop("metric_goal", None)
+    held_out = _scoring(holdout) if holdout else None
+    with heard(progress, "search", "trial") as hear:
+        found = _mwa.search(_paths(inputs), out, to_json(given), _scoring(evaluate), held_out, hear)
+    return read(SearchReport, json.loads(found))
+
+
 @takes(WeightOptions)
 def weights(inputs: Path | Iterable[Path], **options: Unpack[WeightOptions]) -> Report:
     """The same choice and weights as `merge` would take, without merging: a report without outputs."""
@@ -131,6 +177,19 @@ def verify(
     options = to_json({"threads": threads, "memory": memory, "device": device})
     with heard(progress, "verify") as hear:
         return read(Verified, json.loads(_mwa.verify(folder, options, hear)))
+
+
+def _scoring(evaluate: Evaluate) -> Callable[[str], str]:
+    """What the native half calls: JSON of what a function finds."""
+
+    @functools.wraps(evaluate)
+    def score(path: str) -> str:
+        found = evaluate(path)
+        fields = dict(found) if isinstance(found, Mapping) else {"score": found}
+        known = {name: fields.get(name) for name in ("score", "error", "questions")}
+        return json.dumps({name: float(value) for name, value in known.items() if value is not None})
+
+    return score
 
 
 def _paths(inputs: Path | Iterable[Path]) -> list[Path]:

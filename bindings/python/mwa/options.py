@@ -262,7 +262,7 @@ def takes(options: type) -> Callable[[Function], Function]:
     """Let `help()` and editors see the options of a function, by name, where its code takes them together."""
 
     def spell_out(function: Function) -> Function:
-        kinds = [kind for kind in (WeightOptions, MergeOptions) if options in (kind, MergeOptions)]
+        kinds = [options] if options is SearchOptions else [WeightOptions, MergeOptions][: 1 + (options is MergeOptions)]
         lines = [line for kind in kinds for line in inspect.getdoc(kind).splitlines()[2:]]  # type: ignore[union-attr]
         function.__doc__ = f"{function.__doc__}\n    Options:\n\n" + "".join(f"    {line}\n" for line in lines)
         signature = inspect.signature(function)

@@ -10,8 +10,8 @@ Progress = Callable[[int, int], object]
 
 
 @contextmanager
-def heard(progress: Progress | bool | None, name: str) -> Iterator[Progress | None]:
-    """What hears of bytes done and in all: the caller's own, or a bar for `True`."""
+def heard(progress: Progress | bool | None, name: str, unit: str = "B") -> Iterator[Progress | None]:
+    """What hears of bytes, or another unit, done and in all: the caller's own, or a bar for `True`."""
     if progress is None or progress is False:
         yield None
     elif progress is not True:
@@ -23,7 +23,7 @@ def heard(progress: Progress | bool | None, name: str) -> Iterator[Progress | No
             yield _line
             print(file=sys.stderr)
             return
-        with tqdm(desc=name, unit="B", unit_scale=True) as bar:
+        with tqdm(desc=name, unit=unit, unit_scale=unit == "B") as bar:
 
             def hear(done: int, total: int) -> None:
                 bar.total = total

@@ -195,6 +195,60 @@ def _tail(name: str, rows: tuple[Input, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Weights that a search tried; `score` is None where `failed` says why. `by` says where the weights come from."""
+
+    number: int
+    by: str
+    weights: tuple[float, ...]
+    seed: int
+    seconds: float
+    merge_seconds: float
+    blake3: tuple[str, ...] = ()
+    score: float | None = None
+    standard_error: float | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The winner of a search, or what it is compared with, by the number of its trial and with the score on other data.
+
+    `name` is "last", "best single", "uniform", "metric" or "winner".
+    """
+
+    name: str
+    trial: int
+    score: float | None = None
+    holdout: float | None = None
+    holdout_error: float | None = None
+    holdout_failed: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search found: the winner's trial and merge, all trials, and in `doubts` what must be said of the winner."""
+
+    method: str
+    seed: int
+    budget: int
+    goal: str
+    evaluator: str
+    journal: str
+    winner: int
+    score: float
+    trials: tuple[Trial, ...]
+    compared: tuple[Compared, ...]
+    doubts: tuple[str, ...]
+    merge: Report
+    reason: str | None = None
+    holdout: str | None = None
+    standard_error: float | None = None
+    basin: str | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Summary:
     """One checkpoint as `inspect` sees it; `verdict` says whether its method may be averaged."""
 

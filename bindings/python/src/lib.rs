@@ -1,6 +1,7 @@
 //! The native half of the Python package: names, bytes and errors translated, nothing else.
 
 mod call;
+mod evaluate;
 mod tensor;
 
 /// What `mwa/__init__.py` and its neighbours call; options and results cross as JSON.
@@ -9,11 +10,12 @@ mod _mwa {
     use std::ffi::OsString;
     use std::path::PathBuf;
 
-    use mwa::Options;
-    use mwa_host::{Machine, RoundOptions};
+    use mwa::{Options, SearchOptions};
+    use mwa_host::{Evaluator, Evaluators, Machine, RoundOptions, Trials};
     use pyo3::prelude::*;
 
     use crate::call::{call, json};
+    use crate::evaluate::{Function, Raised};
     #[pymodule_export]
     use crate::tensor::merge_tensors;
 
@@ -49,6 +51,32 @@ mod _mwa {
             let how = mwa_host::MergeOptions::new(&given)?;
             mwa_host::aggregate(&options, &round, &how, &out, progress).map(json)
         })
+    }
+
+    #[pyfunction]
+    fn search(
+        py: Python<'_>,
+        inputs: Vec<PathBuf>,
+        out: PathBuf,
+        options: &str,
+        evaluate: Py<PyAny>,
+        holdout: Option<Py<PyAny>>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        let raised = Raised::default();
+        let evaluate = Function::new(py, evaluate, &raised);
+        let holdout = holdout.map(|holdout| Function::new(py, holdout, &raised));
+        let result = call(py, progress, |progress| {
+            let (given, wanted) = SearchOptions::parse(options)?;
+            let options = mwa_host::Options::new(inputs, &given)?;
+            let how = mwa_host::MergeOptions::new(&given)?;
+            let holdout = holdout.as_ref().map(|holdout| holdout as &dyn Evaluator);
+            let evaluators = Evaluators { search: &evaluate, holdout };
+            let is_stopped = || raised.is_some();
+            let watch = Trials::new(progress, &is_stopped);
+            mwa_host::search(&options, &how, &wanted, evaluators, &out, &watch).map(json)
+        });
+        raised.take().map_or(result, Err)
     }
 
     #[pyfunction]

@@ -14,7 +14,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from conftest import ROOT  # noqa: E402
-from mwa.peft import load_merged  # noqa: E402
+from mwa.peft import load_merged, search  # noqa: E402
 from mwa.transformers import MergeCallback  # noqa: E402
 
 
@@ -94,3 +94,20 @@ def test_torch_and_numpy_together_and_what_lies_elsewhere() -> None:
     with pytest.raises(mwa.MergeError) as caught:
         mwa.merge_state_dicts([{"w": torch.ones(3)}, {"w": torch.ones(3, device="meta")}], [1, 1])
     assert (caught.value.kind, caught.value.tensor, caught.value.path) == ("input", "w", "state_dicts[1]")
+
+
+def test_search_in_a_live_model(tmp_path: Path) -> None:
+    model = train(tmp_path, MergeCallback(select="all"))
+    tokens = torch.randint(1, 20, (8, 10), generator=torch.Generator().manual_seed(2))
+
+    def loss(model: Any) -> float:
+        with torch.no_grad():
+            return float(model(input_ids=tokens, labels=tokens).loss)
+
+    found = search(model, tmp_path, evaluate=loss, goal="min", method="sweep", budget=10, select="all", out=tmp_path / "best")
+    assert model.active_adapter == "merged" and len(found.trials) == 10
+    assert loss(model) == pytest.approx(found.score, rel=1e-6), "the winner is what the model has now"
+    assert mwa.verify(tmp_path / "best").is_good
+    before = set(tmp_path.iterdir())
+    assert search(model, tmp_path, evaluate=loss, goal="min", method="sweep", budget=10, select="all").score == found.score
+    assert set(tmp_path.iterdir()) == before, "nothing is left on disk"

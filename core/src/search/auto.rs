@@ -7,9 +7,10 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::evolution::Evolution;
+use super::ground::Ground;
 use super::line::Line;
+use super::proposal::{Begun, Proposal, Proposer};
 use super::sweep::Sweep;
-use super::{Begun, Ground, Proposal, Proposer};
 use crate::error::Result;
 
 /// So many trials of formulas.

@@ -8,8 +8,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::ground::Ground;
+use super::proposal::{Proposal, Proposer, anchored, bounded};
 use super::random::Random;
-use super::{Ground, Proposal, Proposer, anchored, bounded};
 use crate::linalg::eigen::eigen;
 use crate::linalg::matrix::Matrix;
 

@@ -9,9 +9,9 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::ground::{DECAYS, moving_average};
+use super::ground::{DECAYS, Ground, LAST, METRIC, UNIFORM, moving_average};
+use super::proposal::{Proposal, Proposer, anchored, bounded};
 use super::random::Random;
-use super::{Ground, LAST, Proposal, Proposer, UNIFORM, anchored, bounded};
 
 const POPULATION: usize = 20;
 const PARENTS: usize = 5;
@@ -39,7 +39,7 @@ impl Evolution {
         let mut starts = vec![Proposal::new(LAST, ground.last()), Proposal::new(UNIFORM, ground.uniform())];
         starts
             .extend(DECAYS.map(|decay| Proposal::new(format!("ema {decay}"), moving_average(count, decay))));
-        starts.extend(ground.own().map(|own| Proposal::new(super::METRIC, own.to_vec())));
+        starts.extend(ground.own().map(|own| Proposal::new(METRIC, own.to_vec())));
         starts.extend(seeds);
         Self { random: Random::new(seed), people: Vec::new(), young: Vec::new(), born: 0, starts }
     }

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Proposal, Proposer, mean_of, single};
+use super::proposal::{Proposal, Proposer, mean_of, single};
 
 /// A soup in the making.
 pub(super) struct Greedy {

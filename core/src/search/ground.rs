@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Proposal, anchored, mean_of, single};
+use super::proposal::{Proposal, anchored, mean_of, single};
 use crate::logs::goal::Goal;
 use crate::weigh::scheme::{Scheme, Weights};
 

@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Proposal, Proposer};
+use super::proposal::{Proposal, Proposer};
 use crate::error::{Error, ErrorKind, Result};
 
 const FROM: f64 = -0.5;

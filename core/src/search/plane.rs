@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Proposal, Proposer};
+use super::proposal::{Proposal, Proposer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// From where to where the weights of the second and third checkpoint go.

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{BOUND, Proposal, Proposer, mean_of, single};
+use super::proposal::{BOUND, Proposal, Proposer, mean_of, single};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Sweeps over all pairs; each takes the error down, and this many is far more than a simplex needs.

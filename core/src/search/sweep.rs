@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::{Ground, Proposal, Proposer};
+use super::ground::Ground;
+use super::proposal::{Proposal, Proposer};
 
 /// Formulas that are still to be tried.
 pub(super) struct Sweep {

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use serde_json::Value;
 
+use super::proposal::mean_of;
 use super::*;
+use crate::logs::goal::Goal;
 use crate::weigh::scheme::{Scheme, Weights};
 
 /// What `make.py` beside it found.
@@ -91,8 +93,8 @@ fn a_soup_takes_what_makes_it_better() {
         .collect();
     assert_eq!(soups.len(), tried.len());
     soups.iter().zip(&tried).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} against {b}"));
-    let members: Vec<usize> =
-        numbers(&expected["members"]).iter().map(|at| libm::round(*at) as usize).collect();
+    let members = expected["members"].as_array().unwrap().iter();
+    let members: Vec<_> = members.map(|at| usize::try_from(at.as_u64().unwrap()).unwrap()).collect();
     assert_eq!(search.best().unwrap().weights, mean_of(5, &members));
 }
 
@@ -140,9 +142,6 @@ fn a_plane_is_a_grid_with_a_picture() {
     // 5 × 5, less the last checkpoint, which every search begins with
     assert_eq!((grid.len(), grid[0].weights.as_slice()), (24, &[2.0, -0.5, -0.5][..]));
     assert_eq!(search.best().unwrap().weights, [0.5, 0.5, 0.0]);
-    let picture = search.picture(&["a", "b<c", "d"]).unwrap();
-    assert_eq!(picture.matches("<title>").count(), search.trials().len());
-    assert!(picture.contains(">b&lt;c</text>") && picture.trim_end().ends_with("</svg>"), "{picture}");
     let table = search.table(&["a", "b,c", "d"]);
     assert!(table.starts_with("trial,by,a,\"b,c\",d,score\n1,last,0,0,1,-1.25\n"), "{table}");
     assert_eq!(table.lines().count(), 1 + search.trials().len());
@@ -163,7 +162,6 @@ fn a_ridge_between_two_checkpoints_is_seen() {
         valley.basin(None).unwrap(),
         "no ridge was found between the two checkpoints: they lie in one basin"
     );
-    assert_eq!(valley.picture(&["a", "b"]).unwrap().matches("<circle").count(), valley.trials().len());
     let ridge = search(|place| 1.0 - 4.0 * (place - 0.5) * (place - 0.5));
     let text = ridge.basin(None).unwrap();
     assert!(

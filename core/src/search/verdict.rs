@@ -4,7 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Search, Trial, UNIFORM};
+use super::ground::UNIFORM;
+use super::state::Search;
+use super::trial::Trial;
 use crate::logs::goal::Goal;
 
 /// A lead below so many standard errors is within noise: the best of 100 scores that differ by chance alone lies about three

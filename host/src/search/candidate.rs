@@ -11,9 +11,10 @@ use mwa::search::Ground;
 use mwa::{Error, ErrorKind, Measure, Result, Run, Weighed};
 use serde_json::{Map, Value, json};
 
-use super::evaluator::{Candidate, Evaluator, Watch};
-use super::journal::Entry;
+use super::entry::Entry;
+use super::evaluator::{Candidate, Evaluator};
 use super::place;
+use super::watch::Watch;
 use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, weigh};
 use crate::io::disk::Disk;

@@ -1,10 +1,8 @@
-//! Who scores a candidate, and who watches.
+//! Who scores a candidate.
 
 use std::path::Path;
 
 use mwa::search::Score;
-
-use super::report::Tried;
 
 /// Merged weights that wait for a score.
 #[derive(Clone, Copy, Debug)]
@@ -35,20 +33,11 @@ pub trait Evaluator: Sync {
     ) -> Result<Score, String>;
 }
 
-/// Hears how far a search is, and may stop it. `()` hears nothing.
-pub trait Watch: Sync {
-    /// So much was tried: the rows of all trials of before and now, the place of the best, and how many there can be.
-    fn told(&self, tried: &[Tried], best: Option<usize>, budget: usize) {
-        let _ = (tried, best, budget);
-    }
-    /// Something to know about this machine.
-    fn note(&self, note: &str) {
-        let _ = note;
-    }
-    /// Whether to stop as soon as possible. What was scored stays in the journal.
-    fn stopped(&self) -> bool {
-        false
-    }
+/// Who scores candidates.
+#[derive(Clone, Copy)]
+pub struct Evaluators<'a> {
+    /// Scores each.
+    pub search: &'a dyn Evaluator,
+    /// Scores the winner and what it is compared with, in the end, on other data.
+    pub holdout: Option<&'a dyn Evaluator>,
 }
-
-impl Watch for () {}

@@ -9,38 +9,18 @@ use std::path::{Path, PathBuf};
 
 use mwa::search::is_same;
 use mwa::{Error, ErrorKind, Goal, Result};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::entry::Entry;
+use super::evaluator::Evaluators;
 use super::report::Tried;
-use super::{Evaluators, Watch};
+use super::watch::Watch;
 use crate::io::disk::io_error;
 
 /// The version of the format.
 const VERSION: u64 = 1;
 /// More than this is no journal.
 const LIMIT: u64 = 1 << 30;
-
-/// What came of a trial.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Entry {
-    pub(super) weights: Vec<f64>,
-    /// Who scored it on other data; `None` in the search itself.
-    #[serde(default)]
-    pub(super) holdout: Option<String>,
-    #[serde(default)]
-    pub(super) score: Option<f64>,
-    #[serde(default, rename = "standard_error")]
-    pub(super) score_error: Option<f64>,
-    #[serde(default)]
-    pub(super) failed: Option<String>,
-    #[serde(default)]
-    pub(super) seconds: f64,
-    #[serde(default)]
-    pub(super) merge_seconds: f64,
-    #[serde(default)]
-    pub(super) blake3: Vec<String>,
-}
 
 /// The file of a search beside its output.
 pub(super) fn beside(out: &Path, ending: &str) -> PathBuf {

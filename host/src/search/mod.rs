@@ -3,46 +3,37 @@
 
 mod candidate;
 mod command;
+mod driver;
+mod entry;
 mod evaluator;
 mod journal;
 mod place;
 mod process;
 mod report;
 mod server;
+mod watch;
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
 
 use mwa::report::labels;
-use mwa::search::{Lead, METRIC, Score, Search};
+use mwa::search::{Lead, Search};
 use mwa::{Error, ErrorKind, Result, SearchOptions};
 
 use crate::engine::device::DeviceChoice;
 use crate::io::disk::io_error;
 use crate::io::staging::Staging;
 use crate::options::{MergeOptions, Options};
+use crate::plot::landscape::picture;
 
 use self::candidate::Kitchen;
-use self::journal::{Entry, Journal};
+use self::driver::{Driver, hopeless};
+use self::journal::Journal;
 
 pub use command::CommandEvaluator;
-pub use evaluator::{Candidate, Evaluator, Watch};
+pub use evaluator::{Candidate, Evaluator, Evaluators};
 pub use report::{Compared, SearchReport, Tried};
 pub use server::ServerEvaluator;
-
-/// Who scores candidates.
-#[derive(Clone, Copy)]
-pub struct Evaluators<'a> {
-    /// Scores each.
-    pub search: &'a dyn Evaluator,
-    /// Scores the winner and what it is compared with, in the end, on other data.
-    pub holdout: Option<&'a dyn Evaluator>,
-}
-
-/// A search is given up when so many trials failed and none was scored.
-const HOPELESS: usize = 5;
+pub use watch::Watch;
 
 /// Search for the best weights of the checkpoints in `options`, and merge them into the folder `out`. Trials are kept in a journal beside
 /// it, `OUT.search.jsonl`.
@@ -134,7 +125,7 @@ pub fn search(
 
 /// Write what two or three checkpoints look like: a table and a picture beside the output.
 fn draw(search: &Search, out: &Path, labels: &[&str]) -> Result<Vec<String>> {
-    let Some(picture) = search.picture(labels) else { return Ok(Vec::new()) };
+    let Some(picture) = picture(search, labels) else { return Ok(Vec::new()) };
     let mut files = Vec::new();
     for (ending, text) in [("csv", search.table(labels)), ("svg", picture)] {
         let path = journal::beside(out, ending);
@@ -156,178 +147,4 @@ fn held_out(compared: &[Compared], goal: mwa::Goal) -> Vec<String> {
         lead.doubt(None).map(|doubt| format!("on the holdout, {doubt}"))
     });
     doubts.collect()
-}
-
-/// No candidate was scored.
-fn hopeless(tried: &[Tried]) -> Error {
-    let why = tried.iter().rev().find_map(|row| row.failed.as_deref()).unwrap_or("there was none");
-    let failed = tried.iter().filter(|row| row.failed.is_some()).count();
-    let detail = format!("no score came of the first {failed} candidates: {why}");
-    Error::new(ErrorKind::Input, detail)
-        .help("run the evaluator by hand on a checkpoint's folder, and search when it prints a score")
-}
-
-/// Runs trials.
-struct Driver<'a> {
-    kitchen: &'a Kitchen,
-    wanted: &'a SearchOptions,
-    watch: &'a dyn Watch,
-    journal: &'a mut Journal,
-    /// Rows of the report, by the number of the trial.
-    tried: Vec<Tried>,
-}
-
-impl Driver<'_> {
-    /// Score what the search asks for, until it asks for nothing.
-    fn run(&mut self, search: &mut Search, evaluator: &dyn Evaluator) -> Result<()> {
-        loop {
-            let open = search.ask();
-            if open.is_empty() {
-                return Ok(());
-            }
-            let mut new = Vec::new();
-            for number in open {
-                let trial = search.trial(number);
-                let row = Tried::new(number + 1, trial, self.wanted.seed);
-                debug_assert_eq!(self.tried.len(), number, "trials come in order");
-                match self.journal.find(None, &trial.weights) {
-                    Some(entry) => {
-                        let score = entry.score;
-                        self.tried.push(row.known(entry));
-                        search.tell(number, score);
-                    }
-                    None => {
-                        new.push((number, trial.weights.clone()));
-                        self.tried.push(row);
-                    }
-                }
-            }
-            let (watch, budget) = (self.watch, search.budget());
-            watch.told(&self.tried, search.winner(), budget);
-            let Self { kitchen, wanted, journal, tried, .. } = self;
-            let mut take = |number: usize, entry: Entry| {
-                let row = &mut tried[number];
-                *row = row.clone().known(&entry);
-                journal.write(row, None)?;
-                search.tell(number, entry.score);
-                watch.told(tried, search.winner(), budget);
-                let failed = tried.iter().filter(|row| row.failed.is_some()).count();
-                if search.winner().is_none() && failed >= HOPELESS.min(budget) {
-                    journal.forget();
-                    return Err(hopeless(tried));
-                }
-                Ok(())
-            };
-            score_all(kitchen, wanted, evaluator, watch, &new, &mut take)?;
-        }
-    }
-
-    /// What the winner is compared with, on the search's data and, if there is such, on other data.
-    fn compare(
-        &mut self,
-        search: &Search,
-        winner: usize,
-        evaluators: Evaluators<'_>,
-    ) -> Result<Vec<Compared>> {
-        let singles = search.trials().iter().enumerate().filter(|(_, it)| it.weights.contains(&1.0));
-        let better = |a: f64, b: f64| match search.goal() {
-            mwa::Goal::Min => a < b,
-            mwa::Goal::Max => a > b,
-        };
-        let scored = singles.filter_map(|(number, trial)| Some((number, trial.score()?)));
-        let single = scored.reduce(|best, other| if better(other.1, best.1) { other } else { best });
-        let ground = search.ground();
-        let rows = [
-            (mwa::search::LAST, search.find(&ground.last())),
-            (report::SINGLE, single.map(|(number, _)| number)),
-            (mwa::search::UNIFORM, search.find(&ground.uniform())),
-            (METRIC, ground.own().and_then(|own| search.find(own))),
-            (report::WINNER, Some(winner)),
-        ];
-        let mut compared: Vec<_> = rows
-            .into_iter()
-            .filter_map(|(name, number)| Some(Compared::new(name, number?, search.trial(number?))))
-            .collect();
-        let Some(holdout) = evaluators.holdout else { return Ok(compared) };
-        let name = holdout.name();
-        let mut new: Vec<(usize, Vec<f64>)> = Vec::new();
-        for row in &compared {
-            let number = row.trial - 1;
-            let weights = &search.trial(number).weights;
-            if self.journal.find(Some(&name), weights).is_none()
-                && new.iter().all(|(known, _)| *known != number)
-            {
-                new.push((number, weights.clone()));
-            }
-        }
-        let Self { kitchen, wanted, journal, tried, watch } = self;
-        let mut take =
-            |number: usize, entry: Entry| journal.write(&tried[number].clone().known(&entry), Some(&name));
-        score_all(kitchen, wanted, holdout, *watch, &new, &mut take)?;
-        for row in &mut compared {
-            if let Some(entry) = journal.find(Some(&name), &search.trial(row.trial - 1).weights) {
-                row.hold_out(entry);
-            }
-        }
-        Ok(compared)
-    }
-}
-
-/// Merge and score candidates, as many at a time as there are workers. `take` is called on this thread, as they come.
-fn score_all(
-    kitchen: &Kitchen,
-    wanted: &SearchOptions,
-    evaluator: &dyn Evaluator,
-    watch: &dyn Watch,
-    candidates: &[(usize, Vec<f64>)],
-    take: &mut dyn FnMut(usize, Entry) -> Result<()>,
-) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let is_over = AtomicBool::new(false);
-    let stopped = || is_over.load(Ordering::Relaxed) || watch.stopped();
-    let work = |worker: usize| {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        let (number, weights) = candidates.get(at)?;
-        let tried = kitchen.try_out(worker, *number, weights, evaluator, &stopped);
-        let tried = tried.map(|entry| match (entry.score, wanted.questions) {
-            (Some(value), Some(_)) => {
-                let score = Score { value, error: entry.score_error }.asked(wanted.questions);
-                Entry { score_error: score.error, ..entry }
-            }
-            _ => entry,
-        });
-        Some((*number, tried))
-    };
-    let workers = wanted.workers.min(candidates.len());
-    if workers <= 1 {
-        // on the caller's own thread, which alone may handle signals of its language
-        while let Some((number, tried)) = work(0) {
-            take(number, tried?)?;
-        }
-        return Ok(());
-    }
-    thread::scope(|scope| {
-        let (send, receive) = mpsc::channel();
-        for worker in 0..workers {
-            let (send, work) = (send.clone(), &work);
-            scope.spawn(move || {
-                while let Some(done) = work(worker) {
-                    if send.send(done).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(send);
-        let mut failed = Ok(());
-        for (number, tried) in receive {
-            let taken = tried.and_then(|entry| if failed.is_ok() { take(number, entry) } else { Ok(()) });
-            if taken.is_err() && failed.is_ok() {
-                failed = taken;
-                is_over.store(true, Ordering::Relaxed);
-                next.store(candidates.len(), Ordering::Relaxed);
-            }
-        }
-        failed
-    })
 }

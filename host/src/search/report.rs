@@ -4,7 +4,7 @@ use mwa::report::Report;
 use mwa::search::Trial;
 use serde::Serialize;
 
-use super::journal::Entry;
+use super::entry::Entry;
 
 /// How the best checkpoint by itself is called.
 pub(super) const SINGLE: &str = "best single";
