@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,15 +90,16 @@ def test_an_interrupt_stops_and_is_gone_on_from(sample_run: Path, tmp_path: Path
 
 
 def test_what_is_wrong_is_refused(sample_run: Path, tmp_path: Path) -> None:
-    for options, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"goal": "up"}, "option score_goal"),
         ({"method": "grid"}, "option method"),
         ({"last": 1}, "there is nothing to search"),
         ({"weights": [1, 2]}, "option weights is not for a search"),
         ({"budgt": 3}, "there is no option `budgt`"),
         ({"method": "line", "last": 3}, "method line searches between two"),
-    ]:
+    ]
+    for options, message in wrong:
         with pytest.raises(mwa.MergeError, match=message) as caught:
-            mwa.search(sample_run, tmp_path / "best", evaluate=size, **{"goal": "min", **options})  # type: ignore[arg-type]
+            mwa.search(sample_run, tmp_path / "best", evaluate=size, **{"goal": "min", **options})
         assert caught.value.kind == "usage"
     assert not list(tmp_path.iterdir())
