@@ -31,6 +31,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["java"] => java::test(&mut count)?,
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
+        ["formats"] => formats(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
         ["browser"] => crate::web::test_page(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
@@ -78,6 +79,22 @@ fn python_package(count: &mut Count) -> Result {
         Ok(tests) => lane("Python package", tests, count),
         Err(why) => skip(&why, count),
     }
+}
+
+fn formats(count: &mut Count) -> Result {
+    println!("The lane of formats needs torch, transformers, peft, diffusers and gguf: several GB on Linux.");
+    let python = match python("requirements-formats.txt")? {
+        Python::Ready(python) => python,
+        Python::Missing(why) => return skip(&why, count),
+    };
+    build()?;
+    let mut tests = Command::new(&python);
+    tests
+        .arg("tests/formats_lane.py")
+        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)))
+        .arg(target().join("formats-lane"))
+        .current_dir(root());
+    lane("lane of formats", tests, count)
 }
 
 fn peft(count: &mut Count) -> Result {
