@@ -62,6 +62,12 @@ fn file(files: &dyn Files, path: &str, size: u64) -> Maybe<Option<Known>> {
     {
         return Ok(None);
     }
+    if start.starts_with(b"PK\x03\x04") && name.ends_with(".distcp") {
+        return Ok(Some(known(
+            "a part of a torch distributed (DCP) checkpoint",
+            "give the folder that it lies in: mwa says there how to gather it",
+        )));
+    }
     if start.starts_with(b"PK\x03\x04") {
         return told(members_of(files, path, size), |names| zip(&name, &names));
     }
@@ -228,12 +234,6 @@ fn gguf_file(head: &Head) -> Known {
 fn zip(name: &str, names: &[String]) -> Option<Known> {
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));
     if has("/data.pkl") {
-        if name.ends_with(".distcp") {
-            return Some(known(
-                "a part of a torch distributed (DCP) checkpoint",
-                "give the folder that it lies in: mwa says there how to gather it",
-            ));
-        }
         return foreign::state(name).map(|_| known("training state in a PyTorch file", STATE));
     }
     if has(".npy") {
