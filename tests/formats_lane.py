@@ -25,6 +25,9 @@ MARK = ".formats-lane"
 def llama(folder):
     """A small Llama with grouped queries, saved; it comes back the same."""
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -147,7 +150,6 @@ def images(run, work):
     truth = drawn(model)
     assert (truth - drawn(unet())).abs().max() > 1e-3, "the adapter does something"
     from peft import get_peft_model_state_dict
-    from diffusers.utils import convert_state_dict_to_diffusers  # noqa: F401, it must be there
 
     own = work / "diffusers"
     StableDiffusionLoraLoaderMixin.save_lora_weights(
