@@ -20,6 +20,8 @@ use crate::room::{resize, zeros};
 const BLOCK: usize = 512;
 /// Partial sums side by side: as many as hide the latency of an addition.
 const LANES: usize = 16;
+/// Most bytes of one input at a time: allocations above that are had from the system and given back each time.
+const WINDOW: usize = 32 << 10;
 /// Bytes of one input in a chunk, and how far that grows so that what is found of a large model stays small.
 const CHUNK: usize = 512 << 10;
 const LARGEST: usize = 4 << 20;
@@ -161,6 +163,7 @@ impl Chunk<'_> {
         let floats: Vec<_> = self.job.floats().collect();
         let elements = usize::try_from(self.job.count()).expect("a chunk is cut to fit memory");
         let size: usize = floats.iter().map(|float| float.bytes()).sum();
+        let max_bytes = max_bytes.min(WINDOW * floats.len());
         let step = (max_bytes / size.max(1) / BLOCK * BLOCK).max(BLOCK);
         let mut buffers = vec![Vec::new(); floats.len()];
         let mut panel = zeros(floats.len() * BLOCK)?;
