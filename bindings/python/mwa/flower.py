@@ -55,11 +55,11 @@ class MwaStrategy(FedAvg):  # type: ignore[misc, unused-ignore]
             folder, out = Path(name), Path(name, "out")
             names, samples, staleness = sorted(contents), [], []
             for client in names:
-                metrics = next(iter(contents[client].metric_records.values()))
+                metrics: Any = next(iter(contents[client].metric_records.values()))
                 self._write(next(iter(contents[client].array_records.values())), folder / client)
                 samples.append(float(metrics[self.weighted_by_key]))
                 staleness.append(max(0.0, server_round - float(metrics.get("server-round", server_round))))
-            told: RoundOptions = {"samples": samples, "staleness": staleness, **self.round}  # type: ignore[typeddict-item]
+            told: RoundOptions = {"samples": samples, "staleness": staleness, **self.round}
             if self._sent is not None and self._needs_base():
                 self._write(self._sent, folder / "base")
                 told["base"] = folder / "base"

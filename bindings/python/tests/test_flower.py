@@ -41,7 +41,7 @@ def after(strategy: MwaStrategy, start: dict[str, Any], clients: list[tuple[dict
     for request, (arrays, metrics) in zip(requests, clients):
         content = RecordDict({"arrays": record(arrays), "metrics": MetricRecord(metrics)})
         replies.append(Message(content=content, reply_to=request))
-    merged, _ = strategy.aggregate_train(4, replies[::order])
+    merged: Any = strategy.aggregate_train(4, replies[::order])[0]
     return {name: array.numpy() for name, array in merged.items()}
 
 
@@ -58,7 +58,7 @@ def strategy(clients: int, **told: Any) -> MwaStrategy:
 
 
 def test_stale_updates_count_less_whatever_the_order() -> None:
-    start = {"w": numpy.zeros((4, 4), numpy.float32), "b": numpy.full(3, 0.1, numpy.float16)}
+    start: dict[str, Any] = {"w": numpy.zeros((4, 4), numpy.float32), "b": numpy.full(3, 0.1, numpy.float16)}
     clients = [({k: v + 2 + 2 * i for k, v in start.items()}, {"num-examples": 1, "server-round": 4 - 3 * i}) for i in range(2)]
     stale = strategy(2, round={"rule": "fedbuff", "discount": "polynomial:0.5"})
     merged = after(stale, start, clients)
@@ -102,7 +102,8 @@ def test_a_simulation_of_flower_s_own() -> None:
     @client.train()  # type: ignore[misc, unused-ignore]
     def of_client(message: Message, context: Context) -> Message:
         number = int(context.node_config["partition-id"])
-        arrays = {name: array.numpy() + number for name, array in message.content["arrays"].items()}
+        sent: Any = message.content["arrays"]
+        arrays = {name: array.numpy() + number for name, array in sent.items()}
         metrics = MetricRecord({"num-examples": 1 if number < 2 else 2})
         return Message(content=RecordDict({"arrays": record(arrays), "metrics": metrics}), reply_to=message)
 

@@ -156,7 +156,7 @@ pub fn shares(rule: Rule, discount: Discount, period: Option<f64>, clients: &[To
     };
     let parts: Vec<f64> = clients.iter().map(share).collect();
     let whole = if rule == Rule::FedAvg { parts.iter().sum() } else { all };
-    if !(whole > 0.0) {
+    if whole.is_nan() || whole <= 0.0 {
         return bad(String::from("staleness leaves no client any weight"), "use another --discount");
     }
     Ok(parts.iter().map(|part| part / whole).collect())
