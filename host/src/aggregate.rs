@@ -242,11 +242,11 @@ fn inside(folder: &Path) -> Result<Option<Vec<(String, PathBuf)>>> {
 /// The rows of a manifest: a JSON object, a list, or a row a line.
 fn rows(path: &Path) -> Result<Vec<Client>> {
     let text = read_text(path)?;
-    let rows: std::result::Result<Vec<Row>, serde_json::Error> = match text.trim_start().chars().next() {
+    let rows: core::result::Result<Vec<Row>, serde_json::Error> = match text.trim_start().chars().next() {
         Some('[') => serde_json::from_str(&text),
         _ => serde_json::from_str::<Whole>(&text).map(|whole| whole.clients).or_else(|error| {
             let lines = text.lines().filter(|line| !line.trim().is_empty());
-            let rows: std::result::Result<Vec<Row>, _> = lines.map(serde_json::from_str).collect();
+            let rows: core::result::Result<Vec<Row>, _> = lines.map(serde_json::from_str).collect();
             rows.map_err(|line| {
                 if text.trim().lines().count() > 1 && !text.contains("\"clients\"") { line } else { error }
             })

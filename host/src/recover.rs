@@ -346,7 +346,7 @@ fn neighbours(
     (before, after): (Option<u64>, u64),
     wanted: &Wanted,
 ) -> Result<Vec<(f64, BTreeMap<String, Origin>)>> {
-    let side = |first: u64| -> std::result::Result<BTreeMap<String, Origin>, String> {
+    let side = |first: u64| -> core::result::Result<BTreeMap<String, Origin>, String> {
         lost.iter()
             .map(|name| {
                 let (_, layer, _) = stage.layer(name).expect("it is of the stage");

@@ -166,7 +166,7 @@ Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong
         #[command(flatten)]
         round: Round,
         #[command(flatten)]
-        given: Given<Aggregating>,
+        given: Box<Given<Aggregating>>,
         #[command(flatten)]
         timings: Timings,
         #[command(flatten)]
