@@ -175,6 +175,8 @@ pub enum Face {
 const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
 const MERGING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate];
 const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
+/// What may be written for programs that need to know the base model; a round has another `base` of its own.
+const CONVERTED: &[Verb] = &[Verb::Merge, Verb::Search];
 const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search, Verb::Aggregate];
 /// What federated rounds have too.
 const COMPARING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search, Verb::Aggregate];
@@ -345,9 +347,9 @@ options! {
         ..OUTPUT
     };
     /// The base model's folder or its config.json, for formats gguf and mlx
-    base: Option<String> = None, Kind::Text, Facts { value: "PATH", lacking: CONVERTING, ..OUTPUT };
+    base: Option<String> = None, Kind::Text, Facts { value: "PATH", verbs: CONVERTED, lacking: CONVERTING, ..OUTPUT };
     /// The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
-    model: Option<String> = None, Kind::Text, Facts { value: "NAME", lacking: CONVERTING, ..OUTPUT };
+    model: Option<String> = None, Kind::Text, Facts { value: "NAME", verbs: CONVERTED, lacking: CONVERTING, ..OUTPUT };
     /// Let NaN and infinity through instead of failing
     allow_non_finite: bool = false, Kind::Switch, OUTPUT;
     /// Write files anew where one checkpoint alone has weight, instead of copying its own
