@@ -23,10 +23,21 @@ type Summary struct {
 	Bytes      uint64         `json:"bytes"`
 }
 
-// Coverage is a metric, and how many checkpoints have a value of it.
+// Coverage is a metric, how many checkpoints have a value of it, and whether it tells them apart.
 type Coverage struct {
-	Name    string `json:"name"`
-	Covered int    `json:"covered"`
+	Name       string      `json:"name"`
+	Covered    int         `json:"covered"`
+	Separation *Separation `json:"separation,omitempty"`
+}
+
+// Separation is how values of a metric differ.
+type Separation struct {
+	Values        int     `json:"values"`
+	Range         float64 `json:"range"`
+	Noise         float64 `json:"noise"` // of one value
+	SignalToNoise float64 `json:"signal_to_noise"`
+	VonNeumann    float64 `json:"von_neumann"`
+	Separates     *bool   `json:"separates"` // whether it tells the checkpoints apart
 }
 
 // Inspect looks at a run folder, a checkpoint folder or a file. Of the options only Adapter and WeightsKey count.

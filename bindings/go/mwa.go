@@ -87,7 +87,10 @@ func asked(verb string, source Source, paths []string, options Options) (request
 				return what, err
 			}
 		}
-		options.MetricsFile, err = told(options.MetricsFile)
+		if options.MetricsFile, err = told(options.MetricsFile); err != nil {
+			return what, err
+		}
+		options.WeightsFile, err = told(options.WeightsFile)
 	}
 	what.Options = options
 	return what, err

@@ -37,7 +37,7 @@ type Options struct {
 	// Leave out checkpoints that diverged, instead of failing.
 	DropBad bool `json:"drop_bad,omitzero"`
 
-	// loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step].
+	// loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max [default: eval_loss if logged, else step].
 	Metric string `json:"metric,omitzero"`
 
 	// Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`.
@@ -49,6 +49,12 @@ type Options struct {
 	// Whether lower or higher is better [default: from the metric's name]: min, max.
 	Goal string `json:"goal,omitzero"`
 
+	// Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda]: borda, kemeny, mean-rank, z-score.
+	Combine string `json:"combine,omitzero"`
+
+	// How many questions an accuracy is the share of: it is told whether chance alone may make the difference.
+	Questions int `json:"questions,omitzero"`
+
 	// Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log].
 	Smooth *float64 `json:"smooth,omitzero"`
 
@@ -58,7 +64,7 @@ type Options struct {
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
 
-	// How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, uniform, flag, krum, multi-krum, geometric-median.
+	// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum, geometric-median.
 	Scheme string `json:"scheme,omitzero"`
 
 	// How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8].
@@ -69,6 +75,30 @@ type Options struct {
 
 	// How many directions the scheme flag keeps [default: one, for this scheme].
 	Subspace int `json:"subspace,omitzero"`
+
+	// With scheme decay, how the learning rate would have fallen [default: linear]: linear, cosine, 1-sqrt, inverse, exponential.
+	Curve string `json:"curve,omitzero"`
+
+	// What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential].
+	Floor *float64 `json:"floor,omitzero"`
+
+	// Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them [default: segments]: segments, megatron.
+	Positions string `json:"positions,omitzero"`
+
+	// Take off such a decay what the logged learning rate had fallen by itself.
+	CorrectForLr bool `json:"correct_for_lr,omitzero"`
+
+	// With scheme ema, how much the average keeps of itself at each checkpoint or step [default: 0.7].
+	EmaDecay *float64 `json:"ema_decay,omitzero"`
+
+	// Which of the two it counts [default: checkpoint]: checkpoint, step.
+	EmaPer string `json:"ema_per,omitzero"`
+
+	// Of several run folders, each selected and weighed by itself, how much of each [default: all the same].
+	RunWeights []float64 `json:"run_weights,omitzero"`
+
+	// Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}.
+	WeightsFile string `json:"weights_file,omitzero"`
 
 	// Your own weights, one per checkpoint, instead of a metric's.
 	Weights []float64 `json:"weights,omitzero"`

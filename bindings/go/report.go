@@ -5,6 +5,8 @@ type Report struct {
 	MWA        string       `json:"mwa"` // the version that merged
 	Selected   *Selected    `json:"selected,omitempty"`
 	Weighting  Weighting    `json:"weighting"`
+	Ranking    *Ranking     `json:"ranking,omitempty"` // where the weights come from several metrics
+	Groups     []Group      `json:"groups,omitempty"`  // the weights of modules that have their own; others have the inputs'
 	Space      string       `json:"space"`
 	Rank       string       `json:"rank,omitempty"`     // in product space: inputs, full, energy SHARE or a number
 	Residual   *Distance    `json:"residual,omitempty"` // how far the result is from the average of what the adapters do
@@ -27,10 +29,36 @@ type Selected struct {
 
 // Weighting is how weights came about.
 type Weighting struct {
-	Scheme  string   `json:"scheme"`
-	Penalty *float64 `json:"penalty,omitempty"`
-	Metric  string   `json:"metric,omitempty"`
-	Goal    string   `json:"goal,omitempty"`
+	Scheme   string            `json:"scheme"`
+	Penalty  *float64          `json:"penalty,omitempty"`
+	Metric   string            `json:"metric,omitempty"`
+	Goal     string            `json:"goal,omitempty"`
+	Settings map[string]string `json:"settings,omitempty"` // what else the scheme was told, by the names of the options
+}
+
+// Group is some modules, and their weights.
+type Group struct {
+	Modules string    `json:"modules"`         // the pattern that fits their names
+	Layer   *uint64   `json:"layer,omitempty"` // where a gradient gives each layer its own weights
+	Weights []float64 `json:"weights"`         // one per input
+	Count   int       `json:"count"`           // how many modules
+}
+
+// Ranking is how several metrics order the inputs.
+type Ranking struct {
+	Combine       string    `json:"combine"` // borda, kemeny, mean-rank or z-score
+	Metrics       []Ranked  `json:"metrics"`
+	Ranks         []float64 `json:"ranks"`         // of each input in the combined order, 0 for the best
+	Comparisons   int       `json:"comparisons"`   // of so many, each of two inputs by one metric,
+	Disagreements int       `json:"disagreements"` // the combined order goes against so many
+}
+
+// Ranked is a metric of a [Ranking].
+type Ranked struct {
+	Name   string    `json:"name"`
+	Goal   string    `json:"goal"`
+	Values []float64 `json:"values"` // of each input
+	Ranks  []float64 `json:"ranks"`  // of each input
 }
 
 // Input is one input of a merge.
@@ -42,6 +70,7 @@ type Input struct {
 	Metric     *float64     `json:"metric,omitempty"`
 	Source     string       `json:"source,omitempty"` // where the metric's value comes from
 	Weight     float64      `json:"weight"`           // its share; all shares sum to 1
+	Update     *float64     `json:"update,omitempty"` // of a scheme by steps: what is left of the updates since the one before
 	Files      []HashedFile `json:"files,omitempty"`
 }
 

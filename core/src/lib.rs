@@ -75,7 +75,7 @@ pub use format::{foreign, safetensors};
 pub use logs::goal::Goal;
 pub use logs::history::History;
 pub use logs::kind::LogKind;
-pub use logs::metric::{Metric, MetricOptions, Outcome, Reading, Source};
+pub use logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, Source};
 pub use logs::read::read_metric;
 pub use logs::trainer::TrainerState;
 pub use merge::card::card;
@@ -96,9 +96,13 @@ pub use text::index::Index;
 pub use text::span::Span;
 pub use text::spelling::closest;
 pub use weigh::choose::{Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose};
+pub use weigh::combine::Combine;
+pub use weigh::decay::{Averaging, Curve, Per, Positions};
 pub use weigh::federated;
+pub use weigh::modules::Groups;
 pub use weigh::robust::{Robust, Rule};
-pub use weigh::scheme::{Scheme, Weights};
+pub use weigh::scheme::{Needs, Scheme, Weights};
+pub use weigh::separate::Separation;
 pub use weigh::window::Pick;
 
 /// The examples in the README are tests.

@@ -122,11 +122,12 @@ fn the_readme() {
         &made,
     );
 
-    let mut made = String::from("\n| scheme | weight before normalising | p |\n|---|---|---|\n");
+    let mut made = String::from("\n| scheme | weight before normalising | needs | p |\n|---|---|---|---|\n");
     for scheme in Scheme::ALL {
         let usual = if scheme == Scheme::default() { " (default)" } else { "" };
         let penalty = scheme.penalty.map_or("–".into(), |span| span.to_string());
-        writeln!(made, "| `{scheme}`{usual} | {} | {penalty} |", scheme.formula).unwrap();
+        writeln!(made, "| `{scheme}`{usual} | {} | {} | {penalty} |", scheme.formula, scheme.needs.name())
+            .unwrap();
     }
     made.push('\n');
     check("README.md", "<!-- made from core/src/weigh/scheme.rs -->\n", "<!-- end of schemes -->\n", &made);
@@ -243,7 +244,12 @@ fn java() {
             Kind::Rank => &["auto", "full"],
             _ => return String::new(),
         };
-        let word = |word: &&str| format!("        /** {{@code {word}}}. */\n        {}", word.to_uppercase());
+        // `with` makes the word of it again: a name in Java has no `-`, and begins with no digit
+        let constant = |word: &str| {
+            let name = word.to_uppercase().replace('-', "_");
+            if name.starts_with(|letter: char| letter.is_ascii_digit()) { format!("_{name}") } else { name }
+        };
+        let word = |word: &&str| format!("        /** {{@code {word}}}. */\n        {}", constant(word));
         format!(
             "\n    /** Values of {{@code {}}}. */\n    public enum {} {{\n{}\n    }}\n",
             camel(row.name),

@@ -365,6 +365,7 @@ fn choose(
                 ..Contribution::default()
             }),
             weight: weights.values()[i],
+            update: None,
             files: Vec::new(),
         }
     };

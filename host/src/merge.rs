@@ -62,7 +62,7 @@ pub fn drawn(options: &Options) -> Result<(Report, String)> {
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
     Staging::tidy(out).iter().for_each(|done| progress.note(done));
     if how.force {
-        let named = options.inputs.iter().chain(&options.metrics_file);
+        let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
         Staging::check_inputs(out, named.map(PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;

@@ -29,6 +29,8 @@ pub struct Options {
     pub base: Option<String>,
     /// The image model, for containers whose names depend on it.
     pub model: Option<String>,
+    /// Rules of weights that differ by module.
+    pub weights_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -53,6 +55,7 @@ impl Options {
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
             base: given.base.clone(),
             model: given.model.clone(),
+            weights_file: given.weights_file.as_ref().map(PathBuf::from),
         })
     }
 }

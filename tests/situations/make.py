@@ -216,6 +216,26 @@ def situations(s):
     s.add("named-torn-shard", "the same, named by the user", {**full, **shards(40, torn=True)[0]}, paths=("run/checkpoint-30", "run/checkpoint-40"), options={"scheme": "uniform"})
     s.add("missing-shard", "a shard that the index names is not there", {path: content for path, content in full.items() if path != "run/checkpoint-40/model-00002-of-00002.safetensors"},
           paths=("run/checkpoint-30", "run/checkpoint-40"), options={"scheme": "uniform"})
+    # weights from a schedule, from several metrics, of several runs
+    decayed = [0.5 * (1 + np.cos(np.pi * j / 4)) for j in range(1, 4)]
+    differences = [1 - decayed[0], decayed[0] - decayed[1], decayed[1] - decayed[2], decayed[2]]
+    all_of = [adapter(step) for step in steps]
+    s.add("decay", "what a cosine decay would have left of the updates", plain_run,
+          options={"scheme": "decay", "curve": "cosine", "positions": "megatron", "last": 4}, oracle=sum_of(all_of, differences))
+    s.add("ema", "a moving average, per checkpoint", plain_run, options={"scheme": "ema", "ema_decay": 0.5, "last": 4},
+          oracle=sum_of(all_of, [0.125, 0.125, 0.25, 0.5]))
+    s.add("setting-of-another-scheme", "a curve for a scheme that has none", plain_run, options={"scheme": "linear", "curve": "cosine", "last": 4})
+    s.add("several-metrics", "two metrics in one order", plain_run, options={"metric": "eval_loss,loss", "combine": "kemeny", "last": 4})
+    second = run([10, 20], folder="other", seed=7)
+    s.add("runs-of-runs", "two runs, each weighed by itself", {**plain_run, **second}, paths=("run", "other"),
+          options={"scheme": "uniform", "last": 2, "space": "product", "rank": "full", "run_weights": [3, 1]})
+
+    def headed(step, seed, at):
+        head = Tensor("F32", [2, 4], narrow(np.eye(2, 4, at).reshape(-1), "F32"))
+        return {**adapter(step, seed=seed), "base_model.model.score.weight": head}
+    heads = run([10], lambda step: headed(step, 1, 0), configs=head) | run([20], lambda step: headed(step, 7, 2), folder="other", configs=head)
+    s.add("heads-of-two-runs", "heads that two runs began anew", heads, paths=("run", "other"), options={"scheme": "uniform", "space": "product", "rank": "full"})
+
     s.add("no-checkpoints", "a folder without checkpoints", {"run/notes.txt": "nothing here\n"})
     repeated = adapter(40)
     text, data = header_of(repeated)

@@ -28,17 +28,27 @@ class WeightOptions(TypedDict, total=False):
     adapter: The adapter inside checkpoints that hold several
     weights_key: The weights in training states that hold several sets of them, such as model_avg
     drop_bad: Leave out checkpoints that diverged, instead of failing
-    metric: loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
+    metric: loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max [default: eval_loss if logged, else step]
     metrics_file: Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
     metrics_from: Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
     goal: Whether lower or higher is better [default: from the metric's name]
+    combine: Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda]
+    questions: How many questions an accuracy is the share of: it is told whether chance alone may make the difference
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    scheme: How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]
+    scheme: How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
     outliers: How many bad checkpoints krum and multi-krum expect [default: one, for these schemes]
     subspace: How many directions the scheme flag keeps [default: one, for this scheme]
+    curve: With scheme decay, how the learning rate would have fallen [default: linear]
+    floor: What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential]
+    positions: Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them [default: segments]
+    correct_for_lr: Take off such a decay what the logged learning rate had fallen by itself
+    ema_decay: With scheme ema, how much the average keeps of itself at each checkpoint or step [default: 0.7]
+    ema_per: Which of the two it counts [default: checkpoint]
+    run_weights: Of several run folders, each selected and weighed by itself, how much of each [default: all the same]
+    weights_file: Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}
     weights: Your own weights, one per checkpoint, instead of a metric's
     space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
     """
@@ -55,13 +65,23 @@ class WeightOptions(TypedDict, total=False):
     metrics_file: str | os.PathLike[str] | None
     metrics_from: str | None
     goal: Literal["min", "max"] | None
+    combine: Literal["borda", "kemeny", "mean-rank", "z-score"] | None
+    questions: int | None
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    scheme: Literal["linear", "power", "exponential", "rank", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
+    scheme: Literal["linear", "power", "exponential", "rank", "decay", "ema", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
     outliers: int | None
     subspace: int | None
+    curve: Literal["linear", "cosine", "1-sqrt", "inverse", "exponential"] | None
+    floor: float | None
+    positions: Literal["segments", "megatron"] | None
+    correct_for_lr: bool
+    ema_decay: float | None
+    ema_per: Literal["checkpoint", "step"] | None
+    run_weights: Sequence[float] | None
+    weights_file: str | os.PathLike[str] | None
     weights: Sequence[float] | None
     space: Literal["factors", "product"] | None
 
@@ -123,15 +143,25 @@ class SearchOptions(TypedDict, total=False):
     adapter: The adapter inside checkpoints that hold several
     weights_key: The weights in training states that hold several sets of them, such as model_avg
     drop_bad: Leave out checkpoints that diverged, instead of failing
-    metric: loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]
+    metric: loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max [default: eval_loss if logged, else step]
     metrics_file: Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`
     metrics_from: Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
     metric_goal: Whether lower or higher is better [default: from the metric's name]
+    combine: Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda]
+    questions: How many questions an accuracy is the share of: it is told whether chance alone may make the difference
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    scheme: How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]
+    scheme: How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
+    curve: With scheme decay, how the learning rate would have fallen [default: linear]
+    floor: What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential]
+    positions: Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them [default: segments]
+    correct_for_lr: Take off such a decay what the logged learning rate had fallen by itself
+    ema_decay: With scheme ema, how much the average keeps of itself at each checkpoint or step [default: 0.7]
+    ema_per: Which of the two it counts [default: checkpoint]
+    run_weights: Of several run folders, each selected and weighed by itself, how much of each [default: all the same]
+    weights_file: Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}
     space: Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]
     rank: Rank of merged products: a number, full (exact, the sum of ranks) or auto [default: the inputs' largest]
     energy: With rank auto, the share of the squared norm that each module keeps [default: 0.999]
@@ -168,11 +198,21 @@ class SearchOptions(TypedDict, total=False):
     metrics_file: str | os.PathLike[str] | None
     metrics_from: str | None
     metric_goal: Literal["min", "max"] | None
+    combine: Literal["borda", "kemeny", "mean-rank", "z-score"] | None
+    questions: int | None
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    scheme: Literal["linear", "power", "exponential", "rank", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
+    scheme: Literal["linear", "power", "exponential", "rank", "decay", "ema", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
+    curve: Literal["linear", "cosine", "1-sqrt", "inverse", "exponential"] | None
+    floor: float | None
+    positions: Literal["segments", "megatron"] | None
+    correct_for_lr: bool
+    ema_decay: float | None
+    ema_per: Literal["checkpoint", "step"] | None
+    run_weights: Sequence[float] | None
+    weights_file: str | os.PathLike[str] | None
     space: Literal["factors", "product"] | None
     rank: int | Literal["auto", "full"] | None
     energy: float | None

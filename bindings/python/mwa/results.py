@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from html import escape
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -25,7 +25,7 @@ class HashedFile:
 
 @dataclass(frozen=True)
 class Weighting:
-    """How weights came about; all but `scheme` where it has them."""
+    """How weights came about; all but `scheme` where it has them, `settings` what else the scheme was told."""
 
     scheme: str
     penalty: float | None = None
@@ -33,6 +33,7 @@ class Weighting:
     goal: str | None = None
     outliers: int | None = None
     subspace: int | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Input:
-    """One checkpoint and its weight; `source` says where the metric's value comes from."""
+    """One checkpoint and its weight; `source` says where the metric's value comes from.
+
+    `update`, where a scheme goes by steps, is the share that is left of the updates since the checkpoint before.
+    """
 
     name: str
     path: str
@@ -84,6 +88,7 @@ class Input:
     weight: float
     metric: float | None = None
     source: str | None = None
+    update: float | None = None
     round: Contribution | None = None
     files: tuple[HashedFile, ...] = ()
 
@@ -137,6 +142,40 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Some modules, and their weights, one per input; `layer` where a gradient gives each its own."""
+
+    modules: str
+    weights: tuple[float, ...]
+    count: int
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A metric of a `Ranking`: the value and the rank of each input, 0 for the best."""
+
+    name: str
+    goal: str
+    values: tuple[float, ...]
+    ranks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How several metrics order the inputs.
+
+    `ranks` are those of the combined order, which goes against `disagreements` of `comparisons`, each of two inputs by one metric.
+    """
+
+    combine: str
+    metrics: tuple[Ranked, ...]
+    ranks: tuple[float, ...]
+    comparisons: int
+    disagreements: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What was merged, with which weights and why, and the hashes of all of it: `mwa-report.json`."""
 
@@ -153,6 +192,8 @@ class Report:
     companions: tuple[HashedFile, ...] = ()
     selected: Selected | None = None
     round: Round | None = None
+    ranking: Ranking | None = None
+    groups: tuple[Group, ...] = ()
     advice: tuple[Advice, ...] = ()
 
     def _repr_html_(self) -> str:
@@ -267,11 +308,24 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Separation:
+    """How values of a metric differ: `noise` is that of one value, `separates` whether they are told apart."""
+
+    values: int
+    range: float
+    noise: float
+    signal_to_noise: float
+    von_neumann: float
+    separates: bool | None
+
+
+@dataclass(frozen=True)
 class Coverage:
-    """A logged metric, and how many checkpoints have a value of it."""
+    """A logged metric, how many checkpoints have a value of it, and whether it tells them apart."""
 
     name: str
     covered: int
+    separation: Separation | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ pub use asked::{Answer, Question};
 const CHUNK: u32 = 256 << 10;
 /// Most bytes that a job reads of all inputs together: hosts limit what one call may copy.
 const MOST: usize = 8 << 20;
-/// Most bytes of a table of metrics.
+/// Most bytes of a table of metrics, or of a file of weights.
 const TABLE: u64 = 1 << 28;
 
 /// What is wanted.
@@ -46,7 +46,7 @@ pub struct Order {
     pub verb: Verb,
     /// Run folders, checkpoint folders, files, as the host names them; names in paths are parted by `/`.
     pub paths: Vec<String>,
-    /// As on every other face; `metrics_file` is one more path.
+    /// As on every other face; `metrics_file` and `weights_file` are more paths.
     pub options: Options,
     /// Most bytes that a job reads of one input; 256 KiB unless given.
     pub chunk: Option<u32>,
@@ -235,7 +235,7 @@ impl Session {
     }
 
     fn weighing(&self) -> Maybe<WeighOptions> {
-        let Options { metrics_file, checkpoints, .. } = &self.order.options;
+        let Options { metrics_file, weights_file, checkpoints, .. } = &self.order.options;
         let read = |path: &String| {
             let text = text(&self.files, path, TABLE)?.into_owned();
             Ok::<_, Stop>(UserTable { name: path.clone(), text })
@@ -243,6 +243,7 @@ impl Session {
         Ok(WeighOptions {
             choose: self.order.options.choosing()?,
             table: metrics_file.as_ref().map(read).transpose()?,
+            rules: weights_file.as_ref().map(read).transpose()?,
             checkpoints: checkpoints.clone(),
             excluded: self.excluded.clone(),
         })

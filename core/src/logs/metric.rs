@@ -21,6 +21,19 @@ pub struct Metric {
     pub readings: Vec<Outcome>,
     /// What the user should know: how the metric was chosen, smoothed or flagged.
     pub notes: Vec<String>,
+    /// The metrics that it is made of, where it is of several.
+    pub parts: Vec<Part>,
+}
+
+/// One of several metrics: a value per checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Whether lower or higher is better.
+    pub goal: Goal,
+    /// One per checkpoint, in the order they were asked for; NaN where it is not known.
+    pub values: Vec<f64>,
 }
 
 /// What was found for one checkpoint.
@@ -99,6 +112,11 @@ pub enum Source {
     },
     /// The step itself is the metric.
     Step,
+    /// Several metrics in one.
+    Combined {
+        /// The checkpoint's place in the [`Metric::parts`].
+        place: usize,
+    },
 }
 
 /// Which metric to read, and how.
@@ -262,6 +280,7 @@ impl fmt::Display for Source {
             Self::Nearest { step, by } => write!(f, "at step {step}, {} away", steps(*by)),
             Self::Table { row } => write!(f, "table, row {row}"),
             Self::Step => f.write_str("the step itself"),
+            Self::Combined { .. } => f.write_str("several metrics"),
         }
     }
 }
@@ -291,7 +310,14 @@ mod tests {
 
     fn metric(readings: Vec<Outcome>) -> Metric {
         let checkpoints = (1..=readings.len()).map(|step| format!("step {step}")).collect();
-        Metric { name: "eval_loss".to_string(), goal: Goal::Min, checkpoints, readings, notes: vec![] }
+        Metric {
+            name: "eval_loss".to_string(),
+            goal: Goal::Min,
+            checkpoints,
+            readings,
+            notes: vec![],
+            parts: vec![],
+        }
     }
 
     fn read(value: f64, source: Source) -> Outcome {

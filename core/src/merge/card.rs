@@ -45,6 +45,12 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
     if let Some(picture) = picture {
         text += &format!("![The metric over the steps, and the weight of each checkpoint]({picture})\n\n");
     }
+    let groups = report.describe_groups();
+    if !groups.is_empty() {
+        text += "Some modules have weights of their own, in the order of the table:\n\n";
+        groups.iter().for_each(|group| text += &format!("- {}\n", markdown(group)));
+        text += "\n";
+    }
     for advice in &report.advice {
         text += &format!("What to expect: {}.\n\n", markdown(&advice.text));
     }
@@ -58,11 +64,14 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
         );
     }
     let metric = markdown(report.weighting.metric.as_deref().unwrap_or("metric"));
-    text += &format!("| checkpoint | step | {metric} | weight |\n|---|---|---|---|\n");
+    let has_updates = report.inputs.iter().any(|input| input.update.is_some());
+    let (head, rule) = if has_updates { (" update |", "---|") } else { ("", "") };
+    text += &format!("| checkpoint | step | {metric} |{head} weight |\n|---|---|---|{rule}---|\n");
     for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
         let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
-        text += &format!("| {} | {step} | {metric} | {:.4} |\n", markdown(label), input.weight);
+        let update = input.update.map_or_else(String::new, |update| format!(" {update:.4} |"));
+        text += &format!("| {} | {step} | {metric} |{update} {:.4} |\n", markdown(label), input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
     if config.is_some() {

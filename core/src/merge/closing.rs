@@ -151,6 +151,8 @@ impl Merge {
             mwa: env!("CARGO_PKG_VERSION").to_string(),
             selected: self.chosen.selected.clone(),
             weighting: self.chosen.weighting.clone(),
+            ranking: self.chosen.ranking.clone(),
+            groups: self.chosen.groups.clone(),
             space,
             rank,
             residual,

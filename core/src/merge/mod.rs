@@ -57,6 +57,7 @@ mod closing;
 mod compare;
 mod dtype_in_config;
 mod found;
+mod heads;
 mod job;
 pub mod report;
 pub(crate) mod same_run;
@@ -81,6 +82,7 @@ use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual,
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::weigh::choose::{note_of_sum, wrong_count};
 use crate::weigh::federated::Roles;
+use crate::weigh::modules::Groups;
 use crate::weigh::robust::Robust;
 use crate::weigh::scheme::Weights;
 
@@ -163,6 +165,8 @@ pub struct Chosen {
     pub round: Option<Round>,
     /// What was lost and is recovered, if it is that.
     pub recovered: Option<report::Recovered>,
+    /// How several metrics order them, where the weights come from several.
+    pub ranking: Option<report::Ranking>,
     /// Which checkpoints these are, and why, where they were chosen.
     pub selected: Option<report::Selected>,
     /// Why little is to be expected of them, if so.
@@ -171,6 +175,10 @@ pub struct Chosen {
     pub notes: Vec<String>,
     /// The adapter taken from checkpoints that hold several.
     pub adapter: Option<String>,
+    /// The weights of modules that have their own.
+    pub groups: Vec<report::Group>,
+    /// The number of the run that each is of; none where that is not known, and all count as one run.
+    pub runs: Vec<usize>,
 }
 
 impl Chosen {
@@ -202,6 +210,7 @@ impl Chosen {
             metric: None,
             source: None,
             weight: *weight,
+            update: None,
             files: Vec::new(),
         });
         Self {
@@ -213,10 +222,13 @@ impl Chosen {
             robust: None,
             round: None,
             recovered: None,
+            ranking: None,
             selected: None,
             advice: Vec::new(),
             notes: Vec::new(),
             adapter: None,
+            groups: Vec::new(),
+            runs: Vec::new(),
         }
     }
 }
@@ -334,14 +346,18 @@ impl Merge {
         }
         assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
-        let agreed = Agreed::new(inputs, &optional, weights, options)?;
+        let groups = Groups::new(&chosen.groups, inputs.len())?;
+        // no files are the output's where modules have weights of their own
+        let is_made = MergeOptions { rewrite: options.rewrite || !groups.is_empty(), ..options };
+        let agreed = Agreed::new(inputs, &optional, weights, is_made)?;
         let mut notes = chosen.notes.clone();
         notes.extend(agreed.notes);
         let modules = match (agreed.copied, options.space) {
             (Some(_), _) => Modules::Nothing,
             (None, Space::Product(rank)) => {
                 let needed = adapter_configs(inputs, &optional)?;
-                let products = Products::new(Factors::new(inputs, &optional, weights)?, &needed)?;
+                let products =
+                    Products::new(Factors::by_module(inputs, &optional, weights, &groups)?, &needed)?;
                 notes.extend(products.gaps(options.strict)?);
                 Modules::Product(products, rank.unwrap_or(Rank::Inputs))
             }
@@ -350,7 +366,7 @@ impl Merge {
                     && agreed.exactness == Exactness::Product
                     && chosen.robust.is_none() =>
             {
-                let factors = Factors::new(inputs, &optional, weights)?;
+                let factors = Factors::by_module(inputs, &optional, weights, &groups)?;
                 match factors.method(options.residual) {
                     Some(how) => Modules::Residual(factors, how),
                     None => Modules::Nothing,
@@ -358,11 +374,8 @@ impl Merge {
             }
             (None, Space::Factors) => Modules::Nothing,
         };
-        let samples = match options.space {
-            Space::Factors => Samples::new(inputs),
-            Space::Product(_) => Samples::default(),
-        };
-        let recipe = Recipe { by_tensor: cut.by_tensor, ..agreed.recipe };
+        let samples = Samples::new(inputs, &chosen.runs, matches!(options.space, Space::Product(_)));
+        let recipe = Recipe { by_tensor: cut.by_tensor, groups, ..agreed.recipe };
         let mut merge = Self {
             chosen,
             options,
@@ -382,17 +395,21 @@ impl Merge {
             tally: Tally::default(),
             tallied: 0,
         };
-        let firsts = match &merge.modules {
-            Modules::Product(products, Rank::Energy(_)) => products.factors().count(),
-            _ => merge.samples.count(),
-        };
-        merge.first = vec![None; firsts];
+        merge.first = vec![None; merge.surveys() + merge.samples.count()];
         Ok(merge)
     }
 
     /// Whether the first jobs find the ranks of modules.
     fn is_surveyed(&self) -> bool {
         matches!(self.modules, Modules::Product(_, Rank::Energy(_)))
+    }
+
+    /// How many of the first jobs find ranks; the others compare inputs.
+    fn surveys(&self) -> usize {
+        match &self.modules {
+            Modules::Product(products, Rank::Energy(_)) => products.factors().count(),
+            _ => 0,
+        }
     }
 
     /// Lay the outputs out.
@@ -495,9 +512,10 @@ impl Merge {
         let judged: Vec<_> = judged.chain(notes).collect();
         merge.notes.extend(judged);
         merge.before = done;
+        // the inputs were compared already
+        merge.samples = Samples::default();
+        merge.first.truncate(merge.surveys());
         if !merge.is_surveyed() {
-            merge.samples = Samples::default();
-            merge.first.clear();
             merge.lay()?;
         }
         *self = merge;
@@ -515,20 +533,17 @@ impl Merge {
         self.phase == Phase::Main { is_out: true }
     }
 
-    /// All first jobs were told of: one run or several, or the ranks.
+    /// All first jobs were told of: one run or several, and the ranks.
     fn judge(&mut self) -> Result<()> {
-        if self.is_surveyed() {
-            return self.lay();
-        }
         let cosines = |found: &Option<Found>| {
             if let Some(Found::Cosines(cosines)) = found { cosines.clone() } else { Vec::new() }
         };
-        let cosines: Vec<_> = self.first.iter().map(cosines).collect();
+        let cosines: Vec<_> = self.first[self.surveys()..].iter().map(cosines).collect();
         let is_dora = self.chosen.configs.iter().flatten().any(|config| config.is_set("use_dora"));
         let allow = self.options.allow_cross_run;
-        let notes = Samples::judge(&self.chosen.inputs, &cosines, is_dora, allow)?;
+        let notes = self.samples.judge(&self.chosen.inputs, &cosines, is_dora, allow)?;
         self.notes.extend(notes);
-        Ok(())
+        if self.is_surveyed() { self.lay() } else { Ok(()) }
     }
 
     fn laid(&self) -> &Laid {
@@ -545,11 +560,11 @@ impl Merge {
         let index = |number: u64| usize::try_from(number).expect("modules are in memory");
         if number < firsts.end {
             let place = index(number.checked_sub(firsts.start).expect("the weights are known by now"));
-            return Job(match &self.modules {
-                Modules::Product(products, Rank::Energy(share)) => {
+            return Job(match (&self.modules, place.checked_sub(self.surveys())) {
+                (Modules::Product(products, Rank::Energy(share)), None) => {
                     Work::Module(products.factors().job(place), Aim::Rank(*share))
                 }
-                _ => Work::Sample(self.samples.job(place)),
+                (_, sample) => Work::Sample(self.samples.job(sample.unwrap_or_default())),
             });
         }
         let number = number - firsts.end;
@@ -615,10 +630,11 @@ impl Merge {
     }
 
     fn first_bytes(&self) -> u64 {
-        match &self.modules {
+        let surveys = match &self.modules {
             Modules::Product(products, Rank::Energy(_)) => products.factors().bytes(),
-            _ => self.samples.bytes(),
-        }
+            _ => 0,
+        };
+        surveys + self.samples.bytes()
     }
 
     fn main_bytes(&self) -> u64 {

@@ -10,12 +10,15 @@ use crate::digest::hash;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::last;
+use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
 use crate::method::product::{Method, Rank, Residual, Space};
 use crate::text::index::Index;
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
+pub use crate::weigh::combine::{Ranked, Ranking};
+pub use crate::weigh::modules::Group;
 use crate::weigh::robust::{Robust, Rule};
 use crate::weigh::scheme::Scheme;
 pub use crate::weigh::window::Selected;
@@ -30,6 +33,12 @@ pub struct Report {
     pub selected: Option<Selected>,
     /// How the weights were made.
     pub weighting: Weighting,
+    /// How several metrics order the inputs, where the weights come from several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Ranking>,
+    /// The weights of modules that have their own, in the order in which they count; all others have those of the inputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
     /// `factors`: tensors are averaged one by one; `product`: LoRA's products are, module by module.
     pub space: String,
     /// The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number.
@@ -185,6 +194,9 @@ pub struct Weighting {
     /// How many directions were kept, where the scheme asks that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subspace: Option<usize>,
+    /// What else the scheme was told, by the names of the options.
+    #[serde(default, skip_serializing_if = "TextMap::is_empty")]
+    pub settings: TextMap,
 }
 
 /// One input.
@@ -210,6 +222,9 @@ pub struct Input {
     pub round: Option<Contribution>,
     /// The normalised weight.
     pub weight: f64,
+    /// Of a scheme by steps: the share of the updates since the checkpoint before that is left, as by a decay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<f64>,
     /// Its files with weights; empty in a listing that merged nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<HashedFile>,
@@ -393,6 +408,7 @@ impl Weighting {
             goal: metric.map(|metric| if metric.goal == Goal::Min { "min" } else { "max" }.into()),
             outliers: None,
             subspace: None,
+            settings: TextMap::default(),
         }
     }
 
@@ -440,6 +456,9 @@ impl Weighting {
             (Some(metric), Some(_)) => text += &format!(", by {metric} (higher is better)"),
             (Some(metric), None) => text += &format!(", by {metric}"),
             _ => {}
+        }
+        for (name, value) in self.settings.pairs() {
+            text += &format!(", {name} {value}");
         }
         text
     }
@@ -519,6 +538,18 @@ impl Report {
             let is_one_run = self.inputs.windows(2).all(|pair| run(&pair[0]) == run(&pair[1]));
             self.advice.extend(Advice::on_residual(distance.overall, is_one_run));
         }
+    }
+
+    /// The weights of modules that have their own, in words, a line each.
+    #[must_use]
+    pub fn describe_groups(&self) -> Vec<String> {
+        let line = |group: &Group| {
+            let weights: Vec<_> = group.weights.iter().map(|weight| format!("{weight:.4}")).collect();
+            let layer = group.layer.map_or_else(String::new, |layer| format!(", layer {layer}"));
+            let modules = if group.count == 1 { "module" } else { "modules" };
+            format!("{}{layer}: {} ({} {modules})", group.modules, weights.join(" "), group.count)
+        };
+        self.groups.iter().map(line).collect()
     }
 
     /// Whether a file of that name in the merged folder is one that the merge wrote.

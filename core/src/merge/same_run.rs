@@ -12,6 +12,7 @@ use core::ops::Range;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Tensor;
+use crate::merge::heads;
 use crate::plan::{Input, Read, Tensors};
 
 /// Tensors compared, spread over the whole adapter.
@@ -89,15 +90,17 @@ fn verdict(a: &str, b: &str, cosine: f64, is_dora: bool, allow: bool) -> Result<
     }))
 }
 
-/// The factors by which inputs are compared, one after the other.
+/// The factors by which inputs are compared, one after the other, and the heads of several runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
     inputs: usize,
-    /// Of each factor, by name: where it begins in each input that has it.
-    factors: Vec<Vec<(Read, Float)>>,
+    /// Of each factor, by name, and then of each head: where it begins in each input that has it.
+    tensors: Vec<Vec<(Read, Float)>>,
+    /// The names of the heads.
+    heads: Vec<String>,
 }
 
-/// The beginning of one factor in every input that has it.
+/// The beginning of one tensor in every input that has it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Beginnings<'a> {
     inputs: usize,
@@ -105,49 +108,67 @@ pub(crate) struct Beginnings<'a> {
 }
 
 impl Samples {
-    /// Choose factors; there are none to compare where there is one input, or where inputs are no LoRA adapters.
-    pub(crate) fn new(inputs: &[Input]) -> Self {
+    /// Choose what is compared: nothing where there is one input; no factors in product space, or where inputs are no LoRA
+    /// adapters; heads where inputs are of several `runs`.
+    pub(crate) fn new(inputs: &[Input], runs: &[usize], are_products: bool) -> Self {
         let [first, _, ..] = inputs else { return Self::default() };
-        let mut names = Sample::names(first.files.iter().flat_map(|file| file.header.tensors()));
+        let of_first = || first.files.iter().flat_map(|file| file.header.tensors());
+        let mut names = if are_products { Vec::new() } else { Sample::names(of_first()) };
         names.sort_unstable();
+        let is_one_run = runs.windows(2).all(|pair| pair[0] == pair[1]);
+        let heads = if is_one_run { Vec::new() } else { heads::names(of_first()) };
+        if names.is_empty() && heads.is_empty() {
+            return Self::default();
+        }
         let tensors: Vec<_> = inputs.iter().map(|input| Tensors::new(&input.files)).collect();
         let begin = |(input, tensors): (usize, &Tensors<'_>), name: &str| {
             let (file, tensor) = tensors.find(name)?;
             Some((Read { input, file, range: Sample::range(tensor)? }, Float::of(tensor.dtype)?))
         };
         let of = |name: &&str| tensors.iter().enumerate().filter_map(|input| begin(input, name)).collect();
-        Self { inputs: inputs.len(), factors: names.iter().map(of).collect() }
+        Self {
+            inputs: inputs.len(),
+            tensors: names.iter().chain(&heads).map(of).collect(),
+            heads: heads.into_iter().map(String::from).collect(),
+        }
     }
 
-    /// How many factors are compared.
+    /// How many tensors are compared.
     pub(crate) fn count(&self) -> usize {
-        self.factors.len()
+        self.tensors.len()
     }
 
     /// Bytes of all beginnings.
     pub(crate) fn bytes(&self) -> u64 {
-        self.factors.iter().flatten().map(|(read, _)| read.range.end - read.range.start).sum()
+        self.tensors.iter().flatten().map(|(read, _)| read.range.end - read.range.start).sum()
     }
 
     pub(crate) fn job(&self, i: usize) -> Beginnings<'_> {
-        Beginnings { inputs: self.inputs, reads: &self.factors[i] }
+        Beginnings { inputs: self.inputs, reads: &self.tensors[i] }
     }
 
-    /// Judge by the cosines of all factors, in order: notes for inputs that are far from the one before.
+    /// Judge by the cosines of all that is compared, in order: notes for inputs that are far from the one before.
     ///
     /// # Errors
     /// [`ErrorKind::CrossRun`] for one of another run, unless `allow` permits that; `is_dora` forbids it in any case.
     pub(crate) fn judge(
+        &self,
         inputs: &[Input],
         cosines: &[Vec<f64>],
         is_dora: bool,
         allow: bool,
     ) -> Result<Vec<String>> {
+        let (factors, heads) = cosines.split_at(cosines.len().saturating_sub(self.heads.len()));
         let mut notes = Vec::new();
         for (pair, inputs) in inputs.windows(2).enumerate() {
-            let found = cosines.iter().filter_map(|found| found.get(pair)).copied();
-            let Some(cosine) = mean(found) else { continue };
-            notes.extend(verdict(&inputs[0].name, &inputs[1].name, cosine, is_dora, allow)?);
+            let (a, b) = (&inputs[0].name, &inputs[1].name);
+            if let Some(cosine) = mean(factors.iter().filter_map(|found| found.get(pair)).copied()) {
+                notes.extend(verdict(a, b, cosine, is_dora, allow)?);
+            }
+            for (name, found) in self.heads.iter().zip(heads) {
+                let cosine = found.get(pair).copied().unwrap_or(f64::NAN);
+                notes.extend(heads::verdict(a, b, name, cosine, allow)?);
+            }
         }
         Ok(notes)
     }

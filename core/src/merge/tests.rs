@@ -128,6 +128,82 @@ fn inputs_of_two_runs_are_refused_unless_that_is_allowed() {
 }
 
 #[test]
+fn heads_that_runs_began_anew_have_no_average() {
+    let head = |values: [f32; 4]| {
+        file(&[
+            (DOWN, &[2, 3], &[1.0, 0.0, 0.5, 0.0, 1.0, 0.25]),
+            (UP, &[2, 2], &[0.5, 0.0, 0.25, 1.0]),
+            (HEAD, &[1, 4], &values),
+        ])
+    };
+    let files = [head([1.0, 1.0, 0.0, 0.0]), head([0.0, 0.1, 1.0, 1.0])];
+    let of_runs = |files: &[Vec<u8>], runs: &[usize], options| {
+        let inputs = files.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+        let configs = files.iter().map(|_| Some(AdapterConfig::parse(CONFIG).unwrap())).collect();
+        let chosen = Chosen { runs: runs.into(), ..Chosen::explicit(inputs, configs, &[0.5, 0.5]).unwrap() };
+        let mut merge = Merge::new(chosen, options, Cut::default()).unwrap();
+        run(&mut merge, files).map(|_| merge.notes())
+    };
+    let product = |rank| MergeOptions { space: Space::Product(Some(rank)), ..MergeOptions::default() };
+    // where ranks are found first, too
+    for options in [MergeOptions::default(), product(Rank::Full), product(Rank::Energy(0.9))] {
+        let error = of_runs(&files, &[0, 1], options).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.at_file(), error.at_tensor()),
+            (ErrorKind::CrossRun, Some("b"), Some(HEAD))
+        );
+        assert!(error.detail().contains("cosine is 0.05"), "{}", error.detail());
+        let is_told = |notes: Vec<String>| notes.iter().any(|note| note.contains("their average is neither"));
+        assert!(!is_told(of_runs(&files, &[0, 0], options).unwrap()), "of one run");
+        let allowed = MergeOptions { allow_cross_run: true, ..options };
+        assert!(is_told(of_runs(&files, &[0, 1], allowed).unwrap()));
+        let shared = [head([1.0, 1.0, 0.0, 0.0]), head([1.0, 0.9, 0.1, 0.0])];
+        assert!(!is_told(of_runs(&shared, &[0, 1], options).unwrap()));
+    }
+}
+
+#[test]
+fn modules_may_have_weights_of_their_own() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
+    let group = |modules: &str, weights: [f64; 2]| report::Group {
+        modules: modules.into(),
+        layer: None,
+        weights: weights.into(),
+        count: 1,
+    };
+    let merged = |groups: &[report::Group], weights: [f64; 2], options| {
+        let inputs = files.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+        let configs = files.iter().map(|_| Some(AdapterConfig::parse(CONFIG).unwrap())).collect();
+        let chosen = Chosen { groups: groups.into(), ..Chosen::explicit(inputs, configs, &weights).unwrap() };
+        let mut merge = Merge::new(chosen, options, Cut::default())?;
+        let bytes = run(&mut merge, &files)?;
+        Ok::<_, Error>((bytes, merge.finish(&closing(&files)).unwrap().report))
+    };
+    let plain = MergeOptions::default();
+    // both factors of the module take its weights, the head takes those that all have
+    let (bytes, told) = merged(&[group("q", [0.5, 0.5])], [0.25, 0.75], plain).unwrap();
+    let mixed = |factors: f32, head: f32| adapter(factors, head);
+    assert_eq!(bytes, mixed(0.125, 2.5));
+    assert_eq!(told.describe_groups(), ["q: 0.5000 0.5000 (1 module)"]);
+    assert_eq!(told.groups, serde_json::from_str::<report::Report>(&told.to_json()).unwrap().groups);
+    // as without rules where these are the same as all have, and never a copy of one input's files
+    let same = |options| merged(&[group("q", [0.25, 0.75])], [0.25, 0.75], options).unwrap().0;
+    let product = MergeOptions { space: Space::Product(Some(Rank::Full)), ..plain };
+    for options in [plain, product] {
+        assert_eq!(same(options), merged(&[], [0.25, 0.75], options).unwrap().0);
+    }
+    assert_eq!(merged(&[group("q", [0.5, 0.5])], [0.0, 1.0], plain).unwrap().0, mixed(0.125, 3.0));
+    // in product space an input without weight elsewhere counts in its module, and the other way round
+    let (own, _) = merged(&[group("q", [1.0, 0.0])], [0.0, 1.0], product).unwrap();
+    let (alone, _) = merged(&[], [1.0, 0.0], MergeOptions { rewrite: true, ..product }).unwrap();
+    // the head lies first
+    let factors = |bytes: &[u8]| bytes[bytes.len() - 40..].to_vec();
+    assert_eq!(factors(&own), factors(&alone));
+    let error = merged(&[group("q", [0.5, 0.2])], [0.5, 0.5], plain).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+}
+
+#[test]
 fn values_that_become_zero_are_noted_in_both_spaces() {
     let files = [adapter(0.0, 1e-9), adapter(0.25, 1e-9)];
     for space in [Space::Factors, PRODUCT] {

@@ -25,6 +25,8 @@ use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
 use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
+use crate::weigh::combine::Combine;
+use crate::weigh::decay::{Averaging, Curve, Per, Positions};
 use crate::weigh::robust::Robust;
 use crate::weigh::scheme::{Scheme, Weights};
 use crate::weigh::window::Pick;
@@ -85,7 +87,7 @@ impl Row {
     /// The options that it cannot be combined with.
     #[must_use]
     pub fn excludes(&self) -> &'static [&'static str] {
-        if self.name == "weights" { &MEASURING } else { &[] }
+        if self.name == "weights" { MEASURING } else { &[] }
     }
 
     /// Whether JSON is a value of it.
@@ -173,6 +175,8 @@ pub enum Face {
 }
 
 const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
+/// A search has questions of its own.
+const WEIGHING_ONCE: &[Verb] = &[Verb::Merge, Verb::Weights];
 const MERGING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate];
 const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
 /// What may be written for programs that need to know the base model; a round has another `base` of its own.
@@ -201,8 +205,24 @@ const CONVERTING: &[(Face, &str)] = &[
 ];
 
 /// What own weights leave nothing to do for.
-const MEASURING: [&str; 8] =
-    ["scheme", "penalty", "outliers", "subspace", "metric", "metrics_file", "metrics_from", "goal"];
+const MEASURING: &[&str] = &[
+    "scheme",
+    "penalty",
+    "outliers",
+    "subspace",
+    "metric",
+    "metrics_file",
+    "metrics_from",
+    "goal",
+    "combine",
+    "curve",
+    "floor",
+    "positions",
+    "correct_for_lr",
+    "ema_decay",
+    "ema_per",
+    "run_weights",
+];
 
 /// Make a struct, a table and the reading of the same rows.
 macro_rules! options {
@@ -285,7 +305,7 @@ options! {
     /// Leave out checkpoints that diverged, instead of failing
     drop_bad: bool = false, Kind::Switch, Facts { verbs: COMPARING, ..SELECTION };
 
-    /// loss, eval_loss, step or any logged NAME
+    /// loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max
     metric: Option<String> = None, Kind::Text, Facts {
         value: "NAME",
         usual: "eval_loss if logged, else step",
@@ -302,6 +322,10 @@ options! {
     };
     /// Whether lower or higher is better
     goal: Option<Goal> = None, Kind::Word(&["min", "max"]), Facts { value: "GOAL", usual: "from the metric's name", ..METRIC };
+    /// Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values
+    combine: Option<Combine> = None, Kind::Word(Combine::NAMES), Facts { value: "HOW", usual: "borda", ..METRIC };
+    /// How many questions an accuracy is the share of: it is told whether chance alone may make the difference
+    questions: Option<usize> = None, Kind::Count, Facts { value: "N", verbs: WEIGHING_ONCE, ..METRIC };
     /// Average a training metric over this many steps around a checkpoint; 0 interpolates
     smooth: Option<f64> = None, Kind::Number(Some(Span::From(0.0))), Facts { value: "STEPS", usual: "from the log", ..METRIC };
     /// Take an evaluation that lies up to this many steps away from its checkpoint
@@ -309,7 +333,7 @@ options! {
     /// Fail rather than take a value that was not logged right at a checkpoint
     strict_metrics: bool = false, Kind::Switch, METRIC;
 
-    /// How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does
+    /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
     scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
@@ -317,6 +341,26 @@ options! {
     outliers: Option<usize> = None, Kind::Whole, Facts { value: "F", usual: "one, for these schemes", verbs: ROBUST, ..WEIGHTS };
     /// How many directions the scheme flag keeps
     subspace: Option<usize> = None, Kind::Count, Facts { value: "R", usual: "one, for this scheme", verbs: ROBUST, ..WEIGHTS };
+    /// With scheme decay, how the learning rate would have fallen
+    curve: Option<Curve> = None, Kind::Word(Curve::NAMES), Facts { value: "CURVE", usual: "linear", ..WEIGHTS };
+    /// What that curve ends at, as a share of where it begins
+    floor: Option<f64> = None, Kind::Number(Some(Span::Between(0.0, 1.0))), Facts {
+        value: "R",
+        usual: "0, or 0.1 of the curves inverse and exponential",
+        ..WEIGHTS
+    };
+    /// Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them
+    positions: Option<Positions> = None, Kind::Word(Positions::NAMES), Facts { value: "HOW", usual: "segments", ..WEIGHTS };
+    /// Take off such a decay what the logged learning rate had fallen by itself
+    correct_for_lr: bool = false, Kind::Switch, WEIGHTS;
+    /// With scheme ema, how much the average keeps of itself at each checkpoint or step
+    ema_decay: Option<f64> = None, Kind::Number(Some(Span::Between(0.0, 1.0))), Facts { value: "D", usual: "0.7", ..WEIGHTS };
+    /// Which of the two it counts
+    ema_per: Option<Per> = None, Kind::Word(Per::NAMES), Facts { value: "WHAT", usual: "checkpoint", ..WEIGHTS };
+    /// Of several run folders, each selected and weighed by itself, how much of each
+    run_weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "V,V,…", usual: "all the same", ..WEIGHTS };
+    /// Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}
+    weights_file: Option<String> = None, Kind::Path, Facts { value: "FILE", ..WEIGHTS };
     /// Your own weights, one per checkpoint, instead of a metric's
     weights: Option<Vec<f64>> = None, Kind::Numbers, Facts { value: "W,W,…", verbs: GIVEN, ..WEIGHTS };
 
@@ -446,6 +490,8 @@ impl Options {
             WeightRule::Explicit(weights.clone())
         } else {
             let (scheme, is_product) = (self.scheme, self.space == SpaceName::Product);
+            self.averaging().check(scheme.name)?;
+            self.run_weights.as_deref().map_or(Ok(()), |shares| Weights::explicit(shares).map(drop))?;
             if let Some(robust) = Robust::of(scheme.name, self.outliers, self.subspace)? {
                 WeightRule::Robust { scheme, robust, is_product }
             } else {
@@ -462,10 +508,25 @@ impl Options {
                 pick: self.select,
             },
             metric: self.metric(),
+            combine: self.combine,
+            questions: self.questions,
             rule,
+            averaging: self.averaging(),
+            run_weights: self.run_weights.clone(),
             drop_bad: self.drop_bad,
             allow_cross_run: self.allow_cross_run,
         })
+    }
+
+    fn averaging(&self) -> Averaging {
+        Averaging {
+            curve: self.curve,
+            floor: self.floor,
+            positions: self.positions,
+            correct_for_lr: self.correct_for_lr,
+            ema_decay: self.ema_decay,
+            ema_per: self.ema_per,
+        }
     }
 
     /// Which metric, and how it is read.

@@ -23,6 +23,18 @@ fn nothing_said_is_the_default() {
     assert_eq!(read(r#"{"last": null, "residual": null}"#), Options::default());
 }
 
+/// Options whose settings of a scheme are left out where they are what the scheme takes anyway.
+fn meant(mut options: Options) -> Options {
+    let usual = Options::default();
+    for scheme in ["decay", "ema"] {
+        assert_eq!(options.averaging().settings(scheme), usual.averaging().settings(scheme));
+    }
+    (options.curve, options.positions, options.ema_decay, options.ema_per) = (None, None, None, None);
+    // of several metrics it is the first that is taken, of one it says nothing
+    options.combine = options.combine.filter(|combine| *combine != Default::default());
+    options
+}
+
 /// The words of the table are those that are read, and the default that it tells is the one that is taken.
 #[test]
 fn the_table_tells_the_truth() {
@@ -34,7 +46,7 @@ fn the_table_tells_the_truth() {
             }
             if words.contains(&row.facts.usual) {
                 options.set(row.name, &Json::from(row.facts.usual)).unwrap();
-                assert_eq!(options, Options::default(), "{}", row.name);
+                assert_eq!(meant(options.clone()), Options::default(), "{}", row.name);
             }
         }
         if let (Kind::Number(_) | Kind::Whole, Ok(usual)) = (row.kind, row.facts.usual.parse::<f64>()) {
@@ -42,13 +54,17 @@ fn the_table_tells_the_truth() {
             // energy counts only where rank auto is asked for
             let expected =
                 Options { energy: options.energy.filter(|share| *share == ENERGY), ..Options::default() };
-            assert_eq!(options, expected, "{}", row.name);
+            assert_eq!(meant(options.clone()), expected, "{}", row.name);
         }
         if row.kind == Kind::Switch {
             options.set(row.name, &Json::Bool(false)).unwrap();
             assert_eq!(options, Options::default(), "{}", row.name);
         }
-        assert!(options.set(row.name, &Json::from(vec![Json::Bool(true)])).is_err(), "{}", row.name);
+        assert!(
+            Options::default().set(row.name, &Json::from(vec![Json::Bool(true)])).is_err(),
+            "{}",
+            row.name
+        );
         assert!(!row.help().is_empty() && !row.help().ends_with('.'), "{}", row.name);
     }
 }

@@ -15,6 +15,8 @@ use crate::search::Method;
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
+use crate::weigh::combine::Combine;
+use crate::weigh::decay::{Curve, Per, Positions};
 use crate::weigh::scheme::Scheme;
 use crate::weigh::window::Pick;
 
@@ -164,35 +166,18 @@ impl Value for RankChoice {
     }
 }
 
-impl Value for Goal {
-    fn read(value: &Json, _: Kind) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
+/// Words that their own type reads.
+macro_rules! words {
+    ($($type:ty),+) => {
+        $(impl Value for $type {
+            fn read(value: &Json, _: Kind) -> Option<Self> {
+                value.as_str()?.parse().ok()
+            }
+        })+
+    };
 }
 
-impl Value for Scheme {
-    fn read(value: &Json, _: Kind) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-}
-
-impl Value for Method {
-    fn read(value: &Json, _: Kind) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-}
-
-impl Value for Measure {
-    fn read(value: &Json, _: Kind) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-}
-
-impl Value for Pick {
-    fn read(value: &Json, _: Kind) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-}
+words!(Goal, Scheme, Method, Measure, Pick, Combine, Curve, Positions, Per);
 
 /// The dtype of the output; `None` keeps the widest of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

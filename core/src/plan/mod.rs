@@ -14,6 +14,7 @@ use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::kernel::Kernel;
 use crate::text::index::Index;
+use crate::weigh::modules::Groups;
 use crate::weigh::scheme::Weights;
 
 mod cuts;
@@ -54,6 +55,8 @@ pub struct Recipe {
     /// Tensors of the output that other jobs write, with dtype and shape: the plan lays them out, whatever the inputs have
     /// under their names, and leaves their bytes alone.
     pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
+    /// Weights of modules that have their own.
+    pub groups: Groups,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
@@ -167,6 +170,7 @@ impl Plan {
             for tensor in header.tensors() {
                 let Some(place) = made_here.place(&tensor.name) else { continue };
                 let (_, work, found) = &works[place];
+                let weights = recipe.groups.of(&tensor.name).unwrap_or(weights);
                 let segment = segment(output, tensor, *work, found, weights);
                 let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {

@@ -22,13 +22,24 @@ impl Run {
     /// What [`crate::merge::Merge::new`] takes.
     #[must_use]
     pub fn chosen(&self, weighed: Weighed) -> Chosen {
-        let Weighed { indexes, inputs, weights, weighting, robust, selected, advice, mut notes, .. } =
-            weighed;
+        let Weighed {
+            indexes,
+            inputs,
+            weights,
+            weighting,
+            robust,
+            ranking,
+            groups,
+            selected,
+            advice,
+            mut notes,
+            ..
+        } = weighed;
         let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
         let adapter = self.adapter.clone();
         let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
         notes.extend(way_back(&checkpoints, &chosen));
-        Chosen { robust, selected: Some(selected), advice, notes, adapter, ..chosen }
+        Chosen { robust, ranking, groups, selected: Some(selected), advice, notes, adapter, ..chosen }
     }
 
     /// Ask for what [`Checkpoint::beside`] may want to read, where files are read before anybody says what is merged.
@@ -50,12 +61,14 @@ impl Run {
     /// What there is to tell of a choice that is not merged.
     #[must_use]
     pub fn report(&self, weighed: Weighed) -> Report {
-        let Weighed { inputs, weighting, selected, advice, notes, .. } = weighed;
+        let Weighed { inputs, weighting, ranking, groups, selected, advice, notes, .. } = weighed;
         Report {
             mwa: env!("CARGO_PKG_VERSION").into(),
             selected: Some(selected),
             inputs,
             weighting,
+            ranking,
+            groups,
             space: report::space_name(Space::Factors).0,
             rank: None,
             residual: None,
@@ -116,12 +129,21 @@ impl Chosen {
             robust: None,
             round: None,
             recovered: None,
+            ranking: None,
             selected: None,
             advice: Vec::new(),
             notes: Vec::new(),
             adapter: None,
+            groups: Vec::new(),
+            runs: runs_of(checkpoints),
         }
     }
+}
+
+/// The number of the run of each.
+fn runs_of(checkpoints: &[&Checkpoint]) -> Vec<usize> {
+    let first = |of: &&Checkpoint| checkpoints.iter().position(|it| it.run() == of.run()).unwrap_or_default();
+    checkpoints.iter().map(first).collect()
 }
 
 impl Report {
@@ -158,6 +180,7 @@ impl Report {
         let checkpoints = all(self.inputs.iter().zip(paths).map(open))?;
         let by_reference: Vec<_> = checkpoints.iter().collect();
         let chosen = Chosen::of(&by_reference, self.inputs.clone(), weights, self.weighting.clone());
+        let chosen = Chosen { groups: self.groups.clone(), ..chosen };
         Ok((checkpoints, chosen))
     }
 

@@ -17,6 +17,7 @@ use crate::files::{Files, Maybe};
 use crate::format::known::{Known, container, identify};
 use crate::run::log::{FoundLog, found};
 use crate::run::readers::Readers;
+use crate::weigh::separate::Separation;
 
 /// What a path holds.
 #[derive(Clone, Debug, Serialize)]
@@ -78,6 +79,9 @@ pub struct Coverage {
     pub name: String,
     /// Checkpoints with a value.
     pub covered: usize,
+    /// Whether it tells them apart; none where its values are all the same, or too few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub separation: Option<Separation>,
 }
 
 impl Run {
@@ -88,12 +92,14 @@ impl Run {
     pub fn inspection(&self, path: String) -> Result<Inspection> {
         let steps: Option<Vec<_>> = self.checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
         let metrics = match (steps, self.checkpoints.first()) {
-            (Some(steps), Some(first)) if first.folder.is_some() || !self.logs.found.is_empty() => self
-                .history(first.run())?
-                .coverage(&steps)
-                .into_iter()
-                .map(|(name, covered)| Coverage { name: name.to_owned(), covered })
-                .collect(),
+            (Some(steps), Some(first)) if first.folder.is_some() || !self.logs.found.is_empty() => {
+                let history = self.history(first.run())?;
+                let coverage = |(name, covered): (&str, usize)| {
+                    let separation = Separation::of(&history.logged(name, &steps));
+                    Coverage { name: name.to_owned(), covered, separation }
+                };
+                history.coverage(&steps).into_iter().map(coverage).collect()
+            }
             _ => Vec::new(),
         };
         let checkpoints = self.checkpoints.iter().map(summary).collect();

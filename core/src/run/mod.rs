@@ -20,8 +20,11 @@ use crate::run::log::Logs;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::settle::settle;
 use crate::search::Ground;
-use crate::weigh::choose::{ChooseOptions, Listed, Metrics, choose, metric_of, wrong_count};
+use crate::weigh::choose::{ChooseOptions, Listed, Metrics, WeightRule, choose, metric_of, wrong_count};
+use crate::weigh::combine::Combine;
+use crate::weigh::modules;
 use crate::weigh::robust::Robust;
+use crate::weigh::runs::{choose_each, runs};
 use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
@@ -71,6 +74,8 @@ pub struct WeighOptions {
     pub choose: ChooseOptions,
     /// A table of metrics, instead of the run's own logs.
     pub table: Option<UserTable>,
+    /// Rules of weights that differ by module.
+    pub rules: Option<UserTable>,
     /// Only these checkpoints, by name.
     pub checkpoints: Option<Vec<String>>,
     /// Checkpoints that are left out as bad, by their place in [`Run::checkpoints`].
@@ -92,6 +97,10 @@ pub struct Weighed {
     pub weighting: Weighting,
     /// How the tensors decide the weights, if they do.
     pub robust: Option<Robust>,
+    /// How several metrics order them.
+    pub ranking: Option<report::Ranking>,
+    /// The weights of modules that have their own.
+    pub groups: Vec<report::Group>,
     /// Which checkpoints these are, and why.
     pub selected: report::Selected,
     /// Why little is to be expected of them, if so.
@@ -124,6 +133,8 @@ impl Weighed {
         other.inputs.iter_mut().zip(weights).for_each(|(input, weight)| input.weight = *weight);
         other.weighting = Weighting { scheme: scheme.into(), ..Weighting::explicit() };
         other.robust = None;
+        // nor do they stand for a schedule
+        other.inputs.iter_mut().for_each(|input| input.update = None);
         // these weights are no metric's
         other.advice.retain(|advice| advice.about != "metric");
         Ok(other)
@@ -168,7 +179,19 @@ impl Run {
             named.iter().map(|&at| self.listed(at, options.excluded.contains(&at))).collect();
         let searched = self.searched && options.checkpoints.is_none();
         let metrics = RunMetrics { logs: &self.logs, table: options.table.as_ref() };
-        let choice = choose(&listed, searched, &metrics, &options.choose)?;
+        let (runs, shares) = (runs(&listed), options.choose.run_weights.as_deref());
+        // own weights are one for each of all checkpoints, and tensors are compared with all others
+        let is_of_all = matches!(options.choose.rule, WeightRule::Explicit(_) | WeightRule::Robust { .. });
+        let choice = if searched && runs.len() > 1 && !is_of_all {
+            choose_each(&listed, &runs, shares, &metrics, &options.choose)?
+        } else if shares.is_some() {
+            let detail = "option run_weights is for several run folders, each of which is searched";
+            return Err(Error::new(ErrorKind::Usage, detail).help(
+                "name the run folders themselves, or weigh the checkpoints that are named by --weights",
+            ));
+        } else {
+            choose(&listed, searched, &metrics, &options.choose)?
+        };
         let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
         same_files(&chosen)?;
         let mut inputs = choice.inputs(&listed);
@@ -178,6 +201,16 @@ impl Run {
         }
         let mut notes = self.notes.clone();
         notes.extend(choice.notes);
+        let mut groups = Vec::new();
+        if let (Some(rules), Some(newest)) = (&options.rules, chosen.last()) {
+            let labels =
+                report::distinct(&chosen.iter().map(|checkpoint| &*checkpoint.name).collect::<Vec<_>>());
+            let tensors = newest.tensors().map(|tensor| tensor.name.as_str());
+            let (made, told) =
+                modules::read(&rules.text, &labels, tensors).map_err(|error| error.file(&*rules.name))?;
+            groups = made;
+            notes.extend(told);
+        }
         Ok(Weighed {
             indexes: choice.indexes.into_iter().map(|at| named[at]).collect(),
             inputs,
@@ -185,6 +218,8 @@ impl Run {
             weights: choice.weights,
             weighting: choice.weighting,
             robust: choice.robust,
+            ranking: choice.ranking,
+            groups,
             selected: choice.selected,
             advice: choice.advice,
             notes,
@@ -195,10 +230,15 @@ impl Run {
     ///
     /// # Errors
     /// When it cannot be read at all.
-    pub fn metric(&self, table: Option<&UserTable>, options: &MetricOptions) -> Result<Metric> {
+    pub fn metric(
+        &self,
+        table: Option<&UserTable>,
+        options: &MetricOptions,
+        combine: Option<Combine>,
+    ) -> Result<Metric> {
         let all: Vec<_> = (0..self.checkpoints.len()).collect();
         let listed: Vec<_> = all.iter().map(|&at| self.listed(at, false)).collect();
-        metric_of(&listed, &all, &RunMetrics { logs: &self.logs, table }, options)
+        metric_of(&listed, &all, &RunMetrics { logs: &self.logs, table }, options, combine)
     }
 
     /// What each run logged, by its folder, sorted.

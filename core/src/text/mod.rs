@@ -6,3 +6,4 @@ pub(crate) mod index;
 pub(crate) mod json;
 pub(crate) mod span;
 pub(crate) mod spelling;
+pub(crate) mod words;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::logs::metric::{Reading, Source};
 use crate::weigh::schedule::Schedule;
 use crate::weigh::scheme::{NOISE, floor};
+use crate::weigh::separate::Separation;
 use crate::weigh::window::share;
 
 /// Merges of runs with fewer checkpoints than this were not measured.
@@ -16,8 +17,8 @@ const FEW: usize = 5;
 /// A residual above this share says that the checkpoints lie too far apart: ten neighbours of the 45 runs measured stay below
 /// 4 %, all 20 of a run, which is worse than its last checkpoint, lie between 8 and 17 %.
 const FAR: f64 = 0.07;
-/// So many values at least are needed to tell a trend from noise.
-const LEAST: f64 = 4.0;
+/// Below this share of its peak, a learning rate at the end of a window had fallen.
+const LOWERED: f64 = 0.9;
 
 /// A reason to expect little of a merge, or of its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,19 @@ impl Advice {
         Some(Self::new("schedule", schedule.share, text))
     }
 
+    /// A decay is put upon one that the learning rate had gone through by itself.
+    pub(crate) fn on_decay(schedule: Option<Schedule>) -> Option<Self> {
+        let schedule = schedule.filter(|schedule| schedule.share < LOWERED)?;
+        let text = format!(
+            "the learning rate had already fallen to {} of its peak between steps {} and {}, and this decay comes on top of that: \
+             --correct-for-lr takes off what was done already",
+            share(schedule.share),
+            schedule.from,
+            schedule.to
+        );
+        Some(Self::new("schedule", schedule.share, text))
+    }
+
     /// The run has few checkpoints; `found` in a searched run.
     pub(crate) fn on_checkpoints(found: usize) -> Option<Self> {
         if found >= FEW {
@@ -67,39 +81,79 @@ impl Advice {
         Some(Self::new("checkpoints", found as f64, text))
     }
 
-    /// The metric does not tell the checkpoints apart; `readings` in the order of the steps.
+    /// The metric does not tell the checkpoints apart; `readings` in the order of the steps, and what was logged from the first
+    /// to the last of them where they are means over windows of that: neighbours share what they are made of.
     ///
-    /// The noise of one value is estimated from successive differences, σ² = Σ(mᵢ₊₁ − mᵢ)² / 2(K − 1), into which a trend
-    /// hardly enters. The metric is said not to tell K ≥ 4 checkpoints apart if two tests agree at 5 %: the range is no more
-    /// than noise would give (studentised range), and von Neumann's ratio Σ(mᵢ₊₁ − mᵢ)² / Σ(mᵢ − m̄)² shows no trend. Means
-    /// over a window and the step itself are not judged: neighbours share what they are made of.
-    pub(crate) fn on_metric(name: &str, readings: &[Option<Reading>]) -> Option<Self> {
+    /// See [`Separation`] for what is judged. The step itself is not.
+    pub(crate) fn on_metric(name: &str, readings: &[Option<Reading>], logged: &[f64]) -> Option<Self> {
         let is_measured =
             |source| matches!(source, Source::Exact { .. } | Source::Nearest { .. } | Source::Table { .. });
-        let value =
-            |reading: &Option<Reading>| reading.filter(|it| is_measured(it.source)).map(|it| it.value);
-        let values = readings.iter().map(value).collect::<Option<Vec<_>>>()?;
-        let spread = Spread::of(&values)?;
-        if spread.range < floor(&values) {
+        let is_mean = |source| {
+            matches!(source, Source::Smoothed { .. } | Source::Covering { .. } | Source::Interpolated { .. })
+        };
+        let of = |is: &dyn Fn(Source) -> bool| {
+            let value = |reading: &Option<Reading>| reading.filter(|it| is(it.source)).map(|it| it.value);
+            readings.iter().map(value).collect::<Option<Vec<_>>>()
+        };
+        if of(&is_mean).is_some_and(|values| values.len() > 1) {
+            return Self::on_log(name, readings.len(), logged);
+        }
+        let values = of(&is_measured)?;
+        let found = Separation::of(&values)?;
+        if found.range < floor(&values) {
             let text = format!(
                 "{name} differs by less than {} % over these {} checkpoints, so they weigh almost the same: to tell them apart \
                  evaluate with a metric that differs more, or on more examples",
                 NOISE * 100.0,
                 values.len()
             );
-            return Some(Self::new("metric", spread.range, text));
+            return Some(Self::new("metric", found.range, text));
         }
-        if !spread.is_noise() {
+        if found.separates != Some(false) {
             return None;
         }
         let text = format!(
             "{name} hardly tells these {} checkpoints apart (they differ by {} at most, neighbours by {}), so its weights will \
              hardly be better than --scheme uniform: evaluate on more examples, or with a metric that differs more",
             values.len(),
-            short(spread.range),
-            short(spread.step),
+            short(found.range),
+            short(found.noise * core::f64::consts::SQRT_2),
         );
-        Some(Self::new("metric", spread.range, text))
+        Some(Self::new("metric", found.range, text))
+    }
+
+    /// What was logged of a training metric, record by record, shows no trend over `count` checkpoints.
+    fn on_log(name: &str, count: usize, logged: &[f64]) -> Option<Self> {
+        let found = Separation::of(logged).filter(|found| found.separates == Some(false))?;
+        let text = format!(
+            "the log of {name} is noise over these {count} checkpoints (its {} records differ by {} at most, neighbours by {}), so \
+             its weights will hardly be better than --scheme uniform: weigh by an evaluation, or by --metric step",
+            found.values,
+            short(found.range),
+            short(found.noise * core::f64::consts::SQRT_2),
+        );
+        Some(Self::new("metric", found.range, text))
+    }
+
+    /// An accuracy of so many questions hardly tells the checkpoints apart: they differ by less than two standard errors of a
+    /// difference, √(2·a(1 − a)/n) each; `values` are shares between 0 and 1.
+    pub(crate) fn on_questions(name: &str, values: &[f64], questions: usize) -> Option<Self> {
+        let found = Separation::of(values)?;
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 checkpoints or questions")]
+        let (mean, questions) = (values.iter().sum::<f64>() / values.len() as f64, questions as f64);
+        let error = libm::sqrt(2.0 * mean * (1.0 - mean) / questions);
+        if found.range >= 2.0 * error {
+            return None;
+        }
+        let text = format!(
+            "{name} on {questions} questions is uncertain by {} (one standard error), and these {} checkpoints differ by {} at most, \
+             less than twice the error of a difference, {}: ask more questions, or weigh by a loss",
+            short(error / core::f64::consts::SQRT_2),
+            values.len(),
+            short(found.range),
+            short(error),
+        );
+        Some(Self::new("metric", found.range, text))
     }
 
     /// Averaged factors are far from the average of their products; `is_one_run`: all of the inputs are of one run.
@@ -118,59 +172,6 @@ impl Advice {
         );
         Some(Self::new("residual", overall, text))
     }
-}
-
-/// How values differ, over all and from one to the next.
-#[derive(Debug)]
-struct Spread {
-    count: f64,
-    range: f64,
-    /// σ̂·√2, the root mean square of successive differences.
-    step: f64,
-    /// Von Neumann's.
-    ratio: f64,
-}
-
-impl Spread {
-    /// None if all values are the same, which is said elsewhere, or differ beyond f64.
-    fn of(values: &[f64]) -> Option<Self> {
-        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 checkpoints")]
-        let count = values.len() as f64;
-        let mean = values.iter().map(|value| value / count).sum::<f64>();
-        let squares = |differences: &mut dyn Iterator<Item = f64>| differences.map(|it| it * it).sum::<f64>();
-        let successive = squares(&mut values.windows(2).map(|pair| pair[1] - pair[0]));
-        let about_mean = squares(&mut values.iter().map(|value| value - mean));
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let spread = Self {
-            count,
-            range: high - low,
-            step: libm::sqrt(successive / (count - 1.0)),
-            ratio: successive / about_mean,
-        };
-        let is_sound = spread.range > 0.0 && spread.range.is_finite() && spread.ratio.is_finite();
-        is_sound.then_some(spread)
-    }
-
-    fn is_noise(&self) -> bool {
-        if self.count < LEAST {
-            return false;
-        }
-        let noise = self.step / core::f64::consts::SQRT_2;
-        // 5 % point of von Neumann's ratio: its mean is 2, its variance 4(K − 2)/(K² − 1)
-        let ratio = 2.0 - 1.645 * 2.0 * libm::sqrt((self.count - 2.0) / (self.count * self.count - 1.0));
-        self.range < noise * studentised_range(self.count) && self.ratio > ratio
-    }
-}
-
-/// 95 % point of range/σ̂ of K values that are noise, σ̂ from successive differences (simulated, 200,000 each); between the
-/// rows on a line.
-fn studentised_range(count: f64) -> f64 {
-    const POINTS: [(f64, f64); 7] =
-        [(4.0, 3.52), (5.0, 3.85), (7.0, 4.20), (10.0, 4.47), (20.0, 4.96), (30.0, 5.24), (50.0, 5.58)];
-    let after = POINTS.iter().position(|(at, _)| *at >= count).unwrap_or(POINTS.len() - 1).max(1);
-    let ((a, low), (b, high)) = (POINTS[after - 1], POINTS[after]);
-    low + (high - low) * ((count - a) / (b - a)).clamp(0.0, 1.0)
 }
 
 /// Two significant digits of a positive number.
@@ -200,35 +201,33 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_all_the_same_have_no_spread() {
-        assert!(Spread::of(&[0.5; 6]).is_none() && Spread::of(&[0.5]).is_none());
-        assert!(Spread::of(&[f64::MAX, -f64::MAX, f64::MAX]).is_none());
-        let spread = Spread::of(&[1.0, 3.0, 2.0]).unwrap();
-        assert_eq!((spread.count, spread.range, spread.ratio), (3.0, 2.0, 2.5));
-        assert_eq!(spread.step, libm::sqrt(2.5));
+    fn an_accuracy_is_only_as_good_as_its_questions() {
+        // 0.35 of 2,000: a standard error of 0.0107, of a difference 0.0151
+        let told = Advice::on_questions("eval_accuracy", &[0.34, 0.36, 0.35], 2000).unwrap();
+        assert!(
+            told.text.starts_with(
+                "eval_accuracy on 2000 questions is uncertain by 0.011 (one standard error), and these 3 checkpoints differ by 0.020 \
+                 at most, less than twice the error of a difference, 0.015:"
+            ),
+            "{}",
+            told.text
+        );
+        assert_eq!(Advice::on_questions("eval_accuracy", &[0.33, 0.37, 0.35], 2000), None);
+        assert_eq!(Advice::on_questions("eval_accuracy", &[0.35; 3], 2000), None, "that is said elsewhere");
     }
 
     #[test]
-    fn noise_is_what_has_neither_range_nor_trend() {
-        // σ̂ = 1; at ten values the points are 4.47 and 1.0647
-        let ten = |range, ratio| Spread { count: 10.0, range, step: core::f64::consts::SQRT_2, ratio };
-        assert!(ten(4.4, 1.066).is_noise());
-        assert!(!ten(4.5, 1.066).is_noise() && !ten(4.4, 1.063).is_noise());
-        // at four they are 3.52 and 0.7988; fewer say nothing
-        let few = |count| Spread { count, range: 3.5, step: core::f64::consts::SQRT_2, ratio: 0.81 };
-        assert!(few(4.0).is_noise() && !few(3.0).is_noise());
-    }
-
-    #[test]
-    fn the_studentised_range_lies_on_lines_between_its_points() {
-        for (count, point) in
-            [(3.0, 3.52), (4.0, 3.52), (5.0, 3.85), (6.0, 4.025), (15.0, 4.715), (40.0, 5.41), (80.0, 5.58)]
-        {
-            assert!(
-                (studentised_range(count) - point).abs() < 1e-12,
-                "{count}: {}",
-                studentised_range(count)
-            );
-        }
+    fn means_over_windows_are_judged_by_the_log() {
+        let smoothed = Source::Smoothed { from: 1, to: 9 };
+        let readings: Vec<_> =
+            [0.8, 0.79, 0.81].iter().map(|&value| Some(Reading { value, source: smoothed })).collect();
+        let white = [0.81, 0.79, 0.80, 0.82, 0.78, 0.80, 0.81, 0.79, 0.80, 0.80];
+        let told = Advice::on_metric("loss", &readings, &white).unwrap();
+        assert!(told.text.starts_with(
+            "the log of loss is noise over these 3 checkpoints (its 10 records differ by 0.040"
+        ));
+        let falling: Vec<f64> = (0..10).map(|i| 1.0 - f64::from(i) / 20.0).collect();
+        assert_eq!(Advice::on_metric("loss", &readings, &falling), None);
+        assert_eq!(Advice::on_metric("loss", &readings, &[]), None);
     }
 }

@@ -9,16 +9,18 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::history::History;
-use crate::logs::metric::{Metric, MetricOptions, Outcome, Reading, is_evaluation};
+use crate::logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, Source, is_evaluation};
 use crate::logs::read::{EVALUATION, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
 use crate::merge::report::Weighting;
 use crate::text::index::Index;
 use crate::weigh::advice::Advice;
+use crate::weigh::combine::{Combine, Ranking, named};
+use crate::weigh::decay::{Averaging, Course, shares};
 use crate::weigh::robust::Robust;
 use crate::weigh::schedule::Schedule;
-use crate::weigh::scheme::{Scheme, Weights};
+use crate::weigh::scheme::{Needs, Scheme, Weights};
 use crate::weigh::window::{MOST, Pick, Reasons, Selected, half};
 
 /// The penalty unless the caller gives one.
@@ -48,8 +50,16 @@ pub struct ChooseOptions {
     pub select: Selection,
     /// Which metric, and how it is read.
     pub metric: MetricOptions,
+    /// How several metrics become one.
+    pub combine: Option<Combine>,
+    /// How many questions an accuracy is the share of.
+    pub questions: Option<usize>,
     /// From metric to weight.
     pub rule: WeightRule,
+    /// What the schemes decay and ema are told beside.
+    pub averaging: Averaging,
+    /// Of several runs, each selected and weighed by itself, how much of each; else all alike.
+    pub run_weights: Option<Vec<f64>>,
     /// Leave out checkpoints that diverged, instead of failing.
     pub drop_bad: bool,
     /// Take checkpoints together whose logs share no record.
@@ -128,10 +138,14 @@ pub struct Choice {
     pub readings: Vec<Option<Reading>>,
     /// One per checkpoint.
     pub weights: Weights,
+    /// Of a scheme by steps, one per checkpoint: the share that is left of the updates since the one before.
+    pub updates: Vec<f64>,
     /// How the weights were made.
     pub weighting: Weighting,
     /// How the tensors decide the weights, if they do.
     pub robust: Option<Robust>,
+    /// How several metrics order them.
+    pub ranking: Option<Ranking>,
     /// Which checkpoints these are, and why.
     pub selected: Selected,
     /// Why little is to be expected of them, if so.
@@ -168,10 +182,11 @@ pub fn choose(
     let narrowed = narrow(found, select, searched)?;
     let explicit = explicit(found, &narrowed, &options.rule)?;
     let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
-    let is_uniform = match &options.rule {
-        WeightRule::Scheme { scheme, .. } => !scheme.reads_metric(),
-        WeightRule::Robust { .. } | WeightRule::Explicit(_) => true,
+    let needs = match &options.rule {
+        WeightRule::Scheme { scheme, .. } => scheme.needs,
+        WeightRule::Robust { .. } | WeightRule::Explicit(_) => Needs::Nothing,
     };
+    let is_uniform = needs != Needs::Metric;
     let kept = narrowed.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
     let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
     if indexes.is_empty() {
@@ -186,7 +201,11 @@ pub fn choose(
     }
     let schedule = schedule(found, &indexes, metrics, MOST.min(half(indexes.len())));
     let mut measured = None;
-    if is_usual && let Some(evaluated) = evaluated(found, &indexes, metrics, &options.metric)? {
+    // a schedule is over neighbours
+    if is_usual
+        && needs != Needs::Steps
+        && let Some(evaluated) = evaluated(found, &indexes, metrics, &options.metric, options.combine)?
+    {
         let (all, left) = (indexes.len(), indexes.len() - evaluated.indexes.len());
         if left > 0 {
             let name = &evaluated.metric.name;
@@ -216,8 +235,10 @@ pub fn choose(
     let table = metrics.table_name();
     let is_asked = options.metric.name.is_some() || table.is_some();
     let is_ranked = select.top.is_some() || pick == Some(Pick::Best);
-    if measured.is_none() && (!is_uniform || is_ranked) && (!is_alone || is_asked) {
-        measured = Some(metric_of(found, &indexes, metrics, &options.metric)?);
+    // a scheme by steps shows the metric that is asked for
+    let is_shown = needs == Needs::Steps && options.metric.name.is_some();
+    if measured.is_none() && (!is_uniform || is_ranked || is_shown) && (!is_alone || is_asked) {
+        measured = Some(metric_of(found, &indexes, metrics, &options.metric, options.combine)?);
     }
     let mut readings = vec![None; indexes.len()];
     if let Some(metric) = &mut measured {
@@ -254,13 +275,36 @@ pub fn choose(
     if candidates.iter().all(|candidate| step(candidate).is_some()) {
         candidates.sort_by_key(step);
     }
-    let weights = weigh(&options.rule, metric.as_ref(), &candidates)?;
+    let mut ranking = None;
+    if let Some(metric) = metric.as_ref().filter(|metric| !metric.parts.is_empty()) {
+        let combine = options.combine.unwrap_or_default();
+        let mut readings: Vec<_> = candidates.iter_mut().filter_map(|it| it.reading.as_mut()).collect();
+        let parts = combine_again(&metric.parts, combine, &mut readings)?;
+        let values: Vec<_> = readings.iter().map(|reading| reading.value).collect();
+        let (made, other) = combine.ranking(parts, &values);
+        ranking = Some(made);
+        notes.extend(other.map(|order| {
+            let labels: Vec<_> = order.iter().map(|at| found[candidates[*at].index].label).collect();
+            format!(
+                "--combine kemeny, which disagrees the least with all metrics, puts them otherwise: {}",
+                labels.join(" > ")
+            )
+        }));
+    }
+    let course = course(found, &candidates, metrics, options)?;
+    let weights = weigh(options, metric.as_ref(), &candidates, &course)?;
+    let updates = if needs == Needs::Steps { shares(weights.values()) } else { Vec::new() };
     if let WeightRule::Explicit(values) = &options.rule {
         notes.extend(note_of_sum(values));
     }
     let weighting = match options.rule {
         WeightRule::Scheme { scheme, penalty } => {
-            Weighting::new(scheme, penalty, metric.as_ref().filter(|_| scheme.reads_metric()))
+            let read = metric.as_ref().filter(|_| scheme.reads_metric());
+            let settings = options.averaging.settings(scheme.name).into();
+            let weighting = Weighting::new(scheme, penalty, read);
+            // one that is shown is named, but has no goal
+            let shown = metric.as_ref().filter(|_| is_shown).map(|metric| metric.name.clone());
+            Weighting { settings, metric: weighting.metric.or(shown), ..weighting }
         }
         WeightRule::Robust { scheme, robust, .. } => Weighting::robust(scheme, robust),
         WeightRule::Explicit(_) => Weighting::explicit(),
@@ -281,6 +325,7 @@ pub fn choose(
         Some(pick) => {
             let why_last = match &options.metric.name {
                 _ if select.pick.is_some() => None,
+                _ if needs == Needs::Steps => Some(format!("{} goes by steps", weighting.scheme)),
                 Some(name) => Some(format!("{name} is not an evaluation")),
                 None => Some("no evaluation to choose by".into()),
             };
@@ -293,10 +338,20 @@ pub fn choose(
     };
     let mut advice = Vec::new();
     if indexes.len() > 1 {
-        advice.extend(Advice::on_schedule(window(found, &indexes, metrics)));
-        if let (Some(name), false) = (name, is_uniform) {
-            advice.extend(Advice::on_metric(name, &readings));
+        let window = window(found, &indexes, metrics);
+        advice.extend(Advice::on_schedule(window));
+        if weighting.scheme == "decay" && !options.averaging.correct_for_lr {
+            advice.extend(Advice::on_decay(schedule_of(found, &indexes, metrics)));
         }
+        if let (Some(name), false) = (name, is_uniform) {
+            let steps = steps_of_one_run(found, &indexes).unwrap_or_default();
+            let log = metrics.log(found[indexes[0]].run).ok().filter(|_| metrics.table_name().is_none());
+            let logged = log.map_or_else(Vec::new, |log| log.logged(name, &steps));
+            advice.extend(Advice::on_metric(name, &readings, &logged));
+        }
+    }
+    if let Some(questions) = options.questions {
+        advice.extend(on_questions(questions, metric.as_ref(), ranking.as_ref(), &readings)?);
     }
     if searched && select.is_free() {
         advice.extend(Advice::on_checkpoints(found.len()));
@@ -305,7 +360,38 @@ pub fn choose(
         WeightRule::Robust { robust, .. } => Some(robust),
         _ => None,
     };
-    Ok(Choice { indexes, readings, weights, weighting, robust, selected, advice, notes })
+    Ok(Choice { indexes, readings, weights, updates, weighting, robust, ranking, selected, advice, notes })
+}
+
+/// What chance does to accuracies of so many questions; all that are read are judged which may be accuracies.
+fn on_questions(
+    questions: usize,
+    metric: Option<&Metric>,
+    ranking: Option<&Ranking>,
+    readings: &[Option<Reading>],
+) -> Result<Vec<Advice>> {
+    let Some(metric) = metric else {
+        let error =
+            Error::new(ErrorKind::Usage, "option questions is for an accuracy, and no metric is read");
+        return Err(error.help("name it, such as --metric eval_accuracy, or leave --questions out"));
+    };
+    let of_one = || readings.iter().flatten().map(|reading| reading.value).collect::<Vec<_>>();
+    let all: Vec<(&str, &str, Vec<f64>)> = match ranking {
+        Some(ranking) => ranking.metrics.iter().map(|it| (&*it.name, &*it.goal, it.values.clone())).collect(),
+        None => Vec::from([(&*metric.name, if metric.goal == Goal::Max { "max" } else { "min" }, of_one())]),
+    };
+    let is_share = |values: &[f64]| values.iter().all(|value| (0.0..=1.0).contains(value));
+    let mut shares = all.iter().filter(|(_, goal, values)| *goal == "max" && is_share(values)).peekable();
+    if shares.peek().is_none() {
+        let (name, _, values) = &all[0];
+        let detail = format!(
+            "option questions is for an accuracy, a share between 0 and 1 of which more is better, and {name} is {} at first",
+            values.first().unwrap_or(&f64::NAN)
+        );
+        return Err(Error::new(ErrorKind::Usage, detail)
+            .help("choose an accuracy by --metric, or leave --questions out"));
+    }
+    Ok(shares.filter_map(|(name, _, values)| Advice::on_questions(name, values, questions)).collect())
 }
 
 /// The checkpoints that an evaluation tells apart, if there is one for at least half of them: the one that was asked for, or
@@ -315,6 +401,7 @@ fn evaluated(
     indexes: &[usize],
     metrics: &dyn Metrics,
     options: &MetricOptions,
+    combine: Option<Combine>,
 ) -> Result<Option<Measured>> {
     let is_table = metrics.table_name().is_some();
     let mut metric = match &options.name {
@@ -322,7 +409,7 @@ fn evaluated(
         None if !is_table => {
             let options = MetricOptions { name: Some(EVALUATION.into()), ..options.clone() };
             // what fails here fails again where it matters, unless no such evaluation was logged
-            match metric_of(found, indexes, metrics, &options) {
+            match metric_of(found, indexes, metrics, &options, None) {
                 Ok(mut metric) => {
                     metric.notes.extend(other_criterion(found, indexes, metrics));
                     metric
@@ -330,7 +417,7 @@ fn evaluated(
                 Err(_) => return Ok(None),
             }
         }
-        _ => metric_of(found, indexes, metrics, options)?,
+        _ => metric_of(found, indexes, metrics, options, combine)?,
     };
     let read = metric.readings.iter().filter(|outcome| matches!(outcome, Outcome::Read(_))).count();
     let is_asked = options.name.is_some() || is_table;
@@ -397,6 +484,11 @@ fn schedule(
     Schedule::read(&log, &steps[steps.len().saturating_sub(count)..])
 }
 
+/// The learning rate over all of these checkpoints, which must be of one run.
+fn schedule_of(found: &[Listed<'_>], indexes: &[usize], metrics: &dyn Metrics) -> Option<Schedule> {
+    schedule(found, indexes, metrics, indexes.len())
+}
+
 /// The learning rate over the chosen checkpoints, and over those between and before them from which a rule would choose.
 fn window(found: &[Listed<'_>], chosen: &[usize], metrics: &dyn Metrics) -> Option<Schedule> {
     let steps = steps_of_one_run(found, chosen)?;
@@ -409,7 +501,7 @@ fn window(found: &[Listed<'_>], chosen: &[usize], metrics: &dyn Metrics) -> Opti
     schedule(found, &before, metrics, since.max(MOST.min(half(before.len()))))
 }
 
-/// The metric of some of the checkpoints, from the user's table or from the logs of their runs.
+/// The metric of some of the checkpoints, from the user's table or from the logs of their runs; of several names, all in one.
 ///
 /// # Errors
 /// [`ErrorKind::Metric`] when a checkpoint has no step for the log, and those of reading table or log.
@@ -418,18 +510,110 @@ pub(crate) fn metric_of(
     indexes: &[usize],
     metrics: &dyn Metrics,
     options: &MetricOptions,
+    combine: Option<Combine>,
 ) -> Result<Metric> {
     let listed: Vec<_> = indexes.iter().map(|&index| found[index]).collect();
-    let mut metric = if let Some(name) = metrics.table_name() {
-        let wanted: Vec<_> =
-            listed.iter().map(|it| Wanted { name: it.label, step: it.step, number: it.number }).collect();
-        let read = Table::parse(&metrics.table()?).and_then(|table| table.read(&wanted, options));
-        read.map_err(|error| error.file(name))?
-    } else {
-        from_logs(&listed, metrics, options.clone())?
+    let table = match metrics.table_name() {
+        Some(name) => {
+            Some((Table::parse(&metrics.table()?).map_err(|error| error.file(name.clone()))?, name))
+        }
+        None => None,
     };
+    let read = |options: &MetricOptions| match &table {
+        Some((table, name)) => {
+            let wanted: Vec<_> =
+                listed.iter().map(|it| Wanted { name: it.label, step: it.step, number: it.number }).collect();
+            table.read(&wanted, options).map_err(|error| error.file(name.clone()))
+        }
+        None => from_logs(&listed, metrics, options.clone()),
+    };
+    let is_logged = |name: &str| {
+        let log = listed.first().and_then(|first| metrics.log(first.run).ok());
+        name == "step" || log.is_some_and(|log| log.names().contains(&name))
+    };
+    let is_known = |name: &str| table.as_ref().map_or_else(|| is_logged(name), |(table, _)| table.has(name));
+    let names = options.name.as_deref().map_or_else(Vec::new, |names| named(names, &is_known));
+    let mut metric = match names.as_slice() {
+        [] => read(options)?,
+        [(name, goal)] => {
+            read(&MetricOptions { name: Some(name.clone()), goal: goal.or(options.goal), ..options.clone() })?
+        }
+        several => {
+            let each = several.iter().map(|(name, goal)| {
+                read(&MetricOptions {
+                    name: Some(name.clone()),
+                    goal: goal.or(options.goal),
+                    ..options.clone()
+                })
+            });
+            in_one(each.collect::<Result<Vec<_>>>()?, combine.unwrap_or_default())?
+        }
+    };
+    if combine.is_some() && metric.parts.is_empty() {
+        let detail = format!("option combine is for several metrics, and there is only {}", metric.name);
+        return Err(
+            Error::new(ErrorKind::Usage, detail).help("name them all: --metric eval_loss,eval_accuracy")
+        );
+    }
     metric.checkpoints = labels(found, indexes).into_iter().map(str::to_owned).collect();
     Ok(metric)
+}
+
+/// Several metrics of the same checkpoints in one: a checkpoint is bad or lacks it if it is or does by any.
+fn in_one(metrics: Vec<Metric>, combine: Combine) -> Result<Metric> {
+    let names: Vec<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+    if let Some(twice) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
+        let error = Error::new(ErrorKind::Usage, format!("the metric {} is named twice", names[twice]));
+        return Err(error.help("name each once"));
+    }
+    let name = format!("{}({})", combine.name(), names.join(", "));
+    let count = metrics[0].readings.len();
+    let mut readings = Vec::with_capacity(count);
+    for place in 0..count {
+        let of = |metric: &Metric| metric.readings[place].clone();
+        let bad = metrics.iter().map(of).find(|outcome| matches!(outcome, Outcome::Bad(_)));
+        let missing = metrics.iter().find_map(|metric| match of(metric) {
+            Outcome::Missing(facts) => Some(Outcome::Missing(format!("{}: {facts}", metric.name))),
+            _ => None,
+        });
+        let whole = Outcome::Read(Reading { value: 0.0, source: Source::Combined { place } });
+        readings.push(bad.or(missing).unwrap_or(whole));
+    }
+    let value =
+        |outcome: &Outcome| if let Outcome::Read(reading) = outcome { reading.value } else { f64::NAN };
+    let mut notes: Vec<String> = Vec::new();
+    let (mut parts, mut checkpoints) = (Vec::new(), Vec::new());
+    for metric in metrics {
+        metric.notes.into_iter().for_each(|note| {
+            if !notes.contains(&note) {
+                notes.push(note)
+            }
+        });
+        let values = metric.readings.iter().map(value).collect();
+        parts.push(Part { name: metric.name, goal: metric.goal, values });
+        checkpoints = metric.checkpoints;
+    }
+    let mut metric = Metric { name, goal: Goal::Min, checkpoints, readings, notes, parts };
+    let mut whole: Vec<_> = metric.readings.iter_mut().filter_map(read_of).collect();
+    combine_again(&metric.parts, combine, &mut whole)?;
+    Ok(metric)
+}
+
+fn read_of(outcome: &mut Outcome) -> Option<&mut Reading> {
+    if let Outcome::Read(reading) = outcome { Some(reading) } else { None }
+}
+
+/// Give these readings of several metrics in one the values that they have among each other; the parts, of them alone.
+fn combine_again(parts: &[Part], combine: Combine, readings: &mut [&mut Reading]) -> Result<Vec<Part>> {
+    let place =
+        |reading: &&mut Reading| if let Source::Combined { place } = reading.source { place } else { 0 };
+    let places: Vec<_> = readings.iter().map(place).collect();
+    let part =
+        |part: &Part| Part { values: places.iter().map(|at| part.values[*at]).collect(), ..part.clone() };
+    let parts: Vec<_> = parts.iter().map(part).collect();
+    let values = combine.values(&parts)?;
+    readings.iter_mut().zip(values).for_each(|(reading, value)| reading.value = value);
+    Ok(parts)
 }
 
 fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOptions) -> Result<Metric> {
@@ -585,11 +769,19 @@ fn keep_best(candidates: &mut Vec<Candidate>, top: usize, goal: Goal) {
     candidates.retain(|_| index.next().is_some_and(|i| order.contains(&i)));
 }
 
-fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -> Result<Weights> {
-    match (rule, metric) {
+fn weigh(
+    options: &ChooseOptions,
+    metric: Option<&Metric>,
+    candidates: &[Candidate],
+    course: &Course,
+) -> Result<Weights> {
+    match (&options.rule, metric) {
         (WeightRule::Explicit(_), _) => {
             let values: Vec<_> = candidates.iter().filter_map(|candidate| candidate.explicit).collect();
             Weights::explicit(&values)
+        }
+        (WeightRule::Scheme { scheme, .. }, _) if scheme.needs == Needs::Steps => {
+            Weights::over(course, *scheme, options.averaging)
         }
         (WeightRule::Scheme { scheme, penalty }, Some(metric)) => {
             let readings = candidates.iter().filter_map(|candidate| candidate.reading);
@@ -600,9 +792,31 @@ fn weigh(rule: &WeightRule, metric: Option<&Metric>, candidates: &[Candidate]) -
             })
         }
         (WeightRule::Scheme { .. } | WeightRule::Robust { .. }, _) => {
-            Weights::new(&vec![0.0; candidates.len()], Goal::Min, Scheme::UNIFORM, 0.0)
+            Weights::over(course, Scheme::UNIFORM, options.averaging)
         }
     }
+}
+
+/// The order of the candidates, their steps where they are of one run and rise, and the learning rate where that is asked for.
+fn course(
+    found: &[Listed<'_>],
+    candidates: &[Candidate],
+    metrics: &dyn Metrics,
+    options: &ChooseOptions,
+) -> Result<Course> {
+    let indexes: Vec<_> = candidates.iter().map(|candidate| candidate.index).collect();
+    let steps =
+        steps_of_one_run(found, &indexes).filter(|steps| steps.windows(2).all(|pair| pair[0] < pair[1]));
+    let mut rates = None;
+    if options.averaging.correct_for_lr && indexes.len() > 1 {
+        let Some(steps) = &steps else {
+            let detail =
+                "a decay is corrected for the learning rate of one run, of which every step is known";
+            return Err(Error::new(ErrorKind::Metric, detail).help("leave --correct-for-lr out"));
+        };
+        rates = Some(options.averaging.rates(&*metrics.log(found[indexes[0]].run)?, steps)?);
+    }
+    Ok(Course { count: candidates.len(), steps, rates })
 }
 
 impl Selection {
@@ -630,8 +844,11 @@ impl Choice {
             metric: reading.map(|reading| reading.value),
             source: reading.map(|reading| reading.source.to_string()),
             weight,
+            update: None,
             files: Vec::new(),
         };
-        rows.map(row).collect()
+        let mut rows: Vec<_> = rows.map(row).collect();
+        rows.iter_mut().zip(&self.updates).for_each(|(row, update)| row.update = Some(*update));
+        rows
     }
 }

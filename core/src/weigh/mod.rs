@@ -2,10 +2,15 @@
 
 pub(crate) mod advice;
 pub(crate) mod choose;
+pub(crate) mod combine;
+pub(crate) mod decay;
 pub mod federated;
+pub(crate) mod modules;
 pub(crate) mod robust;
+pub(crate) mod runs;
 pub(crate) mod schedule;
 pub(crate) mod scheme;
+pub(crate) mod separate;
 pub(crate) mod window;
 
 #[cfg(test)]

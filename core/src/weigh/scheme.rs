@@ -1,4 +1,4 @@
-//! Turn metrics into weights that sum to one.
+//! Turn metrics, or the order of the checkpoints, into weights that sum to one.
 //!
 //! For metrics m₁…mₙ with a goal, badness is gᵢ = |mᵢ − m_best| / max(|m_worst − m_best|, 0.005·max|m|): 0 for the best, 1 for
 //! the worst, less for all where they differ by less than half a percent of their size, 0 where all are equal. One penalty
@@ -10,7 +10,7 @@
 //! ten: −0.14 points). The noise between successive checkpoints is no measure here: at a constant rate neighbours do differ, and
 //! weights by that difference help. The step, as a metric, is exact and has no such floor.
 //!
-//! Formulas and ranges stand in [`Scheme::ALL`], one row per scheme; the caller's own weights are [`Weights::explicit`].
+//! Formulas, ranges and needs stand in [`Scheme::ALL`], one row per scheme; the caller's own weights are [`Weights::explicit`].
 //!
 //! The idea is Metrics-Weighted Averaging (Yu & Choi, arXiv 2504.18580): weights from a logged metric and one penalty
 //! factor. The paper's exact expression for the penalty is not known to us; these shapes are ours, named as they are.
@@ -27,57 +27,118 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::text::span::Span;
 use crate::text::spelling;
+use crate::weigh::decay::{Averaging, Course};
 use crate::weigh::robust::Rule;
 
-/// A way from metrics to weights: a row of the module's table. Faces know a scheme by its name, so that a new one is a row
-/// here and nothing elsewhere.
+/// A way to weights: a row of the module's table. Faces know a scheme by its name, so that a new one is a row here and
+/// nothing elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Scheme {
     /// The name in options and reports.
     pub name: &'static str,
     /// uᵢ, the weight before normalising, as people write it.
     pub formula: &'static str,
-    /// Which penalties fit; `None` for a scheme that looks at neither penalty nor metric.
+    /// Which penalties fit; `None` for a scheme that has none.
     pub penalty: Option<Span>,
-    /// uᵢ of each input, from metrics, goal, penalty and the least span of badness.
+    /// What it looks at.
+    pub needs: Needs,
+    /// uᵢ of each input.
     weigh: Formula,
 }
 
-/// From metrics, goal, penalty and the least span of badness to unnormalised weights.
-type Formula = fn(&[f64], Goal, f64, f64) -> Result<Vec<f64>>;
+/// What a scheme looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// A metric of each checkpoint.
+    Metric,
+    /// The order of the checkpoints of one run, and most often their steps.
+    Steps,
+    /// The tensors themselves, so that only a merge knows the weights.
+    Tensors,
+    /// Nothing.
+    Nothing,
+}
+
+impl Needs {
+    /// In words.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Metric => "a metric",
+            Self::Steps => "steps",
+            Self::Tensors => "the tensors",
+            Self::Nothing => "–",
+        }
+    }
+}
+
+/// What a scheme is given.
+pub(crate) struct Given<'a> {
+    /// One per input.
+    metrics: &'a [f64],
+    goal: Goal,
+    penalty: f64,
+    /// The least span of badness.
+    floor: f64,
+    averaging: Averaging,
+    course: &'a Course,
+}
+
+/// To unnormalised weights.
+type Formula = fn(&Given<'_>) -> Result<Vec<f64>>;
 
 impl Scheme {
     /// Every scheme; the first is the default.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self {
             name: "linear",
             formula: "1 − p·gᵢ; at p = 1 the worst gets nothing",
             penalty: Some(Span::Between(0.0, 1.0)),
-            weigh: |metrics, goal, penalty, floor| {
-                Ok(badness(metrics, goal, floor).iter().map(|g| 1.0 - penalty * g).collect())
+            needs: Needs::Metric,
+            weigh: |it| {
+                Ok(badness(it.metrics, it.goal, it.floor).iter().map(|g| 1.0 - it.penalty * g).collect())
             },
         },
         Self {
             name: "power",
             formula: "(m_best / mᵢ)^p for a loss, (mᵢ / m_best)^p for a score; all m > 0",
             penalty: Some(Span::From(0.0)),
-            weigh: |metrics, goal, penalty, _| power(metrics, goal, penalty),
+            needs: Needs::Metric,
+            weigh: |it| power(it.metrics, it.goal, it.penalty),
         },
         Self {
             name: "exponential",
             formula: "exp(−p·gᵢ)",
             penalty: Some(Span::From(0.0)),
-            weigh: |metrics, goal, penalty, floor| {
-                Ok(badness(metrics, goal, floor).iter().map(|g| libm::exp(-penalty * g)).collect())
+            needs: Needs::Metric,
+            weigh: |it| {
+                let badness = badness(it.metrics, it.goal, it.floor);
+                Ok(badness.iter().map(|g| libm::exp(-it.penalty * g)).collect())
             },
         },
         Self {
             name: "rank",
             formula: "(1 − p)^rank, the best has rank 0, ties share their mean rank",
             penalty: Some(Span::Below(0.0, 1.0)),
-            weigh: |metrics, goal, penalty, _| {
-                Ok(ranks(metrics, goal).iter().map(|&rank| libm::pow(1.0 - penalty, rank)).collect())
+            needs: Needs::Metric,
+            weigh: |it| {
+                let ranks = ranks(it.metrics, it.goal);
+                Ok(ranks.iter().map(|&rank| libm::pow(1.0 - it.penalty, rank)).collect())
             },
+        },
+        Self {
+            name: "decay",
+            formula: "what a decay of the learning rate over these checkpoints would leave of their updates",
+            penalty: None,
+            needs: Needs::Steps,
+            weigh: |it| it.averaging.decay(it.course),
+        },
+        Self {
+            name: "ema",
+            formula: "a moving average from the oldest on: d of what there was, 1 − d of the next",
+            penalty: None,
+            needs: Needs::Steps,
+            weigh: |it| it.averaging.ema(it.course),
         },
         Self::UNIFORM,
         Self::robust("flag", "the mean of what the R directions keep that most inputs have in common"),
@@ -102,7 +163,8 @@ impl Scheme {
         name: "uniform",
         formula: "1",
         penalty: None,
-        weigh: |metrics, _, _, _| Ok(vec![1.0; metrics.len()]),
+        needs: Needs::Nothing,
+        weigh: |it| Ok(vec![1.0; it.metrics.len()]),
     };
 
     /// One whose weights come of the tensors ([`crate::weigh::robust`]), so that no metric gives them.
@@ -111,7 +173,8 @@ impl Scheme {
             name,
             formula,
             penalty: None,
-            weigh: |_, _, _, _| {
+            needs: Needs::Tensors,
+            weigh: |_| {
                 Err(bad("the tensors decide the weights of this scheme, not a metric").help(
                     "merge checkpoints with it, or use linear, power, exponential, rank or uniform here",
                 ))
@@ -128,7 +191,7 @@ impl Scheme {
     /// Whether weights depend on a metric at all.
     #[must_use]
     pub const fn reads_metric(self) -> bool {
-        self.penalty.is_some()
+        matches!(self.needs, Needs::Metric)
     }
 
     fn check(self, penalty: f64) -> Result<()> {
@@ -188,11 +251,11 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Weights from metrics; `penalty` is ignored by [`Scheme::UNIFORM`].
+    /// Weights from metrics; `penalty` is ignored by a scheme that has none.
     ///
     /// # Errors
-    /// [`ErrorKind::Weights`] when there is no metric, one is not finite, the penalty is out of the scheme's range, or
-    /// the power scheme meets a metric that is not positive.
+    /// [`ErrorKind::Weights`] when there is no metric, one is not finite, the penalty is out of the scheme's range, the
+    /// power scheme meets a metric that is not positive, or the scheme needs steps, which are not known here.
     pub fn new(metrics: &[f64], goal: Goal, scheme: Scheme, penalty: f64) -> Result<Self> {
         Self::scaled(metrics, goal, scheme, penalty, floor(metrics))
     }
@@ -218,7 +281,25 @@ impl Weights {
                 .help("leave that checkpoint out"));
         }
         scheme.check(penalty)?;
-        Self::normalise((scheme.weigh)(metrics, goal, penalty, floor)?)
+        let course = &Course { count: metrics.len(), ..Course::default() };
+        let averaging = Averaging::default();
+        Self::normalise((scheme.weigh)(&Given { metrics, goal, penalty, floor, averaging, course })?)
+    }
+
+    /// Weights by a scheme that needs no metric, oldest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] when there is nothing to weigh, or the scheme needs steps that are not known.
+    pub(crate) fn over(course: &Course, scheme: Scheme, averaging: Averaging) -> Result<Self> {
+        let metrics = &*vec![0.0; course.count];
+        Self::normalise((scheme.weigh)(&Given {
+            metrics,
+            goal: Goal::Min,
+            penalty: 0.0,
+            floor: 0.0,
+            averaging,
+            course,
+        })?)
     }
 
     /// The caller's own weights, normalised to sum to 1. Negative ones are allowed.
@@ -309,7 +390,7 @@ fn badness(metrics: &[f64], goal: Goal, floor: f64) -> Vec<f64> {
 }
 
 /// Best first from 0; equal metrics share the mean of their places.
-fn ranks(metrics: &[f64], goal: Goal) -> Vec<f64> {
+pub(crate) fn ranks(metrics: &[f64], goal: Goal) -> Vec<f64> {
     let better = |a: f64, b: f64| match goal {
         Goal::Min => a < b,
         Goal::Max => a > b,
@@ -350,7 +431,8 @@ mod tests {
 
     #[test]
     fn no_penalty_is_the_plain_mean_in_every_scheme() {
-        for scheme in Scheme::ALL.into_iter().filter(|scheme| !scheme.reads_tensors()) {
+        let needing = |scheme: &Scheme| !scheme.reads_tensors() && scheme.needs != Needs::Steps;
+        for scheme in Scheme::ALL.into_iter().filter(needing) {
             assert_eq!(weigh(&[3.0, 1.0, 2.0, 5.0], scheme.name, 0.0), [0.25; 4], "{scheme}");
         }
         for scheme in ["flag", "krum", "multi-krum", "geometric-median"] {
@@ -435,7 +517,9 @@ mod tests {
         let error = "lineal".parse::<Scheme>().unwrap_err();
         assert_eq!(
             error.advice(),
-            Some("use linear, power, exponential, rank, uniform, flag, krum, multi-krum or geometric-median")
+            Some(
+                "use linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum or geometric-median"
+            )
         );
     }
 

@@ -12,6 +12,7 @@ use crate::logs::trainer::TrainerState;
 use crate::weigh::choose::{
     Choice, ChooseOptions, Listed, Metrics, Selection, WeightRule, choose, note_of_sum,
 };
+use crate::weigh::runs::{choose_each, runs};
 use crate::weigh::scheme::Scheme;
 use crate::weigh::window::Pick;
 
@@ -496,4 +497,216 @@ fn only_since_the_last_restart_of_relora_there_is_one_base_model() {
         choose(&at(&[10, 20]), true, &never, &ChooseOptions::default()).unwrap().notes,
         Vec::<String>::new()
     );
+}
+
+#[test]
+fn a_decay_is_over_the_newest_and_says_what_is_left_of_each_update() {
+    let steps = [100, 200, 300, 400, 500, 600, 700, 800];
+    let mut records = losses(&steps.map(|step| (step, 1.0)));
+    records.extend(steps.map(|step| scored(step, "learning_rate", 1e-3)));
+    let logs = Logs::of(&records);
+    let decay = || scheme("decay", 0.8);
+    let choice = choose(&at(&steps), true, &logs, &decay()).unwrap();
+    assert_eq!(choice.selected.rule, "last", "a schedule is over neighbours, whatever was evaluated");
+    let sixths: Vec<_> =
+        choice.weights.values().iter().map(|weight| libm::round(weight * 6e9) / 1e9).collect();
+    assert_eq!(sixths, [1.0, 2.0, 2.0, 1.0]);
+    assert_eq!(choice.weighting.describe(), "decay, curve linear, floor 0, positions segments");
+    let rows = choice.inputs(&at(&steps));
+    let updates: Vec<_> = rows.iter().map(|row| libm::round(row.update.unwrap() * 6.0)).collect();
+    assert_eq!(updates, [6.0, 5.0, 3.0, 1.0]);
+    assert!(choice.advice.is_empty() && choice.readings.iter().all(Option::is_none));
+    // a metric that is asked for is shown, and weighs nothing
+    let mut shown = decay();
+    shown.metric.name = Some("eval_loss".into());
+    let choice = choose(&at(&steps), true, &logs, &shown).unwrap();
+    assert_eq!(
+        (choice.weighting.metric.as_deref(), choice.weighting.goal.as_deref()),
+        (Some("eval_loss"), None)
+    );
+    assert_eq!(choice.inputs(&at(&steps))[0].metric, Some(1.0));
+}
+
+#[test]
+fn a_decay_upon_a_decay_is_warned_of_and_can_be_corrected() {
+    let steps = [100, 200, 300, 400, 500];
+    let rates = steps
+        .map(|step| scored(step, "learning_rate", 1.2 - f64::from(u32::try_from(step).unwrap()) / 500.0));
+    let logs = Logs::of(&rates);
+    let mut options = ChooseOptions { select: all(), ..scheme("decay", 0.8) };
+    options.averaging.curve = Some(crate::weigh::decay::Curve::OneMinusSqrt);
+    options.averaging.positions = Some(crate::weigh::decay::Positions::Megatron);
+    let advised = |options: &ChooseOptions| {
+        let choice = choose(&at(&steps), true, &logs, options).unwrap();
+        choice.advice.iter().filter(|advice| advice.text.contains("--correct-for-lr")).count()
+    };
+    assert_eq!(advised(&options), 1);
+    options.averaging.correct_for_lr = true;
+    assert_eq!(advised(&options), 0);
+    let choice = choose(&at(&steps), true, &logs, &options).unwrap();
+    // methods' example: the rate fell from 1 to 0.2
+    let expected = [0.3090169944, 0.0784088923, 0.0490657864, 0.0356442819, 0.527864045];
+    for (weight, expected) in choice.weights.values().iter().zip(expected) {
+        assert!((weight - expected).abs() < 1e-10, "{:?}", choice.weights);
+    }
+    let (kind, _, detail, help) = failure(choose(&at(&steps), true, &Logs::of(&[]), &options));
+    assert_eq!(kind, ErrorKind::Metric);
+    assert!(
+        detail.starts_with("the log does not tell the learning rate") && help.contains("--correct-for-lr")
+    );
+}
+
+#[test]
+fn schemes_by_steps_say_what_they_lack() {
+    let mut found = at(&[10, 20, 20]);
+    let logs = Logs::of(&[]);
+    let decay = ChooseOptions { select: all(), ..scheme("decay", 0.8) };
+    let (kind, _, detail, help) = failure(choose(&found, true, &logs, &decay));
+    assert_eq!(kind, ErrorKind::Weights);
+    assert_eq!(
+        detail,
+        "positions of segments needs the step of every checkpoint, all of one run and each once"
+    );
+    assert!(help.ends_with("--positions megatron"), "{help}");
+    // the order of the steps is enough for an average per checkpoint
+    found[2].step = Some(15);
+    let ema = ChooseOptions { select: all(), ..scheme("ema", 0.8) };
+    let choice = choose(&found, true, &logs, &ema).unwrap();
+    assert_eq!(choice.indexes, [0, 2, 1]);
+    assert!((choice.weights.values()[2] - 0.3).abs() < 1e-15);
+}
+
+/// Two runs: three checkpoints and two.
+fn of_two_runs() -> Vec<Listed<'static>> {
+    let mut found = at(&[10, 20, 30, 10, 20]);
+    found[3..].iter_mut().for_each(|listed| listed.run = "other");
+    found
+}
+
+#[test]
+fn runs_of_runs_are_one_flat_sum() {
+    let logs = Logs::of(&[]).and("other", &[], "");
+    let found = of_two_runs();
+    let nested = |shares: Option<&[f64]>, options: &ChooseOptions| {
+        choose_each(&found, &runs(&found), shares, &logs, options)
+    };
+    let uniform = ChooseOptions { select: all(), ..scheme("uniform", 0.0) };
+    let choice = nested(None, &uniform).unwrap();
+    assert_eq!(choice.indexes, [0, 3, 1, 4, 2], "oldest first");
+    let expected = [1.0 / 6.0, 0.25, 1.0 / 6.0, 0.25, 1.0 / 6.0];
+    assert!(
+        choice.weights.values().iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15),
+        "{:?}",
+        choice.weights
+    );
+    assert_eq!(choice.weighting.describe(), "uniform, run_weights 0.5, 0.5");
+    let choice = nested(Some(&[3.0, 1.0]), &ChooseOptions { select: all(), ..scheme("ema", 0.0) }).unwrap();
+    let expected = [0.75 * 0.49, 0.25 * 0.7, 0.75 * 0.21, 0.25 * 0.3, 0.75 * 0.3];
+    assert!(
+        choice.weights.values().iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15),
+        "{:?}",
+        choice.weights
+    );
+    assert_eq!(choice.updates.len(), 5);
+    // the selection is each run's own
+    let newest = ChooseOptions {
+        select: Selection { last: Some(1), ..Selection::default() },
+        ..scheme("uniform", 0.0)
+    };
+    let choice = nested(None, &newest).unwrap();
+    assert_eq!((choice.indexes, choice.selected.taken, choice.selected.found), (vec![4, 2], 2, 5));
+    assert_eq!(
+        choice.selected.line,
+        "run: 1 of 3 checkpoints, as selected; other: 1 of 2 checkpoints, as selected"
+    );
+    let (kind, _, detail, _) = failure(nested(Some(&[1.0]), &uniform));
+    assert_eq!((kind, &*detail), (ErrorKind::Weights, "there is 1 weight for 2 runs: run, other"));
+    let mut bad = found.clone();
+    bad[3..].iter_mut().for_each(|listed| listed.is_bad = true);
+    let (_, file, detail, _) = failure(choose_each(&bad, &runs(&bad), None, &logs, &uniform));
+    assert_eq!((file.as_deref(), &*detail), (Some("other"), "no good checkpoint is left"));
+}
+
+#[test]
+fn a_table_must_tell_the_checkpoints_of_two_runs_apart() {
+    let logs = Logs { table: Some("checkpoint,f1\none,0.5\n"), ..Logs::default() };
+    let mut found = of_two_runs();
+    found[3].label = "one";
+    let (kind, file, detail, _) =
+        failure(choose_each(&found, &runs(&found), None, &logs, &ChooseOptions::default()));
+    assert_eq!((kind, file.as_deref()), (ErrorKind::Usage, Some("four")));
+    assert!(detail.starts_with("is called as one of another run, one"), "{detail}");
+}
+
+#[test]
+fn several_metrics_are_one_that_is_ranked_again_among_the_chosen() {
+    let steps = [10, 20, 30, 40];
+    let mut records = losses(&[(10, 1.10), (20, 1.05), (30, 1.30), (40, 1.20)]);
+    for (step, (a, b)) in steps.iter().zip([(0.80, 0.61), (0.82, 0.60), (0.79, 0.65), (0.81, 0.60)]) {
+        records.push(scored(*step, "eval_accuracy", a));
+        records.push(scored(*step, "eval_odd", b));
+    }
+    let logs = Logs::of(&records);
+    let mut options = named("eval_accuracy,eval_odd:max,eval_loss");
+    options.select = all();
+    let choice = choose(&at(&steps), true, &logs, &options).unwrap();
+    // as scores.py of the project's oracles prints them: Borda 4, 2.5, 6, 5.5
+    let values: Vec<_> = choice.readings.iter().map(|reading| reading.unwrap().value).collect();
+    assert_eq!(values, [4.0, 2.5, 6.0, 5.5]);
+    let ranking = choice.ranking.unwrap();
+    assert_eq!(
+        (ranking.disagreements, ranking.comparisons, &*ranking.ranks),
+        (5, 18, &[1.0, 0.0, 3.0, 2.0][..])
+    );
+    assert_eq!(
+        choice.weighting.describe(),
+        "linear, penalty 0.8, by borda(eval_accuracy, eval_odd, eval_loss) (lower is better)"
+    );
+    options.select = Selection { top: Some(2), ..Selection::default() };
+    let choice = choose(&at(&steps), true, &logs, &options).unwrap();
+    assert_eq!(choice.indexes, [0, 1]);
+    let values: Vec<_> = choice.readings.iter().map(|reading| reading.unwrap().value).collect();
+    assert_eq!(values, [2.0, 1.0], "the two among themselves: ranks 1 0, 0 1, 1 0");
+    options.combine = Some(crate::weigh::combine::Combine::ZScore);
+    assert!(
+        choose(&at(&steps), true, &logs, &options).unwrap().weighting.metric.unwrap().starts_with("z-score(")
+    );
+    options.metric.name = Some("eval_loss".into());
+    let (kind, _, detail, _) = failure(choose(&at(&steps), true, &logs, &options));
+    assert_eq!(
+        (kind, &*detail),
+        (ErrorKind::Usage, "option combine is for several metrics, and there is only eval_loss")
+    );
+    let (kind, _, detail, _) = failure(choose(&at(&steps), true, &logs, &named("eval_loss,eval_loss")));
+    assert_eq!((kind, &*detail), (ErrorKind::Usage, "the metric eval_loss is named twice"));
+    // a checkpoint that lacks one of them lacks all
+    records.retain(|record| !record.contains("0.82"));
+    let mut options = named("eval_accuracy,eval_loss");
+    options.select = Selection { last: Some(4), ..Selection::default() };
+    let (kind, _, detail, _) = failure(choose(&at(&steps), true, &Logs::of(&records), &options));
+    assert_eq!(kind, ErrorKind::Metric);
+    assert!(detail.contains("two (eval_accuracy: the nearest is at step 10)"), "{detail}");
+}
+
+#[test]
+fn questions_are_of_an_accuracy() {
+    let steps = [10, 20, 30];
+    let records: Vec<_> =
+        steps.iter().zip([0.34, 0.35, 0.36]).map(|(step, a)| scored(*step, "eval_accuracy", a)).collect();
+    let logs = Logs::of(&records);
+    let mut options = ChooseOptions { select: all(), questions: Some(2000), ..named("eval_accuracy") };
+    let told = |options: &ChooseOptions| {
+        let choice = choose(&at(&steps), true, &logs, options).unwrap();
+        choice.advice.iter().filter(|advice| advice.text.contains("on 2000 questions")).count()
+    };
+    assert_eq!(told(&options), 1);
+    options.questions = None;
+    assert_eq!(told(&options), 0);
+    options.questions = Some(2000);
+    options.metric.goal = Some(crate::logs::goal::Goal::Min);
+    let (kind, _, detail, _) = failure(choose(&at(&steps), true, &logs, &options));
+    assert_eq!(kind, ErrorKind::Usage);
+    assert!(detail.ends_with("and eval_accuracy is 0.34 at first"), "{detail}");
+    let none = ChooseOptions { select: all(), questions: Some(10), ..scheme("uniform", 0.0) };
+    assert!(failure(choose(&at(&steps), true, &logs, &none)).2.ends_with("no metric is read"));
 }

@@ -347,8 +347,8 @@ pub(crate) struct Given<V> {
     pub(crate) options: mwa::Options,
     /// Those of a search, if it is one.
     pub(crate) search: SearchOptions,
-    /// As a path, which need not be text.
-    metrics_file: Option<PathBuf>,
+    /// As paths, which need not be text, by the names of their options.
+    paths: Vec<(&'static str, PathBuf)>,
     verb: PhantomData<V>,
 }
 
@@ -397,23 +397,29 @@ fn argument(row: &'static Row, verb: Verb) -> Arg {
 impl<V: HasOptions> FromArgMatches for Given<V> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = Map::new();
-        let mut metrics_file = None;
+        let mut paths = Vec::new();
         for row in rows(V::VERB) {
             let name = row.name;
             let value = match row.kind {
                 Kind::Switch => matches.get_flag(name).then(|| Json::Bool(true)),
                 Kind::Path => {
-                    metrics_file = matches.get_one::<PathBuf>(name).cloned();
-                    metrics_file.as_ref().map(|path| Json::from(path.to_string_lossy()))
+                    let path = matches.get_one::<PathBuf>(name);
+                    paths.extend(path.map(|path| (name, path.clone())));
+                    path.map(|path| Json::from(path.to_string_lossy()))
                 }
                 Kind::Word(_) => matches.get_one::<String>(name).map(|word| Json::from(word.as_str())),
                 _ => matches.get_one::<Json>(name).cloned(),
             };
             given.extend(value.map(|value| (name.to_owned(), value)));
         }
-        let (options, search) = SearchOptions::split(&given)
-            .map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
-        Ok(Self { options, search, metrics_file, verb: PhantomData })
+        // what a search asks is called as an option of a merge is
+        let read = match V::VERB {
+            Verb::Search => SearchOptions::split(&given),
+            _ => mwa::Options::read(&given).map(|options| (options, SearchOptions::default())),
+        };
+        let (options, search) =
+            read.map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
+        Ok(Self { options, search, paths, verb: PhantomData })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -432,7 +438,8 @@ impl<V> Given<V> {
             Error::new(ErrorKind::Usage, error.detail().to_owned())
                 .help(error.advice().unwrap_or_default().to_owned())
         })?;
-        Ok(Options { metrics_file: self.metrics_file.clone(), ..options })
+        let path = |name| self.paths.iter().find(|(of, _)| *of == name).map(|(_, path)| path.clone());
+        Ok(Options { metrics_file: path("metrics_file"), weights_file: path("weights_file"), ..options })
     }
 
     /// How the merge is done.

@@ -26,13 +26,17 @@ const SOURCE: usize = 3;
 /// The most lines of notes that are read after a result.
 const MOST_NOTES: usize = 3;
 
-/// The checkpoints of a report as a table: name, step, metric and its source, weight with a bar.
+/// The checkpoints of a report as a table: name, step, metric and its source, what is left of updates, weight with a bar.
 pub(crate) fn weights_table(report: &Report) -> String {
     let metric = report.weighting.metric.as_deref();
     let has_metric = report.inputs.iter().any(|input| input.metric.is_some());
     let mut rows = vec![vec!["checkpoint".to_owned(), "step".into()]];
     if has_metric {
         rows[0].extend([readable(metric.unwrap_or("metric")).into_owned(), "from".into()]);
+    }
+    let has_updates = report.inputs.iter().any(|input| input.update.is_some());
+    if has_updates {
+        rows[0].push("update".into());
     }
     rows[0].push("weight".into());
     for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
@@ -44,6 +48,7 @@ pub(crate) fn weights_table(report: &Report) -> String {
             row.push(input.metric.map_or_else(|| "–".into(), significant));
             row.push(readable(input.source.as_deref().unwrap_or_default()).into_owned());
         }
+        row.extend(input.update.map(|update| format!("{update:.4}")));
         row.push(format!("{:.4}", input.weight));
         rows.push(row);
     }
@@ -143,8 +148,12 @@ fn weighed(report: &Report) -> String {
         .selected
         .as_ref()
         .map_or_else(String::new, |selected| format!("{DIM}chosen: {}{DIM:#}\n", readable(&selected.line)));
+    let ranking = report.ranking.as_ref().map_or_else(Vec::new, |it| it.describe(&labels(&report.inputs)));
+    let groups = report.describe_groups();
+    let ranking: String =
+        ranking.iter().chain(&groups).map(|line| format!("{DIM}  {}{DIM:#}\n", readable(line))).collect();
     format!(
-        "{chosen}{}{DIM}weights: {}{DIM:#}\n",
+        "{chosen}{}{DIM}weights: {}{DIM:#}\n{ranking}",
         weights_table(report),
         readable(&report.weighting.describe())
     )
@@ -476,13 +485,15 @@ pub(crate) fn inspection(found: &Inspection) -> String {
     }
     if !found.metrics.is_empty() {
         text += &format!(
-            "  {BOLD}metrics{BOLD:#}, and how many of the {} checkpoints have one:\n",
+            "  {BOLD}metrics{BOLD:#}, how many of the {} checkpoints have one, and how well it tells them apart:\n",
             found.checkpoints.len()
         );
         let names: Vec<_> = found.metrics.iter().map(|metric| readable(&metric.name)).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         for (name, metric) in names.iter().zip(&found.metrics) {
-            text += &format!("    {name:width$}  {}\n", metric.covered);
+            let apart =
+                metric.separation.as_ref().map_or_else(String::new, |it| format!("  {}", separation(it)));
+            text += &format!("    {name:width$}  {:>4}{apart}\n", metric.covered);
         }
     }
     for log in &found.logs {
@@ -495,6 +506,17 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         );
     }
     text
+}
+
+/// "range 0.240, noise 0.0446: 5.4, tells them apart".
+fn separation(found: &mwa::Separation) -> String {
+    let verdict = match found.separates {
+        Some(true) => ", tells them apart",
+        Some(false) => ", noise",
+        None => "",
+    };
+    let (range, noise) = (significant(found.range), significant(found.noise));
+    format!("range {range}, noise {noise}: {:.1}{verdict}", found.signal_to_noise)
 }
 
 /// The findings of a verification.

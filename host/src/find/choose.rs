@@ -35,14 +35,17 @@ pub(crate) fn weigh(
         metrics_from: options.metrics_from.clone(),
     };
     let run = open(disk, &options.inputs, &wanted)?;
-    let table = options.metrics_file.as_deref().map(|path| {
+    let read = |path: &Path| {
         let name = path.display().to_string();
         read_text(path).map(|text| UserTable { name, text })
-    });
+    };
+    let table = options.metrics_file.as_deref().map(read);
+    let rules = options.weights_file.as_deref().map(read);
     let is_excluded = |at: &usize| excluded.contains(&path_of(&run.checkpoints[*at].name));
     let how = WeighOptions {
         choose: options.choose.clone(),
         table: table.transpose()?,
+        rules: rules.transpose()?,
         checkpoints: None,
         excluded: (0..run.checkpoints.len()).filter(is_excluded).collect(),
     };

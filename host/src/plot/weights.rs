@@ -105,7 +105,7 @@ fn curves_of(run: &Run, metric: &str) -> Vec<Vec<(f64, f64)>> {
 
 /// Which checkpoints have which value of the metric: all that have one, or else those that were chosen.
 fn marks(run: &Run, options: &WeighOptions, weighed: &Weighed) -> Vec<(usize, f64)> {
-    if let Ok(metric) = run.metric(options.table.as_ref(), &options.choose.metric) {
+    if let Ok(metric) = run.metric(options.table.as_ref(), &options.choose.metric, options.choose.combine) {
         let value = |outcome: &Outcome| if let Outcome::Read(it) = outcome { Some(it.value) } else { None };
         let read = metric.readings.iter().enumerate().filter_map(|(at, outcome)| Some((at, value(outcome)?)));
         if Some(&metric.name) == weighed.weighting.metric.as_ref() {

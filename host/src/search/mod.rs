@@ -63,7 +63,7 @@ pub fn search(
     }
     Staging::tidy(out).iter().for_each(|done| watch.note(done));
     if how.force {
-        let named = options.inputs.iter().chain(&options.metrics_file);
+        let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
         Staging::check_inputs(out, named.map(std::path::PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;

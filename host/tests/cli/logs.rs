@@ -41,13 +41,13 @@ run
     of example/tiny
     in q, v
   LORA: may be averaged
-  metrics, and how many of the 2 checkpoints have one:
-    arc/acc,none  2
-    eval_bleu     1
-    eval_f1       2
-    eval_loss     2
-    loss          2
-    loss/average  2
+  metrics, how many of the 2 checkpoints have one, and how well it tells them apart:
+    arc/acc,none     2  range 0.25000, noise 0.17678: 1.4
+    eval_bleu        1
+    eval_f1          2  range 0.25000, noise 0.17678: 1.4
+    eval_loss        2
+    loss             2
+    loss/average     2
   run/runs/Nov27_host/events.out.tfevents.1 (TensorBoard): eval_loss, loss, loss/average
   run/wandb/offline-run-1/run-1.wandb (W&B): eval_loss
   run/mlruns/0/abc/metrics/eval_f1 (MLflow): eval_f1

@@ -83,3 +83,4 @@ mod texts;
 mod trust;
 #[cfg(unix)]
 mod unix;
+mod weights;

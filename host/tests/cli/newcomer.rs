@@ -53,11 +53,11 @@ fn of_several_runs_each_gives_its_own_newest_and_names_tell_them_apart() {
     assert_data_eq!(
         place.mwa("weights run other --metric step --steps 10..10").out,
         str![[r#"
-chosen: 2 of 5 checkpoints, as selected
+chosen: run: 1 of 3 checkpoints, as selected; other: 1 of 2 checkpoints, as selected
 checkpoint           step  step  from             weight
 run/checkpoint-10      10    10  the step itself  0.5000  ████████████████████████
 other/checkpoint-10    10    10  the step itself  0.5000  ████████████████████████
-weights: linear, penalty 0.8, by step (higher is better)
+weights: linear, penalty 0.8, by step (higher is better), run_weights 0.5, 0.5
 
 "#]]
     );

@@ -102,14 +102,20 @@ Selection:
       --drop-bad            Leave out checkpoints that diverged, instead of failing
 
 Metric:
-      --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
-                                  logged, else step]
+      --metric <NAME>             loss, eval_loss, step or any logged NAME; or several,
+                                  NAME,NAME:max [default: eval_loss if logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
       --metrics-from <PATH>       Take metrics from this log alone, a file or a folder with logs:
                                   TensorBoard, W&B, MLflow, lm-eval and others
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
+      --combine <HOW>             Of several metrics: the sum of the ranks they give, the order that
+                                  disagrees the least with all, the mean rank, or scaled values
+                                  [default: borda] [possible values: borda, kemeny, mean-rank,
+                                  z-score]
+      --questions <N>             How many questions an accuracy is the share of: it is told whether
+                                  chance alone may make the difference
       --smooth <STEPS>            Average a training metric over this many steps around a
                                   checkpoint; 0 interpolates [default: from the log]
       --metric-tolerance <STEPS>  Take an evaluation that lies up to this many steps away from its
@@ -118,15 +124,28 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  How a metric becomes a weight; with flag, krum, multi-krum and
-                         geometric-median the tensors decide, so that no bad checkpoint does
-                         [default: linear] [possible values: linear, power, exponential, rank,
-                         uniform, flag, krum, multi-krum, geometric-median]
-      --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
-      --outliers <F>     How many bad checkpoints krum and multi-krum expect [default: one, for
-                         these schemes]
-      --subspace <R>     How many directions the scheme flag keeps [default: one, for this scheme]
-      --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
+      --scheme <SCHEME>      How a metric becomes a weight [default: linear] [possible values:
+                             linear, power, exponential, rank, decay, ema, uniform]
+      --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
+                             0.8]
+      --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
+                             linear] [possible values: linear, cosine, 1-sqrt, inverse, exponential]
+      --floor <R>            What that curve ends at, as a share of where it begins [default: 0, or
+                             0.1 of the curves inverse and exponential]
+      --positions <HOW>      Where on it the checkpoints lie: by their steps, its mean between each
+                             two, or as Megatron counts them [default: segments] [possible values:
+                             segments, megatron]
+      --correct-for-lr       Take off such a decay what the logged learning rate had fallen by
+                             itself
+      --ema-decay <D>        With scheme ema, how much the average keeps of itself at each
+                             checkpoint or step [default: 0.7]
+      --ema-per <WHAT>       Which of the two it counts [default: checkpoint] [possible values:
+                             checkpoint, step]
+      --run-weights <V,V,…>  Of several run folders, each selected and weighed by itself, how much
+                             of each [default: all the same]
+      --weights-file <FILE>  Read weights that differ by module: a JSON list of {"modules":
+                             "self_attn", "weights": [0.2, 0.8]}
+      --weights <W,W,…>      Your own weights, one per checkpoint, instead of a metric's
 
 Space:
       --space <SPACE>       Average LoRA's factors A and B, or the products B·A that they make; the
@@ -185,14 +204,20 @@ Selection:
       --drop-bad            Leave out checkpoints that diverged, instead of failing
 
 Metric:
-      --metric <NAME>             loss, eval_loss, step or any logged NAME [default: eval_loss if
-                                  logged, else step]
+      --metric <NAME>             loss, eval_loss, step or any logged NAME; or several,
+                                  NAME,NAME:max [default: eval_loss if logged, else step]
       --metrics-file <FILE>       Read the metric from a CSV or JSON Lines table with a column
                                   `checkpoint` or `step`
       --metrics-from <PATH>       Take metrics from this log alone, a file or a folder with logs:
                                   TensorBoard, W&B, MLflow, lm-eval and others
       --goal <GOAL>               Whether lower or higher is better [default: from the metric's
                                   name] [possible values: min, max]
+      --combine <HOW>             Of several metrics: the sum of the ranks they give, the order that
+                                  disagrees the least with all, the mean rank, or scaled values
+                                  [default: borda] [possible values: borda, kemeny, mean-rank,
+                                  z-score]
+      --questions <N>             How many questions an accuracy is the share of: it is told whether
+                                  chance alone may make the difference
       --smooth <STEPS>            Average a training metric over this many steps around a
                                   checkpoint; 0 interpolates [default: from the log]
       --metric-tolerance <STEPS>  Take an evaluation that lies up to this many steps away from its
@@ -201,15 +226,28 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>  How a metric becomes a weight; with flag, krum, multi-krum and
-                         geometric-median the tensors decide, so that no bad checkpoint does
-                         [default: linear] [possible values: linear, power, exponential, rank,
-                         uniform, flag, krum, multi-krum, geometric-median]
-      --penalty <P>      How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
-      --outliers <F>     How many bad checkpoints krum and multi-krum expect [default: one, for
-                         these schemes]
-      --subspace <R>     How many directions the scheme flag keeps [default: one, for this scheme]
-      --weights <W,W,…>  Your own weights, one per checkpoint, instead of a metric's
+      --scheme <SCHEME>      How a metric becomes a weight [default: linear] [possible values:
+                             linear, power, exponential, rank, decay, ema, uniform]
+      --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
+                             0.8]
+      --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
+                             linear] [possible values: linear, cosine, 1-sqrt, inverse, exponential]
+      --floor <R>            What that curve ends at, as a share of where it begins [default: 0, or
+                             0.1 of the curves inverse and exponential]
+      --positions <HOW>      Where on it the checkpoints lie: by their steps, its mean between each
+                             two, or as Megatron counts them [default: segments] [possible values:
+                             segments, megatron]
+      --correct-for-lr       Take off such a decay what the logged learning rate had fallen by
+                             itself
+      --ema-decay <D>        With scheme ema, how much the average keeps of itself at each
+                             checkpoint or step [default: 0.7]
+      --ema-per <WHAT>       Which of the two it counts [default: checkpoint] [possible values:
+                             checkpoint, step]
+      --run-weights <V,V,…>  Of several run folders, each selected and weighed by itself, how much
+                             of each [default: all the same]
+      --weights-file <FILE>  Read weights that differ by module: a JSON list of {"modules":
+                             "self_attn", "weights": [0.2, 0.8]}
+      --weights <W,W,…>      Your own weights, one per checkpoint, instead of a metric's
 
 Space:
       --space <SPACE>  Average LoRA's factors A and B, or the products B·A that they make; the
@@ -388,8 +426,8 @@ run
     of example/tiny
     in q, v
   LORA: may be averaged
-  metrics, and how many of the 3 checkpoints have one:
-    eval_loss  3
+  metrics, how many of the 3 checkpoints have one, and how well it tells them apart:
+    eval_loss     3  range 2, noise 1.1180: 1.8
   run/checkpoint-10/trainer_state.json and 2 more (a Trainer's state): eval_loss
 
 "#]]
@@ -450,7 +488,7 @@ weights run
 merge run -o out
   {mwa: string, selected: {rule: string, taken: number, found: number, line: string}, weighting: {scheme: string, penalty: number, metric: string, goal: string}, space: string, residual: {overall: number, method: string, modules: [{module: string, relative: number}]}, dtype: string, inputs: [{name: string, path: string, step: number, metric: number, source: string, weight: number, files: [{name: string, bytes: number, blake3: string}]}], outputs: [{name: string, bytes: number, blake3: string}], companions: [{name: string, bytes: number, blake3: string}], advice: [{about: string, value: number, text: string}], notes: []}
 inspect run
-  [{path: string, checkpoints: [{name: string, step: number, container: string, method: string, verdict: string, ranks: [number], alpha: number, target_modules: [string], base_model: string, dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number}], logs: [{path: string, kind: string, metrics: [string]}], notes: []}]
+  [{path: string, checkpoints: [{name: string, step: number, container: string, method: string, verdict: string, ranks: [number], alpha: number, target_modules: [string], base_model: string, dtypes: {F32: number}, tensors: number, parameters: number, bytes: number}], metrics: [{name: string, covered: number, separation: {values: number, range: number, noise: number, signal_to_noise: number, von_neumann: number, separates: null}}], logs: [{path: string, kind: string, metrics: [string]}], notes: []}]
 verify out
   {outputs: [{path: string, state: string}], companions: [{path: string, state: string}], others: [], inputs: [{path: string, state: string}], remade: bool}
 
@@ -585,7 +623,7 @@ For more information, try '--help'.
 
 $ mwa merge run -o out --scheme best
 error: invalid value 'best' for '--scheme <SCHEME>'
-  [possible values: linear, power, exponential, rank, uniform, flag, krum, multi-krum, geometric-median]
+  [possible values: linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum, geometric-median]
 
 For more information, try '--help'.
 

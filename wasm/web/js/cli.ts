@@ -15,9 +15,12 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
   mwa-merge weights RUN|…                        the same choice and weights as a table; writes nothing
 
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
-Metric     --metric NAME  --metrics-file FILE  --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --scheme linear|power|exponential|rank|uniform|flag|krum|multi-krum|geometric-median  --penalty P
-           --outliers F  --subspace R  --weights W,W,…
+Metric     --metric NAME,…  --combine borda|kemeny|mean-rank|z-score  --questions N  --metrics-file FILE
+           --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
+Weights    --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
+           --penalty P  --outliers F  --subspace R  --weights W,W,…
+           --curve linear|cosine|1-sqrt|inverse|exponential  --floor R  --positions segments|megatron  --correct-for-lr
+           --ema-decay D  --ema-per checkpoint|step  --run-weights V,V,…  --weights-file FILE
 Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
 Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --residual exact|sketch|off  --allow-cross-run
 Print      --json  -q, --quiet
@@ -31,6 +34,7 @@ const flag = { type: "boolean" } as const;
 const WEIGHING = {
   last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
   smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
+  combine: text, questions: text, curve: text, floor: text, positions: text, "correct-for-lr": flag, "ema-decay": text, "ema-per": text, "run-weights": text, "weights-file": text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
 const MERGING = {
@@ -92,15 +96,18 @@ function set<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T 
 
 /** Options of `weighRun`; words are judged there. */
 function weighing(given: Given): WeighRunOptions {
-  const count = (name: "last" | "every" | "top" | "metric-tolerance", least: number) => {
+  const count = (name: "last" | "every" | "top" | "questions" | "metric-tolerance", least: number) => {
     const value = number(name, given[name]);
     if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return value;
     throw usage(`--${name}: ${given[name]} is not a whole number of at least ${least}`);
   };
   return set<Record<string, unknown>>({
     last: count("last", 1), every: count("every", 1), steps: steps(given.steps), top: count("top", 1), select: given.select, adapter: given.adapter,
-    dropBad: given["drop-bad"], metric: given.metric, metricsFile: given["metrics-file"], goal: given.goal,
+    dropBad: given["drop-bad"], metric: given.metric, combine: given.combine, questions: count("questions", 1), metricsFile: given["metrics-file"], goal: given.goal,
     smooth: number("smooth", given.smooth), metricTolerance: count("metric-tolerance", 0), strictMetrics: given["strict-metrics"],
+    curve: given.curve, floor: number("floor", given.floor), positions: given.positions, correctForLr: given["correct-for-lr"],
+    emaDecay: number("ema-decay", given["ema-decay"]), emaPer: given["ema-per"],
+    weightsFile: given["weights-file"], runWeights: given["run-weights"]?.split(",").map((weight) => number("run-weights", weight)!),
     scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
@@ -136,13 +143,18 @@ function steps(given: string | undefined): [number, number] | undefined {
 const chosen = ({ selected }: Pick<Report, "selected">) => (selected ? `chosen: ${selected.line}\n` : "");
 const advice = ({ advice }: Pick<Report, "advice">) => (advice ?? []).map(({ text }) => `advice: ${text}\n`).join("");
 
-/** The checkpoints, as the native command shows them: name, step, metric and its source, weight with a bar. */
+/** The checkpoints, as the native command shows them: name, step, metric and its source, updates, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {
   const label = ({ name }: WeighedInput) => tail(name, inputs.map(({ name }) => name));
   const hasMetric = inputs.some(({ metric }) => metric !== undefined);
   const ofMetric = (...cells: string[]) => (hasMetric ? cells : []);
-  const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), "weight"];
-  const rows = inputs.map((input) => [label(input), `${input.step ?? "–"}`, ...ofMetric(significant(input.metric), input.source ?? ""), input.weight.toFixed(4)]);
+  const updates = (text: (input: WeighedInput) => string, input: WeighedInput) => (input.update === undefined ? [] : [text(input)]);
+  const heads = inputs.slice(0, 1).flatMap((input) => updates(() => "update", input));
+  const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), ...heads, "weight"];
+  const rows = inputs.map((input) => [
+    ...[label(input), `${input.step ?? "–"}`, ...ofMetric(significant(input.metric), input.source ?? "")],
+    ...[...updates(({ update }) => update!.toFixed(4), input), input.weight.toFixed(4)],
+  ]); // prettier-ignore
   const widths = header.map((name, i) => Math.max(name.length, ...rows.map((row) => row[i]!.length)));
   // text leans left, numbers right
   const isText = (i: number) => i === 0 || (hasMetric && i === 3);

@@ -26,13 +26,15 @@ interface OnDisk {
   adapter?: string;
   /** The path of a table of metrics (CSV, JSON or JSON Lines), instead of the run's own logs. */
   metricsFile?: string;
+  /** The path of a file of weights that differ by module (JSON). */
+  weightsFile?: string;
 }
 
 /** How checkpoints on disk are chosen and weighed. */
-export type WeighRunOptions = OnDisk & Omit<WeighOptions, "metricsFile">;
+export type WeighRunOptions = OnDisk & Omit<WeighOptions, "metricsFile" | "weightsFile">;
 
 /** How a run on disk is merged. */
-export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "metricsFile" | "output"> {
+export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "metricsFile" | "weightsFile" | "output"> {
   /** Replace an earlier merge. */
   force?: boolean;
 }
@@ -52,15 +54,15 @@ export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "metricsFile
  */
 export async function mergeRun(inputs: string | readonly string[], out: string, options: MergeRunOptions = {}): Promise<Report> {
   if (typeof out !== "string" || out === "") throw new MergeError("usage", "the output is not the path of a folder");
-  const { force, adapter, metricsFile, ...merging } = options;
+  const { force, adapter, metricsFile, weightsFile, ...merging } = options;
   await Staging.check(out, force === true);
   const run = await open(inputs, options);
   try {
     const stamps = await stampsOf(run);
-    const table = await read(metricsFile);
+    const texts = await read({ metricsFile, weightsFile });
     const staging = await Staging.begin(out, run.checkpoints.map(({ name }) => name), force === true);
     try {
-      const { report } = await merge(run, { ...merging, ...table, output: staging.handle() });
+      const { report } = await merge(run, { ...merging, ...texts, output: staging.handle() });
       for (const input of report.inputs) input.path = await wayBetween(staging.target, input.name);
       await staging.rewrite("mwa-report.json", `${JSON.stringify(report, null, 2)}\n`);
       const [changed] = [...(await stampsOf(run))].filter(([file, stamp]) => stamps.get(file) !== stamp);
@@ -81,10 +83,10 @@ export async function mergeRun(inputs: string | readonly string[], out: string, 
  * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
  */
 export async function weighRun(inputs: string | readonly string[], options: WeighRunOptions = {}): Promise<Weighing> {
-  const { adapter, metricsFile, ...weighing } = options;
+  const { adapter, metricsFile, weightsFile, ...weighing } = options;
   const run = await open(inputs, options);
   try {
-    return weigh(run, { ...weighing, ...(await read(metricsFile)) });
+    return weigh(run, { ...weighing, ...(await read({ metricsFile, weightsFile })) });
   } finally {
     run.core.free();
   }
@@ -94,13 +96,18 @@ async function open(inputs: string | readonly string[], { adapter, signal }: OnD
   return openRun(await disk(inputs), { ...(adapter !== undefined && { adapter }), ...(signal && { signal }) });
 }
 
-async function read(metricsFile: string | undefined): Promise<{ metricsFile?: string }> {
-  if (metricsFile === undefined) return {};
-  try {
-    return { metricsFile: await readFile(metricsFile, "utf8") };
-  } catch (error) {
-    throw new MergeError("io", `${metricsFile}: cannot read it: ${(error as Error).message}`, undefined, metricsFile);
+/** The texts of the files at these paths. */
+async function read<Name extends string>(paths: Record<Name, string | undefined>): Promise<{ [name in Name]?: string }> {
+  const texts: { [name in Name]?: string } = {};
+  for (const [name, path] of Object.entries(paths) as [Name, string | undefined][]) {
+    if (path === undefined) continue;
+    try {
+      texts[name] = await readFile(path, "utf8");
+    } catch (error) {
+      throw new MergeError("io", `${path}: cannot read it: ${(error as Error).message}`, undefined, path);
+    }
   }
+  return texts;
 }
 
 /** Length and time of change of the files with weights. */

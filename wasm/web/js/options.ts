@@ -17,26 +17,46 @@ export interface WeighOptions {
   checkpoints?: string[];
   /** Leave out checkpoints that diverged, instead of failing. */
   dropBad?: boolean;
-  /** loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step]. */
+  /** loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max [default: eval_loss if logged, else step]. */
   metric?: string;
   /** Read the metric from a CSV or JSON Lines table with a column `checkpoint` or `step`: its text. */
   metricsFile?: string;
   /** Whether lower or higher is better [default: from the metric's name]. */
   goal?: "min" | "max";
+  /** Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda]. */
+  combine?: "borda" | "kemeny" | "mean-rank" | "z-score";
+  /** How many questions an accuracy is the share of: it is told whether chance alone may make the difference. */
+  questions?: number;
   /** Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]. */
   smooth?: number;
   /** Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]. */
   metricTolerance?: number;
   /** Fail rather than take a value that was not logged right at a checkpoint. */
   strictMetrics?: boolean;
-  /** How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear]. */
-  scheme?: "linear" | "power" | "exponential" | "rank" | "uniform" | "flag" | "krum" | "multi-krum" | "geometric-median";
+  /** How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]. */
+  scheme?: "linear" | "power" | "exponential" | "rank" | "decay" | "ema" | "uniform" | "flag" | "krum" | "multi-krum" | "geometric-median";
   /** How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]. */
   penalty?: number;
   /** How many bad checkpoints krum and multi-krum expect [default: one, for these schemes]. */
   outliers?: number;
   /** How many directions the scheme flag keeps [default: one, for this scheme]. */
   subspace?: number;
+  /** With scheme decay, how the learning rate would have fallen [default: linear]. */
+  curve?: "linear" | "cosine" | "1-sqrt" | "inverse" | "exponential";
+  /** What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential]. */
+  floor?: number;
+  /** Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them [default: segments]. */
+  positions?: "segments" | "megatron";
+  /** Take off such a decay what the logged learning rate had fallen by itself. */
+  correctForLr?: boolean;
+  /** With scheme ema, how much the average keeps of itself at each checkpoint or step [default: 0.7]. */
+  emaDecay?: number;
+  /** Which of the two it counts [default: checkpoint]. */
+  emaPer?: "checkpoint" | "step";
+  /** Of several run folders, each selected and weighed by itself, how much of each [default: all the same]. */
+  runWeights?: number[];
+  /** Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}: its text. */
+  weightsFile?: string;
   /** Your own weights, one per checkpoint, instead of a metric's. */
   weights?: number[];
   /** Average LoRA's factors A and B, or the products B·A that they make; the latter also across runs and ranks [default: factors]. */

@@ -77,6 +77,8 @@ export interface WeighedInput {
   source?: string;
   /** Its share; all shares sum to 1. */
   weight: number;
+  /** Of a scheme by steps: the share that is left of the updates since the checkpoint before. */
+  update?: number;
   files?: HashedFile[];
 }
 
@@ -86,6 +88,33 @@ export interface Weighting {
   penalty?: number;
   metric?: string;
   goal?: "min" | "max";
+  /** What else the scheme was told, by the names of the command line's options with `_` for `-`. */
+  settings?: Record<string, string>;
+}
+
+/** Some modules, and their weights. */
+export interface Group {
+  /** The pattern that fits their names. */
+  modules: string;
+  /** The layer that they are in, where a gradient gives each its own weights. */
+  layer?: number;
+  /** One per input; they sum to 1. */
+  weights: number[];
+  /** How many modules these are. */
+  count: number;
+}
+
+/** How several metrics order the inputs. */
+export interface Ranking {
+  combine: "borda" | "kemeny" | "mean-rank" | "z-score";
+  /** Value and rank of each input, 0 for the best. */
+  metrics: { name: string; goal: "min" | "max"; values: number[]; ranks: number[] }[];
+  /** The rank of each input in the combined order. */
+  ranks: number[];
+  /** Of so many comparisons, each of two inputs by one metric, … */
+  comparisons: number;
+  /** … the combined order goes against so many. */
+  disagreements: number;
 }
 
 /** Which checkpoints were taken, and why. */
@@ -135,6 +164,9 @@ export interface Report {
   mwa: string;
   selected?: Selected;
   weighting: Weighting;
+  ranking?: Ranking;
+  /** The weights of modules that have their own, in the order in which they count; all others have those of the inputs. */
+  groups?: Group[];
   space: string;
   /** The rank asked for in product space: `inputs`, `full`, `energy SHARE` or a number. */
   rank?: string;

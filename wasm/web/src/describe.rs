@@ -83,7 +83,7 @@ pub(crate) fn curves(run: &Run, metric: &str) -> String {
 
 /// What the metric says of every checkpoint found.
 pub(crate) fn readings(run: &Run, options: &Options) -> Result<String> {
-    let metric = run.metric(table(options).as_ref(), &options.metric())?;
+    let metric = run.metric(table(options).as_ref(), &options.metric(), options.combine)?;
     let Metric { name, goal: better, readings, notes, .. } = metric;
     let reading = |(checkpoint, outcome): (&mwa::Checkpoint, Outcome)| match outcome {
         Outcome::Read(reading) => json!({
@@ -112,6 +112,8 @@ pub(crate) fn weighing(run: &Run, options: &Options) -> Result<String> {
         "inputs": weighed.inputs,
         "weighting": weighed.weighting,
         "description": weighed.weighting.describe(),
+        "ranking": weighed.ranking,
+        "groups": weighed.groups,
         "selected": weighed.selected,
         "advice": weighed.advice,
         "notes": weighed.notes,

@@ -7,7 +7,8 @@ use mwa::{Options, Sample, UserTable, WeighOptions};
 /// How checkpoints are chosen and weighed; `excluded` are left out as bad.
 pub(crate) fn weighing(options: &Options, excluded: &[usize]) -> mwa::Result<WeighOptions> {
     let (choose, checkpoints) = (options.choosing()?, options.checkpoints.clone());
-    Ok(WeighOptions { choose, table: table(options), checkpoints, excluded: excluded.to_vec() })
+    let rules = options.weights_file.clone().map(|text| UserTable { name: "the weights".into(), text });
+    Ok(WeighOptions { choose, table: table(options), rules, checkpoints, excluded: excluded.to_vec() })
 }
 
 /// The table of metrics that was given instead of the run's own logs.

@@ -64,7 +64,7 @@ pub fn read_metric(history: &History, steps: &[u64], options: &MetricOptions) ->
     let readings = reader.outcomes(&name);
     reader.note_smoothing(&name, &readings);
     let checkpoints = steps.iter().map(|step| format!("step {step}")).collect();
-    Metric { name, goal, checkpoints, readings, notes: reader.notes }.flag(options.strict)
+    Metric { name, goal, checkpoints, readings, notes: reader.notes, parts: Vec::new() }.flag(options.strict)
 }
 
 impl History {
@@ -79,6 +79,24 @@ impl History {
             each.filter(|(step, branch)| self.branch(**branch).covers(name, is_evaluation, **step, 0)).count()
         };
         self.comparable().into_iter().map(|name| (name, covered(name))).collect()
+    }
+
+    /// What was logged of a metric over checkpoints at these steps, for a look at its noise: an evaluation at them, of a metric
+    /// of the training each record after the first up to the last. Nothing that is not finite.
+    pub(crate) fn logged(&self, name: &str, steps: &[u64]) -> Vec<f64> {
+        let (Some(first), Some(last)) = (steps.iter().min(), steps.iter().max()) else { return Vec::new() };
+        let (branches, _) = self.branches_of(steps);
+        let values: Vec<f64> = if self.is_evaluation(name) {
+            let at = |(step, branch): (&u64, &usize)| {
+                nearest(self.branch(*branch).log.get(name)?, *step, 0).map(|(_, value)| value)
+            };
+            steps.iter().zip(&branches).filter_map(at).collect()
+        } else {
+            let at = steps.iter().position(|step| step == last).unwrap_or(0);
+            let series = self.branch(branches[at]).log.get(name).unwrap_or_default();
+            series.iter().filter(|(step, _)| first < step && step <= last).map(|(_, value)| *value).collect()
+        };
+        values.into_iter().filter(|value| value.is_finite()).collect()
     }
 
     /// The names of the metrics that say something of the model, those with a known goal first.

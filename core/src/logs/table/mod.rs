@@ -93,6 +93,11 @@ impl Table {
         names
     }
 
+    /// Whether a metric of this name can be read.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.metrics().iter().any(|column| *column == name || less_run(column) == name)
+    }
+
     /// Read one metric for the wanted checkpoints; without a name, the only one there is.
     pub(crate) fn read(&self, wanted: &[Wanted<'_>], options: &MetricOptions) -> Result<Metric> {
         options.check()?;
@@ -116,7 +121,7 @@ impl Table {
         let reading = |wanted: &Wanted<'_>| self.outcome(wanted, &column, shift, options.tolerance);
         let readings = wanted.iter().map(reading).collect::<Result<Vec<_>>>()?;
         let checkpoints = wanted.iter().map(|wanted| wanted.name.to_string()).collect();
-        Metric { name, goal, checkpoints, readings, notes }.flag(options.strict)
+        Metric { name, goal, checkpoints, readings, notes, parts: Vec::new() }.flag(options.strict)
     }
 
     /// The column to read.

@@ -32,6 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Tensors;
 use crate::plan::{Input, Plan, Write};
 use crate::text::index::Index;
+use crate::weigh::modules::Groups;
 use crate::weigh::scheme::Weights;
 
 pub use job::ModuleJob;
@@ -135,13 +136,26 @@ impl Factors {
     /// # Errors
     /// [`ErrorKind::Names`], [`ErrorKind::Shape`] or [`ErrorKind::Dtype`] if factors are torn or do not fit each other.
     pub fn new(inputs: &[Input], configs: &[Option<&AdapterConfig>], weights: &Weights) -> Result<Self> {
+        Self::by_module(inputs, configs, weights, &Groups::default())
+    }
+
+    /// The same with weights of their own for some modules.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn by_module(
+        inputs: &[Input],
+        configs: &[Option<&AdapterConfig>],
+        weights: &Weights,
+        groups: &Groups,
+    ) -> Result<Self> {
         // strictly read later, where it must be right: here it only weighs residuals of modules against each other
         let scalings: Vec<_> =
             configs.iter().map(|config| config.and_then(|config| Scaling::new(config).ok())).collect();
         let scale = |i: usize, name: &str, rank| {
             scalings[i].as_ref().map_or(1.0, |scaling| scaling.scale(name, rank))
         };
-        Self::with_scale(inputs, configs, weights, scale)
+        Self::with_scale(inputs, configs, weights, groups, scale)
     }
 
     /// The same without the scales, for residuals where all modules count alike: spares reading patterns.
@@ -149,16 +163,17 @@ impl Factors {
     /// # Errors
     /// As [`Self::new`].
     pub fn unscaled(inputs: &[Input], configs: &[Option<&AdapterConfig>], weights: &Weights) -> Result<Self> {
-        Self::with_scale(inputs, configs, weights, |_, _, _| 1.0)
+        Self::with_scale(inputs, configs, weights, &Groups::default(), |_, _, _| 1.0)
     }
 
     fn with_scale(
         inputs: &[Input],
         configs: &[Option<&AdapterConfig>],
         weights: &Weights,
+        groups: &Groups,
         scale: impl Fn(usize, &str, u64) -> f64,
     ) -> Result<Self> {
-        let (modules, gaps) = modules(inputs, configs, weights, scale)?;
+        let (modules, gaps) = modules(inputs, configs, (weights, groups), scale)?;
         Ok(Self { modules, names: inputs.iter().map(|input| input.name.clone()).collect(), gaps })
     }
 

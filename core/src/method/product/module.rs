@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Tensor;
 use crate::plan::Input;
 use crate::plan::{Found, Tensors};
+use crate::weigh::modules::Groups;
 use crate::weigh::scheme::Weights;
 
 /// One module that LoRA adapts: ΔW = γBA, or one such product per expert.
@@ -87,7 +88,7 @@ pub(super) type Gap = (usize, String);
 pub(super) fn modules(
     inputs: &[Input],
     configs: &[Option<&AdapterConfig>],
-    weights: &Weights,
+    (weights, groups): (&Weights, &Groups),
     scale: impl Fn(usize, &str, u64) -> f64,
 ) -> Result<(Vec<Module>, Vec<Gap>)> {
     let tensors: Vec<_> = inputs.iter().map(|input| Tensors::new(&input.files)).collect();
@@ -118,7 +119,7 @@ pub(super) fn modules(
             let place = names.binary_search(&name.as_str()).expect("names has all of them");
             let known = modules[place].get_or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
-            let weight = weights.values()[i];
+            let weight = groups.of(&known.down.tensor).unwrap_or(weights).values()[i];
             let scale = scale(i, &known.name, source.rank as u64);
             known.sources.push(Source { input: i, weight, scale: weight * scale, ..source });
         }

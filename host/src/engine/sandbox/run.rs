@@ -34,9 +34,10 @@ pub(crate) fn merge(
     let paths = options.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
     let session = sandbox.open(Verb::Merge, &paths, &told(options, how)?, None, true)?;
     let table = options.metrics_file.as_deref().map(text_of).transpose()?;
+    let rules = options.weights_file.as_deref().map(text_of).transpose()?;
     // a checkpoint's logs lie in the folder of its run
     let runs = paths.iter().map(|path| run_around(path).to_owned());
-    let allowed = runs.chain(paths.iter().cloned()).chain(table).collect();
+    let allowed = runs.chain(paths.iter().cloned()).chain(table).chain(rules).collect();
     let mut guest = Guest {
         session,
         allowed,
@@ -229,9 +230,28 @@ fn checkpoint(name: &str) -> Checkpoint {
 
 /// What was wanted, as every face says it.
 fn told(options: &Options, how: &MergeOptions) -> Result<String> {
-    let Options { inputs: _, adapter, weights_key, metrics_from, choose, metrics_file, base: _, model: _ } =
-        options;
-    let mwa::ChooseOptions { select, metric, rule, drop_bad, allow_cross_run } = choose;
+    let Options {
+        inputs: _,
+        adapter,
+        weights_key,
+        choose,
+        metrics_file,
+        weights_file,
+        metrics_from,
+        base: _,
+        model: _,
+    } = options;
+    let mwa::ChooseOptions {
+        select,
+        metric,
+        combine,
+        questions,
+        rule,
+        averaging,
+        run_weights,
+        drop_bad,
+        allow_cross_run,
+    } = choose;
     let mwa::MergeOptions {
         dtype,
         space,
@@ -275,6 +295,14 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         WeightRule::Scheme { scheme, penalty } => {
             told["scheme"] = scheme.name.into();
             told["penalty"] = json!(penalty);
+            let mwa::Averaging { curve, floor, positions, correct_for_lr, ema_decay, ema_per } = averaging;
+            told["curve"] = json!(curve.map(mwa::Curve::name));
+            told["floor"] = json!(floor);
+            told["positions"] = json!(positions.map(mwa::Positions::name));
+            told["correct_for_lr"] = json!(correct_for_lr);
+            told["ema_decay"] = json!(ema_decay);
+            told["run_weights"] = json!(run_weights);
+            told["ema_per"] = json!(ema_per.map(mwa::Per::name));
         }
         WeightRule::Robust { scheme, robust, .. } => {
             told["scheme"] = scheme.name.into();
@@ -286,8 +314,11 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         }
     }
     told["metric"] = json!(metric.name);
+    told["questions"] = json!(questions);
+    told["combine"] = json!(combine.map(mwa::Combine::name));
     told["goal"] = json!(metric.goal.map(|goal| goal.to_string()));
     told["metrics_file"] = json!(metrics_file.as_deref().map(text_of).transpose()?);
+    told["weights_file"] = json!(weights_file.as_deref().map(text_of).transpose()?);
     Ok(told.to_string())
 }
 

@@ -41,6 +41,20 @@ public record Inspection(String path, List<Summary> checkpoints, List<Coverage> 
      *
      * @param name its name in the log
      * @param covered how many checkpoints have a value of it
+     * @param separation whether it tells them apart; null where its values are all the same, or too few
      */
-    public record Coverage(String name, long covered) {}
+    public record Coverage(String name, long covered, Separation separation) {}
+
+    /**
+     * How values of a metric differ.
+     *
+     * @param values how many were judged
+     * @param range the largest less the smallest
+     * @param noise of one value
+     * @param signalToNoise range over noise
+     * @param vonNeumann von Neumann's ratio, 2 for noise
+     * @param separates whether the checkpoints are told apart; null for fewer than four values
+     */
+    public record Separation(
+            long values, double range, double noise, double signalToNoise, double vonNeumann, Boolean separates) {}
 }

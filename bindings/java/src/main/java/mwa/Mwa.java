@@ -93,7 +93,7 @@ public final class Mwa {
      * @param source the files
      * @param inputs run folders, checkpoint folders or files in it
      * @param out the folder to make on this machine's disk
-     * @param options how; {@code metricsFile} is a path in the source
+     * @param options how; {@code metricsFile} and {@code weightsFile} are paths in the source
      * @param progress hears how far it is, on this thread; what it throws stops the merge, and so does an interrupt
      * @return what {@code mwa-report.json} says
      * @throws MergeException what keeps the checkpoints from being averaged or written; nothing is left behind

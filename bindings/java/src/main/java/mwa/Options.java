@@ -51,7 +51,9 @@ public final class Options {
     }
 
     private Options with(String name, Enum<?> word) {
-        return with(name, word.name().toLowerCase(Locale.ROOT));
+        // `_1_SQRT` is 1-sqrt
+        String text = word.name().toLowerCase(Locale.ROOT).replace('_', '-');
+        return with(name, text.startsWith("-") ? text.substring(1) : text);
     }
 
     @Override
@@ -143,7 +145,7 @@ public final class Options {
     }
 
     /**
-     * loss, eval_loss, step or any logged NAME [default: eval_loss if logged, else step].
+     * loss, eval_loss, step or any logged NAME; or several, NAME,NAME:max [default: eval_loss if logged, else step].
      *
      * @param metric a name
      * @return these options and that one
@@ -183,6 +185,26 @@ public final class Options {
     }
 
     /**
+     * Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda].
+     *
+     * @param combine one of these
+     * @return these options and that one
+     */
+    public Options combine(Combine combine) {
+        return with("combine", combine);
+    }
+
+    /**
+     * How many questions an accuracy is the share of: it is told whether chance alone may make the difference.
+     *
+     * @param questions a whole number
+     * @return these options and that one
+     */
+    public Options questions(long questions) {
+        return with("questions", questions);
+    }
+
+    /**
      * Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log].
      *
      * @param smooth a number
@@ -213,7 +235,7 @@ public final class Options {
     }
 
     /**
-     * How a metric becomes a weight; with flag, krum, multi-krum and geometric-median the tensors decide, so that no bad checkpoint does [default: linear].
+     * How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear].
      *
      * @param scheme one of these
      * @return these options and that one
@@ -250,6 +272,86 @@ public final class Options {
      */
     public Options subspace(long subspace) {
         return with("subspace", subspace);
+    }
+
+    /**
+     * With scheme decay, how the learning rate would have fallen [default: linear].
+     *
+     * @param curve one of these
+     * @return these options and that one
+     */
+    public Options curve(Curve curve) {
+        return with("curve", curve);
+    }
+
+    /**
+     * What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential].
+     *
+     * @param floor a number
+     * @return these options and that one
+     */
+    public Options floor(double floor) {
+        return with("floor", floor);
+    }
+
+    /**
+     * Where on it the checkpoints lie: by their steps, its mean between each two, or as Megatron counts them [default: segments].
+     *
+     * @param positions one of these
+     * @return these options and that one
+     */
+    public Options positions(Positions positions) {
+        return with("positions", positions);
+    }
+
+    /**
+     * Take off such a decay what the logged learning rate had fallen by itself.
+     *
+     * @param correctForLr whether to do so
+     * @return these options and that one
+     */
+    public Options correctForLr(boolean correctForLr) {
+        return with("correct_for_lr", correctForLr);
+    }
+
+    /**
+     * With scheme ema, how much the average keeps of itself at each checkpoint or step [default: 0.7].
+     *
+     * @param emaDecay a number
+     * @return these options and that one
+     */
+    public Options emaDecay(double emaDecay) {
+        return with("ema_decay", emaDecay);
+    }
+
+    /**
+     * Which of the two it counts [default: checkpoint].
+     *
+     * @param emaPer one of these
+     * @return these options and that one
+     */
+    public Options emaPer(EmaPer emaPer) {
+        return with("ema_per", emaPer);
+    }
+
+    /**
+     * Of several run folders, each selected and weighed by itself, how much of each [default: all the same].
+     *
+     * @param runWeights numbers
+     * @return these options and that one
+     */
+    public Options runWeights(double... runWeights) {
+        return with("run_weights", DoubleStream.of(runWeights).boxed().toList());
+    }
+
+    /**
+     * Read weights that differ by module: a JSON list of {"modules": "self_attn", "weights": [0.2, 0.8]}.
+     *
+     * @param weightsFile a path, its parts parted by {@code /}
+     * @return these options and that one
+     */
+    public Options weightsFile(String weightsFile) {
+        return with("weights_file", weightsFile);
     }
 
     /**
@@ -430,6 +532,18 @@ public final class Options {
         MAX
     }
 
+    /** Values of {@code combine}. */
+    public enum Combine {
+        /** {@code borda}. */
+        BORDA,
+        /** {@code kemeny}. */
+        KEMENY,
+        /** {@code mean-rank}. */
+        MEAN_RANK,
+        /** {@code z-score}. */
+        Z_SCORE
+    }
+
     /** Values of {@code scheme}. */
     public enum Scheme {
         /** {@code linear}. */
@@ -440,6 +554,10 @@ public final class Options {
         EXPONENTIAL,
         /** {@code rank}. */
         RANK,
+        /** {@code decay}. */
+        DECAY,
+        /** {@code ema}. */
+        EMA,
         /** {@code uniform}. */
         UNIFORM,
         /** {@code flag}. */
@@ -447,9 +565,39 @@ public final class Options {
         /** {@code krum}. */
         KRUM,
         /** {@code multi-krum}. */
-        MULTI-KRUM,
+        MULTI_KRUM,
         /** {@code geometric-median}. */
-        GEOMETRIC-MEDIAN
+        GEOMETRIC_MEDIAN
+    }
+
+    /** Values of {@code curve}. */
+    public enum Curve {
+        /** {@code linear}. */
+        LINEAR,
+        /** {@code cosine}. */
+        COSINE,
+        /** {@code 1-sqrt}. */
+        _1_SQRT,
+        /** {@code inverse}. */
+        INVERSE,
+        /** {@code exponential}. */
+        EXPONENTIAL
+    }
+
+    /** Values of {@code positions}. */
+    public enum Positions {
+        /** {@code segments}. */
+        SEGMENTS,
+        /** {@code megatron}. */
+        MEGATRON
+    }
+
+    /** Values of {@code emaPer}. */
+    public enum EmaPer {
+        /** {@code checkpoint}. */
+        CHECKPOINT,
+        /** {@code step}. */
+        STEP
     }
 
     /** Values of {@code space}. */

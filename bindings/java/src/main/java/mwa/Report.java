@@ -1,6 +1,7 @@
 package mwa;
 
 import java.util.List;
+import java.util.Map;
 
 /**
  * What was merged, with which weights and why, and the hashes of all of it: {@code mwa-report.json}. What does not apply is null,
@@ -9,6 +10,8 @@ import java.util.List;
  * @param mwa the version that merged
  * @param selected which checkpoints were taken, and why
  * @param weighting how weights came about
+ * @param ranking how several metrics order the checkpoints, where the weights come from several
+ * @param groups the weights of modules that have their own; null where all have the checkpoints'
  * @param space {@code factors} or {@code product}
  * @param rank the rank asked for in product space: {@code inputs}, {@code full}, {@code energy SHARE} or a number
  * @param residual how far the result is from the average of what the adapters do
@@ -24,6 +27,8 @@ public record Report(
         String mwa,
         Selected selected,
         Weighting weighting,
+        Ranking ranking,
+        List<Group> groups,
         String space,
         String rank,
         Distance residual,
@@ -41,8 +46,41 @@ public record Report(
      * @param penalty how hard a worse checkpoint was punished, where the scheme has that
      * @param metric the metric's name, where the scheme has one
      * @param goal {@code min} or {@code max}
+     * @param settings what else the scheme was told, by the names of the options with {@code _}; null where it was told nothing
      */
-    public record Weighting(String scheme, Double penalty, String metric, String goal) {}
+    public record Weighting(String scheme, Double penalty, String metric, String goal, Map<String, String> settings) {}
+
+    /**
+     * Some modules, and their weights.
+     *
+     * @param modules the pattern that fits their names
+     * @param layer the layer that they are in, where a gradient gives each its own weights
+     * @param weights one per checkpoint
+     * @param count how many modules
+     */
+    public record Group(String modules, Long layer, List<Double> weights, long count) {}
+
+    /**
+     * How several metrics order the checkpoints.
+     *
+     * @param combine {@code borda}, {@code kemeny}, {@code mean-rank} or {@code z-score}
+     * @param metrics each metric
+     * @param ranks of each checkpoint in the combined order, 0 for the best
+     * @param comparisons of so many, each of two checkpoints by one metric,
+     * @param disagreements the combined order goes against so many
+     */
+    public record Ranking(
+            String combine, List<Ranked> metrics, List<Double> ranks, long comparisons, long disagreements) {}
+
+    /**
+     * A metric of a {@link Ranking}.
+     *
+     * @param name its name
+     * @param goal {@code min} or {@code max}
+     * @param values of each checkpoint
+     * @param ranks of each checkpoint, 0 for the best
+     */
+    public record Ranked(String name, String goal, List<Double> values, List<Double> ranks) {}
 
     /**
      * Which checkpoints were taken, and why.
@@ -64,6 +102,7 @@ public record Report(
      * @param metric the metric's value
      * @param source where that value comes from
      * @param weight its share; all shares sum to 1
+     * @param update where a scheme goes by steps, the share that is left of the updates since the checkpoint before
      * @param files its files with weights
      */
     public record Input(
@@ -74,6 +113,7 @@ public record Report(
             Double metric,
             String source,
             double weight,
+            Double update,
             List<HashedFile> files) {}
 
     /**
