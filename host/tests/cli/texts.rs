@@ -124,10 +124,17 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>      How a metric becomes a weight [default: linear] [possible values:
-                             linear, power, exponential, rank, decay, ema, uniform]
+      --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
+                             with flag, krum, multi-krum and geometric-median the tensors, so that
+                             no bad checkpoint does [default: linear] [possible values: linear,
+                             power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum,
+                             geometric-median]
       --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
                              0.8]
+      --outliers <F>         How many bad checkpoints krum and multi-krum expect [default: one, for
+                             these schemes]
+      --subspace <R>         How many directions the scheme flag keeps [default: one, for this
+                             scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
                              linear] [possible values: linear, cosine, 1-sqrt, inverse, exponential]
       --floor <R>            What that curve ends at, as a share of where it begins [default: 0, or
@@ -226,10 +233,17 @@ Metric:
                                   checkpoint
 
 Weights:
-      --scheme <SCHEME>      How a metric becomes a weight [default: linear] [possible values:
-                             linear, power, exponential, rank, decay, ema, uniform]
+      --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
+                             with flag, krum, multi-krum and geometric-median the tensors, so that
+                             no bad checkpoint does [default: linear] [possible values: linear,
+                             power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum,
+                             geometric-median]
       --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
                              0.8]
+      --outliers <F>         How many bad checkpoints krum and multi-krum expect [default: one, for
+                             these schemes]
+      --subspace <R>         How many directions the scheme flag keeps [default: one, for this
+                             scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
                              linear] [possible values: linear, cosine, 1-sqrt, inverse, exponential]
       --floor <R>            What that curve ends at, as a share of where it begins [default: 0, or
