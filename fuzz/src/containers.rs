@@ -42,9 +42,16 @@ fn convert(bytes: &[u8], name: &str, config: &str) {
                 continue;
             }
             let mut read = |input: usize, range: core::ops::Range<u64>| {
-                let (path, _) = &plan.inputs[input];
-                let found = now(memory.read(path, range.clone())).expect("it was opened").into_owned();
-                assert_eq!(found.len() as u64, range.end - range.start, "{range:?} is in the file");
+                let (path, header) = &plan.inputs[input];
+                let mut found = vec![0; usize::try_from(range.end - range.start).expect("few bytes")];
+                // what is not in order in the file is put in order
+                let from = |at: u64, into: &mut [u8]| {
+                    let bytes = now(memory.read(path, at..at + into.len() as u64)).expect("it was opened");
+                    assert_eq!(bytes.len(), into.len(), "{range:?} is in the file");
+                    into.copy_from_slice(&bytes);
+                    Ok::<(), ()>(())
+                };
+                header.read(range.start, &mut found, from).expect("reading memory does not fail");
                 Ok(found)
             };
             let mut end = plan.head(file).len() as u64;
