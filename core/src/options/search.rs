@@ -140,7 +140,7 @@ mod tests {
         let refused = |text| SearchOptions::parse(text).unwrap_err().to_string();
         assert_eq!(
             refused(r#"{"method": "grid"}"#),
-            "option method: \"grid\" does not fit; it must be auto, sweep, greedy, lcsc, cma, line or quadratic"
+            "option method: \"grid\" does not fit; it must be auto, sweep, greedy, lcsc, cma, line, plane or quadratic"
         );
         assert_eq!(
             refused(r#"{"timeout": 0}"#),
