@@ -56,11 +56,12 @@ fn python() {
         };
         format!("    {}: {type_}\n", row.name)
     };
-    // of a search, `goal` is that of the score, and has a parameter of its own
+    // of a search, names are those of its command; `goal` has a parameter of its own
     let class = |head: &str, about: &str, rows: Vec<&'static Row>| {
         let is_search = head.starts_with("Search");
         let called = |row: &Row, text: String| {
-            if is_search && row.name == "goal" { text.replacen("goal", "metric_goal", 1) } else { text }
+            let name = row.flag_of(Verb::Search).replace('-', "_");
+            if is_search { text.replacen(row.name, &name, 1) } else { text }
         };
         let help = rows.iter().map(|row| called(row, format!("    {}: {}\n", row.name, told(row))));
         let help: String = help.collect();

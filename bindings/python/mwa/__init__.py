@@ -154,8 +154,9 @@ def search(
     `holdout(path)` scores the winner and what it is compared with in the end, on other data. With `workers` above 1 the
     functions are called from several threads. `progress(done, budget)` is called now and then, in trials.
     """
-    given = {**options, "score_goal": goal, "goal": options.get("metric_goal")}
-    given.pop("metric_goal", None)
+    # of a search, the short names are those of the score
+    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal", "metric_questions": "questions"}
+    given = {names.get(name, name): value for name, value in {**options, "goal": goal}.items()}
     held_out = _scoring(holdout) if holdout else None
     with heard(progress, "search", "trial") as hear:
         found = _mwa.search(_paths(inputs), out, to_json(given), _scoring(evaluate), held_out, hear)

@@ -74,12 +74,12 @@ impl Row {
         self.name.replace('_', "-")
     }
 
-    /// The name on the command line of a verb: of a search, `goal` is that of the score.
+    /// The name on the command line of a verb: of a search, `goal` and `questions` are those of the score.
     #[must_use]
     pub fn flag_of(&self, verb: Verb) -> String {
         match (self.name, verb) {
-            ("goal", Verb::Search) => "metric-goal".into(),
-            ("score_goal", Verb::Search) => "goal".into(),
+            ("goal" | "questions", Verb::Search) => format!("metric-{}", self.name),
+            (name, Verb::Search) => name.strip_prefix("score_").unwrap_or(name).replace('_', "-"),
             _ => self.flag(),
         }
     }

@@ -48,7 +48,7 @@ options! {
     /// Score the winner and what it is compared with once more, in the end, by this command on other data
     holdout: Option<String> = None, Kind::Text, COMMAND;
     /// Scores are the share of so many answers that were right: how sure they are follows from that
-    questions: Option<usize> = None, Kind::Count, Facts { value: "N", ..SEARCH };
+    score_questions: Option<usize> = None, Kind::Count, Facts { value: "N", ..SEARCH };
     /// Go on with the search of before, whose trials are in a file beside the output; nothing is scored twice
     resume: bool = false, Kind::Switch, SEARCH;
 }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn options_go_to_the_search_or_to_the_merge() {
         let text = r#"{"method": "lcsc", "budget": 7, "score_goal": "max", "goal": "min", "last": 4, "seed": 42, "workers": 2,
-            "timeout": 1.5, "questions": 2000, "resume": true, "evaluate": "score {path}", "holdout": null}"#;
+            "timeout": 1.5, "score_questions": 2000, "resume": true, "evaluate": "score {path}", "holdout": null}"#;
         let (merge, search) = SearchOptions::parse(text).unwrap();
         assert_eq!((merge.last, merge.goal), (Some(4), Some(Goal::Min)));
         let expected = SearchOptions {
@@ -117,7 +117,7 @@ mod tests {
             workers: 2,
             timeout: Some(1.5),
             holdout: None,
-            questions: Some(2000),
+            score_questions: Some(2000),
             resume: true,
         };
         assert_eq!(search, expected);

@@ -148,9 +148,9 @@ fn score_all(
         let at = next.fetch_add(1, Ordering::Relaxed);
         let (number, weights) = candidates.get(at)?;
         let tried = kitchen.try_out(worker, *number, weights, evaluator, &stopped);
-        let tried = tried.map(|entry| match (entry.score, wanted.questions) {
+        let tried = tried.map(|entry| match (entry.score, wanted.score_questions) {
             (Some(value), Some(_)) => {
-                let score = Score { value, error: entry.score_error }.asked(wanted.questions);
+                let score = Score { value, error: entry.score_error }.asked(wanted.score_questions);
                 Entry { score_error: score.error, ..entry }
             }
             _ => entry,
