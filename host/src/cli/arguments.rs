@@ -412,13 +412,8 @@ impl<V: HasOptions> FromArgMatches for Given<V> {
             };
             given.extend(value.map(|value| (name.to_owned(), value)));
         }
-        // what a search asks is called as an option of a merge is
-        let read = match V::VERB {
-            Verb::Search => SearchOptions::split(&given),
-            _ => mwa::Options::read(&given).map(|options| (options, SearchOptions::default())),
-        };
-        let (options, search) =
-            read.map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
+        let (options, search) = SearchOptions::split(&given)
+            .map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
         Ok(Self { options, search, paths, verb: PhantomData })
     }
 
