@@ -67,12 +67,17 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
 
 /// The command that trains an adapter and merges it, with an interpreter that has torch, transformers and PEFT.
 pub(crate) fn test_training(torch: &Path) -> Result<core::result::Result<Command, String>> {
-    let packages = match beside(torch, &["pytest"])? {
+    test_with(torch, "tests/test_training.py")
+}
+
+/// The command that runs one of the package's tests with an interpreter that has what the test needs.
+pub(crate) fn test_with(python: &Path, file: &str) -> Result<core::result::Result<Command, String>> {
+    let packages = match beside(python, &["pytest"])? {
         Ok(packages) => packages,
         Err(why) => return Ok(Err(why)),
     };
-    let mut test = pytest(torch);
-    test.arg("tests/test_training.py").env("PYTHONPATH", packages);
+    let mut test = pytest(python);
+    test.arg(file).env("PYTHONPATH", packages);
     Ok(Ok(test))
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         ["formats"] => formats(&mut count)?,
+        ["flower"] => flower(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
         ["browser"] => crate::web::test_page(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
@@ -95,6 +96,17 @@ fn formats(count: &mut Count) -> Result {
         .arg(target().join("formats-lane"))
         .current_dir(root());
     lane("lane of formats", tests, count)
+}
+
+fn flower(count: &mut Count) -> Result {
+    let python = match python("requirements-flower.txt")? {
+        Python::Ready(python) => python,
+        Python::Missing(why) => return skip(&why, count),
+    };
+    match bindings::test_with(&python, "tests/test_flower.py")? {
+        Ok(tests) => lane("Flower lane", tests, count),
+        Err(why) => skip(&why, count),
+    }
 }
 
 fn peft(count: &mut Count) -> Result {
