@@ -148,7 +148,6 @@ class SearchOptions(TypedDict, total=False):
     metrics_from: Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others
     metric_goal: Whether lower or higher is better [default: from the metric's name]
     combine: Of several metrics: the sum of the ranks they give, the order that disagrees the least with all, the mean rank, or scaled values [default: borda]
-    questions: How many questions an accuracy is the share of: it is told whether chance alone may make the difference
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
@@ -199,7 +198,6 @@ class SearchOptions(TypedDict, total=False):
     metrics_from: str | None
     metric_goal: Literal["min", "max"] | None
     combine: Literal["borda", "kemeny", "mean-rank", "z-score"] | None
-    questions: int | None
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
