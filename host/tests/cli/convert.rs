@@ -260,7 +260,9 @@ fn joined_modules_are_parted_and_joined_again() {
 
 #[test]
 fn the_names_of_every_model_lead_to_diffusers_and_back() {
-    const MODELS: [(&str, &str, &[(&str, usize)]); 5] = [
+    /// A model, a module of it by diffusers' name, and modules by kohya's with their widths.
+    type Model = (&'static str, &'static str, &'static [(&'static str, usize)]);
+    const MODELS: [Model; 5] = [
         (
             "sdxl",
             "unet.mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj",
