@@ -9,7 +9,7 @@ use conformance::offered::heard;
 use conformance::paint::{self, Painting};
 use conformance::{Executor, Failure, Merge, SAME_CODE, agree, each_executor};
 use mwa::safetensors::Header;
-use mwa::{Dtype, Float, Goal, Scheme, Weights};
+use mwa::{Dtype, Float, Goal, Needs, Scheme, Weights};
 use mwa_host::{DeviceChoice, InstructionSet};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -247,7 +247,8 @@ fn heads_are_read_as_they_were_written() -> Result<(), String> {
 
 fn metrics() -> impl Strategy<Value = (Vec<f64>, Goal, Scheme, f64)> {
     let goal = prop::sample::select(&[Goal::Min, Goal::Max][..]);
-    let of_metrics = Scheme::ALL.into_iter().filter(|scheme| !scheme.reads_tensors());
+    let of_metrics =
+        Scheme::ALL.into_iter().filter(|scheme| matches!(scheme.needs, Needs::Metric | Needs::Nothing));
     let scheme = prop::sample::select(of_metrics.collect::<Vec<_>>());
     (prop::collection::vec(1e-3..1e3, 1..20), goal, scheme, 0.0..0.999)
 }

@@ -199,14 +199,9 @@ def situations(s):
     full = {path: content for step in steps for path, content in shards(step)[0].items()}
     s.add("full-model", "a full model in shards", full, options=three, oracle=sum_of([shards(step)[1] for step in steps[1:]], [1, 2, 1]))
 
-    # trained weights beside the adapter, in a file and in a folder of their own
+    # trained weights beside the adapter, in a file of their own
     heads = lambda step: {"v_head.summary.weight": near("F32", [1, 8], 91, step), "v_head.summary.bias": near("F32", [1], 92, step)}  # noqa: E731
-    dense = lambda step: {"linear.weight": near("F32", [4, 8], 93, step)}  # noqa: E731
-    beside = {}
-    for step in steps:
-        beside[f"run/checkpoint-{step}/value_head.safetensors"] = plain(heads(step))
-        beside[f"run/checkpoint-{step}/2_Dense/model.safetensors"] = plain(dense(step))
-        beside[f"run/checkpoint-{step}/2_Dense/config.json"] = '{"in_features": 8, "out_features": 4}\n'
+    beside = {f"run/checkpoint-{step}/value_head.safetensors": plain(heads(step)) for step in steps}
     s.add("side-weights", "trained weights beside the adapter are merged with the same weights", {**plain_run, **beside}, options=three,
           oracle=sum_of([{**adapter(step), **heads(step)} for step in steps[1:]], [1, 2, 1]))
     lacking_side = {path: content for path, content in beside.items() if path != "run/checkpoint-30/value_head.safetensors"}
