@@ -96,7 +96,7 @@ function set<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T 
 
 /** Options of `weighRun`; words are judged there. */
 function weighing(given: Given): WeighRunOptions {
-  const count = (name: "last" | "every" | "top" | "questions" | "metric-tolerance", least: number) => {
+  const count = (name: "last" | "every" | "top" | "questions" | "metric-tolerance" | "outliers" | "subspace", least: number) => {
     const value = number(name, given[name]);
     if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return value;
     throw usage(`--${name}: ${given[name]} is not a whole number of at least ${least}`);
