@@ -7,7 +7,22 @@ type Inspection struct {
 	Path        string     `json:"path"`
 	Checkpoints []Summary  `json:"checkpoints"` // by step
 	Metrics     []Coverage `json:"metrics"`     // what the run logged
+	Logs        []FoundLog `json:"logs"`        // in which they were found
+	Known       *Known     `json:"known,omitempty"`
 	Notes       []string   `json:"notes"`
+}
+
+// Known is what something is, and what can be done with it.
+type Known struct {
+	What string `json:"what"`
+	Can  string `json:"can"`
+}
+
+// FoundLog is a log of a run: its file or folder, what kind of log it is, and the metrics in it.
+type FoundLog struct {
+	Path    string   `json:"path"`
+	Kind    string   `json:"kind"`
+	Metrics []string `json:"metrics"`
 }
 
 // Summary is what one checkpoint is.
@@ -21,6 +36,11 @@ type Summary struct {
 	Tensors    int            `json:"tensors"`
 	Parameters uint64         `json:"parameters"`
 	Bytes      uint64         `json:"bytes"`
+	// Of adapters, as far as known: what the names of its tensors say, LoRA's alpha, the modules that it changes, its base model.
+	Container     string   `json:"container,omitempty"`
+	Alpha         *float64 `json:"alpha,omitempty"`
+	TargetModules []string `json:"target_modules,omitempty"`
+	BaseModel     string   `json:"base_model,omitempty"`
 }
 
 // Coverage is a metric, how many checkpoints have a value of it, and whether it tells them apart.

@@ -158,7 +158,7 @@ func TestWrongInputs(t *testing.T) {
 		{sampleRun, "full", Options{Force: true}, KindOutput, full, "is not an earlier merge (it has no mwa-report.json); it is not replaced, even with Force"},
 		{sampleRun, "full/mine", Options{}, KindOutput, filepath.Join(full, "mine"), "exists and is not a folder"},
 		{sampleRun, "out", Options{Penalty: Number(2)}, KindWeights, "", ""},
-		{sampleRun, "out", Options{Scheme: "steep"}, KindUsage, "", "option scheme: \"steep\" does not fit; it must be linear, power, exponential, rank or uniform"},
+		{sampleRun, "out", Options{Scheme: "steep"}, KindUsage, "", "option scheme: \"steep\" does not fit; it must be linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum or geometric-median"},
 		{sampleRun, "out", Options{Weights: []float64{}}, KindWeights, "", ""},
 		{sampleRun, "out", Options{Threads: -1}, KindUsage, "", ""},
 		{sampleRun, "out", Options{Metric: "eval_los"}, KindMetric, sampleRun, ""},

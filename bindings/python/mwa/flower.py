@@ -43,7 +43,8 @@ class MwaStrategy(FedAvg):  # type: ignore[misc, unused-ignore]
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: Any, grid: Any) -> Iterable[Message]:
         """As Flower's; what is sent is the base of the round."""
         self._sent = arrays
-        return super().configure_train(server_round, arrays, config, grid)
+        messages: Iterable[Message] = super().configure_train(server_round, arrays, config, grid)
+        return messages
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge what the clients returned, by samples, staleness and what the options say."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def load_merged(
     model: PeftModel,
     run: mwa.Path | Iterable[mwa.Path],
+    /,
     *,
     adapter_name: str = "merged",
     **options: Unpack[mwa.MergeOptions],
@@ -38,6 +39,7 @@ def load_merged(
 def search(
     model: PeftModel,
     run: mwa.Path | Iterable[mwa.Path],
+    /,
     *,
     evaluate: Callable[[PeftModel], SupportsFloat | Mapping[str, SupportsFloat | None]],
     goal: Literal["min", "max"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from html import escape
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,7 +33,7 @@ class Weighting:
     goal: str | None = None
     outliers: int | None = None
     subspace: int | None = None
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ class Report:
         def line(tag: str, texts: list[str]) -> str:
             last = len(texts) - 1
             styles = ("left", *("right",) * (last - 1), "left")
-            wide = lambda i: ";width:12em" if i == last else ""  # noqa: E731
-            return "".join(f'<{tag} style="text-align:{styles[i]}{wide(i)}">{text}</{tag}>' for i, text in enumerate(texts))
+            wide = [""] * last + [";width:12em"]
+            return "".join(f'<{tag} style="text-align:{styles[i]}{wide[i]}">{text}</{tag}>' for i, text in enumerate(texts))
 
         rows = "".join(f"<tr>{line('td', cells(row))}</tr>" for row in self.inputs)
         said = [] if self.selected is None else [f"chosen: {self.selected.line}"]
@@ -305,6 +305,25 @@ class Summary:
     alpha: float | None = None
     target_modules: tuple[str, ...] = ()
     base_model: str | None = None
+    container: str | None = None
+    """What the names of its tensors say, such as a kohya LoRA for Flux."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What something is, and what can be done with it."""
+
+    what: str
+    can: str
+
+
+@dataclass(frozen=True)
+class FoundLog:
+    """A log of a run: its file or folder, what kind of log it is, and the metrics in it."""
+
+    path: str
+    kind: str
+    metrics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -330,12 +349,14 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a path holds."""
+    """What a path holds: checkpoints with the metrics of their logs, or what else it is known to be."""
 
     path: str
     checkpoints: tuple[Summary, ...]
     metrics: tuple[Coverage, ...]
     notes: tuple[str, ...]
+    logs: tuple[FoundLog, ...] = ()
+    known: Known | None = None
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_a_simulation_of_flower_s_own() -> None:
     result: dict[str, Any] = {}
     start = {"w": numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "b": numpy.zeros(3, numpy.float16)}
 
-    @client.train()  # type: ignore[misc, unused-ignore]
+    @client.train()  # type: ignore[misc, untyped-decorator, unused-ignore]
     def of_client(message: Message, context: Context) -> Message:
         number = int(context.node_config["partition-id"])
         sent: Any = message.content["arrays"]
@@ -107,7 +107,7 @@ def test_a_simulation_of_flower_s_own() -> None:
         metrics = MetricRecord({"num-examples": 1 if number < 2 else 2})
         return Message(content=RecordDict({"arrays": record(arrays), "metrics": metrics}), reply_to=message)
 
-    @server.main()  # type: ignore[misc, unused-ignore]
+    @server.main()  # type: ignore[misc, untyped-decorator, unused-ignore]
     def of_server(grid: Grid, context: Context) -> None:
         while len(list(grid.get_node_ids())) < 3:
             pass  # nodes come one by one

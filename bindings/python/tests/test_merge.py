@@ -99,7 +99,7 @@ def test_what_help_and_notebooks_show(sample_run: Path) -> None:
         help = inspect.getdoc(function) or ""
         assert all(f"\n{name}: " in help for name in names), help
         assert names <= inspect.signature(function).parameters.keys()
-    assert "space" not in inspect.signature(mwa.weights).parameters
+    assert "dtype" not in inspect.signature(mwa.weights).parameters
     html = mwa.weights(sample_run)._repr_html_()
     assert html.count("<tr>") == 6 and "checkpoint-1000" in html and "width:100%" in html
 

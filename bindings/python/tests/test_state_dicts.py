@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named() -> None:
     assert (error.kind, error.tensor, error.path) == ("shape", "w", "state_dicts[1]")
     assert error.message == "is [2, 4], but state_dicts[0] has [2, 3]"
     assert refused([one, {}], [1, 1]).kind == "input"
-    assert refused([one, one], [1]).message == "there are 1 weights for 2 checkpoints: state_dicts[0], state_dicts[1]"
+    assert refused([one, one], [1]).message == "there is 1 weight for 2 checkpoints: state_dicts[0], state_dicts[1]"
     assert refused([], []).kind == "weights"
     assert refused([one], [-1]).kind == "weights"
     assert refused([{"w": np.array([1, np.nan], np.float32)}], [1]).message == "holds NaN, at element 1"

@@ -10,8 +10,33 @@ import java.util.Map;
  * @param checkpoints its checkpoints, by step
  * @param metrics what the run logged
  * @param notes what else is worth knowing
+ * @param logs the logs in which metrics were found
+ * @param known what it is and what can be done with it, where it is no run, or null
  */
-public record Inspection(String path, List<Summary> checkpoints, List<Coverage> metrics, List<String> notes) {
+public record Inspection(
+        String path,
+        List<Summary> checkpoints,
+        List<Coverage> metrics,
+        List<String> notes,
+        List<FoundLog> logs,
+        Known known) {
+    /**
+     * What something is.
+     *
+     * @param what in a few words
+     * @param can what can be done with it
+     */
+    public record Known(String what, String can) {}
+
+    /**
+     * A log of a run.
+     *
+     * @param path its file, or the folder of several
+     * @param kind what kind of log it is
+     * @param metrics the metrics in it
+     */
+    public record FoundLog(String path, String kind, List<String> metrics) {}
+
     /**
      * A checkpoint.
      *
