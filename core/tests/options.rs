@@ -211,7 +211,7 @@ fn java() {
         format!(
             "\n    /**\n     * {}.\n     *\n{}     * @return these options and that one\n     */\n    \
              public Options {}({parameters}) {{\n        return with(\"{}\", {value});\n    }}\n",
-            told(row),
+            told(row).replace('&', "&amp;"),
             documented.collect::<String>(),
             camel(row.name),
             row.name,

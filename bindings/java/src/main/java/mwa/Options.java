@@ -165,7 +165,7 @@ public final class Options {
     }
 
     /**
-     * Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&B, MLflow, lm-eval and others.
+     * Take metrics from this log alone, a file or a folder with logs: TensorBoard, W&amp;B, MLflow, lm-eval and others.
      *
      * @param metricsFrom a name
      * @return these options and that one
