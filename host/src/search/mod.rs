@@ -17,7 +17,7 @@ use std::path::Path;
 
 use mwa::report::labels;
 use mwa::search::{Lead, Search};
-use mwa::{Error, ErrorKind, Result, SearchOptions};
+use mwa::{Error, ErrorKind, Result, SearchOptions, WeightRule};
 
 use crate::engine::device::DeviceChoice;
 use crate::io::disk::io_error;
@@ -60,6 +60,12 @@ pub fn search(
     if how.machine.device == DeviceChoice::Wasm {
         return Err(Error::new(ErrorKind::Usage, "the sandbox merges once; it does not search")
             .help("search with --device cpu, and merge the winner's weights in the sandbox"));
+    }
+    if let WeightRule::Robust { scheme, .. } = options.choose.rule {
+        let detail = format!(
+            "scheme {scheme} weighs by the tensors of a merge, and a search tries weights of its own"
+        );
+        return Err(Error::new(ErrorKind::Usage, detail).help("search without --scheme, or merge with it"));
     }
     Staging::tidy(out).iter().for_each(|done| watch.note(done));
     if how.force {

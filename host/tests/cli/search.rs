@@ -249,6 +249,7 @@ help: give --goal min, as for a loss, or --goal max, as for an accuracy
     refused(2, "--budget 0", "invalid value '0'");
     refused(2, "--timeout 0", "it must be a number, above 0");
     refused(2, "--weights 1,2,3", "unexpected argument '--weights'");
+    refused(2, "--scheme krum", "scheme krum weighs by the tensors of a merge");
     refused(2, "--device wasm", "the sandbox merges once; it does not search");
     refused(1, "--metric eval_los", "eval_los");
     refused(1, "-o run", "exists already");
