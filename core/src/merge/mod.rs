@@ -80,7 +80,7 @@ use crate::kernel::Tally;
 use crate::merge::same_run::Samples;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
-use crate::weigh::choose::{note_of_sum, wrong_count};
+use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::federated::Roles;
 use crate::weigh::modules::Groups;
 use crate::weigh::robust::Robust;

@@ -18,6 +18,7 @@ use crate::text::index::Index;
 use crate::weigh::advice::Advice;
 use crate::weigh::combine::{Combine, Ranking, named};
 use crate::weigh::decay::{Averaging, Course, shares};
+use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::robust::Robust;
 use crate::weigh::schedule::Schedule;
 use crate::weigh::scheme::{Needs, Scheme, Weights};
@@ -726,13 +727,6 @@ fn explicit(found: &[Listed<'_>], selected: &[usize], rule: &WeightRule) -> Resu
     Ok(values.iter().copied().map(Some).collect())
 }
 
-/// What to say of the caller's weights where they do not sum to 1.
-pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
-    let sum: f64 = values.iter().sum();
-    (f64::abs(sum - 1.0) > 1e-6)
-        .then(|| format!("the weights sum to {sum}; they are divided by that, so that they sum to 1"))
-}
-
 /// What to say of a scheme that weighs all checkpoints alike, though it need not.
 pub(crate) fn note_of_equal(weights: &Weights, weighting: &Weighting, metric: &Metric) -> Option<String> {
     let is_equal = weights.values().windows(2).all(|pair| pair[0] == pair[1]);
@@ -744,16 +738,6 @@ pub(crate) fn note_of_equal(weights: &Weights, weighting: &Weighting, metric: &M
     } else {
         format!("{} is the same for every checkpoint, so all weigh the same", metric.name)
     })
-}
-
-/// That there is not one weight per checkpoint.
-pub(crate) fn wrong_count<'a>(have: usize, names: impl Iterator<Item = &'a str>) -> Error {
-    let names: Vec<_> = names.collect();
-    let (want, names) = (names.len(), names.join(", "));
-    let weights = if have == 1 { "is 1 weight".into() } else { format!("are {have} weights") };
-    let checkpoints = if want == 1 { "checkpoint" } else { "checkpoints" };
-    let detail = format!("there {weights} for {want} {checkpoints}: {names}");
-    Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
 }
 
 /// Keep the `top` candidates with the best metric, the newer of equals, in their order.

@@ -4,6 +4,7 @@ pub(crate) mod advice;
 pub(crate) mod choose;
 pub(crate) mod combine;
 pub(crate) mod decay;
+pub(crate) mod explicit;
 pub mod federated;
 pub(crate) mod modules;
 pub(crate) mod robust;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::weigh::choose::{note_of_sum, wrong_count};
+use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::scheme::Weights;
 
 /// Some modules, and their weights.

@@ -9,9 +9,8 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::history::History;
 use crate::logs::trainer::TrainerState;
-use crate::weigh::choose::{
-    Choice, ChooseOptions, Listed, Metrics, Selection, WeightRule, choose, note_of_sum,
-};
+use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, Selection, WeightRule, choose};
+use crate::weigh::explicit::note_of_sum;
 use crate::weigh::runs::{choose_each, runs};
 use crate::weigh::scheme::Scheme;
 use crate::weigh::window::Pick;
