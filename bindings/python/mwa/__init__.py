@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from mwa import _mwa
 from mwa.errors import MergeError
+from mwa.given import to_json
 from mwa.options import (
     AggregateOptions,
     Device,
@@ -24,7 +25,6 @@ from mwa.options import (
     SearchOptions,
     WeightOptions,
     takes,
-    to_json,
 )
 from mwa.progress import Progress, heard
 from mwa.results import (
@@ -159,7 +159,7 @@ def search(
     functions are called from several threads. `progress(done, budget)` is called now and then, in trials.
     """
     # of a search, the short names are those of the score
-    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal", "metric_questions": "questions"}
+    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal"}
     given = {names.get(name, name): value for name, value in {**options, "goal": goal}.items()}
     held_out = _scoring(holdout) if holdout else None
     with heard(progress, "search", "trial") as hear:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mwa.speech import spoken
+
 
 class MergeError(Exception):
     """What went wrong: a stable kind, where, the facts, and what to do about it."""
@@ -20,8 +22,6 @@ class MergeError(Exception):
     def __init__(
         self, kind: str, message: str, path: str | None = None, tensor: str | None = None, help: str | None = None
     ) -> None:
-        from mwa.speech import spoken
-
         message, help = spoken(message), None if help is None else spoken(help)
         super().__init__(kind, message, path, tensor, help)
         self.kind, self.message, self.path, self.tensor, self.help = kind, message, path, tensor, help

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
-
-from mwa.errors import MergeError
-
 
 Device = Literal["auto", "cpu", "gpu", "wasm"] | Sequence[int]
 """A word, or the places of GPUs in what ``mwa devices`` lists; wasm only in builds that have it."""
@@ -168,9 +164,6 @@ class SearchOptions(TypedDict, total=False):
     residual: How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
     allow_cross_run: Average the factors of adapters, or the models, that are not of one run
     dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
-    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs]
-    base: The base model's folder or its config.json, for formats gguf and mlx
-    model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     allow_non_finite: Let NaN and infinity through instead of failing
     force: Replace an earlier merge
     sha256: Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
@@ -218,9 +211,6 @@ class SearchOptions(TypedDict, total=False):
     residual: Literal["exact", "sketch", "off"] | None
     allow_cross_run: bool
     dtype: Literal["keep", "f32", "bf16", "f16"] | None
-    format: Literal["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt"] | None
-    base: str | None
-    model: str | None
     allow_non_finite: bool
     force: bool
     sha256: bool
@@ -270,29 +260,6 @@ class AggregateOptions(TypedDict, total=False):
     device: Device | None
 
 
-def to_json(options: Mapping[str, object]) -> str:
-    """Options as the native half reads them."""
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return json.dumps(given, default=_plain, allow_nan=False)
-    except ValueError:
-        # JSON has no NaN and no infinity, and says so in its own words
-        for name, value in given.items():
-            try:
-                json.dumps(value, default=_plain, allow_nan=False)
-            except ValueError:
-                raise MergeError("usage", f"option {name}: {value!r} does not fit; it must be finite") from None
-        raise
-
-
-def _plain(value: object) -> object:
-    """Paths, and the numbers and arrays of NumPy and PyTorch."""
-    for translate in ("__fspath__", "tolist"):
-        if hasattr(value, translate):
-            return getattr(value, translate)()
-    return f"{value!r}"  # the native half says what it wanted instead
-
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -300,17 +267,16 @@ def takes(options: type) -> Callable[[Function], Function]:
     """Let `help()` and editors see the options of a function, by name, where its code takes them together."""
 
     def spell_out(function: Function) -> Function:
-        kinds = [options] if options is SearchOptions else [WeightOptions, MergeOptions][: 1 + (options is MergeOptions)]
+        kinds = [WeightOptions, MergeOptions] if options is MergeOptions else [options]
         lines = [line for kind in kinds for line in inspect.getdoc(kind).splitlines()[2:]]  # type: ignore[union-attr]
         function.__doc__ = f"{function.__doc__}\n    Options:\n\n" + "".join(f"    {line}\n" for line in lines)
         signature = inspect.signature(function)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        named = {name: kind for typed in kinds for name, kind in typed.__annotations__.items()}
         more = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=False if _text(kind) == "bool" else None, annotation=_text(kind)
+                name, inspect.Parameter.KEYWORD_ONLY, default=False if text_of(kind) == "bool" else None, annotation=text_of(kind)
             )
-            for name, kind in named.items()
+            for name, kind in options.__annotations__.items()
         ]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
@@ -318,5 +284,6 @@ def takes(options: type) -> Callable[[Function], Function]:
     return spell_out
 
 
-def _text(annotation: object) -> str:
+def text_of(annotation: object) -> str:
+    """A type as it is written above."""
     return str(getattr(annotation, "__forward_arg__", annotation))

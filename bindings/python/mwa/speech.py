@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from mwa.options import MergeOptions, WeightOptions
+from mwa.options import MergeOptions, text_of
 
-_TYPES = {**WeightOptions.__annotations__, **MergeOptions.__annotations__}
+_TYPES = MergeOptions.__annotations__
 # a word after a flag, which may be its value; a sentence's full stop or comma is not of it
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?")
 
@@ -26,7 +26,7 @@ def _option(match: re.Match[str]) -> str:
     name = flag.replace("-", "_")
     if name not in _TYPES:
         return match[0]
-    kind = str(getattr(_TYPES[name], "__forward_arg__", _TYPES[name]))
+    kind = text_of(_TYPES[name])
     rest = "" if word is None else f" {word}"
     if kind == "bool":
         return f"{name}=True{rest}"
@@ -34,7 +34,7 @@ def _option(match: re.Match[str]) -> str:
         return name
     if kind.startswith(("int", "float")) and word.replace(".", "", 1).isdigit():
         return f"{name}={word}"
-    is_word = kind.startswith("Literal") and word in re.findall(r"\w+", kind.split("]")[0])
-    if is_word or (kind.startswith("str |") and name != "metrics_file"):
+    # a path is left as it stands
+    if kind == "str | None" or (kind.startswith("Literal") and f'"{word}"' in kind):
         return f'{name}="{word}"'
     return name + rest

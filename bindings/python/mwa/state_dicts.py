@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from mwa import _mwa
-from mwa.options import to_json
+from mwa.given import to_json
 
 Tensor = TypeVar("Tensor")
 

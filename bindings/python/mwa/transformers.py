@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import mwa
 from mwa import _mwa
-from mwa.options import to_json
+from mwa.given import to_json
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
