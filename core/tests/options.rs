@@ -40,8 +40,8 @@ fn quoted(words: &[&str], between: &str) -> String {
 
 #[test]
 fn python() {
-    let field = |row: &Row| {
-        let type_ = match row.kind {
+    let type_of = |row: &Row| -> String {
+        match row.kind {
             Kind::Switch => "bool".into(),
             Kind::Count | Kind::Whole | Kind::Bytes => "int | None".into(),
             Kind::Number(_) => "float | None".into(),
@@ -52,35 +52,33 @@ fn python() {
             Kind::Numbers => "Sequence[float] | None".into(),
             Kind::Steps => "tuple[int | None, int | None] | None".into(),
             Kind::Rank => "int | Literal[\"auto\", \"full\"] | None".into(),
-            Kind::Device => "Device | None".to_owned(),
-        };
-        format!("    {}: {type_}\n", row.name)
+            Kind::Device => "Device | None".into(),
+        }
     };
-    // of a search, names are those of its command; `goal` has a parameter of its own
-    let class = |head: &str, about: &str, rows: Vec<&'static Row>| {
-        let is_search = head.starts_with("Search");
-        let called = |row: &Row, text: String| {
-            let name = row.flag_of(Verb::Search).replace('-', "_");
-            if is_search { text.replacen(row.name, &name, 1) } else { text }
-        };
-        let help = rows.iter().map(|row| called(row, format!("    {}: {}\n", row.name, told(row))));
-        let help: String = help.collect();
-        let fields: String = rows.into_iter().map(|row| called(row, field(row))).collect();
+    // names are those of the verb's command; of a search, `goal` has a parameter of its own
+    let class = |head: &str, about: &str, verb: Verb, rows: Vec<&'static Row>| {
+        let name = |row: &Row| row.flag_of(verb).replace('-', "_");
+        let help: String = rows.iter().map(|row| format!("    {}: {}\n", name(row), told(row))).collect();
+        let fields: String =
+            rows.iter().map(|row| format!("    {}: {}\n", name(row), type_of(row))).collect();
         format!("\nclass {head}:\n    \"\"\"{about}\n\n{help}    \"\"\"\n\n{fields}\n")
     };
     let is_new = |row: &&Row| !row.facts.verbs.contains(&Verb::Weights);
     let made = class(
         "WeightOptions(TypedDict, total=False)",
         "Which checkpoints, and how they are weighed.",
+        Verb::Weights,
         rows(Face::Native, Verb::Weights).collect(),
     ) + &class(
         "MergeOptions(WeightOptions, total=False)",
         "Also how the merge is done.",
+        Verb::Merge,
         rows(Face::Native, Verb::Merge).filter(is_new).collect(),
     ) + "\n"
         + &class(
             "SearchOptions(TypedDict, total=False)",
             "How weights are searched for, and what of them is merged.",
+            Verb::Search,
             SearchOptions::rows(Face::Native).into_iter().filter(|row| row.name != "score_goal").collect(),
         );
     check(
@@ -277,6 +275,7 @@ fn what_values_are_in_javascript() {
             Kind::Switch => "switch",
             Kind::Count | Kind::Whole | Kind::Bytes | Kind::Number(_) => "number",
             Kind::Word(_) | Kind::Text => "word",
+            Kind::Numbers => "numbers",
             _ => "other",
         };
         format!("  {}: \"{kind}\",\n", camel(row.name))

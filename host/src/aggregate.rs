@@ -129,10 +129,8 @@ pub fn aggregate(
             done => return done,
         };
         let place = |path: &Path| clients.iter().position(|client| client.path == path);
-        let bad = planned.bad_input(&error).and_then(|(path, reason)| Some((place(&path)?, reason)));
+        let bad = planned.bad_input(&error).and_then(|(path, bad)| Some((place(&path)?, bad.reason)));
         let (bad, reason) = bad.ok_or(error)?;
-        let reason =
-            reason.split_once(" is dropped: ").map_or(reason.as_str(), |(_, reason)| reason).to_owned();
         dropped.push(Dropped { name: clients.remove(bad).name, reason });
     }
 }
@@ -163,8 +161,7 @@ fn listed(inputs: &[PathBuf], round: &RoundOptions) -> Result<Vec<Client>> {
     let (mut paths, mut manifest) = (Vec::new(), round.manifest.clone());
     for input in inputs {
         match inside(input)? {
-            Some(found) if manifest.is_none() && inputs.len() == 1 && input.join(MANIFEST).is_file() => {
-                drop(found);
+            Some(_) if manifest.is_none() && inputs.len() == 1 && input.join(MANIFEST).is_file() => {
                 manifest = Some(input.join(MANIFEST));
             }
             Some(found) => paths.extend(found),
@@ -384,11 +381,7 @@ fn choose(
         shares: parts,
         told: report::Round {
             rule: rule.name().into(),
-            discount: match discount {
-                Discount::Constant => "constant".into(),
-                Discount::Polynomial(power) => format!("polynomial {power}"),
-                Discount::Hinge(slope, free) => format!("hinge {slope},{free}"),
-            },
+            discount: discount.to_string(),
             period: round.period.filter(|_| rule == Rule::FedFix),
             rate,
             momentum,

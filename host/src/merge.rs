@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use mwa::convert::{Conversion, ConvertOptions, Target};
-use mwa::merge::{Closing, Merge, Text};
+use mwa::merge::{BadInput, Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
 use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
 
@@ -17,7 +17,7 @@ use crate::io::disk::{Disk, now, text_of};
 use crate::io::hash::sha256_of;
 use crate::io::scratch::Scratch;
 use crate::io::staging::{Staging, cannot_write, place_of};
-use crate::io::store::{Hashes, Store};
+use crate::io::store::{Hashes, Known, Store};
 use crate::options::{MergeOptions, Options};
 use crate::plot::weights::picture;
 use crate::progress::Progress;
@@ -87,9 +87,9 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
             Err(error) if options.choose.drop_bad => error,
             done => return done,
         };
-        let (bad, note) = planned.bad_input(&error).ok_or(error)?;
-        excluded.push(bad);
-        dropped.push(note);
+        let (path, bad) = planned.bad_input(&error).ok_or(error)?;
+        excluded.push(path);
+        dropped.push(bad.note());
     }
 }
 
@@ -173,6 +173,8 @@ pub(crate) struct Planned {
     /// What is copied beside the weights: name and path.
     companions: Vec<(String, PathBuf)>,
     picture: Option<String>,
+    /// The hashes of the inputs, where they were merged before.
+    known: Option<Known>,
 }
 
 impl Planned {
@@ -186,23 +188,28 @@ impl Planned {
                 companions.push((name.clone(), path.clone()));
             }
         }
-        Ok(Self { merge, checkpoints, companions, picture })
+        Ok(Self { merge, checkpoints, companions, picture, known: None })
     }
 
-    /// The path of the checkpoint whose values made a merge fail, and what to say of leaving it out.
-    pub(crate) fn bad_input(&self, error: &Error) -> Option<(PathBuf, String)> {
-        let (bad, note) = self.merge.bad_input(error)?;
-        Some((self.checkpoints[bad].path.clone(), note))
+    /// The same, of inputs whose hashes are known.
+    pub(crate) fn knowing(self, known: Option<Known>) -> Self {
+        Self { known, ..self }
+    }
+
+    /// The path of the checkpoint whose values made a merge fail, and which input it is.
+    pub(crate) fn bad_input(&self, error: &Error) -> Option<(PathBuf, BadInput)> {
+        let bad = self.merge.bad_input(error)?;
+        Some((self.checkpoints[bad.input].path.clone(), bad))
     }
 
     /// Merge on this machine, into the folder `out`.
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
-        let Self { merge, checkpoints, companions, picture } = self;
+        let Self { merge, checkpoints, companions, picture, known } = self;
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
         let files = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
-        let mut store = Store::new(files, how.sha256);
+        let mut store = Store::new(files, how.sha256).knowing(known.clone());
         let mut begun = None;
         let create = |merge: &Merge| {
             let staging = begun.insert(Staging::begin(out, how.force, checkpoints)?);

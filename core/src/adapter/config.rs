@@ -82,6 +82,13 @@ impl AdapterConfig {
         self.fields.get("base_model_name_or_path")?.as_str()
     }
 
+    /// The init that subtracted something of its own from the base model (`lora/layer.py`), so that the adapter fits no other.
+    pub(crate) fn base_changing_init(&self) -> Option<&str> {
+        const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+        let init = self.field("init_lora_weights")?.as_str()?;
+        CHANGING.iter().any(|name| init.starts_with(name)).then_some(init)
+    }
+
     /// One field, whatever it holds; `None` if the file does not have it.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Value> {

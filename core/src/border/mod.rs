@@ -344,7 +344,7 @@ impl Session {
         let work = self.work()?;
         let done = work.run(number, chunks, compute);
         let Err(error) = &done else { return done };
-        let bad = work.merge.bad_input(error).map(|(bad, note)| (work.indexes[bad], note));
+        let bad = work.merge.bad_input(error).map(|bad| (work.indexes[bad.input], bad.note()));
         if let Some((bad, note)) = bad.filter(|_| self.order.options.drop_bad) {
             self.excluded.push(bad);
             self.dropped.push(note);

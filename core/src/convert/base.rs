@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, is_file, is_folder, join, text};
+use crate::run::checkpoint::CONFIG_LIMIT;
 use crate::text::json;
 
 /// A base model.
@@ -18,8 +19,6 @@ pub(crate) struct Base {
     pub(crate) kv_heads: u64,
     pub(crate) layers: Option<u64>,
 }
-
-const LIMIT: u64 = 16 << 20;
 
 impl Base {
     /// The one that the user names.
@@ -43,7 +42,7 @@ impl Base {
     }
 
     fn read(files: &dyn Files, path: String) -> Maybe<Self> {
-        let text = text(files, &path, LIMIT)?;
+        let text = text(files, &path, CONFIG_LIMIT)?;
         let bad = |detail: String| Error::new(ErrorKind::Config, detail).file(path.clone());
         let all: Map<String, Value> =
             json::parse(&text).map_err(|error| bad(format!("is not the config of a model: {error}")))?;

@@ -6,10 +6,12 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::Written;
+use super::adapter::{
+    A, Adapter, B, EMBEDDING_A, EMBEDDING_B, Module, commonest, is_frozen_copy, module, refuse, same,
+};
 use super::base::Base;
 use super::matrix::{Made, Matrix};
-use super::read::{A, Adapter, B, EMBEDDING_A, EMBEDDING_B, Module};
-use super::write::{Written, commonest, is_frozen_copy, refuse, same};
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf::{ALPHA, MAGIC};
@@ -108,20 +110,7 @@ pub(crate) fn read(
             (false, true) => (A, vec![rows, cols], matrix),
             (false, false) => (B, vec![rows, cols], matrix),
         };
-        let place = modules.iter().position(|it| it.path == path).unwrap_or_else(|| {
-            modules.push(Module {
-                component: String::new(),
-                path,
-                parts: Vec::new(),
-                rank: 0,
-                alpha: f64::NAN,
-            });
-            modules.len() - 1
-        });
-        if is_a {
-            modules[place].rank = shape[0];
-        }
-        modules[place].parts.push((part, shape, matrix));
+        module(&mut modules, "", &path).add(part, shape, matrix);
     }
     for module in &mut modules {
         module.alpha = if alpha == 0.0 { module.rank as f64 } else { alpha };

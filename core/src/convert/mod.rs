@@ -17,6 +17,7 @@ use crate::run::readers::{OpenOptions, Readers};
 use matrix::Made;
 use names::Model;
 
+mod adapter;
 mod base;
 mod gguf;
 mod matrix;
@@ -103,6 +104,9 @@ struct Output {
     tail: Option<pt::Tail>,
 }
 
+/// Files, small files, and what to tell.
+type Written = (Vec<Output>, Vec<(String, String)>, Vec<String>);
+
 /// A piece of an output file.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -128,7 +132,7 @@ impl Conversion {
             return Ok(Self { inputs, outputs, texts, notes });
         }
         let base = base::Base::find(files, options.base.as_deref())?;
-        let adapter = read::Adapter::open(files, readers, path, base.as_ref())?;
+        let adapter = adapter::Adapter::open(files, readers, path, base.as_ref())?;
         let model = options.model.as_deref().map(model).transpose()?;
         let base = match base {
             Some(base) => Some(base),

@@ -440,6 +440,11 @@ fn to_sgm(path: &str) -> Option<String> {
     }
 }
 
+/// A path with its numbers in their order: 2 before 10.
+pub(super) fn natural(path: &str) -> impl Iterator<Item = (u64, &str)> {
+    path.split('.').map(|part| part.parse().map_or((u64::MAX, part), |number| (number, "")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,10 +8,9 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::Output;
 use super::matrix::{Made, Matrix};
-use super::read::natural;
-use super::write::Written;
+use super::names::natural;
+use super::{Output, Written};
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Header;
@@ -63,7 +62,7 @@ pub(super) fn write(
             tensors.push(made);
         }
     }
-    tensors.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+    tensors.sort_by(|a, b| natural(&a.name).cmp(natural(&b.name)));
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let mut head = Vec::new();
     let mut members = Vec::new();

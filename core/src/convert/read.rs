@@ -8,57 +8,22 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use super::adapter::{A, Adapter, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, Module, module};
 use super::base::Base;
 use super::gguf;
 use super::matrix::Matrix;
-use super::names::{Model, Rows, unflatten};
+use super::names::{Model, Rows, natural, unflatten};
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::scale::Scaling;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, is_file, is_folder, join, parent, text};
 use crate::format::gguf::ALPHA;
-use crate::format::known::container;
-use crate::format::safetensors::{Header, Tensor};
-use crate::run::checkpoint::Checkpoint;
+use crate::format::known::Container;
+use crate::format::safetensors::Tensor;
+use crate::run::checkpoint::{CONFIG_LIMIT, Checkpoint};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::text::json;
-
-/// An adapter, whatever it came in.
-#[derive(Debug, Default)]
-pub(crate) struct Adapter {
-    /// Path and head of each file.
-    pub(crate) files: Vec<(String, Header)>,
-    pub(crate) modules: Vec<Module>,
-    /// Tensors that belong to no pair of factors, by name: trained modules, biases, tokens.
-    pub(crate) others: Vec<(String, usize, Tensor)>,
-    /// PEFT's config of each component, where the container has one.
-    pub(crate) configs: Vec<(String, AdapterConfig)>,
-    /// The base model's name, where it is known otherwise.
-    base: Option<String>,
-    pub(crate) notes: Vec<String>,
-}
-
-/// A module that is adapted.
-#[derive(Clone, Debug)]
-pub(crate) struct Module {
-    /// The part of a pipeline: `unet`, `transformer`, `text_encoder`, `text_encoder_2`; empty for a model by itself.
-    pub(crate) component: String,
-    /// Its dotted path in it.
-    pub(crate) path: String,
-    /// Its tensors as PEFT calls them behind the path, with their shapes, as PEFT has them.
-    pub(crate) parts: Vec<(&'static str, Vec<u64>, Matrix)>,
-    /// The number by which the scale is divided: its rank.
-    pub(crate) rank: u64,
-    /// The scale times the rank.
-    pub(crate) alpha: f64,
-}
-
-pub(crate) const A: &str = "lora_A.weight";
-pub(crate) const B: &str = "lora_B.weight";
-pub(crate) const EMBEDDING_A: &str = "lora_embedding_A";
-pub(crate) const EMBEDDING_B: &str = "lora_embedding_B";
-pub(crate) const MAGNITUDE: &str = "lora_magnitude_vector";
 
 /// What PEFT's names end in, and LyCORIS' too where they say `hada` and `lokr`.
 const PARTS: [&str; 19] = [
@@ -141,9 +106,9 @@ impl Adapter {
         for module in &adapter.modules {
             module.check().map_err(|error| error.file(path))?;
         }
-        adapter
-            .modules
-            .sort_by(|a, b| (&a.component, natural(&a.path)).cmp(&(&b.component, natural(&b.path))));
+        adapter.modules.sort_by(|a, b| {
+            a.component.cmp(&b.component).then_with(|| natural(&a.path).cmp(natural(&b.path)))
+        });
         let mut seen = adapter.modules.iter().zip(adapter.modules.iter().skip(1));
         if let Some((one, _)) = seen.find(|(a, b)| a.component == b.component && a.path == b.path) {
             let detail = format!("adapts {} twice, under two names", one.path);
@@ -153,12 +118,6 @@ impl Adapter {
                 .into());
         }
         Ok(adapter)
-    }
-
-    /// The name of the base model that the adapter is of.
-    pub(crate) fn base_name(&self) -> Option<String> {
-        let named = self.configs.iter().find_map(|(_, config)| config.base_model());
-        named.map(String::from).or_else(|| self.base.clone()).filter(|name| !name.is_empty())
     }
 
     fn take(
@@ -182,7 +141,7 @@ impl Adapter {
             })
             .collect();
         let names = || tensors.iter().map(|(_, tensor)| tensor.name.as_str());
-        let what = container(names, false).unwrap_or_default();
+        let container = Container::of(&names);
         let folder = opened.folder.clone().unwrap_or_else(|| parent(path).to_owned());
         let metadata = self.files[first].1.metadata().clone();
         let at = |error: Error| error.file(path);
@@ -195,59 +154,51 @@ impl Adapter {
         let alpha_of = |path: &str| {
             alphas.iter().find(|(name, _)| name.strip_suffix(".alpha") == Some(path)).map(|(_, it)| *it)
         };
-        if what.starts_with("a PEFT") || opened.config.is_some() {
-            let config = opened.config.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Config,
-                    "has no adapter_config.json, so nothing says how its factors are scaled",
-                )
-                .file(path)
-                .help("give the folder that holds both")
-            })?;
-            self.peft(&tensors, component, &config).map_err(at)?;
-            self.configs.push((component.to_owned(), config));
-        } else if what.starts_with("a GGUF") {
-            let alpha = metadata.get(ALPHA).and_then(json::float).unwrap_or(0.0);
-            let kind = metadata.get("general.architecture").unwrap_or_default();
-            let modules = gguf::read(&tensors, kind, alpha, base).map_err(at)?;
-            self.modules.extend(modules);
-        } else if what.starts_with("an MLX") {
-            let config = join(&folder, "adapter_config.json");
-            if !is_file(files, &config)? {
-                let error = Error::new(
-                    ErrorKind::Config,
-                    "has no adapter_config.json beside it, which gives its scale",
-                );
-                return Err(error.file(path).help("put the file of its training there").into());
+        match container {
+            _ if opened.config.is_some() || container == Some(Container::Peft) => {
+                let config = opened.config.ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Config,
+                        "has no adapter_config.json, so nothing says how its factors are scaled",
+                    )
+                    .file(path)
+                    .help("give the folder that holds both")
+                })?;
+                self.peft(&tensors, component, &config).map_err(at)?;
+                self.configs.push((component.to_owned(), config));
             }
-            let text = text(files, &config, 16 << 20)?;
-            self.mlx(&tensors, &text).map_err(|error| error.file(config))?;
-        } else if what.starts_with("a torchtune") {
-            let config = join(&folder, "adapter_config.json");
-            let config = if is_file(files, &config)? { Some(text(files, &config, 16 << 20)?) } else { None };
-            self.torchtune(&tensors, config.as_deref(), base).map_err(at)?;
-        } else if what.starts_with("a kohya")
-            || what.starts_with("a LyCORIS")
-            || what.starts_with("an OneTrainer")
-            || what.starts_with("a ComfyUI")
-        {
-            self.kohya(&tensors, &alpha_of).map_err(at)?;
-        } else {
-            self.diffusers(&tensors, metadata.get("lora_adapter_metadata"), &alpha_of).map_err(at)?;
+            Some(Container::Gguf) => {
+                let alpha = metadata.get(ALPHA).and_then(json::float).unwrap_or(0.0);
+                let kind = metadata.get("general.architecture").unwrap_or_default();
+                let modules = gguf::read(&tensors, kind, alpha, base).map_err(at)?;
+                self.modules.extend(modules);
+            }
+            Some(Container::Mlx) => {
+                let config = join(&folder, "adapter_config.json");
+                if !is_file(files, &config)? {
+                    let error = Error::new(
+                        ErrorKind::Config,
+                        "has no adapter_config.json beside it, which gives its scale",
+                    );
+                    return Err(error.file(path).help("put the file of its training there").into());
+                }
+                let text = text(files, &config, CONFIG_LIMIT)?;
+                self.mlx(&tensors, &text).map_err(|error| error.file(config))?;
+            }
+            Some(Container::Torchtune) => {
+                let config = join(&folder, "adapter_config.json");
+                let config =
+                    if is_file(files, &config)? { Some(text(files, &config, CONFIG_LIMIT)?) } else { None };
+                self.torchtune(&tensors, config.as_deref(), base).map_err(at)?;
+            }
+            Some(Container::Kohya | Container::Lycoris | Container::OneTrainer | Container::ComfyUi) => {
+                self.kohya(&tensors, &alpha_of).map_err(at)?;
+            }
+            Some(Container::Diffusers | Container::Bare | Container::Peft) | None => {
+                self.diffusers(&tensors, metadata.get("lora_adapter_metadata"), &alpha_of).map_err(at)?;
+            }
         }
         Ok(())
-    }
-
-    /// The module of this path, new if need be.
-    fn module(&mut self, component: &str, path: &str) -> &mut Module {
-        // tensors of one module lie side by side in most files, so it is looked for from the end on
-        let place = self.modules.iter().rposition(|it| it.component == component && it.path == path);
-        let place = place.unwrap_or_else(|| {
-            let (component, path) = (component.to_owned(), path.to_owned());
-            self.modules.push(Module { component, path, parts: Vec::new(), rank: 0, alpha: f64::NAN });
-            self.modules.len() - 1
-        });
-        &mut self.modules[place]
     }
 
     fn peft(&mut self, tensors: &[(usize, Tensor)], component: &str, config: &AdapterConfig) -> Result<()> {
@@ -256,10 +207,7 @@ impl Adapter {
             let detail = format!("is {}, which only PEFT itself has", config.peft_type());
             return Err(Error::new(ErrorKind::Method, detail).help("LORA, LOHA and LOKR are converted"));
         }
-        let changed = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-        if let Some(how) = config.field("init_lora_weights").and_then(Value::as_str)
-            && changed.iter().any(|name| how.starts_with(name))
-        {
+        if let Some(how) = config.base_changing_init() {
             self.notes.push(format!(
                 "init_lora_weights is {how}: the adapter fits a changed base model, which others do not make"
             ));
@@ -270,8 +218,8 @@ impl Adapter {
         }
         let mut own = self.parts(tensors, |name| {
             let path = name.strip_prefix("base_model.model.").unwrap_or(name);
-            Ok(Some((component.to_owned(), path.to_owned())))
-        })?;
+            (component.to_owned(), path.to_owned())
+        });
         // LoHa and LoKr call theirs otherwise
         let alpha = config.field("alpha").cloned().filter(|_| config.peft_type() != "LORA");
         let plain = match alpha {
@@ -293,9 +241,9 @@ impl Adapter {
     fn parts(
         &mut self,
         tensors: &[(usize, Tensor)],
-        place: impl Fn(&str) -> Result<Option<(String, String)>>,
-    ) -> Result<Vec<Module>> {
-        let mut found = Self::default();
+        place: impl Fn(&str) -> (String, String),
+    ) -> Vec<Module> {
+        let mut found = Vec::new();
         for (file, tensor) in tensors {
             let known = split(&tensor.name);
             let Some((path, part)) = known.filter(|(_, part)| *part != "alpha") else {
@@ -304,11 +252,11 @@ impl Adapter {
                 }
                 continue;
             };
-            let Some((component, path)) = place(path)? else { continue };
-            let module = found.module(&component, &path);
+            let (component, path) = place(path);
+            let module = module(&mut found, &component, &path);
             module.add(part, tensor.shape.clone(), Matrix::of(*file, tensor));
         }
-        Ok(found.modules)
+        found
     }
 
     fn diffusers(
@@ -334,7 +282,7 @@ impl Adapter {
                 configs[place].1.insert(field.to_owned(), value);
             }
         }
-        let own = self.parts(tensors, |name| Ok(Some(component_of(name))))?;
+        let own = self.parts(tensors, component_of);
         let mut scalings = Vec::new();
         for (component, mut fields) in configs {
             fields.insert("peft_type".to_owned(), "LORA".into());
@@ -374,7 +322,7 @@ impl Adapter {
             ("lora_te_", "text_encoder"),
             ("lycoris_", ""),
         ];
-        let own = self.parts(tensors, |name| Ok(Some((String::new(), name.to_owned()))))?;
+        let own = self.parts(tensors, |name| (String::new(), name.to_owned()));
         let mut placed = Vec::new();
         for module in own {
             let name = module.path.clone();
@@ -483,7 +431,7 @@ impl Adapter {
                     continue;
                 }
             };
-            self.module("", path).add(part, shape, matrix);
+            module(&mut self.modules, "", path).add(part, shape, matrix);
         }
         for module in &mut self.modules {
             module.alpha = scale * module.rank as f64;
@@ -523,8 +471,8 @@ impl Adapter {
                     format!("model.layers.{}", renamed.unwrap_or(rest))
                 }
             };
-            Ok(Some((String::new(), path)))
-        })?;
+            (String::new(), path)
+        });
         let base = base.ok_or_else(|| {
             Error::new(ErrorKind::Config, "has the rows of q and k in torchtune's order, which depends on the model's heads")
                 .help("give the base model with --base, or convert the adapter_model.safetensors beside it, which is PEFT's")
@@ -572,29 +520,6 @@ fn component_of(name: &str) -> (String, String) {
 }
 
 impl Module {
-    fn add(&mut self, part: &'static str, shape: Vec<u64>, matrix: Matrix) {
-        let dim = |at: usize| shape.get(at).copied().unwrap_or(0);
-        match part {
-            A | EMBEDDING_A | "hada_w1_b" | "lokr_w1_b" | "lokr_w2_b" => self.rank = self.rank.max(dim(0)),
-            _ => {}
-        }
-        self.parts.push((part, shape, matrix));
-    }
-
-    pub(crate) fn part(&self, part: &str) -> Option<&(&'static str, Vec<u64>, Matrix)> {
-        self.parts.iter().find(|(known, ..)| *known == part)
-    }
-
-    /// The number that the product of factors is multiplied by.
-    pub(crate) fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
-    }
-
-    /// Whether it is a pair of factors, of a layer or of an embedding.
-    pub(crate) fn is_lora(&self) -> bool {
-        self.part(A).is_some() || self.part(EMBEDDING_A).is_some()
-    }
-
     fn check(&self) -> Result<()> {
         let lacks = |part: &str, other: &str| {
             let error =
@@ -673,42 +598,6 @@ impl Module {
         }
         Ok(parted)
     }
-
-    /// Put the rows of B of q and k in an order that depends on the heads.
-    pub(crate) fn reorder(
-        &mut self,
-        base: &Base,
-        order: &dyn Fn(u64, u64) -> Option<Vec<u64>>,
-    ) -> Result<()> {
-        let heads = match last_of(&self.path) {
-            "q_proj" => base.heads,
-            "k_proj" => base.kv_heads,
-            _ => return Ok(()),
-        };
-        for (part, _, matrix) in &mut self.parts {
-            if *part == B {
-                let rows = matrix.rows;
-                let order = order(heads, rows).ok_or_else(|| {
-                    let detail =
-                        format!("has {rows} rows in {}, which are not those of {heads} heads", self.path);
-                    Error::new(ErrorKind::Shape, detail)
-                        .help("give the config of its own base model with --base")
-                })?;
-                *matrix = matrix.clone().ordered(order);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The last part of a dotted path.
-pub(crate) fn last_of(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
-}
-
-/// A path with its numbers in their order: 2 before 10.
-pub(super) fn natural(path: &str) -> Vec<(u64, &str)> {
-    path.split('.').map(|part| part.parse().map_or((u64::MAX, part), |number| (number, ""))).collect()
 }
 
 /// The number of a tensor that has one.

@@ -8,19 +8,19 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter::{
+    A, Adapter, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, Module, commonest, is_frozen_copy, last_of, refuse,
+    same,
+};
 use super::base::Base;
 use super::matrix::{Made, Matrix};
 use super::names::{Model, Rows, flatten};
-use super::read::{A, Adapter, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, Module, last_of};
-use super::{Output, Target, gguf};
+use super::{Output, Target, Written, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::{Header, TextMap};
 use crate::text::index::Index;
 use crate::text::json as text;
-
-/// Files, small files, and what to tell.
-pub(crate) type Written = (Vec<Output>, Vec<(String, String)>, Vec<String>);
 
 pub(crate) fn write(
     adapter: &Adapter,
@@ -44,30 +44,6 @@ pub(crate) fn write(
         written.2.push(format!("`{name}` is left out: it is the base model's own"));
     }
     Ok(written)
-}
-
-/// A target cannot hold something.
-pub(crate) fn refuse(target: &str, name: &str, what: &str, help: &'static str) -> Error {
-    let detail = format!("cannot be converted: {target} cannot hold {what}");
-    Error::new(ErrorKind::Method, detail).tensor(name).help(help)
-}
-
-/// Whether two scales are one.
-pub(crate) fn same(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-12 * a.abs().max(b.abs())
-}
-
-/// The commonest of some numbers, the first of several that are as common.
-pub(crate) fn commonest(numbers: &[f64]) -> f64 {
-    let count = |number: &f64| numbers.iter().filter(|other| same(**other, *number)).count();
-    let mut best = numbers.first().copied().unwrap_or(1.0);
-    let mut most = count(&best);
-    for number in numbers {
-        if count(number) > most {
-            (best, most) = (*number, count(number));
-        }
-    }
-    best
 }
 
 /// A safetensors file of some tensors.
@@ -276,11 +252,6 @@ fn magnitude(module: &Module, shape: &[u64], target: &str) -> Result<Vec<u64>> {
     } else {
         vec![all]
     })
-}
-
-/// Whether a tensor is a copy of the base model's, which PEFT writes beside an adapted embedding.
-pub(crate) fn is_frozen_copy(name: &str) -> bool {
-    name.ends_with(".base_layer.weight")
 }
 
 fn only_lora(adapter: &Adapter, target: &str) -> Result<()> {

@@ -133,23 +133,26 @@ fn told<T>(read: Maybe<T>, tell: impl FnOnce(T) -> Option<Known>) -> Maybe<Optio
     }
 }
 
-/// The container of adapters whose names tensors have.
-pub(crate) fn container<'a, I: Iterator<Item = &'a str>>(
-    names: impl Fn() -> I,
-    has_config: bool,
-) -> Option<String> {
-    let any = |what: &dyn Fn(&str) -> bool| names().any(what);
-    let method = |name: &str| {
-        if any(&|it| it.contains(".hada_w")) {
-            format!("{name} LoHa")
-        } else if any(&|it| it.contains(".lokr_w")) {
-            format!("{name} LoKr")
-        } else {
-            format!("{name} LoRA")
-        }
-    };
-    let is_lora = any(&|it| {
-        [
+/// What adapters come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Container {
+    Peft,
+    Kohya,
+    OneTrainer,
+    Lycoris,
+    ComfyUi,
+    Diffusers,
+    Torchtune,
+    Gguf,
+    Mlx,
+    /// Factors under names of a model's own.
+    Bare,
+}
+
+impl Container {
+    /// The one whose names tensors have; none for those of no adapter.
+    pub(crate) fn of<'a, I: Iterator<Item = &'a str>>(names: &impl Fn() -> I) -> Option<Self> {
+        const FACTORS: [&str; 10] = [
             ".lora_A",
             ".lora_B",
             ".lora_down",
@@ -160,42 +163,76 @@ pub(crate) fn container<'a, I: Iterator<Item = &'a str>>(
             "_lora.down",
             "_lora.up",
             ".lora.up",
-        ]
-        .iter()
-        .any(|mark| it.contains(mark))
-    });
-    if any(&|it| it.starts_with("base_model.model.")) {
-        return Some(method("a PEFT"));
+        ];
+        let any = |what: &dyn Fn(&str) -> bool| names().any(what);
+        let begins = |starts: &[&str]| any(&|it| starts.iter().any(|start| it.starts_with(start)));
+        let is_lora = any(&|it| FACTORS.iter().any(|mark| it.contains(mark)));
+        Some(if begins(&["base_model.model."]) {
+            Self::Peft
+        } else if begins(&["lora_transformer_"]) {
+            Self::OneTrainer
+        } else if begins(&["lora_unet_", "lora_te"]) {
+            Self::Kohya
+        } else if begins(&["lycoris_"]) {
+            Self::Lycoris
+        } else if is_lora && begins(&["diffusion_model."]) {
+            Self::ComfyUi
+        } else if is_lora && begins(&["unet.", "transformer.", "text_encoder", "prior."]) {
+            Self::Diffusers
+        } else if any(&|it| it.ends_with(".lora_a.weight")) {
+            Self::Torchtune
+        } else if any(&|it| it.ends_with(".weight.lora_a")) {
+            Self::Gguf
+        } else if any(&|it| it.ends_with(".lora_a")) {
+            Self::Mlx
+        } else if is_lora {
+            Self::Bare
+        } else {
+            return None;
+        })
     }
-    if any(&|it| {
-        it.starts_with("lora_unet_") || it.starts_with("lora_te") || it.starts_with("lora_transformer_")
-    }) {
-        let of = MODELS.iter().find(|(marks, _)| any(&|it| marks.iter().any(|mark| it.contains(mark))));
-        let of = of.map_or_else(String::new, |(_, of)| format!(" for {of}"));
-        let writer = if any(&|it| it.starts_with("lora_transformer_")) { "an OneTrainer" } else { "a kohya" };
-        return Some(format!("{}{of}", method(writer)));
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Peft => "a PEFT",
+            Self::Kohya => "a kohya",
+            Self::OneTrainer => "an OneTrainer",
+            Self::Lycoris => "a LyCORIS",
+            Self::ComfyUi => "a ComfyUI",
+            Self::Diffusers => "a diffusers",
+            Self::Torchtune => "a torchtune",
+            Self::Gguf => "a GGUF",
+            Self::Mlx => "an MLX",
+            Self::Bare => "a bare",
+        }
     }
-    if any(&|it| it.starts_with("lycoris_")) {
-        return Some(method("a LyCORIS"));
-    }
-    if is_lora && any(&|it| it.starts_with("diffusion_model.")) {
-        return Some(method("a ComfyUI"));
-    }
-    let components = ["unet.", "transformer.", "text_encoder", "prior."];
-    if is_lora && any(&|it| components.iter().any(|part| it.starts_with(part))) {
-        let config = if has_config { "" } else { " without its config (diffusers takes alpha = rank)" };
-        return Some(format!("{}{config}", method("a diffusers")));
-    }
-    if any(&|it| it.ends_with(".lora_a.weight")) {
-        return Some("a torchtune LoRA".to_owned());
-    }
-    if any(&|it| it.ends_with(".weight.lora_a")) {
-        return Some("a GGUF LoRA".to_owned());
-    }
-    if any(&|it| it.ends_with(".lora_a")) {
-        return Some("an MLX LoRA".to_owned());
-    }
-    is_lora.then(|| method("a bare"))
+}
+
+/// In words, the adapter whose names tensors have: "a kohya LoHa for SD3".
+pub(crate) fn container<'a, I: Iterator<Item = &'a str>>(
+    names: impl Fn() -> I,
+    has_config: bool,
+) -> Option<String> {
+    let container = Container::of(&names)?;
+    let any = |what: &dyn Fn(&str) -> bool| names().any(what);
+    let method = if any(&|it| it.contains(".hada_w")) {
+        "LoHa"
+    } else if any(&|it| it.contains(".lokr_w")) {
+        "LoKr"
+    } else {
+        "LoRA"
+    };
+    let more = match container {
+        Container::Kohya | Container::OneTrainer => {
+            let of = MODELS.iter().find(|(marks, _)| any(&|it| marks.iter().any(|mark| it.contains(mark))));
+            of.map_or_else(String::new, |(_, of)| format!(" for {of}"))
+        }
+        Container::Diffusers if !has_config => {
+            " without its config (diffusers takes alpha = rank)".to_owned()
+        }
+        _ => String::new(),
+    };
+    Some(format!("{} {method}{more}", container.name()))
 }
 
 /// What names of kohya's say of the model.

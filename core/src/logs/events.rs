@@ -79,7 +79,7 @@ fn record<'a>(rest: &mut &'a [u8], size: usize) -> Result<Option<&'a [u8]>> {
 }
 
 fn masked(bytes: &[u8]) -> u32 {
-    crc(CASTAGNOLI, [bytes]).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc(&CASTAGNOLI, [bytes]).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// The number of a `Summary.Value`: `simple_value`, or the one in its tensor, as newer programs write it.

@@ -33,7 +33,7 @@ pub enum Count {
 pub struct LogKind {
     /// What messages call it.
     pub what: &'static str,
-    /// The names of its files; a `*` at the end or in front stands for anything.
+    /// The names of its files; a `*` in one stands for anything.
     pub names: &'static [&'static str],
     /// Where they lie, from the run's folder on: `*` is any folder that is no checkpoint, `@` each checkpoint's.
     pub places: &'static [&'static str],
@@ -242,10 +242,9 @@ impl LogKind {
     /// Whether a file of this name is such a log.
     #[must_use]
     pub fn claims(&self, name: &str) -> bool {
-        self.names.iter().any(|known| match (known.strip_prefix('*'), known.strip_suffix('*')) {
-            (Some(end), _) => name.ends_with(end),
-            (None, Some(start)) => name.starts_with(start),
-            (None, None) => name == *known,
+        self.names.iter().any(|known| match known.split_once('*') {
+            Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+            None => name == *known,
         })
     }
 }
@@ -303,6 +302,10 @@ mod tests {
     fn names_are_whole_or_begin_alike() {
         assert!(LogKind::EVENTS.claims("events.out.tfevents.17.host") && !LogKind::EVENTS.claims("events"));
         assert!(LogKind::LINES.claims("logging.jsonl") && !LogKind::LINES.claims("logging.jsonl.bak"));
+        for name in ["log.txt", "log-2026.txt", "train.txt"] {
+            assert!(LogKind::PRINTED_STEPS.claims(name), "{name}");
+        }
+        assert!(!LogKind::PRINTED_STEPS.claims("catalog.txt") && !LogKind::PRINTED_STEPS.claims("log.txt.1"));
     }
 
     #[test]

@@ -18,11 +18,11 @@ mod wire;
 
 /// The CRC-32 that zip and W&B have.
 pub(crate) fn crc32<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
-    wire::crc(wire::IEEE, pieces)
+    wire::crc(&wire::IEEE, pieces)
 }
 
 /// The CRC-32 of bytes that follow others, whose CRC-32 is `before`; 0 for none.
 #[must_use]
 pub(crate) fn crc32_more(before: u32, bytes: &[u8]) -> u32 {
-    !wire::more(wire::IEEE, !before, [bytes])
+    !wire::more(&wire::IEEE, !before, [bytes])
 }

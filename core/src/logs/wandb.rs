@@ -96,9 +96,9 @@ fn chunk<'a>(bytes: &'a [u8], from: usize, patience: &mut usize) -> Option<(usiz
         let len = usize::from(u16::from_le_bytes([head[4], head[5]]));
         let payload = bytes.get(at + HEAD..at + HEAD + len)?;
         if at != from {
-            *patience = patience.checked_sub(len)?;
+            *patience = patience.checked_sub(HEAD + len)?;
         }
-        (crc(IEEE, [&head[6..], payload]) == check).then_some((at, (head[6], payload)))
+        (crc(&IEEE, [&head[6..], payload]) == check).then_some((at, (head[6], payload)))
     })
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn chunk_of(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let check = crc(IEEE, [&[kind][..], payload]);
+        let check = crc(&IEEE, [&[kind][..], payload]);
         let len = u16::try_from(payload.len()).unwrap();
         [&check.to_le_bytes()[..], &len.to_le_bytes(), &[kind], payload].concat()
     }

@@ -1,7 +1,5 @@
 //! Records in binary logs: the fields of protocol buffers, and the checksums in front of them.
 
-use alloc::vec::Vec;
-
 /// A field of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Field<'a> {
@@ -67,34 +65,54 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The polynomial of CRC-32C, bits reversed.
-pub(super) const CASTAGNOLI: u32 = 0x82f6_3b78;
-/// The polynomial of the CRC-32 of zip and PNG, bits reversed.
-pub(super) const IEEE: u32 = 0xedb8_8320;
+/// What a polynomial makes of each byte.
+pub(super) type Table = [u32; 256];
+
+/// CRC-32C.
+pub(super) static CASTAGNOLI: Table = table(0x82f6_3b78);
+/// The CRC-32 of zip and PNG.
+pub(super) static IEEE: Table = table(0xedb8_8320);
+
+/// Of a polynomial, bits reversed.
+const fn table(polynomial: u32) -> Table {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ polynomial } else { crc >> 1 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
 
 /// The CRC-32 of some bytes, in pieces.
-pub(super) fn crc<'a>(polynomial: u32, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
-    !more(polynomial, !0, pieces)
+pub(super) fn crc<'a>(table: &Table, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    !more(table, !0, pieces)
 }
 
 /// The same, begun and not ended.
-pub(super) fn more<'a>(polynomial: u32, begun: u32, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
-    let table: Vec<u32> = (0..256u32)
-        .map(|byte| (0..8).fold(byte, |crc, _| if crc & 1 == 1 { crc >> 1 ^ polynomial } else { crc >> 1 }))
-        .collect();
+pub(super) fn more<'a>(table: &Table, begun: u32, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let all = pieces.into_iter().flatten();
     all.fold(begun, |crc, byte| crc >> 8 ^ table[usize::from(crc.to_le_bytes()[0] ^ byte)])
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]
     fn checksums_are_those_of_everybody() {
         // the check values of the catalogue of CRCs
-        assert_eq!(crc(CASTAGNOLI, [&b"1234"[..], b"56789"]), 0xe306_9283);
-        assert_eq!(crc(IEEE, [&b"123456789"[..]]), 0xcbf4_3926);
+        assert_eq!(crc(&CASTAGNOLI, [&b"1234"[..], b"56789"]), 0xe306_9283);
+        assert_eq!(crc(&IEEE, [&b"123456789"[..]]), 0xcbf4_3926);
     }
 
     #[test]

@@ -122,20 +122,51 @@ impl<'a> Job<'a> {
     /// If the slices do not have the lengths promised by `reads` and `writes`, or a job is given windows that has none.
     #[inline(always)]
     pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
-        let inputs = match (&self.0, bytes) {
-            (Work::Module(job, Aim::Residual(how)), bytes) => return residual(job, *how, bytes),
-            (Work::Module(job, Aim::Common), bytes) => return common(job, bytes),
-            (Work::Apart(chunk), bytes) => return apart(chunk, bytes),
-            (_, Bytes::Whole(inputs)) => inputs,
-            (_, Bytes::Windows(..)) => panic!("this job takes its bytes whole"),
-        };
+        if self.is_windowed() {
+            return self.run_by_windows(bytes);
+        }
+        let Bytes::Whole(inputs) = bytes else { panic!("this job takes its bytes whole") };
         match &self.0 {
             Work::Elements(job) => job.run(inputs, outputs[0]).map(Found::Tally),
             Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
-            Work::Apart(_) => panic!("it was run above"),
             Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
             Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
+            Work::Apart(_) => unreachable!("it reads by windows"),
         }
+    }
+
+    /// Those that read by windows do so out of bytes that are all there, too.
+    #[inline(always)]
+    fn run_by_windows(&self, bytes: Bytes<'_, '_>) -> Result<Found> {
+        let mut whole;
+        let (most, read): (usize, &mut Reader<'_>) = match bytes {
+            Bytes::Windows(most, read) => (most, read),
+            Bytes::Whole(inputs) => {
+                whole = |wanted: &Read, out: &mut [u8]| self.fill(inputs, wanted, out);
+                (WINDOW, &mut whole)
+            }
+        };
+        match &self.0 {
+            Work::Apart(chunk) => chunk.distances(most, read).map(Found::Pairs),
+            Work::Module(job, Aim::Common) => job.inner_products(most, read).map(Found::Pairs),
+            Work::Module(job, Aim::Residual(how)) => job.residual(*how, most, read).map(Found::Residual),
+            _ => unreachable!("it takes its bytes whole"),
+        }
+    }
+
+    /// Fill `out` with a part of the job's reads, whose bytes are `inputs`.
+    fn fill(&self, inputs: &[&[u8]], wanted: &Read, out: &mut [u8]) -> Result<()> {
+        let holds = |read: &Read| {
+            (read.input, read.file) == (wanted.input, wanted.file)
+                && read.range.start <= wanted.range.start
+                && wanted.range.end <= read.range.end
+        };
+        let mut reads = self.reads().zip(inputs);
+        let (read, bytes) = reads.find(|(read, _)| holds(read)).expect("a job reads its own tensors");
+        let start = usize::try_from(wanted.range.start - read.range.start);
+        let start = start.expect("the whole read is in memory");
+        out.copy_from_slice(&bytes[start..start + out.len()]);
+        Ok(())
     }
 
     /// [`Job::run`] of whole bytes, elements by the reference kernel: slow and obvious, the same bytes. Tests hold everything
@@ -165,55 +196,4 @@ impl<'a> Job<'a> {
     pub fn accepts(&self, tally: Tally) -> bool {
         if let Work::Elements(job) = &self.0 { job.accepts(tally) } else { true }
     }
-}
-
-/// A residual reads by windows, also out of bytes that are all there.
-#[inline(always)]
-fn residual(job: &ModuleJob<'_>, how: Method, bytes: Bytes<'_, '_>) -> Result<Found> {
-    let found = match bytes {
-        Bytes::Windows(most, read) => job.residual(how, most, read),
-        Bytes::Whole(inputs) => {
-            job.residual(how, WINDOW, &mut |wanted, out| fill(|i| job.read(i), inputs, wanted, out))
-        }
-    };
-    found.map(Found::Residual)
-}
-
-/// So do inner products.
-#[inline(always)]
-fn common(job: &ModuleJob<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
-    let found = match bytes {
-        Bytes::Windows(most, read) => job.inner_products(most, read),
-        Bytes::Whole(inputs) => {
-            job.inner_products(WINDOW, &mut |wanted, out| fill(|i| job.read(i), inputs, wanted, out))
-        }
-    };
-    found.map(Found::Pairs)
-}
-
-/// So do distances.
-#[inline(always)]
-fn apart(chunk: &Chunk<'_>, bytes: Bytes<'_, '_>) -> Result<Found> {
-    let found = match bytes {
-        Bytes::Windows(most, read) => chunk.distances(most, read),
-        Bytes::Whole(inputs) => {
-            chunk.distances(WINDOW, &mut |wanted, out| fill(|i| chunk.read(i), inputs, wanted, out))
-        }
-    };
-    found.map(Found::Pairs)
-}
-
-/// Fill `out` with a part of the reads of a job, whose bytes are `inputs`.
-fn fill(reads: impl Fn(usize) -> Read, inputs: &[&[u8]], wanted: &Read, out: &mut [u8]) -> Result<()> {
-    let holds = |i: &usize| {
-        let read = reads(*i);
-        (read.input, read.file) == (wanted.input, wanted.file)
-            && read.range.start <= wanted.range.start
-            && wanted.range.end <= read.range.end
-    };
-    let at = (0..inputs.len()).find(holds).expect("a job reads its own tensors");
-    let start = usize::try_from(wanted.range.start - reads(at).range.start);
-    let start = start.expect("the whole read is in memory");
-    out.copy_from_slice(&inputs[at][start..start + out.len()]);
-    Ok(())
 }

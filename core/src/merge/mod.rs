@@ -65,6 +65,7 @@ pub(crate) mod same_run;
 pub(crate) mod tests;
 mod unweighed;
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -242,6 +243,25 @@ pub struct Round {
     pub shares: Vec<f64>,
     /// What the report tells of it.
     pub told: report::Round,
+}
+
+/// An input whose values make a merge fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadInput {
+    /// Its place among the inputs.
+    pub input: usize,
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl BadInput {
+    /// What to say where it is left out.
+    #[must_use]
+    pub fn note(&self) -> String {
+        format!("{} is dropped: {}", self.name, self.reason)
+    }
 }
 
 /// What there is to do.
@@ -448,18 +468,14 @@ impl Merge {
         if let next @ (Next::Jobs(_) | Next::Wait) = self.next_to_weigh()? {
             return Ok(next);
         }
-        let firsts = self.firsts();
-        if self.phase == (Phase::First { is_out: false }) && !firsts.is_empty() {
-            self.phase = Phase::First { is_out: true };
-            return Ok(Next::Jobs(firsts));
+        if let Some(next) = self.next_of_first() {
+            return Ok(next);
         }
         if matches!(self.phase, Phase::First { .. }) {
-            if self.first.iter().any(Option::is_none) {
-                return Ok(Next::Wait);
-            }
             self.judge()?;
             self.phase = Phase::Main { is_out: false };
         }
+        let firsts = self.firsts();
         let (laid, modules) = (self.laid(), self.found.len() as u64);
         let count = laid.cuts.count() + modules;
         if self.phase == (Phase::Main { is_out: false }) && count > 0 {
@@ -479,20 +495,16 @@ impl Merge {
     /// As there.
     pub fn next_to_weigh(&mut self) -> Result<Next> {
         let Some(unweighed) = &self.unweighed else { return Ok(Next::Done) };
-        let firsts = self.firsts();
-        if self.phase == (Phase::First { is_out: false }) && !firsts.is_empty() {
-            self.phase = Phase::First { is_out: true };
-            return Ok(Next::Jobs(firsts));
+        let count = unweighed.apart().count();
+        if let Some(next) = self.next_of_first() {
+            return Ok(next);
         }
         if matches!(self.phase, Phase::First { .. }) {
-            if self.first.iter().any(Option::is_none) {
-                return Ok(Next::Wait);
-            }
-            let count = unweighed.apart().count();
             self.judge()?;
             self.phase = Phase::Weigh { is_out: true };
             if count > 0 {
-                return Ok(Next::Jobs(firsts.end..firsts.end + count));
+                let first = self.firsts().end;
+                return Ok(Next::Jobs(first..first + count));
             }
         }
         if !self.unweighed.as_ref().is_some_and(Unweighed::is_measured) {
@@ -500,6 +512,17 @@ impl Merge {
         }
         self.begin_again()?;
         Ok(Next::Done)
+    }
+
+    /// The first jobs, or that they were not all told of; nothing when they are done.
+    fn next_of_first(&mut self) -> Option<Next> {
+        let firsts = self.firsts();
+        if self.phase == (Phase::First { is_out: false }) && !firsts.is_empty() {
+            self.phase = Phase::First { is_out: true };
+            return Some(Next::Jobs(firsts));
+        }
+        let is_first = matches!(self.phase, Phase::First { .. });
+        (is_first && self.first.iter().any(Option::is_none)).then_some(Next::Wait)
     }
 
     /// The weights are known: plan with them what is left to do.
@@ -780,16 +803,15 @@ impl Merge {
         }
     }
 
-    /// The input to leave out, and what to say of it, where a job failed because of its values; for hosts that try again
-    /// without it (`drop_bad`).
+    /// The input to leave out where a job failed because of its values; for hosts that try again without it (`drop_bad`).
     #[must_use]
-    pub fn bad_input(&self, error: &Error) -> Option<(usize, String)> {
+    pub fn bad_input(&self, error: &Error) -> Option<BadInput> {
         if error.kind() != ErrorKind::NonFinite {
             return None;
         }
         let input = self.chosen.inputs.iter().position(|input| Some(&*input.name) == error.at_file())?;
         let tensor = error.at_tensor().unwrap_or_default();
-        let name = &self.chosen.inputs[input].name;
-        Some((input, alloc::format!("{name} is dropped: tensor `{tensor}` {}", error.detail())))
+        let name = self.chosen.inputs[input].name.clone();
+        Some(BadInput { input, name, reason: format!("tensor `{tensor}` {}", error.detail()) })
     }
 }

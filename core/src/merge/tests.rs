@@ -266,8 +266,9 @@ fn a_bad_tensor_names_the_input_to_leave_out() {
             (error.kind(), error.at_file(), error.at_tensor()),
             (ErrorKind::NonFinite, Some("a"), Some(HEAD))
         );
-        let (index, note) = merge.bad_input(&error).unwrap();
-        assert_eq!(index, 0);
+        let bad = merge.bad_input(&error).unwrap();
+        let note = bad.note();
+        assert_eq!(bad.input, 0);
         assert!(note.starts_with("a is dropped: tensor `base_model.model.head"), "{note}");
     }
 }
@@ -465,5 +466,5 @@ fn what_is_not_finite_is_found_before_anything_is_written() {
         (ErrorKind::NonFinite, Some("b"), Some(HEAD))
     );
     assert_eq!(error.detail(), "holds NaN, at element 0");
-    assert_eq!(merge.bad_input(&error).map(|(input, _)| input), Some(1));
+    assert_eq!(merge.bad_input(&error).map(|bad| bad.input), Some(1));
 }

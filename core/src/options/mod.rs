@@ -78,7 +78,7 @@ impl Row {
     #[must_use]
     pub fn flag_of(&self, verb: Verb) -> String {
         match (self.name, verb) {
-            ("goal" | "questions", Verb::Search) => format!("metric-{}", self.name),
+            ("goal", Verb::Search) => "metric-goal".into(),
             (name, Verb::Search) => name.strip_prefix("score_").unwrap_or(name).replace('_', "-"),
             _ => self.flag(),
         }
@@ -179,8 +179,8 @@ const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
 const WEIGHING_ONCE: &[Verb] = &[Verb::Merge, Verb::Weights];
 const MERGING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate];
 const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
-/// What may be written for programs that need to know the base model; a round has another `base` of its own.
-const CONVERTED: &[Verb] = &[Verb::Merge, Verb::Search];
+/// What is for converting what was written, which `merge` alone does.
+const CONVERTED: &[Verb] = &[Verb::Merge];
 const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search, Verb::Aggregate];
 /// What federated rounds have too.
 const COMPARING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search, Verb::Aggregate];
@@ -387,6 +387,7 @@ options! {
     format: Option<String> = None, Kind::Word(&["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt"]), Facts {
         value: "FORMAT",
         usual: "that of the inputs",
+        verbs: CONVERTED,
         lacking: CONVERTING,
         ..OUTPUT
     };

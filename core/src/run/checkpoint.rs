@@ -22,7 +22,7 @@ pub use crate::format::shards::ShardIndex;
 pub use crate::run::step::{run_around, step_of_folder};
 
 /// The most bytes that a config may have.
-pub(super) const CONFIG_LIMIT: u64 = 16 << 20;
+pub(crate) const CONFIG_LIMIT: u64 = 16 << 20;
 /// The most bytes that a shard index may have: as many as the heads that it lists.
 const INDEX_LIMIT: u64 = 100_000_000;
 

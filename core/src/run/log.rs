@@ -361,14 +361,10 @@ fn named(files: &dyn Files, readers: &Readers, from: &str) -> Maybe<Source> {
         return Err(error.help("give a log, or a folder with logs, to --metrics-from").into());
     }
     let bytes = crate::files::bytes(files, from, LOG_LIMIT)?;
-    let (claiming, others): (Vec<&LogKind>, Vec<&LogKind>) =
-        readers.logs.iter().partition(|kind| kind.claims(last(from)));
+    let claims = |kind: &&LogKind| kind.claims(last(from));
+    let others = readers.logs.iter().filter(|kind| !claims(kind));
     let mut failed = None;
-    for (kind, is_claimed) in claiming
-        .into_iter()
-        .map(|kind: &LogKind| (kind, true))
-        .chain(others.into_iter().map(|kind: &LogKind| (kind, false)))
-    {
+    for kind in readers.logs.iter().filter(claims).chain(others) {
         match (kind.read)(from, &bytes) {
             // what names no checkpoint is of none, here
             Ok(read) if kind.count == Count::Checkpoints && read.iter().all(|state| state.of.is_none()) => {}
@@ -376,7 +372,7 @@ fn named(files: &dyn Files, readers: &Readers, from: &str) -> Maybe<Source> {
                 let states = read.into_iter().map(|state| (None, state)).collect();
                 return Ok(Source { kind: *kind, path: from.to_owned(), files: 1, states });
             }
-            Err(error) if is_claimed && failed.is_none() => failed = Some(error.file(from)),
+            Err(error) if claims(&kind) && failed.is_none() => failed = Some(error.file(from)),
             _ => {}
         }
     }
@@ -417,26 +413,27 @@ fn spread(files: &dyn Files, folder: &str, pattern: &str) -> Maybe<Vec<String>> 
             if !is_folder(files, &place)? {
                 continue;
             }
-            let is_wanted = |name: &&String| match part {
-                // a link to one of the others
-                "*" => {
-                    folder_row(name).is_none_or(|(row, _)| row == BARE)
-                        && !name.starts_with('.')
-                        && *name != "latest-run"
-                }
-                part => *name == part,
-            };
-            let paths: Vec<_> =
-                files.list(&place)?.iter().filter(is_wanted).map(|name| join(&place, name)).collect();
-            for path in paths {
-                if files.kind(&path)? == Kind::Folder {
-                    inner.push(path);
-                }
+            if part != "*" {
+                inner.push(join(&place, part));
+                continue;
             }
+            // the last is a link to one of the others
+            let is_wanted = |name: &&String| {
+                folder_row(name).is_none_or(|(row, _)| row == BARE)
+                    && !name.starts_with('.')
+                    && *name != "latest-run"
+            };
+            inner.extend(files.list(&place)?.iter().filter(is_wanted).map(|name| join(&place, name)));
         }
         places = inner;
     }
-    Ok(places)
+    let mut folders = Vec::new();
+    for place in places {
+        if is_folder(files, &place)? {
+            folders.push(place);
+        }
+    }
+    Ok(folders)
 }
 
 /// Path and bytes of each log of this kind in a folder.

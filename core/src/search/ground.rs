@@ -110,13 +110,13 @@ impl Ground {
     fn schemes(&self, rows: &[(&str, &[f64])]) -> Vec<Proposal> {
         let Some((values, is_step, goal)) = &self.metric else { return Vec::new() };
         let metric = if *is_step { "step" } else { "" };
-        let scheme = |name: &str| Scheme::ALL.into_iter().find(|scheme| scheme.name == name);
         let mut all = Vec::new();
         for (name, penalties) in rows {
             for penalty in *penalties {
                 // a scheme that does not suit the metric, such as powers of a negative one, is left out
-                let weights = scheme(name)
-                    .and_then(|scheme| Weights::named(metric, values, *goal, scheme, *penalty).ok());
+                let scheme = name.parse::<Scheme>().ok();
+                let weights =
+                    scheme.and_then(|scheme| Weights::named(metric, values, *goal, scheme, *penalty).ok());
                 let by = || format!("{name} {penalty}");
                 all.extend(weights.map(|weights| Proposal::new(by(), weights.values().to_vec())));
             }

@@ -51,7 +51,7 @@ mod verdict;
 
 pub use ground::{Ground, LAST, METRIC, UNIFORM};
 pub use method::{BUDGET, Method};
-pub use score::Score;
+pub use score::{Score, object};
 pub use state::Search;
 pub use trial::{Trial, is_same};
 pub use verdict::{Lead, negative};

@@ -16,6 +16,12 @@ pub struct Score {
     pub error: Option<f64>,
 }
 
+/// The JSON object that is all of a line, as Python writes it: with bare NaN, which is no score.
+#[must_use]
+pub fn object(line: &str) -> Option<Map<String, Value>> {
+    json::parse(line).ok()
+}
+
 impl Score {
     /// Of a program's output: `score` of the JSON object in its last line, or else its last number.
     ///

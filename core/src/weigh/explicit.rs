@@ -15,10 +15,15 @@ pub(crate) fn note_of_sum(values: &[f64]) -> Option<String> {
 
 /// That there is not one weight per checkpoint.
 pub(crate) fn wrong_count<'a>(have: usize, names: impl Iterator<Item = &'a str>) -> Error {
+    wrong_count_of("checkpoint", have, names)
+}
+
+/// The same of whatever has weights.
+pub(crate) fn wrong_count_of<'a>(what: &str, have: usize, names: impl Iterator<Item = &'a str>) -> Error {
     let names: Vec<_> = names.collect();
     let (want, names) = (names.len(), names.join(", "));
     let weights = if have == 1 { "is 1 weight".into() } else { format!("are {have} weights") };
-    let checkpoints = if want == 1 { "checkpoint" } else { "checkpoints" };
-    let detail = format!("there {weights} for {want} {checkpoints}: {names}");
-    Error::new(ErrorKind::Weights, detail).help("give one weight per checkpoint, in this order")
+    let plural = if want == 1 { "" } else { "s" };
+    let detail = format!("there {weights} for {want} {what}{plural}: {names}");
+    Error::new(ErrorKind::Weights, detail).help(format!("give one weight per {what}, in this order"))
 }

@@ -17,6 +17,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 use core::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -77,9 +78,6 @@ pub enum Discount {
 }
 
 impl Discount {
-    /// The names of the three.
-    pub const NAMES: [&'static str; 3] = ["constant", "polynomial", "hinge"];
-
     /// What is left of an update that is so many rounds old.
     #[must_use]
     pub fn left(self, staleness: f64) -> f64 {
@@ -88,6 +86,17 @@ impl Discount {
             Self::Polynomial(power) => libm::pow(1.0 + staleness, -power),
             Self::Hinge(_, free) if staleness <= free => 1.0,
             Self::Hinge(slope, free) => 1.0 / (slope * (staleness - free) + 1.0),
+        }
+    }
+}
+
+/// As reports have it: "hinge 10,4".
+impl fmt::Display for Discount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant => f.write_str("constant"),
+            Self::Polynomial(power) => write!(f, "polynomial {power}"),
+            Self::Hinge(slope, free) => write!(f, "hinge {slope},{free}"),
         }
     }
 }

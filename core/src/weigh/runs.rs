@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
 use crate::merge::report::{Weighting, distinct};
 use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, choose};
+use crate::weigh::explicit::wrong_count_of;
 use crate::weigh::scheme::Weights;
 use crate::weigh::window::Selected;
 
@@ -47,11 +48,7 @@ pub(crate) fn choose_each(
     let even = alloc::vec![1.0; runs.len()];
     let shares = shares.unwrap_or(&even);
     if shares.len() != runs.len() {
-        let (want, names) = (runs.len(), called.join(", "));
-        let have =
-            if shares.len() == 1 { "is 1 weight".into() } else { format!("are {} weights", shares.len()) };
-        let detail = format!("there {have} for {want} runs: {names}");
-        return Err(Error::new(ErrorKind::Weights, detail).help("give one weight per run, in this order"));
+        return Err(wrong_count_of("run", shares.len(), called.into_iter()));
     }
     let shares = Weights::explicit(shares)?;
     if metrics.table_name().is_some() {

@@ -8,7 +8,7 @@ use crate::engine::gpu::Found;
 use crate::search::{SearchReport, Tried};
 use crate::verify::{Checked, State, Verified};
 use mwa::inspection::Summary;
-use mwa::report::{Distance, Report, labels};
+use mwa::report::{Distance, HashedFile, Report, labels};
 use mwa::{Inspection, readable};
 
 const BOLD: Style = Style::new().bold();
@@ -251,18 +251,7 @@ fn round_table(report: &Report) -> String {
         row.push(format!("{:.4}", input.weight));
         rows.push(row);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
-    let mut text = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let pad = " ".repeat(width - cell.chars().count());
-            line += &if column == 0 { format!("{cell}{pad}") } else { format!("  {pad}{cell}") };
-        }
-        text += &if i == 0 { format!("{BOLD}{line}{BOLD:#}\n") } else { format!("{line}\n") };
-    }
-    text
+    table(&rows, &|column| column == 0)
 }
 
 /// What was written.
@@ -287,12 +276,16 @@ fn outcome(report: &Report) -> String {
 
 /// The files that were written.
 fn outputs(report: &Report) -> String {
-    let mut text = String::new();
-    for file in if report.format.is_some() { &report.companions } else { &report.outputs } {
+    files(if report.format.is_some() { &report.companions } else { &report.outputs })
+}
+
+/// Files that were written, a line each.
+fn files(files: &[HashedFile]) -> String {
+    let line = |file: &HashedFile| {
         let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
-        text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
-    }
-    text
+        format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes))
+    };
+    files.iter().map(line).collect()
 }
 
 /// What there is to say of a checkpoint but for its name and step.
@@ -345,12 +338,7 @@ pub(crate) fn progress(
 
 /// A finished conversion.
 pub(crate) fn converted(converted: &crate::Converted, out: &str) -> String {
-    let mut text = format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n", readable(out));
-    for file in &converted.files {
-        let (name, hash) = (readable(&file.name), file.blake3.get(..16).unwrap_or(&file.blake3));
-        text += &format!("  {name}  {}  {DIM}blake3 {hash}…{DIM:#}\n", bytes(file.bytes));
-    }
-    text
+    format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n{}", readable(out), files(&converted.files))
 }
 
 /// `45 s`, `12 min`, `3.5 h`.

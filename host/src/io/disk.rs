@@ -13,6 +13,7 @@ use mwa::files::Kind;
 use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Readers, Result, Stop};
 
+use crate::engine::pool::lock;
 use crate::io::open::{is_beyond_limit, soft_limit};
 
 /// An input file.
@@ -114,17 +115,20 @@ pub(crate) fn regular(path: &Path) -> io::Result<File> {
 
 const NOT_REGULAR: &str = "is not a regular file";
 
-/// The files of this machine. It remembers what they were when they were first looked at.
+/// The files of this machine. It remembers what they were when they were first looked at, so that nothing is asked twice.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    stamps: Mutex<HashMap<String, Stamp>>,
+    /// What lies at paths, with a stamp where that is a file.
+    kinds: Mutex<HashMap<String, (Kind, Option<Stamp>)>>,
+    /// What is in folders.
+    lists: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl Disk {
     /// What a file was when it was first looked at.
     fn stamp(&self, path: &str) -> Stamp {
-        let stamps = self.stamps.lock().expect("nobody panics while holding it");
-        stamps.get(path).expect("the core asks what a file is before it reads it").clone()
+        let known = lock(&self.kinds).get(path).and_then(|(_, stamp)| stamp.clone());
+        known.expect("the core asks what a file is before it reads it")
     }
 }
 
@@ -138,31 +142,32 @@ impl Disk {
 
 impl Files for Disk {
     fn kind(&self, path: &str) -> Maybe<Kind> {
-        let metadata = match fs::metadata(path_of(path)) {
-            Ok(metadata) => metadata,
+        if let Some((kind, _)) = lock(&self.kinds).get(path) {
+            return Ok(*kind);
+        }
+        let found = match fs::metadata(path_of(path)) {
+            Ok(metadata) if metadata.is_dir() => (Kind::Folder, None),
+            Ok(metadata) if metadata.is_file() => (Kind::File(metadata.len()), Some(Stamp::of(&metadata))),
+            Ok(_) => (Kind::Other, None),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(Kind::Missing);
+                (Kind::Missing, None)
             }
             Err(error) => return Err(io_error("cannot open it", &error).file(path).into()),
         };
-        if metadata.is_dir() {
-            return Ok(Kind::Folder);
-        }
-        if !metadata.is_file() {
-            return Ok(Kind::Other);
-        }
-        let mut stamps = self.stamps.lock().expect("nobody panics while holding it");
-        stamps.entry(path.to_owned()).or_insert_with(|| Stamp::of(&metadata));
-        Ok(Kind::File(metadata.len()))
+        Ok(lock(&self.kinds).entry(path.to_owned()).or_insert(found).0)
     }
 
     fn list(&self, folder: &str) -> Maybe<Vec<String>> {
+        if let Some(names) = lock(&self.lists).get(folder) {
+            return Ok(names.clone());
+        }
         let failed = |error: io::Error| io_error("cannot list it", &error).file(folder);
         let mut names = Vec::new();
         for entry in fs::read_dir(path_of(folder)).map_err(failed)? {
             names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
         }
         names.sort_unstable();
+        lock(&self.lists).insert(folder.to_owned(), names.clone());
         Ok(names)
     }
 

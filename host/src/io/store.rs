@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use mwa::digest::{Digest, Part};
@@ -43,6 +43,9 @@ pub(crate) struct Hashes {
     pub(crate) outputs: Vec<Hash>,
 }
 
+/// The hashes of each input's files, for many merges of the same.
+pub(crate) type Known = Arc<Vec<Vec<Hash>>>;
+
 /// The files of each input, and those of the output, which exist already.
 pub(crate) struct Store {
     inputs: Vec<Vec<Source>>,
@@ -52,6 +55,8 @@ pub(crate) struct Store {
     first: usize,
     /// Whether files are to have SHA-256 too.
     sha256: bool,
+    /// The hashes of the inputs, where an earlier merge of the same files has made them.
+    known: Option<Known>,
     back: WriteBack,
     pub(crate) timings: Timings,
 }
@@ -70,6 +75,11 @@ impl Store {
         Self::of(inputs, number, sha256)
     }
 
+    /// The same, with the hashes of the inputs, if they are known: then these are not hashed.
+    pub(crate) fn knowing(self, known: Option<Known>) -> Self {
+        Self { known, ..self }
+    }
+
     /// Files of that many bytes that are read as they lie, each an input of its own.
     #[cfg(feature = "wasm")]
     pub(crate) fn plain(files: impl ExactSizeIterator<Item = (PathBuf, u64)>, sha256: bool) -> Self {
@@ -83,7 +93,7 @@ impl Store {
     fn of(inputs: Vec<Vec<Source>>, first: usize, sha256: bool) -> Self {
         let (open, timings) = (OpenFiles::new(), Timings::default());
         let back = WriteBack::default();
-        Self { inputs, outputs: Vec::new(), open, first, sha256, back, timings }
+        Self { inputs, outputs: Vec::new(), open, first, sha256, known: None, back, timings }
     }
 
     /// Write to the files at these places, each of which will have so many bytes.
@@ -101,7 +111,7 @@ impl Store {
             None => disk::read_at(file, bytes, start),
         };
         Timings::time(&self.timings.read, || self.source(source, fill))?;
-        if is_hashed && source.views.is_none() {
+        if is_hashed && self.known.is_none() && source.views.is_none() {
             self.hash(&source.digest, start, bytes);
         }
         Ok(())
@@ -159,7 +169,8 @@ impl Store {
 
     /// The hashes of all files; what no job has read or written of them is read now.
     pub(crate) fn hashes(&self, machine: Machine, progress: &dyn Progress) -> Result<Hashes> {
-        let inputs = self.inputs.iter().flatten().map(Hashed::Input);
+        let unknown = if self.known.is_none() { self.inputs.as_slice() } else { &[] };
+        let inputs = unknown.iter().flatten().map(Hashed::Input);
         let files: Vec<_> = inputs.chain((0..self.outputs.len()).map(Hashed::Output)).collect();
         let missing = |(file, hashed)| {
             let missing = lock(self.digest(hashed)).missing();
@@ -202,7 +213,9 @@ impl Store {
         }
         let mut hashes = hashes.into_iter();
         let of_input = |files: &Vec<Source>| hashes.by_ref().take(files.len()).collect();
-        Ok(Hashes { inputs: self.inputs.iter().map(of_input).collect(), outputs: hashes.collect() })
+        let inputs = unknown.iter().map(of_input).collect();
+        let inputs = self.known.as_ref().map_or(inputs, |known| known.to_vec());
+        Ok(Hashes { inputs, outputs: hashes.collect() })
     }
 
     fn digest<'a>(&'a self, file: &Hashed<'a>) -> &'a Mutex<Digest> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mwa::report::{Input, Report};
+use mwa::merge::Hash;
+use mwa::report::{HashedFile, Input, Report};
 use mwa::search::Ground;
 use mwa::{Error, ErrorKind, Measure, Result, Run, Weighed};
 use serde_json::{Map, Value, json};
@@ -19,6 +20,7 @@ use crate::find::checkpoint::Checkpoint;
 use crate::find::choose::{Choice, weigh};
 use crate::io::disk::Disk;
 use crate::io::scratch::Scratch;
+use crate::io::store::Known;
 use crate::merge::Planned;
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
@@ -28,6 +30,8 @@ pub(super) struct Kitchen {
     run: Run,
     weighed: Weighed,
     checkpoints: Arc<Vec<Checkpoint>>,
+    /// The hashes of their files, when they were merged once.
+    known: Option<Known>,
     /// How candidates are merged.
     how: MergeOptions,
     /// The paths of those that are left out as bad, and what to say of each.
@@ -54,7 +58,8 @@ impl Kitchen {
         how.merge.residual = Measure::Off;
         (how.force, how.sha256) = (false, false);
         how.machine.threads = Some((how.machine.threads() / workers).max(1));
-        Ok(Self { run, weighed, checkpoints: Arc::new(checkpoints), how, dropped, workers, scratch: None })
+        let checkpoints = Arc::new(checkpoints);
+        Ok(Self { run, weighed, checkpoints, known: None, how, dropped, workers, scratch: None })
     }
 
     pub(super) fn ground(&self) -> Ground {
@@ -81,17 +86,20 @@ impl Kitchen {
         loop {
             let folder = self.folder(0, "evenly");
             let weights = self.ground().uniform();
-            let mut planned = self.planned(&weights, "uniform", &self.how)?;
+            let mut planned = self.planned(&weights, "uniform", &self.how, None)?;
             let error = match planned.run(&self.how, &folder, &Merging(&|| watch.stopped())) {
                 Ok(report) => {
                     let _ = fs::remove_dir_all(&folder);
+                    let hash = |file: &HashedFile| Hash::from(file.blake3.clone());
+                    let hashes = |input: &Input| input.files.iter().map(hash).collect();
+                    self.known = Some(Arc::new(report.inputs.iter().map(hashes).collect()));
                     return Ok(recipe(&report, how));
                 }
                 Err(error) => error,
             };
             let bad = planned.bad_input(&error).filter(|_| options.choose.drop_bad);
-            let Some(bad) = bad else { return Err(at_scratch(error, self.scratch())) };
-            self.dropped.push(bad);
+            let Some((path, bad)) = bad else { return Err(at_scratch(error, self.scratch())) };
+            self.dropped.push((path, bad.note()));
             let dropped = core::mem::take(&mut self.dropped);
             let scratch = self.scratch.take();
             *self = Self { scratch, ..Self::open(options, how, self.workers, dropped)? };
@@ -106,9 +114,16 @@ impl Kitchen {
         self.scratch().join(format!("{worker}")).join(name)
     }
 
-    fn planned(&self, weights: &[f64], scheme: &str, how: &MergeOptions) -> Result<Planned> {
+    fn planned(
+        &self,
+        weights: &[f64],
+        scheme: &str,
+        how: &MergeOptions,
+        note: Option<String>,
+    ) -> Result<Planned> {
         let mut chosen = self.run.chosen(self.weighed.reweighed(weights, scheme)?);
         chosen.notes.extend(self.dropped.iter().map(|(_, note)| note.clone()));
+        chosen.notes.extend(note);
         Planned::new(Choice { chosen, checkpoints: Arc::clone(&self.checkpoints), picture: None }, how)
     }
 
@@ -126,7 +141,8 @@ impl Kitchen {
         let folder = self.folder(worker, &format!("candidate-{}", number + 1));
         let mut entry = Entry { weights: weights.to_vec(), ..Entry::default() };
         let merged = self
-            .planned(weights, "search", &self.how)
+            .planned(weights, "search", &self.how, None)
+            .map(|planned| planned.knowing(self.known.clone()))
             .and_then(|mut planned| planned.run(&self.how, &folder, &Merging(stopped)));
         entry.merge_seconds = seconds(start.elapsed());
         match merged {
@@ -167,11 +183,7 @@ impl Kitchen {
         out: &Path,
         watch: &dyn Watch,
     ) -> Result<Report> {
-        let mut chosen = self.run.chosen(self.weighed.reweighed(weights, scheme)?);
-        chosen.notes.extend(self.dropped.iter().map(|(_, note)| note.clone()));
-        chosen.notes.push(note);
-        let choice = Choice { chosen, checkpoints: Arc::clone(&self.checkpoints), picture: None };
-        Planned::new(choice, how)?.run(how, out, &Merging(&|| watch.stopped()))
+        self.planned(weights, scheme, how, Some(note))?.run(how, out, &Merging(&|| watch.stopped()))
     }
 }
 

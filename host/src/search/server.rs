@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use mwa::search::Score;
+use mwa::search::{Score, object};
 use serde_json::{Map, Value, json};
 
 use super::command::late;
@@ -60,7 +60,7 @@ impl Server {
         let read = move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // what libraries print besides is not meant for us
-                if let Ok(Value::Object(answer)) = serde_json::from_str(&bare(&line))
+                if let Some(answer) = object(&line)
                     && answer.contains_key("id")
                     && send.send(answer).is_err()
                 {
@@ -119,11 +119,6 @@ impl Drop for Server {
     }
 }
 
-/// A line with the bare NaN of Python made into a text, which is no score.
-fn bare(line: &str) -> String {
-    line.replace("NaN", "\"NaN\"").replace("-Infinity", "\"-inf\"").replace("Infinity", "\"inf\"")
-}
-
 impl Evaluator for ServerEvaluator {
     fn name(&self) -> String {
         self.line.clone()
@@ -174,11 +169,12 @@ mod tests {
     /// Answers with the number of lines it has read, so that one that was started again is seen.
     const COUNTS: &str = r#"n=0; while read line; do n=$((n+1)); id=${line#*\"id\":}; id=${id%%,*};
         case $id in 3) exit 1;; 5) sleep 60;; 7) echo "{\"id\": 7, \"error\": \"too hot\"}";; 8) echo "{\"id\": 8, \"score\": NaN}";;
+        10) echo "{\"id\": 10, \"error\": \"loss is NaN\"}";;
         *) echo loading; echo "{\"loss\": 1}"; echo "{\"id\": $id, \"score\": $n}";; esac; done"#;
 
     #[test]
     fn a_server_stays_and_is_started_again_when_it_fails() {
-        let found = scores(COUNTS, Some(0.4), &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let found = scores(COUNTS, Some(0.4), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         let why = |at: usize| found[at].clone().unwrap_err();
         assert_eq!((&found[0], &found[1]), (&Ok(1.0), &Ok(2.0)));
         assert!(why(2).starts_with("the server has ended"), "{}", why(2));
@@ -187,6 +183,7 @@ mod tests {
         assert_eq!((&found[5], why(6).as_str()), (&Ok(1.0), "too hot"));
         assert_eq!(why(7), "its score is NaN");
         assert_eq!(found[8], Ok(4.0));
+        assert_eq!(why(9), "loss is NaN", "texts are left alone");
     }
 
     #[test]

@@ -319,7 +319,7 @@ impl Merge {
     #[must_use]
     pub fn dropped(&self, file: &str, tensor: &str, detail: String) -> Option<String> {
         let error = Error::new(ErrorKind::NonFinite, detail).file(file).tensor(tensor);
-        self.merge.bad_input(&error).map(|(_, note)| note)
+        self.merge.bad_input(&error).map(|bad| bad.note())
     }
 }
 

@@ -52,8 +52,15 @@ impl ModuleJob<'_> {
         if products.iter().all(|product| product.is_finite()) { Ok(products) } else { Err(self.unfit(read)) }
     }
 
+    /// The Gram matrix of one side of all inputs, stacked.
     #[inline(always)]
-    fn gram(&self, side: Side, expert: usize, max_bytes: usize, read: &mut Reader<'_>) -> Result<Matrix> {
+    pub(super) fn gram(
+        &self,
+        side: Side,
+        expert: usize,
+        max_bytes: usize,
+        read: &mut Reader<'_>,
+    ) -> Result<Matrix> {
         let features = self.module.full_rank();
         let mut sums = Matrix::zero(features, features)?;
         let mut window = Window::new(self.module, side, expert, max_bytes);

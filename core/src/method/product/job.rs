@@ -14,7 +14,7 @@ use super::window::{Reader, Window};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::element::narrow_f64;
-use crate::linalg::gram::{BLOCK, mirror};
+use crate::linalg::gram::BLOCK;
 use crate::linalg::low_rank::{LowRank, rank_for};
 use crate::linalg::matrix::{Matrix, WIDTH, multiply};
 use crate::plan::{Read, Write};
@@ -130,17 +130,9 @@ impl ModuleJob<'_> {
         max_bytes: usize,
         read: &mut Reader<'_>,
     ) -> Result<f64> {
-        let mut gram = |side| {
-            let features = weights.len() * self.module.sources[0].rank;
-            let mut sums = Matrix::zero(features, features)?;
-            let mut window = Window::new(self.module, side, expert, max_bytes);
-            while let Some(stack) = window.next(read)? {
-                stack.add_gram(&mut sums)?;
-            }
-            mirror(&mut sums);
-            Ok(sums)
-        };
-        Ok(norm_of_sum(&gram(Side::Down)?, &gram(Side::Up)?, weights))
+        let down = self.gram(Side::Down, expert, max_bytes, read)?;
+        let up = self.gram(Side::Up, expert, max_bytes, read)?;
+        Ok(norm_of_sum(&down, &up, weights))
     }
 
     /// The smallest rank that keeps `energy`, a share of ‖D‖² in 0…1, in each of the module's experts.

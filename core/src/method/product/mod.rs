@@ -519,11 +519,7 @@ fn tells_parameters(config: &AdapterConfig) -> Result<()> {
 /// Some inits subtract from the base model what depends on rank or scale, again at each load (`lora/layer.py`), so an
 /// output of another rank or scale would be loaded onto another base.
 fn changes_no_base(config: &AdapterConfig) -> Result<()> {
-    let init = config.field("init_lora_weights").and_then(Value::as_str).unwrap_or("");
-    let changing = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-    if !changing.iter().any(|name| init.starts_with(name)) {
-        return Ok(());
-    }
+    let Some(init) = config.base_changing_init() else { return Ok(()) };
     Err(Error::new(
         ErrorKind::Method,
         format!("has init_lora_weights {init}, which changes the base model by rank and scale; the merge would have others"),
