@@ -98,6 +98,12 @@ def merge(core, run, output, options):
 
 def finish(core, handle, output):
     known, outputs = None, []
+
+    def start():
+        # where ranks are found first, the files to write are known only now
+        known = json.loads(core.ask("state", handle))
+        return known, [begin(core, handle, output, number, file) for number, file in enumerate(known["outputs"])]
+
     while (step := core.ask("next", handle)) is not None:
         step = json.loads(step)
         if "look" in step:
@@ -110,14 +116,14 @@ def finish(core, handle, output):
         chunks = b"".join(piece(known["inputs"][read["file"]], read["start"], read["end"]) for read in job["reads"])
         written = core.ask("run", handle, job["number"], core.give(chunks))
         if job["writes"] and not outputs:
-            # where ranks are found first, the files to write are known only now
-            known = json.loads(core.ask("state", handle))
-            outputs = [begin(core, handle, output, number, file) for number, file in enumerate(known["outputs"])]
+            known, outputs = start()
         for write in job["writes"]:
             length = write["end"] - write["start"]
             outputs[write["file"]].seek(write["start"])
             outputs[write["file"]].write(written[:length])
             written = written[length:]
+    if not outputs:
+        known, outputs = start()
     for file in outputs:
         file.close()
     for companion in known["companions"]:
@@ -126,7 +132,7 @@ def finish(core, handle, output):
         shutil.copyfile(companion["path"], copy)
     texts = json.loads(core.ask("finish", handle, core.give(b"{}")))
     for text in texts:
-        (output / text["name"]).write_text(text["content"])
+        (output / text["name"]).write_bytes(text["content"].encode())
     return json.loads((output / "mwa-report.json").read_text())
 
 

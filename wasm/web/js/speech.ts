@@ -1,7 +1,7 @@
 /** Options in messages as JavaScript writes them: the core's own words are those of the command line. */
 
 /** What the values of options are. */
-const KINDS: Record<string, "switch" | "number" | "word" | "other"> = {
+const KINDS: Record<string, "switch" | "number" | "numbers" | "word" | "other"> = {
   // made from core/src/options/mod.rs
   last: "number",
   every: "number",
@@ -30,9 +30,9 @@ const KINDS: Record<string, "switch" | "number" | "word" | "other"> = {
   correctForLr: "switch",
   emaDecay: "number",
   emaPer: "word",
-  runWeights: "other",
+  runWeights: "numbers",
   weightsFile: "other",
-  weights: "other",
+  weights: "numbers",
   space: "word",
   rank: "other",
   energy: "number",
@@ -59,36 +59,37 @@ export const speech = { flags: false };
 /** `--drop-bad` as `dropBad: true`, `--metric loss` as `metric: "loss"`; whole command lines stay as they are. */
 export function spoken(text: string): string {
   if (speech.flags) return text;
-  return options(text, (name, value) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`);
-}
-
-/** Replace each option of the command line that `text` names, and its value if it has one. */
-export function options(text: string, said: (name: string, value: string | number | true | undefined) => string): string {
+  const said = (name: string, value?: string | number | true) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`;
   const end = text.indexOf("mwa merge ");
   const [before, command] = end < 0 ? [text, ""] : [text.slice(0, end), text.slice(end)];
   // a word after a flag may be its value; a sentence's full stop or comma is not of it
   const told = before.replace(/--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?/g, (whole, flag: string, word?: string) => {
-    const name = flag.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+    const name = camel(flag);
     const kind = KINDS[name];
     const rest = word === undefined ? "" : ` ${word}`;
     if (!kind) return whole;
     if (kind === "switch") return said(name, true) + rest;
     if (kind === "number" && word !== undefined && /^[\d.]+$/.test(word)) return said(name, Number(word));
     if (kind === "word" && word !== undefined) return said(name, word);
-    return said(name, undefined) + rest;
+    return said(name) + rest;
   });
   return told + command;
 }
 
+/** `drop-bad` as `dropBad`. */
+function camel(name: string): string {
+  return name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+}
+
 /** An option by its attribute in HTML, such as `drop-bad`; undefined for what is none. */
 export function optionOf(attribute: string, value: string): [name: string, value: unknown] | undefined {
-  const name = attribute.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+  const name = camel(attribute);
   const kind = KINDS[name];
   if (!kind) return undefined;
   if (kind === "switch") return [name, value !== "false"];
   const isNumber = kind === "number" || (name === "rank" && /^\d+$/.test(value));
   if (isNumber) return [name, Number(value)];
   if (name === "steps") return [name, value.split("..").map((step) => (step === "" ? null : Number(step)))];
-  if (name === "weights") return [name, value.split(",").map(Number)];
+  if (kind === "numbers") return [name, value.split(",").map(Number)];
   return [name, value];
 }
