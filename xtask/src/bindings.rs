@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python::{Python, made, own, python};
-use crate::run::{Result, build, root, run, target};
+use crate::run::{Result, binary, build, root, run, target};
 use crate::web;
 use crate::{c, java};
 
@@ -61,13 +61,8 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
     run(install)?;
     let mut test = pytest(&fresh);
-    test.env("MWA_BINARY", target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)));
+    test.env("MWA_BINARY", binary());
     Ok(Ok(test))
-}
-
-/// The command that trains an adapter and merges it, with an interpreter that has torch, transformers and PEFT.
-pub(crate) fn test_training(torch: &Path) -> Result<core::result::Result<Command, String>> {
-    test_with(torch, "tests/test_training.py")
 }
 
 /// The command that runs one of the package's tests with an interpreter that has what the test needs.

@@ -52,7 +52,7 @@ usage: cargo xtask VERB …
   test flower              Flower's own simulation of a federated round, with mwa's strategy; downloads Flower and Ray
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
   test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
-  test all                 everything above
+  test all                 `test` and `test peft`
 
   faults [COUNT]           merges whose system calls fail one by one, and merges that are killed: COUNT of them (100000);
                            `test` injects each call's share once, and kills a thousand. Linux, with a C compiler

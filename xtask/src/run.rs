@@ -76,6 +76,11 @@ fn line(command: &Command) -> String {
 /// The release binary.
 pub(crate) fn build() -> Result {
     run(cargo(["build", "--release", "--package", "mwa-host"]))?;
-    println!("built {}", target().join("release/mwa").display());
+    println!("built {}", binary().display());
     Ok(())
+}
+
+/// Where that is.
+pub(crate) fn binary() -> PathBuf {
+    target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX))
 }

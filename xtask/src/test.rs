@@ -1,10 +1,11 @@
 //! Run the tests and say in one line what became of them.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::count::{Count, is_required, lane, skip};
 use crate::python::{Python, python};
-use crate::run::{Result, build, cargo, root, stream, target};
+use crate::run::{Result, binary, build, cargo, root, stream, target};
 use crate::{bindings, component, gpu, hashes, java, vectors};
 
 /// `cargo xtask test …`
@@ -88,14 +89,19 @@ fn formats(count: &mut Count) -> Result {
         Python::Ready(python) => python,
         Python::Missing(why) => return skip(&why, count),
     };
+    with_binary(&python, "formats-lane", "lane of formats", count)
+}
+
+/// Run the script of a lane, `tests/peft_lane.py` of `peft-lane`, on the binary, in a folder of its own.
+fn with_binary(python: &Path, folder: &str, name: &str, count: &mut Count) -> Result {
     build()?;
-    let mut tests = Command::new(&python);
+    let mut tests = Command::new(python);
     tests
-        .arg("tests/formats_lane.py")
-        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)))
-        .arg(target().join("formats-lane"))
+        .arg(format!("tests/{}.py", folder.replace('-', "_")))
+        .arg(binary())
+        .arg(target().join(folder))
         .current_dir(root());
-    lane("lane of formats", tests, count)
+    lane(name, tests, count)
 }
 
 fn flower(count: &mut Count) -> Result {
@@ -115,15 +121,8 @@ fn peft(count: &mut Count) -> Result {
         Python::Ready(python) => python,
         Python::Missing(why) => return skip(&why, count),
     };
-    build()?;
-    let mut tests = Command::new(&python);
-    tests
-        .arg("tests/peft_lane.py")
-        .arg(target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX)))
-        .arg(target().join("peft-lane"))
-        .current_dir(root());
-    lane("PEFT lane", tests, count)?;
-    match bindings::test_training(&python)? {
+    with_binary(&python, "peft-lane", "PEFT lane", count)?;
+    match bindings::test_with(&python, "tests/test_training.py")? {
         Ok(tests) => lane("training lane", tests, count),
         Err(why) => skip(&why, count),
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use wasm_bindgen_cli_support::Bindgen;
 
 use crate::count::{Count, missing};
-use crate::run::{Result, build, output, root, run, stream, target};
+use crate::run::{Result, binary, build, output, root, run, stream, target};
 use crate::target;
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
@@ -78,7 +78,7 @@ pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
 
 fn test_node(count: &mut Count) -> Result {
     build()?;
-    let binary = target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX));
+    let binary = binary();
     tests("node.test.mjs", &[], count)?;
     tests("situations.test.mjs", &[], count)?;
     tests("disk.test.mjs", &[("MWA_BINARY", &binary)], count)
