@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+mod growth;
+
 use crate::inputs;
 use crate::run::{Result, build, cargo, output, root, run, target};
 use crate::{bindings, python};
@@ -15,10 +17,11 @@ struct Contender {
     commands: Vec<Command>,
 }
 
-/// One run: wall seconds and peak resident bytes.
-#[derive(Clone, Copy)]
+/// One run: wall seconds, CPU seconds of all threads, and peak resident bytes.
+#[derive(Clone, Copy, Default)]
 struct Sample {
     seconds: f64,
+    cpu: f64,
     peak: u64,
 }
 
@@ -38,6 +41,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         }
         ["adapters"] => adapters(runs),
         ["full"] => full(runs),
+        ["growth"] => growth::growth(runs),
         ["product"] => product(runs),
         ["bindings"] => {
             let folder = target().join("bench/adapters");
@@ -222,8 +226,27 @@ fn mergekit(models: &[PathBuf], folder: &Path, out: &Path) -> Result<Option<Cont
     Ok(Some(Contender { name: "mergekit-yaml", commands: vec![merge] }))
 }
 
-/// Warm the page cache with one round, then time `runs` rounds, everyone once in each.
+/// Time contenders and print their table, the first of them being the floor.
 fn measure(title: &str, mut contenders: Vec<Contender>, runs: usize, out: &Path) -> Result {
+    let samples = rounds(&mut contenders, runs, out)?;
+    println!("\n{title}; {}; {runs} runs, page cache warm\n", machine());
+    println!(
+        "| what | median s | min s | × floor | CPU s | × floor | peak RSS MB |\n|---|---|---|---|---|---|---|"
+    );
+    let floor = Sample::median(&samples[0]);
+    for (contender, samples) in contenders.iter().zip(&samples) {
+        let min = samples.iter().map(|sample| sample.seconds).fold(f64::INFINITY, f64::min);
+        let Sample { seconds, cpu, peak } = Sample::median(samples);
+        let (times, cpu_times) = (seconds / floor.seconds, cpu / floor.cpu);
+        let peak = peak / 1_000_000;
+        let name = contender.name;
+        println!("| {name} | {seconds:.3} | {min:.3} | {times:.2} | {cpu:.3} | {cpu_times:.2} | {peak} |");
+    }
+    Ok(())
+}
+
+/// Warm the page cache with one round, then time `runs` rounds, everyone once in each; the samples of each.
+fn rounds(contenders: &mut [Contender], runs: usize, out: &Path) -> Result<Vec<Vec<Sample>>> {
     let mut samples = vec![Vec::new(); contenders.len()];
     for round in 0..=runs {
         for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
@@ -236,44 +259,43 @@ fn measure(title: &str, mut contenders: Vec<Contender>, runs: usize, out: &Path)
         }
     }
     let _ = fs::remove_dir_all(out);
-    println!("\n{title}; {}; {runs} runs, page cache warm\n", machine());
-    println!("| what | median s | min s | × floor | peak RSS MB |\n|---|---|---|---|---|");
-    let floor = median(&samples[0]);
-    for (contender, samples) in contenders.iter().zip(&samples) {
-        let min = samples.iter().map(|sample| sample.seconds).fold(f64::INFINITY, f64::min);
-        let peak = samples.iter().map(|sample| sample.peak).max().unwrap_or(0) / 1_000_000;
-        let median = median(samples);
-        println!("| {} | {median:.3} | {min:.3} | {:.2} | {peak} |", contender.name, median / floor);
-    }
-    Ok(())
+    Ok(samples)
 }
 
-fn median(samples: &[Sample]) -> f64 {
-    let mut seconds: Vec<_> = samples.iter().map(|sample| sample.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    f64::midpoint(seconds[(seconds.len() - 1) / 2], seconds[seconds.len() / 2])
+impl Sample {
+    /// The median of the seconds and of the CPU seconds, and the highest peak.
+    fn median(samples: &[Self]) -> Self {
+        let of = |value: fn(&Self) -> f64| {
+            let mut values: Vec<_> = samples.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+        };
+        let peak = samples.iter().map(|sample| sample.peak).max().unwrap_or(0);
+        Self { seconds: of(|sample| sample.seconds), cpu: of(|sample| sample.cpu), peak }
+    }
 }
 
 fn once(contender: &mut Contender) -> Result<Sample> {
     let start = Instant::now();
-    let mut peak = 0;
+    let mut sample = Sample::default();
     for command in &mut contender.commands {
         let log = File::create(target().join("bench/log.txt")).map_err(|error| error.to_string())?;
         command.current_dir(root()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|error| format!("{}: {error}", contender.name))?;
-        let (succeeded, bytes) = wait(child)?;
+        let (succeeded, used) = wait(child)?;
         if !succeeded {
             let said = fs::read_to_string(target().join("bench/log.txt")).unwrap_or_default();
             return Err(format!("{} failed: {}", contender.name, said.trim()));
         }
-        peak = peak.max(bytes);
+        sample.peak = sample.peak.max(used.peak);
+        sample.cpu += used.cpu;
     }
-    Ok(Sample { seconds: start.elapsed().as_secs_f64(), peak })
+    Ok(Sample { seconds: start.elapsed().as_secs_f64(), ..sample })
 }
 
-/// Wait for the end; whether it succeeded, and its peak resident bytes.
+/// Wait for the end; whether it succeeded, and what it used of CPUs and memory.
 #[cfg(unix)]
-fn wait(child: std::process::Child) -> Result<(bool, u64)> {
+fn wait(child: std::process::Child) -> Result<(bool, Sample)> {
     let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
     let mut status = 0;
     // SAFETY: rusage is plain integers, for which zero is a value.
@@ -283,13 +305,16 @@ fn wait(child: std::process::Child) -> Result<(bool, u64)> {
         return Err(std::io::Error::last_os_error().to_string());
     }
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    Ok((status == 0, u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit))
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    let cpu = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+    let peak = u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit;
+    Ok((status == 0, Sample { cpu, peak, ..Sample::default() }))
 }
 
-/// Wait for the end; peak memory is not measured here.
+/// Wait for the end; neither CPU time nor memory is measured here.
 #[cfg(not(unix))]
-fn wait(mut child: std::process::Child) -> Result<(bool, u64)> {
-    Ok((child.wait().map_err(|error| error.to_string())?.success(), 0))
+fn wait(mut child: std::process::Child) -> Result<(bool, Sample)> {
+    Ok((child.wait().map_err(|error| error.to_string())?.success(), Sample::default()))
 }
 
 fn machine() -> String {

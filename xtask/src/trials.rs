@@ -75,7 +75,9 @@ const MIRI: [&str; 8] =
 pub(crate) fn miri() -> Result {
     has_nightly(&["miri", "rust-src"])?;
     for package in ["mwa", "mwa-c"] {
-        let mut tests = rustup_cargo(&["miri", "test", "--package", package, "--lib", "--"]);
+        // another processor than this one: here `libm` takes its square roots by assembly, which Miri does not run
+        let mut tests = rustup_cargo(&["miri", "test", "--target", "riscv64gc-unknown-linux-gnu"]);
+        tests.args(["--package", package, "--lib", "--"]);
         if package == "mwa" {
             tests.args(MIRI).args(["--skip", "slow_"]);
         }
