@@ -133,6 +133,30 @@ test("the sample run by keyboard alone", async () => {
   await page.getByText(BLAKE3).first().waitFor();
 });
 
+test("schemes by steps and by tensors have the fields that they take, and a merge shows the weights that it found", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#scheme", "decay");
+  assert.ok(!(await page.locator("#penalty").isVisible()));
+  const linear = await weights();
+  await page.selectOption("#curve", "cosine");
+  await page.getByText("decay, cosine").first().waitFor();
+  assert.notDeepEqual(await weights(), linear);
+  await page.selectOption("#scheme", "ema");
+  await page.locator("#ema-decay").fill("0.5");
+  assert.deepEqual((await weights()).filter(Boolean).slice(-2), ["0.2500", "0.5000"]);
+  await page.selectOption("#scheme", "multi-krum");
+  assert.deepEqual(new Set(await weights()), new Set(["", "?"]));
+  assert.ok(await page.locator("#outliers").isVisible());
+  await page.selectOption("#scheme", "geometric-median");
+  await page.click("#merge");
+  await page.locator(".good").waitFor();
+  const found = (await weights()).filter(Boolean).map(Number);
+  assert.ok(found.length >= 2 && Math.abs(found.reduce((sum, weight) => sum + weight, 0) - 1) < 1e-3, `${found}`);
+  await page.selectOption("#scheme", "linear");
+  await page.getByText("The choice has changed: merge again.").waitFor();
+});
+
 test("curve, weights and Merge are in sight together, and the way in is a line", async () => {
   await page.setViewportSize({ width: 1280, height: 800 });
   await openPage();

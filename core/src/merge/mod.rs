@@ -616,9 +616,14 @@ impl Merge {
     #[must_use]
     pub fn elements(&self) -> Range<u64> {
         let first = self.firsts().end;
-        let is_main = matches!(self.phase, Phase::Main { is_out: true });
-        let count = self.laid.as_ref().filter(|_| is_main).map_or(0, |laid| laid.cuts.count());
+        let count = self.laid.as_ref().filter(|_| self.is_writing()).map_or(0, |laid| laid.cuts.count());
         first..first + count
+    }
+
+    /// Whether the jobs that are out write the output: those before them only find what it must be.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Main { is_out: true })
     }
 
     /// The numbers around this one whose jobs are computed alike and lie side by side with it in every file, so that a device

@@ -35,7 +35,7 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
   const x = scale(steps, LEFT, width - RIGHT);
   const y = scale(trimmed(finite), TOP + CURVE, TOP);
   const floor = TOP + CURVE + GAP + BARS;
-  const largest = Math.max(...marks.map(({ weight }) => Math.abs(weight ?? 0)), 1e-9);
+  const largest = Math.max(...marks.map(({ weight }) => Math.abs(weight || 0)), 1e-9);
 
   const parts: SVGElement[] = [];
   for (const tick of finite.length > 0 ? ticks(y.low, y.high, 6) : []) {
@@ -52,8 +52,9 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
   }
   const bar = Math.min(26 * unit, Math.max(3, ((width - LEFT - RIGHT) / Math.max(marks.length, 8)) * 0.32));
   for (const { label, step, value, weight } of marks) {
-    const told = `${label}: ${value === undefined ? "no value" : `${metric} ${short(value)}`}, weight ${weight === undefined ? "–" : weight.toFixed(4)}`;
-    if (weight !== undefined) {
+    const isKnown = weight !== undefined && !Number.isNaN(weight);
+    const told = `${label}: ${value === undefined ? "no value" : `${metric} ${short(value)}`}, weight ${isKnown ? weight.toFixed(4) : "–"}`;
+    if (isKnown) {
       const tall = Math.max((Math.abs(weight) / largest) * (BARS - 4), weight === 0 ? 0 : 1.5);
       parts.push(s("rect", { class: weight < 0 ? "bar negative" : "bar", x: x.at(step) - bar / 2, y: floor - tall, width: bar, height: tall, rx: Math.min(3, bar / 3) }, s("title", {}, told)));
     }
@@ -68,7 +69,7 @@ export function draw(svg: SVGSVGElement, { metric, curves, marks }: ChartData): 
 function describe(metric: string, marks: Mark[]): string {
   const chosen = marks.filter(({ weight }) => weight !== undefined);
   const top = chosen.reduce<Mark | undefined>((best, mark) => ((mark.weight ?? 0) > (best?.weight ?? -1) ? mark : best), undefined);
-  const most = top ? `; ${top.label} weighs most, ${top.weight?.toFixed(4)}` : "";
+  const most = top?.weight ? `; ${top.label} weighs most, ${top.weight.toFixed(4)}` : "";
   return `${metric} over training steps, ${chosen.length} chosen checkpoints${most}. The table below has all numbers.`;
 }
 

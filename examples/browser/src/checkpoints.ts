@@ -1,5 +1,5 @@
 /** The table of checkpoints: which are chosen, their metric, their weight, and warnings where they belong. */
-import type { Reading, Readings, Run, Weighing } from "mwa-merge";
+import type { Reading, Readings, Run, WeighedInput } from "mwa-merge";
 import { bytes, column, h } from "./dom";
 
 /** Checkpoints that one button picks. */
@@ -63,20 +63,21 @@ export class Checkpoints {
     return this.#rows.filter(({ box }) => box.checked).map(({ name }) => name);
   }
 
-  show(readings: Readings | undefined, weighing: Weighing | undefined): void {
+  show(readings: Readings | undefined, inputs: WeighedInput[] | undefined): void {
     this.#metric.textContent = readings?.metric ?? "metric";
     const reading = new Map(readings?.readings.map((one) => [one.checkpoint, one]));
-    const weight = new Map(weighing?.inputs.map((input) => [input.name, input.weight]));
-    const largest = Math.max(...[...weight.values()].map(Math.abs), 1e-9);
+    const weight = new Map(inputs?.map((input) => [input.name, input.weight]));
+    // a weight that only a merge finds is not a number yet
+    const largest = Math.max(...[...weight.values()].filter(Number.isFinite).map(Math.abs), 1e-9);
     const told = column((readings?.readings ?? []).flatMap(({ value }) => (value === undefined ? [] : [value])));
     for (const { name, value, source, weight: cell, bar, row, box } of this.#rows) {
       const one = reading.get(name);
       value.textContent = one?.value === undefined ? "–" : told(one.value);
       source.replaceChildren(...from(one));
       const share = weight.get(name);
-      cell.textContent = share === undefined ? "" : share.toFixed(4);
-      bar.style.width = `${(Math.abs(share ?? 0) / largest) * 100}%`;
-      if (!this.#isPicked) box.checked = !weighing || weight.has(name);
+      cell.textContent = share === undefined ? "" : Number.isNaN(share) ? "?" : share.toFixed(4);
+      bar.style.width = `${(Math.abs(share || 0) / largest) * 100}%`;
+      if (!this.#isPicked) box.checked = !inputs || weight.has(name);
       row.classList.toggle("out", !box.checked);
     }
     this.#reveal();

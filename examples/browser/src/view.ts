@@ -1,5 +1,5 @@
 /** One opened run: its checkpoints and weights, live; what would be written; the parts that follow. */
-import { MergeError, preview, weigh, type MergeOptions, type Readings, type Run, type WeighOptions, type Weighing } from "mwa-merge";
+import { MergeError, preview, weigh, type Merged, type MergeOptions, type Readings, type Run, type WeighOptions, type Weighing } from "mwa-merge";
 import { draw, type ChartData } from "./chart";
 import { Checkpoints } from "./checkpoints";
 import { ComparePanel } from "./compare-panel";
@@ -8,16 +8,34 @@ import { MergePanel } from "./merge-panel";
 import { ScorePanel } from "./score-panel";
 import type { Sample } from "./sample";
 
-const SCHEMES: [NonNullable<WeighOptions["scheme"]>, string][] = [
-  ["linear", "linear: 1 − p·badness"],
-  ["exponential", "exponential: exp(−p·badness)"],
-  ["power", "power: (best / metric)^p"],
-  ["rank", "rank: (1 − p)^rank"],
-  ["uniform", "uniform: the plain mean"],
-];
+type Scheme = NonNullable<WeighOptions["scheme"]>;
 
-/** The largest penalty that the slider offers. */
-const REACH: Record<string, number> = { linear: 1, rank: 0.99, exponential: 8, power: 8, uniform: 1 };
+/** The schemes by what they weigh by, with what they do. */
+const SCHEMES: [string, [Scheme, string][]][] = [
+  ["By the metric", [
+    ["linear", "linear: 1 − p·badness"],
+    ["exponential", "exponential: exp(−p·badness)"],
+    ["power", "power: (best / metric)^p"],
+    ["rank", "rank: (1 − p)^rank"],
+  ]],
+  ["By nothing", [["uniform", "uniform: the plain mean"]]],
+  ["By the steps", [
+    ["decay", "decay: as if the learning rate had fallen"],
+    ["ema", "ema: a moving average"],
+  ]],
+  ["By the weights themselves", [
+    ["geometric-median", "geometric-median: no bad one decides"],
+    ["multi-krum", "multi-krum: those with near neighbours"],
+    ["krum", "krum: the one among its neighbours"],
+    ["flag", "flag: along what most have in common"],
+  ]],
+]; // prettier-ignore
+
+/** The largest penalty that the slider offers; schemes that are not here take none. */
+const REACH: Partial<Record<Scheme, number>> = { linear: 1, rank: 0.99, exponential: 8, power: 8 };
+
+/** Schemes whose weights only a merge finds. */
+const FROM_TENSORS: Scheme[] = ["geometric-median", "multi-krum", "krum", "flag"];
 
 export class RunView {
   readonly element: HTMLElement;
@@ -25,9 +43,22 @@ export class RunView {
   readonly #metric = h("select", { id: "metric", change: () => this.#update() });
   readonly #goal = h("select", { id: "goal", change: () => this.#update() }, h("option", { value: "" }, "choose…"), h("option", { value: "min" }, "lower is better"), h("option", { value: "max" }, "higher is better"));
   readonly #goalField = field("Better", "goal", this.#goal);
-  readonly #scheme = h("select", { id: "scheme", change: () => this.#rescale() }, ...SCHEMES.map(([value, label]) => h("option", { value }, label)));
+  readonly #scheme = h("select", { id: "scheme", change: () => this.#rescale() },
+    ...SCHEMES.map(([label, schemes]) => h("optgroup", { label }, ...schemes.map(([value, label]) => h("option", { value }, label)))));
   readonly #slider = h("input", { id: "penalty", type: "range", min: 0, max: 1, step: 0.01, value: 0.8, input: () => this.#slide() });
   readonly #number = h("input", { id: "penalty-number", type: "number", "aria-label": "Penalty as a number", min: 0, max: 1, step: 0.01, value: 0.8, input: () => this.#type() });
+  readonly #penalty = h("div", { class: "field grow" }, h("label", { for: "penalty" }, "Penalty for worse checkpoints"), h("div", { class: "slider" }, this.#slider, this.#number));
+  readonly #curve = h("select", { id: "curve", change: () => this.#update() }, ...["linear", "cosine", "1-sqrt", "inverse", "exponential"].map((value) => h("option", { value }, value)));
+  readonly #emaDecay = this.#count("ema-decay", 0.7, { min: 0, max: 0.99, step: 0.01 });
+  readonly #outliers = this.#count("outliers", 1);
+  readonly #subspace = this.#count("subspace", 1);
+  /** What else a scheme takes. */
+  readonly #settings: Partial<Record<Scheme, HTMLElement>> = {
+    decay: field("How the rate would have fallen", "curve", this.#curve),
+    ema: field("Kept of itself at each checkpoint", "ema-decay", this.#emaDecay),
+    krum: field("Bad ones expected", "outliers", this.#outliers),
+    flag: field("Directions kept", "subspace", this.#subspace),
+  };
   readonly #title = h("h2", { id: "weights-title", tabindex: -1 }, "Checkpoints and weights");
   readonly #notes = h("ul", { class: "notes", "aria-label": "Notes" });
   readonly #error = h("div", { class: "problem", role: "alert", hidden: true });
@@ -37,13 +68,14 @@ export class RunView {
   readonly #compare: ComparePanel;
   readonly #score: ScorePanel | undefined;
   readonly #resize = new ResizeObserver(() => this.#draw());
+  #readings: Readings | undefined;
   #data: ChartData = { metric: "", curves: [], marks: [] };
 
   constructor(private readonly run: Run, private readonly table: string | undefined, sample: Sample | undefined) {
     this.#checkpoints = new Checkpoints(run, () => this.#update());
     this.#compare = new ComparePanel(run, () => this.options());
     this.#score = sample && new ScorePanel(run, sample, () => this.options());
-    this.#merge = new MergePanel(run, () => this.options(), (merged) => this.#score?.offer(merged));
+    this.#merge = new MergePanel(run, () => this.options(), (merged) => this.#merged(merged));
     this.#merge.element.addEventListener("input", () => this.#update());
     for (const { name, covered } of run.metrics) {
       this.#metric.append(h("option", { value: name }, covered < run.checkpoints.length ? `${name} (${covered} of ${run.checkpoints.length})` : name));
@@ -60,7 +92,8 @@ export class RunView {
             field("Metric", "metric", this.#metric),
             this.#goalField,
             field("Scheme", "scheme", this.#scheme),
-            h("div", { class: "field grow" }, h("label", { for: "penalty" }, "Penalty for worse checkpoints"), h("div", { class: "slider" }, this.#slider, this.#number))),
+            this.#penalty,
+            ...Object.values(this.#settings)),
           this.#error, this.#chart, this.#summary),
         this.#checkpoints.element,
         this.#notes),
@@ -78,7 +111,7 @@ export class RunView {
       this.#metric.selectedIndex = 0;
     }
     this.#resize.observe(this.#chart);
-    this.#update();
+    this.#rescale();
     this.#title.focus({ preventScroll: true });
   }
 
@@ -93,15 +126,24 @@ export class RunView {
   options(): MergeOptions {
     const metric = this.#metric.value;
     const picked = this.#checkpoints.picked();
-    const options: MergeOptions = {
-      ...(picked && { checkpoints: picked }),
-      scheme: this.#scheme.value as NonNullable<WeighOptions["scheme"]>,
-      penalty: Number.isFinite(this.#number.valueAsNumber) ? this.#number.valueAsNumber : this.#slider.valueAsNumber,
-    };
-    if (metric) options.metric = metric;
-    if (!this.#goalField.hidden && this.#goal.value) options.goal = this.#goal.value as "min" | "max";
-    if (this.table && !metric) options.metricsFile = this.table;
+    const scheme = this.#scheme.value as Scheme;
+    const options: MergeOptions = { ...(picked && { checkpoints: picked }), scheme };
+    if (scheme in REACH) options.penalty = Number.isFinite(this.#number.valueAsNumber) ? this.#number.valueAsNumber : this.#slider.valueAsNumber;
+    if (scheme === "decay") options.curve = this.#curve.value as NonNullable<MergeOptions["curve"]>;
+    if (scheme === "ema") options.emaDecay = this.#emaDecay.valueAsNumber;
+    if (scheme === "krum" || scheme === "multi-krum") options.outliers = this.#outliers.valueAsNumber;
+    if (scheme === "flag") options.subspace = this.#subspace.valueAsNumber;
+    if (scheme in REACH || scheme === "uniform") {
+      if (metric) options.metric = metric;
+      if (!this.#goalField.hidden && this.#goal.value) options.goal = this.#goal.value as "min" | "max";
+      if (this.table && !metric) options.metricsFile = this.table;
+    }
     return options;
+  }
+
+  /** A field for a number. */
+  #count(id: string, value: number, range = { min: 1, max: 99, step: 1 }): HTMLInputElement {
+    return h("input", { id, type: "number", value, ...range, input: () => this.#update() });
   }
 
   #slide(): void {
@@ -117,11 +159,16 @@ export class RunView {
   }
 
   #rescale(): void {
-    const max = REACH[this.#scheme.value]!;
-    this.#slider.max = this.#number.max = String(max);
-    this.#slider.value = String(Math.min(this.#slider.valueAsNumber, max));
-    this.#number.value = this.#slider.value;
-    this.#slider.disabled = this.#number.disabled = this.#scheme.value === "uniform";
+    const scheme = this.#scheme.value as Scheme;
+    const max = REACH[scheme];
+    this.#penalty.hidden = max === undefined;
+    const shown = this.#settings[scheme === "multi-krum" ? "krum" : scheme];
+    for (const setting of Object.values(this.#settings)) setting.hidden = setting !== shown;
+    if (max !== undefined) {
+      this.#slider.max = this.#number.max = String(max);
+      this.#slider.value = String(Math.min(this.#slider.valueAsNumber, max));
+      this.#number.value = this.#slider.value;
+    }
     this.#update();
   }
 
@@ -129,7 +176,9 @@ export class RunView {
     const known = this.run.metrics.find(({ name }) => name === this.#metric.value);
     this.#goalField.hidden = !(known && known.goal === null);
     const options = this.options();
-    const { checkpoints, penalty, scheme, ...reading } = options;
+    const { metric: by, goal, metricsFile } = options;
+    const reading = { ...(by && { metric: by }), ...(goal && { goal }), ...(metricsFile && { metricsFile }) };
+    const { checkpoints, scheme } = options;
     const isNone = checkpoints?.length === 0;
     let readings: Readings | undefined;
     let weighing: Weighing | undefined;
@@ -141,7 +190,7 @@ export class RunView {
     }
     try {
       if (!isNone) {
-        weighing = weigh(this.run, options);
+        weighing = FROM_TENSORS.includes(scheme!) ? this.#unweighed(options) : weigh(this.run, options);
         // a file alone weighs 1, whether or not it has a metric
         failure = undefined;
       }
@@ -158,7 +207,8 @@ export class RunView {
     for (const { text } of weighing?.advice ?? []) notes.add(text);
     this.#notes.replaceChildren(...[...notes].map((note) => h("li", {}, spoken(note))));
     this.#summary.textContent = weighing ? `${weighing.inputs.length} of ${this.run.checkpoints.length} checkpoints, ${weighing.description}. ${this.#why(weighing)}` : isNone ? "No checkpoint is selected." : "";
-    this.#checkpoints.show(readings, weighing);
+    this.#checkpoints.show(readings, weighing?.inputs);
+    this.#readings = readings;
     const metric = readings?.metric ?? this.#metric.value;
     const value = new Map(readings?.readings.map((reading) => [reading.checkpoint, reading.value]));
     const weight = new Map(weighing?.inputs.map((input) => [input.name, input.weight]));
@@ -170,6 +220,27 @@ export class RunView {
     this.#draw();
     this.#compare.stale();
     this.#score?.stale();
+  }
+
+  /** Which checkpoints are taken, before a merge finds what each counts. */
+  #unweighed(options: MergeOptions): Weighing {
+    const { inputs, weighting, selected, advice = [], notes } = preview(this.run, { ...options, ...this.#merge.options() }).report;
+    const of = inputs.map(({ weight: _, ...input }) => ({ ...input, weight: NaN }));
+    return { inputs: of, weighting, description: `${weighting.scheme}: the merge finds their weights`, selected: selected!, advice, notes };
+  }
+
+  /** There is a result, or none any more. */
+  #merged(merged: Merged | undefined): void {
+    this.#score?.offer(merged);
+    if (!merged || !FROM_TENSORS.includes(this.#scheme.value as Scheme)) return;
+    const { inputs } = merged.report;
+    const weight = new Map(inputs.map((input) => [input.name, input.weight]));
+    this.#checkpoints.show(this.#readings, inputs);
+    for (const [i, { name, step }] of this.run.checkpoints.filter(({ step }) => step !== null).entries()) {
+      const mark = this.#data.marks[i];
+      if (mark && mark.step === step) mark.weight = weight.get(name);
+    }
+    this.#draw();
   }
 
   /** Whether it can be merged, and what will be written. */

@@ -48,7 +48,7 @@ export class Desk {
     }
   }
 
-  /** All threads have done the first jobs: this one's merge hears what they have found, and has the next. */
+  /** All jobs of a lot are done, by whichever thread: this one's merge hears what they have found, and has the next. */
   #goOn(found: [number, Float64Array][]): void {
     const merge = this.#work as Merge;
     for (const [job, numbers] of found) merge.take(job, numbers);

@@ -8,7 +8,7 @@ import type { CoreOptions } from "./options.js";
 import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
-import { weigh, type Run } from "./run.js";
+import type { Run } from "./run.js";
 import type { Source } from "./source.js";
 import type { HashedFile, Report } from "./types.js";
 import { Hash } from "./wasm/mwa.js";
@@ -122,14 +122,14 @@ const CLOSING = [["README.md"], ["mwa-report.json"]] as const;
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], notes: string[], pool: Pool): Promise<Merged | Bad> {
   const began = performance.now();
-  const jobBytes = bytesOfJobs(pool, weigh(run, options).inputs.length);
+  const jobBytes = bytesOfJobs(pool, call(() => run.core.count(wanted(options))));
   const core = call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), notes, jobBytes));
   const written: Writer[] = [];
   const next = () => call(() => lotOf(core.next()));
   try {
     await pool.begin(begin(run, options, { what: "merge", excluded, jobBytes }));
     let lot = next();
-    if (lot && !lot.writes) {
+    while (lot && !lot.writes) {
       const found: [number, Float64Array][] = [];
       await runJobs(run, core, lot, pool, { signal: options.signal }, async (reply, { number }) => {
         found.push([number, reply.found!]);

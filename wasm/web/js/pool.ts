@@ -136,7 +136,7 @@ export class Pool {
     await Promise.all(this.threads.map((thread) => thread.ask({ what: "begin", begin })));
   }
 
-  /** The first jobs are done: tell all threads what they have found. */
+  /** The jobs of a lot are done: tell all threads what they have found. */
   async goOn(found: [job: number, found: Float64Array][]): Promise<void> {
     await Promise.all(this.threads.map((thread) => thread.ask({ what: "go-on", found })));
   }

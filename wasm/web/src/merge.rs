@@ -7,7 +7,7 @@ use js_sys::{Array, Uint8Array};
 use mwa::digest::{Digests, Parts};
 use mwa::files::Maybe;
 use mwa::kernel::{Tally, wgsl_dtype};
-use mwa::merge::{Bytes, Closing, Cut, Found, Hash, Job, MergeOptions, Next, Text};
+use mwa::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Job, MergeOptions, Next, Text};
 use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions, Write};
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
@@ -49,7 +49,7 @@ impl Merge {
         files: &Store,
         run: &mwa::Run,
         weighing: &WeighOptions,
-        merging: MergeOptions,
+        merging: impl FnOnce(&mut Chosen) -> MergeOptions,
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Maybe<Self> {
@@ -60,6 +60,7 @@ impl Merge {
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend(notes);
         let cut = Cut { max_bytes: job_bytes, ..Cut::default() };
+        let merging = merging(&mut chosen);
         let mut merge = mwa::merge::Merge::new(chosen, merging, cut)?;
         let number = |(name, path): (String, String)| Some((name, files.number(&path)?));
         let beside = checkpoints[merge.owner()].beside(files, &mut merge)?;
@@ -72,7 +73,7 @@ impl Merge {
     /// Do the jobs that come before the output with what was read already; nothing where something was not.
     pub(crate) fn compare(&mut self, files: &Store) -> Result<()> {
         let Next::Jobs(numbers) = self.merge.next()? else { return Ok(()) };
-        if numbers.start >= self.merge.elements().start {
+        if self.merge.is_writing() {
             return Ok(());
         }
         for number in numbers {
@@ -139,12 +140,11 @@ impl Merge {
     pub fn next(&mut self) -> core::result::Result<Option<Vec<f64>>, JsValue> {
         match self.merge.next().map_err(|error| fail(&error))? {
             Next::Jobs(numbers) => {
-                let elements = self.merge.elements();
-                if numbers.start >= elements.start {
+                let writes = self.merge.is_writing();
+                if writes {
                     self.merge.begin_outputs(&mut self.digests);
                 }
-                let (writes, after) =
-                    (numbers.start >= elements.start, elements.end.clamp(numbers.start, numbers.end));
+                let after = self.merge.elements().end.clamp(numbers.start, numbers.end);
                 Ok(Some(
                     [numbers.start, after, numbers.end, writes.into()].map(|number| number as f64).into(),
                 ))

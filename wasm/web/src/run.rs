@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use js_sys::Uint8Array;
 use mwa::files::{Maybe, Stop};
-use mwa::merge::{Cut, MergeOptions};
+use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::{Error, OpenOptions, Options, Rank, Readers, Space};
 use wasm_bindgen::prelude::*;
 
@@ -103,6 +103,15 @@ impl Run {
             .map_err(|error| fail(&error))
     }
 
+    /// How many checkpoints are chosen.
+    ///
+    /// # Errors
+    /// As [`Self::weigh`].
+    pub fn count(&self, options: &str) -> Result<usize, JsValue> {
+        let count = |options: Options| Ok(self.found().run.weigh(&weighing(&options, &[])?)?.indexes.len());
+        Options::parse(options).and_then(count).map_err(|error| fail(&error))
+    }
+
     /// Plan a merge in jobs that read at most `job_bytes` of each input. `excluded` checkpoints, by index, are left out, and
     /// `notes` say why.
     ///
@@ -115,20 +124,25 @@ impl Run {
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Result<Merge, JsValue> {
-        self.plan(options, &excluded, notes, job_bytes, |how| how).map_err(|error| fail(&error))
+        self.plan(options, &excluded, notes, job_bytes, |_, how| how).map_err(|error| fail(&error))
     }
 
-    /// What a merge would write, as JSON; for ranks that only a merge can find, as if they were the inputs'.
+    /// What a merge would write, as JSON; for ranks that only a merge can find, as if they were the inputs', and for weights
+    /// that only a merge can find, as if all were the same.
     ///
     /// # Errors
     /// What keeps the checkpoints from being averaged.
     pub fn preview(&self, options: &str) -> Result<String, JsValue> {
-        let without_survey = |how: MergeOptions| match how.space {
-            Space::Product(Some(Rank::Energy(_))) => MergeOptions { space: Space::Product(None), ..how },
-            _ => how,
+        let known_before = |chosen: &mut Chosen, how: MergeOptions| {
+            let rewrite = how.rewrite || chosen.robust.take().is_some();
+            let space = match how.space {
+                Space::Product(Some(Rank::Energy(_))) => Space::Product(None),
+                space => space,
+            };
+            MergeOptions { space, rewrite, ..how }
         };
         let plan = || {
-            let mut merge = self.plan(options, &[], Vec::new(), Cut::default().max_bytes, without_survey)?;
+            let mut merge = self.plan(options, &[], Vec::new(), Cut::default().max_bytes, known_before)?;
             merge.compare(&self.files)?;
             Ok(merge.preview())
         };
@@ -141,15 +155,16 @@ impl Run {
         excluded: &[usize],
         notes: Vec<String>,
         job_bytes: usize,
-        alter: impl Fn(MergeOptions) -> MergeOptions,
+        alter: impl Fn(&mut Chosen, MergeOptions) -> MergeOptions,
     ) -> mwa::Result<Merge> {
         let options = Options::parse(options)?;
-        let (weighing, merging) = (weighing(&options, excluded)?, alter(options.merging()?));
-        Merge::new(&self.files, &self.found().run, &weighing, merging, notes, job_bytes).map_err(|stop| {
-            match stop {
-                Stop::Failed(error) => error,
-                Stop::Later => unreachable!("a run that is open lacks nothing"),
-            }
+        let weighing = weighing(&options, excluded)?;
+        let (run, merging) = (&self.found().run, options.merging()?);
+        let merge =
+            Merge::new(&self.files, run, &weighing, |chosen| alter(chosen, merging), notes, job_bytes);
+        merge.map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::Later => unreachable!("a run that is open lacks nothing"),
         })
     }
 
