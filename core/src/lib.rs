@@ -100,6 +100,7 @@ pub use weigh::combine::Combine;
 pub use weigh::decay::{Averaging, Curve, Per, Positions};
 pub use weigh::federated;
 pub use weigh::modules::Groups;
+pub use weigh::parts::Parts;
 pub use weigh::robust::{Robust, Rule};
 pub use weigh::scheme::{Needs, Scheme, Weights};
 pub use weigh::separate::Separation;

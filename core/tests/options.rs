@@ -329,7 +329,7 @@ fn the_page_on_search() {
         let value = match (row.kind, row.facts.value) {
             (Kind::Switch, _) => String::new(),
             (Kind::Word(words), _) => format!(" {}", words.join("\\|")),
-            (_, value) => format!(" {value}"),
+            (_, value) => format!(" {}", value.replace('|', "\\|")),
         };
         let flag = row.flag_of(Verb::Search);
         writeln!(made, "| `--{flag}{value}` | {} | {} |", row.facts.usual, row.help()).unwrap();

@@ -179,8 +179,13 @@ pub(crate) struct Planned {
 
 impl Planned {
     pub(crate) fn new(choice: Choice, how: &MergeOptions) -> Result<Self> {
+        Self::beside(choice, how, 0)
+    }
+
+    /// The same, to be merged together with so many others.
+    pub(crate) fn beside(choice: Choice, how: &MergeOptions, others: usize) -> Result<Self> {
         let Choice { chosen, checkpoints, picture } = choice;
-        let cut = execute::cut(how.machine, chosen.inputs.len());
+        let cut = execute::cut(how.machine, chosen.inputs.len() + others);
         let mut merge = Merge::new(chosen, how.merge, cut)?;
         let mut companions = Vec::new();
         for (name, path) in &checkpoints[merge.owner()].companions {
@@ -204,27 +209,69 @@ impl Planned {
 
     /// Merge on this machine, into the folder `out`.
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
-        let Self { merge, checkpoints, companions, picture, known } = self;
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
-        let files = checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
-        let mut store = Store::new(files, how.sha256).knowing(known.clone());
+        let mut store = self.store(how);
         let mut begun = None;
-        let create = |merge: &Merge| {
-            let staging = begun.insert(Staging::begin(out, how.force, checkpoints)?);
-            let create = |shard: &Shard| {
-                staging.create(&shard.name, shard.header.file_len())?;
-                Ok(staging.path(&shard.name))
-            };
-            merge.outputs().iter().map(create).collect()
-        };
+        let Self { merge, checkpoints, .. } = self;
+        let create =
+            |merge: &Merge| created(merge, begun.insert(Staging::begin(out, how.force, checkpoints)?));
         let hashes = execute::run(merge, &mut store, create, Box::new(compute::run), how.machine, progress)
             .map_err(|error| at_output(error, out))?;
+        self.finish(begun.expect("the outputs were created"), hashes, how, progress)
+    }
+
+    /// Merge several of the same checkpoints, each into a folder of its own, in one pass over the files. The folders are as
+    /// [`Self::run`] makes them, but not brought to the disk.
+    ///
+    /// # Errors
+    /// What fails for all; what fails for one is told of that one.
+    pub(crate) fn run_together(
+        all: &mut [Self],
+        how: &MergeOptions,
+        outs: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Result<Report>>> {
+        let mut stores: Vec<_> = all.iter().map(|one| one.store(how)).collect();
+        let mut begun: Vec<Option<Staging>> = all.iter().map(|_| None).collect();
+        let each = all.iter_mut().zip(&mut stores).zip(outs.iter().zip(&mut begun));
+        let parts = each.map(|((one, store), (out, begun))| {
+            let Self { merge, checkpoints, .. } = one;
+            let create = move |merge: &Merge| {
+                created(merge, begun.insert(Staging::begin(out, how.force, checkpoints)?))
+            };
+            execute::Part { merge, store, create: Box::new(create) }
+        });
+        let found = execute::together(parts.collect(), how.machine, progress).map_err(|error| {
+            outs.first().map_or_else(|| error.clone(), |out| at_output(error.clone(), out))
+        })?;
+        let each = all.iter_mut().zip(found).zip(outs.iter().zip(begun));
+        let finish = |((one, hashes), (out, begun)): ((&mut Self, Result<Hashes>), (&PathBuf, _))| {
+            let begun: Option<Staging> = begun;
+            let hashes = hashes.map_err(|error| at_output(error, out))?;
+            one.finish(begun.expect("the outputs were created"), hashes, how, progress)
+        };
+        Ok(each.map(finish).collect())
+    }
+
+    fn store(&self, how: &MergeOptions) -> Store {
+        let files = self.checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
+        Store::new(files, how.sha256).knowing(self.known.clone())
+    }
+
+    /// Write what goes beside the weights, and put the output in its place.
+    fn finish(
+        &mut self,
+        staging: Staging,
+        hashes: Hashes,
+        how: &MergeOptions,
+        progress: &dyn Progress,
+    ) -> Result<Report> {
+        let Self { merge, checkpoints, companions, picture, .. } = self;
         for file in checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
             file.check_unchanged()?;
         }
-        let staging = begun.expect("the outputs were created");
         let (companions, notes) = beside(&staging, &merge.texts(), companions, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;
@@ -238,6 +285,15 @@ impl Planned {
         close(staging, &finished.texts, progress)?;
         Ok(finished.report)
     }
+}
+
+/// Create the outputs of a merge.
+fn created(merge: &Merge, staging: &Staging) -> Result<Vec<PathBuf>> {
+    let create = |shard: &Shard| {
+        staging.create(&shard.name, shard.header.file_len())?;
+        Ok(staging.path(&shard.name))
+    };
+    merge.outputs().iter().map(create).collect()
 }
 
 /// What the system refuses without naming a file, it refuses of the output.

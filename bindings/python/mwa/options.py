@@ -126,6 +126,7 @@ class SearchOptions(TypedDict, total=False):
     """How weights are searched for, and what of them is merged.
 
     method: Who proposes weights [default: auto]
+    groups: Search the weights of parts of the model apart: blocks of so many layers, or the modules that each name fits, such as attn,mlp; the others are a part of their own
     budget: How many weights are tried at most [default: 50]
     seed: Where random numbers begin: the same seed gives the same search [default: 0]
     workers: How many candidates are scored at a time; the result is the same [default: 1]
@@ -173,6 +174,7 @@ class SearchOptions(TypedDict, total=False):
     """
 
     method: Literal["auto", "sweep", "greedy", "lcsc", "cma", "line", "plane", "quadratic"] | None
+    groups: str | None
     budget: int | None
     seed: int | None
     workers: int | None

@@ -283,6 +283,8 @@ class SearchReport:
     doubts: tuple[str, ...]
     merge: Report
     reason: str | None = None
+    groups: tuple[str, ...] = ()
+    """The parts of the model that have weights of their own; a trial has those of one after the other."""
     holdout: str | None = None
     standard_error: float | None = None
     basin: str | None = None

@@ -7,7 +7,8 @@ use crate::dtype::Float;
 
 pub use element::{Tally, wgsl_dtype};
 pub use weighted_sum::{
-    ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, WGSL, WORKGROUP, reference, weighted_sum,
+    Column, ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Shared, WGSL, WORKGROUP, reference, references,
+    weighted_sum, weighted_sums,
 };
 
 /// The element-wise kernels: one arm each. An enum and no table of functions, so that the loops are inlined into whoever

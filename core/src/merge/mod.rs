@@ -63,6 +63,7 @@ pub mod report;
 pub(crate) mod same_run;
 #[cfg(test)]
 pub(crate) mod tests;
+mod together;
 mod unweighed;
 
 use alloc::format;
@@ -97,6 +98,7 @@ pub use closing::{Closing, Finished, Hash, Text, shard_indexes};
 pub use compare::Comparison;
 pub use found::{Findings, Found};
 pub use job::{Bytes, Job};
+pub use together::Together;
 
 /// What is wanted of a merge, beyond its inputs and weights.
 #[derive(Clone, Copy, Debug)]

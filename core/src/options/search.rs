@@ -33,6 +33,9 @@ options! {
     score_goal: Option<Goal> = None, Kind::Word(&["min", "max"]), Facts { value: "GOAL", ..SEARCH };
     /// Who proposes weights
     method: Method = Method::ALL[0], Kind::Word(&Method::NAMES), Facts { value: "METHOD", usual: Method::ALL[0].name, ..SEARCH };
+    /// Search the weights of parts of the model apart: blocks of so many layers, or the modules that each name fits, such as
+    /// attn,mlp; the others are a part of their own
+    groups: Option<String> = None, Kind::Text, Facts { value: "layers:N|NAMES", ..SEARCH };
     /// How many weights are tried at most
     budget: usize = BUDGET, Kind::Count, Facts { value: "N", usual: "50", ..SEARCH };
     /// Where random numbers begin: the same seed gives the same search
@@ -104,7 +107,7 @@ mod tests {
     #[test]
     fn options_go_to_the_search_or_to_the_merge() {
         let text = r#"{"method": "lcsc", "budget": 7, "score_goal": "max", "goal": "min", "last": 4, "seed": 42, "workers": 2,
-            "timeout": 1.5, "score_questions": 2000, "resume": true, "evaluate": "score {path}", "holdout": null}"#;
+            "timeout": 1.5, "score_questions": 2000, "resume": true, "groups": "attn,mlp", "evaluate": "score {path}", "holdout": null}"#;
         let (merge, search) = SearchOptions::parse(text).unwrap();
         assert_eq!((merge.last, merge.goal), (Some(4), Some(Goal::Min)));
         let expected = SearchOptions {
@@ -112,6 +115,7 @@ mod tests {
             evaluate_server: None,
             score_goal: Some(Goal::Max),
             method: "lcsc".parse().unwrap(),
+            groups: Some("attn,mlp".into()),
             budget: 7,
             seed: 42,
             workers: 2,

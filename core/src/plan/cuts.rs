@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::{Job, Plan, Segment};
 
 /// How the segments of a plan are cut into jobs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Cuts {
     /// Most bytes that a job reads of one input; at least one element is read.
     max_bytes: usize,

@@ -129,6 +129,12 @@ impl Job<'_> {
         tally.non_finite == 0 || self.plan.allow_non_finite
     }
 
+    /// Why results are not accepted: `out` are those of these inputs.
+    pub(crate) fn refused(&self, inputs: &[&[u8]], out: &[u8]) -> Error {
+        let Work::Elements(_, dtype) = self.segment.work else { unreachable!("only sums are tallied") };
+        self.explain_non_finite(&self.operands(inputs).collect::<Vec<_>>(), dtype, out)
+    }
+
     #[inline(always)]
     fn operands<'b>(&'b self, inputs: &'b [&'b [u8]]) -> impl Iterator<Item = Operand<'b>> {
         self.segment.operands.iter().zip(inputs).map(|(place, bytes)| Operand {

@@ -233,6 +233,12 @@ impl Plan {
         self
     }
 
+    /// Whether the same elements are computed in the same order to the same places, whatever of.
+    pub(crate) fn is_cut_like(&self, other: &Self) -> bool {
+        let place = |segment: &Segment| (segment.output, segment.start, segment.elements, segment.work);
+        self.segments.iter().map(place).eq(other.segments.iter().map(place))
+    }
+
     /// The files to write: name and head of each.
     #[must_use]
     pub fn outputs(&self) -> &[Shard] {

@@ -24,6 +24,7 @@ use crate::weigh::choose::{ChooseOptions, Listed, Metrics, WeightRule, choose, m
 use crate::weigh::combine::Combine;
 use crate::weigh::explicit::wrong_count;
 use crate::weigh::modules;
+use crate::weigh::parts::Parts;
 use crate::weigh::robust::Robust;
 use crate::weigh::runs::{choose_each, runs};
 use crate::weigh::scheme::Weights;
@@ -122,16 +123,21 @@ impl Weighed {
         }
     }
 
-    /// The same checkpoints with other weights, by their sum of 1 within rounding, and how these came about.
+    /// The same checkpoints with other weights, by their sum of 1 within rounding, and how these came about; for each of `parts`, if
+    /// there are such, one after the other.
     ///
     /// # Errors
     /// [`ErrorKind::Weights`] when they are not one per checkpoint or do not sum to 1.
-    pub fn reweighed(&self, weights: &[f64], scheme: &str) -> Result<Self> {
-        if weights.len() != self.inputs.len() {
+    pub fn reweighed(&self, weights: &[f64], parts: Option<&Parts>, scheme: &str) -> Result<Self> {
+        if weights.len() != self.inputs.len() * parts.map_or(1, Parts::count) {
             return Err(wrong_count(weights.len(), self.inputs.iter().map(|input| input.name.as_str())));
         }
-        let mut other = Self { weights: Weights::normalised(weights)?, ..self.clone() };
-        other.inputs.iter_mut().zip(weights).for_each(|(input, weight)| input.weight = *weight);
+        let (weights, groups) = match parts {
+            Some(parts) => parts.weighed(weights),
+            None => (weights.to_vec(), self.groups.clone()),
+        };
+        let mut other = Self { weights: Weights::normalised(&weights)?, groups, ..self.clone() };
+        other.inputs.iter_mut().zip(&weights).for_each(|(input, weight)| input.weight = *weight);
         other.weighting = Weighting { scheme: scheme.into(), ..Weighting::explicit() };
         other.robust = None;
         // nor do they stand for a schedule
@@ -225,6 +231,20 @@ impl Run {
             advice: choice.advice,
             notes,
         })
+    }
+
+    /// The parts of the model of these checkpoints, as `groups` names them, whose weights are searched apart.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a text that names none, a pattern that fits nothing, and where modules have weights already.
+    pub fn parts(&self, weighed: &Weighed, groups: &str) -> Result<Parts> {
+        if !weighed.groups.is_empty() {
+            let detail = "a search finds the weights of groups, and a file gives weights to modules";
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave out one of groups and weights_file"));
+        }
+        let newest = weighed.indexes.last().map(|at| &self.checkpoints[*at]);
+        let tensors = newest.into_iter().flat_map(Checkpoint::tensors);
+        Parts::read(groups, tensors.map(|tensor| tensor.name.as_str()))
     }
 
     /// What a metric says of every checkpoint, bad and missing ones too.

@@ -22,21 +22,20 @@ const BEST: usize = 5;
 
 pub(super) fn begin(ground: &Ground, budget: usize, seed: u64) -> Result<Begun> {
     let count = ground.count();
-    if count == 2 {
+    let genes = ground.genes();
+    if genes == 1 {
         let reason = "line: the weights of two checkpoints are one number".into();
         return Ok(Begun { reason: Some(reason), ..Begun::plain(Line::new(count)?) });
     }
     if budget < FORMULAS + ROUNDS {
         let reason = format!(
-            "sweep: a budget of {budget} is too small to search {} weights, so formulas are tried (evolution follows from {} on)",
-            count - 1,
+            "sweep: a budget of {budget} is too small to search {genes} weights, so formulas are tried (evolution follows from {} on)",
             FORMULAS + ROUNDS
         );
         return Ok(Begun { reason: Some(reason), ..Begun::plain(Sweep::new(ground)) });
     }
     let reason = format!(
-        "sweep, then evolution: {FORMULAS} formulas, and the rest of the {budget} trials search {} weights from the best of them",
-        count - 1
+        "sweep, then evolution: {FORMULAS} formulas, and the rest of the {budget} trials search {genes} weights from the best of them"
     );
     let mut formulas = ground.formulas();
     formulas.truncate(FORMULAS - ground.references().len());

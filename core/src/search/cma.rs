@@ -1,6 +1,6 @@
 //! CMA-ES (Hansen, *The CMA Evolution Strategy: A Tutorial*, arXiv 1604.00772), with positive weights of recombination.
 //!
-//! Genes are the weights of all checkpoints but the newest, which takes what is left to 1. It begins at the metric's weights, or
+//! Genes are the weights of all checkpoints but the newest, which takes what is left to 1, in each part of the model. It begins at the metric's weights, or
 //! the mean, with σ = ⅙. A step is y = C^½z with the symmetric root, which no sign of an eigenvector changes, and so C^−½ of
 //! the mean step is the mean of z. The last trial is the mean of the distribution: the best of many noisy scores is too good by
 //! chance, and the mean is not.
@@ -9,7 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::ground::Ground;
-use super::proposal::{Proposal, Proposer, anchored, bounded};
+use super::proposal::{Proposal, Proposer, anchored_each, bounded, genes_of};
 use super::random::Random;
 use crate::linalg::eigen::eigen;
 use crate::linalg::matrix::Matrix;
@@ -22,6 +22,8 @@ const NARROW: f64 = 1e-9;
 /// A distribution of genes.
 pub(super) struct Cma {
     random: Random,
+    /// How many checkpoints there are.
+    count: usize,
     mean: Vec<f64>,
     sigma: f64,
     /// C, `[n, n]` by rows.
@@ -36,13 +38,14 @@ pub(super) struct Cma {
 
 impl Cma {
     pub(super) fn new(ground: &Ground, seed: u64) -> Self {
-        let mut mean = ground.own().map_or_else(|| ground.uniform(), <[f64]>::to_vec);
-        mean.pop();
+        let count = ground.count();
+        let mean = genes_of(&ground.own().map_or_else(|| ground.uniform(), <[f64]>::to_vec), count);
         let n = mean.len();
         let mut covariance = vec![0.0; n * n];
         (0..n).for_each(|i| covariance[i * n + i] = 1.0);
         Self {
             random: Random::new(seed),
+            count,
             mean,
             sigma: SIGMA,
             covariance,
@@ -161,7 +164,7 @@ impl Proposer for Cma {
         let root = if children == 0 || is_narrow { None } else { self.root() };
         let Some(root) = root else {
             self.is_over = true;
-            return vec![Proposal::new("cma mean", anchored(&self.mean))];
+            return vec![Proposal::new("cma mean", anchored_each(&self.mean, self.count))];
         };
         let n = self.mean.len();
         let mut proposals = Vec::new();
@@ -171,7 +174,7 @@ impl Proposer for Cma {
                 root.chunks(n).map(|row| row.iter().zip(&z).fold(0.0, |sum, (c, z)| sum + c * z)).collect();
             let genes: Vec<_> =
                 self.mean.iter().zip(&y).map(|(mean, y)| bounded(mean + self.sigma * y)).collect();
-            proposals.push(Proposal::new("cma", anchored(&genes)));
+            proposals.push(Proposal::new("cma", anchored_each(&genes, self.count)));
             self.young.push([z, y]);
         }
         proposals

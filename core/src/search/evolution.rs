@@ -1,7 +1,7 @@
 //! Evolution on the target metric, as LCSC (arXiv 2404.02241) has it: linear combinations of the checkpoints of one run, Σ = 1,
 //! negative weights allowed.
 //!
-//! Genes are the weights of all checkpoints but the newest, which takes what is left to 1. A round has ten children of two of
+//! Genes are the weights of all checkpoints but the newest, which takes what is left to 1, in each part of the model. A round has ten children of two of
 //! the five best each: every gene from either parent, and with ½ moved by 0.1·N(0, 1), within ±2. The best 20 of old and new
 //! survive, the older of equals. The settings of the paper are not known to us; these are ours.
 
@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::ground::{DECAYS, Ground, LAST, METRIC, UNIFORM, moving_average};
-use super::proposal::{Proposal, Proposer, anchored, bounded};
+use super::proposal::{Proposal, Proposer, anchored_each, bounded, genes_of};
 use super::random::Random;
 
 const POPULATION: usize = 20;
@@ -24,6 +24,8 @@ const RATE: f64 = 0.5;
 /// A population.
 pub(super) struct Evolution {
     random: Random,
+    /// How many checkpoints there are.
+    count: usize,
     /// Those who live, best first: cost, when born, genes.
     people: Vec<(f64, usize, Vec<f64>)>,
     /// Those who were proposed last, by when they were born.
@@ -37,11 +39,11 @@ impl Evolution {
     pub(super) fn new(ground: &Ground, seed: u64, seeds: Vec<Proposal>) -> Self {
         let count = ground.count();
         let mut starts = vec![Proposal::new(LAST, ground.last()), Proposal::new(UNIFORM, ground.uniform())];
-        starts
-            .extend(DECAYS.map(|decay| Proposal::new(format!("ema {decay}"), moving_average(count, decay))));
+        let average = |decay| ground.spread(&moving_average(count, decay));
+        starts.extend(DECAYS.map(|decay| Proposal::new(format!("ema {decay}"), average(decay))));
         starts.extend(ground.own().map(|own| Proposal::new(METRIC, own.to_vec())));
         starts.extend(seeds);
-        Self { random: Random::new(seed), people: Vec::new(), young: Vec::new(), born: 0, starts }
+        Self { random: Random::new(seed), count, people: Vec::new(), young: Vec::new(), born: 0, starts }
     }
 
     fn child(&mut self) -> Vec<f64> {
@@ -68,10 +70,9 @@ impl Proposer for Evolution {
             self.born = starts.len();
             starts.truncate(POPULATION);
             for (at, start) in starts.iter_mut().enumerate() {
-                let mut genes = start.weights.clone();
-                genes.pop();
+                let genes = genes_of(&start.weights, self.count);
                 // what the newest has is what is left to 1, to the bit, as in every child
-                start.weights = anchored(&genes);
+                start.weights = anchored_each(&genes, self.count);
                 self.young.push((at, genes));
             }
             return starts;
@@ -91,6 +92,6 @@ impl Proposer for Evolution {
             self.young.push((self.born, genes.clone()));
             self.born += 1;
         }
-        children.iter().map(|genes| Proposal::new("evolution", anchored(genes))).collect()
+        children.iter().map(|genes| Proposal::new("evolution", anchored_each(genes, self.count))).collect()
     }
 }

@@ -70,4 +70,25 @@ impl Proposer for Greedy {
         let members: Vec<_> = members.iter().copied().chain([tried]).collect();
         Vec::from([Proposal::new(format!("soup of {}", members.len()), mean_of(self.count, &members))])
     }
+
+    /// What the soup may be next, with and without the one that is being tried, and so on.
+    fn ahead(&self, most: usize) -> Vec<Vec<f64>> {
+        let State::Soup { members, others, .. } = &self.state else { return Vec::new() };
+        let mut order = others.iter().rev().copied();
+        let Some(mut tried) = order.next() else { return Vec::new() };
+        let (mut soups, mut ahead) = (Vec::from([members.clone()]), Vec::new());
+        for next in order {
+            let with =
+                |soup: &Vec<usize>, more: usize| soup.iter().copied().chain([more]).collect::<Vec<_>>();
+            soups = soups.into_iter().flat_map(|soup| [with(&soup, tried), soup]).collect();
+            for soup in &soups {
+                if ahead.len() == most {
+                    return ahead;
+                }
+                ahead.push(mean_of(self.count, &with(soup, next)));
+            }
+            tried = next;
+        }
+        ahead
+    }
 }

@@ -31,6 +31,8 @@ const WINDOWS: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Ground {
     count: usize,
+    /// How many parts of the model have weights of their own.
+    parts: usize,
     own: Option<Vec<f64>>,
     metric: Option<(Vec<f64>, bool, Goal)>,
 }
@@ -39,7 +41,7 @@ impl Ground {
     /// So many checkpoints, of which nothing is known.
     #[must_use]
     pub fn bare(count: usize) -> Self {
-        Self { count, own: None, metric: None }
+        Self { count, parts: 1, own: None, metric: None }
     }
 
     /// Checkpoints with the weights that they would get, and the metric behind them: its name, one value per checkpoint, and
@@ -49,15 +51,47 @@ impl Ground {
         let metric = metric.filter(|(_, values, _)| values.len() == own.values().len());
         Self {
             count: own.values().len(),
+            parts: 1,
             own: Some(own.values().to_vec()),
             metric: metric.map(|(name, values, goal)| (values.to_vec(), name == "step", goal)),
         }
     }
 
-    /// How many there are.
+    /// The same, where so many parts of the model have weights of their own. Then vectors hold those of one part after the
+    /// other, and what is known of the checkpoints holds for each.
+    #[must_use]
+    pub fn with_parts(self, parts: usize) -> Self {
+        let own = self.own.as_ref().map(|own| own.repeat(parts));
+        Self { parts, own, ..self }
+    }
+
+    /// How many checkpoints there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// How many parts of the model have weights of their own.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// How many weights a trial has that are free.
+    pub(super) fn genes(&self) -> usize {
+        (self.count - 1) * self.parts
+    }
+
+    /// The same weights in all parts.
+    pub(super) fn spread(&self, weights: &[f64]) -> Vec<f64> {
+        weights.repeat(self.parts)
+    }
+
+    /// Whether all weight is on one checkpoint.
+    #[must_use]
+    pub fn is_single(&self, weights: &[f64]) -> bool {
+        let (first, _) = weights.split_at(self.count);
+        first.contains(&1.0) && weights.chunks(self.count).all(|part| part == first)
     }
 
     /// The weights that a merge would take, if they are known.
@@ -69,14 +103,14 @@ impl Ground {
     /// All weight on the newest.
     #[must_use]
     pub fn last(&self) -> Vec<f64> {
-        single(self.count, self.count - 1)
+        self.spread(&single(self.count, self.count - 1))
     }
 
     /// The plain mean; the newest has what is left to 1.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 checkpoints")]
     pub fn uniform(&self) -> Vec<f64> {
-        anchored(&vec![1.0 / self.count as f64; self.count - 1])
+        self.spread(&anchored(&vec![1.0 / self.count as f64; self.count - 1]))
     }
 
     /// What a result is compared with.
@@ -104,6 +138,7 @@ impl Ground {
             DECAYS.map(|decay| Proposal::new(format!("ema {decay}"), moving_average(self.count, decay))),
         );
         all.extend(self.schemes(others));
+        all.iter_mut().for_each(|formula| formula.weights = self.spread(&formula.weights));
         all
     }
 

@@ -22,6 +22,8 @@ pub struct Method {
     pub name: &'static str,
     /// What it does, for people.
     pub about: &'static str,
+    /// Whether it finds weights for each part of a model.
+    pub(super) has_parts: bool,
     /// Its beginning, and why it fits if it was not asked for by name.
     pub(super) begin: fn(&Ground, usize, u64) -> Result<Begun>,
 }
@@ -32,41 +34,49 @@ impl Method {
         Self {
             name: "auto",
             about: "a line for two checkpoints, else a sweep and, of a larger budget, evolution from its best",
+            has_parts: true,
             begin: auto::begin,
         },
         Self {
             name: "sweep",
             about: "the metric's schemes and penalties, plain means of the newest, moving averages",
+            has_parts: false,
             begin: |ground, _, _| Ok(Begun::plain(sweep::Sweep::new(ground))),
         },
         Self {
             name: "greedy",
             about: "a soup: best first, each kept only if the mean with it scores better",
+            has_parts: false,
             begin: |ground, _, _| Ok(Begun::plain(greedy::Greedy::new(ground.count()))),
         },
         Self {
             name: "lcsc",
             about: "evolution: children of the five best, crossed and mutated; weights may be negative",
+            has_parts: true,
             begin: |ground, _, seed| Ok(Begun::plain(evolution::Evolution::new(ground, seed, Vec::new()))),
         },
         Self {
             name: "cma",
             about: "CMA-ES: a normal distribution that learns where scores are good; tries its mean in the end",
+            has_parts: true,
             begin: |ground, _, seed| Ok(Begun::plain(cma::Cma::new(ground, seed))),
         },
         Self {
             name: "line",
             about: "golden section along the line through two checkpoints, and beyond both",
+            has_parts: false,
             begin: |ground, _, _| line::Line::new(ground.count()).map(Begun::plain),
         },
         Self {
             name: "plane",
             about: "a grid over the plane through three checkpoints, and beyond them, to look at",
+            has_parts: false,
             begin: |ground, budget, _| plane::Plane::new(ground.count(), budget).map(Begun::plain),
         },
         Self {
             name: "quadratic",
             about: "each checkpoint, the mean of each two, and the lowest point of the parabola through them",
+            has_parts: false,
             begin: |ground, budget, _| quadratic::Quadratic::new(ground.count(), budget).map(Begun::plain),
         },
     ];

@@ -54,4 +54,4 @@ pub use method::{BUDGET, Method};
 pub use score::{Score, object};
 pub use state::Search;
 pub use trial::{Trial, is_same};
-pub use verdict::{Lead, negative};
+pub use verdict::{Lead, SINGLE, WINNER, called, negative};

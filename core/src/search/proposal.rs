@@ -24,6 +24,12 @@ pub(super) trait Proposer {
     /// or its negative where higher is better, so that lower costs are better; infinite where there is none. At most `left`
     /// new weights will be tried; what is proposed beyond is not, and nothing is asked any more.
     fn next(&mut self, told: &[f64], left: usize) -> Vec<Proposal>;
+
+    /// Weights that may come after those of now, the likeliest first, at most so many: hosts merge them in the same pass.
+    fn ahead(&self, most: usize) -> Vec<Vec<f64>> {
+        let _ = most;
+        Vec::new()
+    }
 }
 
 /// A proposer at its beginning, and why it was chosen if it chose itself.
@@ -58,6 +64,16 @@ pub(super) fn mean_of(count: usize, members: &[usize]) -> Vec<f64> {
 pub(super) fn anchored(genes: &[f64]) -> Vec<f64> {
     let sum = genes.iter().fold(0.0, |sum, gene| sum + gene);
     genes.iter().copied().chain([1.0 - sum]).collect()
+}
+
+/// The same of several parts of the model, each with genes for so many checkpoints.
+pub(super) fn anchored_each(genes: &[f64], count: usize) -> Vec<f64> {
+    genes.chunks(count - 1).flat_map(anchored).collect()
+}
+
+/// The genes of such weights.
+pub(super) fn genes_of(weights: &[f64], count: usize) -> Vec<f64> {
+    weights.chunks(count).flat_map(|part| part[..count - 1].iter().copied()).collect()
 }
 
 /// Genes stay within −2 … 2.

@@ -1,6 +1,7 @@
 //! A search under way: trials out, scores in.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -11,6 +12,7 @@ use super::proposal::{Begun, Proposal, Proposer};
 use super::trial::{Outcome, Trial, is_same};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
+use crate::text::spelling::one_of;
 
 /// So many lots in a row may bring nothing new, before a search is over.
 const IDLE: usize = 1000;
@@ -52,6 +54,13 @@ impl Search {
             )
             .help("choose more checkpoints, for example with --select all"));
         }
+        if ground.parts() > 1 && !method.has_parts {
+            let detail =
+                format!("method {method} finds weights for the model as a whole, and groups have their own");
+            let can = Method::ALL.iter().filter(|method| method.has_parts).map(|method| method.name);
+            return Err(Error::new(ErrorKind::Usage, detail)
+                .help(format!("leave out groups, or search by {}", one_of(&can.collect::<Vec<_>>()))));
+        }
         let Begun { proposer, reason } = (method.begin)(&ground, budget, seed)?;
         let references = ground.references();
         let mut search = Self {
@@ -89,6 +98,16 @@ impl Search {
             self.is_over = proposals.is_empty();
             self.add(proposals);
         }
+    }
+
+    /// Weights that may be asked for after those of now, the likeliest first, at most so many, none of them tried yet: a host that
+    /// merges several at once merges them too.
+    #[must_use]
+    pub fn ahead(&self, most: usize) -> Vec<Vec<f64>> {
+        let left = self.budget.saturating_sub(self.trials.len());
+        let mut ahead = self.proposer.ahead(most.min(left));
+        ahead.retain(|weights| self.find(weights).is_none());
+        ahead
     }
 
     /// Make trials of what was proposed, as far as the budget goes.

@@ -22,9 +22,13 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 const TARGET: [f64; 5] = [-0.2, 0.1, 0.3, 0.2, 0.6];
 
-/// Σ (i + 1)·(wᵢ − tᵢ)².
+/// What the second of two parts of a model should weigh.
+const OTHER: [f64; 5] = [0.5, 0.4, 0.2, 0.1, -0.2];
+
+/// Σ (i + 1)·(wᵢ − tᵢ)², of one part or two.
 fn bowl(weights: &[f64]) -> f64 {
-    let terms = weights.iter().zip(TARGET).zip([1.0, 2.0, 3.0, 4.0, 5.0]);
+    let terms = weights.iter().zip(TARGET.into_iter().chain(OTHER));
+    let terms = terms.zip([1.0, 2.0, 3.0, 4.0, 5.0].into_iter().cycle());
     terms.fold(0.0, |sum, ((w, t), i)| sum + i * (w - t) * (w - t))
 }
 
@@ -53,6 +57,33 @@ fn on_bowl(method: &str, budget: usize, seed: u64) -> Search {
     search
 }
 
+/// A greedy search says ahead what it may ask for next, whatever becomes of what it asks now.
+#[test]
+fn a_soup_is_known_ahead() {
+    let mut search = begin("greedy", Ground::bare(5), 50, Goal::Min, 0);
+    let (mut foretold, mut soups) = (Vec::new(), 0);
+    loop {
+        let open = search.ask();
+        let Some(&first) = open.first() else { break };
+        if search.trial(first).by.starts_with("soup of ") {
+            soups += 1;
+            let weights = &search.trial(first).weights;
+            assert!(soups == 1 || foretold.contains(weights), "{weights:?} of {foretold:?}");
+            foretold = search.ahead(50);
+            let nearest = search.ahead(2);
+            assert_eq!(foretold[..nearest.len()], nearest);
+        } else {
+            assert!(search.ahead(50).is_empty());
+        }
+        for number in open {
+            let score = bowl(&search.trial(number).weights);
+            search.tell(number, Some(score));
+        }
+    }
+    assert!(soups > 2);
+    assert!(on_bowl("lcsc", 30, 1).ahead(8).is_empty());
+}
+
 fn scores(search: &Search) -> Vec<f64> {
     search.trials().iter().map(|trial| trial.score().unwrap()).collect()
 }
@@ -69,6 +100,43 @@ fn evolution_is_the_same_to_the_bit_in_another_language() {
     for (budget, score) in [(20, 0.123_655_926_532_803_05), (50, 0.006_736_305_428_062_414)] {
         assert_eq!(on_bowl("lcsc", budget, 42).best().unwrap().score(), Some(score), "{budget}");
     }
+}
+
+#[test]
+fn parts_of_a_model_have_genes_of_their_own() {
+    let two = || Ground::bare(5).with_parts(2);
+    let mut search = begin("lcsc", two(), 200, Goal::Min, 42);
+    run(&mut search, |weights| Some(bowl(weights)));
+    let expected = &expected()["parts"];
+    assert_eq!(scores(&search)[..60], numbers(&expected["scores"]));
+    let best = search.best().unwrap();
+    assert_eq!(best.score(), expected["best_of_200"].as_f64());
+    assert_eq!(best.weights, numbers(&expected["weights"]));
+    // each part sums to 1, and what all begin with is the same in both
+    for trial in search.trials() {
+        for part in trial.weights.chunks(5) {
+            assert!((part.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{trial:?}");
+        }
+    }
+    assert_eq!(search.trial(0).weights, [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert!(two().is_single(&search.trial(0).weights) && !two().is_single(&search.trial(1).weights));
+    assert!(!two().is_single(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
+    for method in ["auto", "cma"] {
+        let ground = ground().with_parts(2);
+        let mut search = begin(method, ground, 150, Goal::Min, 3);
+        run(&mut search, |weights| Some(bowl(weights)));
+        // one vector of weights for both parts cannot score so well
+        assert!(search.best().unwrap().score().unwrap() < 0.5, "{method}");
+        assert_eq!(search.best().unwrap().weights.len(), 10);
+    }
+    let error = Search::new("greedy".parse().unwrap(), two(), 50, Goal::Min, 0).unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.advice()),
+        (
+            "method greedy finds weights for the model as a whole, and groups have their own",
+            Some("leave out groups, or search by auto, lcsc or cma")
+        )
+    );
 }
 
 #[test]

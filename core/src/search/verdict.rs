@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::ground::UNIFORM;
+use super::ground::{LAST, METRIC, UNIFORM};
 use super::state::Search;
 use super::trial::Trial;
 use crate::logs::goal::Goal;
@@ -83,7 +83,43 @@ pub(super) fn short(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
 }
 
+/// How the best checkpoint by itself is called.
+pub const SINGLE: &str = "best single";
+/// How the winner is called.
+pub const WINNER: &str = "winner";
+
+/// What a name in [`Search::compared`] means, in a sentence.
+#[must_use]
+pub fn called(name: &str) -> &str {
+    match name {
+        LAST => "the last checkpoint",
+        SINGLE => "the best single checkpoint",
+        UNIFORM => "the plain mean",
+        METRIC => "the metric's own weights",
+        other => other,
+    }
+}
+
 impl Search {
+    /// The winner and what it is compared with, by the numbers of their trials: [`LAST`], [`SINGLE`], [`UNIFORM`], [`METRIC`] and
+    /// [`WINNER`], as far as they were tried.
+    #[must_use]
+    pub fn compared(&self) -> Vec<(&'static str, usize)> {
+        let ground = self.ground();
+        let singles = (0..self.trials().len()).filter(|&at| ground.is_single(&self.trial(at).weights));
+        let cost = |at: usize| self.trial(at).cost(self.goal());
+        let scored = singles.filter(|&at| self.trial(at).score().is_some());
+        let single = scored.reduce(|best, other| if cost(other) < cost(best) { other } else { best });
+        let rows = [
+            (LAST, self.find(&ground.last())),
+            (SINGLE, single),
+            (UNIFORM, self.find(&ground.uniform())),
+            (METRIC, ground.own().and_then(|own| self.find(own))),
+            (WINNER, self.winner()),
+        ];
+        rows.into_iter().filter_map(|(name, number)| Some((name, number?))).collect()
+    }
+
     /// What must be said of the best so far: `error` is the standard error of its score, if it is known, `is_held_out` whether
     /// it will be scored on other data.
     #[must_use]

@@ -7,6 +7,7 @@ pub(crate) mod decay;
 pub(crate) mod explicit;
 pub mod federated;
 pub(crate) mod modules;
+pub(crate) mod parts;
 pub(crate) mod robust;
 pub(crate) mod runs;
 pub(crate) mod schedule;

@@ -207,19 +207,19 @@ fn rules(text: &str) -> Result<Vec<Rule>> {
 }
 
 /// The module that a tensor is of: its name without PEFT's wrapper, and without what it is called in the module.
-fn module_of(tensor: &str) -> &str {
+pub(super) fn module_of(tensor: &str) -> &str {
     let name = tensor.strip_prefix("base_model.model.").unwrap_or(tensor);
     let lora = [".lora_", ".lora.", "_lora."].iter().filter_map(|mark| name.rfind(mark)).min();
     &name[..lora.or_else(|| name.rfind('.')).unwrap_or(name.len())]
 }
 
 /// The first number between dots.
-fn layer_of(module: &str) -> Option<u64> {
+pub(super) fn layer_of(module: &str) -> Option<u64> {
     module.split('.').find_map(|part| part.parse().ok())
 }
 
 /// Whether a pattern fits a module's name.
-fn fits(pattern: &str, module: &str) -> bool {
+pub(super) fn fits(pattern: &str, module: &str) -> bool {
     if pattern.contains('*') {
         return is_like(pattern, module);
     }

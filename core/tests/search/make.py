@@ -13,11 +13,16 @@ TARGET = [-0.2, 0.1, 0.3, 0.2, 0.6]  # sums to 1, one negative
 K = len(TARGET)
 
 
+# of a second part of a model
+OTHER = [0.5, 0.4, 0.2, 0.1, -0.2]
+
+
 def bowl(weights):
+    """Of the weights of one part, or of those of two, one after the other."""
     s = 0.0
-    for i, (u, v) in enumerate(zip(weights, TARGET)):
+    for i, (u, v) in enumerate(zip(weights, TARGET + OTHER)):
         d = u - v
-        s += (i + 1) * d * d
+        s += (i % K + 1) * d * d
     return s
 
 
@@ -50,13 +55,16 @@ class SplitMix64:
 
 
 def alpha(x):
-    s = 0.0
-    for v in x:
-        s += v
-    return x + [1.0 - s]
+    weights = []
+    for part in range(0, len(x), K - 1):
+        genes, s = x[part : part + K - 1], 0.0
+        for v in genes:
+            s += v
+        weights += genes + [1.0 - s]
+    return weights
 
 
-def evolution(budget, seed, population=20, parents=5, per_round=10, sigma=0.1, rate=0.5, bound=2.0):
+def evolution(budget, seed, parts=1, population=20, parents=5, per_round=10, sigma=0.1, rate=0.5, bound=2.0):
     def ema(g):
         a = [1.0]
         for _ in range(K - 1):
@@ -78,6 +86,7 @@ def evolution(budget, seed, population=20, parents=5, per_round=10, sigma=0.1, r
         return cache[key]
 
     starts = [[0.0] * (K - 1), [1.0 / K] * (K - 1)] + [ema(g)[:-1] for g in (0.5, 0.7, 0.8, 0.9, 0.95)]
+    starts = [start * parts for start in starts]
     people = []
     for i, x in enumerate(starts[:population]):
         s = evaluate(x)
@@ -183,6 +192,12 @@ def cma(trials, seed):
     return scores + [bowl(alpha(list(mean)))]
 
 
+def parts_found():
+    log = evolution(200, 42, parts=2)
+    best = min(log, key=lambda trial: trial[0])
+    return {"scores": [s for s, _ in log[:60]], "best_of_200": best[0], "weights": best[1]}
+
+
 if __name__ == "__main__":
     log = evolution(400, 42)
     short = evolution(50, 42)
@@ -190,6 +205,7 @@ if __name__ == "__main__":
     best = min(log, key=lambda trial: trial[0])
     print(json.dumps({
         "evolution": {"scores": [s for s, _ in log[:100]], "best_of_400": best[0], "weights": best[1]},
+        "parts": parts_found(),
         "greedy": greedy(),
         "line": line(),
         "cma": cma(60, 7),

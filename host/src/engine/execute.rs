@@ -35,15 +35,15 @@ pub(crate) fn weigh(
     Ok(())
 }
 
-/// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.
-pub(crate) fn run(
+/// Do what comes before the outputs are written, and create them with their heads. `create` makes them, when it is known that
+/// there will be any, and says where they are.
+fn begin(
     merge: &mut Merge,
     store: &mut Store,
     create: impl FnOnce(&Merge) -> Result<Vec<PathBuf>>,
-    elements: Box<Elements<'_>>,
     machine: Machine,
     progress: &dyn Progress,
-) -> Result<Hashes> {
+) -> Result<Next> {
     let mut next = merge.next()?;
     while let Next::Jobs(numbers) = &next
         && merge.job(numbers.start).writes().len() == 0
@@ -61,6 +61,19 @@ pub(crate) fn run(
         debug_assert!(range.end <= output.header.file_len(), "the head is the file's beginning");
         store.write(&mwa::Write { file, range }, &head)?;
     }
+    Ok(next)
+}
+
+/// Run all jobs. `create` makes the outputs, when it is known that there will be any, and says where they are.
+pub(crate) fn run(
+    merge: &mut Merge,
+    store: &mut Store,
+    create: impl FnOnce(&Merge) -> Result<Vec<PathBuf>>,
+    elements: Box<Elements<'_>>,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Hashes> {
+    let next = begin(merge, store, create, machine, progress)?;
     if let Next::Jobs(numbers) = next {
         progress.start(merge.bytes());
         store.writing_back(|| {
@@ -78,6 +91,71 @@ pub(crate) fn run(
     let hashes = store.hashes(machine, progress)?;
     progress.timings(&store.timings.list());
     Ok(hashes)
+}
+
+/// Who creates the outputs of a merge.
+pub(crate) type Create<'a> = Box<dyn FnOnce(&Merge) -> Result<Vec<PathBuf>> + 'a>;
+
+/// A merge among several of the same files.
+pub(crate) struct Part<'a> {
+    pub(crate) merge: &'a mut Merge,
+    pub(crate) store: &'a mut Store,
+    pub(crate) create: Create<'a>,
+}
+
+/// Run all jobs of several merges of the same files, whose elements are read once for all. What is written is not brought to the
+/// disk: it is to be looked at, and not to be kept.
+///
+/// # Errors
+/// What fails for all; what fails for one is told of that one.
+pub(crate) fn together(
+    parts: Vec<Part<'_>>,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Vec<Result<Hashes>>> {
+    let mut begun = Vec::with_capacity(parts.len());
+    for Part { merge, store, create } in parts {
+        let next = begin(merge, store, create, machine, progress);
+        begun.push((merge, store, next, None));
+    }
+    for lot in lots(&begun) {
+        let all: Vec<_> = lot.iter().map(|&at| (&*begun[at].0, &*begun[at].1)).collect();
+        let found = match all.as_slice() {
+            [(merge, store)] => vec![compute::run(merge, store, machine, progress)],
+            _ => cpu::run_together(&all, machine, progress)?,
+        };
+        for (at, found) in lot.into_iter().zip(found) {
+            begun[at].3 = Some(found);
+        }
+    }
+    let finish = |(merge, store, next, found): (&mut Merge, &mut Store, Result<Next>, Option<Result<_>>)| {
+        if let Next::Jobs(numbers) = next? {
+            let last = merge.elements().end;
+            if let Some(found) = found {
+                merge.take(found?)?;
+            }
+            let found = cpu::run(merge, last..numbers.end, store, machine, progress)?;
+            merge.take(found)?;
+            merge.next()?;
+        }
+        store.hashes(machine, progress)
+    };
+    Ok(begun.into_iter().map(finish).collect())
+}
+
+/// Which of these merges have elements to compute, those together that may be done together.
+fn lots<S, F>(begun: &[(&mut Merge, S, Result<Next>, F)]) -> Vec<Vec<usize>> {
+    let mut lots: Vec<Vec<usize>> = Vec::new();
+    for (at, (merge, _, next, _)) in begun.iter().enumerate() {
+        if next.is_err() || merge.elements().is_empty() {
+            continue;
+        }
+        match lots.iter_mut().find(|lot| begun[lot[0]].0.goes_with(merge)) {
+            Some(lot) => lot.push(at),
+            None => lots.push(vec![at]),
+        }
+    }
+    lots
 }
 
 /// Merge `chosen` on this machine: `inputs` are the files of each input, `outputs` the files to create, one for each of

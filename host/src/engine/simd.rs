@@ -4,7 +4,7 @@
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::Result;
-use mwa::merge::{Bytes, Found, Job};
+use mwa::merge::{Bytes, Found, Job, Together};
 
 /// Instructions that this CPU has and the kernel is compiled for.
 ///
@@ -96,5 +96,16 @@ with_instructions! {
     /// As [`Job::run`].
     fn run(job: &Job<'_>, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         job.run(bytes, outputs)
+    }
+
+    /// Run a job of several merges; see [`Together::run`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    fn run_together(jobs: &Together<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
+        jobs.run(inputs, outputs)
     }
 }

@@ -4,14 +4,15 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use mwa::search::{METRIC, Score, Search};
+use mwa::search::{Score, Search};
 use mwa::{Error, ErrorKind, Result, SearchOptions};
 
 use super::candidate::Kitchen;
 use super::entry::Entry;
 use super::evaluator::{Evaluator, Evaluators};
 use super::journal::Journal;
-use super::report::{self, Compared, Tried};
+use super::larder::{Larder, Spare};
+use super::report::{Compared, Tried};
 use super::watch::Watch;
 
 /// A search is given up when so many trials failed and none was scored.
@@ -34,6 +35,8 @@ pub(super) struct Driver<'a> {
     pub(super) journal: &'a mut Journal,
     /// Rows of the report, by the number of the trial.
     pub(super) tried: Vec<Tried>,
+    /// Candidates that were merged with others, and may be asked for.
+    pub(super) spare: Spare,
 }
 
 impl Driver<'_> {
@@ -63,7 +66,9 @@ impl Driver<'_> {
             }
             let (watch, budget) = (self.watch, search.budget());
             watch.told(&self.tried, search.winner(), budget);
-            let Self { kitchen, wanted, journal, tried, .. } = self;
+            let ahead = if new.is_empty() { Vec::new() } else { search.ahead(self.kitchen.lot()) };
+            let Self { kitchen, wanted, journal, tried, spare, .. } = self;
+            let larder = Larder::new(kitchen, &new, ahead, core::mem::take(spare));
             let mut take = |number: usize, entry: Entry| {
                 let row = &mut tried[number];
                 *row = row.clone().known(&entry);
@@ -77,36 +82,16 @@ impl Driver<'_> {
                 }
                 Ok(())
             };
-            score_all(kitchen, wanted, evaluator, watch, &new, &mut take)?;
+            score_all(&larder, wanted, evaluator, watch, &new, &mut take)?;
+            *spare = larder.rest();
         }
     }
 
     /// What the winner is compared with, on the search's data and, if there is such, on other data.
-    pub(super) fn compare(
-        &mut self,
-        search: &Search,
-        winner: usize,
-        evaluators: Evaluators<'_>,
-    ) -> Result<Vec<Compared>> {
-        let singles = search.trials().iter().enumerate().filter(|(_, it)| it.weights.contains(&1.0));
-        let better = |a: f64, b: f64| match search.goal() {
-            mwa::Goal::Min => a < b,
-            mwa::Goal::Max => a > b,
-        };
-        let scored = singles.filter_map(|(number, trial)| Some((number, trial.score()?)));
-        let single = scored.reduce(|best, other| if better(other.1, best.1) { other } else { best });
-        let ground = search.ground();
-        let rows = [
-            (mwa::search::LAST, search.find(&ground.last())),
-            (report::SINGLE, single.map(|(number, _)| number)),
-            (mwa::search::UNIFORM, search.find(&ground.uniform())),
-            (METRIC, ground.own().and_then(|own| search.find(own))),
-            (report::WINNER, Some(winner)),
-        ];
-        let mut compared: Vec<_> = rows
-            .into_iter()
-            .filter_map(|(name, number)| Some(Compared::new(name, number?, search.trial(number?))))
-            .collect();
+    pub(super) fn compare(&mut self, search: &Search, evaluators: Evaluators<'_>) -> Result<Vec<Compared>> {
+        let rows = search.compared().into_iter();
+        let mut compared: Vec<_> =
+            rows.map(|(name, number)| Compared::new(name, number, search.trial(number))).collect();
         let Some(holdout) = evaluators.holdout else { return Ok(compared) };
         let name = holdout.name();
         let mut new: Vec<(usize, Vec<f64>)> = Vec::new();
@@ -119,10 +104,11 @@ impl Driver<'_> {
                 new.push((number, weights.clone()));
             }
         }
-        let Self { kitchen, wanted, journal, tried, watch } = self;
+        let Self { kitchen, wanted, journal, tried, watch, .. } = self;
+        let larder = Larder::new(kitchen, &new, Vec::new(), Vec::new());
         let mut take =
             |number: usize, entry: Entry| journal.write(&tried[number].clone().known(&entry), Some(&name));
-        score_all(kitchen, wanted, holdout, *watch, &new, &mut take)?;
+        score_all(&larder, wanted, holdout, *watch, &new, &mut take)?;
         for row in &mut compared {
             if let Some(entry) = journal.find(Some(&name), &search.trial(row.trial - 1).weights) {
                 row.hold_out(entry);
@@ -134,7 +120,7 @@ impl Driver<'_> {
 
 /// Merge and score candidates, as many at a time as there are workers. `take` is called on this thread, as they come.
 fn score_all(
-    kitchen: &Kitchen,
+    larder: &Larder<'_>,
     wanted: &SearchOptions,
     evaluator: &dyn Evaluator,
     watch: &dyn Watch,
@@ -146,8 +132,8 @@ fn score_all(
     let stopped = || is_over.load(Ordering::Relaxed) || watch.stopped();
     let work = |worker: usize| {
         let at = next.fetch_add(1, Ordering::Relaxed);
-        let (number, weights) = candidates.get(at)?;
-        let tried = kitchen.try_out(worker, *number, weights, evaluator, &stopped);
+        let (number, _) = candidates.get(at)?;
+        let tried = larder.serve(at, worker, evaluator, &stopped);
         let tried = tried.map(|entry| match (entry.score, wanted.score_questions) {
             (Some(value), Some(_)) => {
                 let score = Score { value, error: entry.score_error }.asked(wanted.score_questions);

@@ -129,7 +129,9 @@ impl Journal {
         }
         let text = |value: Option<&Value>| value.map_or_else(|| "nothing".into(), Value::to_string);
         for (name, now) in header {
-            let before = first.get(name);
+            // searches of before had none
+            let none = json!([]);
+            let before = first.get(name).or((name == "groups").then_some(&none));
             if before != Some(now) {
                 let detail = match name.as_str() {
                     "inputs" => "belongs to other checkpoints: their bytes, their choice or their order is not the same".into(),

@@ -7,6 +7,7 @@ mod driver;
 mod entry;
 mod evaluator;
 mod journal;
+mod larder;
 mod place;
 mod process;
 mod report;
@@ -75,26 +76,33 @@ pub fn search(
     Staging::check(out, how.force)?;
     let begin =
         |kitchen: &Kitchen| Search::new(wanted.method, kitchen.ground(), wanted.budget, goal, wanted.seed);
-    let mut kitchen = Kitchen::open(options, how, wanted.workers, Vec::new())?;
+    let mut kitchen = Kitchen::open(options, how, wanted, Vec::new())?;
     // what cannot be searched is refused before anything is merged
     begin(&kitchen)?;
     let (journal_at, is_begun) = Journal::look(out, how.force, wanted.resume)?;
-    let recipe = kitchen.prepare(options, how, watch)?;
+    let recipe = kitchen.prepare(options, how, wanted, watch)?;
     let mut search = begin(&kitchen)?;
     let mut journal = Journal::open(&journal_at, is_begun, &recipe, &evaluators, goal, watch)?;
-    let mut driver = Driver { kitchen: &kitchen, wanted, watch, journal: &mut journal, tried: Vec::new() };
+    let (tried, spare) = (Vec::new(), Vec::new());
+    let mut driver = Driver { kitchen: &kitchen, wanted, watch, journal: &mut journal, tried, spare };
     driver.run(&mut search, evaluators.search)?;
     let Some(winner) = search.winner() else {
         driver.journal.forget();
         return Err(hopeless(&driver.tried));
     };
-    let compared = driver.compare(&search, winner, evaluators)?;
+    let compared = driver.compare(&search, evaluators)?;
     let tried = driver.tried;
+    driver.spare.clear();
 
     let trial = search.trial(winner);
     let names = labels(kitchen.rows());
+    let groups = kitchen.groups();
+    let each: Vec<_> =
+        groups.iter().flat_map(|group| names.iter().map(move |name| format!("{group}: {name}"))).collect();
+    let each: Vec<_> = each.iter().map(String::as_str).collect();
     let own = tried[winner].standard_error;
-    let mut doubts = search.doubts(own, evaluators.holdout.is_some(), &names);
+    let mut doubts =
+        search.doubts(own, evaluators.holdout.is_some(), if groups.is_empty() { &names } else { &each });
     doubts.extend(held_out(&compared, goal));
     let basin = search.basin(own);
     let files = draw(&search, out, &names)?;
@@ -110,6 +118,7 @@ pub fn search(
     let merge = kitchen.serve(&trial.weights, &scheme, note, how, out, watch)?;
     Ok(SearchReport {
         method: wanted.method.name.into(),
+        groups,
         reason: search.reason().map(str::to_owned),
         seed: wanted.seed,
         budget: wanted.budget,
@@ -144,11 +153,11 @@ fn draw(search: &Search, out: &Path, labels: &[&str]) -> Result<Vec<String>> {
 
 /// What the scores on other data say of the winner.
 fn held_out(compared: &[Compared], goal: mwa::Goal) -> Vec<String> {
-    let Some(winner) = compared.iter().find(|row| row.name == report::WINNER) else { return Vec::new() };
+    let Some(winner) = compared.iter().find(|row| row.name == mwa::search::WINNER) else { return Vec::new() };
     let Some(score) = winner.holdout else { return Vec::new() };
     let others = compared.iter().filter(|row| row.trial != winner.trial);
     let doubts = others.filter_map(|row| {
-        let over = report::called(&row.name);
+        let over = mwa::search::called(&row.name);
         let lead = Lead { over, winner: score, other: row.holdout?, error: winner.holdout_error, goal };
         lead.doubt(None).map(|doubt| format!("on the holdout, {doubt}"))
     });

@@ -6,11 +6,6 @@ use serde::Serialize;
 
 use super::entry::Entry;
 
-/// How the best checkpoint by itself is called.
-pub(super) const SINGLE: &str = "best single";
-/// How the winner is called.
-pub(super) const WINNER: &str = "winner";
-
 /// The result of a search.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchReport {
@@ -19,6 +14,9 @@ pub struct SearchReport {
     /// What it did and why, where the method chose by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What the parts of the model are called that have weights of their own, in the order of trials' weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// Where random numbers began.
     pub seed: u64,
     /// The most trials.
@@ -62,7 +60,7 @@ pub struct Tried {
     pub number: usize,
     /// Where its weights come from.
     pub by: String,
-    /// One per checkpoint, oldest first.
+    /// One per checkpoint, oldest first; those of one group after the other, where there are groups.
     pub weights: Vec<f64>,
     /// Where random numbers began.
     pub seed: u64,
@@ -142,16 +140,5 @@ impl Compared {
     pub(super) fn hold_out(&mut self, entry: &Entry) {
         (self.holdout, self.holdout_error) = (entry.score, entry.score_error);
         self.holdout_failed.clone_from(&entry.failed);
-    }
-}
-
-/// What a name of [`Compared`] means, in a sentence.
-pub(super) fn called(name: &str) -> &str {
-    match name {
-        mwa::search::LAST => "the last checkpoint",
-        SINGLE => "the best single checkpoint",
-        mwa::search::UNIFORM => "the plain mean",
-        mwa::search::METRIC => "the metric's own weights",
-        other => other,
     }
 }

@@ -96,6 +96,81 @@ fn the_winner_is_a_merge_that_verifies() {
     assert_eq!(place.read("best/adapter_model.safetensors"), place.read("again/adapter_model.safetensors"));
 }
 
+/// Node proposes the same to the bit: tests/web/node.test.mjs reads the same file.
+#[test]
+fn the_sample_run_is_searched_alike_in_every_language() {
+    let place = place(
+        "echo $MWA_WEIGHTS | awk -F, '{s = 0; for (i = 1; i <= NF; i++) s += i * ($i - i / 55)^2; printf \"%.17g\\n\", s}'",
+    );
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let ran = Ran::of(
+        place
+            .command(&format!(
+                "search {root}/examples/sample-run --select all --seed 42 --method lcsc --budget 40"
+            ))
+            .args(["--goal", "min", "-o", "best", "--json", "--evaluate", "./score {path}"]),
+    );
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    let weights = Value::from_iter(trials(&found).iter().map(|trial| trial["weights"].clone()));
+    let golden = format!("{root}/tests/web/search.json");
+    if std::env::var_os("MWA_REMAKE").is_some() {
+        fs::write(&golden, format!("{weights}\n")).unwrap();
+    }
+    let expected: Value = serde_json::from_slice(&fs::read(golden).unwrap()).unwrap();
+    assert_eq!(weights, expected, "MWA_REMAKE=1 writes it anew");
+}
+
+/// Parts of the model with weights of their own: A and B of `q` and `v`, of which the score knows.
+#[test]
+fn groups_have_weights_of_their_own() {
+    let place = place(
+        "echo $MWA_WEIGHTS >> seen; echo $MWA_WEIGHTS | awk -F, '{printf \"%.12f\\n\", ($1-0.2)^2 + ($2-0.3)^2 + ($4-0.6)^2 + ($5-0.1)^2}'",
+    );
+    for (step, x) in [(10, 0.25), (20, 0.5), (30, 0.75)] {
+        let q = adapter::lora(x);
+        let v = q.iter().map(|it| adapter::Tensor { name: it.name.replace(".q.", ".v."), ..it.clone() });
+        place.checkpoint(&format!("run/checkpoint-{step}"), &q.iter().cloned().chain(v).collect::<Vec<_>>());
+    }
+    let text = fails(&place, 2, "--groups q,odd");
+    assert!(text.contains("groups `q,odd`: `odd` fits no module"), "{text}");
+    let text = fails(&place, 2, "--groups q --method greedy");
+    assert!(text.contains("method greedy finds weights for the model as a whole"), "{text}");
+    let one = report(&place, "--groups q --method lcsc --budget 60 -o one");
+    assert_eq!(one["groups"].to_string(), r#"["q","others"]"#);
+    assert!(one["score"].as_f64().unwrap() < 0.1, "{}", one["score"]);
+    for trial in trials(&one) {
+        assert_eq!(trial["weights"].as_array().unwrap().len(), 6);
+    }
+    // a merge by groups that verifies
+    let verified = place.mwa("verify one");
+    assert_eq!(verified.code, Some(0), "{}", verified.out);
+    let report_of = &one["merge"];
+    assert_eq!(report_of["groups"][0]["modules"], "q");
+    let weights =
+        trials(&one)[usize::try_from(one["winner"].as_u64().unwrap()).unwrap() - 1]["weights"].clone();
+    assert_eq!(
+        report_of["groups"][0]["weights"],
+        Value::from_iter(weights.as_array().unwrap()[..3].to_vec())
+    );
+    assert_eq!(report_of["inputs"][0]["weight"], weights[3]);
+    // and which was scored: nothing of it depends on workers, or on having been resumed
+    let winner = trials(&one).iter().find(|trial| trial["number"] == one["winner"]).unwrap();
+    assert_eq!(winner["blake3"][0], report_of["outputs"][0]["blake3"]);
+    let many = report(&place, "--groups q --method lcsc --budget 60 --workers 4 -o many");
+    assert_eq!(essence(&one).replace("one.search", "many.search"), essence(&many));
+    let seen = place.read("seen").len();
+    let again = report(&place, "--groups q --method lcsc --budget 60 -o many --force --resume");
+    assert_eq!((essence(&again), place.read("seen").len()), (essence(&many), seen));
+    let text = fails(&place, 2, "--groups v --method lcsc --budget 60 -o many --force --resume");
+    assert!(
+        text.contains(
+            "belongs to another search: its groups was [\"q\",\"others\"], and is [\"v\",\"others\"] now"
+        ),
+        "{text}"
+    );
+}
+
 #[test]
 fn every_method_searches_and_workers_change_nothing() {
     for method in ["auto", "sweep", "greedy", "lcsc", "cma", "quadratic"] {
@@ -118,6 +193,23 @@ fn every_method_searches_and_workers_change_nothing() {
         trials(&plane).len() + 1
     );
     assert!(String::from_utf8(place.read("plane.search.svg")).unwrap().contains(">checkpoint-20</text>"));
+}
+
+/// Candidates are merged several at a time: each has the bytes of a merge by itself.
+#[test]
+fn every_candidate_is_the_merge_with_its_weights() {
+    let place = place("cat $1/adapter_model.safetensors > seen-$MWA_NUMBER; echo $MWA_NUMBER");
+    for (method, budget) in [("sweep", 24), ("greedy", 9), ("lcsc", 30)] {
+        let found = report(&place, &format!("--method {method} --budget {budget} -o {method}"));
+        for trial in trials(&found) {
+            let numbers = trial["weights"].as_array().unwrap().iter().map(ToString::to_string);
+            let weights = numbers.collect::<Vec<_>>().join(",");
+            let seen = format!("seen-{}", trial["number"]);
+            let again = place.mwa(&format!("merge run --select all --weights={weights} -o again --force"));
+            assert_eq!(again.code, Some(0), "{}", again.err);
+            assert!(place.read("again/adapter_model.safetensors") == place.read(&seen), "{method} {trial}");
+        }
+    }
 }
 
 #[test]

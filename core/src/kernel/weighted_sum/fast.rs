@@ -22,10 +22,8 @@ pub fn weighted_sum(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> T
     if needs_f64(operands, dtype) {
         return reference_f64(operands, dtype, out);
     }
-    // see `Block::add` for what this makes of the words that are plain
-    const LEAST_WEIGHT: f32 = 1.0 / (1_u64 << 40) as f32;
     let may_be_plain = operands.iter().all(|operand| round(operand.weight).abs() >= LEAST_WEIGHT);
-    let mut block = Block { sum: [0; BLOCK], last: [0; BLOCK], differs: [0; BLOCK] };
+    let mut block = Block::new();
     let size = dtype.bytes();
     let whole = out.len() / (STEP * size) * STEP;
     let (out, rest) = out.split_at_mut(whole * size);
@@ -37,30 +35,27 @@ pub fn weighted_sum(operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> T
         if !(may_be_plain && block.sum_plain(operands, &elements)) {
             block.sum(operands, &elements);
         }
-        let (extremes, [underflows, overflows]) =
-            for_dtype!(dtype, E => (block.finish::<E>(out), [E::UNDERFLOWS, E::OVERFLOWS]));
-        // nearly always there is nothing to count
-        if extremes.least < underflows || extremes.most >= overflows {
-            tally = tally.plus(block.count(elements.len(), underflows, overflows));
-        }
+        tally = tally.plus(for_dtype!(dtype, E => block.narrow::<E>(out)));
     }
     tally
 }
 
+/// Weights of at least this magnitude make no subnormals of words that are plain; see [`Block::add`].
+pub(super) const LEAST_WEIGHT: f32 = 1.0 / (1_u64 << 40) as f32;
 /// The loops go over multiples of this many elements, so that none needs a second loop for what is left of a vector.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 /// Elements per block: three arrays of 4 bytes each take 12 kB of the first-level cache.
 pub(super) const BLOCK: usize = 1024;
 /// Operands of one dtype that share a pass over the block: between them the sum stays in registers.
 const GROUP: usize = 4;
 
 /// f32 values as bits, so that the compiler may use integer and float instructions alike.
-struct Block {
-    sum: [u32; BLOCK],
+pub(super) struct Block {
+    pub(super) sum: [u32; BLOCK],
     /// the value of the operand added last
-    last: [u32; BLOCK],
+    pub(super) last: [u32; BLOCK],
     /// bits in which any operand differs from the one before it
-    differs: [u32; BLOCK],
+    pub(super) differs: [u32; BLOCK],
 }
 
 /// Magnitudes of the results of a block, as bits.
@@ -71,6 +66,10 @@ struct Extremes {
 }
 
 impl Block {
+    pub(super) const fn new() -> Self {
+        Self { sum: [0; BLOCK], last: [0; BLOCK], differs: [0; BLOCK] }
+    }
+
     /// The sum, whatever the words are.
     #[inline(always)]
     fn sum(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) {
@@ -123,7 +122,7 @@ impl Block {
         elements: &Range<usize>,
     ) -> bool {
         let weights = group.each_ref().map(|operand| round(operand.weight));
-        let words = group.each_ref().map(|operand| words::<E>(operand, elements));
+        let words = group.each_ref().map(|operand| words::<E>(operand.bytes, elements));
         let n = elements.len() / STEP * STEP;
         let (sums, lasts, differences) = (&mut self.sum[..n], &mut self.last[..n], &mut self.differs[..n]);
         let mut plainness = u32::MAX;
@@ -144,6 +143,17 @@ impl Block {
             (sums[i], lasts[i], differences[i]) = (element.sum.to_bits(), element.last, element.differs);
         }
         plainness >= E::PLAIN
+    }
+
+    /// Narrow the results into `out`, and count those of note.
+    #[inline(always)]
+    pub(super) fn narrow<E: Element>(&self, out: &mut [u8]) -> Tally {
+        let extremes = self.finish::<E>(out);
+        // nearly always there is nothing to count
+        if extremes.least >= E::UNDERFLOWS && extremes.most < E::OVERFLOWS {
+            return Tally::default();
+        }
+        self.count(out.len() / E::BYTES, E::UNDERFLOWS, E::OVERFLOWS)
     }
 
     /// Narrow the results into `out`.
@@ -213,6 +223,6 @@ impl Sum {
 
 /// The words of some elements of an operand.
 #[inline(always)]
-fn words<'a, E: Element>(operand: &Operand<'a>, elements: &Range<usize>) -> &'a [E::Bytes] {
-    E::split(&operand.bytes[elements.start * E::BYTES..elements.end * E::BYTES])
+pub(super) fn words<'a, E: Element>(bytes: &'a [u8], elements: &Range<usize>) -> &'a [E::Bytes] {
+    E::split(&bytes[elements.start * E::BYTES..elements.end * E::BYTES])
 }

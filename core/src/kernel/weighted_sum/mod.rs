@@ -9,6 +9,7 @@
 //! If any operand or the result is F64, all of it runs in f64 with the f64 weights, and nothing is flushed.
 
 mod fast;
+mod many;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod tests;
 use crate::dtype::Float;
 
 pub use fast::weighted_sum;
+pub use many::{Column, Shared, references, weighted_sums};
 pub use reference::reference;
 
 /// The twin for GPUs, in the WebGPU shading language: the same bytes for every dtype but F64. The head of

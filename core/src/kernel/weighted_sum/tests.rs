@@ -116,3 +116,66 @@ fn subnormals_are_flushed_with_their_sign() {
     let small = f32::MIN_POSITIVE;
     assert_eq!(sum_f32(&[small, 0.0], &[0.5, 0.5]).to_bits(), 0);
 }
+
+/// Several sums against each by itself: columns of all arrays, of some, of one, and with weights of every size.
+fn sums_equal(inputs: &[Shared<'_>], columns: &[&Column], to: Float, n: usize) {
+    let mut slow: Vec<_> = columns.iter().map(|_| vec![0; n * to.bytes()]).collect();
+    let mut fast: Vec<_> = columns.iter().map(|_| vec![1; n * to.bytes()]).collect();
+    let mut slow_outs: Vec<_> = slow.iter_mut().map(Vec::as_mut_slice).collect();
+    let slow_tallies = references(inputs, columns, to, &mut slow_outs);
+    let mut fast_outs: Vec<_> = fast.iter_mut().map(Vec::as_mut_slice).collect();
+    assert_eq!(weighted_sums(inputs, columns, to, &mut fast_outs), slow_tallies, "{to:?}, {n}");
+    for (at, column) in columns.iter().enumerate() {
+        assert!(fast[at] == slow[at], "{column:?} to {to:?}, {n} elements");
+        let of = |&(at, weight): &(usize, f64)| Operand { dtype: inputs[at].0, bytes: inputs[at].1, weight };
+        let mut single = vec![2; n * to.bytes()];
+        weighted_sum(&column.iter().map(of).collect::<Vec<_>>(), to, &mut single);
+        assert!(fast[at] == single, "{column:?} to {to:?}, {n} elements: as one sum");
+    }
+}
+
+const TINY: f64 = 1.0 / (1_u64 << 41) as f64;
+const COLUMNS: [&Column; 6] = [
+    &[(0, 0.5), (1, -0.25), (2, 0.5), (3, 0.125), (4, 0.125)],
+    &[(0, 0.2), (1, 0.2), (2, 0.2), (3, 0.2), (4, 0.2)],
+    &[(0, TINY), (1, 1.0), (2, -1.0), (3, 0.5), (4, 0.5)],
+    &[(1, 1.0)],
+    &[(1, 0.5), (4, 0.5)],
+    &[(0, 2.0), (2, -2.0), (3, 0.5), (4, 0.5)],
+];
+
+#[test]
+fn sums_together_equal_sums_alone_for_every_pair_of_dtypes_and_edge_length() {
+    for n in [0, 1, 63, 64, 511, 512, 576, 1100] {
+        for from in F32_KINDS {
+            for to in [F32_KINDS.as_slice(), &[Float::F64]].concat() {
+                let inputs: Vec<_> = (0..5).map(|k| paint(n * from.bytes(), k)).collect();
+                let inputs: Vec<_> = inputs.iter().map(|bytes| (from, bytes.as_slice())).collect();
+                sums_equal(&inputs, &COLUMNS, to, n);
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_together_take_plain_and_spoilt_blocks_and_mixed_dtypes() {
+    let n = 3 * BLOCK + 5;
+    for float in [Float::F32, Float::BF16] {
+        for spoilt in [None, Some(0), Some(BLOCK + 1)] {
+            let mut inputs: Vec<_> = (0..5).map(|k| paint_plain(float, n, 1 + k / 2)).collect();
+            if let Some(element) = spoilt {
+                let at = element * float.bytes();
+                inputs.iter_mut().for_each(|input| input[at..at + float.bytes()].fill(0));
+                inputs[4][at] = 1;
+            }
+            let inputs: Vec<_> = inputs.iter().map(|bytes| (float, bytes.as_slice())).collect();
+            sums_equal(&inputs, &COLUMNS, Float::F32, n);
+        }
+    }
+    let kinds = [Float::BF16, Float::F64, Float::F32, Float::F16, Float::F8E5M2];
+    let inputs: Vec<_> = kinds.iter().map(|kind| paint(n * kind.bytes(), 7)).collect();
+    let inputs: Vec<_> = kinds.iter().zip(&inputs).map(|(kind, bytes)| (*kind, bytes.as_slice())).collect();
+    sums_equal(&inputs, &COLUMNS, Float::F32, n);
+    // the F64 is in none of these
+    sums_equal(&inputs, &COLUMNS[5..], Float::BF16, n);
+}

@@ -1,0 +1,118 @@
+//! Jobs of several merges of the same inputs with other weights: what they read is read once for all of them.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::Merge;
+use super::found::Found;
+use super::job::{Job, Work};
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::kernel::{Column, Shared, weighted_sums};
+use crate::plan::{Read, Write};
+
+/// A job of each of several merges, about the same elements.
+#[derive(Debug)]
+pub struct Together<'a> {
+    jobs: Vec<Job<'a>>,
+    reads: Vec<Read>,
+    /// Of each job, which of `reads` it reads, in its order.
+    places: Vec<Vec<usize>>,
+}
+
+impl Merge {
+    /// Whether the jobs of [`Merge::elements`] of both are about the same elements, one by one, so that they may be done together.
+    #[must_use]
+    pub fn goes_with(&self, other: &Self) -> bool {
+        let (Some(own), Some(others)) = (&self.laid, &other.laid) else { return false };
+        let are_made = self.copied.is_none() && other.copied.is_none();
+        are_made && own.plan.is_cut_like(&others.plan) && own.cuts == others.cuts
+    }
+}
+
+impl<'a> Together<'a> {
+    /// Jobs with the same place among [`Merge::elements`] of merges that [go](Merge::goes_with) with each other.
+    #[must_use]
+    pub fn new(jobs: Vec<Job<'a>>) -> Self {
+        let mut reads: Vec<Read> = Vec::new();
+        // most merges read of all inputs, in their order
+        let longest = jobs.iter().max_by_key(|job| job.reads().len());
+        reads.extend(longest.into_iter().flat_map(|job| job.reads()));
+        let mut place = |read: Read| {
+            reads.iter().position(|known| *known == read).unwrap_or_else(|| {
+                reads.push(read);
+                reads.len() - 1
+            })
+        };
+        let places = jobs.iter().map(|job| job.reads().map(&mut place).collect()).collect();
+        Self { jobs, reads, places }
+    }
+
+    /// What must be read, for all of them.
+    #[must_use]
+    pub fn reads(&self) -> &[Read] {
+        &self.reads
+    }
+
+    /// Where the result of each goes, in the files of its own merge.
+    pub fn writes(&self) -> impl ExactSizeIterator<Item = Write> + '_ {
+        self.jobs.iter().map(|job| job.writes().next().expect("a job on elements writes"))
+    }
+
+    /// Do them: `inputs` are the bytes of [`Together::reads`], `outputs` those of [`Together::writes`]. The bytes are those that
+    /// each would give by itself.
+    ///
+    /// Always inlined; see [`Job::run`].
+    ///
+    /// # Errors
+    /// Of each as [`Job::run`].
+    ///
+    /// # Panics
+    /// If the slices do not have the promised lengths.
+    #[inline(always)]
+    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
+        let own = |places: &[usize]| places.iter().map(|at| inputs[*at]).collect::<Vec<_>>();
+        if let Some((dtype, shared, columns)) = self.columns(inputs) {
+            let columns: Vec<&Column> = columns.iter().map(Vec::as_slice).collect();
+            let tallies = weighted_sums(&shared, &columns, dtype, outputs);
+            let each = self.jobs.iter().zip(&self.places).zip(tallies).zip(outputs);
+            return each
+                .map(|(((job, places), tally), out)| match job.accepts(tally) {
+                    true => Ok(Found::Tally(tally)),
+                    false => Err(job.refused(&own(places), out)),
+                })
+                .collect();
+        }
+        let each = self.jobs.iter().zip(&self.places).zip(outputs);
+        each.map(|((job, places), out)| job.run_reference(&own(places), &mut [&mut **out])).collect()
+    }
+
+    /// What the kernel of several sums takes; nothing for what is compared and copied.
+    fn columns<'b>(&self, inputs: &[&'b [u8]]) -> Option<(Float, Vec<Shared<'b>>, Vec<Vec<(usize, f64)>>)> {
+        let (dtype, _) = self.jobs.first()?.sum()?;
+        let mut floats = vec![dtype; inputs.len()];
+        let mut columns = Vec::with_capacity(self.jobs.len());
+        for (job, places) in self.jobs.iter().zip(&self.places) {
+            let (_, operands) = job.sum()?;
+            let mut column = Vec::with_capacity(places.len());
+            for ((float, weight), &at) in operands.zip(places) {
+                floats[at] = float;
+                column.push((at, weight));
+            }
+            columns.push(column);
+        }
+        let shared = floats.into_iter().zip(inputs.iter().copied()).collect();
+        Some((dtype, shared, columns))
+    }
+}
+
+impl Job<'_> {
+    /// Why results that are not accepted are not.
+    #[cold]
+    fn refused(&self, inputs: &[&[u8]], out: &[u8]) -> Error {
+        match &self.0 {
+            Work::Elements(job) => job.refused(inputs, out),
+            _ => unreachable!("only sums are tallied"),
+        }
+    }
+}
