@@ -53,3 +53,8 @@ pub use search::{
     Watch, search,
 };
 pub use verify::{Checked, State, Verified, verify};
+
+/// The examples in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -134,14 +134,14 @@ impl Sandbox {
         Ok(Self { engine, component, limits, _clock: clock })
     }
 
-    /// The component that lies beside this program, or where `cargo xtask build component` puts it.
+    /// The component that lies beside this program, or where `cargo xtask build component` puts it, or that is built in.
     ///
     /// # Errors
     /// [`ErrorKind::Device`] when it is nowhere, or as [`Sandbox::new`].
     pub fn find(limits: Limits) -> Result<Self> {
         let places = places();
         let found = places.iter().find_map(|place| std::fs::read(place).ok());
-        let bytes = found.ok_or_else(|| {
+        let bytes = found.or_else(|| built_in().map(<[u8]>::to_vec)).ok_or_else(|| {
             let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
             Error::new(
                 ErrorKind::Device,
@@ -355,6 +355,14 @@ fn places() -> Vec<PathBuf> {
     // target/release/mwa and target/release/deps/test beside target/wasm
     let built = folders.clone().skip(1).take(2).map(|folder| folder.join("wasm").join(FILE));
     folders.take(1).map(|folder| folder.join(FILE)).chain(built).collect()
+}
+
+/// What the build script was given; releases have it.
+const fn built_in() -> Option<&'static [u8]> {
+    #[cfg(has_component)]
+    return Some(include_bytes!(env!("MWA_COMPONENT")));
+    #[cfg(not(has_component))]
+    None
 }
 
 /// Count the time of an engine in [`TICK`]s, until the sender is dropped.
