@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use mwa::files::is_inside;
 use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
@@ -92,7 +92,17 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
             .file(folder.display().to_string())
             .help("verify takes a folder that `mwa merge` wrote"));
     }
-    let report: Report = serde_json::from_str(&read_text(&path)?)
+    let text = read_text(&path)?;
+    if let Some(newer) = newer(&text) {
+        let own = env!("CARGO_PKG_VERSION");
+        return Err(Error::new(
+            ErrorKind::Input,
+            format!("was written by mwa {newer}, whose reports mwa {own} does not know"),
+        )
+        .file(path.display().to_string())
+        .help(format!("verify it with mwa {newer} or newer")));
+    }
+    let report: Report = serde_json::from_str(&text)
         .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
     let how = options(&report, machine).map_err(at)?;
     let weights = report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
@@ -173,6 +183,20 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     };
     let remade = again.as_ref().map(is_same).transpose()?;
     Ok(Verified { outputs, companions, others, inputs, remade })
+}
+
+/// The version that a report says it is of, if that is of a later series than this program: reports and bytes change with those.
+fn newer(report: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Head {
+        mwa: String,
+    }
+    let series = |version: &str| -> Option<[u64; 2]> {
+        let mut parts = version.split('.').map(|part| part.parse().ok());
+        Some([parts.next()??, parts.next()??])
+    };
+    let Head { mwa } = serde_json::from_str(report).ok()?;
+    (series(&mwa)? > series(env!("CARGO_PKG_VERSION"))?).then_some(mwa)
 }
 
 /// Compare one file with what the report says of it.

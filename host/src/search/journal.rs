@@ -124,6 +124,15 @@ impl Journal {
         let mut lines = bytes[..whole].split(|&byte| byte == b'\n').enumerate();
         let Some((_, first)) = lines.next().filter(|_| whole > 0) else { return Ok(false) };
         let first: Map<String, Value> = serde_json::from_slice(first).map_err(|error| damaged(1, &error))?;
+        if let Some(format) =
+            first.get("mwa_search").and_then(Value::as_u64).filter(|&format| format > VERSION)
+        {
+            let detail =
+                format!("is a journal of format {format}, and this mwa knows formats up to {VERSION}");
+            return Err(Error::new(ErrorKind::Input, detail)
+                .file(path.display().to_string())
+                .help("go on with the mwa that began it or a newer one, or begin anew by --force"));
+        }
         if first.get("mwa_search") != Some(&json!(VERSION)) {
             return Err(damaged(1, &"it does not begin as one of this version does"));
         }

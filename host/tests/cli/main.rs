@@ -83,4 +83,5 @@ mod texts;
 mod trust;
 #[cfg(unix)]
 mod unix;
+mod versions;
 mod weights;

@@ -59,7 +59,7 @@ tags:
 
 # Merged checkpoints
 
-A weighted average of 3 checkpoints, made with mwa 0.1.0 (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
+A weighted average of 3 checkpoints, made with mwa [..] (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).
 
 Checkpoints: all 3 checkpoints, as selected.
 
@@ -87,7 +87,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
         String::from_utf8(files["mwa-report.json"].clone()).unwrap(),
         str![[r#"
 {
-  "mwa": "0.1.0",
+  "mwa": "[..]",
   "selected": {
     "rule": "given",
     "taken": 3,
