@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::run::{Result, cargo, root, run, target};
 
-/// `cargo xtask build c`: header, libraries and pkg-config file, laid out as a prefix.
+/// `cargo xtask build c`: header, libraries, pkg-config file and CMake package, laid out as a prefix.
 pub(crate) fn build() -> Result {
     run(cargo(["build", "--release", "--package", "mwa-c"]))?;
     let prefix = target().join("c");
@@ -12,6 +12,8 @@ pub(crate) fn build() -> Result {
     let mut copies = vec![
         (here.join("include/mwa.h"), "include", "mwa.h"),
         (here.join("mwa.pc"), "lib/pkgconfig", "mwa.pc"),
+        (here.join("mwa-config.cmake"), "lib/cmake/mwa", "mwa-config.cmake"),
+        (here.join("mwa-config-version.cmake"), "lib/cmake/mwa", "mwa-config-version.cmake"),
     ];
     // on Unix a program asks for the name with the ABI's number when it starts, the linker for the one without
     for (library, name) in [

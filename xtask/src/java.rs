@@ -16,7 +16,7 @@ const CALLS_NATIVE: u32 = 22;
 const MODULE: &str = "mwa.plain.module.wasm";
 
 /// What every runtime makes of the sample run; the README shows it.
-const SAMPLE: &str = "7e2717852355ddf7431ccf51a06072d54e7d782248adc2a92c980644e04e9f2b";
+pub(crate) const SAMPLE: &str = "7e2717852355ddf7431ccf51a06072d54e7d782248adc2a92c980644e04e9f2b";
 
 /// A JDK.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,12 +6,14 @@ mod c;
 mod ci;
 mod component;
 mod count;
+mod docs;
 mod go;
 mod gpu;
 mod hashes;
 mod inputs;
 mod java;
 mod python;
+mod release;
 mod run;
 mod supply;
 mod target;
@@ -29,13 +31,18 @@ usage: cargo xtask VERB …
 
   build                    the release binary, target/release/mwa
   build python             the wheel and the source distribution, in target/wheels
-  build c                  header, libraries and pkg-config file, in target/c
+  build c                  header, libraries, pkg-config file and CMake package, in target/c
   build component          the component and the core module, target/wasm/mwa.*.wasm, with SIMD and without
   build component --check  … and once more in another folder: the same bytes, or an error
   build web                the npm package, wasm/web/dist
   build go                 the core module into bindings/go, whose package embeds it
   build java               the Java package, its jar and its documentation, with Maven
   build page               the page, examples/browser/dist
+  build docs               the guide as a site, target/docs/site, by mdBook, which is installed if it is not there; with the API's
+                           documentation, and the page if it is built
+  build release [PART]     every package of this version, or one kind of them (wasm, crates, binary [TRIPLE], python, npm, c,
+                           java), looked over by its registry's tools, installed where nothing else is, and tried on the
+                           sample run: target/distribution. `sums` writes SHA256SUMS of what lies there
 
   test                     all tests, and whether the vectors are fresh; ends with what passed, failed and was skipped
   test core                the core alone; more arguments go to `cargo test`
@@ -80,7 +87,12 @@ usage: cargo xtask VERB …
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
-  ci                       what CI runs: fmt, supply, clippy, docs, the core without std, its dependencies, all tests
+  release X.Y.Z            set the version everywhere, date the changelog, build and try all packages from a copy of the tree;
+                           publishes nothing, and ends with what a person must type. With --dry-run this tree stays as it is
+
+  machines                 check the program and the C library for Windows, macOS and Linux on ARM, by rustup's libraries
+
+  ci                       what CI runs: fmt, supply, clippy, docs, the core without std, its dependencies, other machines, all tests
 
 What is made lies in the target folder. Environment:
 
@@ -105,6 +117,14 @@ fn main() -> ExitCode {
         ["build", "go"] => go::build(),
         ["build", "java"] => java::build(),
         ["build", "page"] => web::page(),
+        ["build", "docs"] => docs::build(),
+        ["build", "release"] => release::build(None, None),
+        ["build", "release", "sums"] => release::sums(),
+        ["build", "release", part] => release::build(Some(part), None),
+        ["build", "release", "binary", triple] => release::build(Some("binary"), Some(triple)),
+        ["release", version] | ["release", version, "--dry-run"] | ["release", "--dry-run", version] => {
+            release::release(version, arguments.contains(&"--dry-run"))
+        }
         ["test", ref what @ ..] => test::test(what),
         ["faults"] => trials::faults("100000"),
         ["faults", count] if count.parse::<usize>().is_ok() => trials::faults(count),
@@ -117,6 +137,7 @@ fn main() -> ExitCode {
         ["vectors"] => vectors::remake(),
         ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),
+        ["machines"] => ci::machines(),
         ["ci"] => ci::ci(),
         [] | ["help" | "-h" | "--help", ..] => {
             print!("{HELP}");
