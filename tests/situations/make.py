@@ -220,6 +220,14 @@ def situations(s):
     s.add("ema", "a moving average, per checkpoint", plain_run, options={"scheme": "ema", "ema_decay": 0.5, "last": 4},
           oracle=sum_of(all_of, [0.125, 0.125, 0.25, 0.5]))
     s.add("setting-of-another-scheme", "a curve for a scheme that has none", plain_run, options={"scheme": "linear", "curve": "cosine", "last": 4})
+    # weights that the tensors decide
+    five = run([10, 20, 30, 40, 50])
+    s.add("geometric-median", "no checkpoint decides alone", plain_run, options={"scheme": "geometric-median", "last": 4})
+    s.add("geometric-median-of-products", "the same, told apart by what the adapters do", plain_run,
+          options={"scheme": "geometric-median", "last": 4, "space": "product", "rank": "auto"})
+    s.add("multi-krum", "those with the nearest neighbours", five, options={"scheme": "multi-krum", "outliers": 1, "last": 5})
+    s.add("flag", "those that point where most do", five, options={"scheme": "flag", "subspace": 2, "last": 5})
+    s.add("too-few-for-krum", "krum among four, of which one may be bad", plain_run, options={"scheme": "krum", "last": 4})
     s.add("several-metrics", "two metrics in one order", plain_run, options={"metric": "eval_loss,loss", "combine": "kemeny", "last": 4})
     second = run([10, 20], folder="other", seed=7)
     s.add("runs-of-runs", "two runs, each weighed by itself", {**plain_run, **second}, paths=("run", "other"),
