@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from mwa import _mwa
 from mwa.errors import MergeError
-from mwa.given import to_json
+from mwa.given import of_search, to_json
 from mwa.options import (
     AggregateOptions,
     Device,
@@ -158,12 +158,10 @@ def search(
     `holdout(path)` scores the winner and what it is compared with in the end, on other data. With `workers` above 1 the
     functions are called from several threads. `progress(done, budget)` is called now and then, in trials.
     """
-    # of a search, the short names are those of the score
-    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal"}
-    given = {names.get(name, name): value for name, value in {**options, "goal": goal}.items()}
+    given = to_json(of_search({**options, "goal": goal}))
     held_out = _scoring(holdout) if holdout else None
     with heard(progress, "search", "trial") as hear:
-        found = _mwa.search(_paths(inputs), out, to_json(given), _scoring(evaluate), held_out, hear)
+        found = _mwa.search(_paths(inputs), out, given, _scoring(evaluate), held_out, hear)
     return read(SearchReport, json.loads(found))
 
 

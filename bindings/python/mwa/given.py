@@ -23,6 +23,12 @@ def to_json(options: Mapping[str, object]) -> str:
         raise
 
 
+def of_search(options: Mapping[str, object]) -> dict[str, object]:
+    """Options of a search under the native half's names: here the short names are those of the score."""
+    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
 def _plain(value: object) -> object:
     """Paths, and the numbers and arrays of NumPy and PyTorch."""
     for translate in ("__fspath__", "tolist"):

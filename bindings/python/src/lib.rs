@@ -112,6 +112,15 @@ mod _mwa {
         })
     }
 
+    /// The same of options of a search.
+    #[pyfunction]
+    fn check_search(py: Python<'_>, options: &str) -> PyResult<()> {
+        call(py, None, |_| {
+            let (given, _) = SearchOptions::parse(options)?;
+            mwa_host::Options::new(Vec::new(), &given).and(mwa_host::MergeOptions::new(&given)).map(drop)
+        })
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))

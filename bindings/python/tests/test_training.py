@@ -15,14 +15,14 @@ transformers = pytest.importorskip("transformers")
 
 from conftest import ROOT  # noqa: E402
 from mwa.peft import load_merged, search  # noqa: E402
-from mwa.transformers import MergeCallback  # noqa: E402
+from mwa.transformers import MergeCallback, SearchCallback  # noqa: E402
 
 
 def base() -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(ROOT / "examples" / "base", dtype=torch.float32)
 
 
-def train(out: Path, callback: Any, **arguments: Any) -> Any:
+def trainer_of(out: Path, *callbacks: Any, **arguments: Any) -> Any:
     model = peft.get_peft_model(base(), peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     tokens = torch.randint(1, 20, (32, 10), generator=torch.Generator().manual_seed(1))
     data = [{"input_ids": row, "labels": row} for row in tokens]
@@ -31,9 +31,15 @@ def train(out: Path, callback: Any, **arguments: Any) -> Any:
         output_dir=str(out), max_steps=8, per_device_train_batch_size=4, learning_rate=1e-2, report_to=[], use_cpu=True,
         disable_tqdm=True, **{**settings, **arguments},
     )  # fmt: skip
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:8], callbacks=[callback])
+    return transformers.Trainer(
+        model=model, args=arguments, train_dataset=data, eval_dataset=data[:8], callbacks=list(callbacks)
+    )
+
+
+def train(out: Path, callback: Any, **arguments: Any) -> Any:
+    trainer = trainer_of(out, callback, **arguments)
     trainer.train()
-    return model
+    return trainer.model
 
 
 def test_merge_callback(tmp_path: Path) -> None:
@@ -111,3 +117,52 @@ def test_search_in_a_live_model(tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     assert search(model, tmp_path, evaluate=loss, goal="min", method="sweep", budget=10, select="all").score == found.score
     assert set(tmp_path.iterdir()) == before, "nothing is left on disk"
+
+
+def adapter_of(model: Any) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_search_callback(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    callback = SearchCallback(trainer, method="sweep", budget=9, select="all")
+    trainer.add_callback(callback)
+    trainer.train()
+    report = callback.report
+    assert callback.error is None and report is not None and len(report.trials) == 9
+    assert (report.goal, report.score) == ("min", min(trial.score for trial in report.trials if trial.score is not None))
+    logged = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(logged) == 4, "candidates are not logged"
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(report.score, rel=1e-6), "the model is the winner"
+    assert mwa.verify(tmp_path / "searched").is_good
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path / "searched")
+    held, live = peft.get_peft_model_state_dict(loaded), peft.get_peft_model_state_dict(trainer.model)
+    assert all(torch.equal(held[name], live[name]) for name in held)
+
+
+def test_search_callback_keeps_what_was_trained(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    callback = SearchCallback(trainer, score="accuracy", budget=5, select="all")
+    seen: dict[str, Any] = {}
+
+    class Before(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            seen.update(adapter_of(trainer.model))
+
+    trainer.add_callback(Before())
+    trainer.add_callback(callback)
+    with pytest.warns(UserWarning, match="was not searched: .*the evaluation gives no `eval_accuracy`"):
+        trainer.train()
+    assert callback.report is None and callback.error is not None
+    after = adapter_of(trainer.model)
+    assert seen and all(torch.equal(after[name], seen[name]) for name in seen)
+
+
+def test_search_callback_refuses_before_training(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, save_strategy="no")
+    with pytest.raises(mwa.MergeError) as caught:
+        SearchCallback(trainer, budget=0)
+    assert caught.value.kind == "usage"
+    trainer.add_callback(SearchCallback(trainer))
+    with pytest.raises(mwa.MergeError, match="save_strategy"):
+        trainer.train()
