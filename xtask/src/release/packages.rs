@@ -173,12 +173,19 @@ pub(super) fn python(made: &mut Made, _: Option<&str>) -> Result {
         maturin.current_dir(root().join("bindings/python"));
         run(with_component(maturin)?)
     };
-    let mut wheel = vec!["build", "--release", "--locked", "--quiet", "--features", "gpu,wasm"];
-    if cfg!(target_os = "linux") {
-        // linked with an old C library, whatever this machine has
-        wheel.extend(["--zig", "--compatibility", "manylinux_2_17"]);
+    let wheel = ["build", "--release", "--locked", "--quiet", "--features", "gpu,wasm"];
+    // linked with an old C library, whatever this machine has
+    let old = ["--zig", "--compatibility", "manylinux_2_17"];
+    let is_old = cfg!(target_os = "linux") && {
+        let built = maturin(&[&wheel[..], &old].concat());
+        if let Err(why) = &built {
+            made.without(format!("a wheel for Linux of before this one: {why}"));
+        }
+        built.is_ok()
+    };
+    if !is_old {
+        maturin(&wheel)?;
     }
-    maturin(&wheel)?;
     maturin(&["sdist"])?;
     let mut built: Vec<_> = files(&wheels).into_iter().map(|file| wheels.join(file)).collect();
     built.sort();
