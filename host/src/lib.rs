@@ -9,11 +9,13 @@
 //! ```
 
 mod aggregate;
+mod apply;
 mod bind;
 #[cfg(feature = "cli")]
 mod cli;
 mod convert;
 mod engine;
+mod extract;
 mod find;
 mod inspect;
 mod io;
@@ -26,6 +28,7 @@ mod search;
 mod verify;
 
 pub use aggregate::{RoundOptions, aggregate};
+pub use apply::apply;
 pub use bind::guard::guard;
 pub use bind::memory;
 pub use bind::paced::Paced;
@@ -39,10 +42,12 @@ pub use engine::gpu;
 #[cfg(feature = "wasm")]
 pub use engine::sandbox;
 pub use engine::simd::InstructionSet;
+pub use extract::extract;
 pub use inspect::inspect;
 pub use io::room::resize;
 pub use merge::{drawn, merge, weights};
 pub use mwa::Inspection;
+pub use mwa::extract::ExtractRank;
 pub use mwa::report::{self, Report};
 pub use mwa::{ChooseOptions, PENALTY, Rank, SearchOptions, Selection, Space, WeightRule};
 pub use options::{Machine, MergeOptions, Options, REPORT};

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use mwa::extract::ExtractRank;
 use mwa::files::is_inside;
 use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
@@ -106,7 +107,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
     let how = options(&report, machine).map_err(at)?;
     let weights = report.inputs.iter().map(|input| input.weight).collect::<Vec<_>>();
-    Weights::normalised(&weights).map_err(at)?;
+    if report.folded.is_none() && report.extracted.is_none() {
+        Weights::normalised(&weights).map_err(at)?;
+    }
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
     // what was recovered lies in several places, and is only made again
     let is_recovered = report.recovered.is_some();
@@ -278,10 +281,22 @@ fn options(report: &Report, machine: Machine) -> Result<MergeOptions> {
 
 /// Merge again, in the temporary folder.
 fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Progress) -> Result<Report> {
+    if report.folded.is_some() {
+        return folded_again(folder, report, how, progress);
+    }
+    if report.extracted.is_some() {
+        return extracted_again(folder, report, how, progress);
+    }
     let choice = match &report.recovered {
         Some(recovered) => recover::again(folder, recovered)?,
         None => Choice::again(folder, report)?,
     };
+    let mut planned = Planned::new(choice, how)?;
+    in_scratch(|again| planned.run(how, again, progress))
+}
+
+/// Make something again in a folder of its own in the temporary folder.
+fn in_scratch(make: impl FnOnce(&Path) -> Result<Report>) -> Result<Report> {
     let temporary = std::env::temp_dir();
     drop(Scratch::abandoned(&temporary, SCRATCH));
     let scratch = Scratch::new(&temporary, SCRATCH).map_err(|error| {
@@ -290,7 +305,7 @@ fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Pro
             .help("say by TMPDIR where there is room for the merge")
     })?;
     let again = scratch.path().join("again");
-    Planned::new(choice, how)?.run(how, &again, progress).map_err(|error| {
+    make(&again).map_err(|error| {
         // the file of the output is of no interest, but where it was
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(scratch.path()));
         if error.kind() == ErrorKind::Io && is_ours {
@@ -301,6 +316,52 @@ fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Pro
             error
         }
     })
+}
+
+/// The two inputs of what is made of a model and its adapter, or of two models.
+fn both(folder: &Path, report: &Report) -> Result<[PathBuf; 2]> {
+    match report.inputs.as_slice() {
+        [one, other] => Ok([one, other].map(|input| folder.join(&input.path))),
+        inputs => {
+            let detail = format!("names {} inputs where two belong", inputs.len());
+            Err(Error::new(ErrorKind::Input, detail).file(folder.join(REPORT).display().to_string()))
+        }
+    }
+}
+
+/// Take the adapter of a report out of its model again, in the temporary folder.
+fn extracted_again(
+    folder: &Path,
+    report: &Report,
+    how: &MergeOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let [tuned, base] = both(folder, report)?;
+    let rank = report.extracted.as_ref().map(|told| told.rank.as_str()).unwrap_or_default();
+    let rank = match rank.strip_prefix("error ") {
+        Some(error) => error.parse().map(ExtractRank::Error).ok(),
+        None => rank.parse().map(ExtractRank::Fixed).ok(),
+    };
+    let rank = rank.ok_or_else(|| {
+        let detail = "says no rank of what was extracted";
+        Error::new(ErrorKind::Input, detail).file(folder.join(REPORT).display().to_string())
+    })?;
+    let name = report.extracted.as_ref().map(|told| told.base.as_str());
+    in_scratch(|again| crate::extract(&tuned, &base, (rank, name), how, again, progress))
+}
+
+/// Fold the adapter of a report into its base again, in the temporary folder.
+fn folded_again(
+    folder: &Path,
+    report: &Report,
+    how: &MergeOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let [base, adapter] = both(folder, report)?;
+    // what was let through comes again
+    let mut how = *how;
+    how.merge.allow_non_finite = true;
+    in_scratch(|again| crate::apply(&adapter, &base, &how, again, progress))
 }
 
 #[cfg(test)]

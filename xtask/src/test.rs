@@ -122,6 +122,7 @@ fn peft(count: &mut Count) -> Result {
         Python::Missing(why) => return skip(&why, count),
     };
     with_binary(&python, "peft-lane", "PEFT lane", count)?;
+    with_binary(&python, "fold-lane", "lane of folding", count)?;
     match bindings::test_with(&python, "tests/test_training.py")? {
         Ok(tests) => lane("training lane", tests, count),
         Err(why) => skip(&why, count),

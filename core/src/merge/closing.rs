@@ -50,7 +50,7 @@ pub struct Hash {
 }
 
 impl Hash {
-    fn write_to(&self, file: &mut HashedFile) {
+    pub(crate) fn write_to(&self, file: &mut HashedFile) {
         file.blake3.clone_from(&self.blake3);
         file.sha256.clone_from(&self.sha256);
     }
@@ -161,6 +161,8 @@ impl Merge {
             format: None,
             round: self.chosen.round.as_ref().map(|round| round.told.clone()),
             recovered: self.chosen.recovered.clone(),
+            folded: None,
+            extracted: None,
             inputs,
             outputs,
             companions: closing.companions.clone(),

@@ -14,6 +14,7 @@ use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
 use crate::method::product::{Method, Rank, Residual, Space};
+use crate::run::checkpoint::Checkpoint;
 use crate::text::index::Index;
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
@@ -61,6 +62,13 @@ pub struct Report {
     /// What was lost of a model and came from elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
+    /// The adapter that was folded into its base: the inputs are then the base and the adapter, which count as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<Folded>,
+    /// The adapter that was taken out of a model: the inputs are then the tuned model and its base, and `residual` says what the
+    /// factors leave over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extracted: Option<Extracted>,
     /// The inputs in the order in which they were summed.
     pub inputs: Vec<Input>,
     /// The files with weights that were written.
@@ -245,6 +253,34 @@ pub struct Recovered {
     pub weights: Option<(f64, f64)>,
     /// How many tensors were lost.
     pub tensors: usize,
+}
+
+/// What taking an adapter out of a model did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extracted {
+    /// What the adapter calls its base.
+    pub base: String,
+    /// The rank asked for, or `error SHARE`.
+    pub rank: String,
+    /// How many modules have factors.
+    pub modules: usize,
+    /// The modules that are saved whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub saved: Vec<String>,
+}
+
+/// What folding an adapter into its base did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folded {
+    /// How many modules of the adapter were folded in.
+    pub modules: usize,
+    /// How many tensors of the base that changed.
+    pub changed: usize,
+    /// How many tensors the adapter holds whole, in the place of the base's.
+    pub replaced: usize,
+    /// The tensors that the base does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
 }
 
 /// A federated round.
@@ -530,7 +566,58 @@ pub(crate) const MODEL_CONFIG: &str = "config.json";
 /// The file name of an adapter's config.
 pub const CONFIG: &str = "adapter_config.json";
 
+impl Input {
+    /// An input that is no checkpoint among others.
+    pub(crate) fn of_role(
+        checkpoint: &Checkpoint,
+        role: &str,
+        path: &str,
+        weight: f64,
+        files: Vec<HashedFile>,
+    ) -> Self {
+        Self {
+            name: checkpoint.name.clone(),
+            path: path.into(),
+            step: checkpoint.step,
+            weights_key: None,
+            metric: None,
+            source: Some(role.into()),
+            round: None,
+            weight,
+            update: None,
+            files,
+        }
+    }
+}
+
 impl Report {
+    /// What was made of a model and an adapter, or of two models: nothing is weighed.
+    pub(crate) fn of_two(verb: &str, inputs: Vec<Input>, space: Space) -> Self {
+        let (space, rank) = space_name(space);
+        Self {
+            mwa: env!("CARGO_PKG_VERSION").to_string(),
+            selected: None,
+            weighting: Weighting { scheme: verb.into(), ..Weighting::explicit() },
+            ranking: None,
+            groups: Vec::new(),
+            space,
+            rank,
+            residual: None,
+            dtype: dtype_name(None),
+            adapter: None,
+            format: None,
+            round: None,
+            recovered: None,
+            folded: None,
+            extracted: None,
+            inputs,
+            outputs: Vec::new(),
+            companions: Vec::new(),
+            advice: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// Add what the residual says of the merge; once, when it is known.
     pub fn advise_residual(&mut self) {
         if let (Some(distance), FACTORS) = (&self.residual, self.space.as_str()) {

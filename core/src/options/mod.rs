@@ -157,6 +157,10 @@ pub enum Verb {
     Search,
     /// Merge what the clients of a federated round returned.
     Aggregate,
+    /// Fold an adapter into its base.
+    Apply,
+    /// Take an adapter out of a model.
+    Extract,
 }
 
 /// Who asks.
@@ -181,6 +185,13 @@ const MERGING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate];
 const OPENING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Inspect, Verb::Search];
 /// What is for converting what was written, which `merge` alone does.
 const CONVERTED: &[Verb] = &[Verb::Merge];
+/// What is written, whatever it is made of.
+const WRITING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate, Verb::Apply, Verb::Extract];
+/// What may let bad numbers through.
+const PASSING: &[Verb] = &[Verb::Merge, Verb::Search, Verb::Aggregate, Verb::Apply];
+/// What runs on threads.
+const RUNNING: &[Verb] =
+    &[Verb::Merge, Verb::Verify, Verb::Search, Verb::Aggregate, Verb::Apply, Verb::Extract];
 const COMPUTING: &[Verb] = &[Verb::Merge, Verb::Verify, Verb::Search, Verb::Aggregate];
 /// What federated rounds have too.
 const COMPARING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search, Verb::Aggregate];
@@ -396,16 +407,18 @@ options! {
     /// The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     model: Option<String> = None, Kind::Text, Facts { value: "NAME", verbs: CONVERTED, lacking: CONVERTING, ..OUTPUT };
     /// Let NaN and infinity through instead of failing
-    allow_non_finite: bool = false, Kind::Switch, OUTPUT;
+    allow_non_finite: bool = false, Kind::Switch, Facts { verbs: PASSING, ..OUTPUT };
     /// Write files anew where one checkpoint alone has weight, instead of copying its own
     rewrite: bool = false, Kind::Switch, Facts { verbs: &[Verb::Merge], ..OUTPUT };
     /// Replace an earlier merge
     force: bool = false, Kind::Switch, Facts {
+        verbs: WRITING,
         lacking: &[(Face::Browser, "files are handed over, not replaced")],
         ..OUTPUT
     };
     /// Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
     sha256: bool = false, Kind::Switch, Facts {
+        verbs: WRITING,
         lacking: &[
             (Face::Browser, "no file is read from front to back"),
             (Face::Node, "no file is read from front to back"),
@@ -415,11 +428,12 @@ options! {
     };
 
     /// Threads
-    threads: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "one per core", ..MACHINE };
+    threads: Option<usize> = None, Kind::Count, Facts { value: "N", usual: "one per core", verbs: RUNNING, ..MACHINE };
     /// Bytes of buffers; on the command line also 64M or 1G
     memory: Option<u64> = None, Kind::Bytes, Facts {
         value: "SIZE",
         usual: "64M, or 256M with a GPU",
+        verbs: RUNNING,
         lacking: &[
             (Face::Browser, "buffers are a few MiB per worker"),
             (Face::Node, "buffers are a few MiB per worker"),

@@ -77,6 +77,8 @@ impl Run {
             format: None,
             round: None,
             recovered: None,
+            folded: None,
+            extracted: None,
             outputs: Vec::new(),
             companions: Vec::new(),
             advice,

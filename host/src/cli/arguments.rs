@@ -198,6 +198,59 @@ Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong
         #[command(flatten)]
         show: Show,
     },
+    /// Fold a LoRA adapter into its base model: a model without an adapter, for programs that take none
+    #[command(after_help = "\
+Examples:
+  mwa apply runs/my-lora/checkpoint-900 --base models/llama -o merged
+  mwa apply merged-lora --base models/llama -o merged --threads 4 --memory 256M
+
+What is computed: W + γ·B·A, row by row as the base streams, rounded once to the base's dtype.")]
+    Apply {
+        /// The folder of a PEFT adapter
+        #[arg(value_name = "ADAPTER")]
+        adapter: PathBuf,
+        /// The model that the adapter was trained on: a folder with safetensors files, or a file
+        #[arg(long, value_name = "MODEL")]
+        base: PathBuf,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        #[command(flatten)]
+        given: Given<Applying>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Take a LoRA adapter out of a fine-tuned model: the best factors of what it differs by from its base
+    #[command(after_help = "\
+Examples:
+  mwa extract tuned --base models/llama --rank 32 -o tuned-lora
+  mwa extract tuned --base models/llama --rank auto --error 0.05 -o tuned-lora
+
+What is left over is shown for each module: the share of the difference that its factors do not hold.")]
+    Extract {
+        /// The fine-tuned model: a folder, or a file
+        #[arg(value_name = "TUNED")]
+        tuned: PathBuf,
+        /// The model that it was trained from
+        #[arg(long, value_name = "MODEL")]
+        base: PathBuf,
+        /// The rank of the factors; auto takes for each module the smallest that leaves over no more than --error
+        #[arg(long, value_name = "R|auto", allow_negative_numbers = true)]
+        rank: String,
+        /// With rank auto, the share of a module's difference (Frobenius norm) that may be left over [default: 0.05]
+        #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+        error: Option<f64>,
+        /// What the adapter calls its base, such as a hub id [default: as the base's config.json does, or its path]
+        #[arg(long, value_name = "NAME")]
+        base_name: Option<String>,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        #[command(flatten)]
+        given: Given<Extracting>,
+        #[command(flatten)]
+        show: Show,
+    },
     /// List the GPUs here, and whether each gives the same bytes as the CPU
     Devices {
         #[command(flatten)]
@@ -339,7 +392,9 @@ verbs!(
     Weighing = Weights,
     Inspecting = Inspect,
     Verifying = Verify,
-    Aggregating = Aggregate
+    Aggregating = Aggregate,
+    Applying = Apply,
+    Extracting = Extract
 );
 
 /// The options of a verb as they were given.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory as _, Parser as _};
 use indicatif::{ProgressBar, ProgressStyle};
+use mwa::extract::ExtractRank;
 use mwa::{Error, ErrorKind, SearchOptions, readable};
 use serde::Serialize;
 
@@ -67,6 +68,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Verify { show, .. }
         | Command::Aggregate { show, .. }
         | Command::Recover { show, .. }
+        | Command::Apply { show, .. }
+        | Command::Extract { show, .. }
         | Command::Devices { show } => show.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -219,6 +222,42 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::recovered(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             })?;
         }
+        Command::Apply { adapter, base, output, given, show } => {
+            signals::stop_cleanly();
+            let start = Instant::now();
+            let how = given.merging()?;
+            prepare(how.machine);
+            let report = crate::apply(&adapter, &base, &how, &output, &Bar::new(show, false))?;
+            note(show, &report.notes);
+            let printed = print(show, &report, || {
+                show::applied(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            });
+            if let Err(error) = printed {
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
+        }
+        Command::Extract { tuned, base, rank, error, base_name, output, given, show } => {
+            signals::stop_cleanly();
+            let start = Instant::now();
+            let rank = extract_rank(&rank, error)?;
+            let how = given.merging()?;
+            prepare(how.machine);
+            let report = crate::extract(
+                &tuned,
+                &base,
+                (rank, base_name.as_deref()),
+                &how,
+                &output,
+                &Bar::new(show, false),
+            )?;
+            note(show, &report.notes);
+            let printed = print(show, &report, || {
+                show::extracted(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            });
+            if let Err(error) = printed {
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
+        }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();
             print(show, &found, || show::devices(&found))?;
@@ -246,6 +285,25 @@ fn run(command: Command) -> mwa::Result<u8> {
         }
     }
     Ok(DONE)
+}
+
+/// The rank of an extraction.
+fn extract_rank(rank: &str, error: Option<f64>) -> mwa::Result<ExtractRank> {
+    /// What is left over where nothing is said.
+    const ERROR: f64 = 0.05;
+    let usage = |detail: String, help: &'static str| Err(Error::new(ErrorKind::Usage, detail).help(help));
+    match (rank, rank.parse::<usize>(), error) {
+        ("auto", _, error) => match error.unwrap_or(ERROR) {
+            error if error > 0.0 && error < 1.0 => Ok(ExtractRank::Error(error)),
+            error => usage(format!("--error is {error}"), "give a share above 0 and below 1, such as 0.05"),
+        },
+        (_, Ok(rank), None) if rank > 0 => Ok(ExtractRank::Fixed(rank)),
+        (_, Ok(rank), Some(_)) if rank > 0 => usage(
+            format!("--rank {rank} leaves over what it does, but --error says how much"),
+            "give --rank auto, or leave --error out",
+        ),
+        _ => usage(format!("--rank is `{rank}`"), "give a whole number from 1 on, or auto"),
+    }
 }
 
 /// The page of a command, or of the program.

@@ -225,6 +225,46 @@ pub(crate) fn recovered(report: &Report, folder: &str, seconds: f64) -> String {
         + &outputs(report)
 }
 
+/// A model with its adapter in it.
+pub(crate) fn applied(report: &Report, folder: &str, seconds: f64) -> String {
+    let mut text = String::new();
+    if let Some(folded) = &report.folded {
+        let names: Vec<_> = report.inputs.iter().rev().map(|input| readable(&input.name)).collect();
+        let mut facts = vec![format!("{} of {}", counted(folded.modules, "module"), names.join(" into "))];
+        facts.push(format!("{} changed", counted(folded.changed, "tensor")));
+        facts.extend((folded.replaced > 0).then(|| format!("{} of them replaced whole", folded.replaced)));
+        facts.extend(
+            (!folded.added.is_empty()).then(|| format!("added: {}", readable(&folded.added.join(", ")))),
+        );
+        text = format!("{}\n", facts.join("; "));
+    }
+    text + &format!("{GOOD}folded{GOOD:#} into {BOLD}{}{BOLD:#} in {seconds:.2} s\n", readable(folder))
+        + &outputs(report)
+}
+
+/// `1 module`, `2 modules`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{} {what}{}", grouped(count as u64), if count == 1 { "" } else { "s" })
+}
+
+/// An adapter that was taken out of a model, module by module.
+pub(crate) fn extracted(report: &Report, folder: &str, seconds: f64) -> String {
+    let mut text = String::new();
+    if let Some(distance) = &report.residual {
+        let mut rows = vec![vec!["module".to_owned(), "rank".into(), "left over".into()]];
+        for module in &distance.modules {
+            let rank = module.rank.map_or_else(|| "–".into(), |rank| rank.to_string());
+            let left = format!("{:.3} %", module.relative * 100.0);
+            rows.push(vec![readable(&module.module).into_owned(), rank, left]);
+        }
+        text = table(&rows, &|column| column == 0);
+        text +=
+            &format!("{DIM}left over of all modules together: {}{DIM:#}\n", readable(&distance.describe()));
+    }
+    text + &format!("{GOOD}extracted{GOOD:#} into {BOLD}{}{BOLD:#} in {seconds:.2} s\n", readable(folder))
+        + &outputs(report)
+}
+
 /// The clients of a round as a table, and what the server added.
 fn round_table(report: &Report) -> String {
     let told: Vec<_> = report.inputs.iter().map(|input| input.round.clone().unwrap_or_default()).collect();

@@ -4,6 +4,8 @@
 //! kernel never fuses or reorders; the conformance tests hold each version against the reference.
 
 use mwa::Result;
+use mwa::extract::{Extraction, Found as Difference};
+use mwa::fold::{ReadAt, Work};
 use mwa::merge::{Bytes, Found, Job, Together};
 
 /// Instructions that this CPU has and the kernel is compiled for.
@@ -107,5 +109,21 @@ with_instructions! {
     /// As there.
     fn run_together(jobs: &Together<'_>, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
         jobs.run(inputs, outputs)
+    }
+
+    /// Fold an adapter into rows of a weight; see [`Work::run`].
+    ///
+    /// # Errors
+    /// As [`Work::run`].
+    fn fold(work: &mut Work) -> Result<()> {
+        work.run()
+    }
+
+    /// Compare a tensor of two models; see [`Extraction::compare`].
+    ///
+    /// # Errors
+    /// As [`Extraction::compare`].
+    fn compare(plan: &Extraction, number: usize, most: u64, read: &mut ReadAt<'_>) -> Result<Difference> {
+        plan.compare(number, most, read)
     }
 }

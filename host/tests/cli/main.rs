@@ -52,6 +52,7 @@
 //! | diffusers files with and without their scale | `agreement::metadata_that_sets_the_scale_must_be_in_every_file` |
 //! | several adapters in a checkpoint | `inputs::an_adapter_inside_can_be_chosen` |
 //! | odd file and tensor names | `damaged::odd_tensor_names_pass_through` |
+//! | adapters of another base, shape or method; bases that are quantised; numbers that are not finite | `apply::what_does_not_fit_…` |
 //! | adapters that another container cannot hold; half a pair, unknown names, wrong or absent base models | `convert::what_a_container_cannot_hold_…` |
 //! | the same merge twice, other thread counts | `output::the_same_merge_gives_the_same_bytes_in_every_file` |
 //! | logs of several programs, and such as disagree; a log that is damaged, missing, or of two runs | `logs::metrics_are_found_…`, `logs::a_log_can_be_named_…` |
@@ -64,8 +65,10 @@
 mod adapter;
 mod aggregate;
 mod agreement;
+mod apply;
 mod convert;
 mod damaged;
+mod extract;
 mod formats;
 mod hunt;
 mod inputs;

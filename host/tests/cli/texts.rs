@@ -29,6 +29,10 @@ Commands:
                the next model
   recover      Fill in layers that a checkpoint has lost: from an older one, or from the layers
                around them
+  apply        Fold a LoRA adapter into its base model: a model without an adapter, for programs
+               that take none
+  extract      Take a LoRA adapter out of a fine-tuned model: the best factors of what it differs by
+               from its base
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
@@ -576,6 +580,10 @@ Commands:
                the next model
   recover      Fill in layers that a checkpoint has lost: from an older one, or from the layers
                around them
+  apply        Fold a LoRA adapter into its base model: a model without an adapter, for programs
+               that take none
+  extract      Take a LoRA adapter out of a fine-tuned model: the best factors of what it differs by
+               from its base
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
