@@ -188,3 +188,68 @@ test("all vectors and the sample run in Deno", async (context) => {
   const { stdout } = await promisify(execFile)(process.execPath, [deno, "run", "--allow-read", "--allow-env", "--allow-sys", fileURLToPath(new URL("deno.mjs", import.meta.url))]);
   assert.deepEqual(JSON.parse(stdout.trim().split("\n").at(-1)), { wrong: [], blake3: BLAKE3 });
 });
+
+/** The lowest point of this bowl over ten weights is 1/55, 2/55, …, 10/55. */
+const bowl = (weights) => weights.reduce((sum, weight, i) => sum + (i + 1) * (weight - (i + 1) / 55) ** 2, 0);
+
+test("a search proposes what the native program does, to the bit, and leaves the winner", async () => {
+  // what host/tests/cli/search.rs holds the native program to
+  const expected = JSON.parse(await readFile(`${root}/tests/web/search.json`, "utf8"));
+  const run = await sample();
+  const options = { goal: "min", method: "lcsc", budget: expected.length, seed: 42, select: "all", threads: 0 };
+  let heard = 0;
+  const seen = [];
+  const found = await mwa.search(run, { ...options, evaluate: async (files, { number, weights: own }) => {
+    seen.push([number, await weights({ files }).blob.arrayBuffer()]);
+    return bowl(own);
+  }, onTrial: (trials) => void (heard = trials.length) });
+  assert.deepEqual(found.trials.map((trial) => trial.weights), expected);
+  assert.equal(heard, expected.length);
+  assert.equal(found.winner.score, Math.min(...found.trials.map(({ score }) => score)));
+  assert.deepEqual(found.compared.map(({ name }) => name), ["last", "best single", "uniform", "metric", "winner"]);
+  // the candidate, the winner's merge, and a merge with these weights are the same
+  const { merged, winner } = found;
+  const [, candidate] = seen.find(([number]) => number === winner.number);
+  assert.deepEqual(new Uint8Array(await weights(merged).blob.arrayBuffer()), new Uint8Array(candidate));
+  assert.match(merged.report.weighting.scheme, /^search by lcsc: /);
+  // nothing is scored twice, however many are scored at a time
+  const again = await mwa.search(run, { ...options, workers: 3, known: found.trials.slice(0, 30), evaluate: async (_, { number, weights: own }) => {
+    assert.ok(number > 30);
+    await new Promise((done) => setTimeout(done, (number * 7) % 5));
+    return bowl(own);
+  } });
+  assert.deepEqual(again.trials.map((trial) => [trial.weights, trial.score]), found.trials.map((trial) => [trial.weights, trial.score]));
+});
+
+test("a search gives groups weights of their own, and says what must be said", async () => {
+  const found = await mwa.search(await sample(), {
+    goal: "max", method: "cma", budget: 12, last: 3, groups: "q_proj,v_proj", questions: 100, threads: 0,
+    evaluate: (_, { weights: own }) => {
+      if (own[0] > 0.5) throw new Error("too much of it");
+      return own[3] < 0 ? NaN : { score: Math.max(0, 1 - own[1] ** 2 - own[5] ** 2), error: 0.5 };
+    },
+    holdout: () => 0.5,
+  });
+  assert.equal(found.groups.slice(0, 2).join(), "q_proj,v_proj");
+  assert.equal(found.winner.weights.length, 3 * found.groups.length);
+  assert.equal(found.merged.report.groups.length >= 2, true);
+  assert.equal(found.winner.standardError, 0.5);
+  assert.ok(found.doubts.some((doubt) => /on the holdout, the winner is as good as/.test(doubt)), found.doubts.join("; "));
+});
+
+test("what cannot be searched is refused", async () => {
+  const run = await sample();
+  const options = { goal: "min", evaluate: () => 1, threads: 0 };
+  for (const [more, kind, says] of [
+    [{ method: "grid" }, "usage", /option method: "grid" does not fit/],
+    [{ budgt: 3 }, "usage", /there is no option `budgt`/],
+    [{ goal: undefined }, "usage", /nothing says whether lower or higher/],
+    [{ last: 1 }, "usage", /there is nothing to search/],
+    [{ groups: "atn,mlp" }, "usage", /`atn` fits no module/],
+    [{ evaluate: () => { throw new Error("no GPU"); } }, "input", /no score came of the first 5 candidates: no GPU/],
+    [{ evaluate: () => "good" }, "input", /no score came of the first 5 candidates: /],
+  ]) await assert.rejects(mwa.search(run, { ...options, ...more }), (error) => error.kind === kind && says.test(error.message), `${says}`);
+  const controller = new AbortController();
+  const stopped = mwa.search(run, { ...options, signal: controller.signal, evaluate: () => { controller.abort(); return 1; } });
+  await assert.rejects(stopped);
+});

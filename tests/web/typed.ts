@@ -1,5 +1,5 @@
 /** What type checkers see of the package: `tsc --strict` accepts this file, and needs each of its expected errors. */
-import { dropped, merge, openRun, ready, weights, type Merged } from "mwa-merge";
+import { dropped, merge, openRun, ready, search, weights, type Merged, type Searched } from "mwa-merge";
 import { MwaMerge } from "mwa-merge/element";
 import { disk, mergeRun, MergeError, weighRun, type Report } from "mwa-merge/node";
 
@@ -17,6 +17,9 @@ await merge(await openRun(await disk(["a", "b"])), { output: new WritableStream<
 same<ReturnType<typeof weights>, number[]>(true);
 same<ReturnType<MwaMerge["merge"]>, Promise<Merged | undefined>>(true);
 await ready({ from: "/mwa" });
+const found = await search(await openRun(await disk("run")), { evaluate: async (files) => files.length, goal: "max", budget: 20, groups: "attn,mlp" });
+same<typeof found, Searched>(true);
+same<(typeof found.winner)["score"], number | undefined>(true);
 addEventListener("drop", async (event) => void (await openRun(await dropped((event as DragEvent).dataTransfer!.items))));
 try {
   // @ts-expect-error no such option
@@ -29,6 +32,10 @@ try {
   await weighRun("run", { dtype: "f32" });
   // @ts-expect-error the output is the folder
   await mergeRun("run", "out", { output: new WritableStream() });
+  // @ts-expect-error it says which scores are better
+  await search(await openRun(await disk("run")), { evaluate: () => 1 });
+  // @ts-expect-error weights are what is searched
+  await search(await openRun(await disk("run")), { evaluate: () => 1, goal: "min", weights: [1, 2] });
   // @ts-expect-error a path
   await mergeRun(3, "out");
 } catch (error) {

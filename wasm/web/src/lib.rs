@@ -17,6 +17,7 @@ mod numbers;
 mod run;
 #[cfg(target_arch = "wasm32")]
 mod runtime;
+mod search;
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -29,6 +30,7 @@ pub use compare::Comparison;
 pub use hash::Hash;
 pub use merge::Merge;
 pub use run::Run;
+pub use search::Search;
 
 /// Weights of plain numbers: by a scheme, or with `explicit` the numbers themselves, divided by their sum.
 ///

@@ -8,7 +8,7 @@ use mwa::digest::{Digests, Parts};
 use mwa::files::Maybe;
 use mwa::kernel::{Tally, wgsl_dtype};
 use mwa::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Job, MergeOptions, Next, Text};
-use mwa::{Error, ErrorKind, Read, Report, Result, WeighOptions, Write};
+use mwa::{Error, ErrorKind, Read, Report, Result, Weighed, Write};
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
 
@@ -48,12 +48,11 @@ impl Merge {
     pub(crate) fn new(
         files: &Store,
         run: &mwa::Run,
-        weighing: &WeighOptions,
+        weighed: Weighed,
         merging: impl FnOnce(&mut Chosen) -> MergeOptions,
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Maybe<Self> {
-        let weighed = run.weigh(weighing)?;
         let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
         let numbers =
             checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect::<Result<_>>()?;

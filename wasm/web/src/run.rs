@@ -15,6 +15,7 @@ use crate::fail;
 use crate::files::Store;
 use crate::found::{Found, weighing};
 use crate::merge::Merge;
+use crate::search::{Search, Tried};
 
 /// What the user gave, and what was found in it.
 #[wasm_bindgen]
@@ -108,8 +109,9 @@ impl Run {
     /// # Errors
     /// As [`Self::weigh`].
     pub fn count(&self, options: &str) -> Result<usize, JsValue> {
-        let count = |options: Options| Ok(self.found().run.weigh(&weighing(&options, &[])?)?.indexes.len());
-        Options::parse(options).and_then(count).map_err(|error| fail(&error))
+        let count =
+            |(options, _): (Options, _)| Ok(self.found().run.weigh(&weighing(&options, &[])?)?.indexes.len());
+        Tried::read(options).and_then(count).map_err(|error| fail(&error))
     }
 
     /// Plan a merge in jobs that read at most `job_bytes` of each input. `excluded` checkpoints, by index, are left out, and
@@ -157,15 +159,27 @@ impl Run {
         job_bytes: usize,
         alter: impl Fn(&mut Chosen, MergeOptions) -> MergeOptions,
     ) -> mwa::Result<Merge> {
-        let options = Options::parse(options)?;
+        let (options, tried) = Tried::read(options)?;
         let weighing = weighing(&options, excluded)?;
         let (run, merging) = (&self.found().run, options.merging()?);
-        let merge =
-            Merge::new(&self.files, run, &weighing, |chosen| alter(chosen, merging), notes, job_bytes);
+        let mut weighed = run.weigh(&weighing)?;
+        if let Some(tried) = tried {
+            weighed = tried.weigh(run, &weighed)?;
+        }
+        let merge = Merge::new(&self.files, run, weighed, |chosen| alter(chosen, merging), notes, job_bytes);
         merge.map_err(|stop| match stop {
             Stop::Failed(error) => error,
             Stop::Later => unreachable!("a run that is open lacks nothing"),
         })
+    }
+
+    /// Begin a search for weights. A merge with those of a trial has in its options `tried`: the weights, the groups, and where
+    /// they come from.
+    ///
+    /// # Errors
+    /// What is wrong with the options, and what cannot be searched.
+    pub fn search(&self, options: &str) -> Result<Search, JsValue> {
+        Search::new(&self.found().run, options).map_err(|error| fail(&error))
     }
 
     /// Compare the chosen checkpoints, in jobs that read at most `job_bytes` of each.
