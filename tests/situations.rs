@@ -39,6 +39,9 @@ fn merge(situation: &Situation, device: &str) -> (tempfile::TempDir, mwa::Result
     let place = tempfile::tempdir().unwrap();
     situation.lay_out(place.path());
     let mut options = situation.options.clone();
+    if let Some(Value::String(base)) = options.get_mut("base") {
+        *base = place.path().join(&*base).display().to_string();
+    }
     if device == MODULE {
         let paths: Vec<_> =
             situation.paths.iter().map(|path| place.path().join(path).display().to_string()).collect();

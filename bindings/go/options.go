@@ -64,14 +64,26 @@ type Options struct {
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
 
+	// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean]: mean, median, trimmed-mean, task-arithmetic, magnitude-mask, ties.
+	Method string `json:"method,omitzero"`
+
 	// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum, geometric-median.
 	Scheme string `json:"scheme,omitzero"`
 
 	// How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8].
 	Penalty *float64 `json:"penalty,omitzero"`
 
-	// How many bad checkpoints krum and multi-krum expect [default: one, for these schemes].
+	// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these].
 	Outliers int `json:"outliers,omitzero"`
+
+	// How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
+	Scale *float64 `json:"scale,omitzero"`
+
+	// The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2].
+	Density *float64 `json:"density,omitzero"`
+
+	// Whether that is a share of the whole model or of each tensor [default: model]: model, tensor.
+	DensityPer string `json:"density_per,omitzero"`
 
 	// How many directions the scheme flag keeps [default: one, for this scheme].
 	Subspace int `json:"subspace,omitzero"`
@@ -123,6 +135,9 @@ type Options struct {
 
 	// Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]: keep, f32, bf16, f16.
 	Dtype string `json:"dtype,omitzero"`
+
+	// The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json.
+	Base string `json:"base,omitzero"`
 
 	// Let NaN and infinity through instead of failing.
 	AllowNonFinite bool `json:"allow_non_finite,omitzero"`

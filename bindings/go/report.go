@@ -30,6 +30,7 @@ type Selected struct {
 // Weighting is how weights came about.
 type Weighting struct {
 	Scheme   string            `json:"scheme"`
+	Method   string            `json:"method,omitempty"` // what becomes of the values of an element, unless it is their weighted mean
 	Penalty  *float64          `json:"penalty,omitempty"`
 	Metric   string            `json:"metric,omitempty"`
 	Goal     string            `json:"goal,omitempty"`
@@ -71,6 +72,7 @@ type Input struct {
 	Source     string       `json:"source,omitempty"` // where the metric's value comes from
 	Weight     float64      `json:"weight"`           // its share; all shares sum to 1
 	Update     *float64     `json:"update,omitempty"` // of a scheme by steps: what is left of the updates since the one before
+	Role       string       `json:"role,omitempty"`   // base, of which the other inputs are tasks
 	Files      []HashedFile `json:"files,omitempty"`
 }
 

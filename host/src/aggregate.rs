@@ -352,6 +352,7 @@ fn choose(
             path: checkpoint.name.clone(),
             step: None,
             weights_key: None,
+            role: None,
             metric: None,
             source: None,
             round: Some(Contribution {

@@ -63,7 +63,8 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     Staging::tidy(out).iter().for_each(|done| progress.note(done));
     if how.force {
         let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
-        Staging::check_inputs(out, named.map(PathBuf::as_path))?;
+        let base = options.role_base.iter().map(Path::new);
+        Staging::check_inputs(out, named.map(PathBuf::as_path).chain(base))?;
     }
     Staging::check(out, how.force)?;
     if let Some(target) = how.format {
@@ -211,6 +212,9 @@ impl Planned {
     pub(crate) fn run(&mut self, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
+        }
+        if let (false, DeviceChoice::Gpu(_)) = (how.merge.blend.is_mean(), how.machine.device) {
+            progress.note(&format!("method {} is computed on the CPU", how.merge.blend.name()));
         }
         let mut store = self.store(how);
         let mut begun = None;

@@ -27,6 +27,8 @@ pub struct Options {
     pub metrics_file: Option<PathBuf>,
     /// The base model, for containers that need to know of it.
     pub base: Option<String>,
+    /// The same, as that of which the checkpoints are tasks.
+    pub role_base: Option<String>,
     /// The image model, for containers whose names depend on it.
     pub model: Option<String>,
     /// Rules of weights that differ by module.
@@ -54,6 +56,7 @@ impl Options {
             choose: given.choosing()?,
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
             base: given.base.clone(),
+            role_base: given.role_base().map(str::to_owned),
             model: given.model.clone(),
             weights_file: given.weights_file.as_ref().map(PathBuf::from),
         })

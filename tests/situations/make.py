@@ -22,6 +22,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "vectors"))
 
+from blends import blend  # noqa: E402
 from files import header_of, pack, painted, plain  # noqa: E402
 from oracle import Tensor, merge, narrow, widen  # noqa: E402
 
@@ -199,6 +200,15 @@ def situations(s):
     full = {path: content for step in steps for path, content in shards(step)[0].items()}
     s.add("full-model", "a full model in shards", full, options=three, oracle=sum_of([shards(step)[1] for step in steps[1:]], [1, 2, 1]))
 
+    over = {path.replace("run/checkpoint-10", "run/base"): content for path, content in shards(10)[0].items() if not path.endswith(STATE)}
+    tasks, named = [shards(step)[1] for step in steps[2:]], ("run/checkpoint-30", "run/checkpoint-40")
+    s.add("ties", "what two models changed most of their base, as far as they agree", {**full, **over}, paths=named,
+          options={"method": "ties", "density": 0.4, "base": "run/base"}, oracle=blend(tasks, shards(10)[1], {"method": "ties", "density": 0.4}))
+    s.add("task-arithmetic", "what two models changed of their base, weighted", {**full, **over}, paths=named,
+          options={"method": "task-arithmetic", "scale": 0.7, "weights": [1, 3], "base": "run/base"},
+          oracle=blend(tasks, shards(10)[1], {"method": "task-arithmetic", "scale": 0.7, "weights": [1, 3]}))
+    s.add("ties-without-base", "tasks of a base that is not named", full, paths=named, options={"method": "ties"})
+
     # trained weights beside the adapter, in a file of their own
     heads = lambda step: {"v_head.summary.weight": near("F32", [1, 8], 91, step), "v_head.summary.bias": near("F32", [1], 92, step)}  # noqa: E731
     beside = {f"run/checkpoint-{step}/value_head.safetensors": plain(heads(step)) for step in steps}
@@ -219,6 +229,13 @@ def situations(s):
           options={"scheme": "decay", "curve": "cosine", "positions": "megatron", "last": 4}, oracle=sum_of(all_of, differences))
     s.add("ema", "a moving average, per checkpoint", plain_run, options={"scheme": "ema", "ema_decay": 0.5, "last": 4},
           oracle=sum_of(all_of, [0.125, 0.125, 0.25, 0.5]))
+    s.add("median", "the middle value of each element", plain_run, options={"method": "median", "last": 3},
+          oracle=blend([adapter(step) for step in steps[1:]], None, {"method": "median"}))
+    s.add("trimmed-mean", "without the extremes", plain_run, options={"method": "trimmed-mean", "outliers": 1, "last": 4},
+          oracle=blend([adapter(step) for step in steps], None, {"method": "trimmed-mean", "outliers": 1}))
+    s.add("trimmed-too-far", "more extremes than there are values", plain_run, options={"method": "trimmed-mean", "outliers": 2, "last": 4})
+    s.add("median-of-products", "elements of products, of which there are none", plain_run, options={"method": "median", "space": "product", "last": 3})
+    s.add("median-of-two-runs", "factors that have no elements in common", run(steps, other), options={"method": "median", "last": 4, "allow_cross_run": True})
     s.add("setting-of-another-scheme", "a curve for a scheme that has none", plain_run, options={"scheme": "linear", "curve": "cosine", "last": 4})
     # weights that the tensors decide
     five = run([10, 20, 30, 40, 50])

@@ -2,7 +2,8 @@
 
 use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::safetensors::Header;
-use mwa::{AdapterConfig, Float, Input, Plan, Recipe, Shard, Space, Weights};
+use mwa::{AdapterConfig, Float, Input, Options, Plan, Recipe, Shard, Space, Weights};
+use serde_json::{Map, Value};
 
 /// A merge of single files.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Merge {
     pub allow_non_finite: bool,
     /// What is averaged.
     pub space: Space,
+    /// The method and what it is told, as every face takes it; the mean without. With a `base` the first input is that.
+    pub method: Map<String, Value>,
     /// The text of each input's `adapter_config.json`; for product space.
     pub configs: Vec<String>,
 }
@@ -49,14 +52,19 @@ impl Merge {
         let inputs = self.heads()?;
         let config = |i: usize| self.configs.get(i).map(|text| AdapterConfig::parse(text)).transpose();
         let configs = (0..inputs.len()).map(config).collect::<mwa::Result<_>>()?;
-        Chosen::explicit(inputs, configs, &self.weights)
+        let has_base = self.method.contains_key("base");
+        Ok(Chosen { has_base, ..Chosen::explicit(inputs, configs, &self.weights)? })
     }
 
     /// What is wanted of it. Files of one input with weight are written anew, and nothing is measured.
+    ///
+    /// # Panics
+    /// If the method is none.
     #[must_use]
     pub fn options(&self) -> MergeOptions {
         MergeOptions {
             dtype: self.dtype,
+            blend: Options::read(&self.method).and_then(|options| options.merging()).expect("a method").blend,
             space: self.space,
             allow_non_finite: self.allow_non_finite,
             allow_cross_run: true,

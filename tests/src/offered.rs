@@ -18,7 +18,10 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 #[must_use]
 pub fn offered(merge: &Merge) -> (Files, Vec<String>) {
     let mut files = Files::new();
-    let paths: Vec<_> = (0..merge.inputs.len()).map(|i| format!("input {i}")).collect();
+    let mut paths: Vec<_> = (0..merge.inputs.len()).map(|i| format!("input {i}")).collect();
+    if let Some(Value::String(base)) = merge.method.get("base") {
+        paths[0].clone_from(base);
+    }
     for (i, (path, bytes)) in paths.iter().zip(&merge.inputs).enumerate() {
         if let Some(config) = merge.configs.get(i) {
             files.insert(format!("{path}/adapter_model.safetensors"), bytes.clone());
@@ -26,6 +29,9 @@ pub fn offered(merge: &Merge) -> (Files, Vec<String>) {
         } else {
             files.insert(path.clone(), bytes.clone());
         }
+    }
+    if merge.method.contains_key("base") {
+        paths.remove(0);
     }
     (files, paths)
 }
@@ -43,8 +49,8 @@ pub fn told(merge: &Merge) -> Map<String, Value> {
         Space::Product(Some(Rank::Full)) => ("product", "full".into(), None),
         Space::Product(Some(Rank::Energy(share))) => ("product", "auto".into(), Some(share)),
     };
-    let told = json!({
-        "weights": merge.weights,
+    let mut told = json!({
+        "weights": if merge.method.is_empty() { json!(merge.weights) } else { Value::Null },
         "dtype": merge.dtype.map(|dtype| dtype.dtype().to_string().to_lowercase()),
         "space": space, "rank": rank, "energy": energy,
         "residual": "off",
@@ -52,8 +58,9 @@ pub fn told(merge: &Merge) -> Map<String, Value> {
         "allow_non_finite": merge.allow_non_finite,
         "rewrite": true,
     });
-    let Value::Object(told) = told else { unreachable!("it is an object") };
-    told
+    let Value::Object(told) = &mut told else { unreachable!("it is an object") };
+    told.extend(merge.method.clone());
+    core::mem::take(told)
 }
 
 /// What the files answer: a folder is there when a file lies in it.

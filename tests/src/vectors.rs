@@ -205,6 +205,14 @@ impl Hostile {
     }
 }
 
+/// Whether a failure is of this kind and names this tensor.
+///
+/// # Errors
+/// The difference, in words.
+pub fn same_failure(failure: &Failure, kind: &str, tensor: Option<&str>) -> Result<(), String> {
+    names(failure, kind, None, tensor)
+}
+
 /// Whether a failure is of this kind, says this (in letters of any case) and names this tensor.
 fn names(failure: &Failure, kind: &str, says: Option<&str>, tensor: Option<&str>) -> Result<(), String> {
     let Failure { kind: actual, message } = failure;

@@ -241,7 +241,7 @@ test("what cannot be searched is refused", async () => {
   const run = await sample();
   const options = { goal: "min", evaluate: () => 1, threads: 0 };
   for (const [more, kind, says] of [
-    [{ method: "grid" }, "usage", /option method: "grid" does not fit/],
+    [{ method: "grid" }, "usage", /option search_?[mM]ethod: "grid" does not fit/],
     [{ budgt: 3 }, "usage", /there is no option `budgt`/],
     [{ goal: undefined }, "usage", /nothing says whether lower or higher/],
     [{ last: 1 }, "usage", /there is nothing to search/],

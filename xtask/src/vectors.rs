@@ -10,9 +10,12 @@ use crate::run::{Result, root, run, stream};
 pub(crate) fn remake() -> Result {
     match python("requirements-vectors.txt")? {
         Python::Ready(python) => {
-            for oracle in
-                ["tests/vectors/make.py", "tests/vectors/product/make.py", "tests/situations/make.py"]
-            {
+            for oracle in [
+                "tests/vectors/make.py",
+                "tests/vectors/blends.py",
+                "tests/vectors/product/make.py",
+                "tests/situations/make.py",
+            ] {
                 let mut make = Command::new(&python);
                 make.arg(oracle).current_dir(root());
                 run(make)?;
@@ -30,8 +33,12 @@ pub(crate) fn remake() -> Result {
 
 /// Compare tests/vectors and docs/evidence.md with what their scripts make now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 4] = [
+    let checks: [(&str, &[&str]); 5] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
+        (
+            "tests/vectors/blends are fresh (else: cargo xtask vectors)",
+            &["tests/vectors/blends.py", "--check"],
+        ),
         ("tests/situations are fresh (else: cargo xtask vectors)", &["tests/situations/make.py", "--check"]),
         (
             "docs/evidence.md is what its rows say (else: python3 docs/evidence/draw.py)",

@@ -25,7 +25,7 @@ def to_json(options: Mapping[str, object]) -> str:
 
 def of_search(options: Mapping[str, object]) -> dict[str, object]:
     """Options of a search under the native half's names: here the short names are those of the score."""
-    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal"}
+    names = {"goal": "score_goal", "questions": "score_questions", "metric_goal": "goal", "method": "search_method"}
     return {names.get(name, name): value for name, value in options.items()}
 
 

@@ -33,9 +33,13 @@ class WeightOptions(TypedDict, total=False):
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
+    method: What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean]
     scheme: How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
-    outliers: How many bad checkpoints krum and multi-krum expect [default: one, for these schemes]
+    outliers: How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these]
+    scale: How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks]
+    density: The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2]
+    density_per: Whether that is a share of the whole model or of each tensor [default: model]
     subspace: How many directions the scheme flag keeps [default: one, for this scheme]
     curve: With scheme decay, how the learning rate would have fallen [default: linear]
     floor: What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential]
@@ -66,9 +70,13 @@ class WeightOptions(TypedDict, total=False):
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
+    method: Literal["mean", "median", "trimmed-mean", "task-arithmetic", "magnitude-mask", "ties"] | None
     scheme: Literal["linear", "power", "exponential", "rank", "decay", "ema", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
     outliers: int | None
+    scale: float | None
+    density: float | None
+    density_per: Literal["model", "tensor"] | None
     subspace: int | None
     curve: Literal["linear", "cosine", "1-sqrt", "inverse", "exponential"] | None
     floor: float | None
@@ -92,7 +100,7 @@ class MergeOptions(WeightOptions, total=False):
     allow_cross_run: Average the factors of adapters, or the models, that are not of one run
     dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
     format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs]
-    base: The base model's folder or its config.json, for formats gguf and mlx
+    base: The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json
     model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     allow_non_finite: Let NaN and infinity through instead of failing
     rewrite: Write files anew where one checkpoint alone has weight, instead of copying its own

@@ -28,10 +28,14 @@ class Weighting:
     """How weights came about; all but `scheme` where it has them, `settings` what else the scheme was told."""
 
     scheme: str
+    method: str | None = None
     penalty: float | None = None
     metric: str | None = None
     goal: str | None = None
     outliers: int | None = None
+    scale: float | None = None
+    density: float | None = None
+    density_per: str | None = None
     subspace: int | None = None
     settings: dict[str, str] | None = None
 
@@ -89,6 +93,7 @@ class Input:
     metric: float | None = None
     source: str | None = None
     update: float | None = None
+    role: str | None = None
     round: Contribution | None = None
     files: tuple[HashedFile, ...] = ()
 

@@ -92,7 +92,7 @@ def test_an_interrupt_stops_and_is_gone_on_from(sample_run: Path, tmp_path: Path
 def test_what_is_wrong_is_refused(sample_run: Path, tmp_path: Path) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"goal": "up"}, "option score_goal"),
-        ({"method": "grid"}, "option method"),
+        ({"method": "grid"}, "option search_method"),
         ({"last": 1}, "there is nothing to search"),
         ({"weights": [1, 2]}, "option weights is not for a search"),
         ({"budgt": 3}, "there is no option `budgt`"),

@@ -191,8 +191,10 @@ impl Session {
 
     fn advance(&mut self) -> Maybe<Step> {
         if self.run.is_none() && self.report.is_none() {
+            let base =
+                self.order.options.role_base().filter(|_| self.order.verb == Verb::Merge).map(String::from);
             let Options { adapter, weights_key, metrics_from, .. } = self.order.options.clone();
-            let options = OpenOptions { adapter, weights_key, metrics_from };
+            let options = OpenOptions { adapter, weights_key, metrics_from, base };
             self.run = Some(Run::open(&self.files, self.readers, &self.order.paths, &options)?);
         }
         match self.order.verb {
@@ -252,8 +254,10 @@ impl Session {
     fn plan(&self) -> Maybe<Work> {
         let run = self.run.as_ref().expect("it was opened");
         let weighed = run.weigh(&self.weighing()?)?;
-        let indexes = weighed.indexes.clone();
-        let checkpoints: Vec<_> = indexes.iter().map(|&at| &run.checkpoints[at]).collect();
+        let checkpoints = run.inputs(&weighed.indexes);
+        // the base is none of the run's
+        let base = run.base.iter().map(|_| usize::MAX);
+        let indexes = base.chain(weighed.indexes.iter().copied()).collect();
         let mut chosen = run.chosen(weighed);
         chosen.notes.extend_from_slice(&self.dropped);
         self.work_of(&checkpoints, indexes, chosen, self.order.options.merging()?)

@@ -1,11 +1,18 @@
-//! The kernels: each a folder that holds the obvious reference, the fast loop and its twin for GPUs, equal to the bit.
+//! The kernels: each a folder that holds the obvious reference, the fast loop and, where a GPU can do it, its twin there, equal to
+//! the bit.
 
 pub(crate) mod element;
+mod middle;
+mod real;
+mod rows;
+mod tasks;
 mod weighted_sum;
 
 use crate::dtype::Float;
 
 pub use element::{Tally, wgsl_dtype};
+pub(crate) use tasks::{How, Tasks};
+use weighted_sum::needs_f64;
 pub use weighted_sum::{
     Column, ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Shared, WGSL, WORKGROUP, reference, references,
     weighted_sum, weighted_sums,
@@ -13,10 +20,14 @@ pub use weighted_sum::{
 
 /// The element-wise kernels: one arm each. An enum and no table of functions, so that the loops are inlined into whoever
 /// calls them, and compiled for the caller's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kernel {
     /// See [`weighted_sum`].
     WeightedSum,
+    /// See [`middle`]; so many values on each side do not count.
+    Middle(usize),
+    /// See [`tasks`].
+    Tasks(Tasks),
 }
 
 impl Kernel {
@@ -25,6 +36,8 @@ impl Kernel {
     pub(crate) fn run(self, operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
         match self {
             Self::WeightedSum => weighted_sum(operands, dtype, out),
+            Self::Middle(cut) => middle::middle(operands, cut, dtype, out),
+            Self::Tasks(how) => tasks::tasks(operands, how, dtype, out),
         }
     }
 
@@ -32,6 +45,8 @@ impl Kernel {
     pub(crate) fn run_reference(self, operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
         match self {
             Self::WeightedSum => reference(operands, dtype, out),
+            Self::Middle(cut) => middle::reference(operands, cut, dtype, out),
+            Self::Tasks(how) => tasks::reference(operands, how, dtype, out),
         }
     }
 }

@@ -26,12 +26,19 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
         text += &format!("- {}\n", quoted(&readable(&config.peft_type().to_ascii_lowercase())));
     }
     text += "---\n\n# Merged checkpoints\n\n";
+    let source = "metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)";
+    let (what, source) = match report.weighting.method.as_deref() {
+        _ if is_product => ("The weighted average of what they do".to_string(), source),
+        None => ("A weighted average".to_string(), source),
+        Some(_) if report.inputs.iter().any(|input| input.role.is_some()) => {
+            ("What tasks changed of their base, put together and added to it:".to_string(), "task vectors")
+        }
+        Some(method) => (format!("The {method}, element by element,"), "the weights are not used"),
+    };
     text += &format!(
-        "{} of {} {}, made with mwa {} \
-         (metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)).\n\n",
-        if is_product { "The weighted average of what they do" } else { "A weighted average" },
-        report.inputs.len(),
-        match report.inputs.len() {
+        "{what} of {} {}, made with mwa {} ({source}).\n\n",
+        report.merged(),
+        match report.merged() {
             1 => "checkpoint",
             _ if is_product => "LoRA adapters (Σ wγBA, product space)",
             _ => "checkpoints",
@@ -70,8 +77,10 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
     for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
         let step = input.step.map_or_else(|| "–".to_string(), |step| step.to_string());
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
+        let role = if input.role.is_some() { " (base)" } else { "" };
         let update = input.update.map_or_else(String::new, |update| format!(" {update:.4} |"));
-        text += &format!("| {} | {step} | {metric} |{update} {:.4} |\n", markdown(label), input.weight);
+        text +=
+            &format!("| {} | {step} | {metric} |{update} {:.4} |\n", markdown(label) + role, input.weight);
     }
     text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
     if config.is_some() {

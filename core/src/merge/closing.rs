@@ -150,7 +150,7 @@ impl Merge {
         let mut report = Report {
             mwa: env!("CARGO_PKG_VERSION").to_string(),
             selected: self.chosen.selected.clone(),
-            weighting: self.chosen.weighting.clone(),
+            weighting: self.options.blend.tell(self.chosen.weighting.clone()),
             ranking: self.chosen.ranking.clone(),
             groups: self.chosen.groups.clone(),
             space,

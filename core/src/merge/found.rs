@@ -20,6 +20,10 @@ pub enum Found {
     Residual(Option<Residual>),
     /// How far inputs lie apart, or what they have in common, pair by pair.
     Pairs(Vec<f64>),
+    /// Counts that are not 0, each after its place.
+    Counts(Vec<f64>),
+    /// The least magnitude that counts.
+    Least(f64),
 }
 
 impl Found {
@@ -36,6 +40,8 @@ impl Found {
                 [&[3.0, *error, *norm], noise.as_slice()].concat()
             }
             Self::Pairs(pairs) => [&[4.0], pairs.as_slice()].concat(),
+            Self::Counts(counts) => [&[5.0], counts.as_slice()].concat(),
+            Self::Least(least) => vec![6.0, *least],
         }
     }
 
@@ -54,10 +60,15 @@ impl Found {
             [3.0] => Self::Residual(None),
             [3.0, error, norm, a, b, c] => Self::Residual(Some(Residual { error, norm, noise: [a, b, c] })),
             [4.0, ref pairs @ ..] => Self::Pairs(pairs.to_vec()),
+            [5.0, ref counts @ ..] if counts.len().is_multiple_of(2) => Self::Counts(counts.to_vec()),
+            [6.0, least] => Self::Least(least),
             _ => return Err(Error::new(ErrorKind::Usage, "these numbers are not what a job has found")),
         })
     }
 }
+
+/// More places than counts have: 65,536 for each of a thousand tasks.
+const MOST_COUNTS: usize = 1 << 26;
 
 /// What many jobs have found out, folded: sums of elements take no room, however many there are.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +76,9 @@ pub struct Findings {
     pub(super) tally: Tally,
     /// The jobs whose tallies are in `tally`.
     pub(super) tallied: u64,
+    /// The jobs whose counts are in `counts`, by place.
+    pub(super) counted: u64,
+    pub(super) counts: Vec<u64>,
     pub(super) others: Vec<(u64, Found)>,
 }
 
@@ -76,7 +90,21 @@ impl Findings {
                 self.tally = self.tally.plus(tally);
                 self.tallied += 1;
             }
+            Found::Counts(counts) => {
+                self.counted += 1;
+                counts.as_chunks().0.iter().for_each(|[place, count]| self.count(*place, *count));
+            }
             other => self.others.push((number, other)),
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "they were counts")]
+    fn count(&mut self, place: f64, count: f64) {
+        let place = place as usize;
+        // what no job counts says nothing
+        if place < MOST_COUNTS {
+            self.counts.resize(self.counts.len().max(place + 1), 0);
+            self.counts[place] += count as u64;
         }
     }
 
@@ -90,6 +118,9 @@ impl Findings {
     pub fn join(&mut self, other: Self) {
         self.tally = self.tally.plus(other.tally);
         self.tallied += other.tallied;
+        self.counted += other.counted;
+        self.counts.resize(self.counts.len().max(other.counts.len()), 0);
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
         self.others.extend(other.others);
     }
 }
@@ -109,6 +140,8 @@ mod tests {
             Found::Residual(None),
             Found::Residual(Some(residual)),
             Found::Pairs(vec![1.5, 0.0]),
+            Found::Counts(vec![3.0, 1.0, 70_000.0, 2.0]),
+            Found::Least(0.5),
         ] {
             assert_eq!(Found::from_numbers(&found.to_numbers()).unwrap(), found);
         }

@@ -9,6 +9,7 @@ use crate::merge::found::Found;
 use crate::merge::same_run::Beginnings;
 use crate::method::apart::Chunk;
 use crate::method::product::{Method, ModuleJob, Reader};
+use crate::method::trim::Count;
 use crate::plan;
 use crate::plan::{Read, Write};
 
@@ -25,6 +26,8 @@ pub(super) enum Work<'a> {
     Sample(Beginnings<'a>),
     /// A chunk of a tensor of every input, of which distances are measured.
     Apart(Chunk<'a>),
+    /// A chunk of tasks and of their base, or a tensor of one, of which it is found what counts.
+    Trim(Count<'a>),
     /// All of a LoRA module.
     Module(ModuleJob<'a>, Aim),
 }
@@ -62,12 +65,14 @@ impl<'a> Job<'a> {
             Work::Elements(job) => job.reads().len(),
             Work::Sample(sample) => sample.reads().len(),
             Work::Apart(chunk) => chunk.read_count(),
+            Work::Trim(count) => count.read_count(),
             Work::Module(job, _) => job.read_count(),
         };
         (0..count).map(|i| match &self.0 {
             Work::Elements(job) => job.read(i),
             Work::Sample(sample) => sample.reads()[i].0.clone(),
             Work::Apart(chunk) => chunk.read(i),
+            Work::Trim(count) => count.read(i),
             Work::Module(job, _) => job.read(i),
         })
     }
@@ -76,7 +81,7 @@ impl<'a> Job<'a> {
     pub fn writes(&self) -> impl ExactSizeIterator<Item = Write> + '_ {
         let (one, several) = match &self.0 {
             Work::Elements(job) => (Some(job.write()), &[][..]),
-            Work::Sample(_) | Work::Apart(_) => (None, &[][..]),
+            Work::Sample(_) | Work::Apart(_) | Work::Trim(_) => (None, &[][..]),
             Work::Module(job, _) => (None, job.placed()),
         };
         (0..usize::from(one.is_some()) + several.len())
@@ -107,7 +112,7 @@ impl<'a> Job<'a> {
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
     #[must_use]
     pub fn is_windowed(&self) -> bool {
-        matches!(self.0, Work::Apart(_) | Work::Module(_, Aim::Residual(_) | Aim::Common))
+        matches!(self.0, Work::Apart(_) | Work::Trim(_) | Work::Module(_, Aim::Residual(_) | Aim::Common))
     }
 
     /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
@@ -131,7 +136,7 @@ impl<'a> Job<'a> {
             Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
             Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
             Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
-            Work::Apart(_) => unreachable!("it reads by windows"),
+            Work::Apart(_) | Work::Trim(_) => unreachable!("it reads by windows"),
         }
     }
 
@@ -148,6 +153,10 @@ impl<'a> Job<'a> {
         };
         match &self.0 {
             Work::Apart(chunk) => chunk.distances(most, read).map(Found::Pairs),
+            Work::Trim(count) => count.run(most, read).map(|found| match count.counts() {
+                true => Found::Counts(found),
+                false => Found::Least(found[0]),
+            }),
             Work::Module(job, Aim::Common) => job.inner_products(most, read).map(Found::Pairs),
             Work::Module(job, Aim::Residual(how)) => job.residual(*how, most, read).map(Found::Residual),
             _ => unreachable!("it takes its bytes whole"),

@@ -80,7 +80,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::last;
 use crate::kernel::Tally;
 use crate::merge::same_run::Samples;
+use crate::method::blend::Blend;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
+use crate::method::trim::Trim;
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::federated::Roles;
@@ -105,6 +107,8 @@ pub use together::Together;
 pub struct MergeOptions {
     /// The dtype of averaged tensors; `None` keeps the widest of the inputs, tensor by tensor.
     pub dtype: Option<Float>,
+    /// What becomes of the values of an element.
+    pub blend: Blend,
     /// What is averaged.
     pub space: Space,
     /// In product space, fail where an input lacks a module that others have.
@@ -123,6 +127,7 @@ impl Default for MergeOptions {
     fn default() -> Self {
         Self {
             dtype: None,
+            blend: Blend::Mean,
             space: Space::Factors,
             strict: false,
             residual: Measure::Auto,
@@ -180,6 +185,8 @@ pub struct Chosen {
     pub adapter: Option<String>,
     /// The weights of modules that have their own.
     pub groups: Vec<report::Group>,
+    /// Whether the first of them is the base of which the others are tasks; its weight is 0.
+    pub has_base: bool,
     /// The number of the run that each is of; none where that is not known, and all count as one run.
     pub runs: Vec<usize>,
 }
@@ -206,6 +213,7 @@ impl Chosen {
         let weighting = Weighting::explicit();
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
             weights_key: None,
+            role: None,
             round: None,
             name: input.name.clone(),
             path: input.name.clone(),
@@ -231,6 +239,7 @@ impl Chosen {
             notes: Vec::new(),
             adapter: None,
             groups: Vec::new(),
+            has_base: false,
             runs: Vec::new(),
         }
     }
@@ -293,10 +302,15 @@ pub struct Merge {
     /// The outputs; none until the ranks of modules are known.
     laid: Option<Laid>,
     phase: Phase,
+    /// Whether the average of parameters is that of weights, as of whole models.
+    is_linear: bool,
     /// The weights that are not known yet.
     unweighed: Option<Unweighed>,
     /// How many jobs there were until they were known.
     before: u64,
+    /// What of tasks counts, while it is looked for, and how many jobs have looked for it until this pass.
+    trim: Option<Trim>,
+    trimmed: u64,
     /// What the jobs of the first phase have found.
     first: Vec<Option<Found>>,
     /// What the jobs on modules have found.
@@ -304,6 +318,58 @@ pub struct Merge {
     tally: Tally,
     /// How many jobs on elements have been told of.
     tallied: u64,
+}
+
+/// Refuse what another method than the mean has no use for.
+///
+/// # Errors
+/// [`ErrorKind::Weights`] for too few inputs, [`ErrorKind::Usage`] for what goes with the mean alone.
+fn unblended(chosen: &Chosen, options: MergeOptions) -> Result<()> {
+    let blend = options.blend;
+    if blend.is_mean() {
+        return over_base(chosen, blend);
+    }
+    let name = blend.name();
+    if matches!(options.space, Space::Product(_)) {
+        let detail = format!(
+            "method {name} takes values element by element, but product space merges what modules do"
+        );
+        return Err(Error::new(ErrorKind::Usage, detail).help(
+            "leave --space product out for checkpoints of one run; of several runs, --scheme geometric-median --space product \
+             lets no bad one decide",
+        ));
+    }
+    let other = match chosen {
+        Chosen { robust: Some(_), .. } => "weights that the tensors decide",
+        Chosen { round: Some(_), .. } => "rounds",
+        Chosen { recovered: Some(_), .. } => "what is recovered",
+        Chosen { groups, .. } if !groups.is_empty() => "weights by module",
+        _ => return over_base(chosen, blend),
+    };
+    let detail = format!("method {name} does not go together with {other}");
+    Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"))
+}
+
+/// Refuse tasks without a base, and a base of another kind.
+fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
+    let Chosen { inputs, configs, has_base, .. } = chosen;
+    if *has_base != blend.has_base() {
+        let detail = format!("method {} and a base do not go together", blend.name());
+        return Err(Error::new(ErrorKind::Usage, detail));
+    }
+    if let (true, [base, task, ..], [of_base, of_task, ..]) =
+        (*has_base, inputs.as_slice(), configs.as_slice())
+        && of_base.is_some() != of_task.is_some()
+    {
+        let kind =
+            |config: &Option<AdapterConfig>| if config.is_some() { "an adapter" } else { "a whole model" };
+        let detail = format!("is {}, but the base {} is {}", kind(of_task), base.name, kind(of_base));
+        return Err(Error::new(ErrorKind::Config, detail).file(&*task.name).help(
+            "what an adapter changes is the adapter itself: of LoRA checkpoints give an earlier one of their run as the base, of whole \
+             models the model that they were trained from",
+        ));
+    }
+    blend.check(inputs.len())
 }
 
 /// What is done with LoRA modules, but for what is done with their tensors.
@@ -332,6 +398,8 @@ enum Phase {
     First { is_out: bool },
     /// The weights are found; then it begins again with them.
     Weigh { is_out: bool },
+    /// It is found what of tasks counts.
+    Trim { is_out: bool },
     /// The outputs are written.
     Main { is_out: bool },
 }
@@ -357,7 +425,16 @@ impl Merge {
         } else if !merge.is_surveyed() {
             merge.lay()?;
         }
+        merge.trim = merge.trims()?;
         Ok(merge)
+    }
+
+    /// The search for what of tasks counts, if not all does.
+    fn trims(&self) -> Result<Option<Trim>> {
+        let Chosen { inputs, weights, .. } = &self.chosen;
+        let Some(trimming) = self.options.blend.trimming() else { return Ok(None) };
+        let plan = Plan::new(inputs, weights, &Recipe { by_tensor: true, ..self.recipe.clone() })?;
+        Trim::new(inputs.len() - 1, plan, trimming).map(Some)
     }
 
     /// All but the weights that are not known, and the layout of the outputs.
@@ -367,10 +444,12 @@ impl Merge {
             return Err(wrong_count(weights.values().len(), inputs.iter().map(|input| input.name.as_str())));
         }
         assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
+        unblended(&chosen, options)?;
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
         let groups = Groups::new(&chosen.groups, inputs.len())?;
         // no files are the output's where modules have weights of their own
-        let is_made = MergeOptions { rewrite: options.rewrite || !groups.is_empty(), ..options };
+        let is_made =
+            MergeOptions { rewrite: options.rewrite || !groups.is_empty() || chosen.has_base, ..options };
         let agreed = Agreed::new(inputs, &optional, weights, is_made)?;
         let mut notes = chosen.notes.clone();
         notes.extend(agreed.notes);
@@ -385,6 +464,7 @@ impl Merge {
             }
             (None, Space::Factors)
                 if options.residual != Measure::Off
+                    && options.blend.is_mean()
                     && agreed.exactness == Exactness::Product
                     && chosen.robust.is_none() =>
             {
@@ -397,7 +477,7 @@ impl Merge {
             (None, Space::Factors) => Modules::Nothing,
         };
         let samples = Samples::new(inputs, &chosen.runs, matches!(options.space, Space::Product(_)));
-        let recipe = Recipe { by_tensor: cut.by_tensor, groups, ..agreed.recipe };
+        let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend: options.blend, ..agreed.recipe };
         let mut merge = Self {
             chosen,
             options,
@@ -410,7 +490,10 @@ impl Merge {
             modules,
             laid: None,
             phase: Phase::First { is_out: false },
+            is_linear: agreed.exactness == Exactness::Linear,
             unweighed: None,
+            trim: None,
+            trimmed: 0,
             before: 0,
             first: Vec::new(),
             found: Vec::new(),
@@ -475,14 +558,18 @@ impl Merge {
         }
         if matches!(self.phase, Phase::First { .. }) {
             self.judge()?;
-            self.phase = Phase::Main { is_out: false };
+            let is_out = false;
+            self.phase = if self.trim.is_some() { Phase::Trim { is_out } } else { Phase::Main { is_out } };
         }
-        let firsts = self.firsts();
+        if let Some(next) = self.next_of_trim()? {
+            return Ok(next);
+        }
+        let start = self.start();
         let (laid, modules) = (self.laid(), self.found.len() as u64);
         let count = laid.cuts.count() + modules;
         if self.phase == (Phase::Main { is_out: false }) && count > 0 {
             self.phase = Phase::Main { is_out: true };
-            return Ok(Next::Jobs(firsts.end..firsts.end + count));
+            return Ok(Next::Jobs(start..start + count));
         }
         if self.tallied < laid.cuts.count() || self.found.iter().any(Option::is_none) {
             return Ok(Next::Wait);
@@ -527,6 +614,33 @@ impl Merge {
         (is_first && self.first.iter().any(Option::is_none)).then_some(Next::Wait)
     }
 
+    /// The jobs of a pass that finds what of tasks counts, or that they were not all told of; nothing when that is known.
+    fn next_of_trim(&mut self) -> Result<Option<Next>> {
+        let Some(trim) = &mut self.trim else { return Ok(None) };
+        if self.phase == (Phase::Trim { is_out: true }) {
+            if !trim.is_told() {
+                return Ok(Some(Next::Wait));
+            }
+            self.trimmed += trim.count();
+            if let Some(thresholds) = trim.settle()? {
+                self.recipe.thresholds = thresholds;
+                self.trim = None;
+                self.phase = Phase::Main { is_out: false };
+                return self.lay().map(|()| None);
+            }
+        }
+        let count = trim.count();
+        if count == 0 {
+            // there is nothing to compute
+            self.trim = None;
+            self.phase = Phase::Main { is_out: false };
+            return Ok(None);
+        }
+        self.phase = Phase::Trim { is_out: true };
+        let start = self.start();
+        Ok(Some(Next::Jobs(start..start + count)))
+    }
+
     /// The weights are known: plan with them what is left to do.
     fn begin_again(&mut self) -> Result<()> {
         let Some(unweighed) = self.unweighed.take() else { return Ok(()) };
@@ -552,6 +666,11 @@ impl Merge {
         self.before..self.before + self.first.len() as u64
     }
 
+    /// The number of the first job that is not one of those, nor of passes that are over.
+    fn start(&self) -> u64 {
+        self.firsts().end + self.trimmed
+    }
+
     /// Whether no jobs will come after those that were handed out.
     #[must_use]
     pub fn is_last(&self) -> bool {
@@ -565,8 +684,11 @@ impl Merge {
         };
         let cosines: Vec<_> = self.first[self.surveys()..].iter().map(cosines).collect();
         let is_dora = self.chosen.configs.iter().flatten().any(|config| config.is_set("use_dora"));
-        let allow = self.options.allow_cross_run;
-        let notes = self.samples.judge(&self.chosen.inputs, &cosines, is_dora, allow)?;
+        // the factors of two runs have no elements in common
+        let blend = self.options.blend;
+        let allow = self.options.allow_cross_run && (blend.is_mean() || self.is_linear);
+        let judged = self.samples.judge(&self.chosen.inputs, &cosines, is_dora, allow);
+        let notes = judged.map_err(|error| if blend.is_mean() { error } else { blend.of_one_run(&error) })?;
         self.notes.extend(notes);
         if self.is_surveyed() { self.lay() } else { Ok(()) }
     }
@@ -592,7 +714,10 @@ impl Merge {
                 (_, sample) => Work::Sample(self.samples.job(sample.unwrap_or_default())),
             });
         }
-        let number = number - firsts.end;
+        let number = number - self.start();
+        if let (Some(trim), Phase::Trim { .. }) = (&self.trim, self.phase) {
+            return Job(Work::Trim(trim.job(number)));
+        }
         if let Some(unweighed) = &self.unweighed {
             return Job(match unweighed.apart().job(number) {
                 Ok(chunk) => Work::Apart(chunk),
@@ -617,7 +742,7 @@ impl Merge {
     /// that streams files takes them in order. None of the jobs that write nothing is among them.
     #[must_use]
     pub fn elements(&self) -> Range<u64> {
-        let first = self.firsts().end;
+        let first = self.start();
         let count = self.laid.as_ref().filter(|_| self.is_writing()).map_or(0, |laid| laid.cuts.count());
         first..first + count
     }
@@ -632,7 +757,7 @@ impl Merge {
     /// may take several at once; itself alone, if it has no neighbours.
     #[must_use]
     pub fn alike(&self, number: u64) -> Range<u64> {
-        let (first, laid) = (self.firsts().end, self.laid.as_ref());
+        let (first, laid) = (self.start(), self.laid.as_ref());
         match (number.checked_sub(first), laid) {
             (Some(number), Some(laid)) if number < laid.cuts.count() => {
                 let alike = laid.cuts.alike(number);
@@ -648,6 +773,7 @@ impl Merge {
         match self.phase {
             Phase::First { .. } => self.first_bytes(),
             Phase::Weigh { .. } => self.unweighed.as_ref().map_or(0, |unweighed| unweighed.apart().bytes()),
+            Phase::Trim { .. } => self.trim.as_ref().map_or(0, Trim::bytes),
             Phase::Main { .. } => self.main_bytes(),
         }
     }
@@ -656,7 +782,9 @@ impl Merge {
     #[must_use]
     pub fn total(&self) -> u64 {
         let measured = self.unweighed.as_ref().map_or(0, |unweighed| unweighed.apart().bytes());
-        self.first_bytes() + measured + self.main_bytes()
+        // over the whole model in two passes
+        let passes = self.trim.as_ref().map_or(0, |trim| trim.passes() * trim.bytes());
+        self.first_bytes() + measured + passes + self.main_bytes()
     }
 
     fn first_bytes(&self) -> u64 {
@@ -694,7 +822,15 @@ impl Merge {
         let unknown = || {
             Error::new(ErrorKind::Usage, "a job was reported that was not handed out, or was reported before")
         };
-        let firsts = self.firsts();
+        let (firsts, start) = (self.firsts(), self.start());
+        let is_trim = self.phase == Phase::Trim { is_out: true };
+        if findings.counted > 0 {
+            let trim = self.trim.as_mut().filter(|_| is_trim);
+            let taken = trim.is_some_and(|trim| trim.take(findings.counted, &findings.counts));
+            if !taken {
+                return Err(unknown());
+            }
+        }
         let elements = self.laid.as_ref().map_or(0, |laid| laid.cuts.count());
         let is_main = matches!(self.phase, Phase::Main { is_out: true });
         if findings.tallied > 0 {
@@ -712,7 +848,14 @@ impl Merge {
                 *place.filter(|place| place.is_none()).ok_or_else(unknown)? = Some(pairs.clone());
                 continue;
             }
-            let place = match number.checked_sub(firsts.end + elements) {
+            if let (Some(trim), true, Found::Least(least)) = (&mut self.trim, is_trim, &found) {
+                let place = number.checked_sub(start);
+                if !place.is_some_and(|place| trim.take_least(place, *least)) {
+                    return Err(unknown());
+                }
+                continue;
+            }
+            let place = match number.checked_sub(start + elements) {
                 Some(module) if is_main => usize::try_from(module).ok().and_then(|i| self.found.get_mut(i)),
                 None if firsts.contains(&number) => {
                     usize::try_from(number - firsts.start).ok().and_then(|i| self.first.get_mut(i))
@@ -817,6 +960,10 @@ impl Merge {
             return None;
         }
         let input = self.chosen.inputs.iter().position(|input| Some(&*input.name) == error.at_file())?;
+        // there is no merge without the base
+        if self.chosen.has_base && input == 0 {
+            return None;
+        }
         let tensor = error.at_tensor().unwrap_or_default();
         let name = self.chosen.inputs[input].name.clone();
         Some(BadInput { input, name, reason: format!("tensor `{tensor}` {}", error.detail()) })

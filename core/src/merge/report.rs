@@ -13,6 +13,7 @@ use crate::files::last;
 use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
+use crate::method::blend::BlendName;
 use crate::method::product::{Method, Rank, Residual, Space};
 use crate::run::checkpoint::Checkpoint;
 use crate::text::index::Index;
@@ -187,6 +188,9 @@ fn percent(share: f64) -> String {
 pub struct Weighting {
     /// The name of a [`Scheme`], or `explicit`.
     pub scheme: String,
+    /// What becomes of the values of an element, unless it is their weighted mean: `median`, `trimmed-mean`, or of tasks over a base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// The penalty, where the scheme has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<f64>,
@@ -196,9 +200,18 @@ pub struct Weighting {
     /// `min` or `max`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// How many bad inputs were expected, where the scheme asks that.
+    /// How many bad inputs were expected, where the scheme or the method asks that; of the latter, on each side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<usize>,
+    /// How much of what tasks changed is added to their base, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// The share of what each task changed that counts, the largest of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<f64>,
+    /// `tensor` where that is of each tensor, instead of the whole model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density_per: Option<String>,
     /// How many directions were kept, where the scheme asks that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subspace: Option<usize>,
@@ -225,6 +238,9 @@ pub struct Input {
     /// Where the value comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `base`, of which the other inputs are tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// What it was in a federated round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<Contribution>,
@@ -236,6 +252,25 @@ pub struct Input {
     /// Its files with weights; empty in a listing that merged nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<HashedFile>,
+}
+
+impl Input {
+    /// The row of a base.
+    pub(crate) fn base(name: &str, weights_key: Option<String>) -> Self {
+        Self {
+            name: name.into(),
+            path: name.into(),
+            step: None,
+            weights_key,
+            metric: None,
+            source: None,
+            role: Some(BASE.into()),
+            round: None,
+            weight: 0.0,
+            update: None,
+            files: Vec::new(),
+        }
+    }
 }
 
 /// What was lost of a model and came from elsewhere.
@@ -439,10 +474,14 @@ impl Weighting {
     pub fn new(scheme: Scheme, penalty: f64, metric: Option<&Metric>) -> Self {
         Self {
             scheme: scheme.name.into(),
+            method: None,
             penalty: scheme.reads_metric().then_some(penalty),
             metric: metric.map(|metric| metric.name.clone()),
             goal: metric.map(|metric| if metric.goal == Goal::Min { "min" } else { "max" }.into()),
             outliers: None,
+            scale: None,
+            density: None,
+            density_per: None,
             subspace: None,
             settings: TextMap::default(),
         }
@@ -473,7 +512,12 @@ impl Weighting {
     /// In words: "linear, penalty 0.8, by eval_loss (lower is better)".
     #[must_use]
     pub fn describe(&self) -> String {
-        let mut text = self.scheme.clone();
+        let mut text = match &self.method {
+            // it takes all inputs alike
+            Some(method) if method != BlendName::TaskArithmetic.name() => format!("none, method {method}"),
+            Some(method) => format!("{}, method {method}", self.scheme),
+            None => self.scheme.clone(),
+        };
         if let Some(penalty) = self.penalty {
             text += &format!(", penalty {penalty}");
         }
@@ -482,6 +526,10 @@ impl Weighting {
             Some(outliers) => text += &format!(", {outliers} outliers"),
             None => {}
         }
+        for (name, value) in [("scale", self.scale), ("density", self.density)] {
+            text += &value.map_or_else(String::new, |value| format!(", {name} {value}"));
+        }
+        text += &self.density_per.as_ref().map_or_else(String::new, |per| format!(" per {per}"));
         match self.subspace {
             Some(1) => text += ", 1 direction",
             Some(subspace) => text += &format!(", {subspace} directions"),
@@ -551,6 +599,9 @@ pub fn is_loaded(path: &str) -> bool {
         || COMPANIONS.contains(&name)
 }
 
+/// The role of a base among inputs.
+pub(crate) const BASE: &str = "base";
+
 /// The model card's file name.
 pub const CARD: &str = "README.md";
 
@@ -582,6 +633,7 @@ impl Input {
             weights_key: None,
             metric: None,
             source: Some(role.into()),
+            role: None,
             round: None,
             weight,
             update: None,
@@ -625,6 +677,12 @@ impl Report {
             let is_one_run = self.inputs.windows(2).all(|pair| run(&pair[0]) == run(&pair[1]));
             self.advice.extend(Advice::on_residual(distance.overall, is_one_run));
         }
+    }
+
+    /// How many inputs are merged, without their base.
+    #[must_use]
+    pub fn merged(&self) -> usize {
+        self.inputs.iter().filter(|input| input.role.is_none()).count()
     }
 
     /// The weights of modules that have their own, in words, a line each.

@@ -7,6 +7,7 @@ use alloc::vec;
 use super::*;
 use crate::dtype::Dtype;
 use crate::format::safetensors::Header;
+use crate::method::blend::Trimming;
 use crate::plan::Read;
 
 pub(crate) const CONFIG: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}"#;
@@ -98,6 +99,67 @@ fn averages_elements_and_measures_the_residual() {
     let names: Vec<_> = finished.texts.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["adapter_config.json", "README.md", "mwa-report.json"]);
     assert_eq!(merge.next(), Ok(Next::Done));
+}
+
+/// A base and tasks of one tensor, whose values differ from it by these.
+fn tasks(changes: &[&[f32]]) -> Vec<Vec<u8>> {
+    let base = [1.0, -2.0, 0.5, 4.0, -8.0, 0.25, 3.0, 1.5];
+    let of = |changes: &[f32]| {
+        let moved: Vec<_> = base.iter().zip(changes.iter().chain(&[0.0; 8])).map(|(b, c)| b + c).collect();
+        file(&[("a.weight", &[3], &moved[..3]), ("b.weight", &[5], &moved[3..])])
+    };
+    [&[][..]].iter().chain(changes).map(|changes| of(changes)).collect()
+}
+
+fn over_base(files: &[Vec<u8>], blend: Blend) -> Result<Merge> {
+    let inputs: Vec<_> =
+        files.iter().zip(["a", "b", "c", "d"]).map(|(file, name)| input(name, file)).collect();
+    let weights: Vec<_> = (0..files.len()).map(|i| if i == 0 { 0.0 } else { 1.0 }).collect();
+    let configs = files.iter().map(|_| None).collect();
+    let chosen = Chosen { has_base: true, ..Chosen::explicit(inputs, configs, &weights)? };
+    let options = MergeOptions { blend, ..MergeOptions::default() };
+    Merge::new(chosen, options, Cut { max_bytes: 8, by_tensor: false })
+}
+
+#[test]
+fn ties_keeps_what_is_largest_and_most_agree_on() {
+    let files =
+        tasks(&[&[1.0, 0.0, 0.25, -2.0, 0.0, 0.5], &[2.0, 0.0, -4.0, 1.0, 0.0, 0.25], &[-0.5, 8.0, 0.25]]);
+    let trimming = |density, is_by_tensor| Trimming { density, is_by_tensor };
+    // the third largest of eight each: 0.5, 1 and 0.25
+    let mut merge = over_base(&files, Blend::Ties(None, trimming(0.375, false))).unwrap();
+    let merged = run(&mut merge, &files).unwrap();
+    assert_eq!(merged, tasks(&[&[1.5, 8.0, -4.0, -2.0, 0.0, 0.5]])[1]);
+    // one of three and one of five: 1, 4 and 8; 2, 1 and 0
+    let mut merge = over_base(&files, Blend::Ties(Some(0.5), trimming(0.375, true))).unwrap();
+    let merged = run(&mut merge, &files).unwrap();
+    assert_eq!(merged, tasks(&[&[0.5, 4.0, -2.0, -1.0]])[1]);
+    // of one task it is trimming
+    let mut merge = over_base(&files[..2], Blend::Ties(None, trimming(0.25, false))).unwrap();
+    assert_eq!(run(&mut merge, &files[..2]).unwrap(), tasks(&[&[1.0, 0.0, 0.0, -2.0]])[1]);
+    let mut merge = over_base(&files[..2], Blend::Masked(None, trimming(0.25, false))).unwrap();
+    assert_eq!(run(&mut merge, &files[..2]).unwrap(), tasks(&[&[1.0, 0.0, 0.0, -2.0]])[1]);
+    let report = merge.finish(&closing(&files[..2])).unwrap().report;
+    assert_eq!(
+        (report.weighting.method.as_deref(), report.weighting.density),
+        (Some("magnitude-mask"), Some(0.25))
+    );
+}
+
+#[test]
+fn tasks_are_added_to_their_base() {
+    let files = tasks(&[&[1.0, 0.0, 0.25, -2.0], &[2.0, 0.0, -4.0, 1.0]]);
+    for (scale, changes) in
+        [(None, [1.5, 0.0, -1.875, -0.5]), (Some(1.0), [3.0, 0.0, -3.75, -1.0]), (Some(0.0), [0.0; 4])]
+    {
+        let mut merge = over_base(&files, Blend::Sum(scale)).unwrap();
+        assert_eq!(run(&mut merge, &files).unwrap(), tasks(&[&changes])[1]);
+    }
+    let error = over_base(&files, Blend::Mean).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let odd = [files[0].clone(), file(&[("a.weight", &[4], &[1.0; 4]), ("b.weight", &[5], &[1.0; 5])])];
+    let error = over_base(&odd, Blend::Sum(None)).unwrap_err();
+    assert_eq!((error.kind(), error.at_tensor()), (ErrorKind::Shape, Some("a.weight")));
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! What is done with the inputs.
 
 pub(crate) mod apart;
+pub(crate) mod blend;
 pub(crate) mod product;
+pub(crate) mod trim;

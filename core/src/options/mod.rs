@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::MetricOptions;
 use crate::merge::MergeOptions;
+use crate::method::blend::{Blend, BlendName, DENSITY, DensityPer, Trimming};
 use crate::method::product::{Measure, Rank, Space};
 use crate::text::json;
 use crate::text::span::Span;
@@ -74,12 +75,15 @@ impl Row {
         self.name.replace('_', "-")
     }
 
-    /// The name on the command line of a verb: of a search, `goal` and `questions` are those of the score.
+    /// The name on the command line of a verb: of a search, `goal` and `questions` are those of the score, `method` its own.
     #[must_use]
     pub fn flag_of(&self, verb: Verb) -> String {
         match (self.name, verb) {
             ("goal", Verb::Search) => "metric-goal".into(),
-            (name, Verb::Search) => name.strip_prefix("score_").unwrap_or(name).replace('_', "-"),
+            (name, Verb::Search) => {
+                let short = name.strip_prefix("score_").or_else(|| name.strip_prefix("search_"));
+                short.unwrap_or(name).replace('_', "-")
+            }
             _ => self.flag(),
         }
     }
@@ -215,6 +219,12 @@ const CONVERTING: &[(Face, &str)] = &[
     (Face::Go, "mwa convert of the native program does it"),
 ];
 
+/// Faces that open no file beside a run.
+const BASED: &[(Face, &str)] = &[
+    (Face::Browser, "the native program, Python, Go and Java take it"),
+    (Face::Node, "the native program, Python, Go and Java take it"),
+];
+
 /// What own weights leave nothing to do for.
 const MEASURING: &[&str] = &[
     "scheme",
@@ -233,6 +243,22 @@ const MEASURING: &[&str] = &[
     "ema_decay",
     "ema_per",
     "run_weights",
+];
+
+/// What a method that takes all inputs alike leaves nothing to do for.
+const WEIGHING_ALONE: &[&str] = &[
+    "scheme",
+    "penalty",
+    "subspace",
+    "curve",
+    "floor",
+    "positions",
+    "correct_for_lr",
+    "ema_decay",
+    "ema_per",
+    "run_weights",
+    "weights_file",
+    "weights",
 ];
 
 /// Make a struct, a table and the reading of the same rows.
@@ -344,12 +370,21 @@ options! {
     /// Fail rather than take a value that was not logged right at a checkpoint
     strict_metrics: bool = false, Kind::Switch, METRIC;
 
+    /// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad
+    /// checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on
+    method: BlendName = BlendName::Mean, Kind::Word(BlendName::NAMES), Facts { value: "METHOD", usual: "mean", verbs: GIVEN, ..WEIGHTS };
     /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
     scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
-    /// How many bad checkpoints krum and multi-krum expect
-    outliers: Option<usize> = None, Kind::Whole, Facts { value: "F", usual: "one, for these schemes", verbs: ROBUST, ..WEIGHTS };
+    /// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side
+    outliers: Option<usize> = None, Kind::Whole, Facts { value: "F", usual: "one, for these", verbs: ROBUST, ..WEIGHTS };
+    /// How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean
+    scale: Option<f64> = None, Kind::Number(None), Facts { value: "L", usual: "1 for ties, else 1 over the number of tasks", verbs: GIVEN, ..WEIGHTS };
+    /// The share of what each task changed that counts for magnitude-mask and ties, the largest of it
+    density: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "D", usual: "0.2", verbs: GIVEN, ..WEIGHTS };
+    /// Whether that is a share of the whole model or of each tensor
+    density_per: Option<DensityPer> = None, Kind::Word(DensityPer::NAMES), Facts { value: "WHAT", usual: "model", verbs: GIVEN, ..WEIGHTS };
     /// How many directions the scheme flag keeps
     subspace: Option<usize> = None, Kind::Count, Facts { value: "R", usual: "one, for this scheme", verbs: ROBUST, ..WEIGHTS };
     /// With scheme decay, how the learning rate would have fallen
@@ -402,8 +437,9 @@ options! {
         lacking: CONVERTING,
         ..OUTPUT
     };
-    /// The base model's folder or its config.json, for formats gguf and mlx
-    base: Option<String> = None, Kind::Text, Facts { value: "PATH", verbs: CONVERTED, lacking: CONVERTING, ..OUTPUT };
+    /// The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or
+    /// its config.json
+    base: Option<String> = None, Kind::Text, Facts { value: "PATH", verbs: CONVERTED, lacking: BASED, ..OUTPUT };
     /// The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
     model: Option<String> = None, Kind::Text, Facts { value: "NAME", verbs: CONVERTED, lacking: CONVERTING, ..OUTPUT };
     /// Let NaN and infinity through instead of failing
@@ -485,6 +521,19 @@ impl Options {
         for (name, value) in given() {
             options.set(name, value)?;
         }
+        let idle = given().map(|(name, _)| name).find(|name| WEIGHING_ALONE.contains(&name.as_str()));
+        if let Some(idle) = idle.filter(|_| !options.method.weighs()) {
+            let method = options.method.name();
+            return Err(usage(format!(
+                "options method and {idle} contradict each other: {method} takes all checkpoints alike"
+            ))
+            .help("leave one of them out"));
+        }
+        // tasks have no metric in common, unless one is asked for
+        let is_weighed = given().any(|(name, _)| name == "weights" || MEASURING.contains(&name.as_str()));
+        if options.method == BlendName::TaskArithmetic && !is_weighed {
+            options.scheme = Scheme::UNIFORM;
+        }
         let other = given().map(|(name, _)| name).find(|name| MEASURING.contains(&name.as_str()));
         match other {
             Some(other) if options.weights.is_some() => {
@@ -500,7 +549,10 @@ impl Options {
     /// # Errors
     /// [`ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
     pub fn choosing(&self) -> Result<ChooseOptions> {
-        let rule = if let Some(weights) = &self.weights {
+        let blend = self.blend()?;
+        let rule = if !self.method.weighs() {
+            WeightRule::Scheme { scheme: Scheme::UNIFORM, penalty: 0.0 }
+        } else if let Some(weights) = &self.weights {
             Weights::explicit(weights)?;
             WeightRule::Explicit(weights.clone())
         } else {
@@ -526,6 +578,7 @@ impl Options {
             combine: self.combine,
             questions: self.questions,
             rule,
+            blend,
             averaging: self.averaging(),
             run_weights: self.run_weights.clone(),
             drop_bad: self.drop_bad,
@@ -563,6 +616,7 @@ impl Options {
     pub fn merging(&self) -> Result<MergeOptions> {
         Ok(MergeOptions {
             dtype: self.dtype.0,
+            blend: self.over_base()?,
             space: self.space()?,
             strict: self.strict,
             residual: self.residual.unwrap_or_default(),
@@ -570,6 +624,59 @@ impl Options {
             allow_non_finite: self.allow_non_finite,
             rewrite: self.rewrite,
         })
+    }
+
+    /// The base model, if the method is over one.
+    #[must_use]
+    pub fn role_base(&self) -> Option<&str> {
+        let has_base =
+            matches!(self.method, BlendName::TaskArithmetic | BlendName::MagnitudeMask | BlendName::Ties);
+        self.base.as_deref().filter(|_| has_base)
+    }
+
+    fn over_base(&self) -> Result<Blend> {
+        let blend = self.blend()?;
+        if blend.has_base() && self.base.is_none() {
+            let detail = format!(
+                "method {} is of what tasks changed of a base model, which is not named",
+                blend.name()
+            );
+            return Err(usage(detail).help(
+                "name it by --base: the model that they were trained from, or of LoRA checkpoints an earlier one of their run",
+            ));
+        }
+        Ok(blend)
+    }
+
+    fn blend(&self) -> Result<Blend> {
+        let (method, is_by_tensor) = (self.method, self.density_per == Some(DensityPer::Tensor));
+        let trimming = Trimming { density: self.density.unwrap_or(DENSITY), is_by_tensor };
+        let blend = match method {
+            BlendName::Mean => Blend::Mean,
+            BlendName::Median => Blend::Median,
+            BlendName::TrimmedMean => Blend::Trimmed(self.outliers.unwrap_or(1)),
+            BlendName::TaskArithmetic => Blend::Sum(self.scale),
+            BlendName::MagnitudeMask => Blend::Masked(self.scale, trimming),
+            BlendName::Ties => Blend::Ties(self.scale, trimming),
+        };
+        let takes_outliers = matches!(method, BlendName::Mean | BlendName::TrimmedMean);
+        let idle = [
+            ("outliers", self.outliers.is_some() && !takes_outliers, "trimmed-mean"),
+            ("scale", self.scale.is_some() && !blend.has_base(), "task-arithmetic, magnitude-mask or ties"),
+            ("density", self.density.is_some() && blend.trimming().is_none(), "magnitude-mask or ties"),
+            (
+                "density_per",
+                self.density_per.is_some() && blend.trimming().is_none(),
+                "magnitude-mask or ties",
+            ),
+        ];
+        match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
+            None => Ok(blend),
+            Some((name, _, methods)) => {
+                let detail = format!("option {name} says nothing to the method {}", method.name());
+                Err(usage(detail).help(format!("leave it out, or use --method {methods}")))
+            }
+        }
     }
 
     fn space(&self) -> Result<Space> {

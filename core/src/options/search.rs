@@ -10,6 +10,7 @@ use super::{About, Face, Facts, Kind, NAMES, Options, Row, Verb, unknown, usage,
 use crate::error::Result;
 use crate::logs::goal::Goal;
 use crate::search::{BUDGET, Method};
+use crate::text::json;
 use crate::text::span::Span;
 
 const SEARCH: Facts =
@@ -32,7 +33,7 @@ options! {
     /// Whether lower or higher scores are better
     score_goal: Option<Goal> = None, Kind::Word(&["min", "max"]), Facts { value: "GOAL", ..SEARCH };
     /// Who proposes weights
-    method: Method = Method::ALL[0], Kind::Word(&Method::NAMES), Facts { value: "METHOD", usual: Method::ALL[0].name, ..SEARCH };
+    search_method: Method = Method::ALL[0], Kind::Word(&Method::NAMES), Facts { value: "METHOD", usual: Method::ALL[0].name, ..SEARCH };
     /// Search the weights of parts of the model apart: blocks of so many layers, or the modules that each name fits, such as
     /// attn,mlp; the others are a part of their own
     groups: Option<String> = None, Kind::Text, Facts { value: "layers:N|NAMES", ..SEARCH };
@@ -83,6 +84,11 @@ impl SearchOptions {
     pub fn parse(text: &str) -> Result<(Options, Self)> {
         let given: Map<String, Json> = serde_json::from_str(text)
             .map_err(|error| usage(alloc::format!("options are not a JSON object: {error}")))?;
+        if let Some(method) = given.get("method").filter(|method| !method.is_null()) {
+            let detail =
+                alloc::format!("option method: a search merges by weights, not by {}", json::text(method));
+            return Err(usage(detail).help("leave it out; who proposes weights is option search_method"));
+        }
         if given.get("weights").is_some_and(|weights| !weights.is_null()) {
             return Err(usage("option weights is not for a search, which finds them".into())
                 .help("merge with your own weights, or leave them out"));
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn options_go_to_the_search_or_to_the_merge() {
-        let text = r#"{"method": "lcsc", "budget": 7, "score_goal": "max", "goal": "min", "last": 4, "seed": 42, "workers": 2,
+        let text = r#"{"search_method": "lcsc", "budget": 7, "score_goal": "max", "goal": "min", "last": 4, "seed": 42, "workers": 2,
             "timeout": 1.5, "score_questions": 2000, "resume": true, "groups": "attn,mlp", "evaluate": "score {path}", "holdout": null}"#;
         let (merge, search) = SearchOptions::parse(text).unwrap();
         assert_eq!((merge.last, merge.goal), (Some(4), Some(Goal::Min)));
@@ -114,7 +120,7 @@ mod tests {
             evaluate: Some("score {path}".into()),
             evaluate_server: None,
             score_goal: Some(Goal::Max),
-            method: "lcsc".parse().unwrap(),
+            search_method: "lcsc".parse().unwrap(),
             groups: Some("attn,mlp".into()),
             budget: 7,
             seed: 42,
@@ -143,8 +149,8 @@ mod tests {
         }
         let refused = |text| SearchOptions::parse(text).unwrap_err().to_string();
         assert_eq!(
-            refused(r#"{"method": "grid"}"#),
-            "option method: \"grid\" does not fit; it must be auto, sweep, greedy, lcsc, cma, line, plane or quadratic"
+            refused(r#"{"search_method": "grid"}"#),
+            "option search_method: \"grid\" does not fit; it must be auto, sweep, greedy, lcsc, cma, line, plane or quadratic"
         );
         assert_eq!(
             refused(r#"{"timeout": 0}"#),

@@ -30,6 +30,9 @@ fn meant(mut options: Options) -> Options {
         assert_eq!(options.averaging().settings(scheme), usual.averaging().settings(scheme));
     }
     (options.curve, options.positions, options.ema_decay, options.ema_per) = (None, None, None, None);
+    // and a method takes what is usual for it
+    options.density = options.density.filter(|share| *share != DENSITY);
+    options.density_per = options.density_per.filter(|per| *per != Default::default());
     // of several metrics it is the first that is taken, of one it says nothing
     options.combine = options.combine.filter(|combine| *combine != Default::default());
     options

@@ -59,6 +59,13 @@ impl Job<'_> {
         self.segment.operands.iter().map(float)
     }
 
+    /// Whether it is computed in f64.
+    pub(crate) fn is_f64(&self) -> bool {
+        let is_wide = |place: &Place| place.float == Some(Float::F64);
+        matches!(self.segment.work, Work::Elements(_, Float::F64))
+            || self.segment.operands.iter().any(is_wide)
+    }
+
     /// How many elements it has.
     pub(crate) fn count(&self) -> u64 {
         self.count
@@ -168,13 +175,20 @@ impl Job<'_> {
     fn explain_non_finite(&self, operands: &[Operand<'_>], dtype: Float, out: &[u8]) -> Error {
         let size = dtype.bytes();
         let is_bad = |float: Float, word: &[u8]| !float.value(word).is_finite();
-        let element =
-            out.chunks_exact(size).position(|word| is_bad(dtype, word)).expect("the tally counted one");
-        for (place, operand) in self.segment.operands.iter().zip(operands) {
+        let holds_bad = |operand: &Operand<'_>, element: usize| {
             let size = operand.dtype.bytes();
-            let word = &operand.bytes[element * size..(element + 1) * size];
-            if is_bad(operand.dtype, word) {
-                let value = operand.dtype.value(word);
+            is_bad(operand.dtype, &operand.bytes[element * size..(element + 1) * size])
+        };
+        // a middle value may be good where an input's is not
+        let mut all = (0..).zip(out.chunks_exact(size));
+        let found = all.find(|(element, word)| {
+            is_bad(dtype, word) || operands.iter().any(|operand| holds_bad(operand, *element))
+        });
+        let (element, _) = found.expect("the tally counted one");
+        for (place, operand) in self.segment.operands.iter().zip(operands) {
+            if holds_bad(operand, element) {
+                let size = operand.dtype.bytes();
+                let value = operand.dtype.value(&operand.bytes[element * size..(element + 1) * size]);
                 return self
                     .at(ErrorKind::NonFinite, place.input, element, format!("holds {value}"))
                     .help("the run has diverged there: leave that checkpoint out (--drop-bad does)");

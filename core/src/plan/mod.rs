@@ -12,7 +12,9 @@ use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor, TextMap};
-use crate::kernel::Kernel;
+use crate::kernel::{How, Kernel, Tasks};
+use crate::method::blend::Blend;
+use crate::method::trim::Thresholds;
 use crate::text::index::Index;
 use crate::weigh::modules::Groups;
 use crate::weigh::scheme::Weights;
@@ -57,6 +59,10 @@ pub struct Recipe {
     pub elsewhere: Vec<(String, Dtype, Vec<u64>)>,
     /// Weights of modules that have their own.
     pub groups: Groups,
+    /// What becomes of the values of an element.
+    pub blend: Blend,
+    /// From which magnitude on what tasks changed counts.
+    pub(crate) thresholds: Thresholds,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
@@ -84,7 +90,7 @@ struct Segment {
     operands: Vec<Place>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Work {
     /// Computed element by element, into this dtype.
     Elements(Kernel, Float),
@@ -171,7 +177,7 @@ impl Plan {
                 let Some(place) = made_here.place(&tensor.name) else { continue };
                 let (_, work, found) = &works[place];
                 let weights = recipe.groups.of(&tensor.name).unwrap_or(weights);
-                let segment = segment(output, tensor, *work, found, weights);
+                let segment = segment(output, tensor, *work, found, weights, &recipe.thresholds);
                 let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {
                     segments.push(segment);
@@ -225,6 +231,17 @@ impl Plan {
             outputs[segment.output].header.tensor_at(segment.start).map(|tensor| &tensor.name)
         });
         self
+    }
+
+    /// How many elements are computed.
+    pub(crate) fn elements(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.elements).sum()
+    }
+
+    /// The tensor that a job begins in.
+    pub(crate) fn tensor_of(&self, job: &Job<'_>) -> String {
+        let header = &self.outputs[job.segment.output].header;
+        header.tensor_at(job.segment.start).map(|tensor| tensor.name.clone()).unwrap_or_default()
     }
 
     /// The same outputs, of which no job computes anything.
@@ -319,7 +336,7 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     match floats {
         Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
-            Ok(Work::Elements(Kernel::WeightedSum, recipe.dtype.unwrap_or(widest)))
+            Ok(Work::Elements(recipe.blend.kernel(inputs.len()), recipe.dtype.unwrap_or(widest)))
         }
         _ => {
             for (input, (_, tensor)) in inputs.iter().zip(found) {
@@ -343,7 +360,20 @@ fn element_bytes(dtype: Dtype) -> usize {
     (dtype.bitsize() / 8).max(1)
 }
 
-fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weights: &Weights) -> Segment {
+fn segment(
+    output: usize,
+    tensor: &Tensor,
+    work: Work,
+    found: &[Found<'_>],
+    weights: &Weights,
+    thresholds: &Thresholds,
+) -> Segment {
+    let over_base = |input: usize, how: How| match (input.checked_sub(1), how) {
+        (None, _) => 0.0,
+        #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
+        (Some(_), How::Sum) => weights.values()[input] * (found.len() - 1) as f64,
+        (Some(task), How::Trimmed | How::Elected) => thresholds.of(&tensor.name, task).into(),
+    };
     let place = |(input, (file, tensor)): (usize, &Found<'_>)| Place {
         input,
         file: *file,
@@ -351,6 +381,7 @@ fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weig
         size: element_bytes(tensor.dtype),
         float: Float::of(tensor.dtype),
         weight: match work {
+            Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) => over_base(input, how),
             Work::Elements(..) => weights.values()[input],
             Work::Copy(_) => 1.0,
         },
@@ -359,6 +390,15 @@ fn segment(output: usize, tensor: &Tensor, work: Work, found: &[Found<'_>], weig
     let in_f64 = matches!(work, Work::Elements(_, Float::F64))
         || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
     let is_used = |(input, _): &(usize, _)| match in_f64 {
+        // the base is the first
+        _ if matches!(work, Work::Elements(Kernel::Tasks(_), _)) && *input == 0 => true,
+        _ if matches!(
+            work,
+            Work::Elements(Kernel::Tasks(Tasks { how: How::Trimmed | How::Elected, .. }), _)
+        ) =>
+        {
+            true
+        }
         true => weights.values()[*input] != 0.0,
         false => weights.rounded(*input) != 0.0,
     };

@@ -14,6 +14,7 @@ use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, text};
 use crate::format::{STEMS, stem};
 use crate::merge::report::{self, COMPANIONS, HashedFile, MODEL_CONFIG, Report};
 use crate::merge::{Chosen, Merge, MergeOptions};
+use crate::method::blend::Blend;
 use crate::method::product::{Measure, Space};
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
@@ -35,9 +36,21 @@ impl Run {
             mut notes,
             ..
         } = weighed;
-        let checkpoints: Vec<_> = indexes.iter().map(|&at| &self.checkpoints[at]).collect();
+        let checkpoints = self.inputs(&indexes);
         let adapter = self.adapter.clone();
-        let chosen = Chosen::of(&checkpoints, inputs, weights, weighting);
+        let (rows, weights) = match &self.base {
+            Some(base) => {
+                if checkpoints[1..].iter().any(|it| it.name == base.name) {
+                    notes.push(format!("{} is the base itself, of which it changed nothing", base.name));
+                }
+                let row = report::Input::base(&base.name, self.weights_key.clone());
+                let shares = [&[0.0], weights.values()].concat();
+                let weights = Weights::normalised(&shares).unwrap_or(weights);
+                ([Vec::from([row]), inputs].concat(), weights)
+            }
+            None => (inputs, weights),
+        };
+        let chosen = Chosen::of(&checkpoints, rows, weights, weighting);
         notes.extend(way_back(&checkpoints, &chosen));
         Chosen { robust, ranking, groups, selected: Some(selected), advice, notes, adapter, ..chosen }
     }
@@ -122,7 +135,9 @@ impl Chosen {
         for (row, checkpoint) in rows.iter_mut().zip(checkpoints) {
             row.files = checkpoint.files.iter().map(unhashed).collect();
         }
+        let is_base = |row: &report::Input| row.role.as_deref() == Some(report::BASE);
         Self {
+            has_base: rows.first().is_some_and(is_base),
             inputs: checkpoints.iter().map(|checkpoint| input(checkpoint, checkpoints)).collect(),
             configs: checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect(),
             rows,
@@ -171,7 +186,7 @@ impl Report {
                 files,
                 readers,
                 path,
-                &OpenOptions { adapter, weights_key, metrics_from: None },
+                &OpenOptions { adapter, weights_key, ..OpenOptions::default() },
             )?;
             // what came later, or was left out then, was not merged
             if !input.files.is_empty() {
@@ -193,6 +208,7 @@ impl Report {
     pub fn merging(&self) -> Result<MergeOptions> {
         Ok(MergeOptions {
             dtype: self.dtype()?,
+            blend: Blend::told(&self.weighting)?,
             space: self.space()?,
             allow_cross_run: true,
             residual: Measure::Off,

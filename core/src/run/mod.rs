@@ -57,6 +57,8 @@ pub struct Run {
     pub adapter: Option<String>,
     /// The set of weights asked for in files that hold several.
     pub weights_key: Option<String>,
+    /// The base of which the checkpoints are tasks.
+    pub base: Option<Checkpoint>,
     logs: Logs,
 }
 
@@ -162,6 +164,8 @@ impl Run {
     ) -> Maybe<Self> {
         let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
+        let open = |path: &String| Checkpoint::open(files, readers, path, options);
+        let base = options.base.as_ref().map(open).transpose()?;
         let mut logs = Logs::read(files, readers, &checkpoints, options.metrics_from.as_deref())?;
         settle(&mut checkpoints, &logs);
         logs.take_told(&checkpoints);
@@ -172,6 +176,7 @@ impl Run {
             broken: found.broken,
             adapter: options.adapter.clone(),
             weights_key: options.weights_key.clone(),
+            base,
             logs,
         })
     }
@@ -188,7 +193,9 @@ impl Run {
         let metrics = RunMetrics { logs: &self.logs, table: options.table.as_ref() };
         let (runs, shares) = (runs(&listed), options.choose.run_weights.as_deref());
         // own weights are one for each of all checkpoints, and tensors are compared with all others
-        let is_of_all = matches!(options.choose.rule, WeightRule::Explicit(_) | WeightRule::Robust { .. });
+        let blend = options.choose.blend;
+        let is_of_all = matches!(options.choose.rule, WeightRule::Explicit(_) | WeightRule::Robust { .. })
+            || !blend.is_mean();
         let choice = if searched && runs.len() > 1 && !is_of_all {
             choose_each(&listed, &runs, shares, &metrics, &options.choose)?
         } else if shares.is_some() {
@@ -199,6 +206,7 @@ impl Run {
         } else {
             choose(&listed, searched, &metrics, &options.choose)?
         };
+        blend.check(choice.indexes.len())?;
         let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
         same_files(&chosen)?;
         let mut inputs = choice.inputs(&listed);
@@ -245,6 +253,12 @@ impl Run {
         let newest = weighed.indexes.last().map(|at| &self.checkpoints[*at]);
         let tensors = newest.into_iter().flat_map(Checkpoint::tensors);
         Parts::read(groups, tensors.map(|tensor| tensor.name.as_str()))
+    }
+
+    /// The checkpoints of a merge in the order of its inputs: the base, if there is one, and those with these places.
+    #[must_use]
+    pub fn inputs(&self, indexes: &[usize]) -> Vec<&Checkpoint> {
+        self.base.iter().chain(indexes.iter().map(|&at| &self.checkpoints[at])).collect()
     }
 
     /// What a metric says of every checkpoint, bad and missing ones too.

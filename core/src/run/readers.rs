@@ -38,4 +38,6 @@ pub struct OpenOptions {
     pub weights_key: Option<String>,
     /// The log to take metrics from, a file or a folder, instead of what lies in the run's folder.
     pub metrics_from: Option<String>,
+    /// The base of which the run's checkpoints are tasks: a checkpoint's folder or file.
+    pub base: Option<String>,
 }

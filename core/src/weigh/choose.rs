@@ -14,6 +14,7 @@ use crate::logs::read::{EVALUATION, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
 use crate::merge::report::Weighting;
+use crate::method::blend::Blend;
 use crate::text::index::Index;
 use crate::weigh::advice::Advice;
 use crate::weigh::combine::{Combine, Ranking, named};
@@ -57,6 +58,8 @@ pub struct ChooseOptions {
     pub questions: Option<usize>,
     /// From metric to weight.
     pub rule: WeightRule,
+    /// What becomes of the values of an element.
+    pub blend: Blend,
     /// What the schemes decay and ema are told beside.
     pub averaging: Averaging,
     /// Of several runs, each selected and weighed by itself, how much of each; else all alike.
@@ -310,6 +313,7 @@ pub fn choose(
         WeightRule::Robust { scheme, robust, .. } => Weighting::robust(scheme, robust),
         WeightRule::Explicit(_) => Weighting::explicit(),
     };
+    let weighting = options.blend.tell(weighting);
     if let WeightRule::Scheme { scheme, penalty } = options.rule
         && !scheme.reads_metric()
         && ![0.0, PENALTY].contains(&penalty)
@@ -821,6 +825,7 @@ impl Choice {
         let rows = chosen.zip(&self.readings).zip(self.weights.values());
         let row = |((checkpoint, reading), &weight): ((Listed<'_>, &Option<Reading>), &f64)| report::Input {
             weights_key: None,
+            role: None,
             round: None,
             name: checkpoint.name.to_owned(),
             path: checkpoint.name.to_owned(),

@@ -467,8 +467,10 @@ impl<V: HasOptions> FromArgMatches for Given<V> {
             };
             given.extend(value.map(|value| (name.to_owned(), value)));
         }
-        let (options, search) = SearchOptions::split(&given)
-            .map_err(|error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error))?;
+        let (options, search) = SearchOptions::split(&given).map_err(|error| {
+            let help = error.advice().map_or_else(String::new, |help| format!("; {help}"));
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}{help}\n"))
+        })?;
         Ok(Self { options, search, paths, verb: PhantomData })
     }
 

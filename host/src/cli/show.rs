@@ -41,7 +41,7 @@ pub(crate) fn weights_table(report: &Report) -> String {
     rows[0].push("weight".into());
     for (input, label) in report.inputs.iter().zip(labels(&report.inputs)) {
         let mut row = vec![
-            readable(label).into_owned(),
+            readable(label).into_owned() + if input.role.is_some() { " (base)" } else { "" },
             input.step.map_or_else(|| "–".into(), |step| step.to_string()),
         ];
         if has_metric {
@@ -301,8 +301,8 @@ fn made(report: &Report, what: &str, folder: &str, seconds: f64) -> String {
     let read: u64 = report.inputs.iter().flat_map(|input| &input.files).map(|file| file.bytes).sum();
     text += &format!(
         "{GOOD}merged{GOOD:#} {} {} ({}) into {BOLD}{folder}{BOLD:#} in {seconds:.2} s\n",
-        report.inputs.len(),
-        if report.inputs.len() == 1 { what.to_owned() } else { format!("{what}s") },
+        report.merged(),
+        if report.merged() == 1 { what.to_owned() } else { format!("{what}s") },
         bytes(read),
     );
     text + &outcome(report)

@@ -33,6 +33,7 @@ pub(crate) fn weigh(
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
         metrics_from: options.metrics_from.clone(),
+        base: options.role_base.clone(),
     };
     let run = open(disk, &options.inputs, &wanted)?;
     let read = |path: &Path| {
@@ -60,8 +61,8 @@ impl Choice {
         let (run, how, weighed) = weigh(&disk, options, excluded)?;
         // where the tensors decide, the weights are not known yet
         let picture = (is_drawn && weighed.robust.is_none()).then(|| picture(&run, &how, &weighed));
-        let checkpoint = |&at: &usize| Checkpoint::of(run.checkpoints[at].clone(), &disk);
-        let checkpoints = weighed.indexes.iter().map(checkpoint).collect::<Result<_>>()?;
+        let inputs = run.inputs(&weighed.indexes).into_iter();
+        let checkpoints = inputs.map(|it| Checkpoint::of(it.clone(), &disk)).collect::<Result<_>>()?;
         let checkpoints = Arc::new(checkpoints);
         Ok(Self { chosen: run.chosen(weighed), checkpoints, picture })
     }

@@ -74,8 +74,9 @@ pub fn search(
         Staging::check_inputs(out, named.map(std::path::PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;
-    let begin =
-        |kitchen: &Kitchen| Search::new(wanted.method, kitchen.ground(), wanted.budget, goal, wanted.seed);
+    let begin = |kitchen: &Kitchen| {
+        Search::new(wanted.search_method, kitchen.ground(), wanted.budget, goal, wanted.seed)
+    };
     let mut kitchen = Kitchen::open(options, how, wanted, Vec::new())?;
     // what cannot be searched is refused before anything is merged
     begin(&kitchen)?;
@@ -106,18 +107,22 @@ pub fn search(
     doubts.extend(held_out(&compared, goal));
     let basin = search.basin(own);
     let files = draw(&search, out, &names)?;
-    let scheme =
-        format!("search by {}: {}, the best of {} trials", wanted.method, trial.by, search.trials().len());
+    let scheme = format!(
+        "search by {}: {}, the best of {} trials",
+        wanted.search_method,
+        trial.by,
+        search.trials().len()
+    );
     let note = format!(
         "weights found by mwa search: method {}, seed {}, {} trials, goal {goal}, evaluator {}",
-        wanted.method,
+        wanted.search_method,
         wanted.seed,
         search.trials().len(),
         evaluators.search.name()
     );
     let merge = kitchen.serve(&trial.weights, &scheme, note, how, out, watch)?;
     Ok(SearchReport {
-        method: wanted.method.name.into(),
+        method: wanted.search_method.name.into(),
         groups,
         reason: search.reason().map(str::to_owned),
         seed: wanted.seed,

@@ -66,6 +66,7 @@ mod adapter;
 mod aggregate;
 mod agreement;
 mod apply;
+mod blend;
 mod convert;
 mod damaged;
 mod extract;

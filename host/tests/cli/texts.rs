@@ -71,7 +71,8 @@ Options:
       --format <FORMAT>   Container of what is merged: keep, pt, or for a LoRA as mwa convert writes
                           it [default: that of the inputs] [possible values: keep, peft, diffusers,
                           kohya, mlx, gguf, pt]
-      --base <PATH>       The base model's folder or its config.json, for formats gguf and mlx
+      --base <PATH>       The base model of tasks, or of LoRA checkpoints an earlier one of their
+                          run; for formats gguf and mlx the base model's folder or its config.json
       --model <NAME>      The image model, for format kohya where names do not tell it: flux, sd3,
                           qwen-image, wan, sdxl, sd
       --allow-non-finite  Let NaN and infinity through instead of failing
@@ -128,6 +129,12 @@ Metric:
                                   checkpoint
 
 Weights:
+      --method <METHOD>      What becomes of the values of each element: their weighted mean; their
+                             median, or their mean without the extremes, so that no bad checkpoint
+                             decides; or a base model and what tasks changed of it, all of it, what
+                             each changed most, or of that what most agree on [default: mean]
+                             [possible values: mean, median, trimmed-mean, task-arithmetic,
+                             magnitude-mask, ties]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -135,8 +142,15 @@ Weights:
                              geometric-median]
       --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
                              0.8]
-      --outliers <F>         How many bad checkpoints krum and multi-krum expect [default: one, for
-                             these schemes]
+      --outliers <F>         How many bad checkpoints krum and multi-krum expect, or how many values
+                             trimmed-mean leaves out on each side [default: one, for these]
+      --scale <L>            How much of what tasks changed is added to the base: of task-arithmetic
+                             and magnitude-mask of their sum, of ties of their mean [default: 1 for
+                             ties, else 1 over the number of tasks]
+      --density <D>          The share of what each task changed that counts for magnitude-mask and
+                             ties, the largest of it [default: 0.2]
+      --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
+                             model] [possible values: model, tensor]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
@@ -237,6 +251,12 @@ Metric:
                                   checkpoint
 
 Weights:
+      --method <METHOD>      What becomes of the values of each element: their weighted mean; their
+                             median, or their mean without the extremes, so that no bad checkpoint
+                             decides; or a base model and what tasks changed of it, all of it, what
+                             each changed most, or of that what most agree on [default: mean]
+                             [possible values: mean, median, trimmed-mean, task-arithmetic,
+                             magnitude-mask, ties]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -244,8 +264,15 @@ Weights:
                              geometric-median]
       --penalty <P>          How hard a worse checkpoint is punished; 0 is the plain mean [default:
                              0.8]
-      --outliers <F>         How many bad checkpoints krum and multi-krum expect [default: one, for
-                             these schemes]
+      --outliers <F>         How many bad checkpoints krum and multi-krum expect, or how many values
+                             trimmed-mean leaves out on each side [default: one, for these]
+      --scale <L>            How much of what tasks changed is added to the base: of task-arithmetic
+                             and magnitude-mask of their sum, of ties of their mean [default: 1 for
+                             ties, else 1 over the number of tasks]
+      --density <D>          The share of what each task changed that counts for magnitude-mask and
+                             ties, the largest of it [default: 0.2]
+      --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
+                             model] [possible values: model, tensor]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:

@@ -17,7 +17,8 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME,…  --combine borda|kemeny|mean-rank|z-score  --questions N  --metrics-file FILE
            --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
+Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties  --scale L  --density D  --density-per model|tensor
+           --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
            --penalty P  --outliers F  --subspace R  --weights W,W,…
            --curve linear|cosine|1-sqrt|inverse|exponential  --floor R  --positions segments|megatron  --correct-for-lr
            --ema-decay D  --ema-per checkpoint|step  --run-weights V,V,…  --weights-file FILE
@@ -33,7 +34,7 @@ const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 const WEIGHING = {
   last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
-  smooth: text, "metric-tolerance": text, "strict-metrics": flag, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
+  smooth: text, "metric-tolerance": text, "strict-metrics": flag, method: text, scale: text, density: text, "density-per": text, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
   combine: text, questions: text, curve: text, floor: text, positions: text, "correct-for-lr": flag, "ema-decay": text, "ema-per": text, "run-weights": text, "weights-file": text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
@@ -108,7 +109,7 @@ function weighing(given: Given): WeighRunOptions {
     curve: given.curve, floor: number("floor", given.floor), positions: given.positions, correctForLr: given["correct-for-lr"],
     emaDecay: number("ema-decay", given["ema-decay"]), emaPer: given["ema-per"],
     weightsFile: given["weights-file"], runWeights: given["run-weights"]?.split(",").map((weight) => number("run-weights", weight)!),
-    scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
+    method: given.method, scale: number("scale", given.scale), density: number("density", given.density), densityPer: given["density-per"], scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
 

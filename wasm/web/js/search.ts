@@ -128,7 +128,7 @@ const HOPELESS = 5;
 export async function search(run: Run, options: SearchOptions): Promise<Searched> {
   const { evaluate, holdout, known = [], onTrial, output, signal, threads, device, ...given } = options;
   const { goal, questions, metricGoal, method, groups, budget, seed, workers = 1, ...merging } = given;
-  const wanted = { ...merging, goal: metricGoal, scoreGoal: goal, scoreQuestions: questions, method, groups, budget, seed, workers };
+  const wanted = { ...merging, goal: metricGoal, scoreGoal: goal, scoreQuestions: questions, searchMethod: method, groups, budget, seed, workers };
   const core: Core = call(() => run.core.search(toJson(wanted)));
   const pooled = { ...(threads === undefined ? {} : { threads }), ...(device === undefined ? {} : { device }), ...(signal ? { signal } : {}) };
   let last: Promise<unknown> = Promise.resolve();

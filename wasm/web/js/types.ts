@@ -79,12 +79,16 @@ export interface WeighedInput {
   weight: number;
   /** Of a scheme by steps: the share that is left of the updates since the checkpoint before. */
   update?: number;
+  /** `base`, of which the other inputs are tasks. */
+  role?: "base";
   files?: HashedFile[];
 }
 
 /** How weights came about. */
 export interface Weighting {
   scheme: string;
+  /** What becomes of the values of an element, unless it is their weighted mean. */
+  method?: string;
   penalty?: number;
   metric?: string;
   goal?: "min" | "max";

@@ -53,7 +53,7 @@ impl Merge {
         notes: Vec<String>,
         job_bytes: usize,
     ) -> Maybe<Self> {
-        let checkpoints: Vec<_> = weighed.indexes.iter().map(|&at| &run.checkpoints[at]).collect();
+        let checkpoints = run.inputs(&weighed.indexes);
         let numbers =
             checkpoints.iter().map(|checkpoint| numbers(files, checkpoint)).collect::<Result<_>>()?;
         let mut chosen = run.chosen(weighed);

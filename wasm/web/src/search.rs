@@ -77,7 +77,8 @@ impl Search {
         }
         let parts = wanted.groups.as_ref().map(|groups| run.parts(&weighed, groups)).transpose()?;
         let ground = weighed.ground().with_parts(parts.as_ref().map_or(1, Parts::count));
-        let search = mwa::search::Search::new(wanted.method, ground, wanted.budget, goal, wanted.seed)?;
+        let search =
+            mwa::search::Search::new(wanted.search_method, ground, wanted.budget, goal, wanted.seed)?;
         let names = labels(&weighed.inputs);
         let groups: Vec<_> = parts.iter().flat_map(Parts::names).map(String::from).collect();
         let each = groups.iter().flat_map(|group| names.iter().map(move |name| [group, ": ", name].concat()));

@@ -42,6 +42,6 @@ pub struct Operand<'a> {
     pub weight: f64,
 }
 
-fn needs_f64(operands: &[Operand<'_>], dtype: Float) -> bool {
+pub(super) fn needs_f64(operands: &[Operand<'_>], dtype: Float) -> bool {
     dtype == Float::F64 || operands.iter().any(|operand| operand.dtype == Float::F64)
 }

@@ -36,8 +36,9 @@ pub(crate) fn merge(
     let table = options.metrics_file.as_deref().map(text_of).transpose()?;
     let rules = options.weights_file.as_deref().map(text_of).transpose()?;
     // a checkpoint's logs lie in the folder of its run
-    let runs = paths.iter().map(|path| run_around(path).to_owned());
-    let allowed = runs.chain(paths.iter().cloned()).chain(table).chain(rules).collect();
+    let base = options.role_base.clone();
+    let runs = paths.iter().chain(&base).map(|path| run_around(path).to_owned());
+    let allowed = runs.chain(paths.iter().cloned()).chain(table).chain(rules).chain(base.clone()).collect();
     let mut guest = Guest {
         session,
         allowed,
@@ -239,6 +240,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         weights_file,
         metrics_from,
         base: _,
+        role_base,
         model: _,
     } = options;
     let mwa::ChooseOptions {
@@ -247,6 +249,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         combine,
         questions,
         rule,
+        blend,
         averaging,
         run_weights,
         drop_bad,
@@ -254,6 +257,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
     } = choose;
     let mwa::MergeOptions {
         dtype,
+        blend: _,
         space,
         strict,
         residual,
@@ -290,7 +294,21 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         "allow_cross_run": *allow_cross_run || across, "dtype": dtype,
         "allow_non_finite": allow_non_finite, "rewrite": rewrite,
     });
+    told["method"] = blend.name().into();
+    told["base"] = json!(role_base);
+    if let mwa::Blend::Trimmed(outliers) = blend {
+        told["outliers"] = json!(outliers);
+    }
+    if let mwa::Blend::Sum(scale) | mwa::Blend::Masked(scale, _) | mwa::Blend::Ties(scale, _) = blend {
+        told["scale"] = json!(scale);
+    }
+    if let mwa::Blend::Masked(_, trimming) | mwa::Blend::Ties(_, trimming) = blend {
+        told["density"] = json!(trimming.density);
+        let per = if trimming.is_by_tensor { mwa::DensityPer::Tensor } else { mwa::DensityPer::Model };
+        told["density_per"] = per.name().into();
+    }
     match rule {
+        _ if !matches!(blend, mwa::Blend::Mean | mwa::Blend::Sum(_)) => {}
         WeightRule::Explicit(weights) => told["weights"] = json!(weights),
         WeightRule::Scheme { scheme, penalty } => {
             told["scheme"] = scheme.name.into();

@@ -235,6 +235,16 @@ public final class Options {
     }
 
     /**
+     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean].
+     *
+     * @param method one of these
+     * @return these options and that one
+     */
+    public Options method(Method method) {
+        return with("method", method);
+    }
+
+    /**
      * How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear].
      *
      * @param scheme one of these
@@ -255,13 +265,43 @@ public final class Options {
     }
 
     /**
-     * How many bad checkpoints krum and multi-krum expect [default: one, for these schemes].
+     * How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these].
      *
      * @param outliers a whole number
      * @return these options and that one
      */
     public Options outliers(long outliers) {
         return with("outliers", outliers);
+    }
+
+    /**
+     * How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
+     *
+     * @param scale a number
+     * @return these options and that one
+     */
+    public Options scale(double scale) {
+        return with("scale", scale);
+    }
+
+    /**
+     * The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2].
+     *
+     * @param density a number
+     * @return these options and that one
+     */
+    public Options density(double density) {
+        return with("density", density);
+    }
+
+    /**
+     * Whether that is a share of the whole model or of each tensor [default: model].
+     *
+     * @param densityPer one of these
+     * @return these options and that one
+     */
+    public Options densityPer(DensityPer densityPer) {
+        return with("density_per", densityPer);
     }
 
     /**
@@ -455,7 +495,7 @@ public final class Options {
     }
 
     /**
-     * The base model's folder or its config.json, for formats gguf and mlx.
+     * The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json.
      *
      * @param base a name
      * @return these options and that one
@@ -544,6 +584,22 @@ public final class Options {
         Z_SCORE
     }
 
+    /** Values of {@code method}. */
+    public enum Method {
+        /** {@code mean}. */
+        MEAN,
+        /** {@code median}. */
+        MEDIAN,
+        /** {@code trimmed-mean}. */
+        TRIMMED_MEAN,
+        /** {@code task-arithmetic}. */
+        TASK_ARITHMETIC,
+        /** {@code magnitude-mask}. */
+        MAGNITUDE_MASK,
+        /** {@code ties}. */
+        TIES
+    }
+
     /** Values of {@code scheme}. */
     public enum Scheme {
         /** {@code linear}. */
@@ -568,6 +624,14 @@ public final class Options {
         MULTI_KRUM,
         /** {@code geometric-median}. */
         GEOMETRIC_MEDIAN
+    }
+
+    /** Values of {@code densityPer}. */
+    public enum DensityPer {
+        /** {@code model}. */
+        MODEL,
+        /** {@code tensor}. */
+        TENSOR
     }
 
     /** Values of {@code curve}. */

@@ -1,0 +1,91 @@
+//! Tasks over a base in blocks of rows.
+
+use alloc::vec::Vec;
+
+use super::reference::reference;
+use super::{How, Tasks};
+use crate::dtype::Float;
+use crate::kernel::element::{Tally, flush, round};
+use crate::kernel::middle::share;
+use crate::kernel::rows::{INFINITY, MAGNITUDE, Row, Rows, WIDTH, by_blocks};
+use crate::kernel::{Operand, needs_f64};
+
+/// What [`super::reference`] gives, fast.
+#[inline(always)]
+pub(in crate::kernel) fn tasks(
+    operands: &[Operand<'_>],
+    tasks: Tasks,
+    dtype: Float,
+    out: &mut [u8],
+) -> Tally {
+    assert!(operands.len() > 1, "there is a base and a task");
+    if needs_f64(operands, dtype) {
+        return reference(operands, tasks, dtype, out);
+    }
+    let weights: Vec<f32> = operands[1..].iter().map(|operand| round(operand.weight)).collect();
+    let shares: Vec<f32> = (1..operands.len()).map(|count| round(share(count))).collect();
+    let scale = round(tasks.scale);
+    by_blocks(operands, dtype, out, |rows| {
+        let Rows { values, worst, result } = rows;
+        let (base, taus) = values.split_first_mut().expect("the base is the first operand");
+        for (tau, weight) in taus.iter_mut().zip(&weights) {
+            change(tau, base, *weight, tasks.how);
+        }
+        if tasks.how == How::Elected {
+            elect(taus, &shares, result);
+        } else {
+            sum(taus, result);
+        }
+        for ((result, base), worst) in result.iter_mut().zip(&*base).zip(worst) {
+            let update = flush(scale * f32::from_bits(*result));
+            let moved = flush(flush(f32::from_bits(*base)) + update).to_bits();
+            let value = if update == 0.0 { *base } else { moved };
+            *result = if *worst >= INFINITY { f32::NAN.to_bits() } else { value };
+        }
+    })
+}
+
+/// What a task changed, as far as it counts.
+#[inline(always)]
+fn change(tau: &mut Row, base: &Row, weight: f32, how: How) {
+    for (tau, base) in tau.iter_mut().zip(base) {
+        let change = flush(flush(f32::from_bits(*tau)) - flush(f32::from_bits(*base)));
+        let counted = if how == How::Sum {
+            flush(weight * change)
+        } else if change.abs() < weight {
+            0.0
+        } else {
+            change
+        };
+        *tau = counted.to_bits();
+    }
+}
+
+#[inline(always)]
+fn sum(taus: &[Row], result: &mut Row) {
+    result.copy_from_slice(&taus[0]);
+    for tau in &taus[1..] {
+        for (sum, tau) in result.iter_mut().zip(tau) {
+            *sum = flush(f32::from_bits(*sum) + f32::from_bits(*tau)).to_bits();
+        }
+    }
+}
+
+#[inline(always)]
+fn elect(taus: &mut [Row], shares: &[f32], result: &mut Row) {
+    sum(taus, result);
+    let mut counts = [0_u32; WIDTH];
+    for tau in taus.iter_mut() {
+        for ((tau, sum), count) in tau.iter_mut().zip(&*result).zip(&mut counts) {
+            let is_up = f32::from_bits(*sum) >= 0.0;
+            let is_counted = ((f32::from_bits(*tau) > 0.0) == is_up) & (*tau & MAGNITUDE != 0);
+            *tau = if is_counted { *tau } else { 0 };
+            *count += u32::from(is_counted);
+        }
+    }
+    sum(taus, result);
+    for (sum, count) in result.iter_mut().zip(&counts) {
+        let share = shares[(*count as usize).saturating_sub(1)];
+        *sum = flush(f32::from_bits(*sum) * share).to_bits();
+    }
+}

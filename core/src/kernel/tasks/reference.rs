@@ -1,0 +1,50 @@
+//! Tasks over a base as the formula says: never optimised, never removed.
+
+use super::{How, Tasks};
+use crate::dtype::Float;
+use crate::kernel::element::{Tally, round};
+use crate::kernel::middle::share;
+use crate::kernel::real::{Real, each};
+use crate::kernel::{Operand, needs_f64};
+
+/// The obvious loop.
+pub(in crate::kernel) fn reference(
+    operands: &[Operand<'_>],
+    tasks: Tasks,
+    dtype: Float,
+    out: &mut [u8],
+) -> Tally {
+    if needs_f64(operands, dtype) {
+        each(operands, dtype, out, |values: &mut [f64]| element(values, operands, tasks))
+    } else {
+        each(operands, dtype, out, |values: &mut [f32]| element(values, operands, tasks))
+    }
+}
+
+fn element<R: Real>(values: &mut [R], operands: &[Operand<'_>], tasks: Tasks) -> R {
+    if values.iter().any(|value| !value.exact().is_finite()) {
+        return R::NAN;
+    }
+    let (base, taus) = values.split_first_mut().expect("the base is the first operand");
+    let start = base.flush();
+    for (tau, operand) in taus.iter_mut().zip(&operands[1..]) {
+        *tau = (tau.flush() - start).flush();
+        if tasks.how == How::Sum {
+            *tau = (R::of(operand.weight) * *tau).flush();
+        } else if round(tau.magnitude().exact()) < round(operand.weight) {
+            *tau = R::ZERO;
+        }
+    }
+    let sum = |taus: &[R]| taus[1..].iter().fold(taus[0], |sum, tau| (sum + *tau).flush());
+    let mut total = sum(taus);
+    if tasks.how == How::Elected {
+        let is_up = total >= R::ZERO;
+        for tau in taus.iter_mut().filter(|tau| (**tau > R::ZERO) != is_up) {
+            *tau = R::ZERO;
+        }
+        let count = taus.iter().filter(|tau| tau.exact() != 0.0).count().max(1);
+        total = (sum(taus) * R::of(share(count))).flush();
+    }
+    let update = (R::of(tasks.scale) * total).flush();
+    if update.exact() == 0.0 { *base } else { (start + update).flush() }
+}

@@ -1,0 +1,212 @@
+//! What becomes of the values that an element has in the inputs: their weighted mean, the middle of them, or what tasks add to a
+//! base.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::{How, Kernel, Tasks};
+use crate::merge::report::Weighting;
+use crate::text::words::words;
+
+words! {
+    /// The names of what can become of the values of an element.
+    BlendName {
+        /// The weighted mean.
+        #[default]
+        Mean = "mean",
+        /// The middle value.
+        Median = "median",
+        /// The mean without the extremes.
+        TrimmedMean = "trimmed-mean",
+        /// What tasks changed of a base, added to it.
+        TaskArithmetic = "task-arithmetic",
+        /// The same of what each changed most.
+        MagnitudeMask = "magnitude-mask",
+        /// The mean of that, without what goes against the elected sign.
+        Ties = "ties",
+    }
+}
+
+/// The share that counts unless it is said: that of the paper on TIES.
+pub(crate) const DENSITY: f64 = 0.2;
+
+/// What becomes of the values of an element.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Blend {
+    /// Their weighted mean.
+    #[default]
+    Mean,
+    /// The middle one, of an even number the mean of the two in the middle.
+    Median,
+    /// The mean of what is left without so many on each side.
+    Trimmed(usize),
+    /// A base, and so much of the weighted sum of what tasks changed of it; 1 / their number unless it is given.
+    Sum(Option<f64>),
+    /// A base, and so much of the sum of what tasks changed of it most.
+    Masked(Option<f64>, Trimming),
+    /// A base, and so much (1 unless it is given) of the mean of what they changed most with the elected sign.
+    Ties(Option<f64>, Trimming),
+}
+
+/// What counts of a task: the largest magnitudes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trimming {
+    /// The share that counts.
+    pub density: f64,
+    /// Whether that is of each tensor, instead of the whole model.
+    pub is_by_tensor: bool,
+}
+
+impl Trimming {
+    /// How many count of so many.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of elements, of which a share is taken"
+    )]
+    pub(crate) fn keep(self, elements: u64) -> u64 {
+        (libm::floor(self.density * elements as f64) as u64).clamp(1, elements.max(1))
+    }
+}
+
+words! {
+    /// Over what shares of the largest are counted.
+    DensityPer {
+        /// All that is merged.
+        #[default]
+        Model = "model",
+        /// Each tensor.
+        Tensor = "tensor",
+    }
+}
+
+impl BlendName {
+    /// Whether it asks how much each input counts.
+    pub(crate) fn weighs(self) -> bool {
+        matches!(self, Self::Mean | Self::TaskArithmetic)
+    }
+}
+
+impl Blend {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mean => BlendName::Mean.name(),
+            Self::Median => BlendName::Median.name(),
+            Self::Trimmed(_) => BlendName::TrimmedMean.name(),
+            Self::Sum(_) => BlendName::TaskArithmetic.name(),
+            Self::Masked(..) => BlendName::MagnitudeMask.name(),
+            Self::Ties(..) => BlendName::Ties.name(),
+        }
+    }
+
+    /// Whether it is the weighted mean, of which all else that merges do is told.
+    #[must_use]
+    pub fn is_mean(self) -> bool {
+        self == Self::Mean
+    }
+
+    /// Whether it is of what tasks changed of a base.
+    #[must_use]
+    pub fn has_base(self) -> bool {
+        matches!(self, Self::Sum(_) | Self::Masked(..) | Self::Ties(..))
+    }
+
+    /// What of tasks counts, where not all does.
+    pub(crate) fn trimming(self) -> Option<Trimming> {
+        if let Self::Masked(_, trimming) | Self::Ties(_, trimming) = self { Some(trimming) } else { None }
+    }
+
+    /// What is said of inputs of several runs is said of the mean: the same, with what to do instead here.
+    pub(crate) fn of_one_run(self, error: &Error) -> Error {
+        let same = Error::new(error.kind(), error.detail().to_owned());
+        let same = error.at_file().into_iter().fold(same, |same, file| same.file(file));
+        let same = error.at_tensor().into_iter().fold(same, |same, tensor| same.tensor(tensor));
+        same.help(format!(
+            "method {} takes values element by element, and factors of several runs have none in common: merge \
+             checkpoints of one run, or let no bad one decide by --scheme geometric-median --space product",
+            self.name()
+        ))
+    }
+
+    /// Check that there are enough inputs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] if there are not.
+    pub(crate) fn check(self, inputs: usize) -> Result<()> {
+        let Self::Trimmed(outliers) = self else { return Ok(()) };
+        let least = outliers.saturating_mul(2).saturating_add(1);
+        if inputs >= least {
+            return Ok(());
+        }
+        let what = if outliers == 1 { "outlier" } else { "outliers" };
+        let help = match inputs.saturating_sub(1) / 2 {
+            0 => "take more, or use --method median".to_owned(),
+            fewer => format!("take more, expect fewer (--outliers {fewer}), or use --method median"),
+        };
+        let detail = format!(
+            "trimmed-mean with {outliers} {what} on each side needs {least} inputs, but there are {inputs}"
+        );
+        Err(Error::new(ErrorKind::Weights, detail).help(help))
+    }
+
+    /// What computes it, of so many inputs, the base among them.
+    pub(crate) fn kernel(self, inputs: usize) -> Kernel {
+        let over_base = |how, scale| Kernel::Tasks(Tasks { how, scale });
+        #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
+        let share = || 1.0 / inputs.saturating_sub(1).max(1) as f64;
+        match self {
+            Self::Mean => Kernel::WeightedSum,
+            Self::Median => Kernel::Middle(inputs.saturating_sub(1) / 2),
+            Self::Trimmed(outliers) => Kernel::Middle(outliers),
+            Self::Sum(scale) => over_base(How::Sum, scale.unwrap_or_else(share)),
+            Self::Masked(scale, _) => over_base(How::Trimmed, scale.unwrap_or_else(share)),
+            Self::Ties(scale, _) => over_base(How::Elected, scale.unwrap_or(1.0)),
+        }
+    }
+
+    /// Those of a report.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] where it names what is not known.
+    pub(crate) fn told(weighting: &Weighting) -> Result<Self> {
+        let Some(name) = &weighting.method else { return Ok(Self::Mean) };
+        let is_by_tensor = weighting.density_per.as_deref() == Some(DensityPer::Tensor.name());
+        let trimming = Trimming { density: weighting.density.unwrap_or(DENSITY), is_by_tensor };
+        match (name.parse(), weighting.outliers) {
+            (Ok(BlendName::Mean), _) => Ok(Self::Mean),
+            (Ok(BlendName::Median), _) => Ok(Self::Median),
+            (Ok(BlendName::TrimmedMean), Some(outliers)) => Ok(Self::Trimmed(outliers)),
+            (Ok(BlendName::TaskArithmetic), _) => Ok(Self::Sum(weighting.scale)),
+            (Ok(BlendName::MagnitudeMask), _) => Ok(Self::Masked(weighting.scale, trimming)),
+            (Ok(BlendName::Ties), _) => Ok(Self::Ties(weighting.scale, trimming)),
+            _ => Err(Error::new(ErrorKind::Input, format!("names an unknown method, {name}"))),
+        }
+    }
+
+    /// Tell a report of it.
+    pub(crate) fn tell(self, weighting: Weighting) -> Weighting {
+        if self.is_mean() {
+            return weighting;
+        }
+        let outliers = if let Self::Trimmed(outliers) = self { Some(outliers) } else { None };
+        let scale = if let Self::Sum(scale) | Self::Masked(scale, _) | Self::Ties(scale, _) = self {
+            scale
+        } else {
+            None
+        };
+        let trimming = self.trimming();
+        let density_per = trimming.filter(|it| it.is_by_tensor).map(|_| DensityPer::Tensor.name().to_owned());
+        Weighting {
+            method: Some(self.name().to_owned()),
+            outliers,
+            scale,
+            density: trimming.map(|it| it.density),
+            density_per,
+            ..weighting
+        }
+    }
+}
