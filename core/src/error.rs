@@ -35,6 +35,7 @@ struct Facts {
     tensor: Option<String>,
     detail: Cow<'static, str>,
     help: Option<Cow<'static, str>>,
+    is_transient: bool,
 }
 
 /// The kinds of failure. Numbers and names never change their meaning between versions.
@@ -135,7 +136,14 @@ impl ErrorKind {
 impl Error {
     /// An error with its facts; `detail` reads on after "FILE: tensor `NAME` ".
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Facts { kind, file: None, tensor: None, detail: detail.into(), help: None }))
+        Self(Box::new(Facts {
+            kind,
+            file: None,
+            tensor: None,
+            detail: detail.into(),
+            help: None,
+            is_transient: false,
+        }))
     }
 
     /// Name the file or checkpoint, unless a callee already named one.
@@ -164,6 +172,19 @@ impl Error {
     pub fn help(mut self, text: impl Into<Cow<'static, str>>) -> Self {
         self.0.help.get_or_insert_with(|| text.into());
         self
+    }
+
+    /// Say that the same may go well another time: a server was busy, or could not be reached.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.0.is_transient = true;
+        self
+    }
+
+    /// Whether the same may go well another time.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.0.is_transient
     }
 
     /// The stable kind.

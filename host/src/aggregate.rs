@@ -16,8 +16,9 @@ use serde::Deserialize;
 use crate::engine::device::DeviceChoice;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
-use crate::io::disk::{Disk, io_error, now, text_of};
+use crate::io::disk::{Disk, io_error, text_of};
 use crate::io::staging::Staging;
+use crate::io::url::clean;
 use crate::merge::Planned;
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
@@ -299,7 +300,10 @@ fn choose(
 
     let disk = Disk::default();
     let wanted = OpenOptions { adapter: options.adapter.clone(), ..OpenOptions::default() };
-    let open = |path: &Path| now(mwa::Checkpoint::open(&disk, &Readers::ALL, &text_of(path)?, &wanted));
+    let open = |path: &Path| {
+        let path = text_of(&clean(path))?;
+        disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &wanted))
+    };
     let mut found = Vec::new();
     for client in clients {
         found.push(open(&client.path)?);

@@ -10,9 +10,10 @@ use crate::engine::cpu::MEMORY;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
-use crate::io::disk::{Disk, now, text_of};
+use crate::io::disk::{Disk, text_of};
 use crate::io::staging::Staging;
 use crate::io::store::Store;
+use crate::io::url::clean;
 use crate::merge::{at_output, beside, close, path_from};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
@@ -40,11 +41,11 @@ pub fn apply(
     Staging::check(out, how.force)?;
     let disk = Disk::default();
     let options = FoldOptions {
-        adapter: text_of(adapter)?,
-        base: text_of(base)?,
+        adapter: text_of(&clean(adapter))?,
+        base: text_of(&clean(base))?,
         allow_non_finite: how.merge.allow_non_finite,
     };
-    let plan = now(Folding::new(&disk, &Readers::ALL, &options))?;
+    let plan = disk.now(|| Folding::new(&disk, &Readers::ALL, &options))?;
     let inputs = [Checkpoint::of(plan.base.clone(), &disk)?, Checkpoint::of(plan.adapter.clone(), &disk)?];
     let staging = Staging::begin(out, how.force, &inputs)?;
     let mut store = Store::new(inputs.iter().map(|input| input.files.as_slice()), how.sha256);

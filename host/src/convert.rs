@@ -8,9 +8,10 @@ use mwa::report::HashedFile;
 use mwa::{Error, ErrorKind, Readers, Result};
 use serde::Serialize;
 
-use crate::io::disk::{Disk, io_error, now, open_regular, read_at, text_of, write_at};
+use crate::io::disk::{Disk, Opened, io_error, read_at, text_of, write_at};
 use crate::io::scratch::Scratch;
 use crate::io::staging::{Staging, place_of};
+use crate::io::url::{clean, is_elsewhere};
 use crate::progress::{Progress, stopped};
 
 /// What was written.
@@ -36,11 +37,14 @@ pub fn convert(
     progress: &dyn Progress,
 ) -> Result<Converted> {
     let disk = Disk::default();
-    let plan = now(Conversion::new(&disk, &Readers::ALL, &text_of(input)?, options))?;
+    let input = text_of(&clean(input))?;
+    let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &input, options))?;
     let names: Vec<_> = plan.outputs().map(|(name, _)| name.to_owned()).collect();
+    let out = &*clean(out);
     let ending = |name: &str| name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let is_file = match (names.as_slice(), out.to_str()) {
-        ([only], Some(out)) => plan.texts.is_empty() && ending(only) == ending(out),
+        // into a store, folders are written
+        ([only], Some(text)) if !is_elsewhere(out) => plan.texts.is_empty() && ending(only) == ending(text),
         _ => false,
     };
     let wanted = out.to_str().and_then(ending);
@@ -63,7 +67,7 @@ fn folder(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<
     Staging::check(out, false)?;
     let staging = Staging::begin(out, false, &[])?;
     let files = written(plan, &staging, out, progress)?;
-    staging.publish()?.iter().for_each(|note| progress.note(note));
+    staging.publish(progress)?.iter().for_each(|note| progress.note(note));
     Ok(files)
 }
 
@@ -122,16 +126,16 @@ fn write(
     progress: &dyn Progress,
 ) -> Result<HashedFile> {
     let failed = |error: std::io::Error| io_error("cannot write it", &error);
-    let mut inputs: Vec<Option<File>> = plan.inputs.iter().map(|_| None).collect();
+    let mut inputs: Vec<Option<Opened>> = plan.inputs.iter().map(|_| None).collect();
     let mut read = |input: usize, range: core::ops::Range<u64>| {
         let (path, header) = &plan.inputs[input];
         if inputs[input].is_none() {
-            inputs[input] = Some(open_regular(Path::new(path))?);
+            inputs[input] = Some(Opened::new(Path::new(path))?);
         }
         let source = inputs[input].as_ref().expect("it was opened");
         let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
         header
-            .read(range.start, &mut bytes, |at, into| read_at(source, into, at))
+            .read(range.start, &mut bytes, |at, into| source.by_ref().read_at(into, at))
             .map_err(|error| io_error("cannot read it", &error).file(path.clone()))?;
         Ok(bytes)
     };

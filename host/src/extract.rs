@@ -10,9 +10,10 @@ use crate::engine::cpu::MEMORY;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
-use crate::io::disk::{Disk, now, text_of};
+use crate::io::disk::{Disk, text_of};
 use crate::io::staging::Staging;
 use crate::io::store::Store;
+use crate::io::url::clean;
 use crate::merge::{at_output, beside, close, path_from};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
@@ -42,9 +43,13 @@ pub fn extract(
     }
     Staging::check(out, how.force)?;
     let disk = Disk::default();
-    let options =
-        ExtractOptions { tuned: text_of(tuned)?, base: text_of(base)?, rank, name: name.map(String::from) };
-    let plan = now(Extraction::new(&disk, &Readers::ALL, &options))?;
+    let options = ExtractOptions {
+        tuned: text_of(&clean(tuned))?,
+        base: text_of(&clean(base))?,
+        rank,
+        name: name.map(String::from),
+    };
+    let plan = disk.now(|| Extraction::new(&disk, &Readers::ALL, &options))?;
     let inputs = [Checkpoint::of(plan.tuned.clone(), &disk)?, Checkpoint::of(plan.base.clone(), &disk)?];
     let mut store = Store::new(inputs.iter().map(|input| input.files.as_slice()), how.sha256);
     let found = compared(&plan, &store, how, progress).map_err(|error| at_output(error, out))?;

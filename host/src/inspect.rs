@@ -5,7 +5,8 @@ use std::path::Path;
 use mwa::{ErrorKind, Inspection, OpenOptions, Readers, Result};
 
 use crate::find;
-use crate::io::disk::{Disk, now, text_of};
+use crate::io::disk::{Disk, text_of};
+use crate::io::url::clean;
 
 /// Look at a run folder, a checkpoint folder or a file.
 ///
@@ -14,16 +15,21 @@ use crate::io::disk::{Disk, now, text_of};
 pub fn inspect(path: &Path, options: &mwa::Options) -> Result<Inspection> {
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
-        metrics_from: options.metrics_from.clone(),
+        metrics_from: options
+            .metrics_from
+            .as_deref()
+            .map(|path| clean(Path::new(path)).display().to_string()),
         ..OpenOptions::default()
     };
     let disk = Disk::default();
+    let path = &*clean(path);
     match find::open(&disk, &[path.to_owned()], &wanted) {
         Ok(run) => run.inspection(path.display().to_string()),
         // no checkpoint, but perhaps something else that is known
         Err(error) if error.kind() == ErrorKind::Io || path.is_dir() && is_ours(&error, path) => Err(error),
         Err(error) => {
-            let other = now(Inspection::of_other(&disk, &Readers::ALL, &text_of(path)?))?;
+            let text = text_of(path)?;
+            let other = disk.now(|| Inspection::of_other(&disk, &Readers::ALL, &text))?;
             other.ok_or(error)
         }
     }

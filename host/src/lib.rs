@@ -45,7 +45,7 @@ pub use engine::simd::InstructionSet;
 pub use extract::extract;
 pub use inspect::inspect;
 pub use io::room::resize;
-pub use merge::{drawn, merge, weights};
+pub use merge::{abort, drawn, merge, weights};
 pub use mwa::Inspection;
 pub use mwa::extract::ExtractRank;
 pub use mwa::report::{self, Report};

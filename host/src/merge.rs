@@ -13,11 +13,13 @@ use crate::engine::device::DeviceChoice;
 use crate::engine::{compute, execute, sandbox};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::{Choice, weigh};
-use crate::io::disk::{Disk, now, text_of};
+use crate::io::cloud::upload;
+use crate::io::disk::{Disk, text_of};
 use crate::io::hash::sha256_of;
 use crate::io::scratch::Scratch;
 use crate::io::staging::{Staging, cannot_write, place_of};
 use crate::io::store::{Hashes, Known, Store};
+use crate::io::url::{clean, is_elsewhere, is_url, place};
 use crate::options::{MergeOptions, Options};
 use crate::plot::weights::picture;
 use crate::progress::Progress;
@@ -71,6 +73,10 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
         return into_format(options, how, target, out, progress);
     }
     if how.machine.device == DeviceChoice::Wasm {
+        if [out].into_iter().chain(options.inputs.iter().map(PathBuf::as_path)).any(is_elsewhere) {
+            let detail = "--device wasm reads and writes on this machine only, not in stores";
+            return Err(Error::new(ErrorKind::Usage, detail).help("merge on another device"));
+        }
         if how.plot {
             let detail = "a picture is drawn of logs, which --device wasm reads in the sandbox only";
             return Err(Error::new(ErrorKind::Usage, detail)
@@ -94,6 +100,19 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     }
 }
 
+/// Take away what a merge into a store has left at `out` that was not finished: its claim, its uploads, and the files that were there
+/// already. Gives what was done, in words.
+///
+/// # Errors
+/// [`ErrorKind::Output`] when a finished merge is there, and what the store refuses.
+pub fn abort(out: &Path) -> Result<Vec<String>> {
+    if is_elsewhere(out) {
+        return upload::abort(&clean(out));
+    }
+    // killed merges into folders of this machine leave nothing that needs more
+    Ok(Staging::tidy(out))
+}
+
 /// How the folder is called in which a merge lies before it is converted.
 const PLAIN: &str = ".mwa-plain-";
 
@@ -106,7 +125,11 @@ fn into_format(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let place = place_of(out)?.map_or_else(|| std::path::absolute(out), Ok);
+    let place = match place_of(out)? {
+        Some(place) => Ok(place),
+        None if is_elsewhere(out) => Ok(std::env::temp_dir().join("merge")),
+        None => std::path::absolute(out),
+    };
     let place = place.map_err(|error| cannot_write(out, &error))?;
     let parent = place.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
@@ -114,6 +137,13 @@ fn into_format(
     let plain = Scratch::new(parent, PLAIN).map_err(|error| cannot_write(parent, &error))?;
     let mut report =
         merge(options, &MergeOptions { format: None, force: false, ..*how }, plain.path(), progress)?;
+    if is_elsewhere(out) {
+        for input in report.inputs.iter_mut().filter(|input| !is_url(&input.path)) {
+            if let Some(place) = place_of(&plain.path().join(&input.path))? {
+                input.path = place.display().to_string();
+            }
+        }
+    }
     let unnamed = |error: Error| {
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
         if is_ours { error.file_instead("the merge") } else { error }
@@ -122,8 +152,8 @@ fn into_format(
         if target == Target::Pt { own_name(options, &report, plain.path())? } else { (None, None) };
     let (base, model) = (options.base.clone(), options.model.clone());
     let wanted = ConvertOptions { target, dtype: None, base, name, key, model };
-    let plan = Conversion::new(&Disk::default(), &Readers::ALL, &text_of(plain.path())?, &wanted);
-    let plan = now(plan).map_err(unnamed)?;
+    let (disk, text) = (Disk::default(), text_of(plain.path())?);
+    let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;
     let staging = Staging::begin(out, how.force, &[])?;
     let mut files = convert::written(&plan, &staging, out, progress)?;
     if how.sha256 {
@@ -151,9 +181,8 @@ fn own_name(options: &Options, report: &Report, plain: &Path) -> Result<(Option<
         weights_key: options.weights_key.clone(),
         ..OpenOptions::default()
     };
-    let opened =
-        mwa::Checkpoint::open(&Disk::default(), &Readers::ALL, &text_of(&plain.join(&input.path))?, &wanted);
-    let opened = now(opened)?;
+    let (disk, text) = (Disk::default(), text_of(&place(plain, &input.path))?);
+    let opened = disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &text, &wanted))?;
     let Some(file) = opened.files.first().filter(|file| !file.header.is_safetensors()) else {
         return Ok((None, None));
     };
@@ -333,13 +362,19 @@ pub(crate) fn close(staging: Staging, texts: &[Text], progress: &dyn Progress) -
     for (name, text) in texts.iter().filter(|(name, _)| [CARD, REPORT].contains(&name.as_str())) {
         staging.write(name, text.as_bytes())?;
     }
-    staging.publish()?.iter().for_each(|note| progress.note(note));
+    staging.publish(progress)?.iter().for_each(|note| progress.note(note));
     Ok(())
 }
 
 /// The way from one folder to a path, so that a report stays true when both are moved together.
 pub(crate) fn path_from(folder: &Path, path: &Path) -> Result<String> {
+    if is_elsewhere(path) {
+        return Ok(path.display().to_string());
+    }
     let path = place_of(path)?.unwrap_or_else(|| path.to_owned());
+    if is_elsewhere(folder) {
+        return Ok(path.display().to_string());
+    }
     let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
     if shared == 0 {
         return Ok(path.display().to_string());

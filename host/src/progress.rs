@@ -14,6 +14,10 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64) {
         let _ = bytes;
     }
+    /// Nothing can be done before this is there, which may take a while: a file in a store.
+    fn waiting(&self, what: &str) {
+        let _ = what;
+    }
     /// Something to know about this machine, not about the result: which device computes, and why.
     fn note(&self, note: &str) {
         let _ = note;

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
-use crate::io::disk::{Disk, InputFile, io_error, now, open_regular, text_of};
+use crate::io::disk::{Disk, InputFile, io_error, open_regular, text_of};
 use crate::io::staging::{Staging, place_of};
 use crate::merge::{Planned, path_from};
 use crate::options::MergeOptions;
@@ -334,7 +334,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
 /// Configs and tokenizer of a model.
 fn companions(folder: &Path, disk: &Disk) -> Result<Vec<(String, PathBuf)>> {
     let name = text_of(folder)?;
-    let found = now(mwa::Checkpoint::companions_of(disk, &name))?;
+    let found = disk.now(|| mwa::Checkpoint::companions_of(disk, &name))?;
     Ok(found.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect())
 }
 
@@ -388,7 +388,8 @@ fn one_side(detail: String) -> Error {
 /// What is lost, in an older checkpoint.
 fn from_older(from: &Path, lost: &BTreeSet<&String>) -> Result<BTreeMap<String, Origin>> {
     let disk = Disk::default();
-    let found = now(mwa::Checkpoint::open(&disk, &Readers::ALL, &text_of(from)?, &OpenOptions::default()))?;
+    let (path, wanted) = (text_of(from)?, OpenOptions::default());
+    let found = disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &wanted))?;
     let origin = |name: &&String| {
         let files = found.files.iter().filter(|file| file.header.is_in_place());
         let tensor = files

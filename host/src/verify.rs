@@ -6,17 +6,19 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use mwa::extract::ExtractRank;
-use mwa::files::is_inside;
+use mwa::files::{Kind, is_inside, last};
 use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
-use crate::io::disk::io_error;
+use crate::io::cloud::{Object, upload};
+use crate::io::disk::{io_error, kind_of};
 use crate::io::hash::{blake3_of, sha256_of};
 use crate::io::scratch::Scratch;
 use crate::io::staging::leads_out;
+use crate::io::url::{self, is_elsewhere};
 use crate::merge::Planned;
 use crate::options::{Machine, MergeOptions};
 use crate::progress::Progress;
@@ -79,16 +81,17 @@ impl Verified {
 /// # Errors
 /// When there is no report, or it is damaged; a file that differs is no error but a finding.
 pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Result<Verified> {
+    let folder = &*url::clean(folder);
     let path = folder.join(REPORT);
     let at = |error: Error| {
         error.file(path.display().to_string()).help("the report was damaged or edited: merge again")
     };
-    if !folder.exists() {
+    if kind_of(folder)? == Kind::Missing {
         return Err(Error::new(ErrorKind::Input, "does not exist")
             .file(folder.display().to_string())
             .help("verify takes a folder that `mwa merge` wrote"));
     }
-    if !path.is_file() {
+    if !is_file(&path)? {
         return Err(Error::new(ErrorKind::Input, format!("holds no {REPORT}"))
             .file(folder.display().to_string())
             .help("verify takes a folder that `mwa merge` wrote"));
@@ -141,11 +144,16 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     let outputs = if report.format.is_some() { Vec::new() } else { check_here(&report.outputs)? };
     let mut inputs = Vec::new();
     for input in report.inputs.iter().filter(|_| !is_recovered) {
-        let place = folder.join(&input.path);
-        let base = if place.is_file() { place.parent().unwrap_or(&place) } else { &place };
+        let place = url::place(folder, &input.path);
+        let base = if is_file(&place)? { place.parent().unwrap_or(&place) } else { &place };
         let base = report.adapter.as_ref().map_or_else(|| base.to_owned(), |adapter| base.join(adapter));
         for file in &input.files {
-            inputs.push(check(&base, file)?);
+            let path = base.join(&file.name);
+            // the merge is made again of what the store says is the same, and must come to the same bytes
+            inputs.push(match &file.identity {
+                Some(identity) if is_elsewhere(&path) => identified(&path, file, identity)?,
+                _ => check(&base, file)?,
+            });
         }
     }
     let inputs_are_there = inputs.iter().all(|file| file.state == State::Same);
@@ -154,7 +162,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // a report without them comes from a host that could not hash them: they are what merging again gives
     let mut companions = report.companions.clone();
     if let (true, Some(again)) = (companions.is_empty(), &again) {
-        let is_there = |file: &&HashedFile| file.name == CONFIG || folder.join(&file.name).exists();
+        let is_there = |file: &&HashedFile| {
+            file.name == CONFIG || kind_of(&folder.join(&file.name)).is_ok_and(|kind| kind != Kind::Missing)
+        };
         companions = again.companions.iter().filter(is_there).cloned().collect();
     }
     let wrote = |name: &str| match &again {
@@ -204,6 +214,15 @@ fn newer(report: &str) -> Option<String> {
 
 /// Compare one file with what the report says of it.
 fn check(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progress) -> Result<Checked> {
+    if is_elsewhere(path) {
+        let is_same = match kind_of(path)? {
+            Kind::Missing => return Ok(Checked { path: path.display().to_string(), state: State::Missing }),
+            Kind::File(len) => len == file.bytes && has_hashes(path, file, machine, progress)?,
+            Kind::Folder | Kind::Other => false,
+        };
+        let state = if is_same { State::Same } else { State::Changed };
+        return Ok(Checked { path: path.display().to_string(), state });
+    }
     let is_absent =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
     let state = match path.metadata() {
@@ -212,22 +231,52 @@ fn check(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progre
         // a pipe or a device would be read for ever
         Ok(metadata) if !metadata.is_file() || metadata.len() != file.bytes => State::Changed,
         Ok(_) => {
-            let mut hashes = Vec::new();
-            if !file.blake3.is_empty() {
-                hashes.push(blake3_of(path, machine.threads(), progress)? == file.blake3);
+            if has_hashes(path, file, machine, progress)? {
+                State::Same
+            } else {
+                State::Changed
             }
-            if let Some(sha256) = &file.sha256 {
-                hashes.push(sha256_of(path, progress)? == *sha256);
-            }
-            let is_same = !hashes.is_empty() && hashes.iter().all(|is_same| *is_same);
-            if is_same { State::Same } else { State::Changed }
         }
     };
     Ok(Checked { path: clean(path).display().to_string(), state })
 }
 
+/// Whether a file has the hashes that the report says, of which there must be one.
+fn has_hashes(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progress) -> Result<bool> {
+    let mut hashes = Vec::new();
+    if !file.blake3.is_empty() {
+        hashes.push(blake3_of(path, machine.threads(), progress)? == file.blake3);
+    }
+    if let Some(sha256) = &file.sha256 {
+        hashes.push(sha256_of(path, progress)? == *sha256);
+    }
+    Ok(!hashes.is_empty() && hashes.iter().all(|is_same| *is_same))
+}
+
+/// Compare one file in a store with what that said of it when it was merged.
+fn identified(path: &Path, file: &HashedFile, identity: &str) -> Result<Checked> {
+    let state = match kind_of(path)? {
+        Kind::Missing => State::Missing,
+        Kind::File(len) if len == file.bytes && Object::open(path)?.identity() == identity => State::Same,
+        _ => State::Changed,
+    };
+    Ok(Checked { path: path.display().to_string(), state })
+}
+
+fn is_file(path: &Path) -> Result<bool> {
+    Ok(matches!(kind_of(path)?, Kind::File(_)))
+}
+
 /// The files below `folder` that the merge did not write, by name; hidden folders (`.git`, `.cache`) are left out.
 fn others(folder: &Path, wrote: &dyn Fn(&str) -> bool) -> Result<Vec<Checked>> {
+    if is_elsewhere(folder) {
+        let others = upload::names(folder)?.into_iter().filter(|name| !wrote(name));
+        let checked = others.map(|name| {
+            let state = if is_loaded(last(&name)) { State::Foreign } else { State::Beside };
+            Checked { path: folder.join(name).display().to_string(), state }
+        });
+        return Ok(checked.collect());
+    }
     let mut found = BTreeSet::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(inner) = folders.pop() {
@@ -321,7 +370,7 @@ fn in_scratch(make: impl FnOnce(&Path) -> Result<Report>) -> Result<Report> {
 /// The two inputs of what is made of a model and its adapter, or of two models.
 fn both(folder: &Path, report: &Report) -> Result<[PathBuf; 2]> {
     match report.inputs.as_slice() {
-        [one, other] => Ok([one, other].map(|input| folder.join(&input.path))),
+        [one, other] => Ok([one, other].map(|input| url::place(folder, &input.path))),
         inputs => {
             let detail = format!("names {} inputs where two belong", inputs.len());
             Err(Error::new(ErrorKind::Input, detail).file(folder.join(REPORT).display().to_string()))

@@ -56,6 +56,7 @@ usage: cargo xtask VERB …
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test formats             PEFT, diffusers, gguf-py and torch load what mwa converted; downloads them (large)
+  test cloud               object stores: in memory, with faults; then the binary with moto and SeaweedFS, which it downloads and starts
   test flower              Flower's own simulation of a federated round, with mwa's strategy; downloads Flower and Ray
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
   test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::count::{Count, is_required, lane, skip};
 use crate::python::{Python, python};
-use crate::run::{Result, binary, build, cargo, root, stream, target};
+use crate::run::{Result, binary, build, cargo, root, run, stream, target};
 use crate::{bindings, component, gpu, hashes, java, vectors};
 
 /// `cargo xtask test …`
@@ -33,6 +33,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["hashes"] => hashes::hashes(&mut count)?,
         ["peft"] => peft(&mut count)?,
         ["formats"] => formats(&mut count)?,
+        ["cloud"] => cloud(&mut count)?,
         ["flower"] => flower(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
         ["browser"] => crate::web::test_page(&mut count)?,
@@ -95,13 +96,28 @@ fn formats(count: &mut Count) -> Result {
 /// Run the script of a lane, `tests/peft_lane.py` of `peft-lane`, on the binary, in a folder of its own.
 fn with_binary(python: &Path, folder: &str, name: &str, count: &mut Count) -> Result {
     build()?;
+    lane(name, script(python, folder), count)
+}
+
+fn script(python: &Path, folder: &str) -> Command {
     let mut tests = Command::new(python);
     tests
         .arg(format!("tests/{}.py", folder.replace('-', "_")))
         .arg(binary())
         .arg(target().join(folder))
         .current_dir(root());
-    lane(name, tests, count)
+    tests
+}
+
+/// Stores: the tests in memory, and the binary with real servers.
+fn cloud(count: &mut Count) -> Result {
+    cargo_test(&["--package", "mwa-host", "--features", "cloud", "--lib", "io::"], count)?;
+    let python = match python("requirements-cloud.txt")? {
+        Python::Ready(python) => python,
+        Python::Missing(why) => return skip(&why, count),
+    };
+    run(cargo(["build", "--release", "--package", "mwa-host", "--features", "cloud"]))?;
+    lane("lane of stores", script(&python, "cloud-lane"), count)
 }
 
 fn flower(count: &mut Count) -> Result {

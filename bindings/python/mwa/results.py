@@ -21,6 +21,8 @@ class HashedFile:
     """In hex, as `b3sum` prints it."""
     sha256: str | None = None
     """In hex, where it was asked for."""
+    identity: str | None = None
+    """Of an input in an object store, what tells it from another of its name: a kind, and what the store says."""
 
 
 @dataclass(frozen=True)

@@ -47,19 +47,23 @@ pub struct Hash {
     /// SHA-256 in hex, if anybody asked for it.
     #[serde(default)]
     pub sha256: Option<String>,
+    /// Of an input in an object store, what the store says of it; see [`HashedFile::identity`].
+    #[serde(default)]
+    pub identity: Option<String>,
 }
 
 impl Hash {
     pub(crate) fn write_to(&self, file: &mut HashedFile) {
         file.blake3.clone_from(&self.blake3);
         file.sha256.clone_from(&self.sha256);
+        file.identity.clone_from(&self.identity);
     }
 }
 
 impl From<String> for Hash {
     /// BLAKE3 alone.
     fn from(blake3: String) -> Self {
-        Self { blake3, sha256: None }
+        Self { blake3, sha256: None, identity: None }
     }
 }
 
@@ -118,7 +122,7 @@ impl Merge {
         let (distance, _) = self.distance()?;
         let mut made = self.report(closing, distance);
         for input in &mut made.inputs {
-            input.files.retain(|file| !file.blake3.is_empty());
+            input.files.retain(|file| !file.blake3.is_empty() || file.identity.is_some());
         }
         made.notes.extend(twins(&made.inputs));
         let mut texts = self.texts();
@@ -187,7 +191,7 @@ fn unhashed(file: &Shard) -> HashedFile {
 
 /// What to say of inputs that are the same model.
 fn twins(inputs: &[report::Input]) -> Vec<String> {
-    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.blake3 == b.blake3;
+    let is_same = |(a, b): (&HashedFile, &HashedFile)| a.blake3 == b.blake3 && !a.blake3.is_empty();
     let mut pairs = Vec::new();
     for (i, input) in inputs.iter().enumerate().filter(|(_, input)| !input.files.is_empty()) {
         let mut before = inputs[..i].iter().rev().filter(|other| other.files.len() == input.files.len());

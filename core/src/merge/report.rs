@@ -391,13 +391,17 @@ pub struct HashedFile {
     /// SHA-256 in hex, where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// What tells an input in an object store from another of its name, as the store says it: its kind and its value, such as
+    /// `etag 9b2cf535f27731c974343645a3985328`. None for a file on a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 impl HashedFile {
     /// A file that nobody has hashed yet.
     #[must_use]
     pub fn unhashed(name: String, bytes: u64) -> Self {
-        Self { name, bytes, blake3: String::new(), sha256: None }
+        Self { name, bytes, blake3: String::new(), sha256: None, identity: None }
     }
 
     /// The file that holds these bytes.

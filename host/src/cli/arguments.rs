@@ -28,7 +28,8 @@ Examples:
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
   mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it."
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 when a server failed and the same may go well
+another time, 128 and its number when a signal stopped it."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -54,6 +55,11 @@ Examples:
         /// Draw the metric and the weights into the folder too, for its README.md
         #[arg(long)]
         plot: bool,
+        /// Merge nothing; take away what an unfinished merge left in a store
+        #[arg(long)]
+        abort: bool,
+        #[command(flatten)]
+        lines: Lines,
         #[command(flatten)]
         given: Given<Merging>,
         #[command(flatten)]
@@ -282,6 +288,14 @@ pub(crate) struct Inputs {
     /// A run folder, checkpoint folders, or .safetensors files
     #[arg(required = true, value_name = "RUN|CHECKPOINT|FILE")]
     pub(crate) inputs: Vec<PathBuf>,
+}
+
+/// For programs that watch.
+#[derive(Args, Clone)]
+pub(crate) struct Lines {
+    /// A line a second: bytes, GB/s, what is waited for
+    #[arg(long, value_name = "AS", value_parser = ["json"])]
+    pub(crate) progress: Option<String>,
 }
 
 /// For whoever makes mwa faster.

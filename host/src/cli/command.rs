@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use anstyle::{AnsiColor, Style};
@@ -21,6 +21,7 @@ use crate::cli::show;
 use crate::cli::signals;
 use crate::cli::{manual, memory};
 use crate::engine::cpu::MEMORY;
+use crate::engine::pool::lock;
 use crate::io::disk::{io_error, text_of};
 use crate::io::open::raise_limit;
 use crate::io::room;
@@ -32,9 +33,11 @@ use crate::search::{CommandEvaluator, Evaluator, Evaluators, SearchReport, Serve
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+/// `EX_TEMPFAIL`: the same may go well another time.
+const AGAIN: u8 = 75;
 
 /// Do what the arguments say, the first of which is the program's own name, and return the exit code: 0 done, 1 failed,
-/// 2 wrong usage, 128 and the signal's number when a signal stopped it: 130 for Ctrl-C.
+/// 2 wrong usage, 75 where the same may go well another time, 128 and the signal's number when a signal stopped it: 130 for Ctrl-C.
 ///
 /// Prints to standard output and standard error, and a merge takes over SIGINT, SIGTERM and SIGHUP: for a process that does nothing else.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -80,6 +83,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             match error.kind() {
                 ErrorKind::Usage => USAGE,
                 ErrorKind::Stopped => signals::exit_code(),
+                _ if error.is_transient() => AGAIN,
                 _ => FAILED,
             }
         }
@@ -88,10 +92,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
-        Command::Merge { inputs, output, plot, given, timings, show } => {
+        Command::Merge { output, abort: true, show, .. } => note(show, &crate::abort(&output)?),
+        Command::Merge { inputs, output, plot, abort: _, lines, given, timings, show } => {
             signals::stop_cleanly();
             let start = Instant::now();
-            let bar = Bar::new(show, timings.timings);
+            let bar = Bar::new(show, timings.timings).with_lines(lines.progress.is_some());
             let how = MergeOptions { plot, ..given.merging()? };
             prepare(how.machine);
             let report = crate::merge(&given.choosing(inputs.inputs)?, &how, &output, &bar)?;
@@ -430,17 +435,58 @@ struct Bar {
     timings: bool,
     begin: Instant,
     bar: OnceLock<ProgressBar>,
+    /// For programs, if they want any.
+    lines: Option<Mutex<Told>>,
+}
+
+/// What is told in lines of JSON.
+#[derive(Default)]
+struct Told {
+    done: u64,
+    total: u64,
+    waiting: Option<String>,
+    /// Seconds and bytes of the last line.
+    last: (f64, u64),
 }
 
 impl Bar {
     fn new(show: Show, timings: bool) -> Self {
         let is_shown = !show.quiet && !show.json && std::io::stderr().is_terminal();
-        Self { is_shown, show, timings, begin: Instant::now(), bar: OnceLock::new() }
+        Self { is_shown, show, timings, begin: Instant::now(), bar: OnceLock::new(), lines: None }
+    }
+
+    fn with_lines(mut self, is_wanted: bool) -> Self {
+        if is_wanted {
+            (self.is_shown, self.lines) = (false, Some(Mutex::default()));
+        }
+        self
+    }
+
+    /// Change what is told, and tell it if a second has passed or the work is at its end.
+    fn tell(&self, is_end: bool, change: impl FnOnce(&mut Told)) {
+        let Some(lines) = &self.lines else { return };
+        let mut told = lock(lines);
+        change(&mut told);
+        let now = self.begin.elapsed().as_secs_f64();
+        if now - told.last.0 < 1.0 && !is_end {
+            return;
+        }
+        let speed = (told.done - told.last.1) as f64 / 1e9 / (now - told.last.0).max(1e-3);
+        told.last = (now, told.done);
+        let line = serde_json::json!({
+            "seconds": (now * 1e3).round() / 1e3,
+            "bytes": told.done,
+            "total": told.total,
+            "gb_per_s": (speed * 1e3).round() / 1e3,
+            "waiting_for": told.waiting.take(),
+        });
+        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
     }
 }
 
 impl Progress for Bar {
     fn start(&self, bytes: u64) {
+        self.tell(false, |told| told.total = bytes);
         let bar = if self.is_shown { ProgressBar::new(bytes) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template(
             "{bar:32.cyan} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
@@ -450,7 +496,12 @@ impl Progress for Bar {
         let _ = self.bar.set(bar);
     }
 
+    fn waiting(&self, what: &str) {
+        self.tell(false, |told| told.waiting = Some(what.to_owned()));
+    }
+
     fn advance(&self, bytes: u64) {
+        self.tell(false, |told| told.done += bytes);
         let Some(bar) = self.bar.get() else { return };
         bar.inc(bytes);
         if self.is_shown && bar.is_hidden() && self.begin.elapsed() > Duration::from_secs(1) {
@@ -463,6 +514,7 @@ impl Progress for Bar {
     }
 
     fn timings(&self, timings: &[(&str, Duration)]) {
+        self.tell(true, |told| told.waiting = None);
         if self.timings {
             let _ = anstream::stderr().write_all(show::timings(timings, self.begin.elapsed()).as_bytes());
         }

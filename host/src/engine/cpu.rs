@@ -11,6 +11,7 @@ use crate::engine::jobs::{bytes, joined, stretches};
 use crate::engine::pool::{lock, share};
 use crate::engine::simd::InstructionSet;
 use crate::engine::timings::Timings;
+use crate::io::cloud::Ahead;
 use crate::io::room;
 use crate::io::store::Store;
 use crate::options::Machine;
@@ -50,8 +51,13 @@ pub(crate) fn run(
     let largest = usize::try_from(largest(merge, numbers.clone())).unwrap_or(usize::MAX);
     let threads = machine.threads().min(memory / largest.max(1)).max(1);
     let window = (memory / threads).min(WINDOW);
+    let ahead = Ahead::new(merge, numbers.clone(), store, machine);
     let found =
         share(numbers.map(|number| (number, ())), threads, progress, |desk: &mut Desk, number, ()| {
+            let _done = ahead.as_ref().map(|ahead| Needed { ahead, number });
+            if let Some(ahead) = &ahead {
+                Timings::time(&store.timings.wait, || ahead.until(number, progress))?;
+            }
             let job = merge.job(number);
             let found = if job.is_windowed() {
                 let mut read = |read: &Read, bytes: &mut [u8]| {
@@ -66,6 +72,18 @@ pub(crate) fn run(
             Ok(())
         })?;
     Ok(joined(found.into_iter().map(|desk| desk.findings).collect()))
+}
+
+/// A job that what was fetched is kept for.
+struct Needed<'a> {
+    ahead: &'a Ahead<'a>,
+    number: u64,
+}
+
+impl Drop for Needed<'_> {
+    fn drop(&mut self) {
+        self.ahead.done(self.number); // after a failure too, or others would wait for the room
+    }
 }
 
 /// The most bytes that one of these jobs has at once; those on elements are alike by the thousand.
@@ -99,7 +117,13 @@ pub(crate) fn run_together(
     let failures: Vec<(AtomicU64, Mutex<Option<Error>>)> =
         merges.iter().map(|_| (AtomicU64::new(u64::MAX), Mutex::default())).collect();
     let count = first.elements().end - first.elements().start;
+    let ahead = Ahead::new(first, first.elements(), store, machine);
     let work = |desk: &mut Bench, number: u64, (): ()| -> Result<()> {
+        let of_first = first.elements().start + number;
+        let _done = ahead.as_ref().map(|ahead| Needed { ahead, number: of_first });
+        if let Some(ahead) = &ahead {
+            Timings::time(&store.timings.wait, || ahead.until(of_first, progress))?;
+        }
         let is_open = |at: &usize| failures[*at].0.load(Ordering::Relaxed) > number;
         let open: Vec<_> = (0..merges.len()).filter(is_open).collect();
         let job = |&at: &usize| merges[at].0.job(merges[at].0.elements().start + number);

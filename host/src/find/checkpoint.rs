@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use mwa::{Result, files};
 
-use crate::io::disk::{Disk, InputFile, now, path_of, text_of};
+use crate::io::disk::{Disk, InputFile, path_of, text_of};
+use crate::io::url::clean;
 
 /// A checkpoint that can be merged.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Checkpoint {
     /// # Errors
     /// What the system refuses.
     pub(crate) fn of(found: mwa::Checkpoint, disk: &Disk) -> Result<Self> {
-        let companions = now(found.companions(disk))?;
+        let companions = disk.now(|| found.companions(disk))?;
         Ok(Self {
             companions: companions.into_iter().map(|(name, path)| (name, path_of(&path))).collect(),
             path: path_of(&found.name),
@@ -41,5 +42,6 @@ const TEXT_LIMIT: u64 = 1 << 28;
 /// A regular file as text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let disk = Disk::default();
-    now(files::text(&disk, &text_of(path)?, TEXT_LIMIT).map(std::borrow::Cow::into_owned))
+    let path = text_of(&clean(path))?;
+    disk.now(|| files::text(&disk, &path, TEXT_LIMIT).map(std::borrow::Cow::into_owned))
 }

@@ -9,7 +9,8 @@ use mwa::{OpenOptions, Readers, Result, Run, UserTable, WeighOptions, Weighed};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::open;
-use crate::io::disk::{Disk, now, path_of, text_of};
+use crate::io::disk::{Disk, path_of, text_of};
+use crate::io::url::{clean, place};
 use crate::options::Options;
 use crate::plot::weights::picture;
 
@@ -29,14 +30,16 @@ pub(crate) fn weigh(
     options: &Options,
     excluded: &[PathBuf],
 ) -> Result<(Run, WeighOptions, Weighed)> {
+    let cleaned = |path: &str| clean(Path::new(path)).display().to_string();
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
-        metrics_from: options.metrics_from.clone(),
-        base: options.role_base.clone(),
+        metrics_from: options.metrics_from.as_deref().map(cleaned),
+        base: options.role_base.as_deref().map(cleaned),
     };
     let run = open(disk, &options.inputs, &wanted)?;
     let read = |path: &Path| {
+        let path = &*clean(path);
         let name = path.display().to_string();
         read_text(path).map(|text| UserTable { name, text })
     };
@@ -70,9 +73,9 @@ impl Choice {
     /// Those that the report in `folder` names, with its weights.
     pub(crate) fn again(folder: &Path, report: &Report) -> Result<Self> {
         let disk = Disk::default();
-        let paths = report.inputs.iter().map(|input| text_of(&folder.join(&input.path)));
+        let paths = report.inputs.iter().map(|input| text_of(&place(folder, &input.path)));
         let paths = paths.collect::<Result<Vec<_>>>()?;
-        let (found, chosen) = now(report.again(&disk, &Readers::ALL, &paths))?;
+        let (found, chosen) = disk.now(|| report.again(&disk, &Readers::ALL, &paths))?;
         let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<_>>()?;
         let checkpoints = Arc::new(checkpoints);
         Ok(Self { chosen, checkpoints, picture: None })

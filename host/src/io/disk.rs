@@ -14,7 +14,9 @@ use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Files, Maybe, Readers, Result, Stop};
 
 use crate::engine::pool::lock;
+use crate::io::cloud::{Object, Remote};
 use crate::io::open::{is_beyond_limit, soft_limit};
+use crate::io::url::{is_elsewhere, is_url};
 
 /// An input file.
 #[derive(Debug)]
@@ -23,7 +25,14 @@ pub(crate) struct InputFile {
     pub(crate) path: PathBuf,
     /// Its tensors, and where their bytes are.
     pub(crate) header: Header,
-    stamp: Stamp,
+    lies: Lies,
+}
+
+/// Where a file lies, with enough to notice that another takes its place.
+#[derive(Debug)]
+enum Lies {
+    Here(Stamp),
+    Elsewhere(Object),
 }
 
 /// Enough to notice that a file was replaced or written to.
@@ -59,31 +68,112 @@ pub(crate) fn changed(path: &Path) -> Error {
 impl InputFile {
     /// A file that the core opened on this disk.
     pub(crate) fn of(file: mwa::checkpoint::File, disk: &Disk) -> Self {
-        let stamp = disk.stamp(&file.path);
-        Self { path: path_of(&file.path), header: file.header, stamp }
+        let lies = match disk.remote.object(&file.path) {
+            Some(object) => Lies::Elsewhere(object),
+            None => Lies::Here(disk.stamp(&file.path)),
+        };
+        Self { path: path_of(&file.path), header: file.header, lies }
     }
 
     /// Open a file by itself.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let disk = Disk::default();
-        let file = now(mwa::checkpoint::File::open(&disk, &Readers::ALL, &text_of(path)?))?;
+        let text = text_of(path)?;
+        let file = disk.now(|| mwa::checkpoint::File::open(&disk, &Readers::ALL, &text))?;
         Ok(Self::of(file, &disk))
     }
 
     /// Some tensors of a file, as `header` names them.
     pub(crate) fn lying(path: &Path, header: Header) -> Result<Self> {
         let failed = |error| io_error("cannot open it", &error).file(path.display().to_string());
-        Ok(Self { path: path.to_owned(), header, stamp: Stamp::of(&fs::metadata(path).map_err(failed)?) })
+        let stamp = Stamp::of(&fs::metadata(path).map_err(failed)?);
+        Ok(Self { path: path.to_owned(), header, lies: Lies::Here(stamp) })
     }
 
     /// Its length in bytes, when it was first looked at.
     pub(crate) fn len(&self) -> u64 {
-        self.stamp.len
+        match &self.lies {
+            Lies::Here(stamp) => stamp.len,
+            Lies::Elsewhere(object) => object.len(),
+        }
+    }
+
+    /// What it is in a store, if it lies in one.
+    pub(crate) fn object(&self) -> Option<&Object> {
+        match &self.lies {
+            Lies::Here(_) => None,
+            Lies::Elsewhere(object) => Some(object),
+        }
     }
 
     /// Fail if the file is no longer what its head was read from.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        self.stamp.check(&self.path)
+        match &self.lies {
+            Lies::Here(stamp) => stamp.check(&self.path),
+            // each request has asked for the one that was found
+            Lies::Elsewhere(_) => Ok(()),
+        }
+    }
+}
+
+/// A file that is open, wherever it lies.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Here(File),
+    Elsewhere(Object),
+}
+
+impl Opened {
+    /// Open a file to be read, that a stranger may have named.
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        if is_elsewhere(path) {
+            Object::open(path).map(Self::Elsewhere)
+        } else {
+            open_regular(path).map(Self::Here)
+        }
+    }
+
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Here(file) => Ok(file.metadata()?.len()),
+            Self::Elsewhere(object) => Ok(object.len()),
+        }
+    }
+
+    pub(crate) fn by_ref(&self) -> Bytes<'_> {
+        match self {
+            Self::Here(file) => Bytes::Here(file),
+            Self::Elsewhere(object) => Bytes::Elsewhere(object),
+        }
+    }
+}
+
+/// What bytes are read from.
+#[derive(Clone, Copy)]
+pub(crate) enum Bytes<'a> {
+    Here(&'a File),
+    Elsewhere(&'a Object),
+}
+
+impl Bytes<'_> {
+    /// Fill `buffer` from byte `offset` on.
+    pub(crate) fn read_at(self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Here(file) => read_at(file, buffer, offset),
+            Self::Elsewhere(object) => object.read_at(buffer, offset),
+        }
+    }
+
+    /// The same with what is there of it: how many bytes, 0 at the end.
+    pub(crate) fn read_some_at(self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Here(file) => read_some_at(file, buffer, offset),
+            Self::Elsewhere(object) => {
+                let left = object.len().saturating_sub(offset);
+                let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                object.read_at(&mut buffer[..count], offset).map(|()| count)
+            }
+        }
     }
 }
 
@@ -122,9 +212,22 @@ pub(crate) struct Disk {
     kinds: Mutex<HashMap<String, (Kind, Option<Stamp>)>>,
     /// What is in folders.
     lists: Mutex<HashMap<String, Vec<String>>>,
+    /// What lies in stores.
+    remote: Remote,
 }
 
 impl Disk {
+    /// What the core makes of these files. It is asked again when what lies elsewhere was fetched that it wanted.
+    pub(crate) fn now<T>(&self, mut ask: impl FnMut() -> Maybe<T>) -> Result<T> {
+        loop {
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Later) => self.remote.settle(),
+            }
+        }
+    }
+
     /// What a file was when it was first looked at.
     fn stamp(&self, path: &str) -> Stamp {
         let known = lock(&self.kinds).get(path).and_then(|(_, stamp)| stamp.clone());
@@ -142,6 +245,9 @@ impl Disk {
 
 impl Files for Disk {
     fn kind(&self, path: &str) -> Maybe<Kind> {
+        if is_url(path) {
+            return self.remote.kind(path);
+        }
         if let Some((kind, _)) = lock(&self.kinds).get(path) {
             return Ok(*kind);
         }
@@ -158,6 +264,9 @@ impl Files for Disk {
     }
 
     fn list(&self, folder: &str) -> Maybe<Vec<String>> {
+        if is_url(folder) {
+            return self.remote.list(folder);
+        }
         if let Some(names) = lock(&self.lists).get(folder) {
             return Ok(names.clone());
         }
@@ -172,6 +281,9 @@ impl Files for Disk {
     }
 
     fn read(&self, path: &str, range: Range<u64>) -> Maybe<Cow<'_, [u8]>> {
+        if is_url(path) {
+            return self.remote.read(path, range);
+        }
         let read = || {
             let mut file = regular(&path_of(path))?;
             file.seek(io::SeekFrom::Start(range.start))?;
@@ -183,6 +295,9 @@ impl Files for Disk {
     }
 
     fn identity(&self, path: &str) -> Maybe<String> {
+        if is_url(path) {
+            return Ok(path.trim_end_matches('/').to_owned());
+        }
         let place = fs::canonicalize(path_of(path));
         place
             .map(|place| place.display().to_string())
@@ -190,12 +305,10 @@ impl Files for Disk {
     }
 }
 
-/// What a disk answers: it has everything at once.
-pub(crate) fn now<T>(answer: Maybe<T>) -> Result<T> {
-    answer.map_err(|stop| match stop {
-        Stop::Failed(error) => error,
-        Stop::Later => unreachable!("a disk never asks to be asked again"),
-    })
+/// What lies at a path, wherever that is.
+pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
+    let (disk, text) = (Disk::default(), text_of(path)?);
+    disk.now(|| disk.kind(&text))
 }
 
 /// A path as the core knows it.
@@ -256,6 +369,10 @@ pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
 
 /// An operating system error with what was being done.
 pub(crate) fn io_error(doing: &str, error: &io::Error) -> Error {
+    // a store says by itself what was wrong
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return error.clone();
+    }
     if is_beyond_limit(error) {
         let limit = soft_limit().map_or(String::new(), |limit| format!(", now {limit}"));
         return Error::new(ErrorKind::Io, format!("{doing}: {error}")).help(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use mwa::digest::Digest;
@@ -11,9 +11,12 @@ use mwa::report::{HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, LogKind, Readers, Result};
 
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::io::disk::{changed, io_error, open_regular};
+use crate::io::cloud::upload;
+use crate::io::disk::{Opened, changed, io_error};
 use crate::io::left;
 use crate::io::scratch::Scratch;
+use crate::io::url::{clean, is_elsewhere};
+use crate::progress::Progress;
 
 /// How the folder is called while it is made.
 const MAKING: &str = ".mwa-merge-";
@@ -40,6 +43,9 @@ struct Made(Vec<PathBuf>);
 impl Staging {
     /// Refuse an output that exists, unless it is empty or, with `force`, an earlier merge and nothing else.
     pub(crate) fn check(target: &Path, force: bool) -> Result<()> {
+        if is_elsewhere(target) {
+            return upload::check(&clean(target));
+        }
         let refuse = |detail: &'static str, help: &'static str| {
             Err(Error::new(ErrorKind::Output, detail).file(target.display().to_string()).help(help))
         };
@@ -77,6 +83,8 @@ impl Staging {
     /// Gives what was done, in words.
     pub(crate) fn tidy(target: &Path) -> Vec<String> {
         let mut done = Vec::new();
+        let making = std::env::temp_dir().join("merge");
+        let target = if is_elsewhere(target) { &*making } else { target };
         let Ok(target) = std::path::absolute(target) else { return done };
         let Some(parent) = target.parent() else { return done };
         for left in Scratch::abandoned(parent, MAKING) {
@@ -104,6 +112,9 @@ impl Staging {
     /// Begin the folder beside `target`, which must not be, lie in, or hold one of the inputs or a file read for them.
     pub(crate) fn begin(target: &Path, force: bool, inputs: &[Checkpoint]) -> Result<Self> {
         Self::check(target, force)?;
+        if is_elsewhere(target) {
+            return Self::begin_elsewhere(clean(target), inputs);
+        }
         let shown = target.to_owned();
         let failed = |path: &Path, error: &io::Error| cannot_write(path, error);
         // what exists is replaced where it is, also behind a link
@@ -128,7 +139,7 @@ impl Staging {
             }
         };
         let target = parent.join(name);
-        for input in inputs {
+        for input in inputs.iter().filter(|input| !is_elsewhere(&input.path)) {
             let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
             if target.starts_with(&place) && target != place {
                 let detail = format!("lies in the checkpoint {}", input.path.display());
@@ -146,6 +157,28 @@ impl Staging {
             }
         }
         Ok(Self { folder, above, target, shown, force })
+    }
+
+    /// The same for a folder in a store, which is made ready on this machine.
+    fn begin_elsewhere(target: PathBuf, inputs: &[Checkpoint]) -> Result<Self> {
+        for input in inputs.iter().filter(|input| is_elsewhere(&input.path)) {
+            if target.starts_with(&input.path) {
+                let detail = format!("lies in the checkpoint {}", input.path.display());
+                return Err(Error::new(ErrorKind::Output, detail)
+                    .file(target.display().to_string())
+                    .help("choose an output folder beside the checkpoints, or elsewhere"));
+            }
+            if input.path.starts_with(&target) {
+                return Err(overwrites(&target, &input.path.display().to_string()));
+            }
+        }
+        let temporary = std::env::temp_dir();
+        let folder = Scratch::new(&temporary, MAKING).map_err(|error| {
+            io_error("cannot make a temporary folder there, to make the merge ready in", &error)
+                .file(temporary.display().to_string())
+                .help("say by TMPDIR where there is room for the merge")
+        })?;
+        Ok(Self { folder, above: Made::default(), shown: target.clone(), target, force: false })
     }
 
     /// Where the output will be.
@@ -189,14 +222,14 @@ impl Staging {
         let unreadable = |error| io_error("cannot read it", &error).file(from.display().to_string());
         let failed = |error| cannot_write(&self.shown.join(name), &error);
         let changed = || changed(from);
-        let mut source = open_regular(from)?;
+        let source = Opened::new(from)?;
         let mut file = self.create(name, 0)?;
-        let len = source.metadata().map_err(unreadable)?.len();
+        let len = source.len().map_err(unreadable)?;
         let mut digest = Digest::new(len);
         let mut buffer = vec![0; 256 << 10];
         let mut bytes = 0;
         loop {
-            match source.read(&mut buffer) {
+            match source.by_ref().read_some_at(&mut buffer, bytes) {
                 Ok(0) => break,
                 Ok(n) if bytes + n as u64 > len => return Err(changed()),
                 Ok(n) => {
@@ -238,7 +271,10 @@ impl Staging {
     ///
     /// # Errors
     /// When the folder is not in its place, and what was there still is.
-    pub(crate) fn publish(mut self) -> Result<Vec<String>> {
+    pub(crate) fn publish(mut self, progress: &dyn Progress) -> Result<Vec<String>> {
+        if is_elsewhere(&self.target) {
+            return upload::publish(self.folder.path(), &self.target, progress);
+        }
         let failed = |error: io::Error| cannot_write(&self.shown, &error);
         let inner = folders_in(self.folder.path()).map_err(failed)?;
         inner
@@ -453,7 +489,7 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
     };
     let mut paths = BTreeSet::new();
     let mut runs = BTreeSet::new();
-    for checkpoint in checkpoints {
+    for checkpoint in checkpoints.iter().filter(|checkpoint| !is_elsewhere(&checkpoint.path)) {
         paths.extend(checkpoint.files.iter().map(|file| file.path.clone()));
         paths.extend(checkpoint.companions.iter().map(|(_, path)| path.clone()));
         if let Some(folder) = &checkpoint.folder {

@@ -13,12 +13,16 @@ use mwa::{Read, Result, Write};
 
 use crate::engine::pool::{lock, share};
 use crate::engine::timings::Timings;
-use crate::io::disk::{self, InputFile, io_error};
+use crate::io::cloud::{Fetched, Object};
+use crate::io::disk::{self, Bytes, InputFile, io_error};
 use crate::io::hash::{pieces, sha256};
 use crate::io::open::OpenFiles;
 use crate::io::write_back::WriteBack;
 use crate::options::Machine;
 use crate::progress::{Progress, stopped};
+
+/// Bytes of a file in a store that are fetched for its hash alone, whatever its length.
+const NEARLY: u64 = 16 << 20;
 
 /// A file of an input.
 struct Source {
@@ -27,6 +31,8 @@ struct Source {
     views: Option<Header>,
     /// Its number among the open files.
     number: usize,
+    /// What it is in a store, if it lies in one.
+    object: Option<Object>,
     digest: Mutex<Digest>,
 }
 
@@ -58,6 +64,8 @@ pub(crate) struct Store {
     /// The hashes of the inputs, where an earlier merge of the same files has made them.
     known: Option<Known>,
     back: WriteBack,
+    /// What was fetched for the jobs that run now.
+    fetched: Mutex<Option<Arc<Fetched>>>,
     pub(crate) timings: Timings,
 }
 
@@ -69,7 +77,8 @@ impl Store {
             number += 1;
             let views = (!file.header.is_in_place()).then(|| file.header.clone());
             let digest = Mutex::new(Digest::new(file.len()));
-            Source { path: file.path.clone(), views, number: number - 1, digest }
+            let object = file.object().cloned();
+            Source { path: file.path.clone(), views, number: number - 1, object, digest }
         };
         let inputs = inputs.map(|files| files.iter().map(&mut source).collect()).collect();
         Self::of(inputs, number, sha256)
@@ -85,15 +94,15 @@ impl Store {
     pub(crate) fn plain(files: impl ExactSizeIterator<Item = (PathBuf, u64)>, sha256: bool) -> Self {
         let first = files.len();
         let source = |(number, (path, len))| {
-            vec![Source { path, views: None, number, digest: Mutex::new(Digest::new(len)) }]
+            vec![Source { path, views: None, number, object: None, digest: Mutex::new(Digest::new(len)) }]
         };
         Self::of(files.enumerate().map(source).collect(), first, sha256)
     }
 
     fn of(inputs: Vec<Vec<Source>>, first: usize, sha256: bool) -> Self {
         let (open, timings) = (OpenFiles::new(), Timings::default());
-        let back = WriteBack::default();
-        Self { inputs, outputs: Vec::new(), open, first, sha256, known: None, back, timings }
+        let (back, fetched) = (WriteBack::default(), Mutex::default());
+        Self { inputs, outputs: Vec::new(), open, first, sha256, known: None, back, fetched, timings }
     }
 
     /// Write to the files at these places, each of which will have so many bytes.
@@ -102,15 +111,37 @@ impl Store {
         self.outputs = outputs.map(target).collect();
     }
 
+    /// Whether anything is to be fetched from a store.
+    #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "nothing lies elsewhere without it"))]
+    pub(crate) fn is_fetching(&self) -> bool {
+        self.inputs.iter().flatten().any(|source| source.object.is_some())
+    }
+
+    /// What a file of an input is in a store, if it is read from there as it lies.
+    #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "nothing lies elsewhere without it"))]
+    pub(crate) fn object(&self, (input, file): (usize, usize)) -> Option<&Object> {
+        let source = &self.inputs[input][file];
+        source.object.as_ref().filter(|_| source.views.is_none())
+    }
+
+    /// Take from there what is there.
+    #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "nothing is fetched without it"))]
+    pub(crate) fn fetched_by(&self, fetched: Option<Arc<Fetched>>) {
+        *lock(&self.fetched) = fetched;
+    }
+
     /// Fill `bytes` with those of `read`, and hash them if they are to be.
     pub(crate) fn read(&self, read: &Read, bytes: &mut [u8], is_hashed: bool) -> Result<()> {
         let source = &self.inputs[read.input][read.file];
         let start = read.range.start;
-        let fill = |file: &File| match &source.views {
-            Some(header) => header.read(start, bytes, |at, into| disk::read_at(file, into, at)),
-            None => disk::read_at(file, bytes, start),
-        };
-        Timings::time(&self.timings.read, || self.source(source, fill))?;
+        let fetched = if source.object.is_some() { lock(&self.fetched).clone() } else { None };
+        if !fetched.is_some_and(|fetched| fetched.take((read.input, read.file), start, bytes)) {
+            let fill = |file: Bytes<'_>| match &source.views {
+                Some(header) => header.read(start, bytes, |at, into| file.read_at(into, at)),
+                None => file.read_at(bytes, start),
+            };
+            Timings::time(&self.timings.read, || self.source(source, fill))?;
+        }
         if is_hashed && self.known.is_none() && source.views.is_none() {
             self.hash(&source.digest, start, bytes);
         }
@@ -172,8 +203,16 @@ impl Store {
         let unknown = if self.known.is_none() { self.inputs.as_slice() } else { &[] };
         let inputs = unknown.iter().flatten().map(Hashed::Input);
         let files: Vec<_> = inputs.chain((0..self.outputs.len()).map(Hashed::Output)).collect();
-        let missing = |(file, hashed)| {
-            let missing = lock(self.digest(hashed)).missing();
+        // the rest of a file in a store may be long to fetch: what the store says of it tells it from others
+        let is_skipped = |file: &Hashed<'_>| {
+            let digest = lock(self.digest(file));
+            let missing: u64 = digest.missing().iter().map(|range| range.end - range.start).sum();
+            let is_far = matches!(file, Hashed::Input(source) if source.object.is_some());
+            is_far && !self.sha256 && missing > NEARLY.max(digest.file_len() / 4)
+        };
+        let skipped: Vec<_> = files.iter().map(is_skipped).collect();
+        let missing = |(file, hashed): (usize, _)| {
+            let missing = if skipped[file] { Vec::new() } else { lock(self.digest(hashed)).missing() };
             missing.into_iter().flat_map(pieces).map(move |piece| (file as u64, (hashed, piece)))
         };
         let pieces = files.iter().enumerate().flat_map(missing);
@@ -183,17 +222,28 @@ impl Store {
             progress,
             |buffer: &mut Vec<u8>, _, (file, piece): (&Hashed<'_>, _)| {
                 buffer.resize(usize::try_from(piece.end - piece.start).expect("a piece is small"), 0);
-                let fill = |file: &File| disk::read_at(file, buffer, piece.start);
                 match file {
-                    Hashed::Input(source) => self.source(source, fill)?,
-                    Hashed::Output(output) => self.output(*output, fill)?,
+                    Hashed::Input(source) => {
+                        self.source(source, |file| file.read_at(buffer, piece.start))?;
+                    }
+                    Hashed::Output(output) => {
+                        self.output(*output, |file| disk::read_at(file, buffer, piece.start))?;
+                    }
                 }
                 self.hash(self.digest(file), piece.start, buffer);
                 Ok(())
             },
         )?;
         let finish = |digest: &Mutex<Digest>| lock(digest).finish().expect("all pieces were hashed");
-        let mut hashes: Vec<_> = files.iter().map(|file| Hash::from(finish(self.digest(file)))).collect();
+        let hash = |(file, is_skipped): (&Hashed<'_>, &bool)| {
+            let identity = match file {
+                Hashed::Input(source) => source.object.as_ref().map(Object::identity),
+                Hashed::Output(_) => None,
+            };
+            let blake3 = if *is_skipped { String::new() } else { finish(self.digest(file)) };
+            Hash { identity, ..Hash::from(blake3) }
+        };
+        let mut hashes: Vec<_> = files.iter().zip(&skipped).map(hash).collect();
         if self.sha256 {
             let work = files.iter().zip(&mut hashes).enumerate().map(|(number, work)| (number as u64, work));
             share(
@@ -201,10 +251,11 @@ impl Store {
                 machine.threads(),
                 progress,
                 |(): &mut (), _, (file, hash): (&Hashed<'_>, &mut Hash)| {
-                    let read = |file: &File| sha256(file, progress);
                     let found = match file {
-                        Hashed::Input(source) => self.source(source, read)?,
-                        Hashed::Output(output) => self.output(*output, read)?,
+                        Hashed::Input(source) => self.source(source, |file| sha256(file, progress))?,
+                        Hashed::Output(output) => {
+                            self.output(*output, |file| sha256(Bytes::Here(file), progress))?
+                        }
                     };
                     hash.sha256 = Some(found.ok_or_else(stopped)?);
                     Ok(())
@@ -225,9 +276,13 @@ impl Store {
         }
     }
 
-    fn source<T>(&self, source: &Source, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {
-        let Source { path, number, .. } = source;
-        self.open.with(*number, || disk::regular(path), work).map_err(|error| cannot_read(path, &error))
+    fn source<T>(&self, source: &Source, work: impl FnOnce(Bytes<'_>) -> io::Result<T>) -> Result<T> {
+        let Source { path, number, object, .. } = source;
+        let done = match object {
+            Some(object) => work(Bytes::Elsewhere(object)),
+            None => self.open.with(*number, || disk::regular(path), |file| work(Bytes::Here(file))),
+        };
+        done.map_err(|error| cannot_read(path, &error))
     }
 
     fn output<T>(&self, file: usize, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T> {

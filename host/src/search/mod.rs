@@ -23,6 +23,7 @@ use mwa::{Error, ErrorKind, Result, SearchOptions, WeightRule};
 use crate::engine::device::DeviceChoice;
 use crate::io::disk::io_error;
 use crate::io::staging::Staging;
+use crate::io::url::{clean, is_elsewhere};
 use crate::options::{MergeOptions, Options};
 use crate::plot::landscape::picture;
 
@@ -67,6 +68,12 @@ pub fn search(
             "scheme {scheme} weighs by the tensors of a merge, and a search tries weights of its own"
         );
         return Err(Error::new(ErrorKind::Usage, detail).help("search without --scheme, or merge with it"));
+    }
+    if is_elsewhere(out) {
+        let detail = "lies in a store, and a search keeps its journal in a folder of this machine";
+        return Err(Error::new(ErrorKind::Output, detail)
+            .file(clean(out).display().to_string())
+            .help("search into a folder here, and copy it there"));
     }
     Staging::tidy(out).iter().for_each(|done| watch.note(done));
     if how.force {

@@ -49,7 +49,8 @@ Examples:
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
   mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 when a server failed and the same may go well
+another time, 128 and its number when a signal stopped it.
 
 "#]]
     );
@@ -66,6 +67,8 @@ Arguments:
 Options:
   -o, --output <DIR>      Folder to write; it appears whole or not at all
       --plot              Draw the metric and the weights into the folder too, for its README.md
+      --abort             Merge nothing; take away what an unfinished merge left in a store
+      --progress <AS>     A line a second: bytes, GB/s, what is waited for [possible values: json]
       --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
                           keep] [possible values: keep, f32, bf16, f16]
       --format <FORMAT>   Container of what is merged: keep, pt, or for a LoRA as mwa convert writes
@@ -627,7 +630,8 @@ Examples:
   mwa merge a.safetensors b.safetensors -o merged --weights 0.7,0.3
   mwa search runs/my-lora -o best --evaluate 'python score.py {path}' --goal max
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 128 and its number when a signal stopped it.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 when a server failed and the same may go well
+another time, 128 and its number when a signal stopped it.
 
 $ mwa merge
 error: the following required arguments were not provided:

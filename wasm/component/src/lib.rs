@@ -149,12 +149,13 @@ impl From<Write> for Span {
 
 impl From<Hashes> for border::Hashes {
     fn from(Hashes { inputs, outputs, companions }: Hashes) -> Self {
-        let hash = |Hash { blake3, sha256 }: Hash| FileHash { blake3, sha256 };
+        let hash = |Hash { blake3, sha256 }: Hash| FileHash { blake3, sha256, identity: None };
         let hashed = |it: world::exports::mwa::merge::merger::Hashed| HashedFile {
             name: it.name,
             bytes: it.bytes,
             blake3: it.hash.blake3,
             sha256: it.hash.sha256,
+            identity: None,
         };
         Self {
             inputs: inputs.into_iter().map(hash).collect(),

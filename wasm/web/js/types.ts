@@ -149,6 +149,8 @@ export interface HashedFile {
   blake3: string;
   /** SHA-256 in hex, in reports of the `mwa` program that was asked for it. */
   sha256?: string;
+  /** Of an input in an object store, what tells it from another of its name: a kind, and what the store says. */
+  identity?: string;
 }
 
 /** How far merged modules are from the average of what the inputs' modules do: ‖result − Σ wγBA‖ / ‖Σ wγBA‖. */
