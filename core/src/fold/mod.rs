@@ -456,10 +456,10 @@ fn indexed(old: &str, added: &[Added], file: &str) -> Result<String> {
         map.insert(it.name.clone(), file.into());
         bytes += it.shape.iter().product::<u64>() * bytes_of(it.dtype);
     }
-    if let Some(size) = index.get_mut("metadata").and_then(|it| it.get_mut("total_size")) {
-        if let Some(before) = size.as_u64() {
-            *size = (before + bytes).into();
-        }
+    if let Some(size) = index.get_mut("metadata").and_then(|it| it.get_mut("total_size"))
+        && let Some(before) = size.as_u64()
+    {
+        *size = (before + bytes).into();
     }
     Ok(json::pretty(&index) + "\n")
 }

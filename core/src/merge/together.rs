@@ -1,6 +1,7 @@
 //! Jobs of several merges of the same inputs with other weights: what they read is read once for all of them.
 
 use alloc::vec;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::Merge;
@@ -73,7 +74,7 @@ impl<'a> Together<'a> {
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
         let own = |places: &[usize]| places.iter().map(|at| inputs[*at]).collect::<Vec<_>>();
         if let Some((dtype, shared, columns)) = self.columns(inputs) {
-            let columns: Vec<&Column> = columns.iter().map(Vec::as_slice).collect();
+            let columns: Vec<&Column> = columns.iter().map(|column| &**column).collect();
             let tallies = weighted_sums(&shared, &columns, dtype, outputs);
             let each = self.jobs.iter().zip(&self.places).zip(tallies).zip(outputs);
             return each
@@ -88,7 +89,7 @@ impl<'a> Together<'a> {
     }
 
     /// What the kernel of several sums takes; nothing for what is compared and copied.
-    fn columns<'b>(&self, inputs: &[&'b [u8]]) -> Option<(Float, Vec<Shared<'b>>, Vec<Vec<(usize, f64)>>)> {
+    fn columns<'b>(&self, inputs: &[&'b [u8]]) -> Option<(Float, Vec<Shared<'b>>, Vec<Box<Column>>)> {
         let (dtype, _) = self.jobs.first()?.sum()?;
         let mut floats = vec![dtype; inputs.len()];
         let mut columns = Vec::with_capacity(self.jobs.len());
@@ -99,7 +100,7 @@ impl<'a> Together<'a> {
                 floats[at] = float;
                 column.push((at, weight));
             }
-            columns.push(column);
+            columns.push(column.into_boxed_slice());
         }
         let shared = floats.into_iter().zip(inputs.iter().copied()).collect();
         Some((dtype, shared, columns))

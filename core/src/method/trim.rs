@@ -298,8 +298,8 @@ impl Count<'_> {
                 };
                 widen(floats[0], bytes(0), &mut base[..block]);
                 self.check(0, &base[..block], start + first)?;
-                for i in 1..floats.len() {
-                    widen(floats[i], bytes(i), &mut task[..block]);
+                for (i, float) in floats.iter().enumerate().skip(1) {
+                    widen(*float, bytes(i), &mut task[..block]);
                     self.check(i, &task[..block], start + first)?;
                     for (x, b) in task[..block].iter().zip(&base) {
                         let change =

@@ -22,7 +22,7 @@ fn of(how: How, scale: f64, weights: &[f64]) -> Vec<f32> {
         .collect();
     let mut out = vec![0; 24];
     tasks(&operands, Tasks { how, scale }, Float::F32, &mut out);
-    out.chunks_exact(4).map(|word| Float::F32.value(word) as f32).collect()
+    out.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
 #[test]
