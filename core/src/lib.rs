@@ -101,12 +101,14 @@ pub use text::spelling::closest;
 pub use weigh::choose::{Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose};
 pub use weigh::combine::Combine;
 pub use weigh::decay::{Averaging, Curve, Per, Positions};
+pub use weigh::exact;
 pub use weigh::federated;
 pub use weigh::modules::Groups;
 pub use weigh::parts::Parts;
 pub use weigh::robust::{Robust, Rule};
 pub use weigh::scheme::{Needs, Scheme, Weights};
 pub use weigh::separate::Separation;
+pub use weigh::server;
 pub use weigh::window::Pick;
 
 /// The examples in the README are tests.

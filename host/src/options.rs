@@ -23,6 +23,8 @@ pub struct Options {
     pub metrics_from: Option<String>,
     /// Which of the checkpoints found, and how they are weighed.
     pub choose: ChooseOptions,
+    /// The scheme, where one was named: rounds have none of their own.
+    pub scheme: Option<mwa::Scheme>,
     /// A table of metrics, instead of the run's own logs.
     pub metrics_file: Option<PathBuf>,
     /// The base model, for containers that need to know of it.
@@ -54,6 +56,7 @@ impl Options {
             weights_key: given.weights_key.clone(),
             metrics_from: given.metrics_from.clone(),
             choose: given.choosing()?,
+            scheme: given.scheme,
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
             base: given.base.clone(),
             role_base: given.role_base().map(str::to_owned),

@@ -11,6 +11,7 @@ use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
 use mwa::{Error, ErrorKind, Result, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::aggregate::{partial, server};
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
 use crate::io::cloud::{Object, upload};
@@ -117,6 +118,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // what was recovered lies in several places, and is only made again
     let is_recovered = report.recovered.is_some();
     let files = report.inputs.iter().filter(|_| !is_recovered).flat_map(|input| &input.files);
+    let server = report.round.as_ref().and_then(|round| round.server.as_ref());
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
     if let Some(name) = names.chain(&report.adapter).find(|name| !is_inside(name)) {
         return Err(at(Error::new(
@@ -140,8 +142,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         };
         files.iter().map(check_here).collect()
     };
-    // what was converted is there in another container
-    let outputs = if report.format.is_some() { Vec::new() } else { check_here(&report.outputs)? };
+    // what was converted is there in another container, and a server steps from what came out
+    let is_between = report.format.is_some() || server.is_some();
+    let outputs = if is_between { Vec::new() } else { check_here(&report.outputs)? };
     let mut inputs = Vec::new();
     for input in report.inputs.iter().filter(|_| !is_recovered) {
         let place = url::place(folder, &input.path);
@@ -155,6 +158,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
                 _ => check(&base, file)?,
             });
         }
+    }
+    if let Some(state) = server.and_then(|server| server.state.as_ref()) {
+        inputs.push(check(folder, state)?);
     }
     let inputs_are_there = inputs.iter().all(|file| file.state == State::Same);
     let again = if inputs_are_there { Some(remake(folder, &report, &how, progress)?) } else { None };
@@ -336,12 +342,26 @@ fn remake(folder: &Path, report: &Report, how: &MergeOptions, progress: &dyn Pro
     if report.extracted.is_some() {
         return extracted_again(folder, report, how, progress);
     }
+    let round = report.round.as_ref();
+    if let Some(kind) = round.and_then(|round| round.partials) {
+        let threads = how.machine.threads();
+        return in_scratch(|again| partial::again(folder, report, kind, again, threads, progress));
+    }
     let choice = match &report.recovered {
         Some(recovered) => recover::again(folder, recovered)?,
         None => Choice::again(folder, report)?,
     };
     let mut planned = Planned::new(choice, how)?;
-    in_scratch(|again| planned.run(how, again, progress))
+    in_scratch(|again| {
+        let mut merged = planned.run(how, again, progress)?;
+        if let Some(told) = round.and_then(|round| round.server.as_ref()) {
+            let (stepped, threads) = (again.with_file_name("stepped"), how.machine.threads());
+            let mut files = server::again(folder, report, told, again, &stepped, threads, progress)?;
+            files.append(&mut merged.companions);
+            merged.companions = files;
+        }
+        Ok(merged)
+    })
 }
 
 /// Make something again in a folder of its own in the temporary folder.

@@ -14,6 +14,7 @@ pub(crate) fn remake() -> Result {
                 "tests/vectors/make.py",
                 "tests/vectors/blends.py",
                 "tests/vectors/product/make.py",
+                "tests/vectors/adam.py",
                 "tests/situations/make.py",
             ] {
                 let mut make = Command::new(&python);
@@ -33,11 +34,15 @@ pub(crate) fn remake() -> Result {
 
 /// Compare tests/vectors and docs/evidence.md with what their scripts make now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 5] = [
+    let checks: [(&str, &[&str]); 6] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
         (
             "tests/vectors/blends are fresh (else: cargo xtask vectors)",
             &["tests/vectors/blends.py", "--check"],
+        ),
+        (
+            "tests/vectors/adam.txt is fresh (else: cargo xtask vectors)",
+            &["tests/vectors/adam.py", "--check"],
         ),
         ("tests/situations are fresh (else: cargo xtask vectors)", &["tests/situations/make.py", "--check"]),
         (

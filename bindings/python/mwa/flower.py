@@ -15,6 +15,9 @@ from safetensors.numpy import load_file, save_file
 import mwa
 from mwa.options import AggregateOptions, RoundOptions
 
+# the moments of a server's Adam, beside the model
+STATE = "mwa-server.safetensors"
+
 
 class MwaStrategy(FedAvg):  # type: ignore[misc, unused-ignore]
     """Flower's FedAvg, but for what becomes of the replies: they are kept as files and merged when the round closes.
@@ -27,6 +30,8 @@ class MwaStrategy(FedAvg):  # type: ignore[misc, unused-ignore]
     """
 
     report: mwa.Report | None = None
+    # the moments of a server's Adam, after the last round
+    _state: bytes | None = None
 
     def __init__(
         self,
@@ -64,15 +69,21 @@ class MwaStrategy(FedAvg):  # type: ignore[misc, unused-ignore]
             if self._sent is not None and self._needs_base():
                 self._write(self._sent, folder / "base")
                 told["base"] = folder / "base"
+            if self._state is not None:
+                (folder / STATE).write_bytes(self._state)
+                told["state"] = folder / STATE
             self.report = mwa.aggregate([folder / client for client in names], out, round=told, **self.options)
-            arrays = self._read(next(out.glob("*.safetensors")), next(iter(contents[names[0]].array_records.values())))
+            if (out / STATE).is_file():
+                self._state = (out / STATE).read_bytes()
+            merged = next(path for path in out.glob("*.safetensors") if path.name != STATE)
+            arrays = self._read(merged, next(iter(contents[names[0]].array_records.values())))
         return arrays, self.train_metrics_aggr_fn([contents[client] for client in names], self.weighted_by_key)
 
     def _needs_base(self) -> bool:
         """Whether the model that was sent takes part; a plain mean does without it."""
         is_mean = self.round.get("rule", "fedavg") == "fedavg" and self.round.get("server_rate", 1.0) == 1.0
         is_flag = self.options.get("scheme") == "flag" and self.adapter_config is None
-        return not is_mean or is_flag or self.round.get("clip") is not None
+        return not is_mean or is_flag or self.round.get("clip") is not None or self.round.get("server") is not None
 
     def _write(self, arrays: ArrayRecord, folder: Path) -> None:
         folder.mkdir()

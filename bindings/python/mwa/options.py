@@ -245,6 +245,12 @@ class RoundOptions(TypedDict, total=False):
     previous: str | os.PathLike[str] | None
     momentum: float | None
     server_rate: float | None
+    server: Literal["adam"] | None
+    beta1: float | None
+    beta2: float | None
+    tau: float | None
+    state: str | os.PathLike[str] | None
+    partial: bool
     clip: float | None
 
 

@@ -67,6 +67,20 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class ServerStep:
+    """A step of the server's optimizer, and the moments that it began with, by their way from the output folder."""
+
+    kind: str
+    rate: float
+    beta1: float
+    beta2: float
+    tau: float
+    step: int
+    dtype: str
+    state: HashedFile | None = None
+
+
+@dataclass(frozen=True)
 class Round:
     """A federated round."""
 
@@ -78,6 +92,8 @@ class Round:
     samples: float
     period: float | None = None
     clip: float | None = None
+    server: ServerStep | None = None
+    partials: str | None = None
     dropped: tuple[Dropped, ...] = ()
 
 

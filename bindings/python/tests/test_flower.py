@@ -117,3 +117,19 @@ def test_a_simulation_of_flower_s_own() -> None:
     run_simulation(server_app=server, client_app=client, num_supernodes=3, backend_config={"client_resources": {"num_cpus": 1}})
     assert numpy.array_equal(result["w"], start["w"] + numpy.float32(1.25))
     assert result["b"].dtype == numpy.float16 and numpy.array_equal(result["b"], numpy.full(3, 1.25, numpy.float16))
+
+
+def test_a_server_s_adam_keeps_its_moments_between_rounds() -> None:
+    adam = strategy(2, round={"server": "adam"})
+    start = {"w": numpy.zeros(3, numpy.float32)}
+    clients = [({"w": numpy.full(3, value, numpy.float32)}, {"num-examples": 1}) for value in (1.0, 3.0)]
+    first = after(adam, start, clients)
+    second = after(adam, first, clients)
+    value, m, v = 0.0, 0.0, 0.0
+    for number, found in [(1, first), (2, second)]:
+        d = 2.0 - value
+        m, v = 0.9 * m + 0.1 * d, 0.99 * v + 0.01 * d * d
+        value += 0.1 * (1 - 0.99 ** (number + 1)) ** 0.5 / (1 - 0.9 ** (number + 1)) * m / (v**0.5 + 1e-3)
+        numpy.testing.assert_allclose(found["w"], value, rtol=1e-5)
+    assert adam.report is not None and adam.report.round is not None and adam.report.round.server is not None
+    assert adam.report.round.server.step == 2

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::format::stem;
 
 /// How the names of files begin that hold a trainer's state, not weights.
-const STATES: [&str; 14] = [
+const STATES: [&str; 16] = [
     "optimizer",
     "optim",
     "scheduler",
@@ -23,6 +23,8 @@ const STATES: [&str; 14] = [
     "custom_checkpoint",
     "pytorch_model_fsdp",
     "zero_pp_rank",
+    "mwa-server",
+    "mwa-partial",
 ];
 
 /// What a file is that its name shows to hold a trainer's state, and what to do.

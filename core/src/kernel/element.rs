@@ -53,6 +53,26 @@ impl Float {
             Self::F8E5M2 => f64::from(F8E5M2::widen(F8E5M2::read(bytes))),
         }
     }
+
+    /// The f32 nearest to the value of one little-endian element.
+    ///
+    /// # Panics
+    /// As [`Self::value`].
+    #[must_use]
+    pub fn near(self, bytes: &[u8]) -> f32 {
+        round(self.value(bytes))
+    }
+
+    /// Write the element nearest to a value.
+    ///
+    /// # Panics
+    /// As [`Self::value`].
+    pub fn put(self, value: f32, bytes: &mut [u8]) {
+        match self {
+            Self::F64 => bytes.copy_from_slice(&f64::from(value).to_le_bytes()),
+            _ => narrow(self, value, bytes),
+        }
+    }
 }
 
 /// How the words of one dtype are read and written. `Word` is its bit pattern.

@@ -339,9 +339,57 @@ pub struct Round {
     pub clients: usize,
     /// Their samples.
     pub samples: f64,
+    /// The step of the server's optimizer: `outputs` are then the clients' mean, and `companions` what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerStep>,
+    /// How exact sums were combined, where the inputs are such, or are summed into one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partials: Option<Partials>,
     /// Clients that were left out, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
+}
+
+/// What a server's optimizer did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerStep {
+    /// `adam`.
+    pub kind: String,
+    /// η.
+    pub rate: f64,
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// τ.
+    pub tau: f64,
+    /// The number of the step, from 1 on.
+    pub step: u64,
+    /// The dtype that was asked for; `keep` is that of the base.
+    pub dtype: String,
+    /// The moments that it began with: the way to them from the output folder. None for a first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<HashedFile>,
+}
+
+impl ServerStep {
+    /// The dtype that was asked for, if one was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] for one that is unknown.
+    pub fn float(&self) -> Result<Option<Float>> {
+        float_named(&self.dtype)
+    }
+}
+
+/// Exact sums of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partials {
+    /// Clients, or sums, were summed into one.
+    Summed,
+    /// Sums were divided into a model.
+    Finished,
 }
 
 /// A client that was left out of a round.
@@ -470,6 +518,16 @@ pub fn dtype_name(dtype: Option<Float>) -> String {
 #[must_use]
 pub fn dtype_named(name: &str) -> Option<Float> {
     [Float::F32, Float::BF16, Float::F16].into_iter().find(|float| dtype_name(Some(*float)) == name)
+}
+
+/// The dtype that a report names, if it is not `keep`.
+fn float_named(name: &str) -> Result<Option<Float>> {
+    if name == KEEP {
+        return Ok(None);
+    }
+    dtype_named(name)
+        .map(Some)
+        .ok_or_else(|| Error::new(ErrorKind::Input, format!("names an unknown dtype, {name}")))
 }
 
 impl Weighting {
@@ -717,12 +775,7 @@ impl Report {
     /// # Errors
     /// [`ErrorKind::Input`] when it names none that is known.
     pub fn dtype(&self) -> Result<Option<Float>> {
-        if self.dtype == KEEP {
-            return Ok(None);
-        }
-        dtype_named(&self.dtype)
-            .map(Some)
-            .ok_or_else(|| Error::new(ErrorKind::Input, format!("names an unknown dtype, {}", self.dtype)))
+        float_named(&self.dtype)
     }
 
     /// The space as an option of a merge.

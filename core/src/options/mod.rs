@@ -88,6 +88,15 @@ impl Row {
         }
     }
 
+    /// What is taken where it is not given to a verb, in words; empty where help says nothing of it.
+    #[must_use]
+    pub fn usual_of(&self, verb: Verb) -> &'static str {
+        match (self.name, verb) {
+            ("scheme", Verb::Aggregate) => "clients count by their samples",
+            _ => self.facts.usual,
+        }
+    }
+
     /// The options that it cannot be combined with.
     #[must_use]
     pub fn excludes(&self) -> &'static [&'static str] {
@@ -374,7 +383,7 @@ options! {
     /// checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on
     method: BlendName = BlendName::Mean, Kind::Word(BlendName::NAMES), Facts { value: "METHOD", usual: "mean", verbs: GIVEN, ..WEIGHTS };
     /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
-    scheme: Scheme = Scheme::ALL[0], Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
+    scheme: Option<Scheme> = None, Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
     /// How hard a worse checkpoint is punished; 0 is the plain mean
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
     /// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side
@@ -532,7 +541,7 @@ impl Options {
         // tasks have no metric in common, unless one is asked for
         let is_weighed = given().any(|(name, _)| name == "weights" || MEASURING.contains(&name.as_str()));
         if options.method == BlendName::TaskArithmetic && !is_weighed {
-            options.scheme = Scheme::UNIFORM;
+            options.scheme = Some(Scheme::UNIFORM);
         }
         let other = given().map(|(name, _)| name).find(|name| MEASURING.contains(&name.as_str()));
         match other {
@@ -556,7 +565,8 @@ impl Options {
             Weights::explicit(weights)?;
             WeightRule::Explicit(weights.clone())
         } else {
-            let (scheme, is_product) = (self.scheme, self.space == SpaceName::Product);
+            let scheme = self.scheme.unwrap_or_default();
+            let is_product = self.space == SpaceName::Product;
             self.averaging().check(scheme.name)?;
             self.run_weights.as_deref().map_or(Ok(()), |shares| Weights::explicit(shares).map(drop))?;
             if let Some(robust) = Robust::of(scheme.name, self.outliers, self.subspace)? {

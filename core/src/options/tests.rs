@@ -33,6 +33,8 @@ fn meant(mut options: Options) -> Options {
     // and a method takes what is usual for it
     options.density = options.density.filter(|share| *share != DENSITY);
     options.density_per = options.density_per.filter(|per| *per != Default::default());
+    // a round has none unless one is named
+    options.scheme = options.scheme.filter(|scheme| *scheme != Default::default());
     // of several metrics it is the first that is taken, of one it says nothing
     options.combine = options.combine.filter(|combine| *combine != Default::default());
     options

@@ -4,6 +4,7 @@ pub(crate) mod advice;
 pub(crate) mod choose;
 pub(crate) mod combine;
 pub(crate) mod decay;
+pub mod exact;
 pub(crate) mod explicit;
 pub mod federated;
 pub(crate) mod modules;
@@ -13,6 +14,7 @@ pub(crate) mod runs;
 pub(crate) mod schedule;
 pub(crate) mod scheme;
 pub(crate) mod separate;
+pub mod server;
 pub(crate) mod window;
 
 #[cfg(test)]

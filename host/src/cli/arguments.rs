@@ -341,9 +341,27 @@ pub(crate) struct Round {
     /// The share of the last step that is taken again
     #[arg(long, value_name = "B", allow_negative_numbers = true)]
     momentum: Option<f64>,
-    /// How far the model moves, as a share of the clients' mean update [default: 1]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    /// How far the model moves, as a share of the clients' mean update [default: 1; 0.1 with adam]
+    #[arg(long, value_name = "R", visible_alias = "server-lr", allow_negative_numbers = true)]
     server_rate: Option<f64>,
+    /// The server's optimizer, whose moments lie beside the model that it makes (FedAdam)
+    #[arg(long, value_name = "OPTIMIZER", value_parser = PossibleValuesParser::new(["adam"]))]
+    server: Option<String>,
+    /// What adam keeps of the mean of updates [default: 0.9]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    beta1: Option<f64>,
+    /// What adam keeps of the mean of their squares [default: 0.99]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    beta2: Option<f64>,
+    /// Below which adam does not blow small updates up [default: 0.001]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    tau: Option<f64>,
+    /// adam's moments [default: mwa-server.safetensors beside the base, if it is there]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Write an exact sum of the clients, to be combined with those of others: `mwa aggregate SUM SUM -o OUT`
+    #[arg(long)]
+    partial: bool,
     /// The largest norm of a client's update; larger ones are scaled down to it
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     clip: Option<f64>,
@@ -353,6 +371,7 @@ impl From<Round> for RoundOptions {
     fn from(round: Round) -> Self {
         let Round { samples, staleness, manifest, rule, discount, max_staleness, .. } = round;
         let Round { period, base, previous, momentum, server_rate, clip, .. } = round;
+        let Round { server, beta1, beta2, tau, state, partial, .. } = round;
         Self {
             samples,
             staleness,
@@ -365,6 +384,12 @@ impl From<Round> for RoundOptions {
             previous,
             momentum,
             server_rate,
+            server,
+            beta1,
+            beta2,
+            tau,
+            state,
+            partial,
             clip,
         }
     }
@@ -436,7 +461,7 @@ impl<V: HasOptions> Args for Given<V> {
 }
 
 fn argument(row: &'static Row, verb: Verb) -> Arg {
-    let usual = row.facts.usual;
+    let usual = row.usual_of(verb);
     let help = match row.kind {
         Kind::Switch => row.help().to_owned(),
         _ if usual.is_empty() => row.help().into(),

@@ -196,6 +196,9 @@ pub(crate) fn aggregated(report: &Report, folder: &str, seconds: f64) -> String 
         let mut facts =
             vec![format!("{} clients, {} samples", round.clients, round.samples), round.rule.clone()];
         facts.extend((round.discount != "constant").then(|| format!("staleness {}", round.discount)));
+        facts.extend(
+            round.server.as_ref().map(|it| format!("{} step {}, rate {}", it.kind, it.step, it.rate)),
+        );
         facts.extend((round.rate != 1.0).then(|| format!("server's rate {}", round.rate)));
         facts.extend((round.momentum != 0.0).then(|| format!("momentum {}", round.momentum)));
         facts.extend(round.clip.map(|clip| format!("norms up to {clip}")));
@@ -316,7 +319,9 @@ fn outcome(report: &Report) -> String {
 
 /// The files that were written.
 fn outputs(report: &Report) -> String {
-    files(if report.format.is_some() { &report.companions } else { &report.outputs })
+    let is_between =
+        report.format.is_some() || report.round.as_ref().is_some_and(|round| round.server.is_some());
+    files(if is_between { &report.companions } else { &report.outputs })
 }
 
 /// Files that were written, a line each.

@@ -149,7 +149,15 @@ fn what_does_not_go_together_is_refused() {
     );
     assert!(refused("round --base base --momentum 0.9").contains("needs the model before"));
     assert!(refused("round --base base --clip 0").contains("clipped to norm 0"));
-    assert!(refused("round --scheme rank").contains("clients have no metric"));
+    for scheme in ["linear", "uniform", "rank", "decay", "ema"] {
+        assert_eq!(
+            refused(&format!("round --scheme {scheme}")),
+            format!(
+                "error: clients have no metric and are no checkpoints of one run: --scheme {scheme} has nothing to weigh by\n\
+                 help: leave it out: clients count by --samples; or use --scheme flag, krum, multi-krum or geometric-median\n"
+            )
+        );
+    }
     let failed = |arguments: &str| place.fails(&format!("aggregate {arguments} -o out"));
     assert!(failed("round --staleness 7,8 --max-staleness 5").contains("all 2 clients are staler than 5"));
     assert!(failed("round --samples 0,0").contains("the 2 clients have 0 samples together"));
@@ -157,4 +165,217 @@ fn what_does_not_go_together_is_refused() {
     assert!(failed("empty").contains("there are no clients"));
     place.write("bad.json", "{\"clients\": [{\"fiel\": \"a\"}]}");
     assert!(failed("--manifest bad.json").contains("bad.json: is no manifest of a round"));
+}
+
+/// A step of Adam from 0 moments, in f64.
+fn adam(value: f64, mean: f64, (m, v): (f64, f64), number: i32) -> (f64, (f64, f64)) {
+    let update = mean - value;
+    let (m, v) = (0.9 * m + 0.1 * update, 0.99 * v + 0.01 * update * update);
+    let rate = 0.1 * (1.0 - 0.99f64.powi(number + 1)).sqrt() / (1.0 - 0.9f64.powi(number + 1));
+    (value + rate * m / (v.sqrt() + 1e-3), (m, v))
+}
+
+#[test]
+fn a_server_s_adam_keeps_its_moments_beside_the_model() {
+    let place = with_round(&[("a", 1.0), ("b", 3.0)]);
+    let text = aggregates(&place, "round --base base --server adam --verbose");
+    assert!(text.contains("round: 2 clients, 2 samples; fedavg; adam step 1, rate 0.1"), "{text}");
+    assert!(
+        text.contains("there is no mwa-server.safetensors beside base: this is the server's first step"),
+        "{text}"
+    );
+    assert!(text.contains("mwa-server.safetensors"), "{text}");
+    let (first, moments) = adam(0.0, 2.0, (0.0, 0.0), 1);
+    is_close(place.merged(B)[0], first as f32);
+    let state = place.read("out/mwa-server.safetensors");
+    is_close(adapter::values(&state, &format!("first.{B}"))[0], moments.0 as f32);
+    is_close(adapter::values(&state, &format!("second.{B}"))[0], moments.1 as f32);
+    assert_eq!(place.mwa("verify out").code, Some(0));
+
+    // the next round begins with that model and finds them there
+    std::fs::rename(place.path("out"), place.path("model-1")).unwrap();
+    let again = aggregates(&place, "round --base model-1 --server adam --samples 3,1");
+    assert!(again.contains("adam step 2"), "{again}");
+    let (second, _) = adam(first, 1.5, moments, 2);
+    is_close(place.merged(B)[0], second as f32);
+    assert_eq!(place.mwa("verify out").code, Some(0));
+    let bytes = place.read("out/adapter_model.safetensors");
+    let moved = "round --base model-1/adapter_model.safetensors --state model-1 --server adam --samples 3,1 --threads 1";
+    aggregates(&place, moved);
+    assert_eq!(place.read("out/adapter_model.safetensors"), bytes);
+
+    // other moments would lead elsewhere, and that is seen
+    let mut state = place.read("model-1/mwa-server.safetensors");
+    *state.last_mut().unwrap() ^= 1;
+    place.write("model-1/mwa-server.safetensors", &state);
+    let verified = place.mwa("verify out");
+    assert_eq!(verified.code, Some(1), "{}", verified.out);
+    assert!(verified.out.contains("mwa-server.safetensors"), "{}", verified.out);
+}
+
+#[test]
+fn a_server_s_adam_takes_its_own_numbers_and_the_base_s_dtype() {
+    let place = with_round(&[("a", 1.0), ("b", 3.0)]);
+    // without memory a step is as long as the rate, times √(1−β₂²)/(1−β₁²) = 1
+    let own = "--server-lr 0.25 --beta1 0 --beta2 0 --tau 1e-9";
+    is_close(merged(&place, &format!("round --base base --server adam {own}")), 0.25);
+    aggregates(&place, "round --base base --server adam --dtype bf16 --clip 3.7416573867739413");
+    let header = String::from_utf8_lossy(&place.read("out/adapter_model.safetensors")).into_owned();
+    assert!(header.contains("BF16") && !header.contains("F32"), "{header}");
+    assert_eq!(place.mwa("verify out").code, Some(0));
+
+    let refused = |arguments: &str| place.fails_with(2, &format!("aggregate round {arguments} -o new"));
+    assert_eq!(
+        refused("--server adam"),
+        "error: --server adam needs the model of this round\nhelp: give it: --base MODEL\n"
+    );
+    assert_eq!(
+        refused("--base base --tau 0.1"),
+        "error: --tau is of a server's Adam\nhelp: add --server adam, or leave it out\n"
+    );
+    assert!(refused("--base base --server adam --beta2 1").contains("the server's beta2 is 1"));
+    assert!(refused("--base base --server adam --server-rate 0").contains("the server's rate is 0"));
+    assert!(
+        refused("--base base --server adam --momentum 0.9 --previous base").contains("moments of its own")
+    );
+    assert!(refused("--base base --server adam --space product").contains("factors of products are others"));
+    let failed = |arguments: &str| place.fails(&format!("aggregate round {arguments} -o new"));
+    assert!(
+        failed("--base base --server adam --state base")
+            .contains("base/mwa-server.safetensors: does not exist")
+    );
+    let other = failed("--base base --server adam --state base/adapter_model.safetensors");
+    assert!(other.contains("holds no moments of a server's Adam"), "{other}");
+}
+
+/// Six clients whose mean depends on the order of a sum of floats, as a list with samples.
+const SIX: [(&str, f32, u32); 6] =
+    [("a", 0.1, 7), ("b", 0.3, 11), ("c", -0.7, 1), ("d", 1.3, 29), ("e", 0.011, 3), ("f", 3.7, 5)];
+
+fn six() -> Place {
+    let clients = SIX.map(|(name, x, _)| (name, x));
+    let place = with_round(&clients);
+    place.checkpoint("model", &adapter::lora(1.0));
+    place
+}
+
+/// Sum these of the six, in this order.
+fn summed(place: &Place, names: &str, out: &str) {
+    let of = |name: char| SIX.iter().find(|it| it.0 == name.to_string()).unwrap();
+    let files: Vec<_> = names.chars().map(|name| format!("round/{name}")).collect();
+    let samples: Vec<_> = names.chars().map(|name| of(name).2.to_string()).collect();
+    let arguments = format!(
+        "aggregate {} --samples {} --partial --base model -o {out}",
+        files.join(" "),
+        samples.join(",")
+    );
+    let ran = place.mwa(&arguments);
+    assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
+}
+
+fn runs(place: &Place, arguments: &str) {
+    let ran = place.mwa(arguments);
+    assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
+}
+
+#[test]
+fn exact_sums_are_the_same_in_any_order_and_any_tree() {
+    let place = six();
+    summed(&place, "abcdef", "all");
+    runs(&place, "aggregate all -o whole");
+    let (sum, model) =
+        (place.read("all/mwa-partial.safetensors"), place.read("whole/adapter_model.safetensors"));
+    let mean: f64 = SIX.iter().map(|(_, x, n)| f64::from(*x) * f64::from(*n)).sum::<f64>() / 56.0;
+    assert_eq!(adapter::values(&model, B), [mean as f32; 8]);
+    assert_eq!(place.read("whole/adapter_config.json"), place.read("model/adapter_config.json"));
+
+    summed(&place, "fdbeca", "turned");
+    assert_eq!(place.read("turned/mwa-partial.safetensors"), sum, "no order of arrival shows");
+
+    summed(&place, "ca", "ac");
+    summed(&place, "b", "one");
+    summed(&place, "fde", "def");
+    runs(&place, "aggregate def ac --partial -o four");
+    runs(&place, "aggregate one four --partial -o tree");
+    assert_eq!(place.read("tree/mwa-partial.safetensors"), sum, "no tree shows");
+    runs(&place, "aggregate one def ac -o flat");
+    assert_eq!(place.read("flat/adapter_model.safetensors"), model);
+    runs(&place, "aggregate ac/mwa-partial.safetensors one def -o turned-flat");
+    assert_eq!(place.read("turned-flat/adapter_model.safetensors"), model);
+    for done in ["all", "four", "whole", "flat"] {
+        let ran = place.mwa(&format!("verify {done}"));
+        assert_eq!(ran.code, Some(0), "{done}: {}{}", ran.out, ran.err);
+    }
+
+    // a server steps to it as to any client
+    runs(&place, "aggregate flat --base model --server-rate 0.5 -o half");
+    let half = adapter::values(&place.read("half/adapter_model.safetensors"), B)[0];
+    is_close(half, 0.5 + 0.5 * mean as f32);
+    runs(&place, "aggregate flat --base model --dtype bf16 -o short");
+
+    let mut bytes = place.read("ac/mwa-partial.safetensors");
+    *bytes.last_mut().unwrap() ^= 1;
+    place.write("ac/mwa-partial.safetensors", bytes);
+    assert_eq!(place.mwa("verify flat").code, Some(1), "what is summed is checked");
+}
+
+#[test]
+fn sums_that_do_not_belong_together_are_refused() {
+    let place = six();
+    summed(&place, "ab", "ab");
+    summed(&place, "bc", "bc");
+    let failed = |arguments: &str| place.fails(&format!("aggregate {arguments} -o new"));
+    assert_eq!(
+        failed("ab bc"),
+        "error: client round/b is in two sums\nhelp: a client counts once in a round: leave one of them out\n"
+    );
+    place.checkpoint("other", &adapter::lora(1.001));
+    let on_other = "aggregate round/c --partial --base other -o c";
+    runs(&place, on_other);
+    assert_eq!(
+        failed("ab c"),
+        "error: c: is a sum on another model than ab\nhelp: sums of one round are made with the same --base\n"
+    );
+    let sum = "round/a round/b --partial --base model";
+    assert!(
+        failed(&format!("{sum} --samples 1.5,1"))
+            .contains("client round/a tells of 1.5 samples, and sums count whole ones")
+    );
+    let many = failed(&format!("{sum} --samples 8388000,608"));
+    assert!(many.contains("have 8388608 samples together"), "{many}");
+    place.checkpoint("round/wild", &adapter::lora(5000.0));
+    let wild = failed("round/a round/wild --partial --base model");
+    assert!(
+        wild.contains("round/wild: tensor `") && wild.contains("the scale that the base fixes"),
+        "{wild}"
+    );
+    place.checkpoint("round/nan", &adapter::lora(f32::NAN));
+    assert!(failed("round/a round/nan --partial --base model").contains("round/nan: tensor `"));
+    // B of a new LoRA is 0 throughout: its scale is that of the model
+    runs(&place, "aggregate round/a round/b --partial --base base -o new");
+
+    let refused = |arguments: &str| place.fails_with(2, &format!("aggregate {arguments} -o newer"));
+    assert!(refused("round/a --partial").contains("a sum needs the model of this round"));
+    assert!(refused("ab round/c").contains("ab is a sum of clients, and round/c is a client"));
+    assert!(refused("ab --base model").contains("sums bring their scales along"));
+    assert!(refused("ab --samples 3").contains("sums tell their samples themselves"));
+    for (option, why) in [
+        ("--scheme krum", "--scheme compares each client with all others"),
+        ("--clip 1", "--clip needs the norm of each update"),
+        ("--discount polynomial", "--discount makes fractions of samples"),
+        ("--rule fedbuff", "sums are means by samples"),
+        ("--space product", "products are no sums of the tensors"),
+        ("--server adam", "a sum takes no step of its server"),
+        ("--server-rate 0.5", "a sum takes no step of its server"),
+        ("--dtype bf16", "a sum has no dtype"),
+    ] {
+        let error = refused(&format!("{sum} {option}"));
+        assert!(error.contains(why), "{option}: {error}");
+    }
+    let mut bytes = place.read("ab/mwa-partial.safetensors");
+    let at = bytes.windows(8).position(|it| it == b"exponent").unwrap();
+    bytes[at] = b'X';
+    place.write("ab/mwa-partial.safetensors", bytes);
+    let damaged = place.fails("aggregate ab -o newer");
+    assert!(damaged.contains("has a damaged head"), "{damaged}");
 }

@@ -226,6 +226,15 @@ impl Header {
         Ok(header)
     }
 
+    /// A file of the same tensors in other dtypes, laid out anew.
+    ///
+    /// # Errors
+    /// As [`Self::layout`].
+    pub fn in_dtypes(&self, of: impl Fn(&Tensor) -> Dtype) -> Result<Self> {
+        let tensors = self.tensors.iter().map(|it| (it.name.clone(), of(it), it.shape.clone()));
+        Self::layout_beside(tensors, self.metadata.clone(), self.beside())
+    }
+
     /// Say where tensors lie in a file of another format. The ranges of `views` are given here: with each comes its tensor,
     /// whose own range does not count.
     ///

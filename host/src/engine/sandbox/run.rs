@@ -236,6 +236,8 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         adapter,
         weights_key,
         choose,
+        // the rule says it
+        scheme: _,
         metrics_file,
         weights_file,
         metrics_from,

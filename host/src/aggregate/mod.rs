@@ -3,6 +3,10 @@
 //! Files are kept until the round closes and are summed in the order of the clients' names, so that no order of arrival
 //! shows in the bytes. What the server adds (the model that was sent, the model before it) is part of the same sum.
 
+pub(crate) mod partial;
+pub(crate) mod server;
+mod tensors;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,8 +51,20 @@ pub struct RoundOptions {
     pub previous: Option<PathBuf>,
     /// The share of the last step that is taken again; 0 unless given.
     pub momentum: Option<f64>,
-    /// By how much of the clients' mean update the model moves; 1 unless given.
+    /// By how much of the clients' mean update the model moves; 1 unless given, and 0.1 with `adam`.
     pub server_rate: Option<f64>,
+    /// `adam`: the server's optimizer; a plain step, with momentum if that is given, without.
+    pub server: Option<String>,
+    /// What Adam keeps of the mean of updates; 0.9 unless given.
+    pub beta1: Option<f64>,
+    /// What it keeps of the mean of their squares; 0.99 unless given.
+    pub beta2: Option<f64>,
+    /// Below which it does not blow small updates up; 0.001 unless given.
+    pub tau: Option<f64>,
+    /// Its moments, where they do not lie beside the base.
+    pub state: Option<PathBuf>,
+    /// Write an exact sum that is combined with others, instead of a model.
+    pub partial: bool,
     /// The largest norm of a client's update.
     pub clip: Option<f64>,
 }
@@ -117,10 +133,18 @@ pub fn aggregate(
     let (clients, mut dropped) = clients(&options.inputs, round)?;
     if how.force {
         let others = clients.iter().flat_map(|client| [Some(&client.path), client.sent.as_ref()]);
-        let others = others.chain([round.base.as_ref(), round.previous.as_ref(), round.manifest.as_ref()]);
+        let named = [&round.base, &round.previous, &round.manifest, &round.state];
+        let others = others.chain(named.map(Option::as_ref));
         Staging::check_inputs(out, others.flatten().map(PathBuf::as_path))?;
     }
     Staging::check(out, how.force)?;
+    if let Some(done) = partial::aggregate(options, round, how, (&clients[..], &dropped[..]), out, progress)?
+    {
+        return Ok(done);
+    }
+    if let Some(adam) = server::asked(round, how)? {
+        return server::aggregate(adam, options, round, how, out, progress);
+    }
     let mut clients = clients;
     loop {
         let choice = choose(options, round, &clients, &dropped)?;
@@ -225,7 +249,7 @@ fn inside(folder: &Path) -> Result<Option<Vec<(String, PathBuf)>>> {
             ["adapter_model", "model", "pytorch_model", "pytorch_lora_weights", "diffusion_pytorch_model"]
                 .iter()
                 .any(|stem| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(['.', '-'])));
-        if is_weights && is_own {
+        if is_weights && is_own || name == partial::FILE {
             return Ok(None);
         }
         if !name.starts_with('.') && (path.is_dir() || is_weights) {
@@ -287,10 +311,17 @@ fn choose(
     let discount = discount(round.discount.as_deref())?;
     let robust = match options.choose.rule {
         WeightRule::Robust { scheme, robust, .. } => Some((scheme, robust)),
-        WeightRule::Scheme { scheme, .. } if scheme == mwa::Scheme::default() => None,
+        WeightRule::Scheme { .. } if options.scheme.is_none() => None,
         _ => {
-            let detail = "clients have no metric, so that no scheme weighs by one";
-            return Err(usage(detail, "use --scheme flag, krum, multi-krum or geometric-median, or none"));
+            let named =
+                options.scheme.map_or_else(|| "weights".into(), |scheme| format!("--scheme {}", scheme.name));
+            let detail = format!(
+                "clients have no metric and are no checkpoints of one run: {named} has nothing to weigh by"
+            );
+            return Err(usage(
+                &detail,
+                "leave it out: clients count by --samples; or use --scheme flag, krum, multi-krum or geometric-median",
+            ));
         }
     };
     let told: Vec<_> = clients.iter().map(|client| client.told).collect();
@@ -393,6 +424,8 @@ fn choose(
             clip: round.clip,
             clients: clients.len(),
             samples: told.iter().map(|told| told.samples).sum(),
+            server: None,
+            partials: None,
             dropped: dropped.to_vec(),
         },
     });
