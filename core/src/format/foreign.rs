@@ -99,9 +99,7 @@ const CONTAINERS: [Container; 16] = [
         ".sqlite",
         b"SQLite format 3\0",
         "an SQLite database, as MLflow's",
-        "write its metrics to a table: sqlite3 -csv -header \
-               mlflow.db \"select step, value from metrics where key = 'eval_loss' and is_nan = 0\" > eval_loss.csv, and give \
-               that with --metrics-file",
+        "if it is MLflow's, it is a log: --metrics-from mlflow.db, or mlflow.db#RUN where it holds several runs",
     ),
     container(".7z", b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first"),
 ];

@@ -13,7 +13,7 @@ use crate::format::gguf::Head;
 use crate::format::safetensors::Header;
 use crate::format::torch::members_of;
 use crate::format::{START, foreign, gguf};
-use crate::logs::{events, wandb};
+use crate::logs::{events, sqlite, wandb};
 use crate::text::json;
 
 /// What something is.
@@ -61,6 +61,12 @@ fn file(files: &dyn Files, path: &str, size: u64) -> Maybe<Option<Known>> {
         && start.get(8..).is_some_and(|json| json.trim_ascii_start().starts_with(b"{"))
     {
         return Ok(None);
+    }
+    if start.starts_with(sqlite::START) {
+        return Ok(Some(known(
+            "an SQLite database, as MLflow's",
+            "of MLflow's, metrics are read: --metrics-from mlflow.db, or mlflow.db#RUN where it holds several runs",
+        )));
     }
     if start.starts_with(b"PK\x03\x04") && name.ends_with(".distcp") {
         return Ok(Some(known(

@@ -7,10 +7,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::logs::series::{Log, Point, plain};
+use crate::logs::series::{Log, Point};
 use crate::logs::table::Table;
 use crate::logs::trainer::TrainerState;
-use crate::logs::{events, printed, scores, wandb};
+use crate::logs::{events, mlflow, printed, scores, wandb};
 use crate::text::json;
 
 /// What the records of a log count.
@@ -144,8 +144,16 @@ impl LogKind {
         what: "MLflow",
         names: &["*"],
         places: &["metrics", "metrics/*", "mlruns/*/*/metrics", "mlruns/*/*/metrics/*"],
-        read: |path, bytes| Ok(mlflow(path, bytes).into_iter().collect()),
+        read: |path, bytes| Ok(mlflow::file(path, bytes).into_iter().collect()),
         ..Self::LINES
+    };
+
+    /// MLflow's database, of one run or with the name of one behind `#`.
+    pub const MLFLOW_DATABASE: Self = Self {
+        names: &["mlflow.db", "*.db"],
+        places: &["", "mlruns"],
+        read: mlflow::database,
+        ..Self::MLFLOW
     };
 
     /// What icefall, espnet, wenet and fairseq print.
@@ -226,6 +234,7 @@ impl LogKind {
         Self::EVENTS,
         Self::WANDB,
         Self::MLFLOW,
+        Self::MLFLOW_DATABASE,
         Self::PRINTED_EPOCHS,
         Self::PRINTED_STEPS,
         Self::KERAS,
@@ -253,20 +262,6 @@ impl LogKind {
 fn header(text: &str) -> impl Iterator<Item = &str> {
     let line = text.lines().next().unwrap_or_default().trim_start_matches('\u{feff}');
     line.split([',', ';', '\t']).map(|cell| cell.trim().trim_matches('"'))
-}
-
-/// A metric of MLflow's: lines of a time, a value and a step; of several of one step the last counts.
-fn mlflow(path: &str, bytes: &[u8]) -> Option<TrainerState> {
-    let (_, metric) = path.rsplit_once("metrics/")?;
-    let mut points = Vec::new();
-    for line in core::str::from_utf8(bytes).ok()?.lines().rev() {
-        let mut words = line.split(' ');
-        let (_, value, step) =
-            (words.next()?.parse::<u64>().ok()?, json::float(words.next()?)?, words.next()?);
-        points.push(Point { metric: plain(metric), step: step.parse().ok()?, value });
-    }
-    let log = Log::new(points);
-    (log.end().is_some()).then(|| TrainerState { log, ..TrainerState::default() })
 }
 
 /// What a toolkit says of one epoch's checkpoint in `key: number` lines, sections or not: its validation. None for other YAML.
@@ -306,17 +301,6 @@ mod tests {
             assert!(LogKind::PRINTED_STEPS.claims(name), "{name}");
         }
         assert!(!LogKind::PRINTED_STEPS.claims("catalog.txt") && !LogKind::PRINTED_STEPS.claims("log.txt.1"));
-    }
-
-    #[test]
-    fn a_metric_of_mlflow_is_named_as_its_file() {
-        let state =
-            mlflow("run/mlruns/1/2/metrics/eval/loss", b"17 0.02 50\n18 0.01 100\n19 nan 150\n20 9.0 100\n")
-                .unwrap();
-        let series = state.log.get("eval_loss").unwrap();
-        assert_eq!((series[0], series[1], series[2].0), ((50, 0.02), (100, 9.0), 150));
-        assert!(series[2].1.is_nan());
-        assert!(mlflow("metrics/x", b"not a metric").is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::logs::history::History;
 use crate::logs::kind::{Count, LogKind};
 use crate::logs::metric::is_evaluation;
 use crate::logs::series::{Log, Point, value_at};
+use crate::logs::sqlite;
 use crate::logs::table::{is_same_path, trailing_step};
 use crate::logs::trainer::TrainerState;
 use crate::run::checkpoint::Checkpoint;
@@ -356,12 +357,19 @@ fn named(files: &dyn Files, readers: &Readers, from: &str) -> Maybe<Source> {
         }
         return Err(nothing("holds").into());
     }
-    if !is_file(files, from)? {
+    // a run of a database is named behind `#`
+    let file = from.rsplit_once('#').map(|(file, _)| file);
+    let file = match file {
+        Some(file) if !is_file(files, from)? => file,
+        _ => from,
+    };
+    if !is_file(files, file)? {
         let error = Error::new(ErrorKind::Input, "does not exist").file(from);
         return Err(error.help("give a log, or a folder with logs, to --metrics-from").into());
     }
-    let bytes = crate::files::bytes(files, from, LOG_LIMIT)?;
-    let claims = |kind: &&LogKind| kind.claims(last(from));
+    let bytes = crate::files::bytes(files, file, LOG_LIMIT)?;
+    at_rest(files, file, &bytes)?;
+    let claims = |kind: &&LogKind| kind.claims(last(file));
     let others = readers.logs.iter().filter(|kind| !claims(kind));
     let mut failed = None;
     for kind in readers.logs.iter().filter(claims).chain(others) {
@@ -467,9 +475,26 @@ fn texts(files: &dyn Files, kind: &LogKind, folder: &str) -> Maybe<Vec<(String, 
             return Ok(None);
         }
         let bytes = crate::files::bytes(files, &path, LOG_LIMIT)?.into_owned();
+        at_rest(files, &path, &bytes)?;
         Ok(Some((path, bytes)))
     };
     Ok(all(paths.into_iter().map(read))?.into_iter().flatten().collect())
+}
+
+/// Refuse a database of which a part lies in another file, because a program has it open or was killed.
+fn at_rest(files: &dyn Files, path: &str, bytes: &[u8]) -> Maybe<()> {
+    if !bytes.starts_with(sqlite::START) {
+        return Ok(());
+    }
+    for ending in ["-wal", "-journal"] {
+        let beside = format!("{path}{ending}");
+        if let Kind::File(1..) = files.kind(&beside)? {
+            let detail = format!("is not all of the database: {} lies beside it", last(&beside));
+            let help = format!("end what writes to it, or copy it whole: sqlite3 {path} '.backup copy.db'");
+            return Err(Error::new(ErrorKind::Metric, detail).file(path).help(help).into());
+        }
+    }
+    Ok(())
 }
 
 fn explained(error: Error, kind: &LogKind) -> Error {

@@ -89,6 +89,51 @@ weights: linear, penalty 0.8, by eval_loss (lower is better)
 }
 
 #[test]
+fn a_run_of_mlflow_s_database_is_named_where_it_holds_several() {
+    const DATABASE: &[u8] = include_bytes!("../../../core/src/logs/data/mlflow.db");
+    let place = Place::new();
+    for step in [10_u8, 20, 30] {
+        place.checkpoint(&format!("run/checkpoint-{step}"), &adapter::lora(f32::from(step)));
+    }
+    place.write("mlflow.db", DATABASE);
+    assert_data_eq!(
+        place.fails("weights run --metrics-from mlflow.db"),
+        str![[r#"
+error: mlflow.db: holds 2 runs, which are not told apart: lora, wide
+help: name one of them: --metrics-from mlflow.db#lora
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("weights run --metrics-from mlflow.db#lora --select all").out,
+        str![[r#"
+chosen: all 3 checkpoints, as selected
+checkpoint     step  eval_loss  from        weight
+checkpoint-10    10     2.5000  at step 10  0.1152  ████▊
+checkpoint-20    20    0.12500  at step 20  0.5758  ████████████████████████
+checkpoint-30    30     1.5000  at step 30  0.3091  ████████████▉
+weights: linear, penalty 0.8, by eval_loss (lower is better)
+
+"#]]
+    );
+    let error = place.fails("weights run --metrics-from mlflow.db#late");
+    assert!(error.contains("has no run `late` that logged anything"), "{error}");
+    // in the run's folder it is found, and what a program still writes is refused
+    place.write("run/mlflow.db", DATABASE);
+    let listed = place.mwa("inspect mlflow.db");
+    assert!(listed.out.contains("MLflow"), "{}{}", listed.out, listed.err);
+    place.write("mlflow.db-wal", "some pages");
+    assert_data_eq!(
+        place.fails("weights run --metrics-from mlflow.db#lora"),
+        str![[r#"
+error: mlflow.db: is not all of the database: mlflow.db-wal lies beside it
+help: end what writes to it, or copy it whole: sqlite3 mlflow.db '.backup copy.db'
+
+"#]]
+    );
+}
+
+#[test]
 fn a_log_can_be_named_wherever_it_lies() {
     let place = bare();
     place.log("run/checkpoint-5", &[r#"{"step": 5, "eval_loss": 3.0}"#]);
