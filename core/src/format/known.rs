@@ -12,6 +12,7 @@ use crate::files::{Files, Kind, Maybe, Stop, is_file, last};
 use crate::format::gguf::Head;
 use crate::format::safetensors::Header;
 use crate::format::torch::members_of;
+use crate::format::torch::optimizer::Optimizer;
 use crate::format::{START, foreign, gguf};
 use crate::logs::{events, sqlite, wandb};
 use crate::text::json;
@@ -73,6 +74,11 @@ fn file(files: &dyn Files, path: &str, size: u64) -> Maybe<Option<Known>> {
             "a part of a torch distributed (DCP) checkpoint",
             "give the folder that it lies in: mwa says there how to gather it",
         )));
+    }
+    if name.contains("optim")
+        && let Some(state) = told(Optimizer::open(files, path), |it| Some(optimizer(&it)))?
+    {
+        return Ok(Some(state));
     }
     if start.starts_with(b"PK\x03\x04") {
         return told(members_of(files, path, size), |names| zip(&name, &names));
@@ -271,6 +277,14 @@ fn gguf_file(head: &Head) -> Known {
             "it is quantised, so it cannot be merged: merge the checkpoints before they are quantised",
         ),
     }
+}
+
+fn optimizer(state: &Optimizer) -> Known {
+    let squares = match state.kind.squares() {
+        Some(name) => format!("squares of gradients are in it, as `{name}`"),
+        None => String::from("it has no squares of gradients as large as the weights"),
+    };
+    known(state.describe(), format!("{STATE}; {squares}"))
 }
 
 /// What the names in a zip say.

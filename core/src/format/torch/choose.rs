@@ -178,7 +178,7 @@ fn holds_tensors(pickle: &Pickle<'_>, id: Id) -> bool {
 }
 
 /// The value under a key.
-fn entry(pickle: &Pickle<'_>, dict: Id, name: &str) -> Option<Id> {
+pub(super) fn entry(pickle: &Pickle<'_>, dict: Id, name: &str) -> Option<Id> {
     let entries = pickle.entries(dict)?;
     entries.iter().rev().find(|(key, _)| pickle.text_of(*key) == Some(name)).map(|(_, value)| *value)
 }

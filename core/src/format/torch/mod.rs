@@ -22,6 +22,7 @@ use pickle::{Id, Node, Pickle, Storage, Tensor, Trouble, bad, refused};
 use zip::Member;
 
 mod choose;
+pub mod optimizer;
 mod pickle;
 #[cfg(test)]
 mod tests;
@@ -53,9 +54,9 @@ impl Format for Torch {
     fn open(&self, files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog> {
         let start = files.read(path, 0..START)?;
         if start.starts_with(b"PK\x03\x04") {
-            open_zip(files, path, size, key)
+            open_zip(files, path, size, &mut |pickle| choose(pickle, key))
         } else if start.starts_with(MAGIC) {
-            open_old(files, path, size, key)
+            open_old(files, path, size, &mut |pickle| choose(pickle, key))
         } else {
             let what = match Header::size(&start, size) {
                 Err(error) if size > 0 && error.detail().starts_with("is a") => error,
@@ -75,7 +76,10 @@ pub(crate) fn members_of(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<
     Ok(zip::members(files, path, size)?.into_iter().map(|member| member.name).collect())
 }
 
-fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog> {
+/// What of a pickle is taken.
+type Choose<'c> = dyn for<'a, 'b> FnMut(&'a Pickle<'b>) -> Result<Chosen<'a>> + 'c;
+
+fn open_zip(files: &dyn Files, path: &str, size: u64, choose: &mut Choose<'_>) -> Maybe<Catalog> {
     let members = zip::members(files, path, size)?;
     let pickled = members.iter().find(|member| member.name.ends_with("/data.pkl"));
     let pickled =
@@ -100,7 +104,7 @@ fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Mayb
     }
     let bytes = read(pickled)?;
     let pickle = Pickle::read(&bytes).map_err(Trouble::error)?;
-    let chosen = choose(&pickle, key)?;
+    let chosen = choose(&pickle)?;
     // each storage is looked up once, however many tensors share it
     let mut storages: Vec<_> = chosen.tensors.iter().map(|(_, tensor)| tensor.storage).collect();
     storages.sort_unstable();
@@ -119,11 +123,11 @@ fn open_zip(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Mayb
 
 /// A file from before 1.6: a magic number, a version, what the machine was like, the object, the keys of its storages; then
 /// for each the number of its elements and the elements.
-fn open_old(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Maybe<Catalog> {
+fn open_old(files: &dyn Files, path: &str, size: u64, choose: &mut Choose<'_>) -> Maybe<Catalog> {
     let mut len = FIRST;
     loop {
         let bytes = files.read(path, 0..len.min(size))?;
-        match old_catalog(&bytes, size, key) {
+        match old_catalog(&bytes, size, choose) {
             Ok(catalog) => return Ok(catalog),
             Err(Trouble::Bad(error)) => return Err(error.into()),
             Err(Trouble::Short) if len >= size => return Err(Trouble::Short.error().into()),
@@ -135,7 +139,7 @@ fn open_old(files: &dyn Files, path: &str, size: u64, key: Option<&str>) -> Mayb
     }
 }
 
-fn old_catalog(bytes: &[u8], size: u64, key: Option<&str>) -> core::result::Result<Catalog, Trouble> {
+fn old_catalog(bytes: &[u8], size: u64, choose: &mut Choose<'_>) -> core::result::Result<Catalog, Trouble> {
     let mut at = MAGIC.len();
     for _ in ["version", "machine"] {
         at += Pickle::read(&bytes[at..])?.end;
@@ -170,7 +174,7 @@ fn old_catalog(bytes: &[u8], size: u64, key: Option<&str>) -> core::result::Resu
         let error = Error::new(ErrorKind::Header, detail).help("copy or download the file again");
         return Err(Trouble::Bad(error));
     }
-    let chosen = choose(&pickle, key).map_err(Trouble::Bad)?;
+    let chosen = choose(&pickle).map_err(Trouble::Bad)?;
     let places = Index::new(order.iter().copied());
     for (name, tensor) in &chosen.tensors {
         let Node::Storage(storage) = pickle.node(tensor.storage) else {
