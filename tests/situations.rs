@@ -39,8 +39,11 @@ fn merge(situation: &Situation, device: &str) -> (tempfile::TempDir, mwa::Result
     let place = tempfile::tempdir().unwrap();
     situation.lay_out(place.path());
     let mut options = situation.options.clone();
-    if let Some(Value::String(base)) = options.get_mut("base") {
-        *base = place.path().join(&*base).display().to_string();
+    // the base and the rules lie among the files
+    for name in ["base", "weights_file"] {
+        if let Some(Value::String(path)) = options.get_mut(name) {
+            *path = place.path().join(&*path).display().to_string();
+        }
     }
     if device == MODULE {
         let paths: Vec<_> =

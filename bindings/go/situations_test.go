@@ -53,6 +53,9 @@ func TestSituations(t *testing.T) {
 				}
 			}
 			options := optionsOf(t, it.Options)
+			if options.WeightsFile != "" { // it lies among the files
+				options.WeightsFile = filepath.Join(here, options.WeightsFile)
+			}
 			paths := []string{}
 			for _, path := range it.Paths {
 				paths = append(paths, filepath.Join(here, path))

@@ -249,12 +249,23 @@ def situations(s):
     second = run([10, 20], folder="other", seed=7)
     s.add("runs-of-runs", "two runs, each weighed by itself", {**plain_run, **second}, paths=("run", "other"),
           options={"scheme": "uniform", "last": 2, "space": "product", "rank": "full", "run_weights": [3, 1]})
+    s.add("several-metrics-of-several-runs", "two runs, each by two metrics in one order", {**plain_run, **second}, paths=("run", "other"),
+          options={"metric": "eval_loss,loss", "combine": "borda", "last": 2, "space": "product", "rank": "full"})
 
     def headed(step, seed, at):
         head = Tensor("F32", [2, 4], narrow(np.eye(2, 4, at).reshape(-1), "F32"))
         return {**adapter(step, seed=seed), "base_model.model.score.weight": head}
     heads = run([10], lambda step: headed(step, 1, 0), configs=head) | run([20], lambda step: headed(step, 7, 2), folder="other", configs=head)
     s.add("heads-of-two-runs", "heads that two runs began anew", heads, paths=("run", "other"), options={"scheme": "uniform", "space": "product", "rank": "full"})
+
+    # rules of weights by module: of those that fit the first counts, and what none fits has the weights of all
+    rules = json.dumps([{"modules": "v_proj", "weights": [0.5, 0.25, 0.25]}])
+    parts = [{name: tensor for name, tensor in adapter(step).items() if "v_proj" in name} for step in steps[1:]]
+    others = [{name: tensor for name, tensor in adapter(step).items() if "v_proj" not in name} for step in steps[1:]]
+    s.add("weights-file", "modules with weights of their own", {**plain_run, "weights.json": rules}, options={**three, "weights_file": "weights.json"},
+          oracle=sum_of(others, [1, 2, 1]) | sum_of(parts, [2, 1, 1]))
+    s.add("weights-file-of-no-module", "a rule that fits no module", {**plain_run, "weights.json": rules.replace("v_proj", "v_porj")},
+          options={**three, "weights_file": "weights.json"})
 
     s.add("no-checkpoints", "a folder without checkpoints", {"run/notes.txt": "nothing here\n"})
     repeated = adapter(40)

@@ -40,7 +40,10 @@ def test_answers_alike(situation: dict[str, Any], tmp_path: Path) -> None:
         blob = ALL["blobs"][place]
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(base64.b64decode(blob["base64"]) if "base64" in blob else blob["text"].encode())
-    found = outcome(tmp_path, situation["paths"], situation["options"])
+    options = dict(situation["options"])
+    if "weights_file" in options:  # it lies among the files
+        options["weights_file"] = tmp_path / options["weights_file"]
+    found = outcome(tmp_path, situation["paths"], options)
     expected = dict(GOLDEN[situation["situation"]])
     if "error" in expected:
         # options are called here as Python calls them

@@ -269,6 +269,7 @@ impl Work {
             weights_key: None,
             metric: None,
             source: None,
+            role: None,
             round: Some(Contribution {
                 role: role.into(),
                 samples: samples.map(real),

@@ -65,7 +65,10 @@ final class SituationsTest {
         it.getAsJsonArray("paths").forEach(path -> paths.add(folder.resolve(path.getAsString())));
         Options options = Options.defaults().with("threads", threads);
         for (Map.Entry<String, JsonElement> option : it.getAsJsonObject("options").entrySet()) {
-            options = options.with(option.getKey(), option.getValue());
+            // the rules lie among the files
+            boolean isPath = option.getKey().equals("weights_file");
+            Object value = isPath ? folder.resolve(option.getValue().getAsString()).toString() : option.getValue();
+            options = options.with(option.getKey(), value);
         }
         JsonObject found = new JsonObject();
         try {
