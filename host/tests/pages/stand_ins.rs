@@ -70,7 +70,7 @@ fn score(run: &Path) {
 /// What clients of a federated round returned, and what they were sent.
 fn round(place: &Path, sample: &Path) {
     for (client, step) in [("ada", 800), ("bob", 850), ("eve", 900)] {
-        for round in ["round-7", "round-8"] {
+        for round in ["round-7", "round-8", "round-9"] {
             copy(&sample.join(format!("checkpoint-{step}")), &place.join(round).join(client));
         }
     }
