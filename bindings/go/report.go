@@ -10,6 +10,7 @@ type Report struct {
 	Space      string       `json:"space"`
 	Rank       string       `json:"rank,omitempty"`     // in product space: inputs, full, energy SHARE or a number
 	Residual   *Distance    `json:"residual,omitempty"` // how far the result is from the average of what the adapters do
+	Quantised  *Distance    `json:"quantised,omitempty"` // how far quantised weights are off by rounding their average to codes
 	Dtype      string       `json:"dtype"`
 	Adapter    string       `json:"adapter,omitempty"`
 	Inputs     []Input      `json:"inputs"` // oldest first

@@ -18,14 +18,14 @@ import numpy as np
 from files import noise, plain
 from hostile_files import hostile
 from oracle import FLOATS, NUMPY, Refused, merge, narrow
-from sum_cases import Vectors, copied, dtypes, edges, equal, exhaustive, layouts, lengths, non_finite, rounding
+from sum_cases import Vectors, copied, dtypes, edges, equal, exhaustive, layouts, lengths, non_finite, quantised, rounding
 from weight_cases import weights
 
 HERE = Path(__file__).resolve().parent
 
 BROKEN = ["truncates", "rounds ties away", "rounds twice", "flushes f16 subnormals", "keeps subnormal weights", "keeps subnormal inputs",
           "keeps subnormal products", "keeps subnormal sums", "normalises in f32", "multiplies by zero", "adds from the right", "starts from zero",
-          "fuses", "adds in f64", "computes equal elements", "takes +0 and -0 for equal", "flushes equal elements", "keeps NaN payloads"]
+          "fuses", "adds in f64", "computes equal elements", "takes +0 and -0 for equal", "flushes equal elements", "keeps NaN payloads", "rounds equal blocks anew", "multiplies by the inverse", "lets codes overflow"]
 
 
 def prove_narrow():
@@ -91,6 +91,10 @@ COMMENT = [
     "  written as F64 7ff8000000000000, F32 7fc00000, BF16 7fc0, F16 7e00, F8_E4M3 7f, F8_E5M2 7e. If any input of a tensor is F64, the sum runs in f64 with f64",
     "  weights and nothing is flushed. dtype keep: F64 > F32 > BF16 with F16 gives F32 > BF16, F16 > E4M3 with E5M2 gives F16 > F8. Other dtypes must be",
     "  equal in every input of non-zero weight and are copied.",
+    "  An FP8 tensor `x` beside `x_scale_inv` or `x_scale` is codes, each worth code * scale (f32, subnormals zero): that is what is summed. Scales are [] or",
+    "  [1], one a row, or one a block: a block's side is the whole side for one scale, 1 for as many scales as elements, 128 where that fits, else an equal",
+    "  share that is a power of two. A block equal in all inputs stays. Else its new scale is the largest finite |sum| / 448 (57344 for E5M2) in f32, or 1 for zeros, up to a power of",
+    "  two where all scales of that row of blocks are powers of two, rounded to the dtype of scales, not to zero; codes are sum / scale, kept within +-448, rounded once.",
     "weights: `scheme`, `metrics`, `goal`, `penalty` (or `values`) to normalised f64 `weights`, each within 1e-14 of its size or 1e-16; where 0 is expected it",
     "  must be exactly 0; or a failure of kind `error`. \"NaN\" and \"Infinity\" are written as strings.",
     "hostile: reading `file` must fail with kind `error` and a message that contains `says` (whatever the case of its letters) and, where given, names `tensor`;",
@@ -113,7 +117,7 @@ def main():
     v = Vectors()
     with np.errstate(all="ignore"):
         prove_narrow()
-        for part in (lengths, dtypes, rounding, edges, non_finite, equal, exhaustive, copied, layouts, weights, hostile):
+        for part in (lengths, dtypes, rounding, edges, non_finite, equal, exhaustive, copied, layouts, quantised, weights, hostile):
             part(v)
         prove_weigh(v)
         prove_teeth(v)

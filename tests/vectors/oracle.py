@@ -168,11 +168,133 @@ def weighted_sum(tensors, raw, dtype, allow, broken=None):
     return result
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights that are codes of scales
+
+def scale_name(name, file):
+    """What says what the codes of an FP8 tensor are worth, if anything does."""
+    if file[name].dtype not in ("F8_E4M3", "F8_E5M2"):
+        return None
+    return next((name + end for end in ("_scale_inv", "_scale") if name + end in file), None)
+
+
+def block_of(codes, scales):
+    """The sides of a block of the last two dimensions."""
+    def side(length, count):
+        fitting = [s for s in (length if count == 1 else 0, 1 if count == length else 0, 128, length // count if length % count == 0 and (length // count).bit_count() == 1 else 0)
+                   if s and -(-length // s) == count]
+        if not fitting:
+            raise Refused("shape")
+        return fitting[0]
+
+    if list(scales) in ([], [1]):
+        return int(np.prod(codes[:-1])), codes[-1]
+    if len(codes) == 2 and list(scales) == [codes[0]]:
+        return 1, codes[1]
+    if len(codes) != len(scales) or codes[:-2] != scales[:-2]:
+        raise Refused("shape")
+    return side(codes[-2], scales[-2]), side(codes[-1], scales[-1])
+
+
+def scaled_sum(codes, scales, raw, allow, broken=None):
+    """Codes and scales of all inputs → codes and scales."""
+    weights = [flush(np.float32(weight))[()] for weight in normalised(raw)]
+    live = [i for i, weight in enumerate(weights) if weight != 0]
+    tall, wide = block_of(codes[0].shape, scales[0].shape)
+    if list(scales[0].shape) in ([], [1]):
+        matrices, rows = 1, tall
+    else:
+        rows = codes[0].shape[-2]
+        matrices = int(np.prod(codes[0].shape[:-2], dtype=int))
+    columns = codes[0].shape[-1]
+    down, across = -(-rows // tall), -(-columns // wide)
+    own = [widen(s, np.float32).reshape(matrices, down, across) for s in scales]
+    words = [c.bits.reshape(matrices, rows, columns) for c in codes]
+    for i in live:
+        if (own[i] < 0).any() or not (allow or np.isfinite(own[i]).all()):
+            raise Refused("non-finite", "scale")
+    spread = lambda s: np.repeat(np.repeat(s, tall, 1)[:, :rows], wide, 2)[:, :, :columns]  # noqa: E731
+    values = [flush(widen(codes[i], np.float32).reshape(matrices, rows, columns) * spread(own[i])) for i in live]
+    total = None
+    for i, value in zip(live, values):
+        product = flush(weights[i] * value)
+        total = product if total is None else flush(total + product)
+    same = np.logical_and.reduce([bits_of(value) == bits_of(values[0]) for value in values])
+    total = np.where(same, values[0], total).astype(np.float32)
+    largest = np.float32(448 if codes[0].dtype == "F8_E4M3" else 57344)
+    out, made = np.empty_like(words[0]), np.empty_like(scales[0].bits.reshape(matrices, down, across))
+    for m in range(matrices):
+        for d in range(down):
+            bits = np.concatenate([bits_of(own[i][m, d]) for i in live])
+            powers = (bits & 0x7FFFFF == 0).all() and ((bits >> 23) > 0).all()
+            for a in range(across):
+                at = (m, slice(d * tall, (d + 1) * tall), slice(a * wide, (a + 1) * wide))
+                zero = [own[i][m, d, a] == 0 and (words[i][at] & 0x7F).any() for i in live]
+                if any(zero):
+                    raise Refused("non-finite", "scale")
+                y = total[at]
+                if not allow and not np.isfinite(y).all():
+                    raise Refused("non-finite" if not all(finite(widen(codes[i], np.float32)).all() for i in live) else "overflow")
+                if all((words[i][at] == words[live[0]][at]).all() and bits_of(own[i])[m, d, a] == bits_of(own[live[0]])[m, d, a] for i in live) \
+                        and broken != "rounds equal blocks anew":
+                    out[at], made[m, d, a] = words[live[0]][at], scales[live[0]].bits.reshape(made.shape)[m, d, a]
+                    continue
+                top = np.abs(y[np.isfinite(y)]).max(initial=np.float32(0))
+                scale = np.float32(top) / largest if top > 0 else np.float32(1)
+                if powers and top > 0:
+                    fraction, exponent = np.frexp(scale)
+                    scale = np.ldexp(np.float32(1), exponent - (1 if fraction == 0.5 else 0)).astype(np.float32)
+                word = narrow(np.array([scale]), scales[0].dtype)
+                if not word.any():
+                    word = word + word.dtype.type(1)
+                scale = widen(Tensor(scales[0].dtype, [1], word), np.float32)[0]
+                if broken == "multiplies by the inverse":
+                    code = y * (np.float32(1) / scale)
+                else:
+                    code = y / scale
+                near = code if broken == "lets codes overflow" else np.where(np.isfinite(code), np.clip(code, -largest, largest), code)
+                out[at], made[m, d, a] = narrow(near.astype(np.float32), codes[0].dtype), word[0]
+    return Tensor(codes[0].dtype, codes[0].shape, out), Tensor(scales[0].dtype, scales[0].shape, made)
+
+
+def scaled(files, raw, dtype, allow, broken=None):
+    """The quantised weights of whole files, with their scales."""
+    out = {}
+    for name in sorted(files[-1]):
+        scale = scale_name(name, files[-1])
+        if not scale:
+            continue
+        try:
+            if dtype != "keep":
+                raise Refused("method")
+            if any(name not in file for file in files):
+                raise Refused("names")
+            if any(scale not in file for file in files):
+                raise Refused("names", "scale")
+            codes, scales = [file[name] for file in files], [file[scale] for file in files]
+            if any(c.dtype != codes[0].dtype for c in codes):
+                raise Refused("dtype")
+            if any(s.dtype not in ("F32", "BF16", "F16") or s.dtype != scales[0].dtype for s in scales):
+                raise Refused("dtype", "scale")
+            try:
+                blocks = [block_of(c.shape, s.shape) for c, s in zip(codes, scales)]
+            except Refused:
+                raise Refused("shape", "scale") from None
+            if any(s.shape != scales[0].shape for s in scales):
+                raise Refused("shape", "scale")
+            if any(c.shape != codes[0].shape for c in codes) or any(b != blocks[0] for b in blocks):
+                raise Refused("shape")
+            out[name], out[scale] = scaled_sum(codes, scales, raw, allow, broken)
+        except Refused as refused:
+            raise Refused(refused.args[0], scale if len(refused.args) > 1 else name) from None
+    return out
+
+
 def merge(files, raw, dtype="keep", allow=False, broken=None):
     """Whole files ({name: Tensor} each) → {name: Tensor}, or Refused(kind, tensor)."""
     live = [flush(np.float32(weight)) != 0 for weight in normalised(raw)]
-    out = {}
-    for name in sorted(set().union(*files)):
+    out = scaled(files, raw, dtype, allow, broken)
+    for name in sorted(set().union(*files) - set(out)):
         try:
             if not all(name in file for file in files):
                 raise Refused("names")

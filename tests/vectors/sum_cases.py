@@ -335,3 +335,75 @@ def layouts(v):
             ("header-unknown-field", '{"format":"pt"}', ',"note":{"a":[1,null,true,-1.5e3,"x"]}', "a field of a tensor that nobody knows is passed over")):
         files = [v.input(f"{name}-{i}", file(20 + i), pack(*header_of(file(20 + i), metadata=metadata, extra=extra))) for i in range(2)]
         v.merged(name, why, files, [2, 1])
+
+
+def quantised(v):
+    """FP8 codes with their scales: blocks, rows, whole tensors."""
+    def codes(shape, seed, dtype="F8_E4M3", loudest=0x7E):
+        # most of the magnitudes that a block has after it was rounded to its own scale
+        rng = np.random.default_rng(seed)
+        bits = np.where(rng.random(shape) < 0.02, loudest, rng.integers(0, loudest, shape)) | (rng.integers(0, 2, shape) << 7)
+        return Tensor(dtype, list(shape), bits.astype(np.uint8))
+
+    def scales(shape, seed, dtype="F32", powers=False):
+        values = np.exp2(np.random.default_rng(seed).uniform(-12, -4, shape)).astype(np.float32)
+        return near(dtype, np.exp2(np.floor(np.log2(values))) if powers else values, list(shape))
+
+    def near(dtype, values, shape):
+        return Tensor(dtype, shape, narrow(np.array(values, np.float64).reshape(-1), dtype))
+
+    def pair(name, end, code, scale):
+        return {f"{name}.weight": code, f"{name}.weight{end}": scale}
+
+    def blocks(k):
+        a, b = codes((140, 133), 10 + k), scales((2, 2), 20 + k)
+        # the second block of the first row is the same in all, the first of the second row all zeros
+        a.bits.reshape(140, 133)[:128, 128:] = codes((128, 5), 1).bits.reshape(128, 5)
+        a.bits.reshape(140, 133)[128:, :128] = 0
+        b.bits[1] = np.float32(0.0123).view(np.uint32)
+        return {**pair("blocks", "_scale_inv", a, b),
+                **pair("powers", "_scale_inv", codes((9, 130), 30 + k), scales((1, 2), 40 + k, powers=True)),
+                **pair("experts", "_scale_inv", codes((3, 8, 16), 50 + k), scales((3, 2, 4), 60 + k)),
+                **pair("rows", "_scale", codes((7, 19), 70 + k), scales((7, 1), 80 + k, "BF16")),
+                **pair("vector", "_scale", codes((6, 11), 90 + k), scales((6,), 100 + k, "F16")),
+                **pair("whole", "_scale", codes((5, 23), 110 + k, "F8_E5M2", 0x7B), scales((), 120 + k)),
+                **pair("one", "_scale", codes((4, 9), 130 + k), scales((1,), 140 + k)),
+                "norm.weight": painted("BF16", [19], 150 + k)}
+
+    files = v.inputs("quantised", *(blocks(k) for k in range(3)))
+    v.merged("quantised", "FP8 by blocks with edges, by powers of two, by expert, by rows, by tensors: what codes are worth is averaged, and "
+             "rounded to codes of new scales; equal blocks pass, zeros have the scale 1", files, [0.5, 0.2, 0.3])
+    v.merged("quantised-two", "the same of two, extrapolated", files[:2], [1.5, -0.5])
+    v.merged("quantised-alone", "one alone with weight keeps its codes and scales", files, [0, 1, 0])
+    v.refused("method", "quantised-bf16", "codes are written as codes, not as another dtype", files, [1, 1, 1], "bf16")
+
+    small = lambda scale, code=None, end="_scale_inv": pair("a", end, code or codes((4, 6), 7), scale)  # noqa: E731
+    good = v.input("quantised-good", small(near("F32", [0.5, 0.25], [2, 1])))
+    tiny = v.inputs("quantised-tiny", small(near("F32", [1e-40, 3e-41], [2, 1])), small(near("F32", [2e-38, 3e-41], [2, 1]), codes((4, 6), 8)))
+    v.merged("quantised-tiny", "scales below the normal numbers of f32: what they make is zero where it is subnormal", tiny, [1, 3])
+    def first(tensor, *bits):
+        tensor.bits[:len(bits)] = bits
+        return tensor
+
+    low = v.inputs("quantised-f16", *(small(near("F16", [(3 + 2 * k) * 2.0**-24, 2e-7], [2, 1]), first(codes((4, 6), 9 + k, loudest=0x20), [0x7E, 0x7A][k]))
+                                      for k in range(2)))
+    v.merged("quantised-f16", "a new scale is rounded down by a tenth: what would be a code above the largest is the largest", low, [1, 1])
+    ties = v.inputs("quantised-ties", *(small(near("F32", [14, 14], [2, 1]), first(codes((4, 6), 11 + k, loudest=0x70), 0x76, [0x56, 0x57][k]))
+                                        for k in range(2)))
+    v.merged("quantised-ties", "203 over a scale of 7 is half-way between two codes: divided, not multiplied by a rounded seventh", ties, [1, 1])
+    for name, why, file in [
+        ("nan", "a scale that is not a number", small(Tensor("F32", [2, 1], np.array([0x3F00_0000, 0x7FC0_0000])))),
+        ("zero", "a scale of zero over codes that are not", small(near("F32", [0.5, 0.0], [2, 1]))),
+        ("negative", "a scale below zero", small(near("F32", [-0.5, 0.25], [2, 1]))),
+        ("code", "a code that is not a number", small(near("F32", [0.5, 0.25], [2, 1]), Tensor("F8_E4M3", [4, 6], np.full(24, 0x7F)))),
+    ]:
+        v.refused("non-finite", f"quantised-{name}", why, [good, v.input(f"quantised-{name}", file)], [1, 1])
+    v.merged("quantised-allowed", "NaN is let through", [good, "in/quantised-code.safetensors"], [1, 1], allow=True)
+    for name, why, kind, file in [
+        ("shape", "scales that are one for nothing", "shape", small(near("F32", [0.5, 0.25, 0.1], [3, 1]))),
+        ("blocks", "blocks of another size", "shape", small(near("F32", [0.5, 0.25, 0.1, 0.2], [4, 1]))),
+        ("missing", "no scale", "names", {"a.weight": codes((4, 6), 7)}),
+        ("dtype", "codes of another dtype", "dtype", small(near("F32", [0.5, 0.25], [2, 1]), codes((4, 6), 7, "F8_E5M2"))),
+        ("kind", "scales of another dtype", "dtype", small(near("BF16", [0.5, 0.25], [2, 1]))),
+    ]:
+        v.refused(kind, f"quantised-{name}", why, [v.input(f"quantised-{name}", file), good], [1, 1])

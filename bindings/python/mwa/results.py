@@ -218,6 +218,7 @@ class Report:
     ranking: Ranking | None = None
     groups: tuple[Group, ...] = ()
     advice: tuple[Advice, ...] = ()
+    quantised: Distance | None = None
 
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""

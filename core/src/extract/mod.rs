@@ -524,7 +524,7 @@ fn plain(checkpoint: &Checkpoint) -> Result<()> {
             .file(&*checkpoint.name)
             .help("fold it into its base first: mwa apply ADAPTER --base MODEL -o FOLDER"));
     }
-    quantised::refuse(checkpoint.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
+    quantised::refuse_all(checkpoint.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
         let what = error.detail().split(": neither").next().unwrap_or_default().to_owned();
         Error::new(ErrorKind::Dtype, format!("{what}, and plain weights are compared"))
             .file(&*checkpoint.name)

@@ -426,7 +426,7 @@ fn checked(adapter: &Checkpoint, base: &Checkpoint) -> Result<AdapterConfig> {
         .file(&*file.path)
         .help("write it anew first: `mwa merge MODEL -o FOLDER`"));
     }
-    quantised::refuse(base.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
+    quantised::refuse_all(base.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
         let what = error.detail().split(": neither").next().unwrap_or_default().to_owned();
         Error::new(ErrorKind::Dtype, format!("{what}, and an adapter is folded into plain weights"))
             .file(&*base.name)

@@ -160,6 +160,7 @@ impl Merge {
             space,
             rank,
             residual,
+            quantised: self.rounded().map(|(_, off)| off),
             dtype: report::dtype_name(self.options.dtype),
             adapter: self.chosen.adapter.clone(),
             format: None,

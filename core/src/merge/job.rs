@@ -9,6 +9,7 @@ use crate::merge::found::Found;
 use crate::merge::same_run::Beginnings;
 use crate::method::apart::Chunk;
 use crate::method::product::{Method, ModuleJob, Reader};
+use crate::method::scaled::ScaledJob;
 use crate::method::trim::Count;
 use crate::plan;
 use crate::plan::{Read, Write};
@@ -30,6 +31,8 @@ pub(super) enum Work<'a> {
     Trim(Count<'a>),
     /// All of a LoRA module.
     Module(ModuleJob<'a>, Aim),
+    /// Some rows of a weight that is codes of scales.
+    Scaled(ScaledJob<'a>),
 }
 
 /// What is wanted of a module.
@@ -58,6 +61,19 @@ pub enum Bytes<'a, 'r> {
 /// depend on it.
 const WINDOW: usize = 2 << 20;
 
+impl Work<'_> {
+    /// Whether the work asks for what it reads piece by piece, also where all of it is there.
+    fn reads_by_windows(&self) -> bool {
+        matches!(
+            self,
+            Self::Apart(_)
+                | Self::Trim(_)
+                | Self::Module(_, Aim::Residual(_) | Aim::Common)
+                | Self::Scaled(_)
+        )
+    }
+}
+
 impl<'a> Job<'a> {
     /// What must be read, in order. Inputs of weight zero are not among them.
     pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
@@ -67,6 +83,7 @@ impl<'a> Job<'a> {
             Work::Apart(chunk) => chunk.read_count(),
             Work::Trim(count) => count.read_count(),
             Work::Module(job, _) => job.read_count(),
+            Work::Scaled(job) => job.read_count(),
         };
         (0..count).map(|i| match &self.0 {
             Work::Elements(job) => job.read(i),
@@ -74,18 +91,24 @@ impl<'a> Job<'a> {
             Work::Apart(chunk) => chunk.read(i),
             Work::Trim(count) => count.read(i),
             Work::Module(job, _) => job.read(i),
+            Work::Scaled(job) => job.read(i),
         })
     }
 
     /// Where the results go; nowhere for a job that only finds something out.
     pub fn writes(&self) -> impl ExactSizeIterator<Item = Write> + '_ {
-        let (one, several) = match &self.0 {
-            Work::Elements(job) => (Some(job.write()), &[][..]),
-            Work::Sample(_) | Work::Apart(_) | Work::Trim(_) => (None, &[][..]),
-            Work::Module(job, _) => (None, job.placed()),
+        let count = match &self.0 {
+            Work::Elements(_) => 1,
+            Work::Sample(_) | Work::Apart(_) | Work::Trim(_) => 0,
+            Work::Module(job, _) => job.placed().len(),
+            Work::Scaled(_) => 2,
         };
-        (0..usize::from(one.is_some()) + several.len())
-            .map(move |i| one.clone().unwrap_or_else(|| several[i].0.clone()))
+        (0..count).map(|i| match &self.0 {
+            Work::Elements(job) => job.write(),
+            Work::Module(job, _) => job.placed()[i].0.clone(),
+            Work::Scaled(job) => job.write(i),
+            Work::Sample(_) | Work::Apart(_) | Work::Trim(_) => unreachable!("they write nothing"),
+        })
     }
 
     /// Bytes of all reads and writes together: what the job takes in memory, unless it is run by windows.
@@ -112,7 +135,10 @@ impl<'a> Job<'a> {
     /// Whether [`Bytes::Windows`] will do, so that the memory does not grow with what is read.
     #[must_use]
     pub fn is_windowed(&self) -> bool {
-        matches!(self.0, Work::Apart(_) | Work::Trim(_) | Work::Module(_, Aim::Residual(_) | Aim::Common))
+        match &self.0 {
+            Work::Scaled(job) => job.is_windowed(),
+            other => other.reads_by_windows(),
+        }
     }
 
     /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
@@ -127,8 +153,8 @@ impl<'a> Job<'a> {
     /// If the slices do not have the lengths promised by `reads` and `writes`, or a job is given windows that has none.
     #[inline(always)]
     pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
-        if self.is_windowed() {
-            return self.run_by_windows(bytes);
+        if self.0.reads_by_windows() {
+            return self.run_by_windows(bytes, outputs);
         }
         let Bytes::Whole(inputs) = bytes else { panic!("this job takes its bytes whole") };
         match &self.0 {
@@ -136,13 +162,13 @@ impl<'a> Job<'a> {
             Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
             Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
             Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
-            Work::Apart(_) | Work::Trim(_) => unreachable!("it reads by windows"),
+            Work::Apart(_) | Work::Trim(_) | Work::Scaled(_) => unreachable!("it reads by windows"),
         }
     }
 
     /// Those that read by windows do so out of bytes that are all there, too.
     #[inline(always)]
-    fn run_by_windows(&self, bytes: Bytes<'_, '_>) -> Result<Found> {
+    fn run_by_windows(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         let mut whole;
         let (most, read): (usize, &mut Reader<'_>) = match bytes {
             Bytes::Windows(most, read) => (most, read),
@@ -159,6 +185,7 @@ impl<'a> Job<'a> {
             }),
             Work::Module(job, Aim::Common) => job.inner_products(most, read).map(Found::Pairs),
             Work::Module(job, Aim::Residual(how)) => job.residual(*how, most, read).map(Found::Residual),
+            Work::Scaled(job) => job.run(most, read, outputs).map(|off| Found::Residual(Some(off))),
             _ => unreachable!("it takes its bytes whole"),
         }
     }

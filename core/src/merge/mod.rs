@@ -82,6 +82,7 @@ use crate::kernel::Tally;
 use crate::merge::same_run::Samples;
 use crate::method::blend::Blend;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
+use crate::method::scaled::{Block, Scaled};
 use crate::method::trim::Trim;
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
 use crate::weigh::explicit::{note_of_sum, wrong_count};
@@ -189,6 +190,8 @@ pub struct Chosen {
     pub has_base: bool,
     /// The number of the run that each is of; none where that is not known, and all count as one run.
     pub runs: Vec<usize>,
+    /// The sides of the blocks that share a scale, where the config of a quantised model says them; may be empty.
+    pub blocks: Vec<Block>,
 }
 
 impl Chosen {
@@ -241,6 +244,7 @@ impl Chosen {
             groups: Vec::new(),
             has_base: false,
             runs: Vec::new(),
+            blocks: Vec::new(),
         }
     }
 }
@@ -372,14 +376,16 @@ fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
     blend.check(inputs.len())
 }
 
-/// What is done with LoRA modules, but for what is done with their tensors.
+/// What is done with tensors that belong together, but for what is done with each by itself.
 #[derive(Debug)]
 enum Modules {
     Nothing,
-    /// It is measured how far their averaged factors are off.
+    /// It is measured how far the averaged factors of LoRA modules are off.
     Residual(Factors, Method),
-    /// Their products are merged, at ranks that a survey may have to find.
+    /// The products of LoRA modules are merged, at ranks that a survey may have to find.
     Product(Products, Rank),
+    /// Weights that are codes of scales are summed by what they are worth, and rounded to codes anew.
+    Scaled(Scaled),
 }
 
 /// The outputs, and the jobs that write them.
@@ -476,6 +482,13 @@ impl Merge {
             }
             (None, Space::Factors) => Modules::Nothing,
         };
+        let modules = match agreed.copied {
+            Some(_) => modules,
+            None => match scaled(&chosen, options, &groups)? {
+                Some(scaled) => Modules::Scaled(scaled),
+                None => modules,
+            },
+        };
         let samples = Samples::new(inputs, &chosen.runs, matches!(options.space, Space::Product(_)));
         let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend: options.blend, ..agreed.recipe };
         let mut merge = Self {
@@ -527,6 +540,9 @@ impl Merge {
             ranks = products.ranks(*rank, &self.first.iter().filter_map(rank_of).collect::<Vec<_>>())?;
             self.recipe.elsewhere = products.layout(&ranks, self.options.dtype);
         }
+        if let Modules::Scaled(scaled) = &self.modules {
+            self.recipe.elsewhere = scaled.layout();
+        }
         let plan = match self.copied {
             Some(only) => Plan::whole(inputs, only),
             None => Plan::new(inputs, weights, &self.recipe)?,
@@ -535,6 +551,9 @@ impl Merge {
             Modules::Nothing => (Vec::new(), 0),
             Modules::Residual(factors, _) => (Vec::new(), factors.count()),
             Modules::Product(products, _) => (products.places(&plan), ranks.len()),
+            Modules::Scaled(scaled) => {
+                (scaled.places(&plan), usize::try_from(scaled.count()).expect("what each finds is in memory"))
+            }
         };
         self.found = vec![None; modules];
         self.laid = Some(Laid { cuts: Cuts::new(&plan, self.cut.max_bytes), plan, ranks, places });
@@ -735,6 +754,7 @@ impl Merge {
             Modules::Product(products, rank) => {
                 Work::Module(products.placed(i, &places[i], *rank, ranks), Aim::Merge)
             }
+            Modules::Scaled(scaled) => Work::Scaled(scaled.job(i as u64, places)),
         })
     }
 
@@ -800,6 +820,7 @@ impl Merge {
             Modules::Nothing => 0,
             Modules::Residual(factors, _) => factors.bytes(),
             Modules::Product(products, _) => products.factors().bytes(),
+            Modules::Scaled(scaled) => scaled.bytes(),
         };
         self.laid.as_ref().map_or(0, |laid| laid.plan.bytes() + modules)
     }
@@ -932,22 +953,32 @@ impl Merge {
         let note = self.distance().ok().and_then(|(_, note)| note).map(ToString::to_string);
         let laid = self.laid.as_ref();
         let underflow = laid.and_then(|laid| Agreed::note_underflow(&laid.plan, self.tally.underflowed));
-        self.notes.iter().cloned().chain(note).chain(underflow).collect()
+        let rounded = self.rounded().map(|(tensors, off)| note_rounded(tensors, &off));
+        self.notes.iter().cloned().chain(note).chain(underflow).chain(rounded).collect()
+    }
+
+    /// How many weights that are codes of scales were rounded anew, and how far that is off; nothing before all jobs were told of.
+    fn rounded(&self) -> Option<(usize, Distance)> {
+        let Modules::Scaled(scaled) = &self.modules else { return None };
+        let found = |jobs: Range<u64>| {
+            let at = |number: u64| usize::try_from(number).ok().and_then(|i| self.found.get(i)?.as_ref());
+            jobs.map(at).try_fold(Residual::default(), |sum, found| Some(sum.plus(residual_of_one(found?)?)))
+        };
+        let weights = scaled.jobs().map(|(name, jobs)| Some((name.into(), None, found(jobs)?)));
+        let weights: Vec<_> = weights.collect::<Option<_>>()?;
+        Distance::new(Method::Exact, weights.into_iter()).map(|off| (scaled.tensors(), off.of_the_worst()))
     }
 
     /// How far the output is off, and what to tell the user; nothing before all modules were told of.
     fn distance(&self) -> Result<(Option<Distance>, Option<&'static str>)> {
-        let residual = |found: &Option<Found>| {
-            if let Some(Found::Residual(residual)) = found { *residual } else { None }
-        };
         match (&self.modules, &self.laid) {
             _ if self.found.iter().any(Option::is_none) => Ok((None, None)),
-            (Modules::Nothing, _) | (_, None) => Ok((None, None)),
+            (Modules::Nothing | Modules::Scaled(_), _) | (_, None) => Ok((None, None)),
             (Modules::Residual(factors, how), _) => {
-                Ok(factors.distance(*how, &self.found.iter().map(residual).collect::<Vec<_>>()))
+                Ok(factors.distance(*how, &self.found.iter().map(residual_of).collect::<Vec<_>>()))
             }
             (Modules::Product(products, rank), Some(laid)) => {
-                let lost: Vec<Residual> = self.found.iter().filter_map(residual).collect();
+                let lost: Vec<Residual> = self.found.iter().filter_map(residual_of).collect();
                 Ok((products.distance(*rank, &laid.ranks, &lost)?, None))
             }
         }
@@ -968,4 +999,56 @@ impl Merge {
         let name = self.chosen.inputs[input].name.clone();
         Some(BadInput { input, name, reason: format!("tensor `{tensor}` {}", error.detail()) })
     }
+}
+
+/// Weights that are codes of scales, if there are any.
+fn scaled(chosen: &Chosen, options: MergeOptions, groups: &Groups) -> Result<Option<Scaled>> {
+    let Chosen { inputs, weights, blocks, .. } = chosen;
+    let scaled = Scaled::new(inputs, weights, groups, blocks, options.allow_non_finite)?;
+    let Some(name) = scaled.first() else { return Ok(None) };
+    let refused = |detail: &'static str, help: &'static str| {
+        Err(Error::new(ErrorKind::Method, detail).tensor(name).help(help))
+    };
+    if options.dtype.is_some() {
+        return refused(
+            "holds codes of scales, which are rounded to codes of its own dtype again",
+            "leave out --dtype: all that is quantised stays so, and all else keeps its dtype",
+        );
+    }
+    if !options.blend.is_mean() || chosen.has_base {
+        return refused(
+            "holds codes of scales, of which the mean alone is taken",
+            "leave out --method, or merge the checkpoints before they are quantised",
+        );
+    }
+    if matches!(options.space, Space::Product(_)) {
+        return refused("holds codes of scales, which have no product", "leave out --space product");
+    }
+    if chosen.robust.is_some() || chosen.round.as_ref().is_some_and(|round| round.roles.clip.is_some()) {
+        return refused(
+            "holds codes of scales, and distances between codes say nothing of the weights",
+            "weigh by a metric, uniformly or by hand, and without clipping: see --scheme and --weights",
+        );
+    }
+    Ok(Some(scaled))
+}
+
+fn residual_of(found: &Option<Found>) -> Option<Residual> {
+    found.as_ref().and_then(residual_of_one)
+}
+
+fn residual_of_one(found: &Found) -> Option<Residual> {
+    if let Found::Residual(residual) = found { *residual } else { None }
+}
+
+fn note_rounded(tensors: usize, off: &Distance) -> String {
+    let are = if tensors == 1 {
+        "1 quantised weight was".into()
+    } else {
+        format!("{tensors} quantised weights were")
+    };
+    format!(
+        "{are} averaged by what codes and scales are worth, and rounded once to codes of new scales: {} off",
+        off.describe()
+    )
 }

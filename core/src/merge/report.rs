@@ -49,6 +49,10 @@ pub struct Report {
     /// How far the result is from Σ wγBA, the average of what the adapters do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<Distance>,
+    /// How far quantised weights are from the average of what codes and scales are worth, by rounding it once to codes of new
+    /// scales; of more than a hundred, the worst hundred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantised: Option<Distance>,
     /// Output dtype of averaged tensors; `keep` is the widest of the inputs.
     pub dtype: String,
     /// The adapter taken from checkpoints that hold several.
@@ -116,6 +120,8 @@ pub struct ModuleDistance {
 }
 
 const EXACT: &str = "exact";
+/// Quantised weights that a report lists.
+const MOST_MODULES: usize = 100;
 
 /// How reports of older versions found everything.
 fn exact() -> String {
@@ -148,6 +154,19 @@ impl Distance {
             standard_error: standard_error(sum),
             modules,
         })
+    }
+
+    /// With the modules that are furthest off alone, in their order: a large model has tens of thousands.
+    #[must_use]
+    pub(crate) fn of_the_worst(mut self) -> Self {
+        if self.modules.len() > MOST_MODULES {
+            let mut order: Vec<_> = self.modules.iter().map(|module| module.relative).collect();
+            order.sort_unstable_by(|a, b| b.total_cmp(a));
+            let least = order[MOST_MODULES - 1];
+            self.modules.retain(|module| module.relative >= least);
+            self.modules.truncate(MOST_MODULES);
+        }
+        self
     }
 
     /// The module that is furthest off.
@@ -717,6 +736,7 @@ impl Report {
             space,
             rank,
             residual: None,
+            quantised: None,
             dtype: dtype_name(None),
             adapter: None,
             format: None,

@@ -3,4 +3,5 @@
 pub(crate) mod apart;
 pub(crate) mod blend;
 pub(crate) mod product;
+pub(crate) mod scaled;
 pub(crate) mod trim;

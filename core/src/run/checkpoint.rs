@@ -12,11 +12,13 @@ use crate::files::{
     Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_inside, join, last, leads_out, parent, text,
 };
 use crate::format::safetensors::{Header, Tensor};
-use crate::format::{foreign, open, stem};
-use crate::merge::report::CONFIG;
+use crate::format::{foreign, open, quantised, stem};
+use crate::merge::report::{CONFIG, MODEL_CONFIG};
+use crate::method::scaled::Block;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::home;
 use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
+use crate::text::json;
 
 pub use crate::format::shards::ShardIndex;
 pub use crate::run::step::{run_around, step_of_folder};
@@ -49,6 +51,8 @@ pub struct Checkpoint {
     pub(crate) counted: Option<u64>,
     /// The metrics that they tell.
     pub(crate) told: Vec<(String, f64)>,
+    /// The sides of the blocks that share a scale, where its weights are codes and the model's config says it.
+    pub(crate) block: Block,
 }
 
 /// A file with weights.
@@ -154,6 +158,9 @@ impl Checkpoint {
         }
         checkpoint.step = checkpoint.number.or(checkpoint.counted);
         checkpoint.take_beside(files, readers, &folder)?;
+        if quantised::are_codes(checkpoint.tensors()) {
+            checkpoint.block = block_in(files, &folder)?;
+        }
         checkpoint.folder = Some(folder);
         Ok(checkpoint)
     }
@@ -171,6 +178,7 @@ impl Checkpoint {
             home: found.map_or(path.len(), |(home, _)| home.len()),
             counted: None,
             told: Vec::new(),
+            block: None,
         }
     }
 
@@ -241,7 +249,7 @@ impl Checkpoint {
     }
 
     /// The tensors of all its files.
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> + Clone {
         self.files.iter().flat_map(|file| file.header.tensors())
     }
 
@@ -288,6 +296,17 @@ fn config_in(files: &dyn Files, folder: &str, is_mlx_named: bool) -> Maybe<Optio
 }
 
 /// Whether two files are one set of weights in two formats, by their names.
+/// The sides of a block as the model's config says them, if it does.
+fn block_in(files: &dyn Files, folder: &str) -> Maybe<Block> {
+    let path = join(folder, MODEL_CONFIG);
+    if !is_file(files, &path)? {
+        return Ok(None);
+    }
+    let text = text(files, &path, CONFIG_LIMIT)?;
+    // a config that cannot be read is copied as it is, and says nothing
+    Ok(json::parse(&text).ok().and_then(|config| quantised::block_of(&config)))
+}
+
 fn is_same_but_ending(a: &str, b: &str) -> bool {
     let plain = |name: &'_ str| stem(name).map(|stem| stem.trim_start_matches("pytorch_").to_owned());
     plain(a) == plain(b)

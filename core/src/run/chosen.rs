@@ -85,6 +85,7 @@ impl Run {
             space: report::space_name(Space::Factors).0,
             rank: None,
             residual: None,
+            quantised: None,
             dtype: report::dtype_name(None),
             adapter: self.adapter.clone(),
             format: None,
@@ -153,6 +154,7 @@ impl Chosen {
             adapter: None,
             groups: Vec::new(),
             runs: runs_of(checkpoints),
+            blocks: checkpoints.iter().map(|checkpoint| checkpoint.block).collect(),
         }
     }
 }

@@ -59,15 +59,7 @@ pub(crate) fn run(
                 Timings::time(&store.timings.wait, || ahead.until(number, progress))?;
             }
             let job = merge.job(number);
-            let found = if job.is_windowed() {
-                let mut read = |read: &Read, bytes: &mut [u8]| {
-                    progress.advance(bytes.len() as u64);
-                    store.read(read, bytes, false)
-                };
-                InstructionSet::widest().run(&job, Bytes::Windows(window, &mut read), &mut [])?
-            } else {
-                desk.buffers.run(&job, store, progress)?
-            };
+            let found = desk.buffers.run(&job, window, store, progress)?;
             desk.findings.add(number, found);
             Ok(())
         })?;
@@ -91,11 +83,18 @@ fn largest(merge: &Merge, numbers: Range<u64>) -> u64 {
     let elements = merge.elements();
     let others = numbers.start.max(elements.end)..numbers.end;
     let others = others.chain(numbers.start..numbers.end.min(elements.start));
-    let whole = |number: u64| Some(merge.job(number)).filter(|job| !job.is_windowed());
+    // what is read by windows takes no more than its share
+    let taken = |job: &Job<'_>| {
+        if job.is_windowed() {
+            job.writes().map(|write| write.range.end - write.range.start).sum()
+        } else {
+            job.bytes()
+        }
+    };
     let of_elements = (numbers.start < elements.end && elements.start < numbers.end)
         .then(|| stretches(merge).map(|(first, _)| first.bytes()).max())
         .flatten();
-    others.filter_map(whole).map(|job| job.bytes()).chain(of_elements).max().unwrap_or(0)
+    others.map(|number| taken(&merge.job(number))).chain(of_elements).max().unwrap_or(0)
 }
 
 /// Run the jobs on elements of merges of the same files that go with each other; what each has found.
@@ -214,18 +213,33 @@ impl Buffers {
         Ok(())
     }
 
-    /// Do all of a job.
-    pub(crate) fn run(&mut self, job: &Job<'_>, store: &Store, progress: &dyn Progress) -> Result<Found> {
-        self.read(job, store, progress, |_, _, _| {})?;
+    /// Do all of a job; what it reads piece by piece takes at most `window` bytes at once.
+    pub(crate) fn run(
+        &mut self,
+        job: &Job<'_>,
+        window: usize,
+        store: &Store,
+        progress: &dyn Progress,
+    ) -> Result<Found> {
+        if !job.is_windowed() {
+            self.read(job, store, progress, |_, _, _| {})?;
+        }
         self.outputs.resize_with(job.writes().len(), Vec::new);
         for (write, buffer) in job.writes().zip(&mut self.outputs) {
             room::resize(buffer, bytes(&write.range))?;
         }
         let inputs: Vec<_> = self.inputs.iter().map(Vec::as_slice).collect();
         let mut rooms: Vec<_> = self.outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        let found = Timings::time(&store.timings.sum, || {
-            InstructionSet::widest().run(job, Bytes::Whole(&inputs), &mut rooms)
-        })?;
+        let mut read = |read: &Read, bytes: &mut [u8]| {
+            progress.advance(bytes.len() as u64);
+            store.read(read, bytes, job.is_hashed())
+        };
+        let found = if job.is_windowed() {
+            InstructionSet::widest().run(job, Bytes::Windows(window, &mut read), &mut rooms)?
+        } else {
+            let sum = || InstructionSet::widest().run(job, Bytes::Whole(&inputs), &mut rooms);
+            Timings::time(&store.timings.sum, sum)?
+        };
         for (write, buffer) in job.writes().zip(&self.outputs) {
             store.write(&write, buffer)?;
         }

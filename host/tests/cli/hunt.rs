@@ -175,13 +175,47 @@ fn a_folder_of_epoch_files_is_a_run() {
     assert_eq!(report(&place)["inputs"][2]["metric"], 7.0);
 }
 
+/// What FP8 codes and their one scale are worth.
+fn worth(file: &[u8]) -> Vec<f64> {
+    let (len, rest) = file.split_first_chunk().unwrap();
+    let len = usize::try_from(u64::from_le_bytes(*len)).unwrap();
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&rest[..len]).unwrap();
+    let ends = &header["layer.weight"]["data_offsets"];
+    let at = |i: usize| len + usize::try_from(ends[i].as_u64().unwrap()).unwrap();
+    let scale = adapter::values(file, "layer.weight_scale")[0];
+    rest[at(0)..at(1)].iter().map(|code| mwa::Float::F8E4M3.value(&[*code]) * f64::from(scale)).collect()
+}
+
 #[test]
-fn fp8_weights_and_their_scales_are_refused() {
+fn fp8_weights_are_averaged_by_what_they_are_worth() {
+    let place = hunt("fp8-weight-scale");
+    let ran = merges(&place, "run --scheme uniform --select all");
+    let note = "note: 1 quantised weight was averaged by what codes and scales are worth, and rounded once to codes of new scales";
+    assert!(ran.err.contains(note), "{}", ran.err);
+    let inputs: Vec<_> = three("model.safetensors").iter().map(|file| worth(&place.read(file))).collect();
+    let merged = worth(&place.read("out/model.safetensors"));
+    let (mut off, mut norm) = (0.0, 0.0);
+    for (i, value) in merged.iter().enumerate() {
+        let mean = inputs.iter().map(|input| input[i]).sum::<f64>() / 3.0;
+        assert!((value - mean).abs() <= mean.abs() / 16.0 + 1e-4, "{value} instead of {mean}");
+        (off, norm) = (off + (value - mean).powi(2), norm + mean.powi(2));
+    }
+    let told = report(&place)["quantised"]["overall"].as_f64().unwrap();
+    assert!((told - (off / norm).sqrt()).abs() < 1e-6, "{told}");
+    let fails = |place: &Place, arguments: &str| place.fails(arguments);
     assert_data_eq!(
-        hunt("fp8-weight-scale").fails("merge run --scheme uniform -o out"),
+        fails(&place, "merge run --scheme uniform --dtype bf16 -o other"),
         str![[r#"
-error: tensor `layer.weight` holds F8_E4M3 codes, which are worth their scales in `layer.weight_scale`: neither can be averaged by itself
-help: merge the checkpoints before they are quantised, or dequantise them first
+error: tensor `layer.weight` holds codes of scales, which are rounded to codes of its own dtype again
+help: leave out --dtype: all that is quantised stays so, and all else keeps its dtype
+
+"#]]
+    );
+    assert_data_eq!(
+        fails(&place, "merge run --scheme geometric-median -o other"),
+        str![[r#"
+error: tensor `layer.weight` holds codes of scales, and distances between codes say nothing of the weights
+help: weigh by a metric, uniformly or by hand, and without clipping: see --scheme and --weights
 
 "#]]
     );
@@ -206,7 +240,7 @@ fn quantised_models_are_refused() {
     assert_data_eq!(
         hunt("int4-quantised").fails("merge run -o out"),
         str![[r#"
-error: tensor `layer.qweight` is a part of quantised weights: neither can be averaged by itself
+error: tensor `layer.qweight` is a part of quantised weights, GPTQ's or AWQ's: neither codes nor scales can be averaged by themselves
 help: merge the checkpoints before they are quantised, or dequantise them first
 
 "#]]

@@ -178,6 +178,8 @@ export interface Report {
   rank?: string;
   /** How far the result is from Σ wγBA, the average of what the adapters do. */
   residual?: Distance;
+  /** How far quantised weights are off by rounding their average once to codes of new scales; of many, the worst hundred. */
+  quantised?: Distance;
   dtype: string;
   adapter?: string;
   inputs: WeighedInput[];

@@ -238,7 +238,7 @@ impl Stream<'_> {
     }
 
     fn sum(&self, number: u64, buffers: &mut Buffers) -> Result<Found> {
-        buffers.run(&self.merge.job(number), self.store, self.progress)
+        buffers.run(&self.merge.job(number), 0, self.store, self.progress) // elements are read whole
     }
 
     /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.

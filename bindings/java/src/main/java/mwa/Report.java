@@ -15,6 +15,7 @@ import java.util.Map;
  * @param space {@code factors} or {@code product}
  * @param rank the rank asked for in product space: {@code inputs}, {@code full}, {@code energy SHARE} or a number
  * @param residual how far the result is from the average of what the adapters do
+ * @param quantised how far quantised weights are off by rounding their average once to codes of new scales; of many, the worst hundred
  * @param dtype the dtype asked for
  * @param adapter the adapter taken from checkpoints that hold several
  * @param inputs the checkpoints, oldest first
@@ -32,6 +33,7 @@ public record Report(
         String space,
         String rank,
         Distance residual,
+        Distance quantised,
         String dtype,
         String adapter,
         List<Input> inputs,
