@@ -306,6 +306,7 @@ impl Work {
             space: "factors".into(),
             rank: None,
             residual: None,
+            quantised: None,
             dtype: mwa::report::dtype_name(dtype),
             adapter: None,
             format: None,
