@@ -86,6 +86,7 @@ pub use merge::same_run::Sample;
 pub use merge::{Merge, MergeOptions};
 pub use method::blend::{Blend, BlendName, DensityPer, Trimming};
 pub use method::product::{Factors, Measure, Method, ModuleJob, Products, Rank, Residual, Space};
+pub use method::trim::Thresholds;
 pub use options::{Options, SearchOptions};
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;

@@ -1,7 +1,7 @@
 //! Jobs of several merges of the same inputs with other weights: what they read is read once for all of them.
 
-use alloc::vec;
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Merge;

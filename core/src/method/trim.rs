@@ -30,7 +30,7 @@ const BLOCK: usize = 512;
 
 /// The thresholds of tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) enum Thresholds {
+pub enum Thresholds {
     /// They are not known, or there are none.
     #[default]
     None,

@@ -62,7 +62,7 @@ pub struct Recipe {
     /// What becomes of the values of an element.
     pub blend: Blend,
     /// From which magnitude on what tasks changed counts.
-    pub(crate) thresholds: Thresholds,
+    pub thresholds: Thresholds,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.

@@ -45,7 +45,7 @@ mod tests {
     /// Values of an independent program: two clients of 3 samples and 1, on the scale 2.
     #[test]
     fn sums_are_those_of_the_oracle() {
-        let a = [0.5, -0.25].map(|x| quantised(f64::from(x), 1).unwrap() * 3);
+        let a = [0.5, -0.25].map(|x| quantised(x, 1).unwrap() * 3);
         let b = [0.1f32, 0.7].map(|x| quantised(f64::from(x), 1).unwrap());
         assert_eq!(a, [824_633_720_832, -412_316_860_416]);
         assert_eq!(b, [54_975_582_208, 384_829_063_168]);

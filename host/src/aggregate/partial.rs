@@ -405,13 +405,17 @@ fn hashed(
     files.into_iter().map(of).collect()
 }
 
+/// Files that go beside weights: name and path.
+type Beside = Vec<(String, PathBuf)>;
+
 /// What lies beside the base and belongs beside every model made of it: name and path.
-fn beside_base(base: &Checkpoint) -> Vec<(String, PathBuf)> {
+fn beside_base(base: &Checkpoint) -> Beside {
     let mut beside = base.companions.clone();
-    if let Some(config) = base.folder.as_ref().map(|folder| folder.join(CONFIG)) {
-        if config.is_file() && beside.iter().all(|(name, _)| name != CONFIG) {
-            beside.push((CONFIG.into(), config));
-        }
+    if let Some(config) = base.folder.as_ref().map(|folder| folder.join(CONFIG))
+        && config.is_file()
+        && beside.iter().all(|(name, _)| name != CONFIG)
+    {
+        beside.push((CONFIG.into(), config));
     }
     beside.sort();
     beside
@@ -448,7 +452,7 @@ fn sum(
     staging: &Staging,
     threads: usize,
     progress: &dyn Progress,
-) -> Result<(Head, HashedFile, Vec<(String, PathBuf)>)> {
+) -> Result<(Head, HashedFile, Beside)> {
     let mut opened = Vec::new();
     for (_, path, _) in clients {
         opened.push(open(path, adapter)?);

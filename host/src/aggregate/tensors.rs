@@ -9,7 +9,7 @@ use mwa::safetensors::{Header, Tensor};
 use mwa::{Error, ErrorKind, OpenOptions, Read, Readers, Result};
 
 use crate::find::checkpoint::Checkpoint;
-use crate::io::disk::{Disk, InputFile, io_error, now, text_of, write_at};
+use crate::io::disk::{Disk, InputFile, io_error, text_of, write_at};
 use crate::io::hash::blake3_of;
 use crate::io::staging::Staging;
 use crate::io::store::Store;
@@ -103,7 +103,8 @@ pub(super) fn pieces(count: u64) -> impl Iterator<Item = (u64, u64)> {
 pub(super) fn open(path: &Path, adapter: Option<&str>) -> Result<Checkpoint> {
     let disk = Disk::default();
     let wanted = OpenOptions { adapter: adapter.map(str::to_owned), ..OpenOptions::default() };
-    let found = now(mwa::Checkpoint::open(&disk, &Readers::ALL, &text_of(path)?, &wanted))?;
+    let path = text_of(path)?;
+    let found = disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &wanted))?;
     Checkpoint::of(found, &disk)
 }
 

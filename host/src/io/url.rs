@@ -43,7 +43,7 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
 }
 
 /// What was left out of an address that was given.
-#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "nothing is fetched without it"))]
+#[cfg_attr(not(any(feature = "cloud", test)), expect(dead_code, reason = "nothing is fetched without it"))]
 pub(crate) fn secret_of(url: &str) -> Secret {
     lock(&SECRETS).get(url).cloned().unwrap_or_default()
 }
@@ -74,7 +74,7 @@ fn parted(url: &str) -> (String, Secret) {
 }
 
 /// A text of a stranger's that may hold addresses, without what these hide.
-#[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "nothing is fetched without it"))]
+#[cfg_attr(not(any(feature = "cloud", test)), expect(dead_code, reason = "nothing is fetched without it"))]
 pub(crate) fn scrubbed(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '(' | '<' | '>' | ',');
     let word = |word: &str| match word.find("://") {

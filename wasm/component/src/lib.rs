@@ -43,7 +43,7 @@ impl Guest for Component {
 
     fn weigh(metrics: Vec<f64>, options: String) -> Result<Vec<f64>> {
         let Options { goal, scheme, penalty, .. } = Options::parse(&options)?;
-        let weights = Weights::new(&metrics, goal.unwrap_or(Goal::Min), scheme, penalty)?;
+        let weights = Weights::new(&metrics, goal.unwrap_or(Goal::Min), scheme.unwrap_or_default(), penalty)?;
         Ok(weights.values().to_vec())
     }
 }
