@@ -80,7 +80,7 @@ fn runnable(command: &str) -> Option<String> {
     let is_ours_elsewhere = command.starts_with("target/")
         || command.starts_with("MWA_")
         || command.contains("examples/score.py");
-    if OTHERS.iter().any(|name| is_others(name))
+    if OTHERS.iter().any(is_others)
         || is_ours_elsewhere
         || command.contains("--device gpu")
         || command.contains("--device wasm")
