@@ -234,7 +234,8 @@ impl Count<'_> {
     ///
     /// # Errors
     /// [`ErrorKind::NonFinite`], naming input and tensor; those of `read`.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline(never))]
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(crate) fn run(&self, max_bytes: usize, read: &mut Reader<'_>) -> Result<Vec<f64>> {
         match self.look {
             Look::Upper => {

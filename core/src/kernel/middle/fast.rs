@@ -9,8 +9,9 @@ use crate::kernel::element::{Tally, flush, round};
 use crate::kernel::rows::{INFINITY, Row, Rows, by_blocks};
 use crate::kernel::{Operand, needs_f64};
 
-/// What [`super::reference`] gives, fast.
-#[inline(always)]
+/// What [`super::reference`] gives, fast. In WebAssembly small rather than quick: it is seldom asked for.
+#[cfg_attr(target_family = "wasm", inline(never))]
+#[cfg_attr(not(target_family = "wasm"), inline(always))]
 pub(in crate::kernel) fn middle(operands: &[Operand<'_>], cut: usize, dtype: Float, out: &mut [u8]) -> Tally {
     assert!(2 * cut < operands.len(), "some value is left");
     if needs_f64(operands, dtype) {

@@ -10,8 +10,9 @@ use crate::kernel::middle::share;
 use crate::kernel::rows::{INFINITY, MAGNITUDE, Row, Rows, WIDTH, by_blocks};
 use crate::kernel::{Operand, needs_f64};
 
-/// What [`super::reference`] gives, fast.
-#[inline(always)]
+/// What [`super::reference`] gives, fast. In WebAssembly small rather than quick: it is seldom asked for.
+#[cfg_attr(target_family = "wasm", inline(never))]
+#[cfg_attr(not(target_family = "wasm"), inline(always))]
 pub(in crate::kernel) fn tasks(
     operands: &[Operand<'_>],
     tasks: Tasks,
