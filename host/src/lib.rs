@@ -25,6 +25,7 @@ mod plot;
 mod progress;
 mod recover;
 mod search;
+mod shards;
 mod verify;
 
 pub use aggregate::{RoundOptions, aggregate};
@@ -57,6 +58,7 @@ pub use search::{
     Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried,
     Watch, search,
 };
+pub use shards::{Sharded, Share, Shared, abort_shards, finish, shard};
 pub use verify::{Checked, State, Verified, verify};
 
 /// The examples in the README are tests.

@@ -288,23 +288,41 @@ impl Planned {
         Ok(each.map(finish).collect())
     }
 
-    fn store(&self, how: &MergeOptions) -> Store {
+    /// The merge that was planned.
+    pub(crate) fn merge(&self) -> &Merge {
+        &self.merge
+    }
+
+    /// The same, to go on with it.
+    pub(crate) fn merge_mut(&mut self) -> &mut Merge {
+        &mut self.merge
+    }
+
+    pub(crate) fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
+    /// Fail if a file is no longer what it was when it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.checkpoints.iter().flat_map(|it| &it.files).try_for_each(|file| file.check_unchanged())
+    }
+
+    /// Its files, of which nothing is hashed yet.
+    pub(crate) fn store(&self, how: &MergeOptions) -> Store {
         let files = self.checkpoints.iter().map(|checkpoint| checkpoint.files.as_slice());
         Store::new(files, how.sha256).knowing(self.known.clone())
     }
 
     /// Write what goes beside the weights, and put the output in its place.
-    fn finish(
-        &mut self,
+    pub(crate) fn finish(
+        &self,
         staging: Staging,
         hashes: Hashes,
         how: &MergeOptions,
         progress: &dyn Progress,
     ) -> Result<Report> {
         let Self { merge, checkpoints, companions, picture, .. } = self;
-        for file in checkpoints.iter().flat_map(|checkpoint| &checkpoint.files) {
-            file.check_unchanged()?;
-        }
+        self.check_unchanged()?;
         let (companions, notes) = beside(&staging, &merge.texts(), companions, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
         let paths = checkpoints.iter().map(way).collect::<Result<_>>()?;

@@ -107,7 +107,7 @@ impl Part {
             } else {
                 let (edge, rest) = rest
                     .split_at_checked(usize::try_from(end - start).ok()?)
-                    .filter(|_| end - start < CHUNK)?;
+                    .filter(|_| end - start <= CHUNK)?;
                 bytes = rest;
                 Node::Edge(edge.to_vec())
             };
@@ -138,6 +138,12 @@ impl Digest {
                 self.insert(start, node);
             }
         }
+    }
+
+    /// All that is known, for another process.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        Part(self.nodes.iter().map(|(start, node)| (*start, node.clone())).collect())
     }
 
     /// Take in a piece.

@@ -114,6 +114,13 @@ impl Findings {
         self.tallied += jobs;
     }
 
+    /// As plain data, for another process: how many jobs on elements are told of, what they found together, and what others
+    /// found, by number. [`Self::add_many`] and [`Self::add`] take it in.
+    #[must_use]
+    pub fn parts(&self) -> (u64, Tally, &[(u64, Found)]) {
+        (self.tallied, self.tally, &self.others)
+    }
+
     /// Take in what was found elsewhere.
     pub fn join(&mut self, other: Self) {
         self.tally = self.tally.plus(other.tally);

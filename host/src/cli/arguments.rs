@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 use crate::aggregate::RoundOptions;
 use crate::engine::device::DeviceChoice;
 use crate::options::{MergeOptions, Options};
+use crate::shards::Share;
 
 /// Merge the checkpoints of a training run into one, each weighted by a metric it logged
 #[derive(Parser)]
@@ -58,12 +59,38 @@ Examples:
         /// Merge nothing; take away what an unfinished merge left in a store
         #[arg(long)]
         abort: bool,
+        /// Do one of N shares of the work, 0/N to N-1/N, each in a process of its own on any machine that sees the files; then mwa finish
+        #[arg(long, value_name = "I/N", value_parser = share, conflicts_with = "abort")]
+        shard: Option<Share>,
         #[command(flatten)]
         lines: Lines,
         #[command(flatten)]
         given: Given<Merging>,
         #[command(flatten)]
         timings: Timings,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Put together what all shards of a merge have done
+    #[command(after_help = "\
+Examples:
+  mwa merge run -o merged --shard 0/2 & mwa merge run -o merged --shard 1/2 & wait; mwa finish merged
+  mwa finish merged --complete    do here what no shard has done
+  mwa finish merged --abort       give the merge up
+
+docs/cluster.md has recipes for Slurm and Kubernetes.")]
+    Finish {
+        /// The output that the shards were told
+        #[arg(value_name = "DIR")]
+        output: PathBuf,
+        /// Do here what is missing
+        #[arg(long)]
+        complete: bool,
+        /// Give the merge up: remove what its shards have written
+        #[arg(long, conflicts_with = "complete")]
+        abort: bool,
+        #[command(flatten)]
+        given: Given<Verifying>,
         #[command(flatten)]
         show: Show,
     },
@@ -441,6 +468,8 @@ pub(crate) struct Given<V> {
     pub(crate) options: mwa::Options,
     /// Those of a search, if it is one.
     pub(crate) search: SearchOptions,
+    /// As they were given, by the names of the table.
+    pub(crate) json: Map<String, Json>,
     /// As paths, which need not be text, by the names of their options.
     paths: Vec<(&'static str, PathBuf)>,
     verb: PhantomData<V>,
@@ -510,7 +539,7 @@ impl<V: HasOptions> FromArgMatches for Given<V> {
             let help = error.advice().map_or_else(String::new, |help| format!("; {help}"));
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}{help}\n"))
         })?;
-        Ok(Self { options, search, paths, verb: PhantomData })
+        Ok(Self { options, search, json: given, paths, verb: PhantomData })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -540,6 +569,10 @@ impl<V> Given<V> {
     pub(crate) fn merging(&self) -> mwa::Result<MergeOptions> {
         MergeOptions::new(&self.options)
     }
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    text.parse().map_err(|error: Error| error.detail().to_owned())
 }
 
 /// The value of an option as JSON; or what it must be.

@@ -29,6 +29,7 @@ use crate::options::{Machine, MergeOptions, Options};
 use crate::progress::Progress;
 use crate::recover::Wanted;
 use crate::search::{CommandEvaluator, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried, Watch};
+use crate::shards::Sharded;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -64,6 +65,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     raise_limit();
     let json = match &command {
         Command::Merge { show, .. }
+        | Command::Finish { show, .. }
         | Command::Search { show, .. }
         | Command::Weights { show, .. }
         | Command::Inspect { show, .. }
@@ -93,7 +95,34 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn run(command: Command) -> mwa::Result<u8> {
     match command {
         Command::Merge { output, abort: true, show, .. } => note(show, &crate::abort(&output)?),
-        Command::Merge { inputs, output, plot, abort: _, lines, given, timings, show } => {
+        Command::Merge { inputs, output, plot, shard: Some(share), lines, given, show, .. } => {
+            signals::stop_cleanly();
+            let machine = Machine::new(&given.options)?;
+            prepare(machine);
+            let bar = Bar::new(show, false).with_lines(lines.progress.is_some());
+            let wanted = Sharded { inputs: inputs.inputs, options: given.json, plot };
+            let shared = crate::shard(&wanted, share, machine, &output, &bar)?;
+            print(show, &shared, || show::shared(&shared, &output.display().to_string()))?;
+        }
+        Command::Finish { output, complete, abort, given, show } => {
+            signals::stop_cleanly();
+            if abort {
+                crate::abort_shards(&output)?;
+                return Ok(DONE);
+            }
+            let start = Instant::now();
+            let machine = Machine::new(&given.options)?;
+            prepare(machine);
+            let report = crate::finish(&output, machine, complete, &Bar::new(show, false))?;
+            let printed = print(show, &report, || {
+                show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
+            });
+            note(show, &report.notes);
+            if let Err(error) = printed {
+                note(Show { json: false, ..show }, &[error.to_string()]);
+            }
+        }
+        Command::Merge { inputs, output, plot, abort: _, shard: None, lines, given, timings, show } => {
             signals::stop_cleanly();
             let start = Instant::now();
             let bar = Bar::new(show, timings.timings).with_lines(lines.progress.is_some());

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::engine::gpu::Found;
 use crate::search::{SearchReport, Tried};
+use crate::shards::Shared;
 use crate::verify::{Checked, State, Verified};
 use mwa::inspection::Summary;
 use mwa::report::{Distance, HashedFile, Report, labels};
@@ -182,6 +183,18 @@ fn residual(report: &Report, distance: &Distance) -> String {
     let worst =
         if worst.is_empty() || is_nothing { String::new() } else { format!("  ({}\n", readable(worst)) };
     format!("  {text}\n{worst}")
+}
+
+/// A shard that is done.
+pub(crate) fn shared(shared: &Shared, folder: &str) -> String {
+    let Shared { shard, was_done, of, missing } = shared;
+    let done = if *was_done { "was done before" } else { "is done" };
+    let rest = match missing.len() {
+        0 => format!("all are: mwa finish {folder}"),
+        1 => "1 is missing".into(),
+        more => format!("{more} are missing"),
+    };
+    format!("{GOOD}shard{GOOD:#} {shard}/{of} of {BOLD}{folder}{BOLD:#} {done}; {rest}\n")
 }
 
 /// A finished merge.

@@ -35,6 +35,24 @@ pub(crate) fn weigh(
     Ok(())
 }
 
+/// Run the jobs that write nothing, by which inputs are compared, and weights or ranks found; what is to be done then.
+pub(crate) fn survey(
+    merge: &mut Merge,
+    store: &Store,
+    machine: Machine,
+    progress: &dyn Progress,
+) -> Result<Next> {
+    let mut next = merge.next()?;
+    while let Next::Jobs(numbers) = &next
+        && merge.job(numbers.start).writes().len() == 0
+    {
+        let found = cpu::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
+        merge.take(found)?;
+        next = merge.next()?;
+    }
+    Ok(next)
+}
+
 /// Do what comes before the outputs are written, and create them with their heads. `create` makes them, when it is known that
 /// there will be any, and says where they are.
 fn begin(
@@ -44,15 +62,7 @@ fn begin(
     machine: Machine,
     progress: &dyn Progress,
 ) -> Result<Next> {
-    let mut next = merge.next()?;
-    while let Next::Jobs(numbers) = &next
-        && merge.job(numbers.start).writes().len() == 0
-    {
-        // nothing is written yet: inputs are compared, or weights or ranks found
-        let found = cpu::run(merge, numbers.clone(), store, machine, &Quiet(progress))?;
-        merge.take(found)?;
-        next = merge.next()?;
-    }
+    let next = survey(merge, store, machine, progress)?;
     let outputs = create(merge)?;
     store.write_to(outputs.into_iter().zip(merge.outputs().iter().map(|it| it.header.file_len())));
     for (file, output) in merge.outputs().iter().enumerate() {

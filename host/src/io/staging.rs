@@ -217,6 +217,16 @@ impl Staging {
         Ok(HashedFile::of(name, bytes))
     }
 
+    /// Take in a file that lies beside the folder already and stays there until the folder is in its place, so that nothing is lost
+    /// if that is never. Where files cannot have two names it is moved.
+    pub(crate) fn adopt(&self, from: &Path, name: &str) -> Result<()> {
+        drop(self.create(name, 0)?);
+        let to = self.path(name);
+        fs::remove_file(&to)
+            .and_then(|()| fs::hard_link(from, &to).or_else(|_| fs::rename(from, &to)))
+            .map_err(|error| cannot_write(&self.shown.join(name), &error))
+    }
+
     /// Copy a file byte for byte, without its permissions.
     pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<HashedFile> {
         let unreadable = |error| io_error("cannot read it", &error).file(from.display().to_string());

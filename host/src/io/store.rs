@@ -269,6 +269,32 @@ impl Store {
         Ok(Hashes { inputs, outputs: hashes.collect() })
     }
 
+    /// What is known of the hashes so far, for another process: of the files of each input, and of the outputs.
+    pub(crate) fn parts(&self) -> (Vec<Vec<Part>>, Vec<Part>) {
+        let part = |digest: &Mutex<Digest>| lock(digest).part();
+        let of_input = |files: &Vec<Source>| files.iter().map(|file| part(&file.digest)).collect();
+        (
+            self.inputs.iter().map(of_input).collect(),
+            self.outputs.iter().map(|file| part(&file.digest)).collect(),
+        )
+    }
+
+    /// Take in what another process knows of the inputs, as `read` makes it of text; `None` if it is not of these.
+    pub(crate) fn know(
+        &self,
+        inputs: &[Vec<String>],
+        read: impl Fn(u64, &str) -> Option<Part>,
+    ) -> Option<()> {
+        let is_alike = inputs.iter().map(Vec::len).eq(self.inputs.iter().map(Vec::len));
+        let pairs = self.inputs.iter().flatten().zip(inputs.iter().flatten());
+        for (source, text) in pairs {
+            let mut digest = lock(&source.digest);
+            let part = read(digest.file_len(), text)?;
+            digest.take(part);
+        }
+        is_alike.then_some(())
+    }
+
     fn digest<'a>(&'a self, file: &Hashed<'a>) -> &'a Mutex<Digest> {
         match file {
             Hashed::Input(source) => &source.digest,

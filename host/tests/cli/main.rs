@@ -82,6 +82,7 @@ mod recover;
 mod robust;
 #[cfg(unix)]
 mod search;
+mod shards;
 mod texts;
 #[cfg(unix)]
 mod trust;

@@ -19,6 +19,7 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
+  finish       Put together what all shards of a merge have done
   search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
@@ -68,6 +69,8 @@ Options:
   -o, --output <DIR>      Folder to write; it appears whole or not at all
       --plot              Draw the metric and the weights into the folder too, for its README.md
       --abort             Merge nothing; take away what an unfinished merge left in a store
+      --shard <I/N>       Do one of N shares of the work, 0/N to N-1/N, each in a process of its own
+                          on any machine that sees the files; then mwa finish
       --progress <AS>     A line a second: bytes, GB/s, what is waited for [possible values: json]
       --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
                           keep] [possible values: keep, f32, bf16, f16]
@@ -600,6 +603,7 @@ Usage: mwa <COMMAND>
 
 Commands:
   merge        Merge checkpoints into one adapter or model
+  finish       Put together what all shards of a merge have done
   search       Search for the best weights by your own evaluation, and merge with them
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
