@@ -209,6 +209,30 @@ def situations(s):
           oracle=blend(tasks, shards(10)[1], {"method": "task-arithmetic", "scale": 0.7, "weights": [1, 3]}))
     s.add("ties-without-base", "tasks of a base that is not named", full, paths=named, options={"method": "ties"})
 
+    def quantised(step, blocks=(2, 3)):
+        """A model of FP8 codes with a scale for each block of 4×4."""
+        rng = np.random.default_rng(step)
+        codes = (rng.integers(0, 0x70, 60) | (rng.integers(0, 2, 60) << 7)).astype(np.uint8)
+        scales = narrow(rng.uniform(0.001, 0.01, blocks[0] * blocks[1]), "F32")
+        return {"model.layers.0.up_proj.weight": Tensor("F8_E4M3", [6, 10], codes),
+                "model.layers.0.up_proj.weight_scale_inv": Tensor("F32", list(blocks), scales),
+                "model.norm.weight": near("BF16", [6], 71, step)}
+
+    def quantised_run(steps, **changes):
+        files = {}
+        for step in steps:
+            at = f"run/checkpoint-{step}"
+            block = changes.get(str(step), 4)
+            files[f"{at}/model.safetensors"] = plain(quantised(step, (-(-6 // block), -(-10 // block))))
+            files[f"{at}/config.json"] = json.dumps({"model_type": "deepseek_v3", "quantization_config": {"quant_method": "fp8", "weight_block_size": [block, block]}})
+            files[f"{at}/{STATE}"] = state(steps, step)
+        return files
+    s.add("quantised", "FP8 codes with a scale for each block, whose size the config says", quantised_run(steps), options=three)
+    s.add("quantised-otherwise", "one checkpoint has blocks of another size", quantised_run(steps, **{"30": 3}), options=three)
+    lacking_scale = quantised_run(steps)
+    lacking_scale["run/checkpoint-30/model.safetensors"] = plain({name: it for name, it in quantised(30).items() if "scale" not in name})
+    s.add("quantised-without-scale", "one checkpoint lacks the scales", lacking_scale, options=three)
+
     # trained weights beside the adapter, in a file of their own
     heads = lambda step: {"v_head.summary.weight": near("F32", [1, 8], 91, step), "v_head.summary.bias": near("F32", [1], 92, step)}  # noqa: E731
     beside = {f"run/checkpoint-{step}/value_head.safetensors": plain(heads(step)) for step in steps}

@@ -232,7 +232,7 @@ fn manual_pages_are_one_for_each_command() {
     assert!(
         place
             .fails_with(2, "man murge")
-            .contains("pages are there for merge, search, weights, inspect, convert")
+            .contains("pages are there for merge, finish, search, weights, inspect, convert")
     );
 }
 
