@@ -32,7 +32,8 @@ pub(crate) enum Kernel {
 
 impl Kernel {
     /// Compute elements; the fast way.
-    #[inline(always)]
+    #[cfg_attr(test, inline(never))]
+    #[cfg_attr(not(test), inline(always))]
     pub(crate) fn run(self, operands: &[Operand<'_>], dtype: Float, out: &mut [u8]) -> Tally {
         match self {
             Self::WeightedSum => weighted_sum(operands, dtype, out),

@@ -144,6 +144,7 @@ impl<'a> Job<'a> {
     /// Do it; `outputs` are the bytes of [`Job::writes`] in order.
     ///
     /// Always inlined, so that a host may compile the loops for wider instructions; the bits do not depend on that.
+    /// Not in the tests of this crate, each of which would compile all loops anew.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NonFinite`], [`crate::ErrorKind::Overflow`] or [`crate::ErrorKind::Differs`], naming the tensor and the input; those of
@@ -151,7 +152,8 @@ impl<'a> Job<'a> {
     ///
     /// # Panics
     /// If the slices do not have the lengths promised by `reads` and `writes`, or a job is given windows that has none.
-    #[inline(always)]
+    #[cfg_attr(test, inline(never))]
+    #[cfg_attr(not(test), inline(always))]
     pub fn run(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         if self.0.reads_by_windows() {
             return self.run_by_windows(bytes, outputs);
@@ -167,7 +169,8 @@ impl<'a> Job<'a> {
     }
 
     /// Those that read by windows do so out of bytes that are all there, too.
-    #[inline(always)]
+    #[cfg_attr(test, inline(never))]
+    #[cfg_attr(not(test), inline(always))]
     fn run_by_windows(&self, bytes: Bytes<'_, '_>, outputs: &mut [&mut [u8]]) -> Result<Found> {
         let mut whole;
         let (most, read): (usize, &mut Reader<'_>) = match bytes {

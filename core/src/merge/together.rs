@@ -70,7 +70,8 @@ impl<'a> Together<'a> {
     ///
     /// # Panics
     /// If the slices do not have the promised lengths.
-    #[inline(always)]
+    #[cfg_attr(test, inline(never))]
+    #[cfg_attr(not(test), inline(always))]
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
         let own = |places: &[usize]| places.iter().map(|at| inputs[*at]).collect::<Vec<_>>();
         if let Some((dtype, shared, columns)) = self.columns(inputs) {
