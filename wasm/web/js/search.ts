@@ -29,7 +29,7 @@ export interface Candidate {
 export type Evaluate = (files: MergedFile[], candidate: Candidate) => number | Score | Promise<number | Score>;
 
 /** How weights are searched for, and how candidates are merged. */
-export interface SearchOptions extends Omit<CoreOptions, "goal" | "questions" | "weights" | "dropBad">, Pick<MergeOptions, "output" | "signal" | "threads" | "device"> {
+export interface SearchOptions extends Omit<CoreOptions, "method" | "goal" | "questions" | "weights" | "dropBad">, Pick<MergeOptions, "output" | "signal" | "threads" | "device"> {
   /** Scores a candidate. */
   evaluate: Evaluate;
   /** Whether lower or higher scores are better. */
