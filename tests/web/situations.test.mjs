@@ -46,8 +46,7 @@ for (const { situation, why, files, paths, options } of situations.filter(({ opt
     }
     const named = Object.fromEntries(Object.entries(options).map(([name, value]) => [camel(name), value]));
     const rules = named.weightsFile;
-    // where there are no paths, it is what the file holds
-    if (rules) named.weightsFile = blobs[files[rules]].text;
+    if (rules) named.weightsFile = join(folder, rules);
     const found = await outcome(folder, mergeRun(paths.map((path) => join(folder, path)), join(folder, "out"), { ...named, threads: 0 }));
     const { error, ...expected } = golden[situation];
     // options are called here as JavaScript calls them
