@@ -8,8 +8,8 @@ type Report struct {
 	Ranking    *Ranking     `json:"ranking,omitempty"` // where the weights come from several metrics
 	Groups     []Group      `json:"groups,omitempty"`  // the weights of modules that have their own; others have the inputs'
 	Space      string       `json:"space"`
-	Rank       string       `json:"rank,omitempty"`     // in product space: inputs, full, energy SHARE or a number
-	Residual   *Distance    `json:"residual,omitempty"` // how far the result is from the average of what the adapters do
+	Rank       string       `json:"rank,omitempty"`      // in product space: inputs, full, energy SHARE or a number
+	Residual   *Distance    `json:"residual,omitempty"`  // how far the result is from the average of what the adapters do
 	Quantised  *Distance    `json:"quantised,omitempty"` // how far quantised weights are off by rounding their average to codes
 	Dtype      string       `json:"dtype"`
 	Adapter    string       `json:"adapter,omitempty"`
@@ -36,6 +36,12 @@ type Weighting struct {
 	Metric   string            `json:"metric,omitempty"`
 	Goal     string            `json:"goal,omitempty"`
 	Settings map[string]string `json:"settings,omitempty"` // what else the scheme was told, by the names of the options
+
+	Outliers   *uint64  `json:"outliers,omitempty"`
+	Subspace   *uint64  `json:"subspace,omitempty"`
+	Scale      *float64 `json:"scale,omitempty"`
+	Density    *float64 `json:"density,omitempty"`
+	DensityPer string   `json:"density_per,omitempty"`
 }
 
 // Group is some modules, and their weights.

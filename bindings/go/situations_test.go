@@ -56,6 +56,9 @@ func TestSituations(t *testing.T) {
 			if options.WeightsFile != "" { // it lies among the files
 				options.WeightsFile = filepath.Join(here, options.WeightsFile)
 			}
+			if options.Base != "" { // so does a base
+				options.Base = filepath.Join(here, options.Base)
+			}
 			paths := []string{}
 			for _, path := range it.Paths {
 				paths = append(paths, filepath.Join(here, path))

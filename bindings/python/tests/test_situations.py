@@ -41,8 +41,8 @@ def test_answers_alike(situation: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(base64.b64decode(blob["base64"]) if "base64" in blob else blob["text"].encode())
     options = dict(situation["options"])
-    if "weights_file" in options:  # it lies among the files
-        options["weights_file"] = tmp_path / options["weights_file"]
+    for name in {"weights_file", "base"} & options.keys():  # they lie among the files
+        options[name] = tmp_path / options[name]
     found = outcome(tmp_path, situation["paths"], options)
     expected = dict(GOLDEN[situation["situation"]])
     if "error" in expected:

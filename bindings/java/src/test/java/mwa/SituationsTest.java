@@ -65,8 +65,8 @@ final class SituationsTest {
         it.getAsJsonArray("paths").forEach(path -> paths.add(folder.resolve(path.getAsString())));
         Options options = Options.defaults().with("threads", threads);
         for (Map.Entry<String, JsonElement> option : it.getAsJsonObject("options").entrySet()) {
-            // the rules lie among the files
-            boolean isPath = option.getKey().equals("weights_file");
+            // the rules and a base lie among the files
+            boolean isPath = option.getKey().equals("weights_file") || option.getKey().equals("base");
             Object value = isPath ? folder.resolve(option.getValue().getAsString()).toString() : option.getValue();
             options = options.with(option.getKey(), value);
         }
