@@ -93,7 +93,7 @@ usage: cargo xtask VERB …
 
   machines                 check the program and the C library for Windows, macOS and Linux on ARM, by rustup's libraries
 
-  ci                       what CI runs: fmt, supply, clippy, docs, the core without std, its dependencies, other machines, all tests
+  ci                       what CI runs: fmt, supply, clippy, docs, the core without std, its dependencies, all tests
 
 What is made lies in the target folder. Environment:
 
