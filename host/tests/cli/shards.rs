@@ -1,7 +1,7 @@
 //! `mwa merge --shard` and `mwa finish`: the bytes of one process, whatever the shards, their order and their deaths.
 
+use core::time::Duration;
 use std::fs;
-use std::time::Duration;
 
 use serde_json::Value;
 use snapbox::{assert_data_eq, str};

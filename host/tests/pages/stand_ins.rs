@@ -24,6 +24,9 @@ pub(crate) fn lay_out(place: &Path, page: &str, blocks: &[(String, String)]) {
         write(&folder.join("trainer_state.json"), log.to_string());
     }
     model(&place.join("runs/full/checkpoint-900"), (0..8).chain(12..32), 0.5);
+    for (task, value) in [("model", 1.0), ("task-a", 3.0), ("task-b", -1.0)] {
+        model(&place.join(task), 0..32, value);
+    }
     round(place, &sample);
     image_lora(&place.join("style.safetensors"));
     write(&place.join("scores.csv"), "checkpoint,f1\n".to_owned() + &scores());
