@@ -1,8 +1,6 @@
 //! The C library, laid out as a prefix.
 
-use std::fs;
-
-use crate::run::{Result, cargo, root, run, target};
+use crate::run::{Result, cargo, copy, root, run, target};
 
 /// `cargo xtask build c`: header, libraries, pkg-config file and CMake package, laid out as a prefix.
 pub(crate) fn build() -> Result {
@@ -30,9 +28,7 @@ pub(crate) fn build() -> Result {
         }
     }
     for (file, folder, name) in copies {
-        let folder = prefix.join(folder);
-        let copy = fs::create_dir_all(&folder).and_then(|()| fs::copy(&file, folder.join(name)));
-        copy.map_err(|error| error.to_string())?;
+        copy(&file, &prefix.join(folder).join(name))?;
     }
     println!("built {}", prefix.display());
     Ok(())

@@ -9,7 +9,7 @@ use wasm_encoder::{Module, RawSection};
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
-use crate::run::{Result, output, root, run, target};
+use crate::run::{Result, copy, output, root, run, sources, target};
 use crate::{target, web};
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
@@ -53,13 +53,8 @@ pub(crate) fn build() -> Result {
 pub(crate) fn check() -> Result {
     build()?;
     let elsewhere = folder().join("elsewhere/with/another/path");
-    let mut files = Command::new("git");
-    files.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
-    for file in output(files)?.lines().filter(|file| root().join(file).is_file()) {
-        let to = elsewhere.join(file);
-        let copied = fs::create_dir_all(to.parent().expect("it lies in the copy"))
-            .and_then(|()| fs::copy(root().join(file), &to));
-        copied.map_err(|error| format!("{}: {error}", to.display()))?;
+    for file in sources()? {
+        copy(&root().join(&file), &elsewhere.join(&file))?;
     }
     for (name, features) in KINDS {
         let here = PACKAGES.map(|package| built(&folder().join("build").join(features), package));

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::run::{Result, cargo, output, root, run, target};
+use crate::run::{Result, cargo, copy, output, root, run, target};
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 /// The page that merges, once it is built; a part of the site.
@@ -235,12 +235,6 @@ fn lay_out(pages: &BTreeSet<String>, to: &Path) -> Result {
         written.map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result {
-    let copied =
-        fs::create_dir_all(to.parent().expect("it lies in a folder")).and_then(|()| fs::copy(from, to));
-    copied.map(drop).map_err(|error| format!("{}: {error}", from.display()))
 }
 
 fn copy_all(from: &Path, to: &Path) -> Result {

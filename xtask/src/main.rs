@@ -78,7 +78,7 @@ usage: cargo xtask VERB …
   bench [RUNS]             whole merges beside their floor (read all, write one) and, if they are there, other tools
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
-  bench growth [RUNS]      … 1 to 64 LoRA checkpoints: time and memory by their number, docs/growth.svg (5 GB of disk)
+  bench growth [RUNS]      … 1 to 64 LoRA checkpoints: time and memory by their number, with a picture (5 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench bindings [RUNS]    Python, C, Node and Java beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench go [RUNS]          the Go package beside the binary with as many threads, on the same eight

@@ -1,6 +1,8 @@
-//! Start other programs, showing what is started.
+//! Start other programs, showing what is started; where the repository lies, and its files.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +25,20 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
+}
+
+/// Copy a file, with the folder that it goes to.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result {
+    let made = fs::create_dir_all(to.parent().expect("it lies in a folder"));
+    let copied = made.and_then(|()| fs::copy(from, to));
+    copied.map(drop).map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))
+}
+
+/// The files that are committed, or would be.
+pub(crate) fn sources() -> Result<BTreeSet<PathBuf>> {
+    let mut list = Command::new("git");
+    list.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
+    Ok(output(list)?.lines().map(PathBuf::from).filter(|file| root().join(file).is_file()).collect())
 }
 
 /// Run to the end; failure is an error.

@@ -1,4 +1,4 @@
-//! How time and memory grow with the number of checkpoints, as a table and as the picture in the documentation.
+//! How time and memory grow with the number of checkpoints, as a table and as a picture.
 
 use core::fmt::Write as _;
 use std::fs;
@@ -6,14 +6,14 @@ use std::process::Command;
 
 use super::{Contender, Sample, floor, machine, rounds};
 use crate::inputs;
-use crate::run::{Result, build, root, target};
+use crate::run::{Result, build, target};
 
 /// Numbers of checkpoints.
 const COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// The newest so many are merged, with the residual and without, beside reading them and writing one.
 const LINES: [&str; 3] = ["floor (cat all, cp one)", "mwa merge --residual off", "mwa merge"];
 
-/// `cargo xtask bench growth`: writes docs/growth.svg.
+/// `cargo xtask bench growth`: writes target/bench/growth.svg.
 pub(super) fn growth(runs: usize) -> Result {
     build()?;
     let folder = target().join("bench/lora-many");
@@ -40,7 +40,7 @@ pub(super) fn growth(runs: usize) -> Result {
         println!("| {count} | {} |", cells.collect::<Vec<_>>().join(" | "));
         rows.push((count, samples));
     }
-    let path = root().join("docs/growth.svg");
+    let path = target().join("bench/growth.svg");
     fs::write(&path, drawn(&rows)).map_err(|error| format!("{}: {error}", path.display()))?;
     println!("\n{}", path.display());
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::folder;
-use crate::run::{Result, output};
+use crate::run::{Result, copy, output};
 
 /// A folder that becomes an archive of the same name.
 pub(super) struct Archive {
@@ -31,10 +31,7 @@ impl Archive {
 
     /// A copy of a file, under a path inside.
     pub(super) fn add(&self, from: &Path, to: &str) -> Result {
-        let to = self.folder.join(to);
-        let copied = fs::create_dir_all(to.parent().expect("it lies in the folder"))
-            .and_then(|()| fs::copy(from, &to));
-        copied.map(drop).map_err(|error| format!("{}: {error}", from.display()))
+        copy(from, &self.folder.join(to))
     }
 
     /// Pack it: `.tar.gz`, or `.zip` where that is what people open.

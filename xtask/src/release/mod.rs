@@ -16,7 +16,7 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::run::{Result, cargo, output, root, run, target};
+use crate::run::{self, Result, cargo, output, root, run, sources, target};
 use crate::supply;
 
 pub(crate) use versions::differing;
@@ -151,11 +151,7 @@ pub(crate) fn sums() -> Result {
 fn copy(tree: &Path) -> Result {
     // what was installed there stays: it takes minutes
     const KEPT: [&str; 1] = ["node_modules"];
-    let mut list = Command::new("git");
-    list.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
-    let list = output(list)?;
-    let files: std::collections::BTreeSet<_> =
-        list.lines().map(PathBuf::from).filter(|file| root().join(file).is_file()).collect();
+    let files = sources()?;
     for gone in archive::files(tree).into_iter().filter(|file| !files.contains(file)) {
         let is_kept = gone.components().any(|part| KEPT.iter().any(|kept| part.as_os_str() == *kept));
         if !is_kept {
@@ -169,9 +165,7 @@ fn copy(tree: &Path) -> Result {
         if fs::read(&to).is_ok_and(|there| there == bytes) {
             continue;
         }
-        let copied =
-            fs::create_dir_all(to.parent().expect("it lies in the tree")).and_then(|()| fs::copy(&from, &to));
-        copied.map_err(|error| format!("{}: {error}", to.display()))?;
+        run::copy(&from, &to)?;
     }
     println!("copied {} files to {}", files.len(), tree.display());
     Ok(())
@@ -188,7 +182,8 @@ fn to_type(version: &str, tree: &Path, is_dry: bool) -> String {
         "Nothing is published yet. To publish:\n\n".into()
     };
     format!(
-        "{first}  git commit -am 'Release {version}' && git tag -s v{version} && git push origin main v{version}
+        "{first}  # add a merge by this version to host/tests/cli/data/reports, for later ones to verify
+  git commit -am 'Release {version}' && git tag -s v{version} && git push origin main v{version}
       # .github/workflows/release.yml builds the rest for other systems, and drafts the release: look at it, publish it
 
   (cd {tree} && cargo publish --allow-dirty -p mwa -p mwa-gpu -p mwa-host)      # crates.io, in this order
