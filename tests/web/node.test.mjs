@@ -251,5 +251,5 @@ test("what cannot be searched is refused", async () => {
   ]) await assert.rejects(mwa.search(run, { ...options, ...more }), (error) => error.kind === kind && says.test(error.message), `${says}`);
   const controller = new AbortController();
   const stopped = mwa.search(run, { ...options, signal: controller.signal, evaluate: () => { controller.abort(); return 1; } });
-  await assert.rejects(stopped);
+  await assert.rejects(stopped, (error) => error.kind === "stopped");
 });

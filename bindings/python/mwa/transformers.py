@@ -99,6 +99,7 @@ class SearchCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # A
     ) -> None:
         """Refuse a training that would leave nothing to search, or that this process sees a part of."""
         _leaves_checkpoints(args)
+        self._wanted(args)
         if args.world_size > 1:
             raise mwa.MergeError(
                 "usage",
@@ -151,9 +152,14 @@ class SearchCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # A
         if self.goal is not None:
             return name, self.goal
         is_greater = args.greater_is_better if self.score is None else None
-        if is_greater is None:
-            is_greater = not name.endswith(("loss", "perplexity", "error", "wer", "cer"))
-        return name, "max" if is_greater else "min"
+        if is_greater is not None:
+            return name, "max" if is_greater else "min"
+        goal = _mwa.goal_of(name)
+        if goal is None:
+            raise mwa.MergeError(
+                "usage", f"nothing says whether lower or higher values of {name} are better", help='give goal="min" or goal="max"'
+            )
+        return name, "max" if goal == "max" else "min"
 
 
 def _leaves_checkpoints(args: TrainingArguments) -> None:

@@ -112,6 +112,12 @@ mod _mwa {
         })
     }
 
+    /// Whether lower or higher values of a metric are better, `min` or `max`, as far as its name tells.
+    #[pyfunction]
+    fn goal_of(name: &str) -> Option<String> {
+        mwa::Goal::infer(name).map(|goal| goal.to_string())
+    }
+
     /// The same of options of a search.
     #[pyfunction]
     fn check_search(py: Python<'_>, options: &str) -> PyResult<()> {

@@ -17,6 +17,9 @@ use crate::text::spelling::one_of;
 /// So many lots in a row may bring nothing new, before a search is over.
 const IDLE: usize = 1000;
 
+/// A search is given up when so many trials failed and none was scored.
+const HOPELESS: usize = 5;
+
 /// A search under way.
 pub struct Search {
     method: Method,
@@ -151,6 +154,13 @@ impl Search {
     #[must_use]
     pub fn trials(&self) -> &[Trial] {
         &self.trials
+    }
+
+    /// Whether to give up: trials fail, and none was scored.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        let failed = self.trials.iter().filter(|trial| trial.has_failed()).count();
+        self.winner().is_none() && failed >= HOPELESS.min(self.budget)
     }
 
     /// The number of the best so far, the first of equals.

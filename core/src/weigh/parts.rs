@@ -47,6 +47,16 @@ impl Parts {
         Ok(Self(parts))
     }
 
+    /// What the weights of inputs are called, where each of `groups` has its own; the inputs' names alone where there are none.
+    #[must_use]
+    pub fn labels(groups: &[String], names: &[&str]) -> Vec<String> {
+        if groups.is_empty() {
+            return names.iter().map(|name| (*name).into()).collect();
+        }
+        let of = |group| names.iter().map(move |name| format!("{group}: {name}"));
+        groups.iter().flat_map(of).collect()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -15,9 +15,6 @@ use super::larder::{Larder, Spare};
 use super::report::{Compared, Tried};
 use super::watch::Watch;
 
-/// A search is given up when so many trials failed and none was scored.
-const HOPELESS: usize = 5;
-
 /// No candidate was scored.
 pub(super) fn hopeless(tried: &[Tried]) -> Error {
     let why = tried.iter().rev().find_map(|row| row.failed.as_deref()).unwrap_or("there was none");
@@ -75,8 +72,7 @@ impl Driver<'_> {
                 journal.write(row, None)?;
                 search.tell(number, entry.score);
                 watch.told(tried, search.winner(), budget);
-                let failed = tried.iter().filter(|row| row.failed.is_some()).count();
-                if search.winner().is_none() && failed >= HOPELESS.min(budget) {
+                if search.is_hopeless() {
                     journal.forget();
                     return Err(hopeless(tried));
                 }

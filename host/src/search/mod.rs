@@ -98,19 +98,18 @@ pub fn search(
         driver.journal.forget();
         return Err(hopeless(&driver.tried));
     };
+    // their room may be needed for what is compared
+    driver.spare.clear();
     let compared = driver.compare(&search, evaluators)?;
     let tried = driver.tried;
-    driver.spare.clear();
 
     let trial = search.trial(winner);
     let names = labels(kitchen.rows());
     let groups = kitchen.groups();
-    let each: Vec<_> =
-        groups.iter().flat_map(|group| names.iter().map(move |name| format!("{group}: {name}"))).collect();
+    let each = mwa::Parts::labels(&groups, &names);
     let each: Vec<_> = each.iter().map(String::as_str).collect();
     let own = tried[winner].standard_error;
-    let mut doubts =
-        search.doubts(own, evaluators.holdout.is_some(), if groups.is_empty() { &names } else { &each });
+    let mut doubts = search.doubts(own, evaluators.holdout.is_some(), &each);
     doubts.extend(held_out(&compared, goal));
     let basin = search.basin(own);
     let files = draw(&search, out, &names)?;

@@ -112,9 +112,6 @@ interface Told {
   groups: string[];
 }
 
-/** A search is given up when so many trials failed and none was scored. */
-const HOPELESS = 5;
-
 /**
  * Search for the weights whose merge scores best by your own function, and merge with them. The same seed gives the same search, on every
  * runtime and in the native program, as far as equal weights get equal scores.
@@ -176,8 +173,7 @@ export async function search(run: Run, options: SearchOptions): Promise<Searched
         if (failure !== undefined) return;
         try {
           tell(at, await score(trials[at]!, evaluate));
-          const failed = trials.filter((trial) => trial.failed !== undefined);
-          if (!best() && failed.length >= Math.min(HOPELESS, told.budget)) throw hopeless(failed);
+          if (core.isHopeless()) throw hopeless(trials.filter((trial) => trial.failed !== undefined));
         } catch (error) {
           failure = error;
         }
@@ -204,7 +200,7 @@ export async function search(run: Run, options: SearchOptions): Promise<Searched
     const scheme = `search by ${told.method}: ${winner.by}, the best of ${trials.length} trials`;
     const note = `weights found by mwa search: method ${told.method}, seed ${told.seed}, ${trials.length} trials, goal ${told.goal}, evaluator a function`;
     const merged = await mergeWith(winner.weights, scheme, {
-      ...(merging.residual ? { residual: merging.residual } : { residual: undefined }),
+      residual: merging.residual,
       tried: { weights: winner.weights, groups, scheme, note },
       ...(output ? { output } : {}),
     });
@@ -216,14 +212,15 @@ export async function search(run: Run, options: SearchOptions): Promise<Searched
 
 /** What a function says of a candidate: its score, or why it failed. */
 async function scoreOf(core: Core, evaluate: Evaluate, files: MergedFile[], candidate: Candidate): Promise<Partial<Trial>> {
-  let given: number | Score;
+  let given: number | Score = NaN;
+  let failed: unknown;
   try {
     given = await evaluate(files, candidate);
   } catch (error) {
-    if (candidate.signal?.aborted) throw new MergeError("stopped", "stopped; nothing was written");
-    return { failed: error instanceof Error ? error.message : String(error) };
+    failed = error ?? "it threw nothing";
   }
-  candidate.signal?.throwIfAborted();
+  if (candidate.signal?.aborted) throw new MergeError("stopped", "stopped; nothing was written");
+  if (failed !== undefined) return { failed: failed instanceof Error ? failed.message : String(failed) };
   const fields = typeof given === "number" ? { score: given } : given;
   const { score } = fields ?? {};
   if (typeof score === "number" && !Number.isFinite(score)) return { failed: `its score is ${score}` };

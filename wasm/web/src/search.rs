@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use mwa::report::labels;
 use mwa::search::{Lead, Score, called, object};
-use mwa::{Error, ErrorKind, Goal, Options, Parts, Run, SearchOptions, Weighed};
+use mwa::{Error, ErrorKind, Options, Parts, Run, SearchOptions, Weighed};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wasm_bindgen::prelude::*;
@@ -81,11 +81,7 @@ impl Search {
             mwa::search::Search::new(wanted.search_method, ground, wanted.budget, goal, wanted.seed)?;
         let names = labels(&weighed.inputs);
         let groups: Vec<_> = parts.iter().flat_map(Parts::names).map(String::from).collect();
-        let each = groups.iter().flat_map(|group| names.iter().map(move |name| [group, ": ", name].concat()));
-        let mut labels: Vec<_> = each.collect();
-        if groups.is_empty() {
-            labels = names.into_iter().map(String::from).collect();
-        }
+        let labels = Parts::labels(&groups, &names);
         Ok(Self { search, labels, groups, questions: wanted.score_questions })
     }
 }
@@ -96,7 +92,7 @@ impl Search {
     #[must_use]
     pub fn describe(&self) -> String {
         let search = &self.search;
-        let goal = if search.goal() == Goal::Min { "min" } else { "max" };
+        let goal = search.goal().to_string();
         let (method, reason) = (search.method().name, search.reason());
         json!({
             "method": method, "reason": reason, "goal": goal, "seed": search.seed(), "budget": search.budget(),
@@ -125,6 +121,13 @@ impl Search {
     /// Take in what came of a trial; nothing for one that failed.
     pub fn tell(&mut self, number: usize, score: Option<f64>) {
         self.search.tell(number, score);
+    }
+
+    /// Whether to give up: trials fail, and none was scored.
+    #[must_use]
+    #[wasm_bindgen(js_name = isHopeless)]
+    pub fn is_hopeless(&self) -> bool {
+        self.search.is_hopeless()
     }
 
     /// The number of the best so far.

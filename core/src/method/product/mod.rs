@@ -38,6 +38,7 @@ use crate::weigh::scheme::Weights;
 pub use job::ModuleJob;
 pub(crate) use panel::widen;
 pub use residual::Residual;
+pub(crate) use sketch::draw;
 pub(crate) use window::Reader;
 
 /// What is averaged.
