@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use mwa::fold::{Factors, FoldOptions, Folding, Work};
-use mwa::report::{CARD, REPORT, Report};
+use mwa::report::Report;
 use mwa::{Read, Readers, Result, Write};
 
-use crate::engine::cpu::MEMORY;
+use crate::engine::cpu::budget;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
@@ -14,7 +14,7 @@ use crate::io::disk::{Disk, text_of};
 use crate::io::staging::Staging;
 use crate::io::store::Store;
 use crate::io::url::clean;
-use crate::merge::{at_output, beside, close, path_from};
+use crate::merge::{at_output, close_two};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
 
@@ -34,11 +34,7 @@ pub fn apply(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    Staging::tidy(out).iter().for_each(|done| progress.note(done));
-    if how.force {
-        Staging::check_inputs(out, [adapter, base].into_iter())?;
-    }
-    Staging::check(out, how.force)?;
+    Staging::make_way(out, how.force, [adapter, base].into_iter(), progress)?;
     let disk = Disk::default();
     let options = FoldOptions {
         adapter: text_of(&clean(adapter))?,
@@ -58,27 +54,15 @@ pub fn apply(
     store.writing_back(|| written(&plan, &store, how, progress)).map_err(|error| at_output(error, out))?;
     store.sync().map_err(|error| at_output(error, out))?;
     let hashes = store.hashes(how.machine, progress).map_err(|error| at_output(error, out))?;
-    for file in inputs.iter().flat_map(|input| &input.files) {
-        file.check_unchanged()?;
-    }
-    let (last, texts): (Vec<_>, Vec<_>) = plan.texts.iter().cloned().partition(|(name, _)| name == CARD);
     let others: Vec<_> = plan.companions.iter().map(|(name, path)| (name.clone(), path.into())).collect();
-    let (companions, notes) = beside(&staging, &texts, &others, how, progress)?;
-    let paths =
-        inputs.iter().map(|input| path_from(staging.target(), &input.path)).collect::<Result<Vec<_>>>()?;
-    let mut report = plan.report(&paths, &hashes.inputs, &hashes.outputs);
-    report.companions = companions;
-    report.notes.extend(notes);
-    let texts = last.into_iter().chain([(REPORT.to_owned(), report.to_json())]).collect::<Vec<_>>();
-    close(staging, &texts, progress)?;
-    Ok(report)
+    let report = |paths: &[String]| plan.report(paths, &hashes.inputs, &hashes.outputs);
+    close_two(staging, &inputs, (&plan.texts, &others), how, progress, report)
 }
 
 /// Write all that is made in pieces, on all threads.
 fn written(plan: &Folding, store: &Store, how: &MergeOptions, progress: &dyn Progress) -> Result<()> {
     let threads = how.machine.threads();
-    let memory = how.machine.memory.unwrap_or(MEMORY);
-    let most = (memory / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
+    let most = (budget(how.machine) as u64 / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
     let set = InstructionSet::widest();
     let run = |work: &mut Work| set.fold(work);
     let files = plan.base.files.len();

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use mwa::extract::{ExtractOptions, ExtractRank, Extraction, Found, Part, WEIGHTS};
-use mwa::report::{CARD, REPORT, Report};
+use mwa::report::Report;
 use mwa::{Read, Readers, Result, Write};
 
-use crate::engine::cpu::MEMORY;
+use crate::engine::cpu::budget;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
@@ -14,7 +14,7 @@ use crate::io::disk::{Disk, text_of};
 use crate::io::staging::Staging;
 use crate::io::store::Store;
 use crate::io::url::clean;
-use crate::merge::{at_output, beside, close, path_from};
+use crate::merge::{at_output, close_two};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
 
@@ -37,11 +37,7 @@ pub fn extract(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    Staging::tidy(out).iter().for_each(|done| progress.note(done));
-    if how.force {
-        Staging::check_inputs(out, [tuned, base].into_iter())?;
-    }
-    Staging::check(out, how.force)?;
+    Staging::make_way(out, how.force, [tuned, base].into_iter(), progress)?;
     let disk = Disk::default();
     let options = ExtractOptions {
         tuned: text_of(&clean(tuned))?,
@@ -85,19 +81,8 @@ pub fn extract(
     store.writing_back(work).map_err(|error| at_output(error, out))?;
     store.sync().map_err(|error| at_output(error, out))?;
     let hashes = store.hashes(how.machine, progress).map_err(|error| at_output(error, out))?;
-    for file in inputs.iter().flat_map(|input| &input.files) {
-        file.check_unchanged()?;
-    }
-    let (last, texts): (Vec<_>, Vec<_>) = adapter.texts.iter().cloned().partition(|(name, _)| name == CARD);
-    let (companions, notes) = beside(&staging, &texts, &[], how, progress)?;
-    let paths =
-        inputs.iter().map(|input| path_from(staging.target(), &input.path)).collect::<Result<Vec<_>>>()?;
-    let mut report = plan.report(&adapter, &paths, &hashes.inputs, &hashes.outputs[0]);
-    report.companions = companions;
-    report.notes.extend(notes);
-    let texts = last.into_iter().chain([(REPORT.to_owned(), report.to_json())]).collect::<Vec<_>>();
-    close(staging, &texts, progress)?;
-    Ok(report)
+    let report = |paths: &[String]| plan.report(&adapter, paths, &hashes.inputs, &hashes.outputs[0]);
+    close_two(staging, &inputs, (&adapter.texts, &[]), how, progress, report)
 }
 
 /// Compare all tensors, one to a thread.
@@ -108,8 +93,7 @@ fn compared(
     progress: &dyn Progress,
 ) -> Result<Vec<Found>> {
     let threads = how.machine.threads();
-    let memory = how.machine.memory.unwrap_or(MEMORY);
-    let most = (memory / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
+    let most = (budget(how.machine) as u64 / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
     let set = InstructionSet::widest();
     let files = plan.tuned.files.len();
     progress.start(plan.tensors().sum());

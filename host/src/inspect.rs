@@ -6,7 +6,7 @@ use mwa::{ErrorKind, Inspection, OpenOptions, Readers, Result};
 
 use crate::find;
 use crate::io::disk::{Disk, text_of};
-use crate::io::url::clean;
+use crate::io::url::{clean, clean_log};
 
 /// Look at a run folder, a checkpoint folder or a file.
 ///
@@ -15,10 +15,7 @@ use crate::io::url::clean;
 pub fn inspect(path: &Path, options: &mwa::Options) -> Result<Inspection> {
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
-        metrics_from: options
-            .metrics_from
-            .as_deref()
-            .map(|path| clean(Path::new(path)).display().to_string()),
+        metrics_from: options.metrics_from.as_deref().map(clean_log),
         ..OpenOptions::default()
     };
     let disk = Disk::default();

@@ -15,9 +15,8 @@ use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::{Choice, weigh};
 use crate::io::cloud::upload;
 use crate::io::disk::{Disk, text_of};
-use crate::io::hash::sha256_of;
 use crate::io::scratch::Scratch;
-use crate::io::staging::{Staging, cannot_write, place_of};
+use crate::io::staging::{Staging, cannot_write, place_of, target_of};
 use crate::io::store::{Hashes, Known, Store};
 use crate::io::url::{clean, is_elsewhere, is_url, place};
 use crate::options::{MergeOptions, Options};
@@ -62,13 +61,9 @@ pub fn drawn(options: &Options) -> Result<(Report, String)> {
 /// # Errors
 /// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
-    Staging::tidy(out).iter().for_each(|done| progress.note(done));
-    if how.force {
-        let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
-        let base = options.role_base.iter().map(Path::new);
-        Staging::check_inputs(out, named.map(PathBuf::as_path).chain(base))?;
-    }
-    Staging::check(out, how.force)?;
+    let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
+    let base = options.role_base.iter().map(Path::new);
+    Staging::make_way(out, how.force, named.map(PathBuf::as_path).chain(base), progress)?;
     if let Some(target) = how.format {
         return into_format(options, how, target, out, progress);
     }
@@ -125,12 +120,7 @@ fn into_format(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let place = match place_of(out)? {
-        Some(place) => Ok(place),
-        None if is_elsewhere(out) => Ok(std::env::temp_dir().join("merge")),
-        None => std::path::absolute(out),
-    };
-    let place = place.map_err(|error| cannot_write(out, &error))?;
+    let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
     let parent = place.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
     // at its side, so that the ways to the inputs are the same
@@ -157,9 +147,7 @@ fn into_format(
     let staging = Staging::begin(out, how.force, &[])?;
     let mut files = convert::written(&plan, &staging, out, progress)?;
     if how.sha256 {
-        for file in &mut files {
-            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
-        }
+        staging.add_sha256(&mut files, progress)?;
     }
     report.format = Some(Target::NAMES[target as usize].to_owned());
     report.companions = files;
@@ -368,11 +356,31 @@ pub(crate) fn beside(
     let (copied, left_out) = staging.copy_companions(others)?;
     companions.extend(copied);
     if how.sha256 {
-        for file in &mut companions {
-            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
-        }
+        staging.add_sha256(&mut companions, progress)?;
     }
     Ok((companions, left_out))
+}
+
+/// Write what lies beside weights that were made of two models or of a model and an adapter: `texts`, copies of `others`, and last
+/// card and report; `report` makes that of the ways to the inputs.
+pub(crate) fn close_two(
+    staging: Staging,
+    inputs: &[Checkpoint; 2],
+    (texts, others): (&[Text], &[(String, PathBuf)]),
+    how: &MergeOptions,
+    progress: &dyn Progress,
+    report: impl FnOnce(&[String]) -> Report,
+) -> Result<Report> {
+    inputs.iter().flat_map(|input| &input.files).try_for_each(|file| file.check_unchanged())?;
+    let (last, texts): (Vec<_>, Vec<_>) = texts.iter().cloned().partition(|(name, _)| name == CARD);
+    let (companions, notes) = beside(&staging, &texts, others, how, progress)?;
+    let paths = inputs.iter().map(|input| path_from(staging.target(), &input.path));
+    let mut report = report(&paths.collect::<Result<Vec<_>>>()?);
+    report.companions = companions;
+    report.notes.extend(notes);
+    let texts = last.into_iter().chain([(REPORT.to_owned(), report.to_json())]).collect::<Vec<_>>();
+    close(staging, &texts, progress)?;
+    Ok(report)
 }
 
 /// Write the card and the report, which come last, and put the output in its place.

@@ -185,11 +185,8 @@ pub fn recover(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    Staging::tidy(out).iter().for_each(|done| progress.note(done));
-    if how.force {
-        Staging::check_inputs(out, [Some(path), wanted.from.as_deref()].into_iter().flatten())?;
-    }
-    Staging::check(out, how.force)?;
+    let named = [Some(path), wanted.from.as_deref()].into_iter().flatten();
+    Staging::make_way(out, how.force, named, progress)?;
     let mut choice = choose(path, wanted)?;
     if let Some(recovered) = &mut choice.chosen.recovered {
         let failed = |error| io_error("cannot tell where that is", &error).file(out.display().to_string());

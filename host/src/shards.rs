@@ -29,7 +29,7 @@ use crate::engine::execute;
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
 use crate::io::disk::{io_error, text_of};
-use crate::io::staging::{Staging, cannot_write, place_of};
+use crate::io::staging::{Staging, cannot_write, target_of};
 use crate::io::store::Store;
 use crate::io::url::is_elsewhere;
 use crate::merge::{Planned, at_output};
@@ -143,6 +143,8 @@ struct Begun<'a> {
     store: Store,
     next: Next,
     order: Order,
+    /// What shards call the order.
+    id: String,
     how: MergeOptions,
     machine: Machine,
     out: &'a Path,
@@ -223,8 +225,7 @@ pub fn abort_shards(out: &Path) -> Result<()> {
 
 /// The folder that the shards of an output share.
 fn claim_of(out: &Path) -> Result<PathBuf> {
-    let place = place_of(out)?.map_or_else(|| std::path::absolute(out), Ok);
-    let place = place.map_err(|error| cannot_write(out, &error))?;
+    let place = target_of(out)?;
     let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
         let detail = "cannot be the name of a folder";
         return Err(Error::new(ErrorKind::Output, detail).file(out.display().to_string()));
@@ -318,7 +319,7 @@ impl<'a> Begun<'a> {
             borders: borders(&planned, &next, of),
             plan: hash(plan.to_json().as_bytes()),
         };
-        Ok(Self { planned, store, next, order, how, machine, out, claim: claim_of(out)? })
+        Ok(Self { planned, store, next, id: order.id(), order, how, machine, out, claim: claim_of(out)? })
     }
 
     /// Be the first with this order, or find that the first had the same.
@@ -327,10 +328,7 @@ impl<'a> Begun<'a> {
         fs::create_dir_all(&self.claim).map_err(failed)?;
         let path = self.claim.join(ORDER);
         if !path.is_file() {
-            let mut made = tempfile::NamedTempFile::new_in(&self.claim).map_err(failed)?;
-            serde_json::to_writer(&mut made, &self.order).map_err(|error| failed(error.into()))?;
-            made.as_file().sync_all().map_err(failed)?;
-            match made.persist_noclobber(&path) {
+            match self.json(&self.order)?.persist_noclobber(&path) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed(error.error)),
@@ -365,6 +363,17 @@ impl<'a> Begun<'a> {
             .help(another(&self.claim)))
     }
 
+    /// A value as a file that is on the disk, but has no name yet.
+    fn json(&self, value: &impl Serialize) -> Result<tempfile::NamedTempFile> {
+        let write = || -> io::Result<tempfile::NamedTempFile> {
+            let mut made = tempfile::NamedTempFile::new_in(&self.claim)?;
+            serde_json::to_writer(&mut made, value)?;
+            made.as_file().sync_all()?;
+            Ok(made)
+        };
+        write().map_err(|error| cannot_write(&self.claim, &error))
+    }
+
     fn path(&self, number: u64) -> PathBuf {
         self.claim.join(format!("shard-{number}.json"))
     }
@@ -380,7 +389,7 @@ impl<'a> Begun<'a> {
             return Ok(None);
         }
         let done: Option<Done> = serde_json::from_str(&read_text(&path)?).ok();
-        match done.filter(|done| done.order == self.order.id()) {
+        match done.filter(|done| done.order == self.id) {
             Some(done) => Ok(Some(done)),
             None => Err(foreign(&path)),
         }
@@ -420,7 +429,7 @@ impl<'a> Begun<'a> {
         let (tallied, tally, others) = found.parts();
         let bits = |found: &Found| found.to_numbers().iter().map(|number| number.to_bits()).collect();
         let done = Done {
-            order: self.order.id(),
+            order: self.id.clone(),
             tallied,
             non_finite: tally.non_finite,
             underflowed: tally.underflowed,
@@ -428,12 +437,8 @@ impl<'a> Begun<'a> {
             read: read.iter().map(|files| files.iter().map(hex).collect()).collect(),
             written: written.iter().map(hex).collect(),
         };
-        let failed = |error: io::Error| cannot_write(&self.claim, &error);
-        let mut made = tempfile::NamedTempFile::new_in(&self.claim).map_err(failed)?;
-        serde_json::to_writer(&mut made, &done).map_err(|error| failed(error.into()))?;
-        made.as_file().sync_all().map_err(failed)?;
-        made.persist(self.path(number)).map_err(|error| failed(error.error))?;
-        Ok(())
+        let persisted = self.json(&done)?.persist(self.path(number));
+        persisted.map(drop).map_err(|error| cannot_write(&self.claim, &error.error))
     }
 
     /// Put together what all shards have found and written.

@@ -249,14 +249,13 @@ fn check(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progre
 
 /// Whether a file has the hashes that the report says, of which there must be one.
 fn has_hashes(path: &Path, file: &HashedFile, machine: Machine, progress: &dyn Progress) -> Result<bool> {
-    let mut hashes = Vec::new();
-    if !file.blake3.is_empty() {
-        hashes.push(blake3_of(path, machine.threads(), progress)? == file.blake3);
+    if !file.blake3.is_empty() && blake3_of(path, machine.threads(), progress)? != file.blake3 {
+        return Ok(false);
     }
-    if let Some(sha256) = &file.sha256 {
-        hashes.push(sha256_of(path, progress)? == *sha256);
+    match &file.sha256 {
+        Some(sha256) => Ok(sha256_of(path, progress)? == *sha256),
+        None => Ok(!file.blake3.is_empty()),
     }
-    Ok(!hashes.is_empty() && hashes.iter().all(|is_same| *is_same))
 }
 
 /// Compare one file in a store with what that said of it when it was merged.

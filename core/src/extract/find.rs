@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fold::ReadAt;
 use crate::linalg::eigen::eigen;
 use crate::linalg::matrix::{Matrix, WIDTH, multiply};
-use crate::method::product::widen;
+use crate::method::product::{draw, widen};
 use crate::room::{resize, zeros};
 
 /// Columns of Ω beyond the rank.
@@ -166,15 +166,10 @@ impl Difference {
                 ExtractRank::Fixed(_) => Some(rank),
                 ExtractRank::Error(most) => (1..=rank).find(|rank| left_over(*rank) <= most * most * norm),
             };
-            match enough {
-                Some(rank) => {
-                    return Ok(Some(split(rank, &z, &q, &energies, &vectors, left_over(rank), norm)?));
-                }
-                None if rank == full => {
-                    return Ok(Some(split(rank, &z, &q, &energies, &vectors, left_over(rank), norm)?));
-                }
-                None => rank = (2 * rank).min(full),
+            if let Some(rank) = enough.or((rank == full).then_some(rank)) {
+                return Ok(Some(split(rank, &z, &q, &energies, &vectors, left_over(rank), norm)?));
             }
+            rank = (2 * rank).min(full);
         }
     }
 
@@ -238,19 +233,11 @@ fn signs(rows: usize, columns: usize) -> Result<Matrix> {
     let mut made = Matrix::zero(rows, columns)?;
     for row in 0..rows {
         for column in 0..columns {
-            let sign = if mixed((row as u64) << 20 | column as u64) >> 63 == 0 { 1.0 } else { -1.0 };
+            let sign = if draw(0, (row as u64) << 20 | column as u64) >> 63 == 0 { 1.0 } else { -1.0 };
             made.set(row, column, sign);
         }
     }
     Ok(made)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-fn mixed(counter: u64) -> u64 {
-    let mut z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The columns made orthonormal, one after the other, twice; those that depend on others become zero.

@@ -14,16 +14,13 @@ use serde_json::{Map, Value, json};
 use self::find::{Difference, differ};
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, is_file, join, last, text};
+use crate::files::{Files, Maybe, last};
 use crate::fold::ReadAt;
 use crate::format::quantised;
 use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::merge::Hash;
-use crate::merge::report::{
-    self, CONFIG, Distance, Extracted, HashedFile, MODEL_CONFIG, ModuleDistance, Report,
-};
-use crate::method::product::Space;
-use crate::run::checkpoint::{CONFIG_LIMIT, Checkpoint};
+use crate::merge::report::{self, CONFIG, Distance, Extracted, ModuleDistance, Report};
+use crate::run::checkpoint::{Checkpoint, model_config};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::text::escape::{markdown, readable};
 use crate::text::index::Index;
@@ -139,11 +136,7 @@ impl Extraction {
         }
         let config = |checkpoint: &Checkpoint| -> Maybe<Option<Value>> {
             let Some(folder) = &checkpoint.folder else { return Ok(None) };
-            let path = join(folder, MODEL_CONFIG);
-            if !is_file(files, &path)? {
-                return Ok(None);
-            }
-            Ok(text_json::parse(&text(files, &path, CONFIG_LIMIT)?).ok())
+            Ok(model_config(files, folder)?.and_then(|text| text_json::parse(&text).ok()))
         };
         let (own, of_base) = (config(&tuned)?, config(&base)?);
         let field = |config: &Option<Value>, name: &str| {
@@ -403,17 +396,21 @@ impl Extraction {
             .collect();
         // a name by itself, where all modules of that name are adapted
         let end = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
-        let mut targets: Vec<String> = Vec::new();
-        for (module, _) in modules {
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
+        let all = sorted(self.compared.iter().filter_map(Compared::path).map(end).collect());
+        let adapted = sorted(modules.iter().map(|(module, _)| end(module)).collect());
+        let count = |names: &[String], name: &String| {
+            names.partition_point(|it| it <= name) - names.partition_point(|it| it < name)
+        };
+        let target = |(module, _): &(String, &Pair)| {
             let own = end(module);
-            let all = self.compared.iter().filter_map(Compared::path).filter(|path| end(path) == own).count();
-            let adapted = modules.iter().filter(|(other, _)| end(other) == own).count();
-            let target = if all == adapted { own } else { module.clone() };
-            if !targets.contains(&target) {
-                targets.push(target);
-            }
-        }
-        targets.sort();
+            if count(&all, &own) == count(&adapted, &own) { own } else { module.clone() }
+        };
+        let mut targets = sorted(modules.iter().map(target).collect());
+        targets.dedup();
         let is_turned = self.compared.iter().any(|it| it.kind == Kind::Turned);
         let saved = if saved.is_empty() { Value::Null } else { saved.into() };
         let fields = json!({
@@ -454,29 +451,17 @@ impl Extraction {
     /// The report: `paths` are the ways from the output folder to the tuned model and to the base.
     #[must_use]
     pub fn report(&self, adapter: &Adapter, paths: &[String], inputs: &[Vec<Hash>], output: &Hash) -> Report {
-        let hashed = |name: &str, len: u64, hash: &Hash| {
-            let mut file = HashedFile::unhashed(name.to_owned(), len);
-            hash.write_to(&mut file);
-            file
-        };
         let both = [&self.tuned, &self.base].into_iter().zip(["tuned", "base"]);
         let inputs = both.zip(paths).zip(inputs).map(|(((checkpoint, role), path), hashes)| {
-            let files =
-                checkpoint.files.iter().zip(hashes).map(|(file, hash)| hashed(file.name(), file.len, hash));
-            report::Input::of_role(
-                checkpoint,
-                role,
-                path,
-                if role == "base" { -1.0 } else { 1.0 },
-                files.collect(),
-            )
+            let weight = if role == "base" { -1.0 } else { 1.0 };
+            report::Input::of_role(checkpoint, role, path, weight, hashes)
         });
         Report {
             residual: adapter.distance.clone(),
             extracted: Some(adapter.told.clone()),
-            outputs: vec![hashed(WEIGHTS, adapter.header.file_len(), output)],
+            outputs: vec![output.of(WEIGHTS, adapter.header.file_len())],
             notes: adapter.notes.clone(),
-            ..Report::of_two("extract", inputs.collect(), Space::Factors)
+            ..Report::unweighed("extract", inputs.collect())
         }
     }
 }
@@ -524,13 +509,12 @@ fn plain(checkpoint: &Checkpoint) -> Result<()> {
             .file(&*checkpoint.name)
             .help("fold it into its base first: mwa apply ADAPTER --base MODEL -o FOLDER"));
     }
-    quantised::refuse_all(checkpoint.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
-        let what = error.detail().split(": neither").next().unwrap_or_default().to_owned();
-        Error::new(ErrorKind::Dtype, format!("{what}, and plain weights are compared"))
-            .file(&*checkpoint.name)
-            .tensor(error.at_tensor().unwrap_or_default())
-            .help("give the model as it was before it was quantised")
-    })
+    quantised::refuse_all(
+        checkpoint.files.iter().flat_map(|file| file.header.tensors()),
+        &checkpoint.name,
+        "plain weights are compared",
+        "give the model as it was before it was quantised",
+    )
 }
 
 /// Both tensors of each name.

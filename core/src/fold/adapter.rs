@@ -1,6 +1,7 @@
 //! What a PEFT adapter holds: pairs of factors by module, tensors that replace those of the base, rows of embeddings.
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -36,6 +37,8 @@ pub(super) struct Module {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub(super) modules: Vec<Module>,
+    /// Where a module is among them, by its path and how often it is wrapped.
+    places: BTreeMap<(String, usize), usize>,
     /// Tensors that take the place of the base's: name in the base, and what comes there.
     pub(super) replaced: Vec<(String, Found)>,
     /// Rows of embeddings: the module, which rows, and what comes there.
@@ -130,11 +133,11 @@ impl Parts {
             (own, depth) = (inner, depth + 1);
         }
         let own = own.replace(".base_layer.", ".");
-        let place = self.modules.iter().rposition(|it| it.path == own && it.depth == depth);
-        let place = place.unwrap_or_else(|| {
+        let next = self.modules.len();
+        let place = *self.places.entry((own.clone(), depth)).or_insert(next);
+        if place == next {
             self.modules.push(Module { path: own, depth, ..Module::default() });
-            self.modules.len() - 1
-        });
+        }
         &mut self.modules[place]
     }
 }

@@ -22,9 +22,8 @@ use crate::format::quantised;
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::stem;
 use crate::merge::Hash;
-use crate::merge::report::{self, Folded, HashedFile, MODEL_CONFIG, REPORT, Report};
-use crate::method::product::Space;
-use crate::run::checkpoint::{CONFIG_LIMIT, Checkpoint};
+use crate::merge::report::{self, Folded, MODEL_CONFIG, REPORT, Report};
+use crate::run::checkpoint::{Checkpoint, model_config};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::text::escape::{markdown, readable};
 use crate::text::json;
@@ -113,10 +112,9 @@ impl Folding {
         let adapter = Checkpoint::open(files, readers, adapter_path, &wanted)?;
         let base = Checkpoint::open(files, readers, base_path, &wanted)?;
         let config = checked(&adapter, &base)?;
-        let config_path = base.folder.as_ref().map(|folder| join(folder, MODEL_CONFIG));
-        let config_text = match &config_path {
-            Some(path) if is_file(files, path)? => Some(text(files, path, CONFIG_LIMIT)?.into_owned()),
-            _ => None,
+        let config_text = match &base.folder {
+            Some(folder) => model_config(files, folder)?,
+            None => None,
         };
         let base_config: Option<Value> = config_text.as_deref().and_then(|text| json::parse(text).ok());
         if let Some(how) = base_config.as_ref().and_then(|config| config.get("quantization_config")) {
@@ -125,7 +123,7 @@ impl Folding {
                 "says that the base is quantised ({how}), and an adapter is folded into plain weights"
             );
             return Err(Error::new(ErrorKind::Dtype, detail)
-                .file(config_path.unwrap_or_default())
+                .file(join(base.folder.as_deref().unwrap_or_default(), MODEL_CONFIG))
                 .help("give the model as it was before it was quantised with --base")
                 .into());
         }
@@ -274,16 +272,9 @@ impl Folding {
     /// and of the outputs. What was written beside these comes in afterwards.
     #[must_use]
     pub fn report(&self, paths: &[String], inputs: &[Vec<Hash>], outputs: &[Hash]) -> Report {
-        let hashed = |name: &str, len: u64, hash: &Hash| {
-            let mut file = HashedFile::unhashed(name.to_owned(), len);
-            hash.write_to(&mut file);
-            file
-        };
         let both = [&self.base, &self.adapter].into_iter().zip(["base", "adapter"]);
         let inputs = both.zip(paths).zip(inputs).map(|(((checkpoint, role), path), hashes)| {
-            let files =
-                checkpoint.files.iter().zip(hashes).map(|(file, hash)| hashed(file.name(), file.len, hash));
-            report::Input::of_role(checkpoint, role, path, 1.0, files.collect())
+            report::Input::of_role(checkpoint, role, path, 1.0, hashes)
         });
         let outputs = self.outputs.iter().zip(outputs);
         Report {
@@ -293,9 +284,9 @@ impl Folding {
                 replaced: self.replaced,
                 added: self.added.clone(),
             }),
-            outputs: outputs.map(|(output, hash)| hashed(&output.name, output.len, hash)).collect(),
+            outputs: outputs.map(|(output, hash)| hash.of(&output.name, output.len)).collect(),
             notes: self.notes.clone(),
-            ..Report::of_two("apply", inputs.collect(), Space::Factors)
+            ..Report::unweighed("apply", inputs.collect())
         }
     }
 
@@ -426,18 +417,17 @@ fn checked(adapter: &Checkpoint, base: &Checkpoint) -> Result<AdapterConfig> {
         .file(&*file.path)
         .help("write it anew first: `mwa merge MODEL -o FOLDER`"));
     }
-    quantised::refuse_all(base.files.iter().flat_map(|file| file.header.tensors())).map_err(|error| {
-        let what = error.detail().split(": neither").next().unwrap_or_default().to_owned();
-        Error::new(ErrorKind::Dtype, format!("{what}, and an adapter is folded into plain weights"))
-            .file(&*base.name)
-            .tensor(error.at_tensor().unwrap_or_default())
-            .help("give the model as it was before it was quantised with --base")
-    })?;
+    quantised::refuse_all(
+        base.files.iter().flat_map(|file| file.header.tensors()),
+        &base.name,
+        "an adapter is folded into plain weights",
+        "give the model as it was before it was quantised with --base",
+    )?;
     Ok(config)
 }
 
 fn of(tensor: &Tensor, from: Option<(usize, u64)>, change: Change) -> Made {
-    let size = (tensor.dtype.bitsize() as u64 / 8).max(1);
+    let size = bytes_of(tensor.dtype);
     let cols: u64 = match &change {
         Change::Fold(delta) => delta.cols,
         _ => tensor.shape.iter().skip(1).product(),

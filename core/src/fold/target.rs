@@ -95,7 +95,10 @@ impl<'a> Base<'a> {
         let is_one = |tensor: &Tensor| {
             EMBEDDINGS.iter().any(|end| tensor.name == *end || tensor.name.ends_with(&format!(".{end}")))
         };
-        self.tensors.iter().copied().find(|(_, tensor)| self.ties_head() && is_one(tensor))
+        if !self.ties_head() {
+            return None;
+        }
+        self.tensors.iter().copied().find(|(_, tensor)| is_one(tensor))
     }
 }
 
@@ -289,7 +292,7 @@ impl Targets {
         let fused = || base.find(&format!("{path}.in_proj_weight"));
         let mut is_added = false;
         let place = base.find(&name).or_else(fused).or_else(|| {
-            let tied = base.tied_embedding().filter(|_| is_head(&name));
+            let tied = if is_head(&name) { base.tied_embedding() } else { None };
             is_added = tied.is_some();
             tied
         });
@@ -486,7 +489,7 @@ impl Targets {
                 self.changes.push((name.to_owned(), change));
             }
             None => {
-                let tied = base.tied_embedding().filter(|_| is_head(name));
+                let tied = if is_head(name) { base.tied_embedding() } else { None };
                 let like = tied.map(|(_, tensor)| tensor);
                 if let Some(tensor) = like {
                     if tensor.shape != found.tensor.shape {

@@ -64,61 +64,66 @@ pub(crate) fn block_of(config: &Value) -> Block {
     blocks.all(|block| block == Some(first)).then_some(first)
 }
 
+/// A tensor that is a code of another's scales in a way that is not understood: what it is, and why it cannot be averaged.
+fn unknown<'a>(
+    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+) -> Option<(&'a Tensor, String, &'static str)> {
+    let index = Index::new(tensors.clone().map(|tensor| tensor.name.as_str()));
+    for tensor in tensors {
+        let last = tensor.name.rsplit('.').next().unwrap_or_default();
+        let is_code = matches!(tensor.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::I8 | Dtype::U8);
+        let second = format!("{}{SECOND}", tensor.name);
+        return Some(match scale_of(&tensor.name, &index) {
+            Some(scale) if is_code && index.has(&second) => {
+                let what = format!("{} times that in `{second}`", codes(tensor, &scale));
+                (tensor, what, "two levels of scales are not understood")
+            }
+            Some(scale) if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) => {
+                (tensor, codes(tensor, &scale), "of codes, FP8 alone is dequantised and rounded anew")
+            }
+            _ if PARTS.contains(&last) => {
+                let what = format!("is a part of quantised weights, {}", quantiser(last));
+                (tensor, what, "neither codes nor scales can be averaged by themselves")
+            }
+            _ => continue,
+        });
+    }
+    None
+}
+
+fn codes(tensor: &Tensor, scale: &str) -> String {
+    format!("holds {} codes, which are worth their scales in `{scale}`", tensor.dtype)
+}
+
 /// Refuse tensors that are codes of others' scales in a way that is not understood.
 ///
 /// # Errors
 /// [`ErrorKind::Dtype`], with the tensor, its scale where it has one, and what is not understood.
 pub(crate) fn refuse<'a>(tensors: impl Iterator<Item = &'a Tensor> + Clone) -> Result<()> {
-    let index = Index::new(tensors.clone().map(|tensor| tensor.name.as_str()));
-    for tensor in tensors {
-        let last = tensor.name.rsplit('.').next().unwrap_or_default();
-        let is_code = matches!(tensor.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::I8 | Dtype::U8);
-        let scale = scale_of(&tensor.name, &index);
-        let second = format!("{}{SECOND}", tensor.name);
-        let detail = match scale {
-            Some(scale) if is_code && index.has(&second) => {
-                format!(
-                    "holds {} codes, which are worth their scales in `{scale}` times that in `{second}`: two levels of scales are \
-                     not understood",
-                    tensor.dtype
-                )
-            }
-            Some(scale) if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) => {
-                format!(
-                    "holds {} codes, which are worth their scales in `{scale}`: of codes, FP8 alone is dequantised and rounded anew",
-                    tensor.dtype
-                )
-            }
-            _ if PARTS.contains(&last) => format!(
-                "is a part of quantised weights, {}: neither codes nor scales can be averaged by themselves",
-                quantiser(last)
-            ),
-            _ => continue,
-        };
-        return Err(Error::new(ErrorKind::Dtype, detail)
-            .tensor(&tensor.name)
-            .help("merge the checkpoints before they are quantised, or dequantise them first"));
-    }
-    Ok(())
+    let Some((tensor, what, why)) = unknown(tensors) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Dtype, format!("{what}: {why}"))
+        .tensor(&tensor.name)
+        .help("merge the checkpoints before they are quantised, or dequantise them first"))
 }
 
-/// Refuse all tensors that are codes of scales, for what does not ask what they are worth.
+/// Refuse all tensors of a model that are codes of scales or parts of quantised weights: `why` plain weights are needed.
 ///
 /// # Errors
-/// As [`refuse`].
-pub(crate) fn refuse_all<'a>(tensors: impl Iterator<Item = &'a Tensor> + Clone) -> Result<()> {
-    refuse(tensors.clone())?;
+/// [`ErrorKind::Dtype`], with the tensor and its scale where it has one.
+pub(crate) fn refuse_all<'a>(
+    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    name: &str,
+    why: &str,
+    help: &'static str,
+) -> Result<()> {
     let index = Index::new(tensors.clone().map(|tensor| tensor.name.as_str()));
-    for tensor in tensors {
-        let is_code = matches!(tensor.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2);
-        if let Some(scale) = scale_of(&tensor.name, &index).filter(|_| is_code) {
-            let detail = format!("holds {} codes, which are worth their scales in `{scale}`", tensor.dtype);
-            return Err(Error::new(ErrorKind::Dtype, detail)
-                .tensor(&tensor.name)
-                .help("take the model before it is quantised, or dequantise it first"));
-        }
-    }
-    Ok(())
+    let found = unknown(tensors.clone()).map(|(tensor, what, _)| (tensor, what));
+    let found = found.or_else(|| {
+        let mut floats = tensors.filter(|tensor| matches!(tensor.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2));
+        floats.find_map(|tensor| Some((tensor, codes(tensor, &scale_of(&tensor.name, &index)?))))
+    });
+    let Some((tensor, what)) = found else { return Ok(()) };
+    Err(Error::new(ErrorKind::Dtype, format!("{what}, and {why}")).file(name).tensor(&tensor.name).help(help))
 }
 
 /// Who writes such a part.

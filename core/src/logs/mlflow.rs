@@ -37,11 +37,13 @@ pub(super) fn database(path: &str, bytes: &[u8]) -> Result<Vec<TrainerState>> {
     if !is_it {
         return Ok(Vec::new());
     }
+    let mut logged: Vec<&str> = rows.iter().map(|(run, ..)| run.as_str()).collect();
+    logged.sort_unstable();
+    logged.dedup();
     let mut runs: Vec<(String, String)> = Vec::new();
     database.rows("runs", &["run_uuid", "name", "lifecycle_stage"], &mut |row| {
         let text = |at: usize| row.get(at).and_then(Cell::text).unwrap_or_default();
-        let has_logged = rows.iter().any(|(run, ..)| run == text(0));
-        if text(2) != "deleted" && has_logged {
+        if text(2) != "deleted" && logged.binary_search(&text(0)).is_ok() {
             runs.push((text(0).into(), text(1).into()));
         }
     })?;

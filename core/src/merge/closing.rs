@@ -53,6 +53,13 @@ pub struct Hash {
 }
 
 impl Hash {
+    /// A file with these hashes.
+    pub(crate) fn of(&self, name: &str, len: u64) -> HashedFile {
+        let mut file = HashedFile::unhashed(name.to_owned(), len);
+        self.write_to(&mut file);
+        file
+    }
+
     pub(crate) fn write_to(&self, file: &mut HashedFile) {
         file.blake3.clone_from(&self.blake3);
         file.sha256.clone_from(&self.sha256);

@@ -215,17 +215,8 @@ impl Chosen {
     pub(crate) fn weighed(inputs: Vec<Input>, configs: Vec<Option<AdapterConfig>>, weights: Weights) -> Self {
         let weighting = Weighting::explicit();
         let rows = inputs.iter().zip(weights.values()).map(|(input, weight)| report::Input {
-            weights_key: None,
-            role: None,
-            round: None,
-            name: input.name.clone(),
-            path: input.name.clone(),
-            step: None,
-            metric: None,
-            source: None,
             weight: *weight,
-            update: None,
-            files: Vec::new(),
+            ..report::Input::named(input.name.clone(), input.name.clone())
         });
         Self {
             rows: rows.collect(),

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use super::closing::Hash;
 use crate::digest::hash;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
@@ -274,20 +275,44 @@ pub struct Input {
 }
 
 impl Input {
-    /// The row of a base.
-    pub(crate) fn base(name: &str, weights_key: Option<String>) -> Self {
+    /// The row of what is called so and lies at this path: nothing is known of it, and it weighs nothing.
+    #[must_use]
+    pub fn named(name: String, path: String) -> Self {
         Self {
-            name: name.into(),
-            path: name.into(),
+            name,
+            path,
             step: None,
-            weights_key,
+            weights_key: None,
             metric: None,
             source: None,
-            role: Some(BASE.into()),
+            role: None,
             round: None,
             weight: 0.0,
             update: None,
             files: Vec::new(),
+        }
+    }
+
+    /// The row of a base.
+    pub(crate) fn base(name: &str, weights_key: Option<String>) -> Self {
+        Self { weights_key, role: Some(BASE.into()), ..Self::named(name.into(), name.into()) }
+    }
+
+    /// An input that is no checkpoint among others, with the hashes of its files.
+    pub(crate) fn of_role(
+        checkpoint: &Checkpoint,
+        role: &str,
+        path: &str,
+        weight: f64,
+        hashes: &[Hash],
+    ) -> Self {
+        let files = checkpoint.files.iter().zip(hashes).map(|(file, hash)| hash.of(file.name(), file.len));
+        Self {
+            step: checkpoint.step,
+            source: Some(role.into()),
+            weight,
+            files: files.collect(),
+            ..Self::named(checkpoint.name.clone(), path.into())
         }
     }
 }
@@ -698,35 +723,11 @@ pub(crate) const MODEL_CONFIG: &str = "config.json";
 /// The file name of an adapter's config.
 pub const CONFIG: &str = "adapter_config.json";
 
-impl Input {
-    /// An input that is no checkpoint among others.
-    pub(crate) fn of_role(
-        checkpoint: &Checkpoint,
-        role: &str,
-        path: &str,
-        weight: f64,
-        files: Vec<HashedFile>,
-    ) -> Self {
-        Self {
-            name: checkpoint.name.clone(),
-            path: path.into(),
-            step: checkpoint.step,
-            weights_key: None,
-            metric: None,
-            source: Some(role.into()),
-            role: None,
-            round: None,
-            weight,
-            update: None,
-            files,
-        }
-    }
-}
-
 impl Report {
-    /// What was made of a model and an adapter, or of two models: nothing is weighed.
-    pub(crate) fn of_two(verb: &str, inputs: Vec<Input>, space: Space) -> Self {
-        let (space, rank) = space_name(space);
+    /// What a verb makes of inputs that no metric weighs.
+    #[must_use]
+    pub fn unweighed(verb: &str, inputs: Vec<Input>) -> Self {
+        let (space, rank) = space_name(Space::Factors);
         Self {
             mwa: env!("CARGO_PKG_VERSION").to_string(),
             selected: None,

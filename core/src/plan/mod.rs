@@ -389,18 +389,11 @@ fn segment(
     // sums in f64 use the weights unrounded
     let in_f64 = matches!(work, Work::Elements(_, Float::F64))
         || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
-    let is_used = |(input, _): &(usize, _)| match in_f64 {
-        // the base is the first
-        _ if matches!(work, Work::Elements(Kernel::Tasks(_), _)) && *input == 0 => true,
-        _ if matches!(
-            work,
-            Work::Elements(Kernel::Tasks(Tasks { how: How::Trimmed | How::Elected, .. }), _)
-        ) =>
-        {
-            true
-        }
-        true => weights.values()[*input] != 0.0,
-        false => weights.rounded(*input) != 0.0,
+    let is_used = |(input, _): &(usize, _)| match work {
+        // the base is the first, and the weights of trimmed tasks are thresholds
+        Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) if *input == 0 || how != How::Sum => true,
+        _ if in_f64 => weights.values()[*input] != 0.0,
+        _ => weights.rounded(*input) != 0.0,
     };
     let mut all = found.iter().enumerate();
     let operands = if is_newest(&tensor.name, &tensor.shape, tensor.dtype) {

@@ -295,18 +295,23 @@ fn config_in(files: &dyn Files, folder: &str, is_mlx_named: bool) -> Maybe<Optio
     }
 }
 
-/// Whether two files are one set of weights in two formats, by their names.
-/// The sides of a block as the model's config says them, if it does.
-fn block_in(files: &dyn Files, folder: &str) -> Maybe<Block> {
+/// The text of the model's config in a folder, if it has one.
+pub(crate) fn model_config(files: &dyn Files, folder: &str) -> Maybe<Option<String>> {
     let path = join(folder, MODEL_CONFIG);
     if !is_file(files, &path)? {
         return Ok(None);
     }
-    let text = text(files, &path, CONFIG_LIMIT)?;
-    // a config that cannot be read is copied as it is, and says nothing
-    Ok(json::parse(&text).ok().and_then(|config| quantised::block_of(&config)))
+    Ok(Some(text(files, &path, CONFIG_LIMIT)?.into_owned()))
 }
 
+/// The sides of a block as the model's config says them, if it does.
+fn block_in(files: &dyn Files, folder: &str) -> Maybe<Block> {
+    // a config that cannot be read is copied as it is, and says nothing
+    let config = model_config(files, folder)?.and_then(|text| json::parse(&text).ok());
+    Ok(config.and_then(|config| quantised::block_of(&config)))
+}
+
+/// Whether two files are one set of weights in two formats, by their names.
 fn is_same_but_ending(a: &str, b: &str) -> bool {
     let plain = |name: &'_ str| stem(name).map(|stem| stem.trim_start_matches("pytorch_").to_owned());
     plain(a) == plain(b)

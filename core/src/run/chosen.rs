@@ -15,7 +15,7 @@ use crate::format::{STEMS, stem};
 use crate::merge::report::{self, COMPANIONS, HashedFile, MODEL_CONFIG, Report};
 use crate::merge::{Chosen, Merge, MergeOptions};
 use crate::method::blend::Blend;
-use crate::method::product::{Measure, Space};
+use crate::method::product::Measure;
 use crate::plan::{Input, Shard};
 use crate::weigh::scheme::Weights;
 
@@ -75,28 +75,16 @@ impl Run {
     #[must_use]
     pub fn report(&self, weighed: Weighed) -> Report {
         let Weighed { inputs, weighting, ranking, groups, selected, advice, notes, .. } = weighed;
+
         Report {
-            mwa: env!("CARGO_PKG_VERSION").into(),
             selected: Some(selected),
-            inputs,
             weighting,
             ranking,
             groups,
-            space: report::space_name(Space::Factors).0,
-            rank: None,
-            residual: None,
-            quantised: None,
-            dtype: report::dtype_name(None),
             adapter: self.adapter.clone(),
-            format: None,
-            round: None,
-            recovered: None,
-            folded: None,
-            extracted: None,
-            outputs: Vec::new(),
-            companions: Vec::new(),
             advice,
             notes,
+            ..Report::unweighed("weights", inputs)
         }
     }
 }

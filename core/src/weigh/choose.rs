@@ -824,17 +824,11 @@ impl Choice {
         let chosen = self.indexes.iter().map(|&index| found[index]);
         let rows = chosen.zip(&self.readings).zip(self.weights.values());
         let row = |((checkpoint, reading), &weight): ((Listed<'_>, &Option<Reading>), &f64)| report::Input {
-            weights_key: None,
-            role: None,
-            round: None,
-            name: checkpoint.name.to_owned(),
-            path: checkpoint.name.to_owned(),
             step: checkpoint.step,
             metric: reading.map(|reading| reading.value),
             source: reading.map(|reading| reading.source.to_string()),
             weight,
-            update: None,
-            files: Vec::new(),
+            ..report::Input::named(checkpoint.name.to_owned(), checkpoint.name.to_owned())
         };
         let mut rows: Vec<_> = rows.map(row).collect();
         rows.iter_mut().zip(&self.updates).for_each(|(row, update)| row.update = Some(*update));

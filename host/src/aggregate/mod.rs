@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mwa::federated::{Discount, Roles, Rule, Told, shares};
 use mwa::merge::{Chosen, Round};
-use mwa::report::{self, Contribution, Dropped, Report, Weighting};
+use mwa::report::{self, Contribution, Dropped, HashedFile, Report, Weighting};
 use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, WeightRule};
 use serde::Deserialize;
 
@@ -21,8 +21,9 @@ use crate::engine::device::DeviceChoice;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
 use crate::io::disk::{Disk, io_error, text_of};
+use crate::io::hash::blake3_of;
 use crate::io::staging::Staging;
-use crate::io::url::clean;
+use crate::io::url::{clean, is_elsewhere, place};
 use crate::merge::Planned;
 use crate::options::{MergeOptions, Options};
 use crate::progress::Progress;
@@ -115,6 +116,30 @@ const MANIFEST: &str = "manifest.json";
 const POWER: f64 = 0.5;
 const HINGE: (f64, f64) = (10.0, 4.0);
 
+impl RoundOptions {
+    /// The same, without the secrets of addresses.
+    fn cleaned(&self) -> Self {
+        let of = |path: &Option<PathBuf>| path.as_deref().map(clean);
+        Self {
+            base: of(&self.base),
+            previous: of(&self.previous),
+            manifest: of(&self.manifest),
+            state: of(&self.state),
+            ..self.clone()
+        }
+    }
+
+    /// Refuse a base that lies in a store, for what looks at files beside it.
+    fn base_here(&self, why: &str) -> Result<()> {
+        match self.base.as_deref().filter(|base| is_elsewhere(base)) {
+            None => Ok(()),
+            Some(base) => {
+                Err(usage(&format!("{} lies in a store, and {why}", base.display()), "copy the base here"))
+            }
+        }
+    }
+}
+
 /// Merge what the clients at `options.inputs` returned into the folder `out`, which appears whole or not at all.
 ///
 /// # Errors
@@ -129,15 +154,13 @@ pub fn aggregate(
     if how.machine.device == DeviceChoice::Wasm {
         return Err(usage("the sandbox merges runs, no rounds", "aggregate on another device"));
     }
-    Staging::tidy(out).iter().for_each(|done| progress.note(done));
-    let (clients, mut dropped) = clients(&options.inputs, round)?;
-    if how.force {
-        let others = clients.iter().flat_map(|client| [Some(&client.path), client.sent.as_ref()]);
-        let named = [&round.base, &round.previous, &round.manifest, &round.state];
-        let others = others.chain(named.map(Option::as_ref));
-        Staging::check_inputs(out, others.flatten().map(PathBuf::as_path))?;
-    }
-    Staging::check(out, how.force)?;
+    let round = &round.cleaned();
+    let inputs: Vec<_> = options.inputs.iter().map(|input| clean(input)).collect();
+    let (clients, mut dropped) = clients(&inputs, round)?;
+    let others = clients.iter().flat_map(|client| [Some(&client.path), client.sent.as_ref()]);
+    let named = [&round.base, &round.previous, &round.manifest, &round.state];
+    let others = others.chain(named.map(Option::as_ref));
+    Staging::make_way(out, how.force, others.flatten().map(PathBuf::as_path), progress)?;
     if let Some(done) = partial::aggregate(options, round, how, (&clients[..], &dropped[..]), out, progress)?
     {
         return Ok(done);
@@ -158,6 +181,20 @@ pub fn aggregate(
         let (bad, reason) = bad.ok_or(error)?;
         dropped.push(Dropped { name: clients.remove(bad).name, reason });
     }
+}
+
+/// The model card of a report, beside this config if there is one.
+fn card(report: &Report, config: &Path) -> Result<String> {
+    let config = if config.is_file() { mwa::AdapterConfig::parse(&read_text(config)?).ok() } else { None };
+    Ok(mwa::card(report, config.as_ref(), None))
+}
+
+/// A file that was read or written whole, as reports have it.
+fn hashed(path: &Path, name: String, threads: usize, progress: &dyn Progress) -> Result<HashedFile> {
+    let failed = |error| io_error("cannot look at it", &error).file(path.display().to_string());
+    let len = path.metadata().map_err(failed)?.len();
+    let blake3 = blake3_of(path, threads, progress)?;
+    Ok(HashedFile { blake3, ..HashedFile::unhashed(name, len) })
 }
 
 /// The clients of a round, by name, without those that are too stale, which come second.
@@ -284,17 +321,20 @@ fn rows(path: &Path) -> Result<Vec<Client>> {
         return Err(at(Error::new(ErrorKind::Input, "names no clients")).help("add a row for each client"));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let client = |row: Row| Client {
-        name: row.client.unwrap_or_else(|| row.file.display().to_string()),
-        path: folder.join(&row.file),
-        told: Told {
-            samples: row.samples.unwrap_or(1.0),
-            staleness: row.staleness.unwrap_or(0.0),
-            time: row.time,
-        },
-        sent: row.sent.map(|sent| folder.join(sent)),
+    let place = |path: &Path| -> Result<PathBuf> { Ok(place(folder, &text_of(&clean(path))?)) };
+    let client = |row: Row| {
+        Ok(Client {
+            path: place(&row.file)?,
+            name: row.client.unwrap_or_else(|| clean(&row.file).display().to_string()),
+            told: Told {
+                samples: row.samples.unwrap_or(1.0),
+                staleness: row.staleness.unwrap_or(0.0),
+                time: row.time,
+            },
+            sent: row.sent.as_deref().map(place).transpose()?,
+        })
     };
-    Ok(rows.into_iter().map(client).collect())
+    rows.into_iter().map(client).collect()
 }
 
 /// Which files are summed, and with which weights.
@@ -382,14 +422,8 @@ fn choose(
         };
         let client = clients.get(i);
         let told = client.map(|client| client.told);
+        let name = client.map_or(&checkpoint.name, |client| &client.name).clone();
         report::Input {
-            name: client.map_or(&checkpoint.name, |client| &client.name).clone(),
-            path: checkpoint.name.clone(),
-            step: None,
-            weights_key: None,
-            role: None,
-            metric: None,
-            source: None,
             round: Some(Contribution {
                 role: role.into(),
                 samples: told.map(|told| told.samples),
@@ -398,8 +432,7 @@ fn choose(
                 ..Contribution::default()
             }),
             weight: weights.values()[i],
-            update: None,
-            files: Vec::new(),
+            ..report::Input::named(name, checkpoint.name.clone())
         }
     };
     let rows: Vec<_> = found.iter().enumerate().map(row).collect();

@@ -8,18 +8,15 @@ use std::slice;
 
 use mwa::digest::hash;
 use mwa::exact::{MOST_SAMPLES, exponent, mean, quantised};
-use mwa::report::{
-    CARD, CONFIG, Contribution, Dropped, HashedFile, Input, Partials, REPORT, Report, Round, Weighting,
-};
+use mwa::report::{CARD, CONFIG, Contribution, Dropped, HashedFile, Input, Partials, REPORT, Report, Round};
 use mwa::safetensors::{Header, Tensor, TextMap};
 use mwa::{Dtype, Error, ErrorKind, Float, Result, Shard, Space};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{Making, PIECE, Place, Tensors, elements, open, pieces};
-use super::{Client, RoundOptions, choose, usage};
+use super::{Client, RoundOptions, card, choose, hashed, usage};
 use crate::find::checkpoint::{Checkpoint, read_text};
-use crate::io::disk::{InputFile, io_error};
-use crate::io::hash::{blake3_of, sha256_of};
+use crate::io::disk::InputFile;
 use crate::io::staging::{Staging, leads_out};
 use crate::merge::{Planned, close, path_from};
 use crate::options::{MergeOptions, Options};
@@ -109,6 +106,7 @@ pub(super) fn aggregate(
         let base = round.base.clone().ok_or_else(|| {
             usage("a sum needs the model of this round, whose values fix its scales", "give it: --base MODEL")
         })?;
+        round.base_here("a sum takes along what lies beside it")?;
         // whatever keeps clients from being averaged keeps them from being summed
         let plain = RoundOptions { partial: false, ..round.clone() };
         Planned::new(choose(options, &plain, clients, dropped)?, how)?;
@@ -123,19 +121,14 @@ pub(super) fn aggregate(
     let threads = how.machine.threads();
     work.run(&mut report, options.adapter.as_deref(), &staging, threads, progress)?;
     if how.sha256 {
-        for file in report.outputs.iter_mut().chain(&mut report.companions) {
-            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
-        }
+        staging.add_sha256(report.outputs.iter_mut().chain(&mut report.companions), progress)?;
     }
     for input in &mut report.inputs {
         input.path = path_from(staging.target(), Path::new(&input.path))?;
     }
     let mut texts = vec![(REPORT.to_owned(), report.to_json())];
     if !round.partial {
-        let config = staging.path(CONFIG);
-        let config =
-            if config.is_file() { mwa::AdapterConfig::parse(&read_text(&config)?).ok() } else { None };
-        texts.push((CARD.to_owned(), mwa::card(&report, config.as_ref(), None)));
+        texts.push((CARD.to_owned(), card(&report, &staging.path(CONFIG))?));
     }
     close(staging, &texts, progress)?;
     Ok(Some(report))
@@ -218,6 +211,11 @@ fn refuse(options: &Options, round: &RoundOptions, how: &MergeOptions, is_combin
     let refused = [
         (is_robust, "--scheme compares each client with all others, and a sum has none of them", KEEP),
         (
+            is_combined && options.scheme.is_some(),
+            "sums are means by samples, and --scheme has nothing to weigh by",
+            "leave --scheme out",
+        ),
+        (
             round.clip.is_some(),
             "--clip needs the norm of each update, which is known when all of a client was read",
             KEEP,
@@ -242,6 +240,11 @@ fn refuse(options: &Options, round: &RoundOptions, how: &MergeOptions, is_combin
         ),
         (round.momentum.is_some() || round.previous.is_some(), "a sum takes no step of its server", LATER),
         (round.server.is_some() || round.server_rate.is_some(), "a sum takes no step of its server", LATER),
+        (
+            round.beta1.is_some() || round.beta2.is_some() || round.tau.is_some() || round.state.is_some(),
+            "a sum takes no step of its server",
+            LATER,
+        ),
     ];
     match refused.into_iter().find(|(is_asked, ..)| *is_asked) {
         Some((_, detail, help)) => Err(usage(detail, help)),
@@ -263,21 +266,12 @@ impl Work {
     /// The report, without what comes of the work.
     fn report(&self, dropped: &[Dropped]) -> Report {
         let row = |name: String, path: &Path, role: &str, samples: Option<u64>| Input {
-            name,
-            path: path.display().to_string(),
-            step: None,
-            weights_key: None,
-            metric: None,
-            source: None,
-            role: None,
             round: Some(Contribution {
                 role: role.into(),
                 samples: samples.map(real),
                 ..Contribution::default()
             }),
-            weight: 0.0,
-            update: None,
-            files: Vec::new(),
+            ..Input::named(name, path.display().to_string())
         };
         let (inputs, kind, dtype) = match self {
             Self::Sum(clients, base) => {
@@ -298,18 +292,7 @@ impl Work {
             }
         };
         Report {
-            mwa: env!("CARGO_PKG_VERSION").into(),
-            selected: None,
-            weighting: Weighting { scheme: "fedavg".into(), ..Weighting::explicit() },
-            ranking: None,
-            groups: Vec::new(),
-            space: "factors".into(),
-            rank: None,
-            residual: None,
-            quantised: None,
             dtype: mwa::report::dtype_name(dtype),
-            adapter: None,
-            format: None,
             round: Some(Round {
                 rule: "fedavg".into(),
                 discount: "constant".into(),
@@ -318,14 +301,8 @@ impl Work {
                 dropped: dropped.to_vec(),
                 ..Round::default()
             }),
-            recovered: None,
-            folded: None,
-            extracted: None,
-            inputs,
-            outputs: Vec::new(),
-            companions: Vec::new(),
-            advice: Vec::new(),
             notes: dropped.iter().map(|it| format!("{} is dropped: {}", it.name, it.reason)).collect(),
+            ..Report::unweighed("fedavg", inputs)
         }
     }
 
@@ -341,9 +318,11 @@ impl Work {
         report.adapter = adapter.map(str::to_owned);
         let (counted, beside) = match self {
             Self::Sum(clients, base) => {
-                let (made, file, beside) = sum(clients, base, adapter, staging, threads, progress)?;
-                report.outputs = vec![file];
-                (made, beside)
+                let summed = sum(clients, base, adapter, staging, threads, progress)?;
+                report.outputs = vec![summed.file];
+                // the base is the last row
+                report.inputs.last_mut().expect("a base was given").files = summed.base;
+                (summed.head, summed.beside)
             }
             Self::Combine(paths) => {
                 let sums = Sums::open(paths)?;
@@ -369,7 +348,9 @@ impl Work {
         for input in &mut report.inputs {
             let told = input.round.as_ref().and_then(|it| it.samples);
             input.weight = told.map_or(0.0, |told| told / real(samples));
-            input.files = hashed(Path::new(&input.path), adapter, threads, progress)?;
+            if input.files.is_empty() {
+                input.files = files_of(Path::new(&input.path), adapter, threads, progress)?;
+            }
         }
         let round = report.round.as_mut().expect("reports of sums are of rounds");
         (round.clients, round.samples) = (counted.clients.len(), real(samples));
@@ -378,7 +359,7 @@ impl Work {
 }
 
 /// The files with weights at a path, hashed.
-fn hashed(
+fn files_of(
     path: &Path,
     adapter: Option<&str>,
     threads: usize,
@@ -396,13 +377,7 @@ fn hashed(
             found.files.iter().map(|file| (file.path.clone(), name(file))).collect()
         }
     };
-    let of = |(path, name): (PathBuf, String)| {
-        let failed = |error| io_error("cannot look at it", &error).file(path.display().to_string());
-        let len = path.metadata().map_err(failed)?.len();
-        let blake3 = blake3_of(&path, threads, progress)?;
-        Ok(HashedFile { blake3, ..HashedFile::unhashed(name, len) })
-    };
-    files.into_iter().map(of).collect()
+    files.into_iter().map(|(path, name)| hashed(&path, name, threads, progress)).collect()
 }
 
 /// Files that go beside weights: name and path.
@@ -444,6 +419,15 @@ fn beside_sum(file: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(beside)
 }
 
+/// A sum of clients.
+struct Summed {
+    head: Head,
+    file: HashedFile,
+    beside: Beside,
+    /// The files of the base.
+    base: Vec<HashedFile>,
+}
+
 /// Sum clients on the scales of a base.
 fn sum(
     clients: &[(String, PathBuf, u64)],
@@ -452,7 +436,7 @@ fn sum(
     staging: &Staging,
     threads: usize,
     progress: &dyn Progress,
-) -> Result<(Head, HashedFile, Beside)> {
+) -> Result<Summed> {
     let mut opened = Vec::new();
     for (_, path, _) in clients {
         opened.push(open(path, adapter)?);
@@ -470,17 +454,15 @@ fn sum(
     let of_base = clients.len();
     let named: Vec<(String, u64)> =
         clients.iter().map(|(name, _, samples)| (name.clone(), *samples)).collect();
+    let of_model = files_of(base, adapter, threads, progress)?;
+    let fingerprint: String = of_model.iter().map(|file| file.blake3.as_str()).collect();
     let head = Head {
-        base: fingerprint(&model, threads, progress)?,
+        base: hash(fingerprint.as_bytes()),
         clients: checked(named)?,
         files: names_of(&model),
         tensors: scales(&model, &tensors, of_base, progress)?,
     };
-    let shape = |name: &str| {
-        let mut all = model.files.iter().flat_map(|file| file.header.tensors());
-        all.find(|it| it.name == name).map(|it| it.shape.clone()).unwrap_or_default()
-    };
-    let making = Making::new(staging, FILE, head.header(shape)?)?;
+    let making = Making::new(staging, FILE, head.header(|name| tensors.shape(of_base, name))?)?;
     for tensor in making.header.tensors() {
         if progress.stopped() {
             return Err(stopped());
@@ -525,7 +507,7 @@ fn sum(
     }
     tensors.check_unchanged()?;
     let beside = beside_base(&model);
-    Ok((head, making.finish(staging, threads, progress)?, beside))
+    Ok(Summed { head, file: making.finish(staging, threads, progress)?, beside, base: of_model })
 }
 
 /// Write whole numbers of a tensor from an element on.
@@ -579,15 +561,6 @@ fn checked(mut clients: Vec<(String, u64)>) -> Result<Vec<(String, u64)>> {
             .help("count in larger units, such as batches: the mean depends on the shares alone"));
     }
     Ok(clients)
-}
-
-/// What a model is, by the content of its files.
-fn fingerprint(model: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<String> {
-    let mut all = String::new();
-    for file in &model.files {
-        all += &blake3_of(&file.path, threads, progress)?;
-    }
-    Ok(hash(all.as_bytes()))
 }
 
 /// The files of a model as they will be called, with their metadata.
@@ -732,17 +705,13 @@ impl Sums {
 
     fn combine(&self, staging: &Staging, threads: usize, progress: &dyn Progress) -> Result<HashedFile> {
         let tensors = self.tensors();
-        let shapes = &self.files[0].1.header;
-        let shape = |name: &str| {
-            shapes.tensors().iter().find(|it| it.name == name).map(|it| it.shape.clone()).unwrap_or_default()
-        };
-        let making = Making::new(staging, FILE, self.head.header(shape)?)?;
+        let making = Making::new(staging, FILE, self.head.header(|name| tensors.shape(0, name))?)?;
         for tensor in making.header.tensors() {
             if progress.stopped() {
                 return Err(stopped());
             }
             let is_summed = row_of(&self.head, &tensor.name).is_some_and(|row| row.exponent.is_some());
-            self.tensor(&tensors, tensor, is_summed, &making, tensor, |from, sums| {
+            self.tensor(&tensors, tensor, is_summed, &making, |from, sums| {
                 write_sums(&making, tensor, from, sums)
             })?;
         }
@@ -769,8 +738,7 @@ impl Sums {
                     (Some(_), Some(wanted)) => wanted.dtype(),
                     _ => row.dtype,
                 };
-                let shape = self.files[0].1.header.tensors().iter().find(|it| it.name == row.name);
-                (row.name.clone(), dtype, shape.map(|it| it.shape.clone()).unwrap_or_default())
+                (row.name.clone(), dtype, tensors.shape(0, &row.name))
             });
             let header = Header::layout(laid, metadata.clone())?;
             shards.push(Shard { name: name.clone(), header: header.clone() });
@@ -783,7 +751,7 @@ impl Sums {
                 }
                 let row = row_of(&self.head, &tensor.name).expect("it was laid out of the rows");
                 let float = Float::of(tensor.dtype);
-                self.tensor(&tensors, tensor, row.exponent.is_some(), making, tensor, |from, sums| {
+                self.tensor(&tensors, tensor, row.exponent.is_some(), making, |from, sums| {
                     let (Some(exponent), Some(float)) = (row.exponent, float) else { return Ok(()) };
                     let mut bytes = vec![0; sums.len() * float.bytes()];
                     for (sum, word) in sums.iter().zip(bytes.chunks_exact_mut(float.bytes())) {
@@ -816,7 +784,6 @@ impl Sums {
         tensor: &Tensor,
         is_summed: bool,
         making: &Making,
-        into: &Tensor,
         mut write: impl FnMut(u64, &[i64]) -> Result<()>,
     ) -> Result<()> {
         let places =
@@ -825,7 +792,7 @@ impl Sums {
             Error::new(kind, detail).file(self.files[input].0.display().to_string()).tensor(&*tensor.name)
         };
         if !is_summed {
-            return copied(tensors, &places, making, into, |input| {
+            return copied(tensors, &places, making, tensor, |input| {
                 at(input, ErrorKind::Differs, "is copied, never summed, but differs from the other sums")
             });
         }

@@ -11,11 +11,10 @@ use mwa::server::Adam;
 use mwa::{Dtype, Error, ErrorKind, Float, Result, Space};
 
 use super::tensors::{Making, PIECE, Tensors, elements, open, pieces};
-use super::{RoundOptions, usage};
-use crate::io::disk::{InputFile, io_error};
-use crate::io::hash::sha256_of;
+use super::{RoundOptions, card, hashed, usage};
+use crate::io::disk::InputFile;
 use crate::io::scratch::Scratch;
-use crate::io::staging::{Staging, cannot_write, place_of};
+use crate::io::staging::{Staging, cannot_write, target_of};
 use crate::merge::{close, path_from};
 use crate::options::{MergeOptions, Options};
 use crate::progress::{Progress, stopped};
@@ -84,10 +83,10 @@ pub(super) fn aggregate(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    round.base_here("the moments are looked for beside it")?;
     let base = round.base.as_deref().expect("Adam was asked for with one");
     let state = state_of(round.state.as_deref(), base)?;
-    let place = place_of(out)?.map_or_else(|| std::path::absolute(out), Ok);
-    let place = place.map_err(|error| cannot_write(out, &error))?;
+    let place = target_of(out)?;
     let parent = place.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
     // at its side, so that the ways to the inputs are the same
@@ -123,18 +122,10 @@ pub(super) fn aggregate(
         files.push(staging.copy(&mean.path().join(&file.name), &file.name)?);
     }
     if how.sha256 {
-        for file in &mut files {
-            file.sha256 = Some(sha256_of(&staging.path(&file.name), progress)?);
-        }
+        staging.add_sha256(&mut files, progress)?;
     }
-    let state = state.map(|path| -> Result<HashedFile> {
-        let len = path
-            .metadata()
-            .map_err(|error| io_error("cannot look at it", &error).file(path.display().to_string()))?;
-        let blake3 = crate::io::hash::blake3_of(&path, threads, progress)?;
-        Ok(HashedFile { blake3, ..HashedFile::unhashed(path_from(staging.target(), &path)?, len.len()) })
-    });
-    let state = state.transpose()?;
+    let told = |path: PathBuf| hashed(&path, path_from(staging.target(), &path)?, threads, progress);
+    let state = state.map(told).transpose()?;
     if state.is_none() {
         report
             .notes
@@ -147,13 +138,7 @@ pub(super) fn aggregate(
         round.server = Some(told);
     }
     report.companions = files;
-    let config = mean.path().join(CONFIG);
-    let config = if config.is_file() {
-        mwa::AdapterConfig::parse(&crate::find::checkpoint::read_text(&config)?).ok()
-    } else {
-        None
-    };
-    let card = mwa::card(&report, config.as_ref(), None);
+    let card = card(&report, &mean.path().join(CONFIG))?;
     close(staging, &[(CARD.to_owned(), card), (REPORT.to_owned(), report.to_json())], progress)?;
     Ok(report)
 }

@@ -63,6 +63,11 @@ impl<'a> Tensors<'a> {
         Ok(place)
     }
 
+    /// The shape of a tensor of a checkpoint.
+    pub(super) fn shape(&self, input: usize, name: &str) -> Vec<u64> {
+        self.places[input].get(name).map(|place| place.tensor.shape.clone()).unwrap_or_default()
+    }
+
     /// How many tensors a checkpoint has.
     pub(super) fn count(&self, input: usize) -> usize {
         self.places[input].len()

@@ -118,9 +118,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
             note(show, &report.notes);
-            if let Err(error) = printed {
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Merge { inputs, output, plot, abort: _, shard: None, lines, given, timings, show } => {
             signals::stop_cleanly();
@@ -133,10 +131,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
             note(show, &report.notes);
-            if let Err(error) = printed {
-                // the merge is there, and so is its report: the work is done
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Search { inputs, output, given, show } => {
             signals::stop_cleanly();
@@ -147,9 +142,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             line.end();
             let printed = print(show, &report, || show::searched(&report, &output.display().to_string()));
             note(show, &report.merge.notes);
-            if let Err(error) = printed {
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Weights { inputs, plot, given, show } => {
             let options = given.choosing(inputs.inputs)?;
@@ -231,9 +224,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::aggregated(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            if let Err(error) = printed {
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Recover { model, lost, from, weights, copy_ends, output, force, show } => {
             signals::stop_cleanly();
@@ -266,9 +257,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::applied(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            if let Err(error) = printed {
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Extract { tuned, base, rank, error, base_name, output, given, show } => {
             signals::stop_cleanly();
@@ -288,9 +277,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::extracted(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            if let Err(error) = printed {
-                note(Show { json: false, ..show }, &[error.to_string()]);
-            }
+            note_unprinted(show, printed);
         }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();
@@ -412,6 +399,13 @@ fn print<T: Serialize>(show: Show, value: &T, text: impl FnOnce() -> String) -> 
 fn note(show: Show, notes: &[String]) {
     if !show.quiet && !show.json {
         let _ = anstream::stderr().write_all(show::notes(notes, !show.verbose).as_bytes());
+    }
+}
+
+/// Say why the result was not printed. The work is done, and so is its report: it did not fail.
+fn note_unprinted(show: Show, printed: mwa::Result<()>) {
+    if let Err(error) = printed {
+        note(Show { json: false, ..show }, &[error.to_string()]);
     }
 }
 

@@ -10,7 +10,7 @@ use mwa::{OpenOptions, Readers, Result, Run, UserTable, WeighOptions, Weighed};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::open;
 use crate::io::disk::{Disk, path_of, text_of};
-use crate::io::url::{clean, place};
+use crate::io::url::{clean, clean_log, place};
 use crate::options::Options;
 use crate::plot::weights::picture;
 
@@ -30,12 +30,11 @@ pub(crate) fn weigh(
     options: &Options,
     excluded: &[PathBuf],
 ) -> Result<(Run, WeighOptions, Weighed)> {
-    let cleaned = |path: &str| clean(Path::new(path)).display().to_string();
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
-        metrics_from: options.metrics_from.as_deref().map(cleaned),
-        base: options.role_base.as_deref().map(cleaned),
+        metrics_from: options.metrics_from.as_deref().map(clean_log),
+        base: options.role_base.as_deref().map(|base| clean(Path::new(base)).display().to_string()),
     };
     let run = open(disk, &options.inputs, &wanted)?;
     let read = |path: &Path| {

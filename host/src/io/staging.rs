@@ -13,6 +13,7 @@ use mwa::{Error, ErrorKind, LogKind, Readers, Result};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::io::cloud::upload;
 use crate::io::disk::{Opened, changed, io_error};
+use crate::io::hash::sha256_of;
 use crate::io::left;
 use crate::io::scratch::Scratch;
 use crate::io::url::{clean, is_elsewhere};
@@ -79,6 +80,21 @@ impl Staging {
         Ok(())
     }
 
+    /// Make sure that `target` may be written, which takes the place of none of the `inputs`, and clear away what killed merges
+    /// have left there.
+    pub(crate) fn make_way<'a>(
+        target: &Path,
+        force: bool,
+        inputs: impl Iterator<Item = &'a Path>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        Self::tidy(target).iter().for_each(|done| progress.note(done));
+        if force {
+            Self::check_inputs(target, inputs)?;
+        }
+        Self::check(target, force)
+    }
+
     /// Clear away what killed merges into the same parent have left, and put back an earlier merge that was moved aside.
     /// Gives what was done, in words.
     pub(crate) fn tidy(target: &Path) -> Vec<String> {
@@ -107,6 +123,18 @@ impl Staging {
             }
         }
         done
+    }
+
+    /// Add SHA-256 to files that were written.
+    pub(crate) fn add_sha256<'a>(
+        &self,
+        files: impl IntoIterator<Item = &'a mut HashedFile>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        for file in files {
+            file.sha256 = Some(sha256_of(&self.path(&file.name), progress)?);
+        }
+        Ok(())
     }
 
     /// Begin the folder beside `target`, which must not be, lie in, or hold one of the inputs or a file read for them.
@@ -523,6 +551,14 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(paths)
+}
+
+/// Where an output will be: links followed as far as there is anything, absolute.
+pub(crate) fn target_of(out: &Path) -> Result<PathBuf> {
+    match place_of(out)? {
+        Some(place) => Ok(place),
+        None => std::path::absolute(out).map_err(|error| cannot_write(out, &error)),
+    }
 }
 
 /// Where a path leads, links followed; none if there is nothing.

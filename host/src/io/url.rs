@@ -42,6 +42,15 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
     path_of(&clean)
 }
 
+/// A log as it may be shown and written down: behind `#` a run of a database may be named.
+pub(crate) fn clean_log(path: &str) -> String {
+    let of = |path: &str| clean(Path::new(path)).display().to_string();
+    match path.rsplit_once('#') {
+        Some((file, run)) if is_url(file) => format!("{}#{run}", of(file)),
+        _ => of(path),
+    }
+}
+
 /// What was left out of an address that was given.
 #[cfg_attr(not(any(feature = "cloud", test)), expect(dead_code, reason = "nothing is fetched without it"))]
 pub(crate) fn secret_of(url: &str) -> Secret {

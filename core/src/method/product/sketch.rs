@@ -240,7 +240,7 @@ impl Sums {
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Number `at` of the random numbers of a seed: SplitMix64 (Steele, Lea, Flood 2014).
-fn draw(seed: u64, at: u64) -> u64 {
+pub(crate) fn draw(seed: u64, at: u64) -> u64 {
     let mut z = seed.wrapping_add(at.wrapping_add(1).wrapping_mul(GOLDEN));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
