@@ -140,7 +140,7 @@ test("schemes by steps and by tensors have the fields that they take, and a merg
   assert.ok(!(await page.locator("#penalty").isVisible()));
   const linear = await weights();
   await page.selectOption("#curve", "cosine");
-  await page.getByText("decay, cosine").first().waitFor();
+  await page.getByText("decay, curve cosine").first().waitFor();
   assert.notDeepEqual(await weights(), linear);
   await page.selectOption("#scheme", "ema");
   await page.locator("#ema-decay").fill("0.5");
@@ -277,6 +277,100 @@ test("the scores are those of score.py", async () => {
     const row = rows.find((text) => text.startsWith(name));
     assert.ok(row.includes(exact) && row.includes(loss), `${row}, expected ${exact} and ${loss}`);
   }
+});
+
+test("a search on the sample run is scored in the page, and its winner is beaten or not on problems it has not seen", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#search-problems", "20");
+  await page.selectOption("#search-method", "sweep");
+  await page.locator("#search-budget").fill("4");
+  await page.click("#search");
+  await page.locator("#search-save").waitFor({ timeout: 240_000 });
+  const rows = await page.locator("#search-result tbody tr").allTextContents();
+  assert.deepEqual(rows.map((row) => row.replace(/[\d.]+/g, "#")), ["last#", "best single#", "plain mean#", "the weights above#", "winner#"]);
+  // score.py --n 20 --seed 1, and --seed 9000, of mwa merge --scheme uniform
+  assert.equal(rows[2], "plain mean0.679210.646642");
+  assert.equal(await page.locator("#search-panel .mark").count(), 4);
+  assert.match(await page.locator("#search-said").textContent(), /^4 trials: trial \d \(.*\) scores 0\.\d+\.$/);
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#search-trials")]);
+  const table = (await readFile(await download.path(), "utf8")).trim().split("\n");
+  assert.equal(table.length, 5);
+  assert.match(table[0], /^sample-run\/checkpoint-750,.*,score$/);
+  assert.match(table[1], /^0,0,0,0,1,0\.7565/);
+  // the same again scores nothing anew
+  await page.click("#search");
+  await page.locator("#search-save").waitFor({ state: "detached" });
+  await page.locator("#search-save").waitFor({ timeout: 240_000 });
+  await page.locator("#penalty").fill("0.1");
+  await page.getByText("The choice has changed: search again.").waitFor();
+  assert.equal(await page.locator("#search-result table").count(), 0);
+});
+
+test("a module that is pasted scores merges, and reaches nothing beyond this machine", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#search-source", "module");
+  await page.selectOption("#search-method", "lcsc");
+  await page.locator("#search-budget").fill("12");
+  await page.locator("#search-module").fill(`
+    let refused;
+    addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => (refused = [effectiveDirective, blockedURI].join(" ")));
+    export async function score(files, { weights, number }) {
+      if (number === 2) throw new Error("out of luck");
+      if (number === 3) return NaN;
+      if (number === 4) {
+        await fetch("https://example.com/").catch(() => {});
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        throw new Error(refused);
+      }
+      const { size } = files.find(({ name }) => name === "adapter_model.safetensors").blob;
+      if (size < 200_000) throw new Error("the file is not whole");
+      return weights.reduce((sum, weight, i) => sum + i * (weight - 0.2) ** 2, 0);
+    }`);
+  await page.click("#search");
+  await page.locator("#search-save").waitFor();
+  const told = await page.locator("#search-panel .failed title").allTextContents();
+  assert.deepEqual(told.map((text) => text.split(": ").slice(1).join(": ")), ["out of luck", "its score is NaN", "connect-src https://example.com/"]);
+  assert.match(await page.getByLabel("Be careful").textContent(), /3 of 12 trials failed/);
+  assert.equal(await page.locator("#search-panel .problem:visible").count(), 0);
+  // one that is no module, one that has no such function, and one that hangs
+  for (const [text, why] of [["export function score( {", /no score came of the first 5 candidates/], ["export const loss = 1;", /the module has no function called score/]]) {
+    await page.locator("#search-module").fill(text);
+    await page.click("#search");
+    await page.locator("#search-panel .problem", { hasText: why }).waitFor();
+  }
+  await page.locator("#search-module").fill("export function score() { for (;;); }");
+  await page.click("#search");
+  await page.getByText("Beginning…").waitFor();
+  await page.click("#search-stop");
+  await page.getByText("Stopped").waitFor();
+  assert.ok(await page.locator("#search").isEnabled());
+});
+
+test("scores are filled in by hand, and known ones are taken from a table", async () => {
+  await openFolder(`${root}/examples/sample-run`);
+  await page.getByText("5 of 10 checkpoints").waitFor();
+  await page.selectOption("#search-source", "table");
+  await page.selectOption("#search-goal", "max");
+  await page.selectOption("#search-method", "sweep");
+  await page.locator("#search-budget").fill("3");
+  await page.locator("#search-table").fill("a,b,c,d,e,score\n0,0,0,0,1,0.4\n0.2,0.2,0.2,0.5");
+  await page.click("#search");
+  await page.getByText("line 3 of the table has 3 weights, and 5 checkpoints are chosen").waitFor();
+  await page.locator("#search-table").fill('{"mwa_search":1,"goal":"max"}\n{"weights":[0,0,0,0,1],"score":0.4}\n{"weights":[0.2,0.2,0.2,0.2,0.2],"score":0.5}');
+  await page.click("#search");
+  await page.getByLabel("score", { exact: true }).fill("nought");
+  await page.getByRole("button", { name: "Enter" }).click();
+  assert.equal(await page.getByLabel("score", { exact: true }).getAttribute("aria-invalid"), "true");
+  const downloads = [];
+  page.on("download", (download) => downloads.push(download.suggestedFilename()));
+  await page.getByRole("button", { name: "Save trial 3" }).click();
+  await page.getByLabel("score", { exact: true }).fill("0,75");
+  await page.keyboard.press("Enter");
+  await page.locator("#search-save").waitFor();
+  assert.match(await page.locator("#search-said").textContent(), /^3 trials: trial 3 \(metric\) scores 0\.75\.$/);
+  assert.ok(downloads.includes("adapter_model.safetensors"));
 });
 
 test("a dropped folder is opened from its files", async () => {
@@ -454,6 +548,23 @@ test("the element merges on another page", async () => {
   assert.equal(await sha256(download), SAMPLE);
 });
 
+test("the element searches by the score of its page", async () => {
+  await page.goto(`${server.url}/some/path/embed.html`);
+  await page.locator("mwa-merge button").first().waitFor();
+  await page.evaluate(() => {
+    const element = document.querySelector("mwa-merge");
+    element.addEventListener("searched", ({ detail }) => (window.found = detail));
+    const evaluate = (files, { weights }) => weights.reduce((sum, weight, i) => sum + i * (weight - 0.2) ** 2, files.length > 2 ? 0 : NaN);
+    element.search = { evaluate, goal: "min", method: "lcsc", budget: 12, seed: 42 };
+  });
+  await page.locator("mwa-merge input[type=file]").setInputFiles(`${root}/examples/sample-run`);
+  await page.getByText("Merged 5 checkpoints").waitFor();
+  const { trials, winner, scheme } = await page.evaluate(() => ({ ...window.found, scheme: window.found.merged.report.weighting.scheme }));
+  assert.equal(trials.length, 12);
+  assert.equal(winner.score, Math.min(...trials.map(({ score }) => score)));
+  assert.match(scheme, /^search by lcsc: /);
+});
+
 for (const [width, height] of [[360, 780], [1280, 900], [3840, 2160]]) {
   for (const colorScheme of ["light", "dark"]) {
     test(`accessible and inside the window at ${width} pixels, ${colorScheme}`, async () => {
@@ -465,6 +576,11 @@ for (const [width, height] of [[360, 780], [1280, 900], [3840, 2160]]) {
       await compare();
       await page.click("#merge");
       await page.getByText(BLAKE3).first().waitFor();
+      await page.selectOption("#search-source", "table");
+      await page.locator("#search-table").fill("0, 0, 0, 0, 1, 0.75");
+      await page.click("#search");
+      await page.getByRole("button", { name: "Enter" }).first().waitFor();
+      await page.locator("#search-panel .mark").first().waitFor();
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
       await page.evaluate(axe);
       const { violations } = await page.evaluate(() => window.axe.run());

@@ -73,7 +73,7 @@ function describe(metric: string, marks: Mark[]): string {
   return `${metric} over training steps, ${chosen.length} chosen checkpoints${most}. The table below has all numbers.`;
 }
 
-function scale(values: number[], from: number, to: number) {
+export function scale(values: number[], from: number, to: number) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   if (!(low < high)) [low, high] = Number.isFinite(low) ? [low - 1, low + 1] : [0, 1];
   return { low, high, at: (value: number) => from + ((Math.min(Math.max(value, low), high) - low) / (high - low)) * (to - from) };
@@ -87,7 +87,7 @@ function trimmed(values: number[]): number[] {
   return [sorted[0]!, cut];
 }
 
-function ticks(low: number, high: number, wanted: number): number[] {
+export function ticks(low: number, high: number, wanted: number): number[] {
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? rough;

@@ -1,9 +1,9 @@
 /** What the merge is worth: the sample's last checkpoint, the plain mean and the merge, scored in the page. */
 import { merge, type Merged, type MergeOptions, type Run } from "mwa-merge";
 import { h, problem } from "./dom";
-import type { Adapter, Score } from "./llama";
+import type { Score } from "./llama";
 import type { Sample } from "./sample";
-import { score } from "./score";
+import { adapterOf, score } from "./score";
 
 export class ScorePanel {
   readonly element: HTMLElement;
@@ -66,7 +66,7 @@ export class ScorePanel {
           scores[i] = score;
           for (const [i, row] of rows.entries()) row(scores[i], i > 0 ? scores[0] : undefined);
         };
-        await score(this.sample.base, await adapter(await merging), count, show, signal);
+        await score(this.sample.base, await adapterOf((await merging).files), count, show, signal);
       }));
     } catch (error) {
       if (signal.aborted) return;
@@ -97,9 +97,4 @@ function difference(right: boolean[], last: boolean[]): string {
   const mean = each.reduce((sum, value) => sum + value, 0) / count;
   const variance = each.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(count - 1, 1);
   return `${mean < 0 ? "−" : "+"}${Math.abs(mean).toFixed(3)} ± ${Math.sqrt(variance / count).toFixed(3)}`;
-}
-
-async function adapter({ files }: Merged): Promise<Adapter> {
-  const find = (name: string) => files.find((file) => file.name === name)!.blob!;
-  return { config: await find("adapter_config.json").text(), weights: await find("adapter_model.safetensors").arrayBuffer() };
 }

@@ -1,8 +1,9 @@
 /** Score adapters of the sample run: a worker each, so that the page stays quick. The twin of examples/score.py. */
+import type { MergedFile } from "mwa-merge";
 import type { Adapter, Base, Score } from "./llama";
 
-/** Score one adapter, hearing after each batch how it stands. */
-export function score(base: Base, adapter: Adapter, count: number, hear: (score: Score) => void, signal: AbortSignal): Promise<Score> {
+/** Score one adapter on the problems of a seed, hearing after each batch how it stands. */
+export function score(base: Base, adapter: Adapter, count: number, hear: (score: Score) => void, signal: AbortSignal, seed?: number): Promise<Score> {
   const worker = new Worker(new URL("./score-worker.ts", import.meta.url), { type: "module" });
   signal.addEventListener("abort", () => worker.terminate());
   return new Promise<Score>((resolve, reject) => {
@@ -13,6 +14,12 @@ export function score(base: Base, adapter: Adapter, count: number, hear: (score:
       worker.terminate();
       resolve(data);
     };
-    worker.postMessage({ base, adapter, count });
+    worker.postMessage({ base, adapter, count, seed });
   });
+}
+
+/** A merge as the scorer takes it. */
+export async function adapterOf(files: MergedFile[]): Promise<Adapter> {
+  const find = (name: string) => files.find((file) => file.name === name)!.blob!;
+  return { config: await find("adapter_config.json").text(), weights: await find("adapter_model.safetensors").arrayBuffer() };
 }

@@ -6,6 +6,7 @@ import { ComparePanel } from "./compare-panel";
 import { h, problem, s, spoken } from "./dom";
 import { MergePanel } from "./merge-panel";
 import { ScorePanel } from "./score-panel";
+import { SearchPanel } from "./search-panel";
 import type { Sample } from "./sample";
 
 type Scheme = NonNullable<WeighOptions["scheme"]>;
@@ -67,6 +68,7 @@ export class RunView {
   readonly #merge: MergePanel;
   readonly #compare: ComparePanel;
   readonly #score: ScorePanel | undefined;
+  readonly #search: SearchPanel;
   readonly #resize = new ResizeObserver(() => this.#draw());
   #readings: Readings | undefined;
   #data: ChartData = { metric: "", curves: [], marks: [] };
@@ -75,6 +77,7 @@ export class RunView {
     this.#checkpoints = new Checkpoints(run, () => this.#update());
     this.#compare = new ComparePanel(run, () => this.options());
     this.#score = sample && new ScorePanel(run, sample, () => this.options());
+    this.#search = new SearchPanel(run, sample, () => ({ ...this.options(), ...this.#merge.options() }));
     this.#merge = new MergePanel(run, () => this.options(), (merged) => this.#merged(merged));
     this.#merge.element.addEventListener("input", () => this.#update());
     for (const { name, covered } of run.metrics) {
@@ -99,6 +102,7 @@ export class RunView {
         this.#notes),
       this.#merge.element,
       ...(this.#score ? [this.#score.element] : []),
+      this.#search.element,
       this.#compare.element,
       this.#merge.bar);
   }
@@ -120,6 +124,7 @@ export class RunView {
     this.#merge.close();
     this.#compare.close();
     this.#score?.close();
+    this.#search.close();
   }
 
   /** What the controls say, as options of the package. */
@@ -220,6 +225,7 @@ export class RunView {
     this.#draw();
     this.#compare.stale();
     this.#score?.stale();
+    this.#search.stale();
   }
 
   /** Which checkpoints are taken, before a merge finds what each counts. */

@@ -9,6 +9,9 @@
  * a merge it offers the files and fires `merged` (a `CustomEvent` whose detail is what `merge` returned). Style it by
  * `::part(button)`, `::part(status)`.
  *
+ * Where a page scores merges itself, the element searches for the best weights and offers the winner, after an event `searched` (whose detail is
+ * what `search` returned): `element.search = { evaluate: async (files) => loss(await load(files)), goal: "min", budget: 30 }`.
+ *
  * It speaks the language that `lang` says, of itself or around it, if `MwaMerge.texts` has it; English is there, and a page adds others, or its
  * own words, before the element is made: `MwaMerge.texts.de = { drop: "Ordner hierher ziehen.", choose: "Ordner wählen…" }`. What a language
  * lacks is said in English, and so are errors.
@@ -17,7 +20,8 @@
  */
 import { dropped } from "./dropped.js";
 import { merge, type Merged, type MergeOptions } from "./merge.js";
-import { openRun } from "./run.js";
+import { openRun, type Run } from "./run.js";
+import { search, type SearchOptions } from "./search.js";
 import { optionOf } from "./speech.js";
 
 const STYLE = `
@@ -38,6 +42,8 @@ export interface Texts {
   merging: string;
   /** `{count}`, `{seconds}` */
   merged: string;
+  /** `{trial}`, `{budget}`, `{score}` */
+  searching: string;
 }
 
 const ENGLISH: Texts = {
@@ -46,12 +52,16 @@ const ENGLISH: Texts = {
   cancel: "Cancel",
   merging: "Merging on {device}…",
   merged: "Merged {count} checkpoints in {seconds} s.",
+  searching: "Trial {trial} of {budget}; the best scores {score}.",
 };
 
 /** The element; `<mwa-merge>` once this module is loaded. */
 export class MwaMerge extends HTMLElement {
   /** What it says, by language. */
   static readonly texts: Record<string, Partial<Texts>> = { en: ENGLISH };
+
+  /** Search by this score instead of merging once; its other fields are what `search` takes beside the element's attributes. */
+  search: Pick<SearchOptions, "evaluate" | "goal"> & Partial<SearchOptions> | undefined;
 
   readonly #status = make("p", { part: "status", role: "status" });
   readonly #picker = make("input", { type: "file", webkitdirectory: "", multiple: "", hidden: "" });
@@ -99,7 +109,7 @@ export class MwaMerge extends HTMLElement {
         this.#bar.value = done / Math.max(total, 1);
         this.#status.textContent = this.#say("merging", { device });
       };
-      const merged = await merge(run, { ...this.#options(), signal, onProgress });
+      const merged = this.search ? await this.#search(run, this.search, signal) : await merge(run, { ...this.#options(), signal, onProgress });
       this.#status.textContent = this.#say("merged", { count: `${merged.report.inputs.length}`, seconds: merged.seconds.toFixed(1) });
       this.#files.replaceChildren(...merged.files.map(({ name, blob }) => offer(name, blob!)));
       this.dispatchEvent(new CustomEvent("merged", { detail: merged }));
@@ -111,6 +121,18 @@ export class MwaMerge extends HTMLElement {
     } finally {
       this.#busy(false);
     }
+  }
+
+  async #search(run: Run, wanted: NonNullable<MwaMerge["search"]>, signal: AbortSignal): Promise<Merged> {
+    const { goal: metricGoal, method: _, ...options } = this.#options();
+    const onTrial: SearchOptions["onTrial"] = (trials, best, budget) => {
+      this.#bar.value = trials.length / budget;
+      this.#status.textContent = this.#say("searching", { trial: `${trials.length}`, budget: `${budget}`, score: best?.score?.toPrecision(4) ?? "–" });
+      wanted.onTrial?.(trials, best, budget);
+    };
+    const found = await search(run, { ...options, ...(metricGoal && { metricGoal }), ...wanted, signal, onTrial });
+    this.dispatchEvent(new CustomEvent("searched", { detail: found }));
+    return found.merged;
   }
 
   #busy(is: boolean): void {

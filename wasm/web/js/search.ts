@@ -3,6 +3,7 @@ import { asError, call, MergeError } from "./error.js";
 import { merge, type Merged, type MergedFile, type MergeOptions } from "./merge.js";
 import { toJson, type CoreOptions } from "./options.js";
 import { eachOf, type Run } from "./run.js";
+import { spoken } from "./speech.js";
 import type { Search as Core } from "./wasm/mwa.js";
 
 /** A score, and how sure it is. */
@@ -204,7 +205,9 @@ export async function search(run: Run, options: SearchOptions): Promise<Searched
       tried: { weights: winner.weights, groups, scheme, note },
       ...(output ? { output } : {}),
     });
-    return { ...told, reason: told.reason ?? undefined, winner, trials, compared, doubts, merged };
+    // the core's words are those of the command line
+    const said = doubts.map((doubt) => spoken(doubt.replace("--holdout", "holdout")));
+    return { ...told, reason: told.reason ?? undefined, winner, trials, compared, doubts: said, merged };
   } finally {
     core.free();
   }
