@@ -46,6 +46,23 @@ def test_search(sample_run: Path, tmp_path: Path) -> None:
     assert [trial.weights for trial in again.trials] == [trial.weights for trial in found.trials]
 
 
+def test_a_search_proposes_what_the_native_program_does_to_the_bit(sample_run: Path, tmp_path: Path) -> None:
+    def bowl(path: str) -> float:
+        report = json.loads((Path(path) / "mwa-report.json").read_text())
+        weights = [row["weight"] for row in report["inputs"]]
+        total = 0.0
+        for i, weight in enumerate(weights, 1):
+            total += i * (weight - i / 55) ** 2
+        return total
+
+    # what host/tests/cli/search.rs holds the native program to, and tests/web/node.test.mjs the npm package
+    expected = json.loads((Path(__file__).parents[3] / "tests" / "web" / "search.json").read_text())
+    found = mwa.search(
+        sample_run, tmp_path / "best", evaluate=bowl, goal="min", method="lcsc", budget=len(expected), seed=42, select="all", workers=2
+    )  # fmt: skip
+    assert [list(trial.weights) for trial in found.trials] == expected
+
+
 def test_what_a_function_raises_fails_its_candidate(sample_run: Path, tmp_path: Path) -> None:
     calls = threading.Semaphore(0)
 
