@@ -45,7 +45,7 @@ fn convert(bytes: &[u8], name: &str, config: &str) {
                 let (path, header) = &plan.inputs[input];
                 let mut found = vec![0; usize::try_from(range.end - range.start).expect("few bytes")];
                 // what is not in order in the file is put in order
-                let from = |at: u64, into: &mut [u8]| {
+                let from = |_: Option<usize>, at: u64, into: &mut [u8]| {
                     let bytes = now(memory.read(path, at..at + into.len() as u64)).expect("it was opened");
                     assert_eq!(bytes.len(), into.len(), "{range:?} is in the file");
                     into.copy_from_slice(&bytes);

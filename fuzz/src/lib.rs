@@ -11,6 +11,7 @@ mod runs;
 mod sessions;
 mod tape;
 mod torch;
+mod training;
 
 /// A kind of input: its name, what must hold, folders with examples from the repository's own on, and how many mutations of
 /// those an ordinary test tries, where one takes long.
@@ -38,6 +39,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "logs", check: runs::logs, seeds: &["fuzz/seeds/logs"], mutations: 4_000 },
     Target { name: "tables", check: runs::tables, seeds: &["fuzz/seeds/tables"], mutations: 4_000 },
     Target { name: "torch", check: torch::check, seeds: &["fuzz/seeds/torch"], mutations: 20_000 },
+    Target {
+        name: "training",
+        check: training::check,
+        seeds: &["core/tests/data/training/dcp/checkpoint-10", "core/tests/data/training/zero2/global_step3"],
+        mutations: 4_000,
+    },
     Target {
         name: "containers",
         check: containers::check,

@@ -26,7 +26,7 @@ pub(crate) fn check(bytes: &[u8]) {
                     continue;
                 }
                 let mut number = vec![0; usize::try_from(step).expect("a few bytes")];
-                let read = |at: u64, into: &mut [u8]| {
+                let read = |_: Option<usize>, at: u64, into: &mut [u8]| {
                     let at = usize::try_from(at).expect("it is an offset in memory");
                     into.copy_from_slice(&bytes[at..at + into.len()]);
                     Ok::<(), ()>(())

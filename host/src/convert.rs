@@ -128,15 +128,17 @@ fn write(
     let failed = |error: std::io::Error| io_error("cannot write it", &error);
     let mut inputs: Vec<Option<Opened>> = plan.inputs.iter().map(|_| None).collect();
     let mut read = |input: usize, range: core::ops::Range<u64>| {
-        let (path, header) = &plan.inputs[input];
-        if inputs[input].is_none() {
-            inputs[input] = Some(Opened::new(Path::new(path))?);
-        }
-        let source = inputs[input].as_ref().expect("it was opened");
         let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
-        header
-            .read(range.start, &mut bytes, |at, into| source.by_ref().read_at(into, at))
-            .map_err(|error| io_error("cannot read it", &error).file(path.clone()))?;
+        plan.inputs[input].1.read(range.start, &mut bytes, |other, at, into| {
+            let input = other.unwrap_or(input);
+            let path = &plan.inputs[input].0;
+            if inputs[input].is_none() {
+                inputs[input] = Some(Opened::new(Path::new(path))?);
+            }
+            let source = inputs[input].as_ref().expect("it was opened");
+            let read = source.by_ref().read_at(into, at);
+            read.map_err(|error| io_error("cannot read it", &error).file(path.clone()))
+        })?;
         Ok(bytes)
     };
     write_at(file, plan.head(number), 0).map_err(failed)?;

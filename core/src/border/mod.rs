@@ -280,10 +280,13 @@ impl Session {
         let chunk = most.min(MOST / checkpoints.len().max(1)).max(1);
         let mut merge = Merge::new(chosen, merging, Cut { max_bytes: chunk, by_tensor: false })?;
         let (mut inputs, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+        let mut heads = Vec::new();
         for checkpoint in checkpoints {
             firsts.push(inputs.len());
             inputs.extend(paths(checkpoint)?);
             lengths.extend(checkpoint.files.iter().map(|file| file.len));
+            let headers = checkpoint.files.iter().map(|file| &file.header);
+            heads.extend(headers.map(|header| (!header.is_in_place()).then(|| header.clone())));
         }
         let weights = inputs.len();
         let companions = checkpoints[merge.owner()].beside(&self.files, &mut merge)?;
@@ -299,6 +302,7 @@ impl Session {
             inputs,
             firsts,
             weights,
+            heads,
             digests: is_hashed.then(|| Digests::new(lengths, [])),
             rest: None,
             found: Vec::new(),
@@ -457,13 +461,13 @@ impl Session {
     }
 }
 
-/// The paths of a checkpoint's files. Jobs read them as they lie, so that tensors that lie in pieces are refused.
+/// The paths of a checkpoint's files. Jobs read what lies in them side by side, so that tensors are refused whose numbers lie in another order.
 pub(crate) fn paths(checkpoint: &Checkpoint) -> Result<Vec<String>> {
     let path = |file: &File| {
-        if file.header.is_in_place() {
+        if file.header.is_in_order() {
             return Ok(file.path.clone());
         }
-        let detail = "holds tensors whose numbers do not lie side by side, which are not read here";
+        let detail = "holds tensors whose numbers do not lie in order, which are not read here";
         Err(Error::new(ErrorKind::Input, detail)
             .file(file.path.clone())
             .help("convert it to safetensors, or merge with the mwa program, which reads it"))

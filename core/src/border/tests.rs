@@ -272,3 +272,45 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(error.to_string(), "2 questions were asked, and 0 answered");
     assert!(session.finish(&Ending::default()).is_err(), "nothing is planned");
 }
+
+#[test]
+fn tensors_in_pieces_cross_piece_by_piece() {
+    const PARTS: [(&str, &[u8]); 3] = [
+        (
+            "mp_rank_00_model_states.pt",
+            include_bytes!("../../tests/data/training/zero2/global_step3/mp_rank_00_model_states.pt"),
+        ),
+        (
+            "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+            include_bytes!(
+                "../../tests/data/training/zero2/global_step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+            ),
+        ),
+        (
+            "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+            include_bytes!(
+                "../../tests/data/training/zero2/global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
+            ),
+        ),
+    ];
+    let mut disk = Memory::default();
+    for folder in ["a", "b"] {
+        PARTS.iter().for_each(|(name, bytes)| disk.write(&format!("{folder}/{name}"), bytes.to_vec()));
+    }
+    let mut session = open(&disk, r#", "allow_cross_run": true"#).unwrap();
+    let merged = run(&mut session, &disk).unwrap();
+    // both are the same, and so is what is halfway between them
+    let expected = include_bytes!("../../tests/data/training/zero2/expected.safetensors");
+    let numbers = |bytes: &[u8], name: &str| {
+        let header = crate::safetensors::Header::parse(bytes, bytes.len() as u64).unwrap();
+        let tensor = header.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        bytes[tensor.range.start as usize..tensor.range.end as usize].to_vec()
+    };
+    for name in ["embed.weight", "layers.0.q_proj.weight", "layers.1.norm.weight", "lm_head.weight"] {
+        assert_eq!(numbers(&merged, name), numbers(expected, name), "{name}");
+    }
+    let report: Report = serde_json::from_str(&finish(&mut session).last().unwrap().1).unwrap();
+    for (file, (name, bytes)) in report.inputs[1].files.iter().zip(PARTS) {
+        assert_eq!((&*file.name, &file.blake3), (name, &digest::hash(bytes)));
+    }
+}

@@ -11,6 +11,7 @@ use super::chunks::{Desks, Piece};
 use super::{Compute, Hashes, Job};
 use crate::digest::{Digests, Parts};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::safetensors::Header;
 use crate::merge::report::HashedFile;
 use crate::merge::{Bytes, Found, Hash, Merge, Next};
 use crate::plan::{Read, Write};
@@ -26,6 +27,8 @@ pub(super) struct Work {
     /// The number of the first file of each checkpoint, and how many there are of all.
     pub(super) firsts: Vec<usize>,
     pub(super) weights: usize,
+    /// Of each file with weights its head, if tensors of it lie in pieces, which the host reads one by one.
+    pub(super) heads: Vec<Option<Header>>,
     /// If they are made here.
     pub(super) digests: Option<Digests>,
     /// What no job has read, once that is known.
@@ -124,6 +127,7 @@ impl Work {
 
     fn hand_out(&mut self, part: Part) -> Job {
         let (reads, writes) = self.ranges(part);
+        let reads = reads.iter().flat_map(|read| self.pieces(read)).collect();
         let number = self.count;
         self.count += 1;
         self.handed_out.push((number, part));
@@ -145,6 +149,46 @@ impl Work {
         (reads.into_iter().map(of).collect(), writes)
     }
 
+    /// What must be read of the files for a read of a job: itself, but for tensors that lie in pieces.
+    fn pieces(&self, read: &Write) -> Vec<Write> {
+        let Some(Some(header)) = self.heads.get(read.file) else { return vec![read.clone()] };
+        let mut pieces = Vec::new();
+        let mut room =
+            vec![0; usize::try_from(read.range.end - read.range.start).expect("a job fits memory")];
+        let Ok(()) = header.read(read.range.start, &mut room, |other, at, into| {
+            pieces.push(Write { file: self.beside(read.file, other), range: at..at + into.len() as u64 });
+            Ok::<(), core::convert::Infallible>(())
+        });
+        pieces
+    }
+
+    /// The number of a file, or of another of its checkpoint's.
+    fn beside(&self, file: usize, other: Option<usize>) -> usize {
+        let first = self.firsts.partition_point(|first| *first <= file) - 1;
+        other.map_or(file, |other| self.firsts[first] + other)
+    }
+
+    /// Put together what was read for the reads of a job; `chunks` are the bytes of all their pieces.
+    fn whole(&self, reads: &[Write], chunks: &[&[u8]]) -> Vec<Vec<u8>> {
+        let mut chunks = chunks.iter();
+        let mut next = || chunks.next().expect("lengths() counted them");
+        let mut all = Vec::with_capacity(reads.len());
+        for read in reads {
+            let Some(Some(header)) = self.heads.get(read.file) else {
+                all.push(next().to_vec());
+                continue;
+            };
+            let mut room =
+                vec![0; usize::try_from(read.range.end - read.range.start).expect("a job fits memory")];
+            let Ok(()) = header.read(read.range.start, &mut room, |_, _, into| {
+                into.copy_from_slice(next());
+                Ok::<(), core::convert::Infallible>(())
+            });
+            all.push(room);
+        }
+        all
+    }
+
     fn part(&self, number: u64) -> Result<Part> {
         let part = self.handed_out.iter().find(|(other, _)| *other == number).map(|(_, part)| *part);
         part.ok_or_else(|| {
@@ -156,7 +200,8 @@ impl Work {
     pub(super) fn lengths(&self, number: u64) -> Result<Vec<usize>> {
         let (reads, _) = self.ranges(self.part(number)?);
         let length = |read: Write| usize::try_from(read.range.end - read.range.start);
-        Ok(reads.into_iter().map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
+        let pieces = reads.iter().flat_map(|read| self.pieces(read));
+        Ok(pieces.map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
     }
 
     pub(super) fn run(&mut self, number: u64, chunks: &[&[u8]], compute: Compute) -> Result<Vec<u8>> {
@@ -168,6 +213,16 @@ impl Work {
             return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
         }
         let (reads, writes) = self.ranges(part);
+        let pieces: Vec<_> = reads.iter().flat_map(|read| self.pieces(read)).collect();
+        let read = chunks;
+        let (gathered, rooms);
+        let chunks = if self.heads.iter().all(Option::is_none) {
+            read
+        } else {
+            gathered = self.whole(&reads, read);
+            rooms = gathered.iter().map(Vec::as_slice).collect::<Vec<_>>();
+            rooms.as_slice()
+        };
         let mut told = None;
         let out = match part {
             Part::Whole(number) => {
@@ -203,7 +258,7 @@ impl Work {
                 rest.split_off(..length).expect("the result has the bytes of all writes")
             };
             let written: Vec<_> = writes.iter().map(piece).collect();
-            digests.parts(reads.iter().zip(chunks.iter().copied()), writes.iter().zip(written))
+            digests.parts(pieces.iter().zip(read.iter().copied()), writes.iter().zip(written))
         });
         self.found = encoded(told.as_ref(), parts.as_ref());
         self.done(number, part, told, parts)?;

@@ -41,12 +41,15 @@ pub enum Target {
     Gguf,
     /// A file of any weights that `torch.load(weights_only=True)` reads.
     Pt,
+    /// A safetensors file of any weights, under the names that they have.
+    Safetensors,
 }
 
 impl Target {
     /// Their names.
-    pub const NAMES: [&'static str; 6] = ["peft", "diffusers", "kohya", "mlx", "gguf", "pt"];
-    const ALL: [Self; 6] = [Self::Peft, Self::Diffusers, Self::Kohya, Self::Mlx, Self::Gguf, Self::Pt];
+    pub const NAMES: [&'static str; 7] = ["peft", "diffusers", "kohya", "mlx", "gguf", "pt", "safetensors"];
+    const ALL: [Self; 7] =
+        [Self::Peft, Self::Diffusers, Self::Kohya, Self::Mlx, Self::Gguf, Self::Pt, Self::Safetensors];
 }
 
 impl FromStr for Target {
@@ -123,12 +126,18 @@ impl Conversion {
     /// # Errors
     /// What is wrong with the files, and what the target cannot hold.
     pub fn new(files: &dyn Files, readers: &Readers, path: &str, options: &ConvertOptions) -> Maybe<Self> {
-        if options.target == Target::Pt {
+        if matches!(options.target, Target::Pt | Target::Safetensors) {
             let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
+            let merged = opened.files.first().and_then(|file| file.merged).unwrap_or("model.safetensors");
             let inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
-            let name = options.name.as_deref().unwrap_or("weights.pt");
-            let written = pt::write(&inputs, name, options.key.as_deref(), options.dtype);
-            let (outputs, texts, notes) = written.map_err(|error| error.file(path))?;
+            let written = if options.target == Target::Pt {
+                let name = options.name.as_deref().unwrap_or("weights.pt");
+                pt::write(&inputs, name, options.key.as_deref(), options.dtype)
+            } else {
+                write::plain(&inputs, merged, options.dtype)
+            };
+            let (outputs, texts, mut notes) = written.map_err(|error| error.file(path))?;
+            notes.splice(0..0, opened.notes);
             return Ok(Self { inputs, outputs, texts, notes });
         }
         let base = base::Base::find(files, options.base.as_deref())?;

@@ -18,7 +18,7 @@ use super::names::{Model, Rows, flatten};
 use super::{Output, Target, Written, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::safetensors::{Header, TextMap};
+use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::text::index::Index;
 use crate::text::json as text;
 
@@ -35,7 +35,7 @@ pub(crate) fn write(
         Target::Kohya => kohya(adapter, model, dtype)?,
         Target::Mlx => mlx(adapter, base, dtype)?,
         Target::Gguf => gguf::write(adapter, base, dtype)?,
-        Target::Pt => unreachable!("any weights are written so, adapters or not"),
+        Target::Pt | Target::Safetensors => unreachable!("any weights are written so, adapters or not"),
     };
     written.2.splice(0..0, adapter.notes.clone());
     if target != Target::Peft
@@ -44,6 +44,18 @@ pub(crate) fn write(
         written.2.push(format!("`{name}` is left out: it is the base model's own"));
     }
     Ok(written)
+}
+
+/// All tensors of any weights in one file.
+pub(super) fn plain(files: &[(String, Header)], name: &str, dtype: Option<Float>) -> Result<Written> {
+    let of = |(file, (_, header)): (usize, &'_ (String, Header))| -> Vec<Made> {
+        let made = |tensor: &Tensor| {
+            Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype)
+        };
+        header.tensors().iter().map(made).collect()
+    };
+    let tensors = files.iter().enumerate().flat_map(of).collect();
+    Ok((vec![safetensors(name.to_owned(), tensors, pt())?], Vec::new(), Vec::new()))
 }
 
 /// A safetensors file of some tensors.

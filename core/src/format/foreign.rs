@@ -120,17 +120,16 @@ pub(crate) fn contained(name: &str, start: &[u8]) -> Option<(&'static str, &'sta
     CONTAINERS.iter().find(is_it).map(|it| (it.what, it.help))
 }
 
-const DCP: &str =
-    "convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch CHECKPOINT OUT.bin";
+const DCP: &str = "give the folder that it lies in";
 
 /// A framework's layout: what its files are called (a `*` at the end stands for anything), what it is, the way out.
 type Layout = (&'static [&'static str], &'static str, &'static str);
 
-const LAYOUTS: [Layout; 11] = [
+const LAYOUTS: [Layout; 10] = [
     (
         &["fp32.pt", "zero"],
-        "is a universal checkpoint of DeepSpeed",
-        "load it with DeepSpeed (--universal-checkpoint) and save the model from there",
+        "is a part of a universal checkpoint of DeepSpeed",
+        "give the whole folder, with its mp_rank_*_model_states.pt",
     ),
     (
         &[".zarray", ".zgroup"],
@@ -144,27 +143,24 @@ const LAYOUTS: [Layout; 11] = [
     ),
     (
         &["pytorch_model_fsdp_*"],
-        "is a sharded FSDP checkpoint without an adapter file",
-        "gather it first: accelerate merge-weights CHECKPOINT/pytorch_model_fsdp_0 OUT; or train with FULL_STATE_DICT",
+        "has a folder of sharded FSDP weights (pytorch_model_fsdp_…) without its *.distcp files",
+        "copy the rest of the checkpoint",
     ),
     (
         &["zero_to_fp32.py"],
-        "is a DeepSpeed ZeRO checkpoint without an adapter file",
-        "gather it first: python CHECKPOINT/zero_to_fp32.py CHECKPOINT OUT --safe_serialization; \
-         or train with stage3_gather_16bit_weights_on_model_save",
-    ),
-    (
-        &["zero_pp_rank_*", "bf16_zero_pp_rank_*"],
-        "is a DeepSpeed ZeRO checkpoint without an adapter file",
-        "gather it first with zero_to_fp32.py, which DeepSpeed writes beside it; \
-         or train with stage3_gather_16bit_weights_on_model_save",
+        "is a DeepSpeed ZeRO checkpoint without the folder of its states (global_step…)",
+        "copy the rest of the checkpoint",
     ),
     (
         &["latest_checkpointed_iteration.txt", "mp_rank_*"],
         "is a Megatron checkpoint",
         "export it to Hugging Face format with Megatron's own converter first",
     ),
-    (&[".metadata", "__0_*"], "is a torch distributed (DCP) checkpoint", DCP),
+    (
+        &[".metadata", "__0_*"],
+        "is a torch distributed (DCP) checkpoint without its *.distcp files",
+        "copy the rest of the checkpoint",
+    ),
     (
         &["lit_model.pth*"],
         "is a LitGPT checkpoint",

@@ -13,7 +13,7 @@ use crate::format::gguf::Head;
 use crate::format::safetensors::Header;
 use crate::format::torch::members_of;
 use crate::format::torch::optimizer::Optimizer;
-use crate::format::{START, foreign, gguf};
+use crate::format::{START, foreign, gguf, training};
 use crate::logs::{events, sqlite, wandb};
 use crate::text::json;
 
@@ -72,7 +72,7 @@ fn file(files: &dyn Files, path: &str, size: u64) -> Maybe<Option<Known>> {
     if start.starts_with(b"PK\x03\x04") && name.ends_with(".distcp") {
         return Ok(Some(known(
             "a part of a torch distributed (DCP) checkpoint",
-            "give the folder that it lies in: mwa says there how to gather it",
+            "give the folder that it lies in",
         )));
     }
     if name.contains("optim")
@@ -92,7 +92,7 @@ fn file(files: &dyn Files, path: &str, size: u64) -> Maybe<Option<Known>> {
         return Ok(Some(if has(b"torch.distributed.checkpoint.metadata") {
             known(
                 "the table of contents of a torch distributed (DCP) checkpoint",
-                "give the folder that it lies in: mwa says there how to gather it",
+                "give the folder that it lies in",
             )
         } else if start[2..].starts_with(&old) {
             return Ok(None);
@@ -390,6 +390,10 @@ fn folder(files: &dyn Files, path: &str) -> Maybe<Option<Known>> {
     let names = files.list(path)?;
     let has = |name: &str| names.iter().any(|it| it == name);
     let starts = |start: &str| names.iter().any(|it| it.starts_with(start));
+    // the error of opening it says what is wrong
+    if training::is_laid(&names) {
+        return Ok(None);
+    }
     if let Some(error) = foreign::framework(&names) {
         let what = error.detail().strip_prefix("is ").unwrap_or(error.detail()).to_string();
         return Ok(Some(known(what, error.advice().unwrap_or_default().to_string())));
@@ -410,7 +414,7 @@ fn folder(files: &dyn Files, path: &str) -> Maybe<Option<Known>> {
     if starts("global_step") && is_file(files, &latest)? {
         return Ok(Some(known(
             "a DeepSpeed ZeRO checkpoint",
-            "gather it first: python zero_to_fp32.py CHECKPOINT OUT --safe_serialization",
+            "its saves can be merged with others of the run, or converted: mwa convert",
         )));
     }
     if names.is_empty() {

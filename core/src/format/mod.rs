@@ -19,6 +19,7 @@ pub(crate) mod quantised;
 pub mod safetensors;
 pub mod shards;
 pub mod torch;
+pub(crate) mod training;
 pub(crate) mod view;
 
 /// A format of files with weights.

@@ -1,4 +1,4 @@
-//! Tensors whose numbers do not lie side by side (transposed ones, columns of others), read as if they did.
+//! Tensors whose numbers do not lie side by side (transposed ones, columns of others, pieces in several files), read as if they did.
 //!
 //! Jobs read ranges. A view is given a range beyond the end of its file, where nothing lies; whoever reads for a job asks
 //! [`Header::read`](crate::safetensors::Header::read), which puts the numbers of a view in order.
@@ -7,24 +7,44 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The most bytes that a view may span in its file, for they are read at once.
+/// The most bytes that a piece may span in its file whose numbers do not lie in order, for they are read at once.
 pub(crate) const SPAN_LIMIT: u64 = 1 << 24;
 
-/// A view of numbers in a file.
+/// A tensor that is made of pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct View {
     /// Where jobs find it, beyond the end of the file.
     pub(crate) range: Range<u64>,
+    /// The tensor's shape, or that of its numbers in a row.
+    pub(crate) shape: Vec<u64>,
+    /// Bytes of a number.
+    pub(crate) size: u64,
+    /// Invariant: they tile the shape.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// A box of a tensor, and where its numbers lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Another of the checkpoint's files than that which the view is of.
+    pub(crate) file: Option<usize>,
     /// Where its first number lies in the file.
     pub(crate) start: u64,
-    pub(crate) shape: Vec<u64>,
-    /// The way from one number to the next in each dimension, in bytes.
-    pub(crate) steps: Vec<u64>,
-    /// Bytes of a number.
-    pub(crate) size: usize,
+    /// Where the box begins in the tensor.
+    pub(crate) offsets: Vec<u64>,
+    pub(crate) sizes: Vec<u64>,
+    /// The way from one number to the next in each dimension, in bytes; none where they lie in order.
+    pub(crate) steps: Option<Vec<u64>>,
 }
 
 impl View {
+    /// A tensor whose numbers lie in these steps, in bytes.
+    pub(crate) fn strided(start: u64, shape: Vec<u64>, steps: Vec<u64>, size: u64) -> Self {
+        let (offsets, sizes) = (vec![0; shape.len()], shape.clone());
+        let piece = Piece { file: None, start, offsets, sizes, steps: Some(steps) };
+        Self { range: 0..0, shape, size, pieces: Vec::from([piece]) }
+    }
+
     /// The bytes between its first and its last number, both included; `None` beyond any file.
     pub(crate) fn span(shape: &[u64], steps: &[u64], size: u64) -> Option<u64> {
         shape
@@ -33,33 +53,118 @@ impl View {
             .try_fold(size, |sum, (dim, step)| sum.checked_add(dim.checked_sub(1)?.checked_mul(*step)?))
     }
 
-    /// Bytes of the view from `start` of its range on, by what reads the file.
+    /// Bytes of the view from `start` of its range on, by what reads the files.
     pub(crate) fn read<E>(
         &self,
         start: u64,
         into: &mut [u8],
-        read: impl FnOnce(u64, &mut [u8]) -> Result<(), E>,
+        mut read: impl FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let span = Self::span(&self.shape, &self.steps, self.size as u64).expect("placed() checked this");
-        let mut bytes = vec![0; usize::try_from(span).expect("at most SPAN_LIMIT")];
-        read(self.start, &mut bytes)?;
-        let first = (start - self.range.start) / self.size as u64;
-        for (number, room) in (first..).zip(into.chunks_exact_mut(self.size)) {
-            let at = self.offset(number);
-            room.copy_from_slice(&bytes[at..at + self.size]);
+        self.pieces.iter().try_for_each(|piece| self.fill(piece, start - self.range.start, into, &mut read))
+    }
+
+    /// What a piece has of the bytes from `from` of the tensor on.
+    fn fill<E>(
+        &self,
+        piece: &Piece,
+        from: u64,
+        into: &mut [u8],
+        read: &mut dyn FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // the last dimensions, which the piece fills, and one more are runs that lie side by side in the tensor
+        let (mut outer, mut run) = (self.shape.len(), self.size);
+        while outer > 0 {
+            outer -= 1;
+            run *= piece.sizes[outer];
+            if piece.sizes[outer] != self.shape[outer] {
+                break;
+            }
+        }
+        let count: u64 = piece.sizes[..outer].iter().product();
+        // where a run begins in the tensor
+        let place = |mut number: u64| {
+            let (mut at, mut step) = (0, self.size);
+            for dim in (0..self.shape.len()).rev() {
+                let mut index = piece.offsets[dim];
+                if dim < outer {
+                    index += number % piece.sizes[dim];
+                    number /= piece.sizes[dim];
+                }
+                at += index * step;
+                step *= self.shape[dim];
+            }
+            at
+        };
+        let end = from + into.len() as u64;
+        let first = first(count, |number| place(number) + run > from);
+        let last = first.max(self::first(count, |number| place(number) >= end));
+        if first == last || run == 0 {
+            return Ok(());
+        }
+        // what of a run is wanted: from where to where in the tensor, and its beginning in the piece
+        let wanted = |number: u64| {
+            let at = place(number);
+            let (start, stop) = (at.max(from), (at + run).min(end));
+            (start, stop, number * run + start - at)
+        };
+        let room = |start: u64, stop: u64| index(start - from)..index(stop - from);
+        if let Some(steps) = &piece.steps {
+            let span = Self::span(&piece.sizes, steps, self.size).expect("whoever made it checked this");
+            let mut bytes = vec![0; index(span)];
+            read(piece.file, piece.start, &mut bytes)?;
+            for (start, stop, at) in (first..last).map(wanted) {
+                let numbers = into[room(start, stop)].chunks_exact_mut(index(self.size));
+                for (number, room) in (at / self.size..).zip(numbers) {
+                    let at = piece.offset(number, steps);
+                    room.copy_from_slice(&bytes[at..at + room.len()]);
+                }
+            }
+            return Ok(());
+        }
+        let (start, stop, at) = wanted(first);
+        if last - first == 1 {
+            return read(piece.file, piece.start + at, &mut into[room(start, stop)]);
+        }
+        let (start, stop, until) = wanted(last - 1);
+        let mut bytes = vec![0; index(until + stop - start - at)];
+        read(piece.file, piece.start + at, &mut bytes)?;
+        let begin = at;
+        for (start, stop, at) in (first..last).map(wanted) {
+            let room = &mut into[room(start, stop)];
+            room.copy_from_slice(&bytes[index(at - begin)..][..room.len()]);
         }
         Ok(())
     }
+}
 
+impl Piece {
     /// Where a number lies within the span, the last dimension counting fastest.
-    fn offset(&self, mut number: u64) -> usize {
+    fn offset(&self, mut number: u64, steps: &[u64]) -> usize {
         let mut offset = 0;
-        for (dim, step) in self.shape.iter().zip(&self.steps).rev() {
+        for (dim, step) in self.sizes.iter().zip(steps).rev() {
             offset += number % dim * step;
             number /= dim;
         }
-        usize::try_from(offset).expect("at most SPAN_LIMIT")
+        index(offset)
     }
+}
+
+/// The first number below `count` of which something holds that holds of all after it; `count` if of none.
+fn first(count: u64, holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a job's bytes, or SPAN_LIMIT")
 }
 
 #[cfg(test)]
@@ -70,8 +175,8 @@ mod tests {
     fn a_transposed_matrix_comes_row_by_row() {
         // 0 1 2 3 / 4 5 6 7 / 8 9 10 11, transposed
         let file: Vec<u8> = (0..24).collect();
-        let view = View { range: 100..124, start: 0, shape: [4, 3].into(), steps: [2, 8].into(), size: 2 };
-        let read = |at: u64, into: &mut [u8]| {
+        let view = View { range: 100..124, ..View::strided(0, [4, 3].into(), [2, 8].into(), 2) };
+        let read = |_: Option<usize>, at: u64, into: &mut [u8]| {
             let at = usize::try_from(at).unwrap();
             into.copy_from_slice(&file[at..at + into.len()]);
             Ok::<(), ()>(())
@@ -83,6 +188,53 @@ mod tests {
         let mut middle = [0; 4];
         view.read(106, &mut middle, read).unwrap();
         assert_eq!(middle, [2, 3, 10, 11]);
+    }
+
+    #[test]
+    fn pieces_of_several_files_come_together_from_any_place_on() {
+        // 5 × 7 × 2 numbers of two bytes, cut by rows and columns; the third piece is transposed
+        let (shape, size): (Vec<u64>, _) = ([5, 7, 2].into(), 2);
+        let boxes =
+            [([0, 0, 0], [2, 7, 2]), ([2, 0, 0], [3, 4, 2]), ([2, 4, 0], [3, 3, 1]), ([2, 4, 1], [3, 3, 1])];
+        let whole: Vec<u8> = (0..140).collect();
+        let mut files = Vec::new();
+        let mut pieces = Vec::new();
+        for (number, (offsets, sizes)) in boxes.into_iter().enumerate() {
+            let mut file = vec![255; number];
+            let [rows, columns, deep] = sizes;
+            let take = |file: &mut Vec<u8>, row: u64, column: u64, last: u64| {
+                let at = (((offsets[0] + row) * 7 + offsets[1] + column) * 2 + offsets[2] + last) * 2;
+                file.extend(&whole[usize::try_from(at).unwrap()..][..2]);
+            };
+            if number == 2 {
+                (0..columns).for_each(|column| (0..rows).for_each(|row| take(&mut file, row, column, 0)));
+            } else {
+                for row in 0..rows {
+                    (0..columns)
+                        .for_each(|column| (0..deep).for_each(|last| take(&mut file, row, column, last)));
+                }
+            }
+            files.push(file);
+            let steps = (number == 2).then(|| vec![2, 2 * rows, 2]);
+            let (offsets, sizes) = (offsets.into(), sizes.into());
+            pieces.push(Piece { file: Some(number), start: number as u64, offsets, sizes, steps });
+        }
+        let view = View { range: 1000..1140, shape, size, pieces };
+        for from in 0..140 {
+            for end in from..140 {
+                let mut found = vec![0; end - from];
+                let read = |file: Option<usize>, at: u64, into: &mut [u8]| {
+                    let at = usize::try_from(at).unwrap();
+                    into.copy_from_slice(&files[file.unwrap()][at..at + into.len()]);
+                    Ok::<(), ()>(())
+                };
+                let aligned = |at: usize| at % 2 == 0;
+                if aligned(from) && aligned(end) {
+                    view.read(1000 + from as u64, &mut found, read).unwrap();
+                    assert_eq!(found, whole[from..end], "{from}..{end}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::files::{
     Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_inside, join, last, leads_out, parent, text,
 };
 use crate::format::safetensors::{Header, Tensor};
+use crate::format::training::{self, Layout};
 use crate::format::{foreign, open, quantised, stem};
 use crate::merge::report::{CONFIG, MODEL_CONFIG};
 use crate::method::scaled::Block;
@@ -53,6 +54,8 @@ pub struct Checkpoint {
     pub(crate) told: Vec<(String, f64)>,
     /// The sides of the blocks that share a scale, where its weights are codes and the model's config says it.
     pub(crate) block: Block,
+    /// How its files are laid out, where training on several devices wrote them.
+    pub(crate) layout: Option<Layout>,
 }
 
 /// A file with weights.
@@ -64,6 +67,8 @@ pub struct File {
     name: String,
     /// The name of the weights in it, where they are one of several things.
     pub(crate) key: Option<String>,
+    /// What its tensors are merged into, where the file is none that a merge could have.
+    pub(crate) merged: Option<&'static str>,
     /// Length in bytes.
     pub len: u64,
     /// Its tensors and where they lie.
@@ -138,6 +143,7 @@ impl Checkpoint {
                 return Err(no_adapter(files, path, adapter.unwrap_or_default())?.file(path).into());
             }
             None => match elsewhere(files, path).map_err(|stop| stop.file(path))? {
+                Elsewhere::Ranks(place) => return Self::open_ranks(files, path, &place, options),
                 Elsewhere::File(place) => place,
                 Elsewhere::Folder(inner, left) => {
                     let mut found = Self::open_folder(files, readers, &join(path, &inner), options)?;
@@ -165,6 +171,33 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Open what the ranks of a training wrote.
+    fn open_ranks(
+        files: &dyn Files,
+        path: &str,
+        place: &(Layout, String),
+        options: &OpenOptions,
+    ) -> Maybe<Self> {
+        let mut checkpoint = Self::of(path);
+        let opened = training::open(files, place, options.weights_key.as_deref())?;
+        let mut tensors = opened.files.iter().flat_map(|(.., header)| header.tensors());
+        let merged = match tensors.all(|tensor| tensor.name.contains("lora_")) {
+            true => "adapter_model.safetensors",
+            false => "model.safetensors",
+        };
+        for (file, len, header) in opened.files {
+            let name = file.strip_prefix(&join(path, "")).unwrap_or(&file).to_owned();
+            checkpoint.files.push(File { path: file, name, key: None, merged: Some(merged), len, header });
+        }
+        checkpoint.config = config_in(files, path, false)?;
+        checkpoint.counted = opened.step;
+        checkpoint.step = checkpoint.number.or(checkpoint.counted);
+        checkpoint.notes = opened.notes;
+        checkpoint.layout = Some(place.0);
+        checkpoint.folder = Some(path.to_owned());
+        Ok(checkpoint)
+    }
+
     fn of(path: &str) -> Self {
         let found = home(path);
         Self {
@@ -179,6 +212,7 @@ impl Checkpoint {
             counted: None,
             told: Vec::new(),
             block: None,
+            layout: None,
         }
     }
 
@@ -352,7 +386,7 @@ fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &Open
     let catalog = open(files, readers.formats, path, options.weights_key.as_deref())?;
     let len = crate::files::size(files, path)?;
     let (name, header, key) = (last(path).to_owned(), catalog.header, catalog.key);
-    let file = File { path: path.to_owned(), name, key, len, header };
+    let file = File { path: path.to_owned(), name, key, merged: None, len, header };
     Ok(Opened { file, step: catalog.step, told: catalog.told, notes: catalog.notes })
 }
 
@@ -399,11 +433,16 @@ fn open_shards(
 /// Where the weights of a folder are that has none of a known name.
 enum Elsewhere {
     File(Place),
+    /// In files of the ranks of a training.
+    Ranks((Layout, String)),
     /// The one folder in it with weights, and what to say of another.
     Folder(String, Option<String>),
 }
 
 fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
+    if let Some(place) = training::find(files, folder)? {
+        return Ok(Elsewhere::Ranks(place));
+    }
     let names = files.list(folder)?;
     if let Some(error) = foreign::framework(&names) {
         return Err(error.into());

@@ -94,7 +94,7 @@ fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     let files = checkpoints.last()?.files.iter().zip(&chosen.inputs.last()?.files);
     let is_own = |file: &File| {
         let known = stem(last(file.name())).is_some_and(|stem| STEMS.contains(&stem));
-        !file.header.is_safetensors() && !known
+        !file.header.is_safetensors() && !known && file.merged.is_none()
     };
     let (file, merged) = files.into_iter().find(|(file, _)| is_own(file))?;
     let (own, merged) = (file.name(), &merged.name);
@@ -274,6 +274,9 @@ fn unhashed(file: &File) -> HashedFile {
 /// A checkpoint as a plan takes it, its files under the names that the output gives them.
 fn input(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Input {
     let name = |file: &File| {
+        if let Some(merged) = file.merged {
+            return merged.to_owned();
+        }
         // loose files of several names have none in common
         let is_loose = checkpoint.folder.is_none();
         if is_loose && all.iter().any(|other| other.files[0].name() != file.name()) {

@@ -44,7 +44,7 @@ pub struct Summary {
     pub name: String,
     /// Training step, if known.
     pub step: Option<u64>,
-    /// What the names of its tensors say: "a kohya LoRA for Flux"; none for full models.
+    /// What the names of its tensors say: "a kohya LoRA for Flux"; or what training wrote; none for other full models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// PEFT's method, such as `LORA`; none for full models and loose files.
@@ -164,7 +164,8 @@ fn summary(checkpoint: &Checkpoint) -> Summary {
         container: container(
             || checkpoint.tensors().map(|tensor| tensor.name.as_str()),
             checkpoint.files.iter().any(|file| file.header.metadata().get("lora_adapter_metadata").is_some()),
-        ),
+        )
+        .or_else(|| checkpoint.layout.map(|layout| layout.what().to_string())),
         method: peft,
         verdict,
         ranks,

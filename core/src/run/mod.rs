@@ -302,6 +302,8 @@ impl Run {
         all(self.checkpoints.iter().map(|checkpoint| {
             let wanted = checkpoint.files.iter().flat_map(|file| {
                 let tensors = file.header.tensors().iter().filter(|tensor| names.contains(&&*tensor.name));
+                // what lies in pieces lies beyond the end
+                let tensors = tensors.filter(|tensor| tensor.range.end <= file.len);
                 tensors.filter_map(move |tensor| Some((file, tensor, Sample::range(tensor)?)))
             });
             let read = wanted.map(|(file, tensor, range)| Ok((tensor, files.read(&file.path, range)?)));

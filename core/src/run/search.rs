@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
-use crate::format::{foreign, stem};
+use crate::format::{foreign, stem, training};
 use crate::merge::report::REPORT;
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
@@ -134,6 +134,9 @@ pub(crate) fn numbered(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>
     let of_first = rows.into_iter().filter(|(row, ..)| Some(*row) == first);
     let mut folders: Vec<_> = of_first.map(|(_, step, path)| (step, path)).collect();
     // DeepSpeed puts its own state into checkpoint-N/global_stepN: that makes checkpoint-N no run; nor does a mere number
+    if training::is_around(files, run)? {
+        folders.clear();
+    }
     if first == Some(BARE) || weights_in(files, run)?.is_some() {
         let with_weights = all(folders.iter().map(|(_, path)| weights_in(files, path)))?;
         if with_weights.iter().all(Option::is_none) {

@@ -142,19 +142,19 @@ Examples:
         #[command(flatten)]
         show: Show,
     },
-    /// Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF), or any weights for torch.load()
+    /// Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF), or any weights as safetensors or for torch.load()
     #[command(after_help = "\
 Examples:
   mwa convert style.safetensors -o style-peft --format peft    a kohya file for PEFT")]
     Convert {
-        /// An adapter, or with format pt any checkpoint: a folder, or a file
+        /// An adapter, or with formats safetensors and pt any checkpoint: a folder, or a file
         #[arg(value_name = "IN")]
         input: PathBuf,
         /// Folder to write, or a file NAME.safetensors or NAME.gguf
         #[arg(short, long, value_name = "OUT")]
         output: PathBuf,
         /// What is written
-        #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(mwa::convert::Target::NAMES))]
+        #[arg(long, value_name = "FORMAT", default_value = "safetensors", value_parser = PossibleValuesParser::new(mwa::convert::Target::NAMES))]
         format: String,
         /// Dtype of what is written [default: keep]
         #[arg(long, value_name = "DTYPE", value_parser = PossibleValuesParser::new(["keep", "f32", "bf16", "f16"]))]

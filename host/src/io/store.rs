@@ -136,11 +136,14 @@ impl Store {
         let start = read.range.start;
         let fetched = if source.object.is_some() { lock(&self.fetched).clone() } else { None };
         if !fetched.is_some_and(|fetched| fetched.take((read.input, read.file), start, bytes)) {
-            let fill = |file: Bytes<'_>| match &source.views {
-                Some(header) => header.read(start, bytes, |at, into| file.read_at(into, at)),
-                None => file.read_at(bytes, start),
-            };
-            Timings::time(&self.timings.read, || self.source(source, fill))?;
+            Timings::time(&self.timings.read, || match &source.views {
+                // the pieces of a tensor may lie in several files of the checkpoint
+                Some(header) => header.read(start, bytes, |other, at, into| {
+                    let source = other.map_or(source, |other| &self.inputs[read.input][other]);
+                    self.source(source, |file| file.read_at(into, at))
+                }),
+                None => self.source(source, |file| file.read_at(bytes, start)),
+            })?;
         }
         if is_hashed && self.known.is_none() && source.views.is_none() {
             self.hash(&source.digest, start, bytes);

@@ -139,12 +139,12 @@ fn checkpoints_of_other_frameworks_are_recognised() {
     assert_data_eq!(
         texts,
         str![[r#"
-error: fsdp: is a sharded FSDP checkpoint without an adapter file
-help: gather it first: accelerate merge-weights CHECKPOINT/pytorch_model_fsdp_0 OUT; or train with FULL_STATE_DICT
-error: zero: is a DeepSpeed ZeRO checkpoint without an adapter file
-help: gather it first: python CHECKPOINT/zero_to_fp32.py CHECKPOINT OUT --safe_serialization; or train with stage3_gather_16bit_weights_on_model_save
-error: dcp: is a torch distributed (DCP) checkpoint
-help: convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch CHECKPOINT OUT.bin
+error: fsdp: has a folder of sharded FSDP weights (pytorch_model_fsdp_…) without its *.distcp files
+help: copy the rest of the checkpoint
+error: zero: is a DeepSpeed ZeRO checkpoint without the folder of its states (global_step…)
+help: copy the rest of the checkpoint
+error: dcp: is a torch distributed (DCP) checkpoint without its *.distcp files
+help: copy the rest of the checkpoint
 error: megatron: is a Megatron checkpoint
 help: export it to Hugging Face format with Megatron's own converter first
 error: nemo: is a NeMo checkpoint

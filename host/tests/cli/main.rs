@@ -84,6 +84,7 @@ mod robust;
 mod search;
 mod shards;
 mod texts;
+mod training;
 #[cfg(unix)]
 mod trust;
 #[cfg(unix)]

@@ -24,7 +24,7 @@ Commands:
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
-               or any weights for torch.load()
+               or any weights as safetensors or for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model
@@ -608,7 +608,7 @@ Commands:
   weights      Show the same choice and weights as a table; merges nothing
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
-               or any weights for torch.load()
+               or any weights as safetensors or for torch.load()
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model

@@ -307,7 +307,22 @@ impl Header {
         self.views.is_empty()
     }
 
-    /// Read the bytes of a job from `start` on: `read` fills a buffer from a place in the file on.
+    /// Whether the numbers of each piece of a tensor lie in order, so that jobs read no more than they need.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.views.iter().flat_map(|view| &view.pieces).all(|piece| piece.steps.is_none())
+    }
+
+    /// Where the first number of a tensor lies in the file itself, and the steps between numbers that lie in no order.
+    pub(crate) fn lies(&self, tensor: &Tensor) -> (u64, Option<&[u64]>) {
+        let at = self.views.binary_search_by(|view| view.range.start.cmp(&tensor.range.start));
+        match at.ok().map(|at| self.views[at].pieces.as_slice()) {
+            Some([only]) => (only.start, only.steps.as_deref()),
+            _ => (tensor.range.start, None),
+        }
+    }
+
+    /// Read the bytes of a job from `start` on: `read` fills a buffer from a place on in the file, or in another of the files of
+    /// the checkpoint, by its number among them.
     ///
     /// # Errors
     /// Those of `read`.
@@ -315,12 +330,12 @@ impl Header {
         &self,
         start: u64,
         into: &mut [u8],
-        read: impl FnOnce(u64, &mut [u8]) -> core::result::Result<(), E>,
+        mut read: impl FnMut(Option<usize>, u64, &mut [u8]) -> core::result::Result<(), E>,
     ) -> core::result::Result<(), E> {
         let after = self.views.partition_point(|view| view.range.end <= start);
         match self.views.get(after).filter(|view| view.range.contains(&start)) {
             Some(view) => view.read(start, into, read),
-            None => read(start, into),
+            None => read(None, start, into),
         }
     }
 

@@ -48,7 +48,7 @@ const NAMES: usize = 1 << 20;
 
 /// The weights of a pickle.
 #[derive(Debug)]
-pub(super) struct Chosen<'a> {
+pub(in crate::format) struct Chosen<'a> {
     pub(super) tensors: Vec<(String, &'a Tensor)>,
     /// The step that the trainer counted.
     pub(super) step: Option<u64>,
@@ -57,6 +57,13 @@ pub(super) struct Chosen<'a> {
     /// What the trainer measured of these weights.
     pub(super) told: Vec<(String, f64)>,
     pub(super) notes: Vec<String>,
+}
+
+impl<'a> Chosen<'a> {
+    /// Some tensors, under names of the caller's.
+    pub(in crate::format) fn plain(tensors: Vec<(String, &'a Tensor)>) -> Self {
+        Self { tensors, step: None, key: None, told: Vec::new(), notes: Vec::new() }
+    }
 }
 
 /// Find the weights; `key` is the name of their dictionary where the user chose one, with dots between names inside names.
@@ -178,7 +185,7 @@ fn holds_tensors(pickle: &Pickle<'_>, id: Id) -> bool {
 }
 
 /// The value under a key.
-pub(super) fn entry(pickle: &Pickle<'_>, dict: Id, name: &str) -> Option<Id> {
+pub(in crate::format) fn entry(pickle: &Pickle<'_>, dict: Id, name: &str) -> Option<Id> {
     let entries = pickle.entries(dict)?;
     entries.iter().rev().find(|(key, _)| pickle.text_of(*key) == Some(name)).map(|(_, value)| *value)
 }
@@ -245,7 +252,7 @@ fn take<'a>(
         match pickle.node(*value) {
             Node::Tensor(tensor) => chosen.tensors.push((name, tensor)),
             Node::Dict(_) => take(pickle, *value, &format!("{name}."), depth - 1, chosen, names)?,
-            Node::Other { name: class, holds_tensor: true } => {
+            Node::Other { name: class, holds_tensor: true, .. } => {
                 let what = pickle.text(class);
                 return Err(refused(format!("is made by `{what}`, which is not supported"))
                     .tensor(&name)

@@ -21,9 +21,11 @@ use choose::{Chosen, choose};
 use pickle::{Id, Node, Pickle, Storage, Tensor, Trouble, bad, refused};
 use zip::Member;
 
-mod choose;
+pub(in crate::format) use zip::TAIL;
+
+pub(in crate::format) mod choose;
 pub mod optimizer;
-mod pickle;
+pub(in crate::format) mod pickle;
 #[cfg(test)]
 mod tests;
 mod zip;
@@ -33,7 +35,7 @@ mod zip;
 pub struct Torch;
 
 /// The longest pickle that is read, in bytes; that of 300,000 tensors is shorter.
-const PICKLE_LIMIT: u64 = 1 << 26;
+pub(in crate::format) const PICKLE_LIMIT: u64 = 1 << 26;
 /// The bytes in which the pickles of an old file are looked for first.
 const FIRST: u64 = 1 << 16;
 /// How an old file begins: a pickle of torch's magic number.
@@ -76,8 +78,48 @@ pub(crate) fn members_of(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<
     Ok(zip::members(files, path, size)?.into_iter().map(|member| member.name).collect())
 }
 
+/// Where a tensor lies in a file.
+#[derive(Clone, Debug)]
+pub(in crate::format) struct Lies {
+    pub(in crate::format) dtype: Dtype,
+    pub(in crate::format) shape: Vec<u64>,
+    pub(in crate::format) start: u64,
+    /// The way from one number to the next in each dimension, in bytes; none where they lie in order.
+    pub(in crate::format) steps: Option<Vec<u64>>,
+}
+
+/// Some tensors of a zip, under the names that `choose` gives them, sorted by these.
+pub(in crate::format) fn picked(
+    files: &dyn Files,
+    path: &str,
+    size: u64,
+    choose: &mut Choose<'_>,
+) -> Maybe<Vec<(String, Lies)>> {
+    if !files.read(path, 0..START)?.starts_with(b"PK\x03\x04") {
+        return Err(bad("is no file of torch.save(), as torch writes it since 1.6").into());
+    }
+    let header = open_zip(files, path, size, choose)?.header;
+    let lies = |tensor: &Placed| {
+        let (start, steps) = header.lies(tensor);
+        let steps = steps.map(<[u64]>::to_vec);
+        (tensor.name.clone(), Lies { dtype: tensor.dtype, shape: tensor.shape.clone(), start, steps })
+    };
+    let mut found: Vec<_> = header.tensors().iter().map(lies).collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found)
+}
+
+/// The tensor that a zip is of.
+pub(in crate::format) fn only(files: &dyn Files, path: &str, size: u64) -> Maybe<Lies> {
+    let mut found = picked(files, path, size, &mut |pickle| match pickle.node(pickle.root) {
+        Node::Tensor(tensor) => Ok(Chosen::plain(Vec::from([(String::new(), tensor)]))),
+        _ => Err(bad("is no plain tensor there")),
+    })?;
+    Ok(found.remove(0).1)
+}
+
 /// What of a pickle is taken.
-type Choose<'c> = dyn for<'a, 'b> FnMut(&'a Pickle<'b>) -> Result<Chosen<'a>> + 'c;
+pub(in crate::format) type Choose<'c> = dyn for<'a, 'b> FnMut(&'a Pickle<'b>) -> Result<Chosen<'a>> + 'c;
 
 fn open_zip(files: &dyn Files, path: &str, size: u64, choose: &mut Choose<'_>) -> Maybe<Catalog> {
     let members = zip::members(files, path, size)?;
@@ -292,8 +334,7 @@ fn place(dtype: Dtype, tensor: &Tensor, storage: Range<u64>) -> Result<Place> {
         );
         return Err(refused(detail).help(again));
     }
-    let size = usize::try_from(size).expect("at most 8");
-    Ok(Place::View(View { range: 0..0, start, shape: shape.clone(), steps, size }, len))
+    Ok(Place::View(View::strided(start, shape.clone(), steps, size), len))
 }
 
 /// Whether the numbers of a tensor lie side by side, the last dimension fastest.
@@ -327,7 +368,7 @@ fn class(name: &str) -> Option<(Dtype, bool)> {
 }
 
 /// The dtype that torch calls so.
-fn dtype(name: &str) -> Option<Dtype> {
+pub(in crate::format) fn dtype(name: &str) -> Option<Dtype> {
     Some(match name {
         "float64" => Dtype::F64,
         "float32" => Dtype::F32,

@@ -15,22 +15,22 @@ use crate::error::{Error, ErrorKind};
 const VALUES: usize = 1 << 22;
 
 /// A value: its place in the [`Pickle`].
-pub(super) type Id = u32;
+pub(in crate::format) type Id = u32;
 
 /// What a pickle made.
 #[derive(Debug)]
-pub(super) struct Pickle<'a> {
+pub(in crate::format) struct Pickle<'a> {
     bytes: &'a [u8],
     nodes: Vec<Node>,
     /// What it all comes to.
-    pub(super) root: Id,
+    pub(in crate::format) root: Id,
     /// Where its bytes end.
-    pub(super) end: usize,
+    pub(in crate::format) end: usize,
 }
 
 /// A value of a pickle.
 #[derive(Clone, Debug)]
-pub(super) enum Node {
+pub(in crate::format) enum Node {
     /// None, bytes: nothing that anybody asks for.
     Plain,
     Int(i64),
@@ -48,6 +48,8 @@ pub(super) enum Node {
     Other {
         name: Range<u32>,
         holds_tensor: bool,
+        /// What it was told of itself.
+        state: Option<Id>,
     },
     /// Where a list of arguments begins on the stack.
     Mark,
@@ -55,29 +57,29 @@ pub(super) enum Node {
 
 /// Numbers in a row, somewhere in the file.
 #[derive(Clone, Debug)]
-pub(super) struct Storage {
+pub(in crate::format) struct Storage {
     /// The name of its class, such as `FloatStorage`, in the pickle.
-    pub(super) class: Range<u32>,
+    pub(in crate::format) class: Range<u32>,
     /// Its name in the file.
-    pub(super) key: Range<u32>,
-    pub(super) elements: u64,
+    pub(in crate::format) key: Range<u32>,
+    pub(in crate::format) elements: u64,
 }
 
 /// A view of a storage.
 #[derive(Clone, Debug)]
-pub(super) struct Tensor {
-    pub(super) storage: Id,
+pub(in crate::format) struct Tensor {
+    pub(in crate::format) storage: Id,
     /// In elements.
-    pub(super) offset: u64,
-    pub(super) shape: Vec<u64>,
-    pub(super) stride: Vec<u64>,
+    pub(in crate::format) offset: u64,
+    pub(in crate::format) shape: Vec<u64>,
+    pub(in crate::format) stride: Vec<u64>,
     /// The name of the dtype, such as `float8_e4m3fn`, in the pickle; the storage's class says it otherwise.
-    pub(super) dtype: Option<Range<u32>>,
+    pub(in crate::format) dtype: Option<Range<u32>>,
 }
 
 /// Why a pickle could not be read.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(in crate::format) enum Trouble {
     /// It goes on beyond the bytes at hand.
     Short,
     /// It is not what torch writes.
@@ -86,7 +88,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// What is wrong when there are no more bytes.
-    pub(super) fn error(self) -> Error {
+    pub(in crate::format) fn error(self) -> Error {
         match self {
             Self::Short => bad("ends in the middle of its pickle"),
             Self::Bad(error) => error,
@@ -96,7 +98,7 @@ impl Trouble {
 
 impl<'a> Pickle<'a> {
     /// Read one pickle from the beginning of `bytes`.
-    pub(super) fn read(bytes: &'a [u8]) -> core::result::Result<Self, Trouble> {
+    pub(in crate::format) fn read(bytes: &'a [u8]) -> core::result::Result<Self, Trouble> {
         let mut machine =
             Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: Vec::new(), repeated: 0 };
         let root = machine.run()?;
@@ -104,23 +106,23 @@ impl<'a> Pickle<'a> {
         Ok(Self { bytes, nodes, root, end: at })
     }
 
-    pub(super) fn node(&self, id: Id) -> &Node {
+    pub(in crate::format) fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
     }
 
     /// A text of the pickle.
-    pub(super) fn text(&self, range: &Range<u32>) -> &'a str {
+    pub(in crate::format) fn text(&self, range: &Range<u32>) -> &'a str {
         core::str::from_utf8(&self.bytes[range.start as usize..range.end as usize])
             .expect("texts were checked when they were read")
     }
 
     /// The text that a value is.
-    pub(super) fn text_of(&self, id: Id) -> Option<&'a str> {
+    pub(in crate::format) fn text_of(&self, id: Id) -> Option<&'a str> {
         if let Node::Text(range) = self.node(id) { Some(self.text(range)) } else { None }
     }
 
     /// All storages that are named.
-    pub(super) fn storages(&self) -> Vec<&Storage> {
+    pub(in crate::format) fn storages(&self) -> Vec<&Storage> {
         let storages = self.nodes.iter().filter_map(|node| match node {
             Node::Storage(storage) => Some(storage),
             _ => None,
@@ -129,7 +131,7 @@ impl<'a> Pickle<'a> {
     }
 
     /// The entries of a dictionary.
-    pub(super) fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
+    pub(in crate::format) fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
         if let Node::Dict(entries) = self.node(id) { Some(entries) } else { None }
     }
 }
@@ -299,7 +301,7 @@ impl Machine<'_> {
             b'i' => {
                 let (_, name) = (self.line()?, self.line()?);
                 self.above_mark()?;
-                self.push(Node::Other { name, holds_tensor: false });
+                self.push(Node::Other { name, holds_tensor: false, state: None });
             }
             b'o' => {
                 let items = self.above_mark()?;
@@ -307,12 +309,15 @@ impl Machine<'_> {
                     Some(Node::Global(_, name)) => name.clone(),
                     _ => return Err(broken()),
                 };
-                self.push(Node::Other { name, holds_tensor: false });
+                self.push(Node::Other { name, holds_tensor: false, state: None });
             }
             // the state of an object: a dictionary of torch's has metadata there, and no tensor
             b'b' => {
-                self.pop()?;
-                self.top()?;
+                let told = self.pop()?;
+                let object = self.top()?;
+                if let Node::Other { state, .. } = &mut self.nodes[object as usize] {
+                    *state = Some(told);
+                }
             }
             b'p' => {
                 let line = self.line()?;
@@ -559,7 +564,7 @@ impl Machine<'_> {
                 Node::Tensor(_) | Node::Storage(_) | Node::Other { holds_tensor: true, .. }
             )
         };
-        Node::Other { name, holds_tensor: arguments.iter().any(holds) }
+        Node::Other { name, holds_tensor: arguments.iter().any(holds), state: None }
     }
 
     fn pairs(&self, id: Id) -> Step<Vec<(Id, Id)>> {
@@ -603,12 +608,12 @@ fn broken() -> Trouble {
 }
 
 /// What cannot be merged as it is, for whoever says what to do about it.
-pub(super) fn refused(detail: impl Into<String>) -> Error {
+pub(in crate::format) fn refused(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Input, detail.into())
 }
 
 /// What is wrong with a file that is not a pickle of tensors.
-pub(super) fn bad(detail: impl Into<String>) -> Error {
+pub(in crate::format) fn bad(detail: impl Into<String>) -> Error {
     refused(detail).help("pickles are never executed; save the tensors alone, best as safetensors")
 }
 
@@ -644,7 +649,7 @@ mod tests {
     #[test]
     fn what_is_built_by_others_is_a_placeholder() {
         let pickle = read(b"cos\nsystem\n(X\x02\x00\x00\x00lstR.").unwrap();
-        let Node::Other { name, holds_tensor: false } = pickle.node(pickle.root) else {
+        let Node::Other { name, holds_tensor: false, .. } = pickle.node(pickle.root) else {
             panic!("{pickle:?}")
         };
         assert_eq!(pickle.text(name), "system");

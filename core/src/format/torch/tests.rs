@@ -28,7 +28,7 @@ fn open(bytes: &[u8], key: Option<&str>) -> Result<Catalog> {
 /// Name, dtype, shape and numbers of each tensor, sorted by name; numbers as f64.
 fn listed(bytes: &[u8], key: Option<&str>) -> Vec<String> {
     let catalog = open(bytes, key).unwrap();
-    let read = |start: u64, into: &mut [u8]| {
+    let read = |_: Option<usize>, start: u64, into: &mut [u8]| {
         let start = usize::try_from(start).unwrap();
         into.copy_from_slice(&bytes[start..start + into.len()]);
         Ok::<(), ()>(())
@@ -174,7 +174,7 @@ fn cut_and_changed_files_are_refused() {
         if let Ok(catalog) = open_any(&bytes) {
             for tensor in catalog.header.tensors() {
                 let mut data = vec![0; usize::try_from(tensor.len()).unwrap()];
-                let read = |start: u64, into: &mut [u8]| {
+                let read = |_: Option<usize>, start: u64, into: &mut [u8]| {
                     let start = usize::try_from(start).unwrap();
                     bytes.get(start..start + into.len()).map(|_| ()).ok_or(at)
                 };

@@ -15,7 +15,7 @@ use crate::files::{Files, Maybe};
 /// The longest directory that is read, in bytes.
 const DIRECTORY_LIMIT: u64 = 100_000_000;
 /// The end record, with the longest comment, and the zip64 records before it.
-const TAIL: u64 = 22 + 65_535 + 20 + 56;
+pub(in crate::format) const TAIL: u64 = 22 + 65_535 + 20 + 56;
 
 /// A file in the zip.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,324 @@
+//! Checkpoints of training on several devices: which pieces of a tensor lie where in the files of the ranks.
+//!
+//! A layout gives the tensors of a checkpoint with their pieces. A tensor in one piece is a range of its file; any other is a
+//! view, of the file with its first piece, that jobs read as if its numbers lay side by side. What does not hold together, as a save that was
+//! interrupted leaves it, is refused.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe, is_file, is_folder, join, text};
+use crate::format::safetensors::{Header, Tensor};
+use crate::format::torch::pickle::{Id, Node, Pickle};
+use crate::format::view::{Piece, View};
+use crate::run::step::step_of_folder;
+use crate::text::index::Index;
+
+mod dcp;
+mod universal;
+mod zero;
+
+/// How the ranks' files are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Dcp,
+    Zero,
+    Universal,
+}
+
+impl Layout {
+    /// What it is, in words.
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Self::Dcp => "a torch distributed (DCP) checkpoint",
+            Self::Zero => "a DeepSpeed ZeRO checkpoint",
+            Self::Universal => "a universal checkpoint of DeepSpeed",
+        }
+    }
+}
+
+/// What a checkpoint of training holds.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Its files: path, length, and the tensors that begin there.
+    pub(crate) files: Vec<(String, u64, Header)>,
+    pub(crate) step: Option<u64>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// A tensor and its pieces, each of which names its file.
+struct Whole {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    pieces: Vec<Piece>,
+    /// Whether the pieces are of the tensor's numbers in a row.
+    is_flat: bool,
+}
+
+/// The most bytes of a file that names another.
+const NAME_LIMIT: u64 = 4096;
+/// The most pairs of pieces that are compared to see that none overlaps another.
+const PAIRS: u64 = 1 << 26;
+/// What to do about files that do not belong together.
+const TORN: &str =
+    "its save was interrupted, or files of two saves are mixed: leave this checkpoint out, or copy it again";
+
+/// The layout of a folder and where it lies: there, or in the one of its folders that holds the model.
+///
+/// # Errors
+/// What the system refuses, and a checkpoint that is named and missing.
+pub(crate) fn find(files: &dyn Files, folder: &str) -> Maybe<Option<(Layout, String)>> {
+    if !is_folder(files, folder)? {
+        return Ok(None);
+    }
+    let names = files.list(folder)?;
+    if let Some(layout) = layout(&names) {
+        return Ok(Some((layout, folder.to_owned())));
+    }
+    let inner = |name: &str| {
+        let path = join(folder, name);
+        if !is_folder(files, &path)? {
+            return Ok(None);
+        }
+        Ok(layout(&files.list(&path)?).map(|layout| (layout, path)))
+    };
+    // accelerate's, beside which the states of optimizers lie
+    if let Some(name) = names.iter().find(|name| name.starts_with("pytorch_model_fsdp_")) {
+        return inner(name);
+    }
+    // DeepSpeed's, by the last one saved, or the only one
+    let latest = join(folder, "latest");
+    if is_file(files, &latest)? {
+        let tag = text(files, &latest, NAME_LIMIT)?.trim().to_owned();
+        if names.contains(&tag) {
+            return inner(&tag);
+        }
+        if crate::files::is_plain(&tag) && tag.starts_with("global_step") {
+            let detail = format!("names {tag} as the last save, which is missing");
+            return Err(Error::new(ErrorKind::Input, detail).file(latest).help(TORN).into());
+        }
+    }
+    let mut saves = names.iter().filter(|name| name.starts_with("global_step"));
+    match (saves.next(), saves.next()) {
+        (Some(only), None) => inner(only),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a folder named as a checkpoint holds one of these in a folder that is named so too.
+pub(crate) fn is_around(files: &dyn Files, folder: &str) -> Maybe<bool> {
+    let is_named = step_of_folder(crate::files::last(folder)).is_some();
+    Ok(is_named && find(files, folder)?.is_some_and(|(_, place)| place != folder))
+}
+
+/// Whether these are the files of one of these, sound or not.
+pub(crate) fn is_laid(names: &[String]) -> bool {
+    layout(names).is_some()
+}
+
+fn layout(names: &[String]) -> Option<Layout> {
+    let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|name| is(name));
+    if any(&|name| name.ends_with(".distcp")) {
+        Some(Layout::Dcp)
+    } else if !any(&|name| name.ends_with("_model_states.pt") || name.ends_with("_optim_states.pt")) {
+        None
+    } else if any(&|name| name == "zero") {
+        Some(Layout::Universal)
+    } else {
+        Some(Layout::Zero)
+    }
+}
+
+/// Open what [`find`] has found; `key` is the name of the weights that the user chose.
+///
+/// # Errors
+/// What is wrong with it, by file and tensor.
+pub(crate) fn open(
+    files: &dyn Files,
+    (layout, folder): &(Layout, String),
+    key: Option<&str>,
+) -> Maybe<Opened> {
+    match layout {
+        Layout::Dcp => dcp::open(files, folder, key),
+        Layout::Zero => zero::open(files, folder, key),
+        Layout::Universal => universal::open(files, folder, key),
+    }
+}
+
+/// Put the tensors into the heads of the files with their first pieces. Names lose what wrappers of training put into them.
+fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(String, u64, Header)>> {
+    for tensor in &mut tensors {
+        for wrapper in ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."] {
+            if tensor.name.contains(wrapper) {
+                tensor.name = tensor.name.replace(wrapper, "");
+            }
+        }
+    }
+    const PARALLEL: &str = "module.";
+    if tensors.iter().all(|tensor| tensor.name.starts_with(PARALLEL)) {
+        tensors.iter_mut().for_each(|tensor| drop(tensor.name.drain(..PARALLEL.len())));
+    }
+    if let Some(twice) = Index::new(tensors.iter().map(|tensor| tensor.name.as_str())).repeated() {
+        let detail = "occurs twice once the names of wrappers are taken out";
+        return Err(Error::new(ErrorKind::Names, detail).tensor(&tensors[twice].name));
+    }
+    let mut placed: Vec<(Vec<Tensor>, Vec<(Tensor, View)>)> = Vec::new();
+    placed.resize_with(files.len(), Default::default);
+    for Whole { name, dtype, shape, mut pieces, is_flat } in tensors {
+        let size = dtype.bitsize() as u64 / 8;
+        let count =
+            shape.iter().try_fold(size, |n, dim| n.checked_mul(*dim)).map(|bytes| bytes / size.max(1));
+        let count = count.ok_or_else(|| torn("is larger than any file can be").tensor(&name))?;
+        let sides = if is_flat { Vec::from([count]) } else { shape.clone() };
+        pieces.retain(|piece| !piece.sizes.contains(&0));
+        tile(&sides, count, &mut pieces).map_err(|detail| torn(detail).tensor(&name))?;
+        let tensor = Tensor { name, dtype, shape, range: 0..0 };
+        let Some(first) = pieces.first() else {
+            placed[0].0.push(tensor);
+            continue;
+        };
+        let file = first.file.expect("the reader names it");
+        if pieces.len() == 1 && first.steps.is_none() {
+            let range = first.start..first.start + count * size;
+            placed[file].0.push(Tensor { range, ..tensor });
+            continue;
+        }
+        for piece in &mut pieces {
+            piece.file = piece.file.filter(|other| *other != file);
+        }
+        placed[file].1.push((tensor, View { range: 0..0, shape: sides, size, pieces }));
+    }
+    let made = |((path, len), (tensors, views)): ((String, u64), (Vec<Tensor>, Vec<_>))| {
+        let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
+        let header = Header::placed(tensors, views, metadata, len)?;
+        Ok((path, len, header))
+    };
+    files.into_iter().zip(placed).map(made).collect()
+}
+
+/// Whether pieces tile a shape of so many numbers; sorts them.
+fn tile(shape: &[u64], count: u64, pieces: &mut [Piece]) -> core::result::Result<(), String> {
+    pieces.sort_by(|a, b| a.offsets.cmp(&b.offsets));
+    let mut sum = 0u64;
+    for Piece { offsets, sizes, .. } in &*pieces {
+        let fits = offsets.len() == shape.len()
+            && sizes.len() == shape.len()
+            && offsets
+                .iter()
+                .zip(sizes)
+                .zip(shape)
+                .all(|((from, len), side)| from.checked_add(*len).is_some_and(|end| end <= *side));
+        if !fits {
+            return Err(format!("is {shape:?}, but a piece of {sizes:?} begins at {offsets:?}"));
+        }
+        // none is larger than the whole
+        sum = sum.saturating_add(sizes.iter().product());
+    }
+    let mut pairs = 0;
+    for (at, one) in pieces.iter().enumerate() {
+        for other in &pieces[at + 1..] {
+            // they are sorted by where they begin
+            if one
+                .offsets
+                .first()
+                .zip(one.sizes.first())
+                .is_some_and(|(from, len)| other.offsets[0] >= from + len)
+            {
+                break;
+            }
+            let meet = (0..shape.len()).all(|dim| {
+                one.offsets[dim] < other.offsets[dim] + other.sizes[dim]
+                    && other.offsets[dim] < one.offsets[dim] + one.sizes[dim]
+            });
+            if meet {
+                return Err(format!("has pieces that overlap, at {:?} and {:?}", one.offsets, other.offsets));
+            }
+            pairs += 1;
+            if pairs > PAIRS {
+                return Err("is cut into too many pieces to compare them".into());
+            }
+        }
+    }
+    if sum != count {
+        return Err(format!("has {count} numbers, but its pieces hold {sum}"));
+    }
+    Ok(())
+}
+
+/// Files that do not belong together.
+fn torn(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Header, detail.into()).help(TORN)
+}
+
+/// The numbers of a list.
+fn numbers(pickle: &Pickle<'_>, id: Id) -> Option<Vec<u64>> {
+    let (Node::Tuple(items) | Node::List(items)) = pickle.node(id) else { return None };
+    items.iter().map(|id| number(pickle, *id)).collect()
+}
+
+fn number(pickle: &Pickle<'_>, id: Id) -> Option<u64> {
+    match pickle.node(id) {
+        Node::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+/// What an object of a class says of itself.
+fn state(pickle: &Pickle<'_>, id: Id, class: &str) -> Option<Id> {
+    match pickle.node(id) {
+        Node::Other { name, state, .. } if pickle.text(name) == class => *state,
+        _ => None,
+    }
+}
+
+/// The first few names.
+fn some<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 4;
+    let count = names.len();
+    let shown: Vec<_> = names.take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = if count > SHOWN { format!(" and {} more", count - SHOWN) } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(shape: &[u64], pieces: &[(&[u64], &[u64])]) -> core::result::Result<(), String> {
+        let piece = |(offsets, sizes): &(&[u64], &[u64])| Piece {
+            file: Some(0),
+            start: 0,
+            offsets: offsets.to_vec(),
+            sizes: sizes.to_vec(),
+            steps: None,
+        };
+        let mut pieces: Vec<_> = pieces.iter().map(piece).collect();
+        tile(shape, shape.iter().product(), &mut pieces)
+    }
+
+    #[test]
+    fn pieces_tile_a_tensor_or_are_refused() {
+        assert_eq!(told(&[4, 6], &[(&[2, 0], &[2, 6]), (&[0, 3], &[2, 3]), (&[0, 0], &[2, 3])]), Ok(()));
+        assert_eq!(told(&[], &[(&[], &[])]), Ok(()));
+        for (pieces, why) in [
+            (&[(&[0, 0][..], &[2, 6][..])][..], "has 24 numbers, but its pieces hold 12"),
+            (&[(&[0, 0], &[3, 6]), (&[2, 0], &[2, 6])], "has pieces that overlap, at [0, 0] and [2, 0]"),
+            (&[(&[0, 0], &[4, 3]), (&[1, 2], &[3, 4])], "has pieces that overlap, at [0, 0] and [1, 2]"),
+            (&[(&[0, 0], &[4, 7])], "is [4, 6], but a piece of [4, 7] begins at [0, 0]"),
+            (
+                &[(&[u64::MAX, 0], &[4, 6])],
+                "is [4, 6], but a piece of [4, 6] begins at [18446744073709551615, 0]",
+            ),
+            (&[(&[0], &[24])], "is [4, 6], but a piece of [24] begins at [0]"),
+        ] {
+            assert_eq!(told(&[4, 6], pieces), Err(why.into()));
+        }
+        // a scalar twice
+        assert!(told(&[], &[(&[], &[]), (&[], &[])]).is_err());
+    }
+}

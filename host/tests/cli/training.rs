@@ -1,0 +1,111 @@
+//! Checkpoints as torch distributed and DeepSpeed leave them, read in place.
+
+use std::fs;
+use std::path::Path;
+
+use snapbox::{assert_data_eq, str};
+
+use crate::adapter::values;
+use crate::place::Place;
+
+/// Copy a folder of the core's data.
+fn copy(place: &Place, name: &str) {
+    fn each(place: &Place, from: &Path, name: &str) {
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{name}/{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                each(place, &path, &name)
+            } else {
+                place.write(&name, fs::read(&path).unwrap())
+            }
+        }
+    }
+    each(place, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/data/training").join(name), name);
+}
+
+#[test]
+fn a_run_of_dcp_checkpoints_is_inspected_merged_and_verified() {
+    let place = Place::new();
+    copy(&place, "dcp");
+    assert_data_eq!(
+        place.mwa("inspect dcp").out,
+        str![[r#"
+dcp
+  2 checkpoints, checkpoint-10 to checkpoint-20, steps 10 to 20
+    a torch distributed (DCP) checkpoint, 52 parameters in 5 tensors (1 BF16, 3 F32, 1 I64), 20.8 kB each
+  a torch distributed (DCP) checkpoint: may be averaged with others of its run, and converted (mwa convert)
+
+"#]]
+    );
+    let ran = place.merges("dcp --select all --scheme uniform --threads 2");
+    assert!(ran.err.contains("left out: `lr_scheduler` (1), `optimizer` (3)"), "{}", ran.err);
+    for tensor in ["embed.weight", "turned.weight", "scale"] {
+        let of = |step: u8| values(&place.read(&format!("dcp/{step}.safetensors")), tensor);
+        let mean: Vec<f32> = of(10).iter().zip(of(20)).map(|(a, b)| a * 0.5 + b * 0.5).collect();
+        assert_eq!(values(&place.read("out/model.safetensors"), tensor), mean, "{tensor}");
+    }
+    let ran = place.mwa("verify out");
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    // without merging, as safetensors and as a file of torch's own
+    let ran = place.mwa("convert dcp/checkpoint-20 -o one");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for tensor in ["embed.weight", "turned.weight"] {
+        let (one, own) = (place.read("one/model.safetensors"), place.read("dcp/20.safetensors"));
+        assert_eq!(values(&one, tensor), values(&own, tensor));
+    }
+    let ran = place.mwa("convert dcp/checkpoint-10 -o weights.pt --format pt");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let ran = place.mwa("merge weights.pt -o again");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let merged = fs::read_dir(place.path("again")).unwrap().map(|entry| entry.unwrap().path());
+    let merged =
+        merged.into_iter().find(|path| path.extension().is_some_and(|it| it == "safetensors")).unwrap();
+    let expected = values(&place.read("dcp/10.safetensors"), "turned.weight");
+    assert_eq!(values(&fs::read(merged).unwrap(), "turned.weight"), expected);
+}
+
+#[test]
+fn what_holds_no_weights_or_is_torn_is_said_by_inspect_too() {
+    let place = Place::new();
+    copy(&place, "dcp");
+    fs::remove_file(place.path("dcp/checkpoint-10/.metadata")).unwrap();
+    fs::remove_file(place.path("dcp/checkpoint-20/__0_0.distcp")).unwrap();
+    assert_data_eq!(
+        format!("{}{}", place.fails("inspect dcp/checkpoint-10"), place.fails("inspect dcp/checkpoint-20")),
+        str![[r#"
+error: dcp/checkpoint-10: has no .metadata, which is written last
+help: its save was interrupted, or files of two saves are mixed: leave this checkpoint out, or copy it again
+error: dcp/checkpoint-20/.metadata: names __0_0.distcp, which is missing: its rank did not finish
+help: its save was interrupted, or files of two saves are mixed: leave this checkpoint out, or copy it again
+
+"#]]
+    );
+}
+
+#[test]
+fn zero_checkpoints_are_merged_by_their_f32_weights() {
+    let place = Place::new();
+    for name in ["zero2", "universal"] {
+        copy(&place, name);
+    }
+    fs::rename(place.path("zero2/expected.safetensors"), place.path("expected.safetensors")).unwrap();
+    let expected = place.read("expected.safetensors");
+    for input in ["zero2/global_step3", "universal"] {
+        let ran = place.mwa(&format!("merge {input} -o out-{}", &input[..4]));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        for tensor in ["embed.weight", "lm_head.weight", "layers.1.norm.weight", "layers.1.q_proj.bias"] {
+            let merged = place.read(&format!("out-{}/model.safetensors", &input[..4]));
+            assert_eq!(values(&merged, tensor), values(&expected, tensor), "{input} {tensor}");
+        }
+    }
+    fs::remove_file(place.path("zero2/global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")).unwrap();
+    assert_data_eq!(
+        place.fails("merge zero2 -o out"),
+        str![[r#"
+error: zero2/global_step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt: is of 2 ranks, but there are files of 1
+help: its save was interrupted, or files of two saves are mixed: leave this checkpoint out, or copy it again
+
+"#]]
+    );
+}
