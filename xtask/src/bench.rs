@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 mod growth;
+mod scale;
 
 use crate::inputs;
 use crate::run::{Result, build, cargo, output, root, run, target};
@@ -43,6 +44,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["full"] => full(runs),
         ["growth"] => growth::growth(runs),
         ["product"] => product(runs),
+        ["scale"] => scale::scale(runs),
         ["bindings"] => {
             let folder = target().join("bench/adapters");
             inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;
@@ -127,6 +129,14 @@ fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
         .arg("--output")
         .arg(out.join("merged"));
     Contender { name: line, commands: vec![merge] }
+}
+
+/// The least CPU seconds of three merges of a folder's checkpoints.
+pub(crate) fn cpu_of_a_merge(folder: &Path) -> Result<f64> {
+    let out = target().join("bench/out");
+    let mut merges = [ours("mwa merge --residual off --device cpu", folder, &out)];
+    let samples = rounds(&mut merges, 3, &out)?;
+    Ok(samples[0].iter().map(|sample| sample.cpu).fold(f64::INFINITY, f64::min))
 }
 
 /// What a user would write by hand with torch.

@@ -12,6 +12,7 @@ mod gpu;
 mod hashes;
 mod inputs;
 mod java;
+mod model;
 mod python;
 mod release;
 mod run;
@@ -85,8 +86,12 @@ usage: cargo xtask VERB …
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
   bench plan               how long planning takes, by the number of tensors: models in many shards, adapters of many experts
+  bench scale [RUNS]       what comes before the first byte of a merge of ten checkpoints of 2 TB, whose data is a hole: at most 10 s and 400 MB
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
+
+  model                    time and money of a merge of ten checkpoints of 2 TB, by nodes: the table of docs/cost.md
+  model --check            CPU seconds of merges here beside the model's (5 GB of disk)
 
   release X.Y.Z            set the version everywhere, date the changelog, build and try all packages from a copy of the tree;
                            publishes nothing, and ends with what a person must type. With --dry-run this tree stays as it is
@@ -138,6 +143,8 @@ fn main() -> ExitCode {
         ["vectors"] => vectors::remake(),
         ["bench", "web"] => web::bench(),
         ["bench", ref what @ ..] => bench::bench(what),
+        ["model"] => model::tables(),
+        ["model", "--check"] => model::check(),
         ["machines"] => ci::machines(),
         ["ci"] => ci::ci(),
         [] | ["help" | "-h" | "--help", ..] => {
