@@ -1,9 +1,9 @@
 //! Checkpoints of training on several devices, as torch and DeepSpeed wrote them, and what of them is refused.
 
+use core::ops::Range;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use mwa::files::Kind;
@@ -202,6 +202,23 @@ fn chunks_of_a_table_are_put_together() {
         let names: Vec<_> = checkpoint.files.iter().map(|file| file.name()).collect();
         assert_eq!(names, [".metadata", "__0_0.distcp", "__1_0.distcp"]);
     }
+}
+
+#[test]
+fn weights_of_an_optimizer_stand_for_those_of_the_model() {
+    let files = Memory::of("masters");
+    let checkpoint = open(&files, "masters/iter_0000005", None).unwrap();
+    assert_eq!(tensors(&files, &checkpoint), expected(&files, "masters/expected.safetensors"));
+    assert_eq!(
+        checkpoint.notes,
+        [
+            "the weights alone are taken; left out: `_extra_state` (1), `optimizer` (1), `rng_state` (1)",
+            "the optimizer's f32 weights are taken for 1 of 2 tensors, which the model has as BF16 \
+             (--weights-key model takes the model's)"
+        ]
+    );
+    let model = open(&files, "masters/iter_0000005", Some("model")).unwrap();
+    assert_eq!(tensors(&files, &model)["decoder.w"].0, Dtype::BF16);
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub(crate) struct View {
     pub(crate) pieces: Vec<Piece>,
 }
 
+/// What reads bytes of a file from a place on, of another of the checkpoint's files if that is named.
+type ReadAt<'r, E> = dyn FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E> + 'r;
+
 /// A box of a tensor, and where its numbers lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -64,13 +67,7 @@ impl View {
     }
 
     /// What a piece has of the bytes from `from` of the tensor on.
-    fn fill<E>(
-        &self,
-        piece: &Piece,
-        from: u64,
-        into: &mut [u8],
-        read: &mut dyn FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn fill<E>(&self, piece: &Piece, from: u64, into: &mut [u8], read: &mut ReadAt<'_, E>) -> Result<(), E> {
         // the last dimensions, which the piece fills, and one more are runs that lie side by side in the tensor
         let (mut outer, mut run) = (self.shape.len(), self.size);
         while outer > 0 {
@@ -228,7 +225,7 @@ mod tests {
                     into.copy_from_slice(&files[file.unwrap()][at..at + into.len()]);
                     Ok::<(), ()>(())
                 };
-                let aligned = |at: usize| at % 2 == 0;
+                let aligned = |at: usize| at.is_multiple_of(2);
                 if aligned(from) && aligned(end) {
                     view.read(1000 + from as u64, &mut found, read).unwrap();
                     assert_eq!(found, whole[from..end], "{from}..{end}");

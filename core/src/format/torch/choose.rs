@@ -250,7 +250,7 @@ fn take<'a>(
             _ => continue,
         };
         match pickle.node(*value) {
-            Node::Tensor(tensor) => chosen.tensors.push((name, tensor)),
+            Node::Tensor(tensor) => chosen.tensors.push((name, &**tensor)),
             Node::Dict(_) => take(pickle, *value, &format!("{name}."), depth - 1, chosen, names)?,
             Node::Other { name: class, holds_tensor: true, .. } => {
                 let what = pickle.text(class);

@@ -112,7 +112,7 @@ pub(in crate::format) fn picked(
 /// The tensor that a zip is of.
 pub(in crate::format) fn only(files: &dyn Files, path: &str, size: u64) -> Maybe<Lies> {
     let mut found = picked(files, path, size, &mut |pickle| match pickle.node(pickle.root) {
-        Node::Tensor(tensor) => Ok(Chosen::plain(Vec::from([(String::new(), tensor)]))),
+        Node::Tensor(tensor) => Ok(Chosen::plain(Vec::from([(String::new(), &**tensor)]))),
         _ => Err(bad("is no plain tensor there")),
     })?;
     Ok(found.remove(0).1)

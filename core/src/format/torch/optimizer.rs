@@ -447,7 +447,7 @@ fn tensors<'a>(pickle: &'a Pickle<'_>) -> Result<Chosen<'a>> {
         for part in [Some(*state), inner].into_iter().flatten() {
             for (name, value) in pickle.entries(part).unwrap_or_default() {
                 if let (Some(name), Node::Tensor(tensor)) = (pickle.text_of(*name), pickle.node(*value)) {
-                    all.push((format!("{number}.{name}"), tensor));
+                    all.push((format!("{number}.{name}"), &**tensor));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! imported, called or executed here: the few constructors that torch uses for tensors and dictionaries are known by
 //! name, and whatever else is built becomes a [`Node::Other`] that holds nothing.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,6 +14,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Most values that one pickle may make, so that it cannot fill the memory: 300,000 tensors need fewer.
 const VALUES: usize = 1 << 22;
+/// The same of a table of a checkpoint's chunks, each of which is about 50: those of 1,000 ranks are many.
+pub(in crate::format) const TABLE_VALUES: usize = 1 << 24;
 
 /// A value: its place in the [`Pickle`].
 pub(in crate::format) type Id = u32;
@@ -43,7 +46,8 @@ pub(in crate::format) enum Node {
     /// A name that Python would import: module and name, in the pickle.
     Global(Range<u32>, Range<u32>),
     Storage(Storage),
-    Tensor(Tensor),
+    /// Apart, for it is thrice as large as any other.
+    Tensor(Box<Tensor>),
     /// Something else; its name in the pickle, and whether a tensor went into it.
     Other {
         name: Range<u32>,
@@ -99,8 +103,13 @@ impl Trouble {
 impl<'a> Pickle<'a> {
     /// Read one pickle from the beginning of `bytes`.
     pub(in crate::format) fn read(bytes: &'a [u8]) -> core::result::Result<Self, Trouble> {
-        let mut machine =
-            Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: Vec::new(), repeated: 0 };
+        Self::read_most(bytes, VALUES)
+    }
+
+    /// The same of at most so many values.
+    pub(in crate::format) fn read_most(bytes: &'a [u8], most: usize) -> core::result::Result<Self, Trouble> {
+        let (nodes, stack, memo) = (Vec::new(), Vec::new(), Vec::new());
+        let mut machine = Machine { bytes, at: 0, nodes, stack, memo, repeated: 0, most };
         let root = machine.run()?;
         let Machine { at, nodes, .. } = machine;
         Ok(Self { bytes, nodes, root, end: at })
@@ -144,6 +153,8 @@ struct Machine<'a> {
     memo: Vec<(u64, Id)>,
     /// Values that were written out again, which a pickle can ask for with few bytes.
     repeated: usize,
+    /// Most values that it may make.
+    most: usize,
 }
 
 type Step<T> = core::result::Result<T, Trouble>;
@@ -156,8 +167,9 @@ impl Machine<'_> {
                 return self.pop();
             }
             self.step(instruction)?;
-            if self.nodes.len().max(self.stack.len()).max(self.memo.len()).max(self.repeated) > VALUES {
-                return Err(Trouble::Bad(bad(format!("makes more than {VALUES} values in its pickle"))));
+            if self.nodes.len().max(self.stack.len()).max(self.memo.len()).max(self.repeated) > self.most {
+                let most = self.most;
+                return Err(Trouble::Bad(bad(format!("makes more than {most} values in its pickle"))));
             }
         }
     }
@@ -599,7 +611,7 @@ impl Machine<'_> {
         if shape.len() != stride.len() {
             return Err(broken());
         }
-        Ok(Node::Tensor(Tensor { storage, offset: number(offset)?, shape, stride, dtype }))
+        Ok(Node::Tensor(Box::new(Tensor { storage, offset: number(offset)?, shape, stride, dtype })))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Opened, TORN, Whole, assembled, number, numbers, some, state, torn};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Kind, Maybe, all, is_file, is_inside, join, leads_out};
-use crate::format::torch::pickle::{Id, Node, Pickle, Trouble};
+use crate::format::torch::pickle::{Id, Node, Pickle, TABLE_VALUES, Trouble};
 use crate::format::torch::{self, PICKLE_LIMIT, choose::entry};
 use crate::format::view::Piece;
 use crate::text::index::Index;
@@ -78,7 +78,7 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     }
     let bytes = crate::files::bytes(files, &path, PICKLE_LIMIT)?;
     let at = |error: Error| error.file(&*path);
-    let pickle = Pickle::read(&bytes).map_err(Trouble::error).map_err(at)?;
+    let pickle = Pickle::read_most(&bytes, TABLE_VALUES).map_err(Trouble::error).map_err(at)?;
     let table = Table::read(&pickle).map_err(at)?;
     let mut notes = Vec::new();
     let names = table.check(files, folder, &path, &mut notes)?;
@@ -300,14 +300,19 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// What is left out, by the first of its names, with how many tensors and other things.
+    /// What is left out, with how many tensors and other things: the trainer's by the first of its names, others by the last.
     fn groups(&self, kept: &[(String, &Listed<'a>)]) -> Vec<(&'a str, usize)> {
-        let mut taken: Vec<_> = kept.iter().map(|(_, listed)| listed.name).collect();
+        // the optimizer's weights stand for the model's
+        let both = |name: &'a str| [Some(name), name.split_once(MASTERS).map(|(_, name)| name)];
+        let mut taken: Vec<_> = kept.iter().flat_map(|(_, listed)| both(listed.name)).flatten().collect();
         taken.sort_unstable();
-        let first = |name: &'a str| name.split(['.', '/']).next().unwrap_or(name);
+        let label = |name: &'a str| match is_state(name) {
+            true => name.split(['.', '/']).next().unwrap_or(name),
+            false => name.split('/').next().and_then(|name| name.rsplit('.').next()).unwrap_or(name),
+        };
         let tensors =
             self.tensors.iter().map(|listed| listed.name).filter(|name| taken.binary_search(name).is_err());
-        let mut groups: Vec<_> = tensors.chain(self.objects.iter().copied()).map(first).collect();
+        let mut groups: Vec<_> = tensors.chain(self.objects.iter().copied()).map(label).collect();
         groups.sort_unstable();
         let mut counted: Vec<(&str, usize)> = Vec::new();
         for group in groups {

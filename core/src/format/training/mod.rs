@@ -167,8 +167,7 @@ fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(
         let detail = "occurs twice once the names of wrappers are taken out";
         return Err(Error::new(ErrorKind::Names, detail).tensor(&tensors[twice].name));
     }
-    let mut placed: Vec<(Vec<Tensor>, Vec<(Tensor, View)>)> = Vec::new();
-    placed.resize_with(files.len(), Default::default);
+    let mut placed: Vec<_> = files.iter().map(|_| (Vec::new(), Vec::new())).collect();
     for Whole { name, dtype, shape, mut pieces, is_flat } in tensors {
         let size = dtype.bitsize() as u64 / 8;
         let count =

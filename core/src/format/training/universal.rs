@@ -73,7 +73,7 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
 fn take<'a>(pickle: &'a torch::pickle::Pickle<'_>) -> crate::error::Result<Chosen<'a>> {
     let inner = entry(pickle, pickle.root, "param").unwrap_or(pickle.root);
     match pickle.node(inner) {
-        Node::Tensor(tensor) => Ok(Chosen::plain(Vec::from([(String::from("param"), tensor)]))),
+        Node::Tensor(tensor) => Ok(Chosen::plain(Vec::from([(String::from("param"), &**tensor)]))),
         _ => Err(torn("holds no tensor")),
     }
 }

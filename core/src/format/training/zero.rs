@@ -231,7 +231,7 @@ fn sorted(names: &[String]) -> Result<(Vec<&str>, Vec<&str>)> {
         if let Some((at, (rank, _, name))) =
             list.iter().enumerate().find(|(at, (rank, ..))| *at as u64 != *rank)
         {
-            let detail = if (*rank as usize) < at {
+            let detail = if *rank < at as u64 {
                 format!("has two files of rank {rank}, {name} among them")
             } else {
                 format!("has no *{what} file of rank {at}: it did not finish")
@@ -403,7 +403,7 @@ impl Model {
         for (mark, key) in [(OF_MODULE, MODULE), (OF_FROZEN, "frozen_param_fragments")] {
             for (name, value) in of(key).and_then(|id| pickle.entries(id)).unwrap_or_default() {
                 match (pickle.text_of(*name), pickle.node(*value)) {
-                    (Some(name), Node::Tensor(tensor)) => tensors.push((format!("{mark}{name}"), tensor)),
+                    (Some(name), Node::Tensor(tensor)) => tensors.push((format!("{mark}{name}"), &**tensor)),
                     (Some(name), Node::Other { holds_tensor: true, .. }) => {
                         let detail = "is no plain tensor, and cannot be merged";
                         return Err(Error::new(ErrorKind::Input, detail).tensor(name));
@@ -485,7 +485,7 @@ impl Shard {
                 return Err(torn(format!("has no tensor as its partition {group}")));
             };
             // names are kept apart, and in order
-            tensors.push((format!("{group:08}"), tensor));
+            tensors.push((format!("{group:08}"), &**tensor));
         }
         self.count = of("partition_count")
             .and_then(|id| number(pickle, id).or_else(|| numbers(pickle, id)?.first().copied()));
@@ -512,7 +512,7 @@ impl Shard {
         if let Some(Node::Tensor(step)) = step.map(|id| pickle.node(id))
             && step.shape.is_empty()
         {
-            tensors.push((OF_STEP.to_owned(), step));
+            tensors.push((OF_STEP.to_owned(), &**step));
         }
         Ok(Chosen::plain(tensors))
     }

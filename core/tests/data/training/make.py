@@ -1,4 +1,4 @@
-"""Make dcp/ and zero3/ with torch and DeepSpeed on two processes (gloo, no GPU), as tests/requirements-formats.txt has them.
+"""Make dcp/, masters/ and zero3/ with torch and DeepSpeed on two processes (gloo, no GPU), as tests/requirements-formats.txt has them.
 
     torchrun --nproc_per_node=2 make.py OUT
 
@@ -46,6 +46,23 @@ def table():
         if torch.distributed.get_rank() == 0:
             plain = {name.replace("_orig_mod.", ""): tensor.contiguous() for name, tensor in full.items()}
             save_file(plain, f"{OUT}/dcp/{step}.safetensors")
+
+
+def masters():
+    """The names of Megatron's torch_dist, on one process."""
+    seed = torch.Generator().manual_seed(5)
+    weight = torch.randn(3, 4, generator=seed)
+    norm = torch.randn(4, generator=seed)
+    state = {
+        "decoder.w": weight.bfloat16(),
+        "decoder.norm": norm,
+        "decoder._extra_state/shard_0_1": b"fp8",
+        "optimizer.state.fp32_param.decoder.w": weight,
+        "optimizer.state.exp_avg.decoder.w": torch.zeros(3, 4),
+        "rng_state/shard_0_1": [1, 2],
+    }
+    dcp.save(state, checkpoint_id=f"{OUT}/masters/iter_0000005", no_dist=True)
+    save_file({"decoder.w": weight, "decoder.norm": norm}, f"{OUT}/masters/expected.safetensors")
 
 
 class Layer(nn.Module):
@@ -105,4 +122,6 @@ def zero():
 
 deepspeed.init_distributed(dist_backend="gloo")
 table()
+if torch.distributed.get_rank() == 0:
+    masters()
 zero()
