@@ -51,6 +51,8 @@ options! {
     };
     /// Score the winner and what it is compared with once more, in the end, by this command on other data
     holdout: Option<String> = None, Kind::Text, COMMAND;
+    /// Score those by this program instead, which stays and is asked as a server of the search is
+    holdout_server: Option<String> = None, Kind::Text, COMMAND;
     /// Scores are the share of so many answers that were right: how sure they are follows from that
     score_questions: Option<usize> = None, Kind::Count, Facts { value: "N", ..SEARCH };
     /// Go on with the search of before, whose trials are in a file beside the output; nothing is scored twice
@@ -113,7 +115,8 @@ mod tests {
     #[test]
     fn options_go_to_the_search_or_to_the_merge() {
         let text = r#"{"search_method": "lcsc", "budget": 7, "score_goal": "max", "goal": "min", "last": 4, "seed": 42, "workers": 2,
-            "timeout": 1.5, "score_questions": 2000, "resume": true, "groups": "attn,mlp", "evaluate": "score {path}", "holdout": null}"#;
+            "timeout": 1.5, "score_questions": 2000, "resume": true, "groups": "attn,mlp", "evaluate": "score {path}", "holdout": null,
+            "holdout_server": "serve"}"#;
         let (merge, search) = SearchOptions::parse(text).unwrap();
         assert_eq!((merge.last, merge.goal), (Some(4), Some(Goal::Min)));
         let expected = SearchOptions {
@@ -127,6 +130,7 @@ mod tests {
             workers: 2,
             timeout: Some(1.5),
             holdout: None,
+            holdout_server: Some("serve".into()),
             score_questions: Some(2000),
             resume: true,
         };

@@ -352,22 +352,34 @@ fn searched(
     output: &Path,
     watch: &dyn Watch,
 ) -> mwa::Result<SearchReport> {
-    let timeout = wanted.timeout;
-    let evaluator: Box<dyn Evaluator> = match (&wanted.evaluate, &wanted.evaluate_server) {
-        (Some(line), None) => Box::new(CommandEvaluator::new(line, timeout)),
-        (None, Some(line)) => Box::new(ServerEvaluator::new(line, timeout, wanted.workers)),
+    let Some(scorer) =
+        evaluator(wanted, "evaluate", wanted.evaluate.as_deref(), wanted.evaluate_server.as_deref())?
+    else {
+        return Err(Error::new(ErrorKind::Usage, "nothing says how candidates are scored")
+            .help("give --evaluate 'python score.py {path}', or --evaluate-server COMMAND"));
+    };
+    let holdout = evaluator(wanted, "holdout", wanted.holdout.as_deref(), wanted.holdout_server.as_deref())?;
+    let evaluators = Evaluators { search: &*scorer, holdout: holdout.as_deref() };
+    crate::search::search(options, how, wanted, evaluators, output, watch)
+}
+
+/// Who scores by a command or by a server, if either is named.
+fn evaluator(
+    wanted: &SearchOptions,
+    flag: &str,
+    command: Option<&str>,
+    server: Option<&str>,
+) -> mwa::Result<Option<Box<dyn Evaluator>>> {
+    let SearchOptions { timeout, workers, .. } = *wanted;
+    Ok(match (command, server) {
+        (Some(line), None) => Some(Box::new(CommandEvaluator::new(line, timeout))),
+        (None, Some(line)) => Some(Box::new(ServerEvaluator::new(line, timeout, workers))),
         (Some(_), Some(_)) => {
-            let detail = "--evaluate and --evaluate-server both say who scores";
+            let detail = format!("--{flag} and --{flag}-server both say who scores");
             return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
         }
-        (None, None) => {
-            return Err(Error::new(ErrorKind::Usage, "nothing says how candidates are scored")
-                .help("give --evaluate 'python score.py {path}', or --evaluate-server COMMAND"));
-        }
-    };
-    let holdout = wanted.holdout.as_deref().map(|line| CommandEvaluator::new(line, timeout));
-    let holdout = holdout.as_ref().map(|holdout| holdout as &dyn Evaluator);
-    crate::search::search(options, how, wanted, Evaluators { search: &*evaluator, holdout }, output, watch)
+        (None, None) => None,
+    })
 }
 
 /// The name of an output that is a file of torch's; a folder gets one of its own.

@@ -89,6 +89,8 @@ impl Driver<'_> {
         let mut compared: Vec<_> =
             rows.map(|(name, number)| Compared::new(name, number, search.trial(number))).collect();
         let Some(holdout) = evaluators.holdout else { return Ok(compared) };
+        // two servers with a base model each may not fit on one GPU
+        evaluators.search.rest();
         let name = holdout.name();
         let mut new: Vec<(usize, Vec<f64>)> = Vec::new();
         for row in &compared {

@@ -31,6 +31,9 @@ pub trait Evaluator: Sync {
         candidate: Candidate<'_>,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Score, String>;
+
+    /// Let go of what is held between candidates: nothing more is asked for a while.
+    fn rest(&self) {}
 }
 
 /// Who scores candidates.

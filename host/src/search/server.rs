@@ -149,6 +149,12 @@ impl Evaluator for ServerEvaluator {
             }
         }
     }
+
+    fn rest(&self) {
+        for place in &self.servers {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
 }
 
 #[cfg(all(test, unix))]

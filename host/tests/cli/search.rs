@@ -300,8 +300,17 @@ fn a_server_stays_loaded() {
          echo end >> starts",
     );
     let by_server = report(&place, "--method lcsc --budget 30 --workers 2 --evaluate-server ./server -o one");
-    assert_eq!(String::from_utf8(place.read("starts")).unwrap(), "start\nstart\nend\nend\n");
+    let starts = || String::from_utf8(place.read("starts")).unwrap();
+    assert_eq!(starts(), "start\nstart\nend\nend\n");
     script(&place, "score", BOWL);
+    // one that scores on other data is started once the search needs its own no more
+    let held = "--budget 30 --evaluate-server ./server --holdout-server";
+    let held = report(&place, &format!("--method lcsc {held} ./server -o held"));
+    assert_eq!(starts(), "start\nstart\nend\nend\nstart\nend\nstart\nend\n");
+    assert_eq!((&held["holdout"], &held["winner"]), (&Value::from("./server"), &by_server["winner"]));
+    for row in held["compared"].as_array().unwrap() {
+        assert_eq!(row["holdout"], row["score"]);
+    }
     let by_command = report(&place, "--method lcsc --budget 30 -o two");
     assert_eq!(by_server["winner"], by_command["winner"]);
     assert_eq!(place.read("one/adapter_model.safetensors"), place.read("two/adapter_model.safetensors"));
@@ -334,6 +343,7 @@ help: give --goal min, as for a loss, or --goal max, as for an accuracy
     assert_eq!(code, Some(2));
     assert!(text.contains("nothing says how candidates are scored"), "{text}");
     refused(2, "--evaluate-server x --evaluate y", "both say who scores");
+    refused(2, "--holdout-server x --holdout y", "--holdout and --holdout-server both say who scores");
     refused(2, "--last 1", "there is nothing to search: one checkpoint weighs 1, always");
     refused(2, "--method line", "method line searches between two checkpoints, and 3 are chosen");
     refused(2, "--method quadratic --budget 9", "method quadratic needs 10 trials for 3 checkpoints");
