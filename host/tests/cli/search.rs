@@ -212,6 +212,24 @@ fn every_candidate_is_the_merge_with_its_weights() {
     }
 }
 
+/// A GPU, where there is one, merges each by itself, to the same bytes; where there is none, that is told before anything is scored.
+#[test]
+fn a_gpu_that_is_named_merges_every_candidate() {
+    let place = place("cat $1/adapter_model.safetensors > seen-$MWA_NUMBER; echo $MWA_NUMBER");
+    let ran = search(&place, "--method sweep --budget 6 --device gpu");
+    assert!(ran.err.contains("a GPU merges one candidate at a time"), "{}", ran.err);
+    if ran.code != Some(0) {
+        assert!(ran.err.contains("error: gpu: ") && !place.path("seen-1").exists(), "{}", ran.err);
+        return;
+    }
+    let seen = |number: usize| place.read(&format!("seen-{number}"));
+    let by_gpu: Vec<_> = (1..=6).map(seen).collect();
+    report(&place, "--method sweep --budget 6 --device cpu -o other");
+    for (at, by_gpu) in by_gpu.into_iter().enumerate() {
+        assert!(by_gpu == seen(at + 1), "trial {}", at + 1);
+    }
+}
+
 #[test]
 fn a_candidate_is_what_a_merge_writes_and_may_be_written_into() {
     // the number of its bytes is the score; what is beside them must be there too
