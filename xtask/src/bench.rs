@@ -7,6 +7,7 @@ use std::time::Instant;
 
 mod growth;
 mod scale;
+mod search;
 
 use crate::inputs;
 use crate::run::{Result, build, cargo, output, root, run, target};
@@ -45,6 +46,8 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["growth"] => growth::growth(runs),
         ["product"] => product(runs),
         ["scale"] => scale::scale(runs),
+        ["search"] => search::search(&inputs::LLAMA_7B, "lora-ten", runs),
+        ["search", "small"] => search::search(&inputs::LLAMA_SMALL, "lora-small-ten", runs),
         ["bindings"] => {
             let folder = target().join("bench/adapters");
             inputs::adapters(&folder, &inputs::LLAMA_7B, 8)?;

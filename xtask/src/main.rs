@@ -81,6 +81,8 @@ usage: cargo xtask VERB …
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench growth [RUNS]      … 1 to 64 LoRA checkpoints: time and memory by their number, with a picture (5 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
+  bench search [RUNS]      … eight candidates of a search over ten of a 7B model, in one pass and afresh each, beside mergekit; the
+                           driver's own time (0.9 GB of disk); `bench search small` with small ones
   bench bindings [RUNS]    Python, C, Node and Java beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench go [RUNS]          the Go package beside the binary with as many threads, on the same eight
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
@@ -107,7 +109,7 @@ What is made lies in the target folder. Environment:
   MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
                            `bench` measures a torch loop only with one that has torch
-  MWA_MERGEKIT=PATH        mergekit-yaml for `bench full`, if it is not on the PATH
+  MWA_MERGEKIT=PATH        mergekit-yaml for `bench full` (and mergekit-pytorch beside it for `bench search`), if it is not on the PATH
 ";
 
 fn main() -> ExitCode {
