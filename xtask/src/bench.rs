@@ -6,12 +6,17 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 mod growth;
+mod methods;
+mod rounds;
 mod scale;
 mod search;
 
 use crate::inputs;
 use crate::run::{Result, build, cargo, output, root, run, target};
 use crate::{bindings, python};
+
+/// The checkpoints of the benchmark of full models.
+const FULL_STEPS: [u64; 4] = [100, 200, 300, 400];
 
 /// What a contender is called, and how one run of it is started; it writes to `out` and nowhere else.
 struct Contender {
@@ -43,6 +48,8 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         }
         ["adapters"] => adapters(runs),
         ["full"] => full(runs),
+        ["methods"] => methods::methods(runs),
+        ["rounds"] => rounds::rounds(runs),
         ["growth"] => growth::growth(runs),
         ["product"] => product(runs),
         ["scale"] => scale::scale(runs),
@@ -83,11 +90,11 @@ fn adapters(runs: usize) -> Result {
 fn full(runs: usize) -> Result {
     build()?;
     let folder = target().join("bench/sharded");
-    let models = inputs::full(&folder)?;
+    let models = inputs::full(&folder, &FULL_STEPS)?;
     let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
     let out = target().join("bench/out");
     let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours("mwa merge", &folder, &out)];
-    contenders.extend(mergekit(&models, &folder, &out)?);
+    contenders.extend(mergekit(&linear(&models), &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
 }
 
@@ -220,7 +227,17 @@ fn product(runs: usize) -> Result {
     measure("best rank 16 of LoRA adapters of a 7B model, r 16: 4 and 10", contenders, runs, &out)
 }
 
-fn mergekit(models: &[PathBuf], folder: &Path, out: &Path) -> Result<Option<Contender>> {
+/// mergekit's recipe for the mean of models.
+fn linear(models: &[PathBuf]) -> String {
+    let mut text = "merge_method: linear\ndtype: bfloat16\nmodels:\n".to_owned();
+    for model in models {
+        text += &format!("  - model: {}\n    parameters:\n      weight: 0.25\n", model.display());
+    }
+    text
+}
+
+/// mergekit by a recipe, which is kept beside the models.
+fn mergekit(recipe: &str, folder: &Path, out: &Path) -> Result<Option<Contender>> {
     let program = std::env::var_os("MWA_MERGEKIT").unwrap_or_else(|| "mergekit-yaml".into());
     let mut has = Command::new(&program);
     has.arg("--help");
@@ -228,20 +245,16 @@ fn mergekit(models: &[PathBuf], folder: &Path, out: &Path) -> Result<Option<Cont
         println!("no mergekit: {why}");
         return Ok(None);
     }
-    let mut text = "merge_method: linear\ndtype: bfloat16\nmodels:\n".to_owned();
-    for model in models {
-        text += &format!("  - model: {}\n    parameters:\n      weight: 0.25\n", model.display());
-    }
-    let recipe = folder.with_extension("yaml");
-    fs::write(&recipe, text).map_err(|error| error.to_string())?;
+    let path = folder.with_extension("yaml");
+    fs::write(&path, recipe).map_err(|error| error.to_string())?;
     let mut merge = Command::new(program);
-    merge.arg(recipe).arg(out.join("merged"));
+    merge.arg(path).arg(out.join("merged"));
     Ok(Some(Contender { name: "mergekit-yaml", commands: vec![merge] }))
 }
 
 /// Time contenders and print their table, the first of them being the floor.
 fn measure(title: &str, mut contenders: Vec<Contender>, runs: usize, out: &Path) -> Result {
-    let samples = rounds(&mut contenders, runs, out)?;
+    let samples = sampled(&mut contenders, runs, out)?;
     println!("\n{title}; {}; {runs} runs, page cache warm\n", machine());
     println!(
         "| what | median s | min s | × floor | CPU s | × floor | peak RSS MB |\n|---|---|---|---|---|---|---|"
@@ -259,7 +272,7 @@ fn measure(title: &str, mut contenders: Vec<Contender>, runs: usize, out: &Path)
 }
 
 /// Warm the page cache with one round, then time `runs` rounds, everyone once in each; the samples of each.
-fn rounds(contenders: &mut [Contender], runs: usize, out: &Path) -> Result<Vec<Vec<Sample>>> {
+fn sampled(contenders: &mut [Contender], runs: usize, out: &Path) -> Result<Vec<Vec<Sample>>> {
     let mut samples = vec![Vec::new(); contenders.len()];
     for round in 0..=runs {
         for (contender, samples) in contenders.iter_mut().zip(&mut samples) {

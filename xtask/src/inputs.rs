@@ -65,9 +65,12 @@ pub(crate) fn adapters(folder: &Path, llama: &Llama, checkpoints: u64) -> Result
         .collect())
 }
 
-/// Four Llamas of 0.55 billion parameters in bf16, as `save_pretrained` shards them; their folders.
-pub(crate) fn full(folder: &Path) -> Result<Vec<PathBuf>> {
-    let (vocabulary, hidden, inner, layers) = (32000, 1536, 4096, 16);
+/// The layers of the full models.
+pub(crate) const LLAMA_FULL: Llama = Llama { layers: 16, hidden: 1536, inner: 4096 };
+
+/// Llamas of 0.55 billion parameters in bf16, as `save_pretrained` shards them, one per step; their folders.
+pub(crate) fn full(folder: &Path, steps: &[u64]) -> Result<Vec<PathBuf>> {
+    let (vocabulary, Llama { layers, hidden, inner }) = (32000, LLAMA_FULL);
     let mut shards: Vec<Vec<Tensor>> = vec![Vec::new(); SHARDS];
     shards[0].push(("model.embed_tokens.weight".into(), vec![vocabulary, hidden]));
     for layer in 0..layers {
@@ -92,7 +95,7 @@ pub(crate) fn full(folder: &Path) -> Result<Vec<PathBuf>> {
         "num_key_value_heads": 12, "max_position_embeddings": 512, "torch_dtype": "bfloat16",
     });
     once(folder, |folder| {
-        for step in (1..=4).map(|i| i * 100) {
+        for &step in steps {
             let checkpoint = checkpoint(folder, step)?;
             write_json(&checkpoint.join("config.json"), &config)?;
             let mut places = Map::new();
@@ -108,7 +111,7 @@ pub(crate) fn full(folder: &Path) -> Result<Vec<PathBuf>> {
         }
         Ok(())
     })?;
-    Ok((1..=4).map(|i| folder.join(format!("checkpoint-{}", i * 100))).collect())
+    Ok(steps.iter().map(|step| folder.join(format!("checkpoint-{step}"))).collect())
 }
 
 /// Eight checkpoints of one file of 512 MB each, bf16; the files.

@@ -80,9 +80,11 @@ usage: cargo xtask VERB …
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench growth [RUNS]      … 1 to 64 LoRA checkpoints: time and memory by their number, with a picture (5 GB of disk)
+  bench methods [RUNS]     … robust weights, medians, tasks over a base, an adapter folded, beside mergekit and PEFT (8 GB of disk)
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench search [RUNS]      … eight candidates of a search over ten of a 7B model, in one pass and afresh each, beside mergekit; the
                            driver's own time (0.9 GB of disk); `bench search small` with small ones
+  bench rounds [RUNS]      … 50 clients of a federated round beside Flower's own aggregation (5 GB of disk)
   bench bindings [RUNS]    Python, C, Node and Java beside the binary, on the same eight; state dicts in memory beside a torch loop
   bench go [RUNS]          the Go package beside the binary with as many threads, on the same eight
   bench gpu [RUNS]         sums on each GPU beside copies; 8 × 512 MB by CPU, GPU and torch; where the time goes (5 GB of disk)
@@ -109,7 +111,7 @@ What is made lies in the target folder. Environment:
   MWA_CHROMIUM=PATH        the browser, if it is not /usr/bin/chromium
   MWA_PYTHON=PATH          use this interpreter, with what it has installed, instead of making an environment;
                            `bench` measures a torch loop only with one that has torch
-  MWA_MERGEKIT=PATH        mergekit-yaml for `bench full` (and mergekit-pytorch beside it for `bench search`), if it is not on the PATH
+  MWA_MERGEKIT=PATH        mergekit-yaml for `bench full` and `methods` (and mergekit-pytorch beside it for `bench search`), if it is not on the PATH
 ";
 
 fn main() -> ExitCode {

@@ -4,7 +4,7 @@ use core::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
-use super::{Contender, Sample, floor, machine, rounds};
+use super::{Contender, Sample, floor, machine, sampled};
 use crate::inputs;
 use crate::run::{Result, build, target};
 
@@ -33,7 +33,7 @@ pub(super) fn growth(runs: usize) -> Result {
             merge.arg(&folder).arg("--output").arg(out.join("merged"));
             Contender { name, commands: vec![merge] }
         });
-        let samples = rounds(&mut contenders, runs, &out)?;
+        let samples = sampled(&mut contenders, runs, &out)?;
         let samples: Vec<_> = samples.iter().map(|samples| Sample::median(samples)).collect();
         let cells =
             samples.iter().map(|it| format!("{:.3}, {:.3}, {}", it.seconds, it.cpu, it.peak / 1_000_000));
