@@ -35,10 +35,10 @@ pub(crate) fn test(count: &mut Count) -> Result {
         Ok(_) => run(go(&["run", STATICCHECK, "./..."]))?,
         Err(why) => skip(&format!("staticcheck: {why}"), count)?,
     }
-    tests(&["test", "-v", "-count=1", "./..."], count)?;
+    tests(&["test", "-v", "-count=1", "-timeout=60m", "./..."], count)?;
     // what races needs a C compiler
     if output(go(&["env", "CGO_ENABLED"])).is_ok_and(|is_enabled| is_enabled.trim() == "1") {
-        tests(&["test", "-v", "-count=1", "-race", "-short", "./..."], count)
+        tests(&["test", "-v", "-count=1", "-timeout=60m", "-race", "-short", "./..."], count)
     } else {
         skip("the race detector: Go finds no C compiler", count)
     }

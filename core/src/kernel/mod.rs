@@ -11,7 +11,7 @@ mod weighted_sum;
 use crate::dtype::Float;
 
 pub use element::{Tally, wgsl_dtype};
-pub(crate) use tasks::{How, Tasks};
+pub(crate) use tasks::{How, Magnitudes, Tasks};
 use weighted_sum::needs_f64;
 pub use weighted_sum::{
     Column, ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Shared, WGSL, WORKGROUP, reference, references,

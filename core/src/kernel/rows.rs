@@ -74,21 +74,42 @@ fn widen<E: Element>(bytes: &[u8], elements: &Range<usize>, row: &mut Row) {
     }
 }
 
-/// Compute `out` block by block: `rule` makes the results of a block of rows. Not for F64.
-#[inline(always)]
-pub(super) fn by_blocks(
-    operands: &[Operand<'_>],
+/// A walk over the elements of `out`, block by block. Not for F64.
+///
+/// It is no function that takes a rule: closures cannot be told to be inlined, and would be compiled for any CPU.
+pub(super) struct Blocks<'a> {
+    operands: &'a [Operand<'a>],
     dtype: Float,
-    out: &mut [u8],
-    mut rule: impl FnMut(&mut Rows),
-) -> Tally {
-    let mut rows = Rows::new(operands.len());
-    let mut tally = Tally::default();
-    let size = dtype.bytes();
-    for (start, out) in (0..).step_by(WIDTH).zip(out.chunks_mut(WIDTH * size)) {
-        rows.fill(operands, &(start..start + out.len() / size));
-        rule(&mut rows);
-        tally = tally.plus(rows.finish(dtype, out));
+    out: &'a mut [u8],
+    block: Range<usize>,
+    rows: Rows,
+    tally: Tally,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(operands: &'a [Operand<'a>], dtype: Float, out: &'a mut [u8]) -> Self {
+        Self { operands, dtype, out, block: 0..0, rows: Rows::new(operands.len()), tally: Tally::default() }
     }
-    tally
+
+    /// Write the results of the last block and widen the next, if there is one.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Option<&mut Rows> {
+        let size = self.dtype.bytes();
+        let Range { start, end } = self.block;
+        if start < end {
+            let out = &mut self.out[start * size..end * size];
+            self.tally = self.tally.plus(self.rows.finish(self.dtype, out));
+        }
+        self.block = end..(end + WIDTH).min(self.out.len() / size);
+        if self.block.is_empty() {
+            return None;
+        }
+        self.rows.fill(self.operands, &self.block);
+        Some(&mut self.rows)
+    }
+
+    /// What was counted of the blocks that are written.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
 }

@@ -7,14 +7,14 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::ops::Range;
+use core::ops::{AddAssign, Range};
 
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::Tally;
-use crate::kernel::element::{flush, round};
+use crate::kernel::element::round;
+use crate::kernel::{Magnitudes, Operand, Tally};
 use crate::method::blend::Trimming;
-use crate::method::product::{Reader, widen};
+use crate::method::product::Reader;
 use crate::plan;
 use crate::plan::{Cuts, Plan, Read};
 use crate::room::{resize, zeros};
@@ -25,8 +25,8 @@ const UPPER: u32 = 31 - LOWER;
 /// Most bytes of one input in a chunk, and at a time.
 const CHUNK: usize = 4 << 20;
 const WINDOW: usize = 64 << 10;
-/// Elements per block, whose values lie in the first-level cache.
-const BLOCK: usize = 512;
+/// The magnitude of infinity; those of NaN are above it, and count nowhere.
+const INFINITY: u32 = 0x7f80_0000;
 
 /// The thresholds of tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -237,95 +237,157 @@ impl Count<'_> {
     #[cfg_attr(target_family = "wasm", inline(never))]
     #[cfg_attr(not(target_family = "wasm"), inline(always))]
     pub(crate) fn run(&self, max_bytes: usize, read: &mut Reader<'_>) -> Result<Vec<f64>> {
+        let tasks = self.tasks.len();
         match self.look {
             Look::Upper => {
-                let mut counts = zeros::<u32>(self.tasks.len() << UPPER)?;
-                self.sweep(max_bytes, read, |task, bits| {
-                    counts[task << UPPER | (bits >> LOWER) as usize] += 1;
-                })?;
+                let mut counts = zeros::<u32>(tasks << UPPER)?;
+                let mut sweep = Sweep::new(self, max_bytes);
+                while sweep.next(read)? {
+                    for (task, counts) in counts.chunks_exact_mut(1 << UPPER).enumerate() {
+                        count_upper(counts, sweep.magnitudes.of(task));
+                    }
+                }
                 Ok(sparse(&counts))
             }
             Look::Lower(found) => {
-                let mut counts = zeros::<u32>(self.tasks.len() << LOWER)?;
-                self.sweep(max_bytes, read, |task, bits| {
-                    if bits >> LOWER == found[task].0 {
-                        counts[task << LOWER | (bits & 0xffff) as usize] += 1;
+                let mut counts = zeros::<u32>(tasks << LOWER)?;
+                let mut sweep = Sweep::new(self, max_bytes);
+                while sweep.next(read)? {
+                    for (task, counts) in counts.chunks_exact_mut(1 << LOWER).enumerate() {
+                        count_lower(counts, sweep.magnitudes.of(task), found[task].0);
                     }
-                })?;
+                }
                 Ok(sparse(&counts))
             }
             Look::Whole(wanted) => {
                 let mut counts = zeros::<u64>(1 << UPPER)?;
-                self.sweep(max_bytes, read, |_, bits| counts[(bits >> LOWER) as usize] += 1)?;
+                let mut sweep = Sweep::new(self, max_bytes);
+                while sweep.next(read)? {
+                    count_upper(&mut counts, sweep.magnitudes.of(0));
+                }
                 let (upper, left) = descend(&counts, wanted);
                 let mut counts = zeros::<u64>(1 << LOWER)?;
-                self.sweep(max_bytes, read, |_, bits| {
-                    if bits >> LOWER == upper {
-                        counts[(bits & 0xffff) as usize] += 1;
-                    }
-                })?;
+                let mut sweep = Sweep::new(self, max_bytes);
+                while sweep.next(read)? {
+                    count_lower(&mut counts, sweep.magnitudes.of(0), upper);
+                }
                 let (lower, _) = descend(&counts, left);
                 Ok(vec![f32::from_bits(upper << LOWER | lower).into()])
             }
         }
     }
 
-    /// Tell `take` of each magnitude, as bits, of each task.
-    #[inline(always)]
-    fn sweep(&self, max_bytes: usize, read: &mut Reader<'_>, mut take: impl FnMut(usize, u32)) -> Result<()> {
-        let all: Vec<Float> = self.job.floats().collect();
-        let floats: Vec<_> = (0..self.read_count()).map(|i| all[self.operand(i)]).collect();
-        // as the sum does it: of any that is F64, all
-        let in_f64 = self.job.is_f64();
-        let elements = usize::try_from(self.job.count()).expect("a tensor's elements can be counted");
-        let size: usize = floats.iter().map(|float| float.bytes()).sum();
-        let step = (max_bytes.min(WINDOW * floats.len()) / size / BLOCK * BLOCK).max(BLOCK);
-        let mut buffers = vec![Vec::new(); floats.len()];
-        let mut base = [0.0; BLOCK];
-        let mut task = [0.0; BLOCK];
-        for start in (0..elements).step_by(step) {
-            let count = step.min(elements - start);
-            for (i, (buffer, float)) in buffers.iter_mut().zip(&floats).enumerate() {
-                let Read { input, file, range } = self.read(i);
-                let from = range.start + (start * float.bytes()) as u64;
-                resize(buffer, count * float.bytes())?;
-                read(&Read { input, file, range: from..from + buffer.len() as u64 }, buffer)?;
-            }
-            for first in (0..count).step_by(BLOCK) {
-                let block = BLOCK.min(count - first);
-                let bytes = |i: usize| {
-                    let size = floats[i].bytes();
-                    &buffers[i][first * size..(first + block) * size]
-                };
-                widen(floats[0], bytes(0), &mut base[..block]);
-                self.check(0, &base[..block], start + first)?;
-                for (i, float) in floats.iter().enumerate().skip(1) {
-                    widen(*float, bytes(i), &mut task[..block]);
-                    self.check(i, &task[..block], start + first)?;
-                    for (x, b) in task[..block].iter().zip(&base) {
-                        let change =
-                            if in_f64 { round(x - b) } else { flush(flush(round(*x)) - flush(round(*b))) };
-                        let bits = change.to_bits() & 0x7fff_ffff;
-                        if bits <= 0x7f80_0000 {
-                            take(i - 1, bits);
-                        }
-                    }
-                }
+    /// Refuse values that are not finite, unless they are let through; the operands begin at an element of the chunk.
+    #[cold]
+    #[inline(never)]
+    fn check(&self, operands: &[Operand<'_>], block: &Range<usize>, start: usize) -> Result<()> {
+        if self.job.accepts(Tally { non_finite: 1, underflowed: 0 }) {
+            return Ok(());
+        }
+        for (i, operand) in operands.iter().enumerate() {
+            let size = operand.dtype.bytes();
+            let value = |at: usize| operand.dtype.value(&operand.bytes[at * size..(at + 1) * size]);
+            if let Some(at) = block.clone().find(|at| !value(*at).is_finite()) {
+                let detail = alloc::format!("holds {}", value(at));
+                let input = self.read(i).input;
+                let error: Error = self.job.at(ErrorKind::NonFinite, input, start + at, detail);
+                return Err(
+                    error.help("the run has diverged there: leave that checkpoint out (--drop-bad does)")
+                );
             }
         }
         Ok(())
     }
+}
 
-    /// Refuse values that are not finite, unless they are let through.
-    fn check(&self, i: usize, values: &[f64], first: usize) -> Result<()> {
-        let is_bad = |value: &f64| !value.is_finite();
-        let Some(at) = values.iter().position(is_bad) else { return Ok(()) };
-        if self.job.accepts(Tally { non_finite: 1, underflowed: 0 }) {
-            return Ok(());
+/// A walk over the magnitudes of a part, block by block.
+///
+/// It is no function that takes a closure: these cannot be told to be inlined, and would be compiled for any CPU.
+struct Sweep<'a> {
+    part: &'a Count<'a>,
+    floats: Vec<Float>,
+    /// Most elements that are read at once, and those that were.
+    most: usize,
+    window: Range<usize>,
+    buffers: Vec<Vec<u8>>,
+    /// Where the next block begins.
+    at: usize,
+    magnitudes: Magnitudes,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(part: &'a Count<'a>, max_bytes: usize) -> Self {
+        let all: Vec<Float> = part.job.floats().collect();
+        let floats: Vec<_> = (0..part.read_count()).map(|i| all[part.operand(i)]).collect();
+        let size: usize = floats.iter().map(|float| float.bytes()).sum();
+        let block = Magnitudes::MOST;
+        Self {
+            most: (max_bytes.min(WINDOW * floats.len()) / size / block * block).max(block),
+            window: 0..0,
+            buffers: vec![Vec::new(); floats.len()],
+            at: 0,
+            magnitudes: Magnitudes::new(floats.len(), part.job.is_f64()),
+            floats,
+            part,
         }
-        let detail = alloc::format!("holds {}", values[at]);
-        let error: Error = self.job.at(ErrorKind::NonFinite, self.read(i).input, first + at, detail);
-        Err(error.help("the run has diverged there: leave that checkpoint out (--drop-bad does)"))
+    }
+
+    /// Go on to the next block; whether there is one.
+    #[inline(always)]
+    fn next(&mut self, read: &mut Reader<'_>) -> Result<bool> {
+        if self.at == self.window.end && !self.refill(read)? {
+            return Ok(false);
+        }
+        let block = self.at..self.window.end.min(self.at + Magnitudes::MOST);
+        self.at = block.end;
+        let start = self.window.start;
+        let operands = self.buffers.iter().zip(&self.floats);
+        let operands: Vec<_> =
+            operands.map(|(bytes, dtype)| Operand { dtype: *dtype, bytes, weight: 1.0 }).collect();
+        let block = block.start - start..block.end - start;
+        if !self.magnitudes.fill(&operands, &block) {
+            self.part.check(&operands, &block, start)?;
+        }
+        Ok(true)
+    }
+
+    /// Read what comes next; whether there is more.
+    #[inline(never)]
+    fn refill(&mut self, read: &mut Reader<'_>) -> Result<bool> {
+        let elements = usize::try_from(self.part.job.count()).expect("a tensor's elements can be counted");
+        self.window = self.window.end..elements.min(self.window.end + self.most);
+        if self.window.is_empty() {
+            return Ok(false);
+        }
+        for (i, (buffer, float)) in self.buffers.iter_mut().zip(&self.floats).enumerate() {
+            let Read { input, file, range } = self.part.read(i);
+            let from = range.start + (self.window.start * float.bytes()) as u64;
+            resize(buffer, self.window.len() * float.bytes())?;
+            read(&Read { input, file, range: from..from + buffer.len() as u64 }, buffer)?;
+        }
+        Ok(true)
+    }
+}
+
+/// Count by the upper bits.
+#[inline(always)]
+fn count_upper<C: AddAssign + From<u8>>(counts: &mut [C], magnitudes: &[u32]) {
+    for bits in magnitudes.iter().filter(|bits| **bits <= INFINITY) {
+        counts[(bits >> LOWER) as usize] += C::from(1);
+    }
+}
+
+/// Count those that have these upper bits by the lower ones.
+#[inline(always)]
+fn count_lower<C: AddAssign + From<u8>>(counts: &mut [C], magnitudes: &[u32], upper: u32) {
+    let is_one = |bits: &u32| (bits >> LOWER == upper) & (*bits <= INFINITY);
+    // they are few: most of so many are passed over at once
+    for some in magnitudes.chunks(16) {
+        if some.iter().fold(false, |any, bits| any | is_one(bits)) {
+            for bits in some.iter().filter(|bits| is_one(bits)) {
+                counts[(bits & 0xffff) as usize] += C::from(1);
+            }
+        }
     }
 }
 

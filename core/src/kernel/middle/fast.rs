@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::reference::{reference, share};
 use crate::dtype::Float;
 use crate::kernel::element::{Tally, flush, round};
-use crate::kernel::rows::{INFINITY, Row, Rows, by_blocks};
+use crate::kernel::rows::{Blocks, INFINITY, Row, Rows};
 use crate::kernel::{Operand, needs_f64};
 
 /// What [`super::reference`] gives, fast. In WebAssembly small rather than quick: it is seldom asked for.
@@ -19,7 +19,11 @@ pub(in crate::kernel) fn middle(operands: &[Operand<'_>], cut: usize, dtype: Flo
     }
     let network = network(operands.len(), cut);
     let share = round(share(operands.len() - 2 * cut));
-    by_blocks(operands, dtype, out, |rows| block(rows, &network, cut, share))
+    let mut blocks = Blocks::new(operands, dtype, out);
+    while let Some(rows) = blocks.next() {
+        block(rows, &network, cut, share);
+    }
+    blocks.tally()
 }
 
 #[inline(always)]

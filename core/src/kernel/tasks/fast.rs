@@ -7,7 +7,7 @@ use super::{How, Tasks};
 use crate::dtype::Float;
 use crate::kernel::element::{Tally, flush, round};
 use crate::kernel::middle::share;
-use crate::kernel::rows::{INFINITY, MAGNITUDE, Row, Rows, WIDTH, by_blocks};
+use crate::kernel::rows::{Blocks, INFINITY, MAGNITUDE, Row, Rows, WIDTH};
 use crate::kernel::{Operand, needs_f64};
 
 /// What [`super::reference`] gives, fast. In WebAssembly small rather than quick: it is seldom asked for.
@@ -26,7 +26,8 @@ pub(in crate::kernel) fn tasks(
     let weights: Vec<f32> = operands[1..].iter().map(|operand| round(operand.weight)).collect();
     let shares: Vec<f32> = (1..operands.len()).map(|count| round(share(count))).collect();
     let scale = round(tasks.scale);
-    by_blocks(operands, dtype, out, |rows| {
+    let mut blocks = Blocks::new(operands, dtype, out);
+    while let Some(rows) = blocks.next() {
         let Rows { values, worst, result } = rows;
         let (base, taus) = values.split_first_mut().expect("the base is the first operand");
         for (tau, weight) in taus.iter_mut().zip(&weights) {
@@ -43,12 +44,13 @@ pub(in crate::kernel) fn tasks(
             let value = if update == 0.0 { *base } else { moved };
             *result = if *worst >= INFINITY { f32::NAN.to_bits() } else { value };
         }
-    })
+    }
+    blocks.tally()
 }
 
 /// What a task changed, as far as it counts.
 #[inline(always)]
-fn change(tau: &mut Row, base: &Row, weight: f32, how: How) {
+pub(super) fn change(tau: &mut Row, base: &Row, weight: f32, how: How) {
     for (tau, base) in tau.iter_mut().zip(base) {
         let change = flush(flush(f32::from_bits(*tau)) - flush(f32::from_bits(*base)));
         let counted = if how == How::Sum {

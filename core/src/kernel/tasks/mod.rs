@@ -13,11 +13,13 @@
 //! f64, and nothing is flushed.
 
 mod fast;
+mod magnitudes;
 mod reference;
 #[cfg(test)]
 mod tests;
 
 pub(super) use fast::tasks;
+pub(crate) use magnitudes::Magnitudes;
 pub(super) use reference::reference;
 
 /// How tasks are put together.
