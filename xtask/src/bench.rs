@@ -145,7 +145,7 @@ fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
 pub(crate) fn cpu_of_a_merge(folder: &Path) -> Result<f64> {
     let out = target().join("bench/out");
     let mut merges = [ours("mwa merge --residual off --device cpu", folder, &out)];
-    let samples = rounds(&mut merges, 3, &out)?;
+    let samples = sampled(&mut merges, 3, &out)?;
     Ok(samples[0].iter().map(|sample| sample.cpu).fold(f64::INFINITY, f64::min))
 }
 

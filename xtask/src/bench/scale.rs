@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Map, json};
 
-use super::{Contender, Sample, machine, rounds};
+use super::{Contender, Sample, machine, sampled};
 use crate::run::{Result, build, target};
 
 /// Checkpoints, files of each, and tensors of each file: 720,000 in all, of 29 MB each, as the experts of a model of a trillion parameters are.
@@ -40,7 +40,7 @@ pub(super) fn scale(runs: usize) -> Result {
         line("mwa weights --select all", &[]),
         line("mwa merge --select all", &["--output", merged, "--shard", SHARD]),
     ];
-    let samples = rounds(&mut contenders, runs, &out)?;
+    let samples = sampled(&mut contenders, runs, &out)?;
     println!("\n10 × 2.1 TB in 200 files, 720,000 tensors; {}; {runs} runs\n", machine());
     println!("| what | median s | CPU s | peak RSS MB |\n|---|---|---|---|");
     for (contender, samples) in contenders.iter().zip(&samples) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Contender, Sample, floor, measure, ours, python_with, rounds};
+use super::{Contender, Sample, floor, measure, ours, python_with, sampled};
 use crate::inputs;
 use crate::run::{Result, build, output, root, target};
 
@@ -63,7 +63,7 @@ pub(super) fn search(llama: &inputs::Llama, name: &str, runs: usize) -> Result {
         let found = trials(&folder, POPULATION, &target().join("bench/population"))?;
         passes.push(found.iter().filter_map(|trial| trial["merge_seconds"].as_f64()).sum());
     }
-    let merges = rounds(&mut [ours("mwa merge --residual off", &folder, &out)], runs, &out)?;
+    let merges = sampled(&mut [ours("mwa merge --residual off", &folder, &out)], runs, &out)?;
     let (pass, merge) = (median(passes), Sample::median(&merges[0]).seconds);
     println!(
         "\nthe 8 candidates of a search {pass:.3} s, one merge {merge:.3} s: {:.2} × (to be at most 3)",
