@@ -81,6 +81,21 @@ fn python() {
             Verb::Search,
             SearchOptions::rows(Face::Native).into_iter().filter(|row| row.name != "score_goal").collect(),
         );
+    let made = made
+        + "\n"
+        + &class(
+            "ApplyOptions(TypedDict, total=False)",
+            "How an adapter is folded into its base.",
+            Verb::Apply,
+            rows(Face::Native, Verb::Apply).collect(),
+        )
+        + "\n"
+        + &class(
+            "ExtractOptions(TypedDict, total=False)",
+            "How an adapter is taken out of a model.",
+            Verb::Extract,
+            rows(Face::Native, Verb::Extract).collect(),
+        );
     check(
         "bindings/python/mwa/options.py",
         "# made from core/src/options/mod.rs\n",

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::thread;
 
 use mwa::convert::Target;
-use mwa::{ChooseOptions, Result};
+use mwa::options::{Face, OPTIONS, Verb};
+use mwa::{ChooseOptions, Error, ErrorKind, Result};
 
 use crate::engine::device::DeviceChoice;
 
@@ -91,6 +92,25 @@ impl Default for MergeOptions {
 }
 
 impl MergeOptions {
+    /// Those of a JSON object, all of which must be options of the verb.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an option of other verbs; those of [`mwa::Options::parse`] and [`Self::new`].
+    pub fn parse(text: &str, verb: Verb) -> Result<Self> {
+        let given = mwa::Options::parse(text)?;
+        let named: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(text).unwrap_or_default();
+        let rows = || OPTIONS.iter().filter(|row| row.is_on_face(Face::Native, verb));
+        if let Some(idle) = named.keys().find(|name| rows().all(|row| row.name != **name)) {
+            let names: Vec<_> = rows().map(|row| row.name).collect();
+            let detail = format!("option {idle} says nothing here");
+            return Err(
+                Error::new(ErrorKind::Usage, detail).help(format!("options are {}", names.join(", ")))
+            );
+        }
+        Self::new(&given)
+    }
+
     /// Those of `given` that say how to merge.
     ///
     /// # Errors

@@ -19,7 +19,9 @@ from mwa.errors import MergeError
 from mwa.given import of_search, to_json
 from mwa.options import (
     AggregateOptions,
+    ApplyOptions,
     Device,
+    ExtractOptions,
     MergeOptions,
     RoundOptions,
     SearchOptions,
@@ -33,13 +35,17 @@ from mwa.results import (
     Compared,
     Contribution,
     Coverage,
+    Distance,
     Dropped,
+    Extracted,
+    Folded,
     Group,
     HashedFile,
     Input,
     FoundLog,
     Inspection,
     Known,
+    ModuleDistance,
     Ranked,
     Ranking,
     Report,
@@ -62,12 +68,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Advice",
     "AggregateOptions",
+    "ApplyOptions",
     "Checked",
     "Compared",
     "Contribution",
     "Coverage",
     "Device",
+    "Distance",
     "Dropped",
+    "ExtractOptions",
+    "Extracted",
+    "Folded",
     "Group",
     "HashedFile",
     "Input",
@@ -76,6 +87,7 @@ __all__ = [
     "Known",
     "MergeError",
     "MergeOptions",
+    "ModuleDistance",
     "Ranked",
     "Ranking",
     "Report",
@@ -92,6 +104,8 @@ __all__ = [
     "WeightOptions",
     "Weighting",
     "aggregate",
+    "apply",
+    "extract",
     "inspect",
     "merge",
     "merge_state_dicts",
@@ -139,6 +153,46 @@ def aggregate(
     """
     with heard(progress, "merge") as hear:
         return read(Report, json.loads(_mwa.aggregate(_paths(inputs), out, to_json(round or {}), to_json(options), hear)))
+
+
+@takes(ApplyOptions)
+def apply(
+    adapter: Path,
+    out: Path,
+    *,
+    base: Path,
+    progress: Progress | bool | None = None,
+    **options: Unpack[ApplyOptions],
+) -> Report:
+    """Fold a LoRA adapter into its base model, and write that into the folder `out`, which appears whole or not at all.
+
+    The base streams through: however large, a few MiB per thread are held. Raises `MergeError`, and stops, as `merge` does.
+    """
+    with heard(progress, "apply") as hear:
+        return read(Report, json.loads(_mwa.apply(adapter, base, out, to_json(options), hear)))
+
+
+@takes(ExtractOptions)
+def extract(
+    tuned: Path,
+    out: Path,
+    *,
+    base: Path,
+    rank: int | Literal["auto"],
+    error: float | None = None,
+    base_name: str | None = None,
+    progress: Progress | bool | None = None,
+    **options: Unpack[ExtractOptions],
+) -> Report:
+    """Take a LoRA adapter out of the model `tuned`, which was trained whole from `base`, into the folder `out`.
+
+    `rank` is that of the factors; "auto" takes for each module the least that leaves over at most the share `error`, 0.05, of
+    the difference. What is left over is in the report's `residual`. The adapter calls its base by `base_name`, or else as the
+    base's own config does. Raises `MergeError`, and stops, as `merge` does.
+    """
+    with heard(progress, "extract") as hear:
+        found = _mwa.extract((tuned, base), (str(rank), error), base_name, out, to_json(options), hear)
+    return read(Report, json.loads(found))
 
 
 @takes(SearchOptions)

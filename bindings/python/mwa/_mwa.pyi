@@ -12,6 +12,15 @@ _Tensor = TypeVar("_Tensor")
 
 def merge(inputs: Sequence[_Path], out: _Path, options: str, progress: _Progress | None) -> str: ...
 def aggregate(inputs: Sequence[_Path], out: _Path, round: str, options: str, progress: _Progress | None) -> str: ...
+def apply(adapter: _Path, base: _Path, out: _Path, options: str, progress: _Progress | None) -> str: ...
+def extract(
+    models: tuple[_Path, _Path],
+    rank: tuple[str, float | None],
+    base_name: str | None,
+    out: _Path,
+    options: str,
+    progress: _Progress | None,
+) -> str: ...
 def search(
     inputs: Sequence[_Path],
     out: _Path,

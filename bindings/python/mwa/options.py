@@ -228,6 +228,40 @@ class SearchOptions(TypedDict, total=False):
     memory: int | None
     device: Device | None
 
+
+
+class ApplyOptions(TypedDict, total=False):
+    """How an adapter is folded into its base.
+
+    allow_non_finite: Let NaN and infinity through instead of failing
+    force: Replace an earlier merge
+    sha256: Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
+    threads: Threads [default: one per core]
+    memory: Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
+    """
+
+    allow_non_finite: bool
+    force: bool
+    sha256: bool
+    threads: int | None
+    memory: int | None
+
+
+
+class ExtractOptions(TypedDict, total=False):
+    """How an adapter is taken out of a model.
+
+    force: Replace an earlier merge
+    sha256: Put SHA-256 of every file into the report too, as model hubs show it: it costs more than the merge
+    threads: Threads [default: one per core]
+    memory: Bytes of buffers; on the command line also 64M or 1G [default: 64M, or 256M with a GPU]
+    """
+
+    force: bool
+    sha256: bool
+    threads: int | None
+    memory: int | None
+
 # end of what is made
 
 

@@ -199,6 +199,30 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """What folding an adapter into its base did: so many modules, and tensors of the base that changed or were replaced."""
+
+    modules: int
+    changed: int
+    replaced: int
+    added: tuple[str, ...] = ()
+    """Tensors that the base does not have."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What taking an adapter out of a model did: how many modules have factors, and which are `saved` whole.
+
+    `rank` is what was asked for, a number or "error" and a share.
+    """
+
+    base: str
+    rank: str
+    modules: int
+    saved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What was merged, with which weights and why, and the hashes of all of it: `mwa-report.json`."""
 
@@ -219,6 +243,8 @@ class Report:
     groups: tuple[Group, ...] = ()
     advice: tuple[Advice, ...] = ()
     quantised: Distance | None = None
+    folded: Folded | None = None
+    extracted: Extracted | None = None
 
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""

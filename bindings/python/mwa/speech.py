@@ -6,7 +6,8 @@ import re
 
 from mwa.options import MergeOptions, text_of
 
-_TYPES = MergeOptions.__annotations__
+# with what one function alone takes
+_TYPES = {**MergeOptions.__annotations__, "error": "float | None", "base_name": "str | None"}
 # a word after a flag, which may be its value; a sentence's full stop or comma is not of it
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?")
 

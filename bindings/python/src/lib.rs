@@ -10,8 +10,9 @@ mod _mwa {
     use std::ffi::OsString;
     use std::path::PathBuf;
 
+    use mwa::options::Verb;
     use mwa::{Options, SearchOptions};
-    use mwa_host::{Evaluator, Evaluators, Machine, RoundOptions, Trials};
+    use mwa_host::{Evaluator, Evaluators, ExtractRank, Machine, RoundOptions, Trials};
     use pyo3::prelude::*;
 
     use crate::call::{call, json};
@@ -50,6 +51,40 @@ mod _mwa {
             let options = mwa_host::Options::new(inputs, &given)?;
             let how = mwa_host::MergeOptions::new(&given)?;
             mwa_host::aggregate(&options, &round, &how, &out, progress).map(json)
+        })
+    }
+
+    #[pyfunction]
+    fn apply(
+        py: Python<'_>,
+        adapter: PathBuf,
+        base: PathBuf,
+        out: PathBuf,
+        options: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            let how = mwa_host::MergeOptions::parse(options, Verb::Apply)?;
+            mwa_host::apply(&adapter, &base, &how, &out, progress).map(json)
+        })
+    }
+
+    /// `models` are the tuned one and its base, `rank` also how much may be left over.
+    #[pyfunction]
+    fn extract(
+        py: Python<'_>,
+        models: (PathBuf, PathBuf),
+        rank: (String, Option<f64>),
+        base_name: Option<String>,
+        out: PathBuf,
+        options: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            let ((tuned, base), (rank, error)) = (models, rank);
+            let rank = (ExtractRank::told(&rank, error)?, base_name.as_deref());
+            let how = mwa_host::MergeOptions::parse(options, Verb::Extract)?;
+            mwa_host::extract(&tuned, &base, rank, &how, &out, progress).map(json)
         })
     }
 

@@ -19,6 +19,8 @@ assert_type(mwa.weights(["a", Path("b")], scheme="rank").outputs, "tuple[mwa.Has
 assert_type(mwa.verify("out").is_good, bool)
 assert_type(mwa.inspect("run").checkpoints[0].ranks, "tuple[int, ...]")
 mwa.verify("out", device="cpu", threads=2)
+assert_type(mwa.apply("adapter", base="base", out="out", threads=2), mwa.Report)
+assert_type(mwa.extract("tuned", "out", base=Path("base"), rank="auto", error=0.05).extracted, "mwa.Extracted | None")
 device: mwa.Device = [0, 1]
 mwa.merge("run", "out", device=device, space="product", rank="auto", dtype="bf16")
 try:
@@ -27,6 +29,9 @@ try:
     mwa.merge("run", "out", last="4")  # type: ignore[arg-type]
     mwa.merge("run", "out", scheme="best")  # type: ignore[arg-type]
     mwa.weights("run", dtype="f32")  # type: ignore[call-arg]
+    mwa.apply("adapter", "out")  # type: ignore[call-arg]
+    mwa.apply("adapter", base="base", out="out", metric="loss")  # type: ignore[call-arg]
+    mwa.extract("tuned", base="base", out="out", rank="best")  # type: ignore[arg-type]
     mwa.merge(3, "out")  # type: ignore[arg-type]
 except mwa.MergeError as error:
     assert_type(error.kind, str)

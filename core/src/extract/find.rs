@@ -4,10 +4,12 @@
 //! with Q = orth(Y) the small matrix QᵀD, whose singular triples are those of D as far as the range holds them. All in f64, every sum
 //! in the order of rows or of columns, so that neither pieces nor threads change a bit.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fold::ReadAt;
 use crate::linalg::eigen::eigen;
 use crate::linalg::matrix::{Matrix, WIDTH, multiply};
@@ -30,6 +32,33 @@ pub enum ExtractRank {
     Fixed(usize),
     /// The smallest whose error ‖D − BA‖/‖D‖ is at most this.
     Error(f64),
+}
+
+impl ExtractRank {
+    /// What is left over where nothing is said.
+    const ERROR: f64 = 0.05;
+
+    /// Of a number, or `auto` with the share that may be left over: 0.05 where none is given.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is neither, and for a share beside a number.
+    pub fn told(rank: &str, error: Option<f64>) -> Result<Self> {
+        let usage = |detail: String, help: &'static str| Err(Error::new(ErrorKind::Usage, detail).help(help));
+        match (rank, rank.parse::<usize>(), error) {
+            ("auto", _, error) => match error.unwrap_or(Self::ERROR) {
+                error if error > 0.0 && error < 1.0 => Ok(Self::Error(error)),
+                error => {
+                    usage(format!("--error is {error}"), "give a share above 0 and below 1, such as 0.05")
+                }
+            },
+            (_, Ok(rank), None) if rank > 0 => Ok(Self::Fixed(rank)),
+            (_, Ok(rank), Some(_)) if rank > 0 => usage(
+                format!("--rank {rank} leaves over what it does, but --error says how much"),
+                "give --rank auto, or leave --error out",
+            ),
+            _ => usage(format!("--rank is `{rank}`"), "give a whole number from 1 on, or auto"),
+        }
+    }
 }
 
 /// Factors of a difference.

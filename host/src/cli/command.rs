@@ -262,7 +262,7 @@ fn run(command: Command) -> mwa::Result<u8> {
         Command::Extract { tuned, base, rank, error, base_name, output, given, show } => {
             signals::stop_cleanly();
             let start = Instant::now();
-            let rank = extract_rank(&rank, error)?;
+            let rank = ExtractRank::told(&rank, error)?;
             let how = given.merging()?;
             prepare(how.machine);
             let report = crate::extract(
@@ -306,25 +306,6 @@ fn run(command: Command) -> mwa::Result<u8> {
         }
     }
     Ok(DONE)
-}
-
-/// The rank of an extraction.
-fn extract_rank(rank: &str, error: Option<f64>) -> mwa::Result<ExtractRank> {
-    /// What is left over where nothing is said.
-    const ERROR: f64 = 0.05;
-    let usage = |detail: String, help: &'static str| Err(Error::new(ErrorKind::Usage, detail).help(help));
-    match (rank, rank.parse::<usize>(), error) {
-        ("auto", _, error) => match error.unwrap_or(ERROR) {
-            error if error > 0.0 && error < 1.0 => Ok(ExtractRank::Error(error)),
-            error => usage(format!("--error is {error}"), "give a share above 0 and below 1, such as 0.05"),
-        },
-        (_, Ok(rank), None) if rank > 0 => Ok(ExtractRank::Fixed(rank)),
-        (_, Ok(rank), Some(_)) if rank > 0 => usage(
-            format!("--rank {rank} leaves over what it does, but --error says how much"),
-            "give --rank auto, or leave --error out",
-        ),
-        _ => usage(format!("--rank is `{rank}`"), "give a whole number from 1 on, or auto"),
-    }
 }
 
 /// The page of a command, or of the program.
