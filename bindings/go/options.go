@@ -64,7 +64,7 @@ type Options struct {
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
 
-	// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean]: mean, median, trimmed-mean, task-arithmetic, magnitude-mask, ties.
+	// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean]: mean, median, trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus.
 	Method string `json:"method,omitzero"`
 
 	// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum, geometric-median.
@@ -76,7 +76,7 @@ type Options struct {
 	// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these].
 	Outliers int `json:"outliers,omitzero"`
 
-	// How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
+	// How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
 	Scale *float64 `json:"scale,omitzero"`
 
 	// The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2].
@@ -84,6 +84,12 @@ type Options struct {
 
 	// Whether that is a share of the whole model or of each tensor [default: model]: model, tensor.
 	DensityPer string `json:"density_per,omitzero"`
+
+	// Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it [default: 0.4].
+	MaskLambda *float64 `json:"mask_lambda,omitzero"`
+
+	// How many tasks must have their share in it; what fewer changed is left as in the base [default: 2].
+	Agree int `json:"agree,omitzero"`
 
 	// How many directions the scheme flag keeps [default: one, for this scheme].
 	Subspace int `json:"subspace,omitzero"`

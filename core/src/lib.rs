@@ -84,7 +84,7 @@ pub use merge::card::card;
 pub use merge::report::{self, Report};
 pub use merge::same_run::Sample;
 pub use merge::{Merge, MergeOptions};
-pub use method::blend::{Blend, BlendName, DensityPer, Trimming};
+pub use method::blend::{Agreeing, Blend, BlendName, DensityPer, LAMBDA, Trimming};
 pub use method::product::{Factors, Measure, Method, ModuleJob, Products, Rank, Residual, Space};
 pub use method::trim::Thresholds;
 pub use options::{Options, SearchOptions};

@@ -19,7 +19,8 @@ from oracle import FLOATS, Refused, Tensor, finite, flush, kept_dtype, narrow, n
 HERE = Path(__file__).resolve().parent / "blends"
 
 BROKEN = ["lower median", "counts zeros as equal", "sums as given", "divides", "keeps subnormals", "computes equal values", "forgets infinities",
-          "takes the mean of tasks", "trims the threshold too", "trims by tensor", "elects by count", "averages over all tasks", "adds nothing to the base", "fuses"]
+          "takes the mean of tasks", "trims the threshold too", "trims by tensor", "elects by count", "averages over all tasks", "adds nothing to the base", "fuses",
+          "agrees with equality", "agrees with the sum", "asks all to agree"]
 
 
 def prepared(tensors, dtype):
@@ -75,7 +76,7 @@ def threshold(magnitudes, density):
     return np.sort(good)[::-1][min(count, len(good)) - 1] if len(good) else np.float32(0)
 
 
-def tasks(base, tensors, coefficients, thresholds, elects, scale, dtype, allow, broken=None):
+def tasks(base, tensors, coefficients, thresholds, elects, scale, dtype, allow, broken=None, agrees=None):
     out, start, taus, clean = deltas(base, tensors, dtype)
     wide = start.dtype.type
     good = np.isfinite(np.stack([widen(tensor, np.float64) for tensor in [base, *tensors]])).all(axis=0)
@@ -99,6 +100,12 @@ def tasks(base, tensors, coefficients, thresholds, elects, scale, dtype, allow, 
         total = clean(total * np.array([0] + [wide(1 / n) for n in range(1, len(taus) + 1)], wide)[count])
     elif broken == "takes the mean of tasks":
         total = clean(total * wide(1 / len(taus)))
+    if agrees:
+        share, least = agrees
+        above = np.greater_equal if broken == "agrees with equality" else np.greater
+        others = [total if broken == "agrees with the sum" else clean(total - tau) for tau in taus]
+        count = sum(above(np.abs(tau), clean(wide(share) * np.abs(rest))).astype(int) for tau, rest in zip(taus, others))
+        total = np.where(count >= (len(taus) if broken == "asks all to agree" else least), total, wide(0))
     update = clean(wide(scale) * total)
     moved = clean(clean(start) + update)
     if broken == "fuses":
@@ -126,7 +133,8 @@ def blend(files, base, options, dtype="keep", allow=False, broken=None):
             names = [name] if scope == "tensor" else floats
             found[name] = [threshold(np.concatenate([magnitudes[one][task] for one in names]), options.get("density", 0.2)) for task in range(count)]
     weights = [weight * count for weight in normalised(options.get("weights", [1] * count))]
-    coefficients = [1] * count if trims else weights
+    agrees = (options.get("mask_lambda", 0.4), options.get("agree", 2)) if method == "consensus" else None
+    coefficients = [1] * count if trims or agrees else weights
     scale = options.get("scale", 1 if method == "ties" else 1 / count)
     out = {}
     for name in sorted(files[-1]):
@@ -140,7 +148,7 @@ def blend(files, base, options, dtype="keep", allow=False, broken=None):
             if cut is not None:
                 out[name] = middle(tensors, cut, dtype, allow, broken)
             else:
-                out[name] = tasks(base[name], tensors, coefficients, found.get(name), method == "ties", scale, dtype, allow, broken)
+                out[name] = tasks(base[name], tensors, coefficients, found.get(name), method == "ties", scale, dtype, allow, broken, agrees)
         except Refused as refused:
             raise Refused(refused.args[0], name) from None
     return out
@@ -233,6 +241,13 @@ def task_vectors(v):
     v.add("ties-mixed", [tasks("F16")[0], tasks("BF16")[1], tasks("F8_E4M3")[2]], base, method="ties", density=0.4)
     v.add("ties-of-one", tasks(count=1), base, method="ties", density=0.25)
     v.add("ties-f64", [{"w": near(base["w"], "F64", 80)}, {"w": near(base["w"], "F32", 81)}], {"w": base["w"]}, method="ties", density=0.3)
+    for agree in (0, 1, 2, 3, 4):
+        v.add(f"consensus-by-hand-{agree}", hand, single, method="consensus", scale=0.5, agree=agree)
+    v.add("consensus", tasks(count=4), base, method="consensus", mask_lambda=0.5)
+    v.add("consensus-mixed", [tasks("F16")[0], tasks("BF16")[1], tasks("F8_E4M3")[2]], base, method="consensus", mask_lambda=0.2, agree=1, dtype="bf16")
+    v.add("consensus-f64", [{"w": near(base["w"], "F64", 80)}, {"w": near(base["w"], "F32", 81)}], {"w": base["w"]}, method="consensus", mask_lambda=0.3, scale=0.7)
+    # as much as the others, and no more, is no share
+    v.add("consensus-of-equals", [{"w": of("F32", [1.0, 1.0, 0.0, 2.0])}, {"w": of("F32", [1.0, -1.0, 0.0, 1.0])}], {"w": of("F32", [0] * 4)}, method="consensus", mask_lambda=1.0, agree=1)
     little = {"w": of("F32", [TINY, -TINY, TINY / 2, 0.0, -0.0, 1.0])}
     v.add("ties-of-little", [{"w": of("F32", [TINY * 1.5, -TINY, TINY / 4, TINY / 2, 0.0, 1.0])}, {"w": of("F32", [TINY * 3, TINY, TINY / 2, -TINY, -0.0, 2.0])}],
           little, method="ties", density=1.0)

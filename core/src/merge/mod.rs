@@ -350,7 +350,8 @@ fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
     let Chosen { inputs, configs, has_base, .. } = chosen;
     if *has_base != blend.has_base() {
         let detail = format!("method {} and a base do not go together", blend.name());
-        return Err(Error::new(ErrorKind::Usage, detail));
+        return Err(Error::new(ErrorKind::Usage, detail)
+            .help("open it without a base, or take a method that is over one"));
     }
     if let (true, [base, task, ..], [of_base, of_task, ..]) =
         (*has_base, inputs.as_slice(), configs.as_slice())

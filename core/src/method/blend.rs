@@ -7,6 +7,7 @@ use alloc::format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{How, Kernel, Tasks};
 use crate::merge::report::Weighting;
+use crate::text::json;
 use crate::text::words::words;
 
 words! {
@@ -25,11 +26,19 @@ words! {
         MagnitudeMask = "magnitude-mask",
         /// The mean of that, without what goes against the elected sign.
         Ties = "ties",
+        /// All that tasks changed, where enough of them have their share in it.
+        Consensus = "consensus",
     }
 }
 
 /// The share that counts unless it is said: that of the paper on TIES.
 pub(crate) const DENSITY: f64 = 0.2;
+
+/// How much of what the others changed together a task must exceed to have its share, and how many must, unless it is said: in the
+/// middle of what the paper on TALL masks tries, and what it calls consensus.
+pub const LAMBDA: f64 = 0.4;
+pub(crate) const AGREE: usize = 2;
+const NAMES: [&str; 2] = ["mask_lambda", "agree"];
 
 /// What becomes of the values of an element.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -47,6 +56,17 @@ pub enum Blend {
     Masked(Option<f64>, Trimming),
     /// A base, and so much (1 unless it is given) of the mean of what they changed most with the elected sign.
     Ties(Option<f64>, Trimming),
+    /// A base, and so much of the sum of what tasks changed of it, where enough of them have their share in it.
+    Consensus(Option<f64>, Agreeing),
+}
+
+/// Where tasks agree: where |τ| > λ·|Σ τ − τ| of at least so many of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Agreeing {
+    /// λ
+    pub lambda: f64,
+    /// How many; 0 asks nobody.
+    pub least: usize,
 }
 
 /// What counts of a task: the largest magnitudes.
@@ -83,6 +103,11 @@ words! {
 }
 
 impl BlendName {
+    /// Whether it is of what tasks changed of a base.
+    pub(crate) fn has_base(self) -> bool {
+        !matches!(self, Self::Mean | Self::Median | Self::TrimmedMean)
+    }
+
     /// Whether it asks how much each input counts.
     pub(crate) fn weighs(self) -> bool {
         matches!(self, Self::Mean | Self::TaskArithmetic)
@@ -100,6 +125,7 @@ impl Blend {
             Self::Sum(_) => BlendName::TaskArithmetic.name(),
             Self::Masked(..) => BlendName::MagnitudeMask.name(),
             Self::Ties(..) => BlendName::Ties.name(),
+            Self::Consensus(..) => BlendName::Consensus.name(),
         }
     }
 
@@ -112,7 +138,18 @@ impl Blend {
     /// Whether it is of what tasks changed of a base.
     #[must_use]
     pub fn has_base(self) -> bool {
-        matches!(self, Self::Sum(_) | Self::Masked(..) | Self::Ties(..))
+        matches!(self, Self::Sum(_) | Self::Masked(..) | Self::Ties(..) | Self::Consensus(..))
+    }
+
+    /// How much of what tasks changed is added to the base, where that was said.
+    #[must_use]
+    pub fn scale(self) -> Option<f64> {
+        match self {
+            Self::Sum(scale) | Self::Masked(scale, _) | Self::Ties(scale, _) | Self::Consensus(scale, _) => {
+                scale
+            }
+            Self::Mean | Self::Median | Self::Trimmed(_) => None,
+        }
     }
 
     /// What of tasks counts, where not all does.
@@ -165,6 +202,10 @@ impl Blend {
             Self::Sum(scale) => over_base(How::Sum, scale.unwrap_or_else(share)),
             Self::Masked(scale, _) => over_base(How::Trimmed, scale.unwrap_or_else(share)),
             Self::Ties(scale, _) => over_base(How::Elected, scale.unwrap_or(1.0)),
+            Self::Consensus(scale, Agreeing { lambda, least }) => {
+                let least = u32::try_from(least).unwrap_or(u32::MAX);
+                over_base(How::Agreed { least, lambda }, scale.unwrap_or_else(share))
+            }
         }
     }
 
@@ -183,6 +224,13 @@ impl Blend {
             (Ok(BlendName::TaskArithmetic), _) => Ok(Self::Sum(weighting.scale)),
             (Ok(BlendName::MagnitudeMask), _) => Ok(Self::Masked(weighting.scale, trimming)),
             (Ok(BlendName::Ties), _) => Ok(Self::Ties(weighting.scale, trimming)),
+            (Ok(BlendName::Consensus), _) => {
+                let told =
+                    |at: usize| weighting.settings.get(NAMES[at]).and_then(|text| text.parse::<f64>().ok());
+                let least = told(1).and_then(json::whole).and_then(|least| least.try_into().ok());
+                let agreeing = Agreeing { lambda: told(0).unwrap_or(LAMBDA), least: least.unwrap_or(AGREE) };
+                Ok(Self::Consensus(weighting.scale, agreeing))
+            }
             _ => Err(Error::new(ErrorKind::Input, format!("names an unknown method, {name}"))),
         }
     }
@@ -193,17 +241,20 @@ impl Blend {
             return weighting;
         }
         let outliers = if let Self::Trimmed(outliers) = self { Some(outliers) } else { None };
-        let scale = if let Self::Sum(scale) | Self::Masked(scale, _) | Self::Ties(scale, _) = self {
-            scale
-        } else {
-            None
-        };
+        let mut settings = weighting.settings.clone();
+        if let Self::Consensus(_, Agreeing { lambda, least }) = self {
+            settings = [(NAMES[0], format!("{lambda}")), (NAMES[1], format!("{least}"))]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .collect();
+        }
         let trimming = self.trimming();
         let density_per = trimming.filter(|it| it.is_by_tensor).map(|_| DensityPer::Tensor.name().to_owned());
         Weighting {
             method: Some(self.name().to_owned()),
             outliers,
-            scale,
+            scale: self.scale(),
+            settings,
             density: trimming.map(|it| it.density),
             density_per,
             ..weighting

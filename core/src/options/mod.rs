@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::MetricOptions;
 use crate::merge::MergeOptions;
-use crate::method::blend::{Blend, BlendName, DENSITY, DensityPer, Trimming};
+use crate::method::blend::{AGREE, Agreeing, Blend, BlendName, DENSITY, DensityPer, LAMBDA, Trimming};
 use crate::method::product::{Measure, Rank, Space};
 use crate::text::json;
 use crate::text::span::Span;
@@ -380,7 +380,8 @@ options! {
     strict_metrics: bool = false, Kind::Switch, METRIC;
 
     /// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad
-    /// checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on
+    /// checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or
+    /// all that enough of them have a share in
     method: BlendName = BlendName::Mean, Kind::Word(BlendName::NAMES), Facts { value: "METHOD", usual: "mean", verbs: GIVEN, ..WEIGHTS };
     /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
     scheme: Option<Scheme> = None, Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
@@ -388,12 +389,17 @@ options! {
     penalty: f64 = PENALTY, Kind::Number(None), Facts { value: "P", usual: "0.8", ..WEIGHTS };
     /// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side
     outliers: Option<usize> = None, Kind::Whole, Facts { value: "F", usual: "one, for these", verbs: ROBUST, ..WEIGHTS };
-    /// How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean
+    /// How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of
+    /// ties of their mean
     scale: Option<f64> = None, Kind::Number(None), Facts { value: "L", usual: "1 for ties, else 1 over the number of tasks", verbs: GIVEN, ..WEIGHTS };
     /// The share of what each task changed that counts for magnitude-mask and ties, the largest of it
     density: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "D", usual: "0.2", verbs: GIVEN, ..WEIGHTS };
     /// Whether that is a share of the whole model or of each tensor
     density_per: Option<DensityPer> = None, Kind::Word(DensityPer::NAMES), Facts { value: "WHAT", usual: "model", verbs: GIVEN, ..WEIGHTS };
+    /// Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it
+    mask_lambda: Option<f64> = None, Kind::Number(Some(Span::From(0.0))), Facts { value: "L", usual: "0.4", verbs: GIVEN, ..WEIGHTS };
+    /// How many tasks must have their share in it; what fewer changed is left as in the base
+    agree: Option<usize> = None, Kind::Whole, Facts { value: "K", usual: "2", verbs: GIVEN, ..WEIGHTS };
     /// How many directions the scheme flag keeps
     subspace: Option<usize> = None, Kind::Count, Facts { value: "R", usual: "one, for this scheme", verbs: ROBUST, ..WEIGHTS };
     /// With scheme decay, how the learning rate would have fallen
@@ -639,9 +645,7 @@ impl Options {
     /// The base model, if the method is over one.
     #[must_use]
     pub fn role_base(&self) -> Option<&str> {
-        let has_base =
-            matches!(self.method, BlendName::TaskArithmetic | BlendName::MagnitudeMask | BlendName::Ties);
-        self.base.as_deref().filter(|_| has_base)
+        self.base.as_deref().filter(|_| self.method.has_base())
     }
 
     fn over_base(&self) -> Result<Blend> {
@@ -668,11 +672,22 @@ impl Options {
             BlendName::TaskArithmetic => Blend::Sum(self.scale),
             BlendName::MagnitudeMask => Blend::Masked(self.scale, trimming),
             BlendName::Ties => Blend::Ties(self.scale, trimming),
+            BlendName::Consensus => Blend::Consensus(
+                self.scale,
+                Agreeing { lambda: self.mask_lambda.unwrap_or(LAMBDA), least: self.agree.unwrap_or(AGREE) },
+            ),
         };
         let takes_outliers = matches!(method, BlendName::Mean | BlendName::TrimmedMean);
+        let agrees = method == BlendName::Consensus;
         let idle = [
+            ("mask_lambda", self.mask_lambda.is_some() && !agrees, "consensus"),
+            ("agree", self.agree.is_some() && !agrees, "consensus"),
             ("outliers", self.outliers.is_some() && !takes_outliers, "trimmed-mean"),
-            ("scale", self.scale.is_some() && !blend.has_base(), "task-arithmetic, magnitude-mask or ties"),
+            (
+                "scale",
+                self.scale.is_some() && !blend.has_base(),
+                "task-arithmetic, magnitude-mask, ties or consensus",
+            ),
             ("density", self.density.is_some() && blend.trimming().is_none(), "magnitude-mask or ties"),
             (
                 "density_per",

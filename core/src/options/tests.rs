@@ -32,6 +32,8 @@ fn meant(mut options: Options) -> Options {
     (options.curve, options.positions, options.ema_decay, options.ema_per) = (None, None, None, None);
     // and a method takes what is usual for it
     options.density = options.density.filter(|share| *share != DENSITY);
+    options.mask_lambda = options.mask_lambda.filter(|lambda| *lambda != LAMBDA);
+    options.agree = options.agree.filter(|least| *least != AGREE);
     options.density_per = options.density_per.filter(|per| *per != Default::default());
     // a round has none unless one is named
     options.scheme = options.scheme.filter(|scheme| *scheme != Default::default());

@@ -372,6 +372,7 @@ fn segment(
         (None, _) => 0.0,
         #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
         (Some(_), How::Sum) => weights.values()[input] * (found.len() - 1) as f64,
+        (Some(_), How::Agreed { .. }) => 1.0,
         (Some(task), How::Trimmed | How::Elected) => thresholds.of(&tensor.name, task).into(),
     };
     let place = |(input, (file, tensor)): (usize, &Found<'_>)| Place {
@@ -390,7 +391,7 @@ fn segment(
     let in_f64 = matches!(work, Work::Elements(_, Float::F64))
         || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
     let is_used = |(input, _): &(usize, _)| match work {
-        // the base is the first, and the weights of trimmed tasks are thresholds
+        // the base is the first; the weights of trimmed tasks are thresholds, and tasks that must agree all count
         Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) if *input == 0 || how != How::Sum => true,
         _ if in_f64 => weights.values()[*input] != 0.0,
         _ => weights.rounded(*input) != 0.0,

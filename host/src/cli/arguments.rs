@@ -500,6 +500,8 @@ fn argument(row: &'static Row, verb: Verb) -> Arg {
     // clap keeps names for as long as the program runs
     let flag: &str = row.flag_of(verb).leak();
     let argument = Arg::new(row.name).long(flag).help(help).conflicts_with_all(excluded);
+    // Python has another use for the word
+    let argument = if row.name == "mask_lambda" { argument.alias("lambda") } else { argument };
     let argument = match row.facts.about {
         About::Output | About::Machine => argument,
         about => argument.help_heading(about.name()),

@@ -151,6 +151,11 @@ fn tasks_are_merged_over_their_base() {
         ("--method ties --density 0.5 --density-per tensor --threads 3 --memory 1", [5.0, 2.5, 1.0, 2.0]),
         ("--method ties --density 1 --scale 0.5", [3.0, 1.75, 1.0, 0.5]),
         ("--method magnitude-mask --density 0.25 --scale 1", [5.0, 1.0, 1.0, 2.0]),
+        ("--method consensus --scale 1", [1.0, 4.0, 1.0, -1.0]),
+        ("--method consensus --scale 1 --agree 1 --lambda 0.3 --threads 3 --memory 1", [4.0, 4.0, 1.0, 2.0]),
+        ("--method consensus --agree 3", [1.0, 1.0, 1.0, -1.0]),
+        // none asked to agree, it is what it is of
+        ("--method consensus --agree 0", [2.5, 2.5, 1.0, 0.5]),
         ("--method task-arithmetic", [2.5, 2.5, 1.0, 0.5]),
         ("--method task-arithmetic --scale 1", [4.0, 4.0, 1.0, 2.0]),
         ("--method task-arithmetic --scale 1 --weights 1,3", [1.5, 4.5, 1.0, 3.5]),
@@ -201,6 +206,31 @@ fn a_base_that_does_not_fit_is_refused() {
             "one.safetensors two.safetensors --method median --density 0.5",
             2,
             &["option density says nothing to the method median", "--method magnitude-mask or ties"],
+        ),
+        (
+            "one.safetensors two.safetensors --method ties --agree 1 --base base.safetensors",
+            2,
+            &["option agree says nothing to the method ties", "--method consensus"],
+        ),
+        (
+            "one.safetensors two.safetensors --method consensus --mask-lambda -1 --base base.safetensors",
+            2,
+            &["it must be a number, 0 or larger"],
+        ),
+        (
+            "one.safetensors two.safetensors --method consensus --density 0.2 --base base.safetensors",
+            2,
+            &["option density says nothing to the method consensus"],
+        ),
+        (
+            "one.safetensors two.safetensors --method consensus",
+            2,
+            &["method consensus is of what tasks changed", "--base"],
+        ),
+        (
+            "one.safetensors two.safetensors --method consensus --base base.safetensors --weights 1,2",
+            2,
+            &["options method and weights contradict each other: consensus takes all checkpoints alike"],
         ),
         (
             "one.safetensors two.safetensors --method ties --density 0 --base base.safetensors",

@@ -17,7 +17,8 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME,…  --combine borda|kemeny|mean-rank|z-score  --questions N  --metrics-file FILE
            --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties  --scale L  --density D  --density-per model|tensor
+Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties|consensus  --scale L
+           --density D  --density-per model|tensor  --mask-lambda L  --agree K
            --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
            --penalty P  --outliers F  --subspace R  --weights W,W,…
            --curve linear|cosine|1-sqrt|inverse|exponential  --floor R  --positions segments|megatron  --correct-for-lr
@@ -34,7 +35,7 @@ const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 const WEIGHING = {
   last: text, every: text, steps: text, top: text, select: text, adapter: text, "drop-bad": flag, metric: text, "metrics-file": text, goal: text,
-  smooth: text, "metric-tolerance": text, "strict-metrics": flag, method: text, scale: text, density: text, "density-per": text, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
+  smooth: text, "metric-tolerance": text, "strict-metrics": flag, method: text, "mask-lambda": text, agree: text, scale: text, density: text, "density-per": text, scheme: text, penalty: text, outliers: text, subspace: text, weights: text,
   combine: text, questions: text, curve: text, floor: text, positions: text, "correct-for-lr": flag, "ema-decay": text, "ema-per": text, "run-weights": text, "weights-file": text,
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
@@ -97,7 +98,7 @@ function set<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T 
 
 /** Options of `weighRun`; words are judged there. */
 function weighing(given: Given): WeighRunOptions {
-  const count = (name: "last" | "every" | "top" | "questions" | "metric-tolerance" | "outliers" | "subspace", least: number) => {
+  const count = (name: "last" | "every" | "top" | "questions" | "metric-tolerance" | "outliers" | "subspace" | "agree", least: number) => {
     const value = number(name, given[name]);
     if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return value;
     throw usage(`--${name}: ${given[name]} is not a whole number of at least ${least}`);
@@ -109,7 +110,7 @@ function weighing(given: Given): WeighRunOptions {
     curve: given.curve, floor: number("floor", given.floor), positions: given.positions, correctForLr: given["correct-for-lr"],
     emaDecay: number("ema-decay", given["ema-decay"]), emaPer: given["ema-per"],
     weightsFile: given["weights-file"], runWeights: given["run-weights"]?.split(",").map((weight) => number("run-weights", weight)!),
-    method: given.method, scale: number("scale", given.scale), density: number("density", given.density), densityPer: given["density-per"], scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
+    method: given.method, maskLambda: number("mask-lambda", given["mask-lambda"]), agree: count("agree", 0), scale: number("scale", given.scale), density: number("density", given.density), densityPer: given["density-per"], scheme: given.scheme, penalty: number("penalty", given.penalty), outliers: count("outliers", 0), subspace: count("subspace", 1), weights: given.weights?.split(",").map((weight) => number("weights", weight)!),
   }) as WeighRunOptions; // prettier-ignore
 }
 

@@ -33,20 +33,24 @@ export interface WeighOptions {
   metricTolerance?: number;
   /** Fail rather than take a value that was not logged right at a checkpoint. */
   strictMetrics?: boolean;
-  /** What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean]. */
-  method?: "mean" | "median" | "trimmed-mean" | "task-arithmetic" | "magnitude-mask" | "ties";
+  /** What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean]. */
+  method?: "mean" | "median" | "trimmed-mean" | "task-arithmetic" | "magnitude-mask" | "ties" | "consensus";
   /** How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]. */
   scheme?: "linear" | "power" | "exponential" | "rank" | "decay" | "ema" | "uniform" | "flag" | "krum" | "multi-krum" | "geometric-median";
   /** How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]. */
   penalty?: number;
   /** How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these]. */
   outliers?: number;
-  /** How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks]. */
+  /** How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks]. */
   scale?: number;
   /** The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2]. */
   density?: number;
   /** Whether that is a share of the whole model or of each tensor [default: model]. */
   densityPer?: "model" | "tensor";
+  /** Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it [default: 0.4]. */
+  maskLambda?: number;
+  /** How many tasks must have their share in it; what fewer changed is left as in the base [default: 2]. */
+  agree?: number;
   /** How many directions the scheme flag keeps [default: one, for this scheme]. */
   subspace?: number;
   /** With scheme decay, how the learning rate would have fallen [default: linear]. */

@@ -27,6 +27,8 @@ const KINDS: Record<string, "switch" | "number" | "numbers" | "word" | "other"> 
   scale: "number",
   density: "number",
   densityPer: "word",
+  maskLambda: "number",
+  agree: "number",
   subspace: "number",
   curve: "word",
   floor: "number",

@@ -33,10 +33,10 @@ pub(in crate::kernel) fn tasks(
         for (tau, weight) in taus.iter_mut().zip(&weights) {
             change(tau, base, *weight, tasks.how);
         }
-        if tasks.how == How::Elected {
-            elect(taus, &shares, result);
-        } else {
-            sum(taus, result);
+        match tasks.how {
+            How::Elected => elect(taus, &shares, result),
+            How::Agreed { least, lambda } => agree(taus, least, round(lambda), result),
+            How::Sum | How::Trimmed => sum(taus, result),
         }
         for ((result, base), worst) in result.iter_mut().zip(&*base).zip(worst) {
             let update = flush(scale * f32::from_bits(*result));
@@ -51,11 +51,12 @@ pub(in crate::kernel) fn tasks(
 /// What a task changed, as far as it counts.
 #[inline(always)]
 pub(super) fn change(tau: &mut Row, base: &Row, weight: f32, how: How) {
+    let is_trimmed = matches!(how, How::Trimmed | How::Elected);
     for (tau, base) in tau.iter_mut().zip(base) {
         let change = flush(flush(f32::from_bits(*tau)) - flush(f32::from_bits(*base)));
         let counted = if how == How::Sum {
             flush(weight * change)
-        } else if change.abs() < weight {
+        } else if is_trimmed && change.abs() < weight {
             0.0
         } else {
             change
@@ -90,5 +91,20 @@ fn elect(taus: &mut [Row], shares: &[f32], result: &mut Row) {
     for (sum, count) in result.iter_mut().zip(&counts) {
         let share = shares[(*count as usize).saturating_sub(1)];
         *sum = flush(f32::from_bits(*sum) * share).to_bits();
+    }
+}
+
+#[inline(always)]
+fn agree(taus: &[Row], least: u32, lambda: f32, result: &mut Row) {
+    sum(taus, result);
+    let mut counts = [0_u32; WIDTH];
+    for tau in taus {
+        for ((tau, sum), count) in tau.iter().zip(&*result).zip(&mut counts) {
+            let others = flush(f32::from_bits(*sum) - f32::from_bits(*tau)).abs();
+            *count += u32::from(f32::from_bits(*tau).abs() > flush(lambda * others));
+        }
+    }
+    for (sum, count) in result.iter_mut().zip(&counts) {
+        *sum = if *count >= least { *sum } else { 0 };
     }
 }

@@ -3,6 +3,7 @@
 //! τ\[k\] = x\[k\] − b; of tasks that are trimmed only what is at least as large as the task's threshold counts. Then
 //!
 //! * sum: u = Σ c\[k\]·τ\[k\]; of trimmed tasks c is 1,
+//! * agreed: u = Σ τ\[k\] where |τ\[k\]| > l·|Σ τ − τ\[k\]| of at least so many k, else 0; l·|…| is one product, the comparison strict,
 //! * elected: of the signs the one that Σ τ\[k\] has, + where that is 0; u = Σ of the τ\[k\] of that sign · 1/their number,
 //!
 //! and y = round( b + λ·u ), or b itself where λ·u is 0: so what no task changed comes out as it went in.
@@ -32,7 +33,7 @@ pub(crate) struct Tasks {
 }
 
 /// How what tasks changed becomes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum How {
     /// The sum; the weights of operands are c.
     Sum,
@@ -40,4 +41,11 @@ pub(crate) enum How {
     Trimmed,
     /// The mean of what is left of them with the elected sign; the weights of operands are thresholds.
     Elected,
+    /// The sum where enough of them have their share in it; the weights of operands say nothing.
+    Agreed {
+        /// How many are enough.
+        least: u32,
+        /// How much of what the others changed together a task must exceed.
+        lambda: f64,
+    },
 }

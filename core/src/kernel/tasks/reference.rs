@@ -31,7 +31,9 @@ fn element<R: Real>(values: &mut [R], operands: &[Operand<'_>], tasks: Tasks) ->
         *tau = (tau.flush() - start).flush();
         if tasks.how == How::Sum {
             *tau = (R::of(operand.weight) * *tau).flush();
-        } else if round(tau.magnitude().exact()) < round(operand.weight) {
+        } else if matches!(tasks.how, How::Trimmed | How::Elected)
+            && round(tau.magnitude().exact()) < round(operand.weight)
+        {
             *tau = R::ZERO;
         }
     }
@@ -44,6 +46,15 @@ fn element<R: Real>(values: &mut [R], operands: &[Operand<'_>], tasks: Tasks) ->
         }
         let count = taus.iter().filter(|tau| tau.exact() != 0.0).count().max(1);
         total = (sum(taus) * R::of(share(count))).flush();
+    }
+    if let How::Agreed { least, lambda } = tasks.how {
+        let has_share = |tau: &&R| {
+            let others = (total - **tau).flush().magnitude();
+            tau.magnitude().exact() > (R::of(lambda) * others).flush().exact()
+        };
+        if taus.iter().filter(has_share).count() < least as usize {
+            total = R::ZERO;
+        }
     }
     let update = (R::of(tasks.scale) * total).flush();
     if update.exact() == 0.0 { *base } else { (start + update).flush() }

@@ -45,11 +45,34 @@ fn values_of_the_oracle() {
 }
 
 #[test]
+fn of_a_sum_what_enough_tasks_have_a_share_in() {
+    let agreed = |least| of(How::Agreed { least, lambda: 0.4 }, 0.5, &[1.0, 1.0, 1.0]);
+    // numpy's, to the bit
+    let all = [0.849_999_96, 0.65, -1.199_999_9, 2.149_999_9, 0.5, 0.0];
+    for (least, expected) in [
+        (0, all),
+        (1, all),
+        (2, [all[0], 1.0, all[2], all[3], 0.5, 0.0]),
+        (3, [0.0, 1.0, all[2], all[3], 0.5, 0.0]),
+        (4, BASE),
+    ] {
+        assert_eq!(agreed(least), expected, "{least}");
+    }
+    assert_eq!(agreed(0), of(How::Sum, 0.5, &[1.0, 1.0, 1.0]), "what none must agree on is the sum");
+    assert_eq!(
+        of(How::Agreed { least: 1, lambda: 0.4 }, 1.0, &[1.0]),
+        of(How::Sum, 1.0, &[1.0]),
+        "of one task, all"
+    );
+}
+
+#[test]
 fn fast_is_the_reference_for_any_words_dtypes_and_lengths() {
     let floats = [Float::F64, Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
     for from in floats {
         for to in floats {
-            for how in [How::Sum, How::Trimmed, How::Elected] {
+            let agreed = [0, 1, 2, 5].map(|least| How::Agreed { least, lambda: 0.3 });
+            for how in [How::Sum, How::Trimmed, How::Elected].into_iter().chain(agreed) {
                 for (inputs, length) in [(2, 700), (3, 255), (5, 300), (9, 256)] {
                     let bytes: Vec<_> = (0..inputs)
                         .map(|seed| crate::kernel::middle::tests::noise(seed + 5, length * from.bytes()))

@@ -301,8 +301,12 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
     if let mwa::Blend::Trimmed(outliers) = blend {
         told["outliers"] = json!(outliers);
     }
-    if let mwa::Blend::Sum(scale) | mwa::Blend::Masked(scale, _) | mwa::Blend::Ties(scale, _) = blend {
+    if let Some(scale) = blend.scale() {
         told["scale"] = json!(scale);
+    }
+    if let mwa::Blend::Consensus(_, agreeing) = blend {
+        told["mask_lambda"] = json!(agreeing.lambda);
+        told["agree"] = agreeing.least.into();
     }
     if let mwa::Blend::Masked(_, trimming) | mwa::Blend::Ties(_, trimming) = blend {
         told["density"] = json!(trimming.density);

@@ -235,7 +235,7 @@ public final class Options {
     }
 
     /**
-     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, or of that what most agree on [default: mean].
+     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean].
      *
      * @param method one of these
      * @return these options and that one
@@ -275,7 +275,7 @@ public final class Options {
     }
 
     /**
-     * How much of what tasks changed is added to the base: of task-arithmetic and magnitude-mask of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
+     * How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
      *
      * @param scale a number
      * @return these options and that one
@@ -302,6 +302,26 @@ public final class Options {
      */
     public Options densityPer(DensityPer densityPer) {
         return with("density_per", densityPer);
+    }
+
+    /**
+     * Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it [default: 0.4].
+     *
+     * @param maskLambda a number
+     * @return these options and that one
+     */
+    public Options maskLambda(double maskLambda) {
+        return with("mask_lambda", maskLambda);
+    }
+
+    /**
+     * How many tasks must have their share in it; what fewer changed is left as in the base [default: 2].
+     *
+     * @param agree a whole number
+     * @return these options and that one
+     */
+    public Options agree(long agree) {
+        return with("agree", agree);
     }
 
     /**
@@ -597,7 +617,9 @@ public final class Options {
         /** {@code magnitude-mask}. */
         MAGNITUDE_MASK,
         /** {@code ties}. */
-        TIES
+        TIES,
+        /** {@code consensus}. */
+        CONSENSUS
     }
 
     /** Values of {@code scheme}. */
