@@ -488,10 +488,11 @@ test("all vectors in Chromium", async () => {
   await openPage();
   const { count, wrong } = await page.evaluate(async (url) => {
     const mwa = await import(`${url}/package/index.js`);
-    const { runProducts, runVectors } = await import(`${url}/tests/vectors.mjs`);
+    const { runBlends, runProducts, runVectors } = await import(`${url}/tests/vectors.mjs`);
     const read = async (path) => new Uint8Array(await (await fetch(`${url}/vectors/${path}`)).arrayBuffer());
     const [sums, products] = [await runVectors(mwa, read, 0), await runProducts(mwa, read, 2)];
-    return { count: sums.count + products.count, wrong: [...sums.wrong, ...products.wrong] };
+    const blends = await runBlends(mwa, read, 2);
+    return { count: sums.count + products.count + blends.count, wrong: [...sums.wrong, ...products.wrong, ...blends.wrong] };
   }, server.url);
   assert.deepEqual(wrong, []);
   assert.ok(count > 290);

@@ -57,6 +57,36 @@ test("all vectors, from files to a folder", async () => {
   }
 });
 
+test("tasks over a base on disk, by the package and by its command line", async () => {
+  const folder = await fresh();
+  const { cases } = JSON.parse(await readFile(vectors("blends/index.json"), "utf8"));
+  const { inputs, base, output } = cases.find((it) => it.case === "ties-by-hand");
+  const names = ["one", "two", "three"].map((name) => join(folder, `${name}.safetensors`));
+  await Promise.all(inputs.map((input, i) => cp(vectors(`blends/${input}`), names[i])));
+  // a base in a folder of its own, with what else lies there
+  await mkdir(join(folder, "base"));
+  await cp(vectors(`blends/${base}`), join(folder, "base/model.safetensors"));
+  const options = { method: "ties", density: 0.5, base: join(folder, "base"), allowCrossRun: true, threads: 0 };
+  const report = await mergeRun(names, join(folder, "out"), options);
+  assert.deepEqual(report.inputs.map(({ role, path }) => [role, path]), [["base", "../base"], ...["one", "two", "three"].map((name) => [undefined, `../${name}.safetensors`])]);
+  same(tensors(await readFile(join(folder, "out", report.outputs[0].name))), tensors(await readFile(vectors(`blends/${output}`))));
+  const cli = fileURLToPath(new URL("../../wasm/web/dist/cli.js", import.meta.url));
+  const flags = ["--method", "ties", "--density", "0.5", "--base", join(folder, "base"), "--allow-cross-run", "--threads", "0"];
+  await run(process.execPath, [cli, "merge", ...names, ...flags, "-o", join(folder, "again")]);
+  same(tensors(await readFile(join(folder, "again", report.outputs[0].name))), tensors(await readFile(vectors(`blends/${output}`))));
+  // what is wrong with a base is told
+  for (const [more, kind, says] of [
+    [{ base: join(folder, "nowhere") }, "input", "nowhere: does not exist"],
+    [{ base: 3 }, "usage", "the base is 3"],
+    [{ base: undefined }, "usage", "which is not named"],
+    [{ base: names[0], method: undefined, density: undefined }, "usage", "do not go together"],
+    [{ method: "median", density: undefined }, "usage", "do not go together"],
+  ]) {
+    const error = await failure(mergeRun(names, join(folder, "wrong"), { ...options, ...more }));
+    assert.ok(error.kind === kind && error.message.includes(says), `${error.kind}: ${error.message}`);
+  }
+});
+
 test("hostile files are refused by name", async () => {
   const folder = await fresh();
   for (const { file, error, says, tensor, tensors: legal } of index.hostile) {

@@ -10,7 +10,7 @@ import test from "node:test";
 import * as mwa from "../../wasm/web/dist/index-node.js";
 import { disk } from "../../wasm/web/dist/node.js";
 import { huge } from "./huge.mjs";
-import { runProducts, runVectors } from "./vectors.mjs";
+import { runBlends, runProducts, runVectors } from "./vectors.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 /** What the native binary makes of the sample run, which host/tests and the page's tests know too. */
@@ -27,6 +27,12 @@ for (const threads of [0, 2]) {
     const { count, wrong } = await runVectors(mwa, (path) => readFile(`${root}/tests/vectors/${path}`).then((b) => new Uint8Array(b)), threads);
     assert.deepEqual(wrong, []);
     assert.ok(count > 250, `only ${count} cases`);
+  });
+
+  test(`all methods, over bases too, with ${threads} workers`, async () => {
+    const { count, wrong } = await runBlends(mwa, (path) => readFile(`${root}/tests/vectors/${path}`).then((b) => new Uint8Array(b)), threads);
+    assert.deepEqual(wrong, []);
+    assert.ok(count > 30, `only ${count} cases`);
   });
 
   test(`all products, with ${threads} workers`, async () => {

@@ -63,6 +63,29 @@ export async function runVectors({ openRun, merge, weights, ready }, read, threa
   return { count, wrong };
 }
 
+/** Methods beyond the mean, over a base where there is one: the oracle's bytes, or the oracle's failure. */
+export async function runBlends({ openRun, merge }, read, threads) {
+  const json = async (path) => JSON.parse(new TextDecoder().decode(await read(`blends/${path}`)));
+  const { cases } = await json("index.json");
+  const wrong = [];
+  for (const { case: name, inputs, base, options: given, dtype, output, error, tensor, non_finite } of cases) {
+    const files = [];
+    for (const [i, path] of inputs.entries()) files.push({ name: `${"abcdefghijklmnop"[i]}.safetensors`, data: await read(`blends/${path}`) });
+    const over = base === undefined ? {} : { base: { name: "base.safetensors", data: await read(`blends/${base}`) } };
+    const named = Object.fromEntries(Object.entries(given).map(([key, value]) => [key.replace(/_./g, (part) => part[1].toUpperCase()), value]));
+    const options = { ...named, dtype, threads, allowCrossRun: true, allowNonFinite: non_finite === "allow", rewrite: true };
+    const result = await attempt(async () => (await merge(await openRun(files, over), options)).files[0].blob.arrayBuffer());
+    try {
+      if (error) expectError(result, error, tensor);
+      else if (result.error) throw result.error;
+      else same(tensors(new Uint8Array(result.value)), tensors(await read(`blends/${output}`)));
+    } catch (difference) {
+      wrong.push(`${name}: ${difference.message}`);
+    }
+  }
+  return { count: cases.length, wrong };
+}
+
 /** Merges in product space: their hashes must be those that are written down. */
 export async function runProducts({ openRun, merge }, read, threads) {
   const json = async (path) => JSON.parse(new TextDecoder().decode(await read(`product/${path}`)));

@@ -228,11 +228,8 @@ const CONVERTING: &[(Face, &str)] = &[
     (Face::Go, "mwa convert of the native program does it"),
 ];
 
-/// Faces that open no file beside a run.
-const BASED: &[(Face, &str)] = &[
-    (Face::Browser, "the native program, Python, Go and Java take it"),
-    (Face::Node, "the native program, Python, Go and Java take it"),
-];
+/// Faces that open all files first.
+const BASED: &[(Face, &str)] = &[(Face::Browser, "an option of openRun")];
 
 /// What own weights leave nothing to do for.
 const MEASURING: &[&str] = &[

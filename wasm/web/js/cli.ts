@@ -17,7 +17,7 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME,…  --combine borda|kemeny|mean-rank|z-score  --questions N  --metrics-file FILE
            --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties|consensus  --scale L
+Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties|consensus  --base PATH  --scale L
            --density D  --density-per model|tensor  --mask-lambda L  --agree K
            --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
            --penalty P  --outliers F  --subspace R  --weights W,W,…
@@ -40,7 +40,7 @@ const WEIGHING = {
   json: flag, quiet: { ...flag, short: "q" }, help: { ...flag, short: "h" }, version: { ...flag, short: "V" },
 } as const; // prettier-ignore
 const MERGING = {
-  ...WEIGHING, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
+  ...WEIGHING, base: text, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
   space: text, rank: text, energy: text, strict: flag, residual: text, rewrite: flag, "allow-non-finite": flag,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
@@ -119,8 +119,8 @@ function merging(given: Given): MergeRunOptions {
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
   if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
-  const { dtype, space, strict, residual, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
-  const options = { device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
+  const { base, dtype, space, strict, residual, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
+  const options = { base, device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 

@@ -35,10 +35,10 @@ export class Desk {
     return {};
   }
 
-  #begin({ blobs, paths, sizes, adapter, given, options, what, excluded, jobBytes }: Begin): void {
+  #begin({ blobs, paths, sizes, opening, given, options, what, excluded, jobBytes }: Begin): void {
     this.#end();
     this.#blobs = blobs;
-    const run = reopen(paths, sizes, adapter, given);
+    const run = reopen(paths, sizes, opening, given);
     try {
       if (what === "compare") this.#work = run.compare(options, jobBytes);
       else this.#work = run.merge(options, Uint32Array.from(excluded), [], jobBytes);

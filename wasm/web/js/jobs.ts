@@ -41,10 +41,10 @@ export function clonesBlobs(): boolean {
 
 /** What threads need to know, to plan the same jobs. */
 export function begin(run: Run, options: MergeOptions, work: Pick<Begin, "what" | "excluded" | "jobBytes">): Begin {
-  const { sources, given, adapter } = run;
+  const { sources, given, opening } = run;
   const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
   const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
-  return { blobs, paths, sizes, adapter, given, options: wanted(options), ...work };
+  return { blobs, paths, sizes, opening, given, options: wanted(options), ...work };
 }
 
 /** Run the jobs of a lot; `take` hears their results in the order in which they are written. */

@@ -24,6 +24,8 @@ export type * from "./types.js";
 interface OnDisk {
   /** The adapter to take from checkpoints that hold several. */
   adapter?: string;
+  /** The path of the model of which the checkpoints are tasks, for the methods over a base. */
+  base?: string;
   /** The path of a table of metrics (CSV, JSON or JSON Lines), instead of the run's own logs. */
   metricsFile?: string;
   /** The path of a file of weights that differ by module (JSON). */
@@ -54,13 +56,13 @@ export interface MergeRunOptions extends OnDisk, Omit<MergeOptions, "metricsFile
  */
 export async function mergeRun(inputs: string | readonly string[], out: string, options: MergeRunOptions = {}): Promise<Report> {
   if (typeof out !== "string" || out === "") throw new MergeError("usage", "the output is not the path of a folder");
-  const { force, adapter, metricsFile, weightsFile, ...merging } = options;
+  const { force, adapter, base, metricsFile, weightsFile, ...merging } = options;
   await Staging.check(out, force === true);
   const run = await open(inputs, options);
   try {
     const stamps = await stampsOf(run);
     const texts = await read({ metricsFile, weightsFile });
-    const staging = await Staging.begin(out, run.checkpoints.map(({ name }) => name), force === true);
+    const staging = await Staging.begin(out, [...run.checkpoints.map(({ name }) => name), ...(run.opening.base === undefined ? [] : [run.opening.base])], force === true);
     try {
       const { report } = await merge(run, { ...merging, ...texts, output: staging.handle() });
       for (const input of report.inputs) input.path = await wayBetween(staging.target, input.name);
@@ -83,7 +85,7 @@ export async function mergeRun(inputs: string | readonly string[], out: string, 
  * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
  */
 export async function weighRun(inputs: string | readonly string[], options: WeighRunOptions = {}): Promise<Weighing> {
-  const { adapter, metricsFile, weightsFile, ...weighing } = options;
+  const { adapter, base, metricsFile, weightsFile, ...weighing } = options;
   const run = await open(inputs, options);
   try {
     return weigh(run, { ...weighing, ...(await read({ metricsFile, weightsFile })) });
@@ -92,8 +94,10 @@ export async function weighRun(inputs: string | readonly string[], options: Weig
   }
 }
 
-async function open(inputs: string | readonly string[], { adapter, signal }: OnDisk & { signal?: AbortSignal }): Promise<Run> {
-  return openRun(await disk(inputs), { ...(adapter !== undefined && { adapter }), ...(signal && { signal }) });
+async function open(inputs: string | readonly string[], { adapter, base, signal }: OnDisk & { signal?: AbortSignal }): Promise<Run> {
+  if (base !== undefined && typeof base !== "string") throw new MergeError("usage", `the base is ${JSON.stringify(base)}, which is not a path`);
+  const over = base === undefined ? {} : { base: await disk(base) };
+  return openRun(await disk(inputs), { ...over, ...(adapter !== undefined && { adapter }), ...(signal && { signal }) });
 }
 
 /** The texts of the files at these paths. */

@@ -4,7 +4,7 @@ import { AT_ONCE, Desk } from "./desk.js";
 import { asError } from "./error.js";
 import { openGpu, restGpu, type DeviceChoice, type Gpu } from "./gpu.js";
 import { platform } from "./platform.js";
-import type { Given } from "./reopen.js";
+import type { Given, Opening } from "./reopen.js";
 import { overWeb, start, type Answer, type Spawn, type Thread } from "./thread.js";
 
 /** Bytes of a file: already read, or to be read from a Blob that the thread was given. */
@@ -20,7 +20,7 @@ export interface Begin {
   blobs: (Blob | null)[];
   paths: string[];
   sizes: number[];
-  adapter: string | undefined;
+  opening: Opening;
   given: Given;
   options: string;
   what: "merge" | "compare";

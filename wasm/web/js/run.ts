@@ -1,9 +1,9 @@
 /** Open a run: list the files, read their heads and logs, find the checkpoints. */
 import { load } from "./core.js";
-import { call } from "./error.js";
+import { call, MergeError } from "./error.js";
 import { wanted } from "./jobs.js";
-import type { Given } from "./reopen.js";
-import { sources, type Input, type Source } from "./source.js";
+import type { Given, Opening } from "./reopen.js";
+import { hasRoot, rootOf, sources, type Input, type Source } from "./source.js";
 import type { Advice, BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, Report, Selected, WeighOptions } from "./types.js";
 import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 
@@ -11,6 +11,8 @@ import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 export interface OpenOptions {
   /** The adapter to take from checkpoints that hold several. */
   adapter?: string;
+  /** The model of which the checkpoints are tasks, for the methods over a base: opened as a run is. */
+  base?: Input | Iterable<Input>;
   /** Stops the reading. */
   signal?: AbortSignal;
 }
@@ -34,7 +36,7 @@ export class Run {
     /** @internal */ readonly core: Core,
     /** @internal */ readonly sources: Source[],
     /** @internal */ readonly given: Given,
-    /** @internal */ readonly adapter: string | undefined,
+    /** @internal */ readonly opening: Opening,
   ) {
     ({ checkpoints: this.checkpoints, broken: this.broken, metrics: this.metrics, notes: this.notes } =
       JSON.parse(core.describe()));
@@ -62,9 +64,10 @@ export class Run {
  */
 export async function openRun(input: Input | Iterable<Input>, options: OpenOptions = {}): Promise<Run> {
   await load();
-  const { adapter, signal } = options;
-  const found = await sources(isIterable(input) ? input : [input]);
-  const core = new Core(found.map(({ path }) => path), Float64Array.from(found, ({ size }) => size), adapter);
+  const { adapter, base, signal } = options;
+  const { found, ...rest } = await withBase(await sources(listed(input)), base);
+  const opening = { adapter, ...rest };
+  const core = new Core(found.map(({ path }) => path), Float64Array.from(found, ({ size }) => size), adapter, opening.base, opening.own);
   const given: Given = [];
   try {
     while (!call(() => core.open())) {
@@ -79,7 +82,7 @@ export async function openRun(input: Input | Iterable<Input>, options: OpenOptio
     core.free();
     throw error;
   }
-  return new Run(core, found, given, adapter);
+  return new Run(core, found, given, opening);
 }
 
 /** The chosen checkpoints and their weights. */
@@ -116,6 +119,25 @@ export function weights(
   { goal = "min", scheme = "linear", penalty = 0.8 }: { goal?: "min" | "max"; scheme?: WeighOptions["scheme"] | "explicit"; penalty?: number } = {},
 ): number[] {
   return [...call(() => coreWeights(Float64Array.from(metrics), goal, scheme, penalty))];
+}
+
+const listed = (input: Input | Iterable<Input>) => (isIterable(input) ? input : [input]);
+
+/** The files of a run, then those of its base, under a path of their own. */
+async function withBase(found: Source[], input: OpenOptions["base"]): Promise<{ found: Source[]; base: string | undefined; own: number }> {
+  const own = found.length;
+  if (input === undefined) return { found, base: undefined, own };
+  let files = await sources(listed(input));
+  const [first] = files;
+  if (!first) throw new MergeError("input", "the base has no files", "give the folder or the files of the model that the tasks were trained from");
+  let base = rootOf(first.path);
+  // two folders of one name, of which nothing says where they lie
+  const firstOf = (path: string) => path.split("/")[0]!;
+  if (!hasRoot(first.path) && found.some(({ path }) => firstOf(path) === base)) {
+    files = files.map((file) => ({ ...file, path: `base: ${file.path}` }));
+    base = `base: ${base}`;
+  }
+  return { found: [...found, ...files], base, own };
 }
 
 function isIterable(input: Input | Iterable<Input>): input is Iterable<Input> {

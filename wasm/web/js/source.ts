@@ -64,6 +64,12 @@ export async function sources(inputs: Iterable<Input>): Promise<Source[]> {
   return distinct(together(found));
 }
 
+/** Whether a path says which part of it was named. */
+export const hasRoot = (path: string) => /\/\.(\/|$)/.test(path);
+
+/** The part of a path that was named. */
+export const rootOf = (path: string) => path.split(hasRoot(path) ? /\/\.(?:\/|$)/ : "/")[0]!;
+
 function isHandle(input: Input): input is FileSystemDirectoryHandle | FileSystemFileHandle {
   return "kind" in input && (input.kind === "directory" || input.kind === "file");
 }
@@ -118,7 +124,7 @@ function exact(path: string, read: Source["read"]): Source["read"] {
 }
 
 function plain(path: string): string {
-  if (/\/\.(\/|$)/.test(path)) return path;
+  if (hasRoot(path)) return path;
   return path.replaceAll("\\", "/").replace(/^\/+|^\.\//, "");
 }
 

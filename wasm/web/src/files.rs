@@ -31,10 +31,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Files by path and size, in the order in which the user gave them.
-    pub(crate) fn new(paths: Vec<(String, u64)>) -> Self {
-        let named: Vec<_> = paths.iter().filter_map(|(path, _)| Some(named_and_rest(path)?.0)).collect();
-        let firsts = || paths.iter().filter_map(|(path, _)| path.split('/').next()).collect();
+    /// Files by path and size, in the order in which the user gave them; from number `own` on they are of the base, which is no root.
+    pub(crate) fn new(paths: Vec<(String, u64)>, own: usize) -> Self {
+        let roots = &paths[..own.min(paths.len())];
+        let named: Vec<_> = roots.iter().filter_map(|(path, _)| Some(named_and_rest(path)?.0)).collect();
+        let firsts = || roots.iter().filter_map(|(path, _)| path.split('/').next()).collect();
         let named: Vec<&str> = if named.is_empty() { firsts() } else { named };
         let index = Index::new(named.iter().copied());
         let once = named.iter().enumerate().filter(|(i, root)| index.is_first(root, *i));
@@ -140,7 +141,17 @@ mod tests {
     use super::*;
 
     fn store(paths: &[&str]) -> Store {
-        Store::new(paths.iter().map(|path| ((*path).to_owned(), 5)).collect())
+        Store::new(paths.iter().map(|path| ((*path).to_owned(), 5)).collect(), usize::MAX)
+    }
+
+    #[test]
+    fn a_base_is_there_and_no_root() {
+        let paths = ["run/checkpoint-2/a", "base/a", "base/b"].map(|path| (path.to_owned(), 5));
+        let files = Store::new(paths.to_vec(), 1);
+        assert_eq!(files.roots(), ["run"]);
+        assert_eq!(files.list("base").unwrap(), ["a", "b"]);
+        let paths = ["a/run/./x", "a/run/x/./y"].map(|path| (path.to_owned(), 5));
+        assert_eq!(Store::new(paths.to_vec(), 1).roots(), ["a/run"]);
     }
 
     #[test]

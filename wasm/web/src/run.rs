@@ -28,14 +28,21 @@ pub struct Run {
 
 #[wasm_bindgen]
 impl Run {
-    /// `paths` and `sizes` of the files; `adapter` names one inside multi-adapter checkpoints.
+    /// `paths` and `sizes` of the files; `adapter` names one inside multi-adapter checkpoints, `base` that of which the checkpoints are
+    /// tasks: the files from number `own` on are its.
     #[wasm_bindgen(constructor)]
     #[must_use]
-    pub fn new(paths: Vec<String>, sizes: Vec<f64>, adapter: Option<String>) -> Self {
+    pub fn new(
+        paths: Vec<String>,
+        sizes: Vec<f64>,
+        adapter: Option<String>,
+        base: Option<String>,
+        own: usize,
+    ) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
         let sizes = sizes.into_iter().map(|size| size as u64);
-        let files = Store::new(paths.into_iter().zip(sizes).collect());
-        Self { files, options: OpenOptions { adapter, ..OpenOptions::default() }, found: None }
+        let files = Store::new(paths.into_iter().zip(sizes).collect(), own);
+        Self { files, options: OpenOptions { adapter, base, ..OpenOptions::default() }, found: None }
     }
 
     /// Open everything; false if something must be read first: see [`Self::wants`].
@@ -159,7 +166,9 @@ impl Run {
         job_bytes: usize,
         alter: impl Fn(&mut Chosen, MergeOptions) -> MergeOptions,
     ) -> mwa::Result<Merge> {
-        let (options, tried) = Tried::read(options)?;
+        let (mut options, tried) = Tried::read(options)?;
+        // it is opened with the run
+        options.base.clone_from(&self.options.base);
         let weighing = weighing(&options, excluded)?;
         let (run, merging) = (&self.found().run, options.merging()?);
         let mut weighed = run.weigh(&weighing)?;
