@@ -55,6 +55,7 @@ pub mod format;
 pub mod kernel;
 mod linalg;
 mod logs;
+pub mod masks;
 pub mod merge;
 mod method;
 pub mod options;

@@ -284,6 +284,42 @@ What is left over is shown for each module: the share of the difference that its
         #[command(flatten)]
         show: Show,
     },
+    /// Keep what several models learned of one base as one vector and a bit of each element and model, and give each of them back
+    #[command(after_help = "\
+Examples:
+  mwa masks math-model code-model --base base-model -o kept
+  mwa masks apply kept --task math-model -o math-again
+
+After TALL masks (arXiv 2405.07813): a bit is set where what a model changed is larger than λ times what the
+others changed together. A model comes back as the base and what its bits keep of the sum of all.")]
+    Masks {
+        /// Models that were trained from one base; or `apply` and the folder that was written of them
+        #[arg(required = true, value_name = "MODEL")]
+        inputs: Vec<PathBuf>,
+        /// The model that they were trained from; with apply, where it is now
+        #[arg(long, value_name = "MODEL")]
+        base: Option<PathBuf>,
+        /// λ of all models, or of each: the smaller, the more of their bits are set [default: 0.4]
+        #[arg(
+            long,
+            alias = "mask-lambda",
+            value_name = "L,L,…",
+            value_delimiter = ',',
+            allow_hyphen_values = true
+        )]
+        lambda: Option<Vec<f64>>,
+        /// With apply, which of the models
+        #[arg(long, value_name = "NAME")]
+        task: Option<String>,
+        /// Folder to write; it appears whole or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Threads [default: one per core]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        #[command(flatten)]
+        show: Show,
+    },
     /// List the GPUs here, and whether each gives the same bytes as the CPU
     Devices {
         #[command(flatten)]

@@ -75,6 +75,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Recover { show, .. }
         | Command::Apply { show, .. }
         | Command::Extract { show, .. }
+        | Command::Masks { show, .. }
         | Command::Devices { show } => show.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -278,6 +279,50 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::extracted(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
             note_unprinted(show, printed);
+        }
+        Command::Masks { inputs, base, lambda, task, output, threads, show } => {
+            signals::stop_cleanly();
+            let usage = |detail: &str, help: &'static str| {
+                Err(Error::new(ErrorKind::Usage, detail.to_owned()).help(help))
+            };
+            let machine = Machine { threads, ..Machine::default() };
+            let how = MergeOptions { machine, ..MergeOptions::default() };
+            prepare(how.machine);
+            let bar = Bar::new(show, false);
+            let folder = output.display().to_string();
+            if let [verb, masks] = inputs.as_slice()
+                && verb.as_os_str() == "apply"
+            {
+                let Some(task) = task else {
+                    return usage(
+                        "nothing says which model is wanted",
+                        "name it: --task NAME, as mwa-masks.json calls it",
+                    );
+                };
+                if lambda.is_some() {
+                    return usage("--lambda says nothing to what is kept already", "leave it out");
+                }
+                let back = crate::unmask(masks, &task, base.as_deref(), &how, &output, &bar)?;
+                note(show, &back.notes);
+                print(show, &back, || show::unmasked(&back, &folder))?;
+                return Ok(DONE);
+            }
+            if task.is_some() {
+                return usage(
+                    "--task is of models that are kept",
+                    "give it with: mwa masks apply MASKS --task NAME -o OUT",
+                );
+            }
+            let Some(base) = base else {
+                return usage(
+                    "masks are of what models changed of a base, which is not named",
+                    "name it by --base",
+                );
+            };
+            let tasks: Vec<_> = inputs.iter().map(std::path::PathBuf::as_path).collect();
+            let lambdas = lambda.unwrap_or_else(|| vec![mwa::LAMBDA]);
+            let kept = crate::masks(&tasks, &base, &lambdas, &how, &output, &bar)?;
+            print(show, &kept, || show::masked(&kept, &folder))?;
         }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();

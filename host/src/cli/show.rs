@@ -399,6 +399,34 @@ pub(crate) fn converted(converted: &crate::Converted, out: &str) -> String {
     format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n{}", readable(out), files(&converted.files))
 }
 
+/// Masks: each model's share of bits, and what all of it takes.
+pub(crate) fn masked(masks: &mwa::masks::Masks, folder: &str) -> String {
+    let mut rows = vec![["model", "λ", "bits set"].map(String::from).to_vec()];
+    #[expect(clippy::cast_precision_loss, reason = "a share is shown")]
+    let share = |set: u64| format!("{:.1} %", 100.0 * set as f64 / masks.elements.max(1) as f64);
+    rows.extend(
+        masks
+            .tasks
+            .iter()
+            .map(|task| vec![readable(&task.name).into_owned(), task.lambda.to_string(), share(task.set)]),
+    );
+    let mut sizes = vec![["", "bytes", ""].map(String::from).to_vec()];
+    sizes.extend(masks.sizes().map(|(what, count)| vec![what.into(), count.to_string(), bytes(count)]));
+    format!(
+        "{}{}{GOOD}kept{GOOD:#} {} models in {BOLD}{}{BOLD:#}\n",
+        table(&rows, &|column| column == 0),
+        table(&sizes, &|column| column == 0),
+        masks.tasks.len(),
+        readable(folder)
+    )
+}
+
+/// A model that was kept by its mask.
+pub(crate) fn unmasked(back: &crate::Unmasked, folder: &str) -> String {
+    let task = readable(&back.task);
+    format!("{GOOD}gave{GOOD:#} {task} back in {BOLD}{}{BOLD:#}\n{}", readable(folder), files(&back.files))
+}
+
 /// `45 s`, `12 min`, `3.5 h`.
 fn duration(seconds: f64) -> String {
     if seconds < 99.5 {

@@ -62,11 +62,21 @@ pub(crate) fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
 
 /// The values of an F32 tensor in a safetensors file.
 pub(crate) fn values(file: &[u8], tensor: &str) -> Vec<f32> {
+    let bytes = of(file, tensor, "F32");
+    bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+/// Those of one of bytes.
+pub(crate) fn bytes<'a>(file: &'a [u8], tensor: &str) -> &'a [u8] {
+    of(file, tensor, "U8")
+}
+
+fn of<'a>(file: &'a [u8], tensor: &str, dtype: &str) -> &'a [u8] {
     let (len, rest) = file.split_first_chunk().unwrap();
     let (header, data) = rest.split_at(usize::try_from(u64::from_le_bytes(*len)).unwrap());
     let header: Value = serde_json::from_slice(header).unwrap();
     let entry = &header[tensor];
-    assert_eq!(entry["dtype"], "F32", "{tensor} in {header}");
+    assert_eq!(entry["dtype"], dtype, "{tensor} in {header}");
     let offset = |i: usize| usize::try_from(entry["data_offsets"][i].as_u64().unwrap()).unwrap();
-    data[offset(0)..offset(1)].as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    &data[offset(0)..offset(1)]
 }

@@ -74,6 +74,7 @@ mod formats;
 mod hunt;
 mod inputs;
 mod logs;
+mod masks;
 mod metrics;
 mod newcomer;
 mod output;
