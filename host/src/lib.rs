@@ -60,7 +60,7 @@ pub use search::{
     Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried,
     Watch, search,
 };
-pub use shards::{Sharded, Share, Shared, abort_shards, finish, shard};
+pub use shards::{Sharded, Share, Shared, abort_shards, finish, shard, shards_of};
 pub use verify::{Checked, State, Verified, verify};
 
 /// The examples in the README are tests.

@@ -13,8 +13,9 @@
 
 use core::ops::Range;
 use core::str::FromStr;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use mwa::digest::{Digest, Part, hash};
@@ -35,7 +36,7 @@ use crate::io::url::is_elsewhere;
 use crate::merge::{Planned, at_output};
 use crate::options::{Machine, MergeOptions, Options};
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{HashedFile, REPORT, Report};
 
 const ORDER: &str = "order.json";
 /// The most shards that make sense: each reads all heads.
@@ -178,6 +179,11 @@ pub fn shard(
 /// [`ErrorKind::Output`] where there are no shards, or some are missing; as [`crate::merge()`].
 pub fn finish(out: &Path, machine: Machine, complete: bool, progress: &dyn Progress) -> Result<Report> {
     let (claim, order) = ordered(out)?;
+    if let Some(report) = published(&claim, out) {
+        // whoever finished it was killed right after
+        fs::remove_dir_all(&claim).map_err(|error| cannot_write(&claim, &error))?;
+        return Ok(report);
+    }
     if !order.folder.is_empty() && order.folder != here()? {
         let detail = format!("its shards name their inputs from {}", order.folder);
         return Err(Error::new(ErrorKind::Usage, detail)
@@ -211,6 +217,18 @@ pub fn finish(out: &Path, machine: Machine, complete: bool, progress: &dyn Progr
     Ok(report)
 }
 
+/// How many shards the merge into `out` was begun with, if it is under way.
+///
+/// # Errors
+/// [`ErrorKind::Output`] where what lies there cannot be read.
+pub fn shards_of(out: &Path) -> Result<Option<u64>> {
+    // what is wrong with the name is told by who begins
+    match claim_of(out) {
+        Ok(claim) if claim.join(ORDER).is_file() => Ok(Some(ordered(out)?.1.of)),
+        _ => Ok(None),
+    }
+}
+
 /// Give up a merge by shards: nothing is left of it.
 ///
 /// # Errors
@@ -231,6 +249,28 @@ fn claim_of(out: &Path) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::Output, detail).file(out.display().to_string()));
     };
     Ok(parent.join(format!(".{}.mwa-shards", name.to_string_lossy())))
+}
+
+/// The report of what lies at `out`, if its files are those that the shards wrote, under their other name.
+fn published(claim: &Path, out: &Path) -> Option<Report> {
+    let report: Report = serde_json::from_str(&fs::read_to_string(out.join(REPORT)).ok()?).ok()?;
+    let is_same = |(file, output): (usize, &HashedFile)| {
+        is_one_file(&claim.join(format!("{file}.data")), &out.join(&output.name))
+    };
+    (!report.outputs.is_empty() && report.outputs.iter().enumerate().all(is_same)).then_some(report)
+}
+
+#[cfg(unix)]
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = |path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+/// Not known here: the merge is told to be there already, and stays.
+#[cfg(not(unix))]
+fn is_one_file(_: &Path, _: &Path) -> bool {
+    false
 }
 
 fn no_shards(out: &Path) -> Error {
@@ -286,6 +326,8 @@ impl<'a> Begun<'a> {
     ) -> Result<Self> {
         let mut options = wanted.options.clone();
         OWN.iter().for_each(|name| drop(options.remove(*name)));
+        // the order in which they were given is nothing to agree on
+        options.sort_keys();
         let given = mwa::Options::read(&options)?;
         refuse(&given, machine)?;
         if let Some(far) = named(wanted).chain([out]).find(|path| is_elsewhere(path)) {
@@ -367,7 +409,7 @@ impl<'a> Begun<'a> {
     fn json(&self, value: &impl Serialize) -> Result<tempfile::NamedTempFile> {
         let write = || -> io::Result<tempfile::NamedTempFile> {
             let mut made = tempfile::NamedTempFile::new_in(&self.claim)?;
-            serde_json::to_writer(&mut made, value)?;
+            made.write_all(&serde_json::to_vec(value)?)?;
             made.as_file().sync_all()?;
             Ok(made)
         };
@@ -396,7 +438,11 @@ impl<'a> Begun<'a> {
     }
 
     fn missing(&self) -> Vec<u64> {
-        (0..self.order.of).filter(|number| !self.path(*number).is_file()).collect()
+        // one list instead of so many questions
+        let number = |name: &str| name.strip_prefix("shard-")?.strip_suffix(".json")?.parse::<u64>().ok();
+        let entries = fs::read_dir(&self.claim).into_iter().flatten().flatten();
+        let done: BTreeSet<_> = entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect();
+        (0..self.order.of).filter(|number| !done.contains(number)).collect()
     }
 
     /// Do the jobs of a shard.

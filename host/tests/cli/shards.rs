@@ -144,6 +144,34 @@ fn killed_shards_are_done_again() {
     assert_same(&place);
 }
 
+/// Killed after the merge had its place and before its shards were cleared away.
+#[test]
+#[cfg(unix)]
+fn a_merge_that_is_there_is_finished_once_more() {
+    let place = models();
+    does(&place, "merge run --select all -o whole");
+    for number in 0..2 {
+        does(&place, &format!("merge run --select all -o out --shard {number}/2"));
+    }
+    let (claim, kept) = (place.path(".out.mwa-shards"), place.path("kept"));
+    fs::create_dir(&kept).unwrap();
+    for entry in fs::read_dir(&claim).unwrap() {
+        let entry = entry.unwrap();
+        fs::hard_link(entry.path(), kept.join(entry.file_name())).unwrap();
+    }
+    does(&place, "finish out");
+    fs::rename(&kept, &claim).unwrap();
+    let told = does(&place, "finish out --json");
+    assert_eq!(told.trim(), String::from_utf8(place.read("out/mwa-report.json")).unwrap().trim());
+    assert_same(&place);
+    // another merge that was put there meanwhile is not taken for it
+    does(&place, "merge run --select all -o out --force --shard 0/1");
+    fs::remove_dir_all(place.path("out")).unwrap();
+    does(&place, "merge run --last 1 -o out");
+    does(&place, "finish out");
+    assert_same(&place);
+}
+
 #[test]
 fn two_at_once_do_one_merge() {
     let place = models();
@@ -191,7 +219,7 @@ help: finish that with the mwa and the options that it was begun with, or remove
     assert_data_eq!(
         refused("merge run --select all --dtype bf16 -o out --shard 0/3"),
         str![[r#"
-error: out: its shards are merged with the options {"select":"all"}, not with {"select":"all","dtype":"bf16"}
+error: out: its shards are merged with the options {"select":"all"}, not with {"dtype":"bf16","select":"all"}
 help: finish that with the mwa and the options that it was begun with, or remove PLACE/.out.mwa-shards to begin anew
 
 "#]]
