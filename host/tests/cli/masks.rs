@@ -8,7 +8,7 @@ const TASKS: [[f32; 6]; 3] =
     [[0.9, 1.0, -1.4, 2.1, 0.5, -0.1], [1.0, 0.2, -0.7, 2.1, 0.5, 0.1], [-0.2, 1.1, -1.3, 2.1, 0.5, 0.0]];
 
 fn model(values: &[f32; 6], many: &[f32]) -> Vec<Tensor> {
-    vec![f32s("w", &[2, 3], values), f32s("long", &[many.len() as u64], many), i64s("positions", &[0, 1, 2])]
+    vec![f32s("w", &[2, 3], values), f32s("long", &[many.len()], many), i64s("positions", &[0, 1, 2])]
 }
 
 /// A base and three tasks: the six numbers of the oracle, and a tensor of several pieces.
@@ -88,7 +88,9 @@ fn threads_change_no_byte_and_consensus_counts_the_same_bits() {
     let base = values(&place.read("base/model.safetensors"), "long");
     let sum = values(&place.read("kept0/task-vector.safetensors"), "long");
     let masks: Vec<_> = (0..3)
-        .map(|task| adapter::bytes(&place.read(&format!("kept0/mask-task{task}.safetensors")), "long"))
+        .map(|task| {
+            adapter::bytes(&place.read(&format!("kept0/mask-task{task}.safetensors")), "long").to_vec()
+        })
         .collect();
     for i in 0..base.len() {
         let count = masks.iter().filter(|mask| mask[i / 8] >> (i % 8) & 1 == 1).count();

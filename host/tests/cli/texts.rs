@@ -34,6 +34,8 @@ Commands:
                that take none
   extract      Take a LoRA adapter out of a fine-tuned model: the best factors of what it differs by
                from its base
+  masks        Keep what several models learned of one base as one vector and a bit of each element
+               and model, and give each of them back
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
@@ -138,9 +140,9 @@ Weights:
       --method <METHOD>      What becomes of the values of each element: their weighted mean; their
                              median, or their mean without the extremes, so that no bad checkpoint
                              decides; or a base model and what tasks changed of it, all of it, what
-                             each changed most, or of that what most agree on [default: mean]
-                             [possible values: mean, median, trimmed-mean, task-arithmetic,
-                             magnitude-mask, ties]
+                             each changed most, of that what most agree on, or all that enough of
+                             them have a share in [default: mean] [possible values: mean, median,
+                             trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -150,13 +152,17 @@ Weights:
                              0.8]
       --outliers <F>         How many bad checkpoints krum and multi-krum expect, or how many values
                              trimmed-mean leaves out on each side [default: one, for these]
-      --scale <L>            How much of what tasks changed is added to the base: of task-arithmetic
-                             and magnitude-mask of their sum, of ties of their mean [default: 1 for
-                             ties, else 1 over the number of tasks]
+      --scale <L>            How much of what tasks changed is added to the base: of
+                             task-arithmetic, magnitude-mask and consensus of their sum, of ties of
+                             their mean [default: 1 for ties, else 1 over the number of tasks]
       --density <D>          The share of what each task changed that counts for magnitude-mask and
                              ties, the largest of it [default: 0.2]
       --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
                              model] [possible values: model, tensor]
+      --mask-lambda <L>      Of consensus, how much of what the others changed of an element
+                             together a task must exceed to have its share in it [default: 0.4]
+      --agree <K>            How many tasks must have their share in it; what fewer changed is left
+                             as in the base [default: 2]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
@@ -260,9 +266,9 @@ Weights:
       --method <METHOD>      What becomes of the values of each element: their weighted mean; their
                              median, or their mean without the extremes, so that no bad checkpoint
                              decides; or a base model and what tasks changed of it, all of it, what
-                             each changed most, or of that what most agree on [default: mean]
-                             [possible values: mean, median, trimmed-mean, task-arithmetic,
-                             magnitude-mask, ties]
+                             each changed most, of that what most agree on, or all that enough of
+                             them have a share in [default: mean] [possible values: mean, median,
+                             trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -272,13 +278,17 @@ Weights:
                              0.8]
       --outliers <F>         How many bad checkpoints krum and multi-krum expect, or how many values
                              trimmed-mean leaves out on each side [default: one, for these]
-      --scale <L>            How much of what tasks changed is added to the base: of task-arithmetic
-                             and magnitude-mask of their sum, of ties of their mean [default: 1 for
-                             ties, else 1 over the number of tasks]
+      --scale <L>            How much of what tasks changed is added to the base: of
+                             task-arithmetic, magnitude-mask and consensus of their sum, of ties of
+                             their mean [default: 1 for ties, else 1 over the number of tasks]
       --density <D>          The share of what each task changed that counts for magnitude-mask and
                              ties, the largest of it [default: 0.2]
       --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
                              model] [possible values: model, tensor]
+      --mask-lambda <L>      Of consensus, how much of what the others changed of an element
+                             together a task must exceed to have its share in it [default: 0.4]
+      --agree <K>            How many tasks must have their share in it; what fewer changed is left
+                             as in the base [default: 2]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
@@ -618,6 +628,8 @@ Commands:
                that take none
   extract      Take a LoRA adapter out of a fine-tuned model: the best factors of what it differs by
                from its base
+  masks        Keep what several models learned of one base as one vector and a bit of each element
+               and model, and give each of them back
   devices      List the GPUs here, and whether each gives the same bytes as the CPU
   completions  Print a completion script for a shell
   man          Print a manual page, or write all of them
