@@ -59,6 +59,7 @@ usage: cargo xtask VERB …
   test formats             PEFT, diffusers, gguf-py and torch load what mwa converted; downloads them (large)
   test cloud               object stores: in memory, with faults; then the binary with moto and SeaweedFS, which it downloads and starts
   test flower              Flower's own simulation of a federated round, with mwa's strategy; downloads Flower and Ray
+  test ray                 merges by a local Ray cluster of two raylets, which lose workers and a node; downloads Ray
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
   test browser             the page in Chromium, with WebGPU and without; `test` runs it too, where Node and Chromium are
   test all                 `test` and `test peft`

@@ -35,6 +35,7 @@ pub(crate) fn test(what: &[&str]) -> Result {
         ["formats"] => formats(&mut count)?,
         ["cloud"] => cloud(&mut count)?,
         ["flower"] => flower(&mut count)?,
+        ["ray"] => ray(&mut count)?,
         ["web"] => crate::web::test_package(&mut count)?,
         ["browser"] => crate::web::test_page(&mut count)?,
         _ => return Err(format!("there are no tests called `{}`; see cargo xtask help", what.join(" "))),
@@ -121,12 +122,21 @@ fn cloud(count: &mut Count) -> Result {
 }
 
 fn flower(count: &mut Count) -> Result {
-    let python = match python("requirements-flower.txt")? {
+    with_package("requirements-flower.txt", "tests/test_flower.py", "Flower lane", count)
+}
+
+fn ray(count: &mut Count) -> Result {
+    with_package("requirements-ray.txt", "tests/test_ray.py", "lane of Ray", count)
+}
+
+/// Run one of the Python package's tests with what a requirements file names.
+fn with_package(requirements: &str, file: &str, name: &str, count: &mut Count) -> Result {
+    let python = match python(requirements)? {
         Python::Ready(python) => python,
         Python::Missing(why) => return skip(&why, count),
     };
-    match bindings::test_with(&python, "tests/test_flower.py")? {
-        Ok(tests) => lane("Flower lane", tests, count),
+    match bindings::test_with(&python, file)? {
+        Ok(tests) => lane(name, tests, count),
         Err(why) => skip(&why, count),
     }
 }

@@ -138,6 +138,44 @@ mod _mwa {
         })
     }
 
+    /// Do one share of a merge, such as `3/8`.
+    #[pyfunction]
+    fn shard(
+        py: Python<'_>,
+        inputs: Vec<PathBuf>,
+        out: PathBuf,
+        options: &str,
+        share: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        call(py, progress, |progress| {
+            let machine = Machine::new(&Options::parse(options)?)?;
+            let options = serde_json::from_str(options).expect("they were parsed before");
+            let wanted = mwa_host::Sharded { inputs, options, plot: false };
+            mwa_host::shard(&wanted, share.parse()?, machine, &out, progress).map(json)
+        })
+    }
+
+    /// Put together what all shards have done.
+    #[pyfunction]
+    fn finish(py: Python<'_>, out: PathBuf, options: &str, progress: Option<Py<PyAny>>) -> PyResult<String> {
+        call(py, progress, |progress| {
+            mwa_host::finish(&out, Machine::new(&Options::parse(options)?)?, false, progress).map(json)
+        })
+    }
+
+    /// How many shards a merge was begun with, or none.
+    #[pyfunction]
+    fn shards_of(py: Python<'_>, out: PathBuf) -> PyResult<Option<u64>> {
+        call(py, None, |_| mwa_host::shards_of(&out))
+    }
+
+    /// Remove what shards have written.
+    #[pyfunction]
+    fn abort_shards(py: Python<'_>, out: PathBuf) -> PyResult<()> {
+        call(py, None, |_| mwa_host::abort_shards(&out))
+    }
+
     /// Raise what is wrong with options, before there is anything to merge.
     #[pyfunction]
     fn check_options(py: Python<'_>, options: &str) -> PyResult<()> {

@@ -155,7 +155,7 @@ fn mergekit(weights: &[String], files: &[PathBuf], out: &Path) -> Result<Option<
         }
         std::fs::write(recipes.join(format!("{number}.yaml")), text).map_err(|error| error.to_string())?;
     }
-    let next = std::cell::Cell::new(0);
+    let next = core::cell::Cell::new(0);
     Ok(Some(afresh("8 × mergekit-pytorch, a process each", weights, out, |_, out| {
         let mut merge = Command::new(&program);
         merge.arg(recipes.join(format!("{}.yaml", next.replace(next.get() + 1)))).arg(out);
