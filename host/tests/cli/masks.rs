@@ -15,7 +15,7 @@ fn model(values: &[f32; 6], many: &[f32]) -> Vec<Tensor> {
 fn place() -> Place {
     let place = Place::new();
     let many = |task: usize| -> Vec<f32> {
-        let change = |i: usize| if i % (task + 2) == 0 { 0.25 * (task + 1) as f32 } else { 0.0 };
+        let change = |i: usize| if i.is_multiple_of(task + 2) { 0.25 * (task + 1) as f32 } else { 0.0 };
         (0..40_003).map(|i| (i % 97) as f32 / 8.0 + if task < 3 { change(i) } else { 0.0 }).collect()
     };
     place.write("base/model.safetensors", safetensors(&model(&BASE, &many(3))));
