@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Convert adapters with the `mwa` binary and let the programs that they are for load them.
 
-usage: python tests/formats_lane.py MWA_BINARY WORKDIR     needs peft, torch, transformers, diffusers, gguf
+usage: python tests/formats_lane.py MWA_BINARY WORKDIR     needs what requirements-formats.txt names
 
-PEFT's logits of a small Llama with an adapter are the truth for PEFT, MLX and GGUF; diffusers' output of a small UNet with
-an adapter is that for kohya and diffusers. WORKDIR is emptied first where this script has filled it.
+PEFT's logits of a small Llama with an adapter are the truth for PEFT, MLX and GGUF, and mlx-lm's of what is written for it; diffusers'
+output of a small UNet with an adapter is that for kohya and diffusers; Lightning loads what merged its checkpoints. WORKDIR is emptied first where this script has filled it.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -49,6 +50,20 @@ def logits(model):
         return model(torch.arange(12).reshape(2, 6)).logits
 
 
+def logits_by_mlx(folder, adapter):
+    """What mlx-lm makes of the Llama with an adapter."""
+    import mlx.core as mx
+    from mlx_lm.models.llama import Model, ModelArgs
+    from mlx_lm.tuner.utils import load_adapters
+
+    model = Model(ModelArgs.from_dict(json.loads((folder / "config.json").read_text())))
+    model.load_weights(str(folder / "model.safetensors"), strict=False)
+    model = load_adapters(model, str(adapter))
+    model.eval()
+    found = model(mx.arange(12).reshape(2, 6)).astype(mx.float32)
+    return torch.from_numpy(np.array(found))
+
+
 def paint(model):
     """Random numbers in all factors, so that none is zero."""
     torch.manual_seed(1)
@@ -84,13 +99,16 @@ def language(run, work):
         assert (truth - logits(llama(work / "llama"))).abs().max() > 0.01, "the adapter does something"
 
         def same(folder, by, bound=2e-5):
-            found = logits(PeftModel.from_pretrained(llama(work / "llama"), folder).eval())
+            matches(logits(PeftModel.from_pretrained(llama(work / "llama"), folder).eval()), by, bound)
+
+        def matches(found, by, bound=2e-5):
             off = (found - truth).abs().max().item()
             print(f"  {name}, {by}: {off:.1e}")
             assert off <= bound, (name, by, off)
 
         base = ["--base", str(work / "llama")]
         run("convert", own, "-o", work / f"{name}-mlx", "--format", "mlx", *base)
+        matches(logits_by_mlx(work / "llama", work / f"{name}-mlx"), "in mlx-lm")
         run("convert", work / f"{name}-mlx", "-o", work / f"{name}-from-mlx", "--format", "peft")
         same(work / f"{name}-from-mlx", "by MLX")
         if name != "dora":
@@ -199,6 +217,48 @@ def states(run, work):
     print("  loaded")
 
 
+def lightning(run, work):
+    """Checkpoints of a Trainer of Lightning, the better of them weighing more, as one that Lightning loads."""
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Line(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.line = torch.nn.Linear(4, 1)
+
+        def loss(self, batch, name):
+            x, y = batch
+            loss = torch.nn.functional.mse_loss(self.line(x), y)
+            self.log(name, loss)
+            return loss
+
+        def training_step(self, batch, _):
+            return self.loss(batch, "train_loss")
+
+        def validation_step(self, batch, _):
+            self.loss(batch, "val_loss")
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=0.1)
+
+    torch.manual_seed(5)
+    x = torch.randn(64, 4)
+    data = DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=16)
+    keep = ModelCheckpoint(work / "run", "{epoch}-{step}-{val_loss:.4f}", monitor="val_loss", save_top_k=-1)
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    Trainer(max_epochs=3, callbacks=[keep], **quiet).fit(Line(), data, data)
+    found = sorted((work / "run").glob("*.ckpt"))
+    assert len(found) == 3, found
+    run("merge", work / "run", "-o", work / "merged", "--select", "all", "--scheme", "uniform", "--format", "pt")
+    merged = Line.load_from_checkpoint(work / "merged" / "merged.ckpt")
+    inputs = [torch.load(path, weights_only=True)["state_dict"]["line.weight"] for path in found]
+    off = (merged.line.weight.detach() - sum(inputs) / 3).abs().max().item()
+    print(f"  loaded, off the mean by {off:.1e}")
+    assert off < 1e-6, off
+
+
 def main():
     binary, work = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     if work.exists() and any(work.iterdir()) and not (work / MARK).exists():
@@ -210,7 +270,7 @@ def main():
     def run(*arguments):
         subprocess.run([binary, *map(str, arguments), "--quiet"], check=True)
 
-    tests = [language, images, states]
+    tests = [language, images, states, lightning]
     failed = 0
     for test in tests:
         folder = work / test.__name__

@@ -138,10 +138,10 @@ fn into_format(
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
         if is_ours { error.file_instead("the merge") } else { error }
     };
-    let (name, key) =
-        if target == Target::Pt { own_name(options, &report, plain.path())? } else { (None, None) };
+    let Own { name, key, stamp } =
+        if target == Target::Pt { own(options, &report, plain.path())? } else { Own::default() };
     let (base, model) = (options.base.clone(), options.model.clone());
-    let wanted = ConvertOptions { target, dtype: None, base, name, key, model };
+    let wanted = ConvertOptions { target, dtype: None, base, name, key, stamp, model };
     let (disk, text) = (Disk::default(), text_of(plain.path())?);
     let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;
     let staging = Staging::begin(out, how.force, &[])?;
@@ -161,9 +161,17 @@ fn into_format(
     Ok(report)
 }
 
-/// What the inputs' files of torch are called, and the key of the weights in them, so that their toolkit finds them again.
-fn own_name(options: &Options, report: &Report, plain: &Path) -> Result<(Option<String>, Option<String>)> {
-    let Some(input) = report.inputs.last() else { return Ok((None, None)) };
+/// What the inputs' files of torch are called, the key of the weights in them, and what stands beside them, so that their toolkit
+/// finds them again.
+#[derive(Default)]
+struct Own {
+    name: Option<String>,
+    key: Option<String>,
+    stamp: Option<String>,
+}
+
+fn own(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
+    let Some(input) = report.inputs.last() else { return Ok(Own::default()) };
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
@@ -172,7 +180,7 @@ fn own_name(options: &Options, report: &Report, plain: &Path) -> Result<(Option<
     let (disk, text) = (Disk::default(), text_of(&place(plain, &input.path))?);
     let opened = disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &text, &wanted))?;
     let Some(file) = opened.files.first().filter(|file| !file.header.is_safetensors()) else {
-        return Ok((None, None));
+        return Ok(Own::default());
     };
     let own = file.name().rsplit('/').next().unwrap_or_default();
     let ending = own.rsplit_once('.').map_or("pt", |(_, ending)| ending);
@@ -181,7 +189,8 @@ fn own_name(options: &Options, report: &Report, plain: &Path) -> Result<(Option<
         report.outputs.first().and_then(|it| it.name.rsplit_once('.')).map_or("merged", |(stem, _)| stem);
     // a key inside a key would need its neighbours too
     let key = file.key().filter(|key| !key.contains('.')).map(str::to_owned);
-    Ok((Some(format!("{merged}.{ending}")), key))
+    let stamp = file.stamp().map(str::to_owned);
+    Ok(Own { name: Some(format!("{merged}.{ending}")), key, stamp })
 }
 
 /// A merge that was planned, and its files.

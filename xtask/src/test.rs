@@ -86,7 +86,9 @@ fn python_package(count: &mut Count) -> Result {
 }
 
 fn formats(count: &mut Count) -> Result {
-    println!("The lane of formats needs torch, transformers, peft, diffusers and gguf: several GB on Linux.");
+    println!(
+        "The lane of formats needs torch, transformers, peft, diffusers, lightning, mlx and gguf: several GB on Linux."
+    );
     let python = match python("requirements-formats.txt")? {
         Python::Ready(python) => python,
         Python::Missing(why) => return skip(&why, count),

@@ -77,6 +77,8 @@ pub struct ConvertOptions {
     pub name: Option<String>,
     /// Of `pt`: the key under which the toolkit looks for the weights, such as `model`.
     pub key: Option<String>,
+    /// Of `pt`: what stands beside them under [`STAMP`](crate::format::STAMP), if not what does in the input.
+    pub stamp: Option<String>,
     /// The image model that names are of, where they do not tell: `flux`, `sd3` and so on.
     pub model: Option<String>,
 }
@@ -129,10 +131,12 @@ impl Conversion {
         if matches!(options.target, Target::Pt | Target::Safetensors) {
             let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
             let merged = opened.files.first().and_then(|file| file.merged).unwrap_or("model.safetensors");
+            let own = opened.files.first().and_then(|file| file.stamp().map(String::from));
+            let stamp = options.stamp.clone().or(own);
             let inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
             let written = if options.target == Target::Pt {
                 let name = options.name.as_deref().unwrap_or("weights.pt");
-                pt::write(&inputs, name, options.key.as_deref(), options.dtype)
+                pt::write(&inputs, name, options.key.as_deref(), stamp.as_deref(), options.dtype)
             } else {
                 write::plain(&inputs, merged, options.dtype)
             };

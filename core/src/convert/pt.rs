@@ -13,6 +13,7 @@ use super::names::natural;
 use super::{Output, Written};
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::STAMP;
 use crate::format::safetensors::Header;
 use crate::logs::crc32;
 
@@ -41,11 +42,12 @@ pub(super) struct Tail {
     at: u64,
 }
 
-/// A file of all tensors; `key` is what they lie under, a `.` for a dictionary in a dictionary.
+/// A file of all tensors; `key` is what they lie under, a `.` for a dictionary in a dictionary, `stamp` what stands beside it.
 pub(super) fn write(
     files: &[(String, Header)],
     name: &str,
     key: Option<&str>,
+    stamp: Option<&str>,
     dtype: Option<Float>,
 ) -> Result<Written> {
     let mut tensors = Vec::new();
@@ -66,7 +68,7 @@ pub(super) fn write(
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let mut head = Vec::new();
     let mut members = Vec::new();
-    let pickle = pickled(&tensors, key);
+    let pickle = pickled(&tensors, key, stamp);
     for (member, bytes) in [("data.pkl", pickle.as_slice()), ("byteorder", b"little")] {
         let placed = local(&mut head, 0, format!("{stem}/{member}"), bytes.len() as u64, crc32([bytes]));
         head.extend_from_slice(bytes);
@@ -223,7 +225,7 @@ fn storage(dtype: Dtype) -> Option<&'static str> {
 }
 
 /// The pickle of the tensors, of protocol 2.
-fn pickled(tensors: &[Made], key: Option<&str>) -> Vec<u8> {
+fn pickled(tensors: &[Made], key: Option<&str>, stamp: Option<&str>) -> Vec<u8> {
     let mut bytes = b"\x80\x02".to_vec();
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.push(b'X');
@@ -243,8 +245,13 @@ fn pickled(tensors: &[Made], key: Option<&str>) -> Vec<u8> {
     };
     const ORDERED: &[u8] = b"ccollections\nOrderedDict\n)R";
     let keys: Vec<_> = key.into_iter().flat_map(|key| key.split('.')).collect();
-    for key in &keys {
+    for (depth, key) in keys.iter().enumerate() {
         bytes.push(b'}');
+        if let Some(stamp) = stamp.filter(|_| depth == 0) {
+            text(&mut bytes, STAMP);
+            text(&mut bytes, stamp);
+            bytes.push(b's');
+        }
         text(&mut bytes, key);
     }
     bytes.extend_from_slice(ORDERED);

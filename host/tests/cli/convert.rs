@@ -549,6 +549,18 @@ fn torch_files_come_back_as_torch_files() {
     assert!(place.read("merged/merged.pth").windows(5).any(|it| it == b"model"));
     assert_eq!(place.mwa("merge merged/merged.pth -o again").code, Some(0));
     assert!(merged("again", "merged") == own);
+    // Lightning looks for its version before it loads anything
+    for step in [4, 8] {
+        place.write(&format!("light/epoch=0-step={step}.ckpt"), include_bytes!("data/lightning.ckpt"));
+    }
+    assert_eq!(place.mwa("merge light -o lit --select all --format pt").code, Some(0));
+    let keeps = "convert lit/merged.ckpt -o kept.ckpt --format pt --key state_dict";
+    assert_eq!(place.mwa(keeps).code, Some(0));
+    for out in ["lit/merged.ckpt", "kept.ckpt"] {
+        let written = place.read(out);
+        let has = |text: &[u8]| written.windows(text.len()).any(|it| it == text);
+        assert!(has(b"pytorch-lightning_version") && has(b"2.6.6") && has(b"state_dict"), "{out}");
+    }
     let fp8 = adapter::with_header(r#"{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#, &[0]);
     place.write("fp8.safetensors", fp8);
     assert_data_eq!(

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use super::pickle::{Id, Node, Pickle, Tensor, bad, refused};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::STAMP;
 use crate::text::index::Index;
 
 /// Keys under which toolkits save the weights, in the order in which they are preferred (formats of Lightning and timm,
@@ -54,6 +55,7 @@ pub(in crate::format) struct Chosen<'a> {
     pub(super) step: Option<u64>,
     /// The name of their dictionary, if they have one of their own.
     pub(super) key: Option<String>,
+    pub(super) stamp: Option<String>,
     /// What the trainer measured of these weights.
     pub(super) told: Vec<(String, f64)>,
     pub(super) notes: Vec<String>,
@@ -62,7 +64,7 @@ pub(in crate::format) struct Chosen<'a> {
 impl<'a> Chosen<'a> {
     /// Some tensors, under names of the caller's.
     pub(in crate::format) fn plain(tensors: Vec<(String, &'a Tensor)>) -> Self {
-        Self { tensors, step: None, key: None, told: Vec::new(), notes: Vec::new() }
+        Self { tensors, step: None, key: None, stamp: None, told: Vec::new(), notes: Vec::new() }
     }
 }
 
@@ -220,7 +222,8 @@ fn taken<'a>(
     notes: Vec<String>,
 ) -> Result<Chosen<'a>> {
     let told = told(pickle);
-    let mut chosen = Chosen { tensors: Vec::new(), step, key: key.map(String::from), told, notes };
+    let stamp = entry(pickle, pickle.root, STAMP).and_then(|id| pickle.text_of(id)).map(String::from);
+    let mut chosen = Chosen { tensors: Vec::new(), step, key: key.map(String::from), stamp, told, notes };
     let mut names = 0;
     take(pickle, root, "", DEPTH, &mut chosen, &mut names)?;
     if chosen.tensors.is_empty() {

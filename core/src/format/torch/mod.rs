@@ -268,7 +268,7 @@ fn catalog(
     let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
     let header = Header::placed(tensors, views, metadata, size)?;
     let (step, key, told) = (chosen.step, chosen.key.clone(), chosen.told.clone());
-    Ok(Catalog { header, step, key, told, notes: chosen.notes.clone() })
+    Ok(Catalog { header, step, key, stamp: chosen.stamp.clone(), told, notes: chosen.notes.clone() })
 }
 
 /// The type of a tensor's elements.

@@ -452,7 +452,7 @@ fn tensors<'a>(pickle: &'a Pickle<'_>) -> Result<Chosen<'a>> {
             }
         }
     }
-    Ok(Chosen { tensors: all, step: None, key: None, told: Vec::new(), notes: Vec::new() })
+    Ok(Chosen { tensors: all, step: None, key: None, stamp: None, told: Vec::new(), notes: Vec::new() })
 }
 
 #[cfg(test)]
