@@ -71,13 +71,14 @@ fn written(plan: &Folding, store: &Store, how: &MergeOptions, progress: &dyn Pro
         // factors are read for every piece of their weight: they are hashed in the end
         store.read(&Read { input, file, range }, into, is_first && input == 0)
     };
+    progress.start(plan.outputs().iter().map(|output| output.len).sum());
     for file in 0..plan.outputs().len() {
         let head = plan.head(file);
         if !head.is_empty() {
             store.write(&Write { file, range: 0..head.len() as u64 }, head)?;
+            progress.advance(head.len() as u64);
         }
     }
-    progress.start(plan.outputs().iter().map(|output| output.len).sum());
     let measured = plan.measured();
     let measures = share(
         measured.iter().enumerate().map(|(number, place)| (number as u64, *place)),

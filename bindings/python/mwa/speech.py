@@ -36,6 +36,6 @@ def _option(match: re.Match[str]) -> str:
     if kind.startswith(("int", "float")) and word.replace(".", "", 1).isdigit():
         return f"{name}={word}"
     # a path is left as it stands
-    if kind == "str | None" or (kind.startswith("Literal") and f'"{word}"' in kind):
+    if kind == "str | None" or (kind.startswith("Literal") and repr(word) in kind.replace('"', "'")):
         return f'{name}="{word}"'
     return name + rest

@@ -56,7 +56,7 @@ def test_weights_are_those_of_the_merge(sample_run: Path, tmp_path: Path) -> Non
     weighed, merged = mwa.weights(sample_run, **options), mwa.merge([sample_run], tmp_path / "out", **options)
     assert [(i.step, i.weight) for i in weighed.inputs] == [(i.step, i.weight) for i in merged.inputs]
     assert len(weighed.inputs) == 4 and sum(i.weight for i in weighed.inputs) == pytest.approx(1)
-    assert weighed.weighting == mwa.Weighting("exponential", 2.5, "loss", "min")
+    assert weighed.weighting == mwa.Weighting("exponential", penalty=2.5, metric="loss", goal="min")
 
 
 def test_options_take_what_python_has(sample_run: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_search_callback_keeps_what_was_trained(tmp_path: Path) -> None:
     callback = SearchCallback(trainer, score="accuracy", budget=5, select="all")
     seen: dict[str, Any] = {}
 
-    class Before(transformers.TrainerCallback):  # type: ignore[misc]
+    class Before(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             seen.update(adapter_of(trainer.model))
 
