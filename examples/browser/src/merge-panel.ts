@@ -1,7 +1,7 @@
 /** Merge: how it is done, in a panel; Merge, the progress and Save, in a bar that stays in sight; and the result. */
 import { merge, type Merged, type MergeOptions, type Preview, type Progress, type Run } from "mwa-merge";
 import { bytes, h, problem, sentence, spoken } from "./dom";
-import { canSaveFolder, download, saveFolder } from "./save";
+import { download, saveButtons } from "./save";
 
 /** A select of these values, each with what people call it. */
 function choice(id: string, values: Record<string, string>): HTMLSelectElement {
@@ -166,20 +166,11 @@ export class MergePanel {
   #tell({ files, report, device, reason, seconds }: Merged): void {
     const read = report.inputs.flatMap((input) => input.files ?? []).reduce((sum, file) => sum + file.bytes, 0);
     const count = report.inputs.length;
-    const folder = async () => {
-      try {
-        const name = await saveFolder(files);
-        if (name) this.#say(`Saved into ${name}. PEFT loads that folder.`);
-      } catch (error) {
-        this.#say(error instanceof Error ? error.message : String(error));
-      }
-    };
     this.#say("");
     // the next thing to do is the loud one
     this.#go.classList.remove("primary");
     this.#go.textContent = "Merge again";
-    this.#save.replaceChildren(...(canSaveFolder ? [h("button", { type: "button", class: "primary", click: () => void folder() }, "Save as a folder…")] : []),
-      h("button", { type: "button", id: "save-files", class: canSaveFolder ? "" : "primary", click: () => files.forEach(download) }, "Save all files"));
+    this.#save.replaceChildren(...saveButtons(files, (text) => this.#say(text), "save-files", ["Save as a folder…", "Save all files"]));
     this.#said.replaceChildren(h("span", { class: "good" }, `Merged ${count} ${count === 1 ? "checkpoint" : "checkpoints"} (${bytes(read)}) in ${seconds.toFixed(2)} s on ${device}.`));
     const notes = [...new Set([...report.notes, ...(report.advice ?? []).filter(({ about }) => about === "residual").map(({ text }) => text)])];
     this.#result.replaceChildren(

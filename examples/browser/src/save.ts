@@ -1,5 +1,6 @@
 /** Save merged files: one by one, or all into a folder where the browser can. */
 import type { MergedFile } from "mwa-merge";
+import { h } from "./dom";
 
 /** Save one file as a download. */
 export function download({ name, blob }: MergedFile): void {
@@ -46,4 +47,20 @@ async function fresh(parent: FileSystemDirectoryHandle): Promise<FileSystemDirec
     const taken = await parent.getDirectoryHandle(name).then(() => true, (error: DOMException) => error.name !== "NotFoundError");
     if (!taken) return parent.getDirectoryHandle(name, { create: true });
   }
+}
+
+/** The buttons that save all files: into a folder where the browser can, and one by one; `say` hears what became of it. */
+export function saveButtons(files: MergedFile[], say: (text: string) => void, id: string, [folder, all]: [string, string]): HTMLElement[] {
+  const save = async () => {
+    try {
+      const name = await saveFolder(files);
+      if (name) say(`Saved into ${name}. PEFT loads that folder.`);
+    } catch (error) {
+      say(error instanceof Error ? error.message : String(error));
+    }
+  };
+  return [
+    ...(canSaveFolder ? [h("button", { type: "button", class: "primary", click: () => void save() }, folder)] : []),
+    h("button", { type: "button", id, class: canSaveFolder ? "" : "primary", click: () => files.forEach(download) }, all),
+  ];
 }

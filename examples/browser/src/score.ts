@@ -5,17 +5,17 @@ import type { Adapter, Base, Score } from "./llama";
 /** Score one adapter on the problems of a seed, hearing after each batch how it stands. */
 export function score(base: Base, adapter: Adapter, count: number, hear: (score: Score) => void, signal: AbortSignal, seed?: number): Promise<Score> {
   const worker = new Worker(new URL("./score-worker.ts", import.meta.url), { type: "module" });
-  signal.addEventListener("abort", () => worker.terminate());
   return new Promise<Score>((resolve, reject) => {
+    const stop = () => reject(new Error("stopped"));
+    signal.addEventListener("abort", stop, { once: true });
+    if (signal.aborted) stop();
     worker.onerror = (event) => reject(new Error(event.message || "the scorer could not be started"));
     worker.onmessage = ({ data }: MessageEvent<Score>) => {
       hear(data);
-      if (data.asked < count) return;
-      worker.terminate();
-      resolve(data);
+      if (data.asked >= count) resolve(data);
     };
     worker.postMessage({ base, adapter, count, seed });
-  });
+  }).finally(() => worker.terminate());
 }
 
 /** A merge as the scorer takes it. */

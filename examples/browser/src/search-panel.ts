@@ -2,7 +2,7 @@
 import { search, weigh, type Candidate, type Evaluate, type MergedFile, type MergeOptions, type Run, type Searched, type Score, type Trial } from "mwa-merge";
 import { h, problem, s, short, spoken } from "./dom";
 import { ModuleEvaluator, TEMPLATE } from "./evaluator";
-import { canSaveFolder, download, saveFolder } from "./save";
+import { download, saveButtons } from "./save";
 import { adapterOf, score } from "./score";
 import { SEED } from "./llama";
 import { drawTrials, type SearchChart } from "./search-chart";
@@ -213,14 +213,6 @@ export class SearchPanel {
   #tell({ winner, trials, compared, doubts, merged, reason, goal }: Searched): void {
     const isHeld = compared.some(({ holdout }) => holdout !== undefined);
     this.#say(`${trials.length} trials: trial ${winner.number} (${winner.by}) scores ${short(winner.score!)}.`);
-    const folder = async () => {
-      try {
-        const name = await saveFolder(merged.files);
-        if (name) this.#say(`Saved into ${name}. PEFT loads that folder.`);
-      } catch (error) {
-        this.#say(error instanceof Error ? error.message : String(error));
-      }
-    };
     const number = (value: number | undefined) => h("td", { class: "number" }, value === undefined ? "–" : value.toPrecision(5));
     this.#result.replaceChildren(
       h("table", { class: "scores" },
@@ -232,7 +224,6 @@ export class SearchPanel {
       ...(reason ? [h("p", { class: "hint" }, `${reason[0]!.toUpperCase()}${reason.slice(1)}.`)] : []),
       ...(doubts.length > 0 ? [h("ul", { class: "notes", "aria-label": "Be careful" }, ...doubts.map((doubt) => h("li", {}, `Careful: ${spoken(doubt.replace(/; score more problems.*/, ""))}.`)))] : []),
       h("div", { class: "row" },
-        ...(canSaveFolder ? [h("button", { type: "button", class: "primary", click: () => void folder() }, "Save the winner as a folder…")] : []),
-        h("button", { type: "button", id: "search-save", class: canSaveFolder ? "" : "primary", click: () => merged.files.forEach(download) }, "Save all files of the winner")));
+        ...saveButtons(merged.files, (text) => this.#say(text), "search-save", ["Save the winner as a folder…", "Save all files of the winner"])));
   }
 }
