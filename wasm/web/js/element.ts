@@ -124,7 +124,8 @@ export class MwaMerge extends HTMLElement {
   }
 
   async #search(run: Run, wanted: NonNullable<MwaMerge["search"]>, signal: AbortSignal): Promise<Merged> {
-    const { goal: metricGoal, method: _, ...options } = this.#options();
+    // in a search a method and questions are those of the score
+    const { goal: metricGoal, method: _, questions: __, ...options } = this.#options();
     const onTrial: SearchOptions["onTrial"] = (trials, best, budget) => {
       this.#bar.value = trials.length / budget;
       this.#status.textContent = this.#say("searching", { trial: `${trials.length}`, budget: `${budget}`, score: best?.score?.toPrecision(4) ?? "–" });
