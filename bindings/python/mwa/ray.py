@@ -137,7 +137,9 @@ class _Tasks:
                     tries[shard] += 1
                     if error.kind != "io" or tries[shard] > self.retries:
                         raise
-                    waiting.append(shard)
+                    # another copy of it goes on
+                    if all(of != shard for of, _ in self.running.values()):
+                        waiting.append(shard)
                     continue
                 seconds.append(time.monotonic() - since)
                 done.add(shard)

@@ -159,7 +159,7 @@ class SearchCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # A
             raise mwa.MergeError(
                 "usage", f"nothing says whether lower or higher values of {name} are better", help='give goal="min" or goal="max"'
             )
-        return name, "max" if goal == "max" else "min"
+        return name, goal
 
 
 def _leaves_checkpoints(args: TrainingArguments) -> None:
