@@ -6,7 +6,7 @@ use mwa::fold::{Factors, FoldOptions, Folding, Work};
 use mwa::report::Report;
 use mwa::{Read, Readers, Result, Write};
 
-use crate::engine::cpu::budget;
+use crate::engine::cpu::piece_bytes;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
@@ -45,12 +45,7 @@ pub fn apply(
     let inputs = [Checkpoint::of(plan.base.clone(), &disk)?, Checkpoint::of(plan.adapter.clone(), &disk)?];
     let staging = Staging::begin(out, how.force, &inputs)?;
     let mut store = Store::new(inputs.iter().map(|input| input.files.as_slice()), how.sha256);
-    let mut outputs = Vec::new();
-    for output in plan.outputs() {
-        staging.create(&output.name, output.len)?;
-        outputs.push((staging.path(&output.name), output.len));
-    }
-    store.write_to(outputs.into_iter());
+    staging.lay(&mut store, plan.outputs().iter().map(|output| (&*output.name, output.len)))?;
     store.writing_back(|| written(&plan, &store, how, progress)).map_err(|error| at_output(error, out))?;
     store.sync().map_err(|error| at_output(error, out))?;
     let hashes = store.hashes(how.machine, progress).map_err(|error| at_output(error, out))?;
@@ -62,7 +57,7 @@ pub fn apply(
 /// Write all that is made in pieces, on all threads.
 fn written(plan: &Folding, store: &Store, how: &MergeOptions, progress: &dyn Progress) -> Result<()> {
     let threads = how.machine.threads();
-    let most = (budget(how.machine) as u64 / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
+    let most = piece_bytes(how.machine, ROOM, PIECES);
     let set = InstructionSet::widest();
     let run = |work: &mut Work| set.fold(work);
     let files = plan.base.files.len();

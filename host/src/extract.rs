@@ -6,7 +6,7 @@ use mwa::extract::{ExtractOptions, ExtractRank, Extraction, Found, Part, WEIGHTS
 use mwa::report::Report;
 use mwa::{Read, Readers, Result, Write};
 
-use crate::engine::cpu::budget;
+use crate::engine::cpu::piece_bytes;
 use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::find::checkpoint::Checkpoint;
@@ -93,7 +93,7 @@ fn compared(
     progress: &dyn Progress,
 ) -> Result<Vec<Found>> {
     let threads = how.machine.threads();
-    let most = (budget(how.machine) as u64 / threads as u64 / ROOM).clamp(PIECES.1, PIECES.0);
+    let most = piece_bytes(how.machine, ROOM, PIECES);
     let set = InstructionSet::widest();
     let files = plan.tuned.files.len();
     progress.start(plan.tensors().sum());

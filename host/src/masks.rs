@@ -6,14 +6,14 @@ use mwa::masks::{MASKS, MaskOptions, Masking, Masks, UnmaskOptions, Unmasking};
 use mwa::report::HashedFile;
 use mwa::{Error, ErrorKind, Read, Readers, Result, Write};
 
-use crate::engine::cpu::budget;
+use crate::engine::cpu::piece_bytes;
 use crate::engine::pool::share;
 use crate::find::checkpoint::Checkpoint;
 use crate::io::disk::{Disk, InputFile, text_of};
 use crate::io::staging::Staging;
 use crate::io::store::Store;
-use crate::io::url::clean;
-use crate::merge::{at_output, path_from};
+use crate::io::url::{self, clean};
+use crate::merge::{at_output, beside, close, path_from};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
 
@@ -51,12 +51,7 @@ pub fn masks(
     let inputs = models.map(|model| Checkpoint::of(model.clone(), &disk)).collect::<Result<Vec<_>>>()?;
     let staging = Staging::begin(out, how.force, &inputs)?;
     let mut store = Store::new(inputs.iter().map(|input| input.files.as_slice()), how.sha256);
-    let mut outputs = Vec::new();
-    for (name, header) in plan.outputs() {
-        staging.create(name, header.file_len())?;
-        outputs.push((staging.path(name), header.file_len()));
-    }
-    store.write_to(outputs.into_iter());
+    staging.lay(&mut store, plan.outputs().iter().map(|(name, header)| (&**name, header.file_len())))?;
     let set =
         store.writing_back(|| masked(&plan, &store, how, progress)).map_err(|error| at_output(error, out))?;
     store.sync().map_err(|error| at_output(error, out))?;
@@ -65,8 +60,7 @@ pub fn masks(
     let paths = inputs.iter().map(|input| path_from(staging.target(), &input.path));
     let told = plan.told(&paths.collect::<Result<Vec<_>>>()?, &hashes.inputs, &hashes.outputs, &set);
     let text = serde_json::to_string_pretty(&told).expect("it is plain data") + "\n";
-    staging.write(MASKS, text.as_bytes())?;
-    staging.publish(progress)?.iter().for_each(|note| progress.note(note));
+    close(staging, &[(MASKS.to_owned(), text)], progress)?;
     Ok(told)
 }
 
@@ -77,7 +71,7 @@ fn masked(plan: &Masking, store: &Store, how: &MergeOptions, progress: &dyn Prog
         store.write(&Write { file, range: 0..head.len() as u64 }, &head)?;
     }
     let models = 1 + plan.tasks.len();
-    let pieces = plan.pieces(piece_bytes(how, models as u64));
+    let pieces = plan.pieces(piece_bytes(how.machine, models as u64 * ROOM, PIECES));
     progress.start(pieces.iter().map(Masking::len).sum());
     let counts = [plan.base.files.len()].into_iter().chain(plan.tasks.iter().map(|task| task.files.len()));
     let owners: Vec<_> =
@@ -129,25 +123,24 @@ pub fn unmask(
 ) -> Result<Unmasked> {
     Staging::make_way(out, how.force, [masks].into_iter().chain(base), progress)?;
     let disk = Disk::default();
+    let folder = &*clean(masks);
+    let told = disk.now(|| Masks::open(&disk, &text_of(folder)?))?;
+    let place = base.map_or_else(|| url::place(folder, &told.base.path), clean);
     let options = UnmaskOptions {
-        masks: text_of(&clean(masks))?,
+        masks: text_of(folder)?,
         task: task.to_owned(),
-        base: base.map(|base| text_of(&clean(base))).transpose()?,
+        base: text_of(&place)?,
+        is_base_named: base.is_some(),
     };
-    let plan = disk.now(|| Unmasking::new(&disk, &Readers::ALL, &options))?;
+    let plan = disk.now(|| Unmasking::new(&disk, &Readers::ALL, told.clone(), &options))?;
     let inputs = [Checkpoint::of(plan.base.clone(), &disk)?];
     let own: Vec<_> = plan.own.iter().map(|file| InputFile::of(file.clone(), &disk)).collect();
     let staging = Staging::begin(out, how.force, &inputs)?;
     let mut store = Store::new([inputs[0].files.as_slice(), own.as_slice()].into_iter(), how.sha256);
-    let mut outputs = Vec::new();
-    for file in &plan.base.files {
-        staging.create(file.name(), file.len)?;
-        outputs.push((staging.path(file.name()), file.len));
-    }
-    store.write_to(outputs.into_iter());
+    staging.lay(&mut store, plan.base.files.iter().map(|file| (file.name(), file.len)))?;
     let work = || {
         let count = plan.base.files.len();
-        let pieces = plan.pieces(piece_bytes(how, 3));
+        let pieces = plan.pieces(piece_bytes(how.machine, 3 * ROOM, PIECES));
         progress.start(plan.base.files.iter().map(|file| file.len).sum());
         let pieces = pieces.iter().enumerate().map(|(number, piece)| (number as u64, piece));
         share(pieces, how.machine.threads(), progress, |_: &mut (), _, piece| {
@@ -164,22 +157,11 @@ pub fn unmask(
     store.writing_back(work).map_err(|error| at_output(error, out))?;
     store.sync().map_err(|error| at_output(error, out))?;
     let hashes = store.hashes(how.machine, progress).map_err(|error| at_output(error, out))?;
-    plan.check(&hashes.inputs[0])?;
+    plan.check([&hashes.inputs[0], &hashes.inputs[1]])?;
     inputs[0].files.iter().chain(&own).try_for_each(InputFile::check_unchanged)?;
-    let (companions, notes) = staging.copy_companions(&inputs[0].companions)?;
-    staging.publish(progress)?.iter().for_each(|note| progress.note(note));
-    let files = plan.base.files.iter().zip(&hashes.outputs).map(|(file, hash)| HashedFile {
-        name: file.name().to_owned(),
-        bytes: file.len,
-        blake3: hash.blake3.clone(),
-        sha256: hash.sha256.clone(),
-        identity: None,
-    });
+    let (companions, notes) = beside(&staging, &[], &inputs[0].companions, how, progress)?;
+    close(staging, &[], progress)?;
+    let files =
+        plan.base.files.iter().zip(&hashes.outputs).map(|(file, hash)| hash.of(file.name(), file.len));
     Ok(Unmasked { task: plan.task_name().to_owned(), files: files.collect(), companions, notes })
-}
-
-/// How much a piece reads of each of so many models.
-fn piece_bytes(how: &MergeOptions, models: u64) -> u64 {
-    let threads = how.machine.threads() as u64;
-    (budget(how.machine) as u64 / threads / models / ROOM).clamp(PIECES.1, PIECES.0)
 }

@@ -341,8 +341,7 @@ impl<'a> Begun<'a> {
         let alike = Machine { threads: Some(1), memory: None, device: DeviceChoice::Cpu };
         let how = MergeOptions { plot: wanted.plot, machine: alike, ..MergeOptions::new(&given)? };
         let choosing = Options::new(wanted.inputs.clone(), &given)?;
-        Staging::tidy(out).iter().for_each(|done| progress.note(done));
-        Staging::check(out, how.force)?;
+        Staging::make_way(out, how.force, named(wanted), progress)?;
         let mut planned = Planned::new(Choice::new(&choosing, &[], how.plot)?, &how)?;
         // said before any byte is read: whether the output may be there
         drop(Staging::begin(out, how.force, planned.checkpoints())?);

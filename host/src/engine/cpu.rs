@@ -31,6 +31,11 @@ pub(crate) fn budget(machine: Machine) -> usize {
     usize::try_from(machine.memory.unwrap_or(MEMORY)).unwrap_or(usize::MAX)
 }
 
+/// Bytes of a piece, of which each thread needs `room` times as many, within what is worth one.
+pub(crate) fn piece_bytes(machine: Machine, room: u64, (most, least): (u64, u64)) -> u64 {
+    (budget(machine) as u64 / machine.threads() as u64 / room).clamp(least, most)
+}
+
 /// Bytes that a job reads of each of so many inputs, so that the buffers of all threads fit `budget` twice. They are a
 /// multiple of 64, so that jobs begin where staging memory can be mapped, in the narrowest dtype too.
 pub(crate) fn job_bytes(budget: usize, threads: usize, inputs: usize) -> usize {

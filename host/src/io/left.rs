@@ -1,5 +1,6 @@
 //! What this process would leave behind if it ended at once, for an end that runs no destructors.
 
+#[cfg(feature = "cli")]
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

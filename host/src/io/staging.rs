@@ -16,6 +16,7 @@ use crate::io::disk::{Opened, changed, io_error};
 use crate::io::hash::sha256_of;
 use crate::io::left;
 use crate::io::scratch::Scratch;
+use crate::io::store::Store;
 use crate::io::url::{clean, is_elsewhere};
 use crate::progress::Progress;
 
@@ -146,10 +147,7 @@ impl Staging {
         let shown = target.to_owned();
         let failed = |path: &Path, error: &io::Error| cannot_write(path, error);
         // what exists is replaced where it is, also behind a link
-        let target = match place_of(target)? {
-            Some(place) => place,
-            None => std::path::absolute(target).map_err(|error| failed(target, &error))?,
-        };
+        let target = target_of(target)?;
         let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
         let name = target.file_name().ok_or_else(|| {
             Error::new(ErrorKind::Output, "cannot be the name of a folder").file(shown.display().to_string())
@@ -217,6 +215,21 @@ impl Staging {
     /// Where a file of the output is for now.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Create files of these lengths, which the store then writes.
+    pub(crate) fn lay<'a>(
+        &self,
+        store: &mut Store,
+        files: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Result<()> {
+        let mut outputs = Vec::new();
+        for (name, len) in files {
+            self.create(name, len)?;
+            outputs.push((self.path(name), len));
+        }
+        store.write_to(outputs.into_iter());
+        Ok(())
     }
 
     /// Create a file of `len` bytes, to be written in pieces.

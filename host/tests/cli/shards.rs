@@ -282,4 +282,11 @@ fn options_that_shards_cannot_have_are_refused_with_the_way_out() {
     let far = place.fails_with(2, "merge run -o s3://bucket/out --shard 0/2");
     assert!(far.contains("s3://bucket/out: lies in a store") && far.contains("leave --shard out"), "{far}");
     assert!(fails("--shard 2/2").contains("the shards of 2 are 0/2 to 1/2"));
+    // what is read is not what is replaced
+    place.merges("run");
+    place.write("out/scores.csv", "step,f1\n10,1\n20,2\n");
+    let named = "merge run -o out --force --metrics-file out/scores.csv --metric f1 --goal max";
+    let plain = place.fails(named);
+    assert_eq!(place.fails(&format!("{named} --shard 0/2")), plain);
+    assert!(plain.contains("out/scores.csv") && place.path("out/scores.csv").is_file(), "{plain}");
 }
