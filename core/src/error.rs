@@ -160,6 +160,13 @@ impl Error {
         self
     }
 
+    /// Say something else to do about it, in place of what a callee said.
+    #[must_use]
+    pub fn help_instead(mut self, text: impl Into<Cow<'static, str>>) -> Self {
+        self.0.help = Some(text.into());
+        self
+    }
+
     /// Name the tensor, unless a callee already named one.
     #[must_use]
     pub fn tensor(mut self, name: impl Into<String>) -> Self {

@@ -129,6 +129,13 @@ fn refused(files: &Memory, path: &str) -> String {
     open(files, path, None).expect_err("it is refused")
 }
 
+/// How files are refused after a change.
+fn refused_with(files: &Memory, path: &str, change: &dyn Fn(&mut Memory)) -> String {
+    let mut files = files.clone();
+    change(&mut files);
+    refused(&files, path)
+}
+
 const HELP: &str = "\nhelp: its save was interrupted, or files of two saves are mixed: leave this checkpoint out, or copy it again";
 
 #[test]
@@ -170,6 +177,12 @@ fn universal_checkpoints_hold_the_same() {
         format!(
             "universal: tensor `layers.1.norm.bias` has no zero/NAME/fp32.pt, though it is among the parameters of the model{HELP}"
         )
+    );
+    // the rest of a save whose first file is gone
+    let model = "universal/mp_rank_00_model_states.pt";
+    assert_eq!(
+        refused_with(&files, "universal", &|files| files.rename(model, "universal/rank_0_optim_states.pt")),
+        format!("universal: lacks its *_model_states.pt files{HELP}")
     );
 }
 
@@ -225,11 +238,7 @@ fn weights_of_an_optimizer_stand_for_those_of_the_model() {
 fn torn_saves_are_refused_by_name() {
     let files = Memory::of("dcp");
     let path = "dcp/checkpoint-10";
-    let said = |change: &dyn Fn(&mut Memory)| {
-        let mut files = files.clone();
-        change(&mut files);
-        refused(&files, path)
-    };
+    let said = |change: &dyn Fn(&mut Memory)| refused_with(&files, path, change);
     assert_eq!(
         said(&|files| drop(files.0.remove("dcp/checkpoint-10/.metadata"))),
         format!("{path}: has no .metadata, which is written last{HELP}")
@@ -249,11 +258,7 @@ fn torn_saves_are_refused_by_name() {
     assert!(mixed.contains("__1_0.distcp"), "{mixed}");
     let zero = Memory::of("zero2");
     let step = "zero2/global_step3";
-    let said = |change: &dyn Fn(&mut Memory)| {
-        let mut files = zero.clone();
-        change(&mut files);
-        refused(&files, step)
-    };
+    let said = |change: &dyn Fn(&mut Memory)| refused_with(&zero, step, change);
     let rank = |rank: u8| format!("{step}/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
     assert_eq!(
         said(&|files| drop(files.0.remove(&rank(1)))),

@@ -42,7 +42,11 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "training",
         check: training::check,
-        seeds: &["core/tests/data/training/dcp/checkpoint-10", "core/tests/data/training/zero2/global_step3"],
+        seeds: &[
+            "fuzz/seeds/training",
+            "core/tests/data/training/dcp/checkpoint-10",
+            "core/tests/data/training/zero2/global_step3",
+        ],
         mutations: 4_000,
     },
     Target {

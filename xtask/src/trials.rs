@@ -54,17 +54,18 @@ pub(crate) fn fuzz(minutes: &str) -> Result {
     Ok(())
 }
 
-/// The examples of a target, as fuzz/src/lib.rs lists them.
-fn seeds(name: &str) -> Vec<&str> {
-    let own = ["fuzz/seeds/configs", "fuzz/seeds/indexes", "fuzz/seeds/logs", "fuzz/seeds/tables"];
-    let own = own.into_iter().chain([
-        "fuzz/seeds/torch",
-        "fuzz/seeds/reports",
-        "fuzz/seeds/sessions",
-        "fuzz/seeds/modules",
-    ]);
-    let own: Vec<_> = own.filter(|folder| folder.ends_with(&format!("/{name}"))).collect();
-    if own.is_empty() { vec!["tests/vectors/hostile", "tests/vectors/in"] } else { own }
+/// The examples of a target, as fuzz/src/lib.rs lists them; what is found is kept in the first.
+fn seeds(name: &str) -> Vec<String> {
+    let all = |folders: &[&str]| folders.iter().map(ToString::to_string).collect();
+    match name {
+        "heads" => all(&["tests/vectors/hostile", "tests/vectors/in"]),
+        "training" => all(&[
+            "fuzz/seeds/training",
+            "core/tests/data/training/dcp/checkpoint-10",
+            "core/tests/data/training/zero2/global_step3",
+        ]),
+        _ => Vec::from([format!("fuzz/seeds/{name}")]),
+    }
 }
 
 /// Tests of the core that Miri finishes in minutes: text, formats, plans, sessions and jobs, whatever moves bytes.

@@ -1,10 +1,12 @@
 //! A merge that was planned, for a host: its jobs handed out, run here or elsewhere, and the hashes that they make.
 
+use alloc::borrow::Cow;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use core::ops::Range;
 
 use super::chunks::{Desks, Piece};
@@ -127,7 +129,7 @@ impl Work {
 
     fn hand_out(&mut self, part: Part) -> Job {
         let (reads, writes) = self.ranges(part);
-        let reads = reads.iter().flat_map(|read| self.pieces(read)).collect();
+        let reads = self.pieces(reads);
         let number = self.count;
         self.count += 1;
         self.handed_out.push((number, part));
@@ -149,17 +151,22 @@ impl Work {
         (reads.into_iter().map(of).collect(), writes)
     }
 
-    /// What must be read of the files for a read of a job: itself, but for tensors that lie in pieces.
-    fn pieces(&self, read: &Write) -> Vec<Write> {
-        let Some(Some(header)) = self.heads.get(read.file) else { return vec![read.clone()] };
-        let mut pieces = Vec::new();
-        let mut room =
-            vec![0; usize::try_from(read.range.end - read.range.start).expect("a job fits memory")];
-        let Ok(()) = header.read(read.range.start, &mut room, |other, at, into| {
-            pieces.push(Write { file: self.beside(read.file, other), range: at..at + into.len() as u64 });
-            Ok::<(), core::convert::Infallible>(())
-        });
-        pieces
+    /// What must be read of the files for the reads of a job: these, but for tensors that lie in pieces.
+    fn pieces(&self, reads: Vec<Write>) -> Vec<Write> {
+        if self.is_in_place() {
+            return reads;
+        }
+        let pieces = |read: Write| {
+            let Some(Some(header)) = self.heads.get(read.file) else { return vec![read] };
+            let of = |(other, range)| Write { file: self.beside(read.file, other), range };
+            header.reads(&read.range).into_iter().map(of).collect()
+        };
+        reads.into_iter().flat_map(pieces).collect()
+    }
+
+    /// Whether no tensor lies in pieces.
+    fn is_in_place(&self) -> bool {
+        self.heads.iter().all(Option::is_none)
     }
 
     /// The number of a file, or of another of its checkpoint's.
@@ -169,22 +176,21 @@ impl Work {
     }
 
     /// Put together what was read for the reads of a job; `chunks` are the bytes of all their pieces.
-    fn whole(&self, reads: &[Write], chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut chunks = chunks.iter();
-        let mut next = || chunks.next().expect("lengths() counted them");
+    fn whole<'a>(&self, reads: &[Write], chunks: &[&'a [u8]]) -> Vec<Cow<'a, [u8]>> {
+        let mut chunks = chunks.iter().copied();
+        let mut next = || chunks.next().expect("their lengths were compared");
         let mut all = Vec::with_capacity(reads.len());
         for read in reads {
             let Some(Some(header)) = self.heads.get(read.file) else {
-                all.push(next().to_vec());
+                all.push(Cow::Borrowed(next()));
                 continue;
             };
-            let mut room =
-                vec![0; usize::try_from(read.range.end - read.range.start).expect("a job fits memory")];
+            let mut room = vec![0; length(read)];
             let Ok(()) = header.read(read.range.start, &mut room, |_, _, into| {
                 into.copy_from_slice(next());
-                Ok::<(), core::convert::Infallible>(())
+                Ok::<(), Infallible>(())
             });
-            all.push(room);
+            all.push(Cow::Owned(room));
         }
         all
     }
@@ -199,28 +205,26 @@ impl Work {
 
     pub(super) fn lengths(&self, number: u64) -> Result<Vec<usize>> {
         let (reads, _) = self.ranges(self.part(number)?);
-        let length = |read: Write| usize::try_from(read.range.end - read.range.start);
-        let pieces = reads.iter().flat_map(|read| self.pieces(read));
-        Ok(pieces.map(|read| length(read).expect("a chunk is at most MOST bytes")).collect())
+        Ok(self.pieces(reads).iter().map(length).collect())
     }
 
     pub(super) fn run(&mut self, number: u64, chunks: &[&[u8]], compute: Compute) -> Result<Vec<u8>> {
         let part = self.part(number)?;
-        let wanted = self.lengths(number)?;
+        let (reads, writes) = self.ranges(part);
+        let pieces = self.pieces(reads.clone());
+        let wanted: Vec<usize> = pieces.iter().map(length).collect();
         let given: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         if wanted != given {
             let detail = format!("job {number} reads chunks of {wanted:?} bytes, but got {given:?}");
             return Err(Error::new(ErrorKind::Usage, detail).help("give the bytes of each read, in order"));
         }
-        let (reads, writes) = self.ranges(part);
-        let pieces: Vec<_> = reads.iter().flat_map(|read| self.pieces(read)).collect();
         let read = chunks;
         let (gathered, rooms);
-        let chunks = if self.heads.iter().all(Option::is_none) {
+        let chunks = if self.is_in_place() {
             read
         } else {
             gathered = self.whole(&reads, read);
-            rooms = gathered.iter().map(Vec::as_slice).collect::<Vec<_>>();
+            rooms = gathered.iter().map(|room| &**room).collect::<Vec<_>>();
             rooms.as_slice()
         };
         let mut told = None;
@@ -342,6 +346,11 @@ impl Work {
 }
 
 /// What a job has found and hashed, for other sessions: how many numbers, the numbers, and parts of hashes.
+/// Bytes of a chunk.
+fn length(read: &Write) -> usize {
+    usize::try_from(read.range.end - read.range.start).expect("a chunk is at most MOST bytes")
+}
+
 fn encoded(found: Option<&Found>, parts: Option<&Parts>) -> Vec<u8> {
     let numbers = found.map(Found::to_numbers).unwrap_or_default();
     let mut bytes = u32::try_from(numbers.len()).expect("few numbers").to_le_bytes().to_vec();

@@ -16,7 +16,6 @@ use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, last};
 use crate::fold::ReadAt;
-use crate::format::quantised;
 use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::merge::Hash;
 use crate::merge::report::{self, CONFIG, Distance, Extracted, ModuleDistance, Report};
@@ -502,30 +501,15 @@ impl Part {
 
 /// Refuse what is no plain model.
 fn plain(checkpoint: &Checkpoint) -> Result<()> {
-    if let Some(config) = &checkpoint.config {
-        let how = if config.is_set("use_dora") { "a DoRA adapter" } else { "an adapter" };
-        let detail = format!("is {how} itself, and an adapter is taken out of whole models");
-        return Err(Error::new(ErrorKind::Input, detail)
-            .file(&*checkpoint.name)
-            .help("fold it into its base first: mwa apply ADAPTER --base MODEL -o FOLDER"));
-    }
-    quantised::refuse_all(
-        checkpoint.files.iter().flat_map(|file| file.header.tensors()),
-        &checkpoint.name,
-        "plain weights are compared",
-        "give the model as it was before it was quantised",
-    )
+    let is_dora = checkpoint.config.as_ref().is_some_and(|config| config.is_set("use_dora"));
+    let how = if is_dora { "a DoRA adapter" } else { "an adapter" };
+    checkpoint.check_whole(format!("is {how} itself, and an adapter is taken out of whole models"))?;
+    checkpoint.check_plain("plain weights are compared", "give the model as it was before it was quantised")
 }
 
 /// Both tensors of each name.
 fn compared(tuned: &Checkpoint, base: &Checkpoint, model: &str, task: Option<&str>) -> Result<Vec<Compared>> {
-    let all = |checkpoint: &Checkpoint| -> Vec<(usize, Tensor)> {
-        let files = checkpoint.files.iter().enumerate();
-        files
-            .flat_map(|(file, it)| it.header.tensors().iter().map(move |tensor| (file, tensor.clone())))
-            .collect()
-    };
-    let (own, others) = (all(tuned), all(base));
+    let [own, others]: [Vec<_>; 2] = [tuned, base].map(|checkpoint| checkpoint.placed(0).collect());
     let index = Index::new(others.iter().map(|(_, tensor)| tensor.name.as_str()));
     let missing = |of: &Checkpoint, tensor: &Tensor, from: &Checkpoint| {
         let detail = format!("is in {} ({:?}), but not in {}", of.name, tensor.shape, from.name);
@@ -554,7 +538,7 @@ fn compared(tuned: &Checkpoint, base: &Checkpoint, model: &str, task: Option<&st
             files: [file, *other_file],
             starts: [tensor.range.start, other.range.start],
             floats: [Float::of(tensor.dtype), Float::of(other.dtype)],
-            tensor,
+            tensor: tensor.clone(),
         });
     }
     Ok(found)

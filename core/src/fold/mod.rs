@@ -18,7 +18,6 @@ use crate::adapter::config::AdapterConfig;
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, is_file, join, last, text};
-use crate::format::quantised;
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::stem;
 use crate::merge::Hash;
@@ -409,17 +408,11 @@ fn checked(adapter: &Checkpoint, base: &Checkpoint) -> Result<AdapterConfig> {
             .file(&*base.name)
             .help("give the model that both were trained on with --base"));
     }
-    if let Some(file) = base.files.iter().find(|file| !file.header.is_safetensors()) {
-        return Err(Error::new(
-            ErrorKind::Input,
-            "is not a safetensors file, and those of the base are written as they lie",
-        )
-        .file(&*file.path)
-        .help("write it anew first: `mwa merge MODEL -o FOLDER`"));
-    }
-    quantised::refuse_all(
-        base.files.iter().flat_map(|file| file.header.tensors()),
-        &base.name,
+    base.check_safetensors(
+        "is not a safetensors file, and those of the base are written as they lie",
+        "write it anew first: `mwa merge MODEL -o FOLDER`",
+    )?;
+    base.check_plain(
         "an adapter is folded into plain weights",
         "give the model as it was before it was quantised with --base",
     )?;

@@ -66,71 +66,108 @@ impl View {
         self.pieces.iter().try_for_each(|piece| self.fill(piece, start - self.range.start, into, &mut read))
     }
 
+    /// What [`View::read`] reads for a range, in its order: of which file, and what of it.
+    pub(crate) fn reads(&self, range: &Range<u64>) -> impl Iterator<Item = (Option<usize>, Range<u64>)> {
+        let asked = range.start - self.range.start..range.end - self.range.start;
+        self.pieces.iter().filter_map(move |piece| Some((piece.file, Runs::of(self, piece).lies(&asked)?)))
+    }
+
     /// What a piece has of the bytes from `from` of the tensor on.
     fn fill<E>(&self, piece: &Piece, from: u64, into: &mut [u8], read: &mut ReadAt<'_, E>) -> Result<(), E> {
-        // the last dimensions, which the piece fills, and one more are runs that lie side by side in the tensor
-        let (mut outer, mut run) = (self.shape.len(), self.size);
+        let runs = Runs::of(self, piece);
+        let asked = from..from + into.len() as u64;
+        let Some(lies) = runs.lies(&asked) else { return Ok(()) };
+        let room = |part: &Range<u64>| index(part.start - from)..index(part.end - from);
+        let within = runs.within(&asked);
+        if piece.steps.is_none() && within.end - within.start == 1 {
+            let (part, _) = runs.wanted(within.start, &asked);
+            return read(piece.file, lies.start, &mut into[room(&part)]);
+        }
+        let mut bytes = vec![0; index(lies.end - lies.start)];
+        read(piece.file, lies.start, &mut bytes)?;
+        for (part, at) in within.map(|number| runs.wanted(number, &asked)) {
+            let room = &mut into[room(&part)];
+            let Some(steps) = &piece.steps else {
+                room.copy_from_slice(&bytes[index(piece.start + at - lies.start)..][..room.len()]);
+                continue;
+            };
+            for (number, room) in (at / self.size..).zip(room.chunks_exact_mut(index(self.size))) {
+                let at = piece.offset(number, steps);
+                room.copy_from_slice(&bytes[at..at + room.len()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a piece lies in its tensor: runs of bytes that lie side by side in both.
+struct Runs<'a> {
+    view: &'a View,
+    piece: &'a Piece,
+    /// The first dimensions, which count the runs.
+    outer: usize,
+    /// Bytes of one.
+    len: u64,
+}
+
+impl<'a> Runs<'a> {
+    /// The last dimensions, which the piece fills, and one more are a run.
+    fn of(view: &'a View, piece: &'a Piece) -> Self {
+        let (mut outer, mut len) = (view.shape.len(), view.size);
         while outer > 0 {
             outer -= 1;
-            run *= piece.sizes[outer];
-            if piece.sizes[outer] != self.shape[outer] {
+            len *= piece.sizes[outer];
+            if piece.sizes[outer] != view.shape[outer] {
                 break;
             }
         }
-        let count: u64 = piece.sizes[..outer].iter().product();
-        // where a run begins in the tensor
-        let place = |mut number: u64| {
-            let (mut at, mut step) = (0, self.size);
-            for dim in (0..self.shape.len()).rev() {
-                let mut index = piece.offsets[dim];
-                if dim < outer {
-                    index += number % piece.sizes[dim];
-                    number /= piece.sizes[dim];
-                }
-                at += index * step;
-                step *= self.shape[dim];
+        Self { view, piece, outer, len }
+    }
+
+    /// Where a run begins in the tensor.
+    fn place(&self, mut number: u64) -> u64 {
+        let (mut at, mut step) = (0, self.view.size);
+        for dim in (0..self.view.shape.len()).rev() {
+            let mut index = self.piece.offsets[dim];
+            if dim < self.outer {
+                index += number % self.piece.sizes[dim];
+                number /= self.piece.sizes[dim];
             }
-            at
-        };
-        let end = from + into.len() as u64;
-        let first = first(count, |number| place(number) + run > from);
-        let last = first.max(self::first(count, |number| place(number) >= end));
-        if first == last || run == 0 {
-            return Ok(());
+            at += index * step;
+            step *= self.view.shape[dim];
         }
-        // what of a run is wanted: from where to where in the tensor, and its beginning in the piece
-        let wanted = |number: u64| {
-            let at = place(number);
-            let (start, stop) = (at.max(from), (at + run).min(end));
-            (start, stop, number * run + start - at)
-        };
-        let room = |start: u64, stop: u64| index(start - from)..index(stop - from);
+        at
+    }
+
+    /// Which of them have bytes that are asked for.
+    fn within(&self, asked: &Range<u64>) -> Range<u64> {
+        let count = self.piece.sizes[..self.outer].iter().product();
+        let start = first(count, |number| self.place(number) + self.len > asked.start);
+        start..start.max(first(count, |number| self.place(number) >= asked.end))
+    }
+
+    /// What of a run is asked for: where it is in the tensor, and where it begins in the piece.
+    fn wanted(&self, number: u64, asked: &Range<u64>) -> (Range<u64>, u64) {
+        let at = self.place(number);
+        let part = at.max(asked.start)..(at + self.len).min(asked.end);
+        let begin = number * self.len + part.start - at;
+        (part, begin)
+    }
+
+    /// What must be read of the piece's file for what is asked for, if it has any of that.
+    fn lies(&self, asked: &Range<u64>) -> Option<Range<u64>> {
+        let Range { start, end } = self.within(asked);
+        if start == end || self.len == 0 {
+            return None;
+        }
+        let piece = self.piece;
         if let Some(steps) = &piece.steps {
-            let span = Self::span(&piece.sizes, steps, self.size).expect("whoever made it checked this");
-            let mut bytes = vec![0; index(span)];
-            read(piece.file, piece.start, &mut bytes)?;
-            for (start, stop, at) in (first..last).map(wanted) {
-                let numbers = into[room(start, stop)].chunks_exact_mut(index(self.size));
-                for (number, room) in (at / self.size..).zip(numbers) {
-                    let at = piece.offset(number, steps);
-                    room.copy_from_slice(&bytes[at..at + room.len()]);
-                }
-            }
-            return Ok(());
+            let span = View::span(&piece.sizes, steps, self.view.size).expect("whoever made it checked this");
+            return Some(piece.start..piece.start + span);
         }
-        let (start, stop, at) = wanted(first);
-        if last - first == 1 {
-            return read(piece.file, piece.start + at, &mut into[room(start, stop)]);
-        }
-        let (start, stop, until) = wanted(last - 1);
-        let mut bytes = vec![0; index(until + stop - start - at)];
-        read(piece.file, piece.start + at, &mut bytes)?;
-        let begin = at;
-        for (start, stop, at) in (first..last).map(wanted) {
-            let room = &mut into[room(start, stop)];
-            room.copy_from_slice(&bytes[index(at - begin)..][..room.len()]);
-        }
-        Ok(())
+        let (_, begin) = self.wanted(start, asked);
+        let (last, at) = self.wanted(end - 1, asked);
+        Some(piece.start + begin..piece.start + at + (last.end - last.start))
     }
 }
 

@@ -11,6 +11,7 @@ mod weighted_sum;
 use crate::dtype::Float;
 
 pub use element::{Tally, wgsl_dtype};
+pub(crate) use rows::INFINITY;
 pub(crate) use tasks::{How, Magnitudes, Tasks};
 use weighted_sum::needs_f64;
 pub use weighted_sum::{

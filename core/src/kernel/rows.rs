@@ -13,7 +13,7 @@ use crate::kernel::element::{Bf16, Element, F8E4M3, F8E5M2, F16, F32, Tally, for
 pub(super) const WIDTH: usize = 256;
 /// The bits of a magnitude, and of infinity.
 pub(super) const MAGNITUDE: u32 = 0x7fff_ffff;
-pub(super) const INFINITY: u32 = 0x7f80_0000;
+pub(crate) const INFINITY: u32 = 0x7f80_0000;
 
 /// The bits of an f32 each.
 pub(super) type Row = [u32; WIDTH];

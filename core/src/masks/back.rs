@@ -1,16 +1,15 @@
 //! A task given back: its base, and what its mask keeps of the merged task vector.
 
-use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{Hash, MASKS, Masks, STEP};
+use super::{Hash, HashedFile, MASKS, Masks, STEP};
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, join, text};
+use crate::files::{Files, Maybe, Stop, is_file, join, text};
 use crate::fold::ReadAt;
 use crate::kernel::element::{flush, narrow, round};
 use crate::method::product::widen;
@@ -30,8 +29,10 @@ pub struct UnmaskOptions {
     pub masks: String,
     /// The task, as the folder calls it.
     pub task: String,
-    /// Where the base is now; where it was without.
-    pub base: Option<String>,
+    /// The base.
+    pub base: String,
+    /// Whether that is where the user says it is, and not where it was.
+    pub is_base_named: bool,
 }
 
 /// A task that is planned to be given back.
@@ -67,28 +68,33 @@ pub struct Piece {
     part: usize,
 }
 
+impl Masks {
+    /// Read what a folder of masks holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] for another folder.
+    pub fn open(files: &dyn Files, folder: &str) -> Maybe<Self> {
+        let path = join(folder, MASKS);
+        if !is_file(files, &path)? {
+            let detail = format!("holds no {MASKS}");
+            return Err(Error::new(ErrorKind::Input, detail)
+                .file(folder)
+                .help("give the folder that `mwa masks TASK… --base MODEL -o FOLDER` wrote")
+                .into());
+        }
+        let told = serde_json::from_str(&text(files, &path, MOST)?);
+        Ok(told.map_err(|error| {
+            Error::new(ErrorKind::Input, format!("is not what mwa masks writes: {error}")).file(&*path)
+        })?)
+    }
+}
+
 impl Unmasking {
-    /// Open the folder and the base, and see that they fit.
+    /// Open the folder, which holds what was told, and the base, and see that they fit.
     ///
     /// # Errors
     /// What is wrong with any of them, [`ErrorKind::Usage`] for a task that is not there.
-    pub fn new(files: &dyn Files, readers: &Readers, options: &UnmaskOptions) -> Maybe<Self> {
-        let path = join(&options.masks, MASKS);
-        let told: Masks = match files.kind(&path)? {
-            crate::files::Kind::File(_) => {
-                serde_json::from_str(&text(files, &path, MOST)?).map_err(|error| {
-                    Error::new(ErrorKind::Input, format!("is not what mwa masks writes: {error}"))
-                        .file(&*path)
-                })?
-            }
-            _ => {
-                let detail = format!("holds no {MASKS}");
-                return Err(Error::new(ErrorKind::Input, detail)
-                    .file(&*options.masks)
-                    .help("give the folder that `mwa masks TASK… --base MODEL -o FOLDER` wrote")
-                    .into());
-            }
-        };
+    pub fn new(files: &dyn Files, readers: &Readers, told: Masks, options: &UnmaskOptions) -> Maybe<Self> {
         let Some(task) = told.tasks.iter().position(|task| task.name == options.task) else {
             let names: Vec<_> = told.tasks.iter().map(|task| task.name.as_str()).collect();
             let help = match closest(&options.task, names.iter().copied()) {
@@ -98,27 +104,18 @@ impl Unmasking {
             let detail = format!("there is no task `{}` in {}", options.task, options.masks);
             return Err(Error::new(ErrorKind::Usage, detail).help(help).into());
         };
-        let is_whole = told.base.path.starts_with('/') || told.base.path.get(1..2) == Some(":");
-        let there = if is_whole { told.base.path.clone() } else { join(&options.masks, &told.base.path) };
-        let base_path = options.base.clone().unwrap_or(there);
-        let base =
-            Checkpoint::open(files, readers, &base_path, &OpenOptions::default()).map_err(
-                |stop| match stop {
-                    crate::files::Stop::Failed(error) if options.base.is_none() => {
-                        let same = Error::new(error.kind(), error.detail().to_owned())
-                            .file(error.at_file().unwrap_or(&base_path).to_owned());
-                        same.help("it is the base of these masks: say by --base where it is now").into()
-                    }
-                    stop => stop,
-                },
-            )?;
-        if let Some(file) = base.files.iter().find(|file| !file.header.is_safetensors()) {
-            let detail = "is not a safetensors file, and masks are over one";
-            return Err(Error::new(ErrorKind::Input, detail)
-                .file(&*file.path)
-                .help("give the base that the masks were made over with --base")
-                .into());
-        }
+        let opened = Checkpoint::open(files, readers, &options.base, &OpenOptions::default());
+        let base = opened.map_err(|stop| match stop {
+            Stop::Failed(error) if !options.is_base_named => error
+                .file(&*options.base)
+                .help_instead("it is the base of these masks: say by --base where it is now")
+                .into(),
+            stop => stop,
+        })?;
+        base.check_safetensors(
+            "is not a safetensors file, and masks are over one",
+            "give the base that the masks were made over with --base",
+        )?;
         let open = |name: &str| File::open(files, readers, &join(&options.masks, name));
         let own = [open(&told.vector.name)?, open(&told.tasks[task].mask.name)?];
         let mut back = Self { base, own, told, task, parts: Vec::new() };
@@ -213,7 +210,7 @@ impl Unmasking {
     /// The bytes of a piece. `read` gives those of a file, numbered as the base's, then the vector, then the mask.
     ///
     /// # Errors
-    /// Those of `read`, and [`ErrorKind::NonFinite`].
+    /// Those of `read`; [`ErrorKind::Overflow`] for a sum that does not fit, [`ErrorKind::NonFinite`] where the base itself is not finite.
     pub fn make(&self, piece: &Piece, read: &mut ReadAt<'_>) -> Result<Vec<u8>> {
         let part = &self.parts[piece.file][piece.part];
         let mut bytes = Vec::new();
@@ -247,7 +244,8 @@ impl Unmasking {
             if !own.value(word).is_finite() {
                 let detail = format!("is {} in the task {}", own.value(word), self.task_name());
                 let file = &self.base.files[piece.file];
-                return Err(Error::new(ErrorKind::NonFinite, detail)
+                let kind = if base[i].is_finite() { ErrorKind::Overflow } else { ErrorKind::NonFinite };
+                return Err(Error::new(kind, detail)
                     .file(&*file.path)
                     .help("the sum does not fit the base's dtype: give the base in a wider one"));
             }
@@ -255,15 +253,18 @@ impl Unmasking {
         Ok(bytes)
     }
 
-    /// Refuse a base whose files are not those that the masks were made over.
+    /// Refuse a base whose files are not those that the masks were made over, and a vector or a mask that is not what was
+    /// written; `hashes` are the base's and these two.
     ///
     /// # Errors
     /// [`ErrorKind::Differs`], with both hashes.
-    pub fn check(&self, hashes: &[Hash]) -> Result<()> {
+    pub fn check(&self, hashes: [&[Hash]; 2]) -> Result<()> {
+        let differ = |known: &HashedFile, hash: &Hash| {
+            !known.blake3.is_empty() && !hash.blake3.is_empty() && known.blake3 != hash.blake3
+        };
         let known = |name: &str| self.told.base.files.iter().find(|file| file.name == name);
-        for (file, hash) in self.base.files.iter().zip(hashes) {
-            let Some(known) = known(file.name()) else { continue };
-            if !known.blake3.is_empty() && !hash.blake3.is_empty() && known.blake3 != hash.blake3 {
+        for (file, hash) in self.base.files.iter().zip(hashes[0]) {
+            if let Some(known) = known(file.name()).filter(|known| differ(known, hash)) {
                 let detail = format!(
                     "has BLAKE3 {}, but the masks were made over one of {}",
                     hash.blake3, known.blake3
@@ -271,6 +272,15 @@ impl Unmasking {
                 return Err(Error::new(ErrorKind::Differs, detail)
                     .file(&*file.path)
                     .help("give the base that the masks were made over with --base"));
+            }
+        }
+        let written = [&self.told.vector, &self.told.tasks[self.task].mask];
+        for ((file, known), hash) in self.own.iter().zip(written).zip(hashes[1]) {
+            if differ(known, hash) {
+                let detail = format!("has BLAKE3 {}, but was written with {}", hash.blake3, known.blake3);
+                return Err(Error::new(ErrorKind::Differs, detail)
+                    .file(&*file.path)
+                    .help("copy the folder of masks whole, or make them again"));
             }
         }
         Ok(())

@@ -17,8 +17,7 @@ use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, last};
 use crate::fold::ReadAt;
-use crate::format::quantised;
-use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::format::safetensors::{Header, TextMap};
 use crate::kernel::element::{flush, round};
 use crate::merge::Hash;
 use crate::merge::report::HashedFile;
@@ -201,18 +200,12 @@ impl Masking {
     }
 
     fn lay_out(&mut self) -> Result<()> {
-        let all = |checkpoint: &Checkpoint, first: usize| -> Vec<(usize, Tensor)> {
-            let files = (first..).zip(&checkpoint.files);
-            files
-                .flat_map(|(file, it)| it.header.tensors().iter().map(move |tensor| (file, tensor.clone())))
-                .collect()
-        };
-        let base = all(&self.base, 0);
+        let base: Vec<_> = self.base.placed(0).collect();
         let known = Index::new(base.iter().map(|(_, tensor)| tensor.name.as_str()));
         let mut first = self.base.files.len();
         let mut others = Vec::with_capacity(self.tasks.len());
         for task in &self.tasks {
-            let own = all(task, first);
+            let own: Vec<_> = task.placed(first).collect();
             first += task.files.len();
             let index = Index::new(own.iter().map(|(_, tensor)| tensor.name.as_str()));
             let lacking =
@@ -236,10 +229,11 @@ impl Masking {
         };
         let mut laid = [Vec::new(), Vec::new()];
         for (at, (file, tensor)) in base.iter().enumerate() {
+            let is_float = is_float(at);
             let mut places = vec![(*file, tensor.range.start, Float::of(tensor.dtype))];
             for ((own, at_own), task) in others.iter().zip(&self.tasks) {
                 let (file, other) = &own[at_own[at]];
-                if other.shape != tensor.shape || (!is_float(at) && other.dtype != tensor.dtype) {
+                if other.shape != tensor.shape || (!is_float && other.dtype != tensor.dtype) {
                     let detail = format!(
                         "is {} {:?}, but in {} it is {} {:?}",
                         other.dtype, other.shape, self.base.name, tensor.dtype, tensor.shape
@@ -253,11 +247,11 @@ impl Masking {
             }
             // what is no numbers is compared byte by byte
             let float = |(file, start, float): (usize, u64, Option<Float>)| {
-                (file, start, float.filter(|_| is_float(at)).unwrap_or(Float::F8E5M2))
+                (file, start, float.filter(|_| is_float).unwrap_or(Float::F8E5M2))
             };
             let places: Vec<_> = places.into_iter().map(float).collect();
-            let elements = if is_float(at) { tensor.shape.iter().product() } else { tensor.len() };
-            if is_float(at) {
+            let elements = if is_float { tensor.shape.iter().product() } else { tensor.len() };
+            if is_float {
                 let wide = if is_f64(&places) { Dtype::F64 } else { Dtype::F32 };
                 laid[0].push((tensor.name.clone(), wide, tensor.shape.clone()));
                 laid[1].push((tensor.name.clone(), Dtype::U8, vec![elements.div_ceil(8)]));
@@ -429,24 +423,12 @@ fn is_f64(places: &[(usize, u64, Float)]) -> bool {
 
 /// Whole models alone have elements that are those of their base.
 fn plain(checkpoint: &Checkpoint) -> Result<()> {
-    if checkpoint.config.is_some() {
-        let detail = "is an adapter, and masks are of whole models";
-        return Err(Error::new(ErrorKind::Input, detail)
-            .file(&*checkpoint.name)
-            .help("fold it into its base first: mwa apply ADAPTER --base MODEL -o FOLDER"));
-    }
-    if let Some(file) = checkpoint.files.iter().find(|file| !file.header.is_safetensors()) {
-        let detail = "is not a safetensors file, whose numbers are read as they lie";
-        return Err(Error::new(ErrorKind::Input, detail)
-            .file(&*file.path)
-            .help("write it anew first: `mwa merge MODEL -o FOLDER`"));
-    }
-    quantised::refuse_all(
-        checkpoint.files.iter().flat_map(|file| file.header.tensors()),
-        &checkpoint.name,
-        "plain weights have masks",
-        "give the model as it was before it was quantised",
-    )
+    checkpoint.check_whole("is an adapter, and masks are of whole models")?;
+    checkpoint.check_safetensors(
+        "is not a safetensors file, whose numbers are read as they lie",
+        "write it anew first: `mwa merge MODEL -o FOLDER`",
+    )?;
+    checkpoint.check_plain("plain weights have masks", "give the model as it was before it was quantised")
 }
 
 /// Of the values of a base and of tasks: the bits of each task; what tasks changed in all takes the place of the base.

@@ -54,7 +54,8 @@ pub struct Hash {
 
 impl Hash {
     /// A file with these hashes.
-    pub(crate) fn of(&self, name: &str, len: u64) -> HashedFile {
+    #[must_use]
+    pub fn of(&self, name: &str, len: u64) -> HashedFile {
         let mut file = HashedFile::unhashed(name.to_owned(), len);
         self.write_to(&mut file);
         file

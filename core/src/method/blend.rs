@@ -118,14 +118,18 @@ impl Blend {
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
+        self.kind().name()
+    }
+
+    const fn kind(self) -> BlendName {
         match self {
-            Self::Mean => BlendName::Mean.name(),
-            Self::Median => BlendName::Median.name(),
-            Self::Trimmed(_) => BlendName::TrimmedMean.name(),
-            Self::Sum(_) => BlendName::TaskArithmetic.name(),
-            Self::Masked(..) => BlendName::MagnitudeMask.name(),
-            Self::Ties(..) => BlendName::Ties.name(),
-            Self::Consensus(..) => BlendName::Consensus.name(),
+            Self::Mean => BlendName::Mean,
+            Self::Median => BlendName::Median,
+            Self::Trimmed(_) => BlendName::TrimmedMean,
+            Self::Sum(_) => BlendName::TaskArithmetic,
+            Self::Masked(..) => BlendName::MagnitudeMask,
+            Self::Ties(..) => BlendName::Ties,
+            Self::Consensus(..) => BlendName::Consensus,
         }
     }
 
@@ -138,7 +142,7 @@ impl Blend {
     /// Whether it is of what tasks changed of a base.
     #[must_use]
     pub fn has_base(self) -> bool {
-        matches!(self, Self::Sum(_) | Self::Masked(..) | Self::Ties(..) | Self::Consensus(..))
+        self.kind().has_base()
     }
 
     /// How much of what tasks changed is added to the base, where that was said.
@@ -159,10 +163,7 @@ impl Blend {
 
     /// What is said of inputs of several runs is said of the mean: the same, with what to do instead here.
     pub(crate) fn of_one_run(self, error: &Error) -> Error {
-        let same = Error::new(error.kind(), error.detail().to_owned());
-        let same = error.at_file().into_iter().fold(same, |same, file| same.file(file));
-        let same = error.at_tensor().into_iter().fold(same, |same, tensor| same.tensor(tensor));
-        same.help(format!(
+        error.clone().help_instead(format!(
             "method {} takes values element by element, and factors of several runs have none in common: merge \
              checkpoints of one run, or let no bad one decide by --scheme geometric-median --space product",
             self.name()

@@ -12,7 +12,7 @@ use core::ops::{AddAssign, Range};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::element::round;
-use crate::kernel::{Magnitudes, Operand, Tally};
+use crate::kernel::{INFINITY, Magnitudes, Operand, Tally};
 use crate::method::blend::Trimming;
 use crate::method::product::Reader;
 use crate::plan;
@@ -25,8 +25,6 @@ const UPPER: u32 = 31 - LOWER;
 /// Most bytes of one input in a chunk, and at a time.
 const CHUNK: usize = 4 << 20;
 const WINDOW: usize = 64 << 10;
-/// The magnitude of infinity; those of NaN are above it, and count nowhere.
-const INFINITY: u32 = 0x7f80_0000;
 
 /// The thresholds of tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -369,7 +367,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Count by the upper bits.
+/// Count by the upper bits. Magnitudes of NaN, which are above infinity's, count nowhere.
 #[inline(always)]
 fn count_upper<C: AddAssign + From<u8>>(counts: &mut [C], magnitudes: &[u32]) {
     for bits in magnitudes.iter().filter(|bits| **bits <= INFINITY) {

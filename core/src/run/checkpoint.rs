@@ -1,6 +1,6 @@
 //! One checkpoint: which files hold its weights, its adapter config, its step.
 
-use alloc::borrow::ToOwned as _;
+use alloc::borrow::{Cow, ToOwned as _};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -301,6 +301,33 @@ impl Checkpoint {
     /// The tensors of all its files.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> + Clone {
         self.files.iter().flat_map(|file| file.header.tensors())
+    }
+
+    /// The same, each with the number of its file, counted from `first` on.
+    pub(crate) fn placed(&self, first: usize) -> impl Iterator<Item = (usize, &Tensor)> {
+        let files = (first..).zip(&self.files);
+        files.flat_map(|(file, it)| it.header.tensors().iter().map(move |tensor| (file, tensor)))
+    }
+
+    /// Refuse files whose bytes are not written as they lie.
+    pub(crate) fn check_safetensors(&self, detail: &'static str, help: &'static str) -> Result<(), Error> {
+        let other = self.files.iter().find(|file| !file.header.is_safetensors());
+        other.map_or(Ok(()), |file| Err(Error::new(ErrorKind::Input, detail).file(&*file.path).help(help)))
+    }
+
+    /// Refuse an adapter where whole models are needed; `detail` says why.
+    pub(crate) fn check_whole(&self, detail: impl Into<Cow<'static, str>>) -> Result<(), Error> {
+        if self.config.is_none() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Input, detail)
+            .file(&*self.name)
+            .help("fold it into its base first: mwa apply ADAPTER --base MODEL -o FOLDER"))
+    }
+
+    /// Refuse quantised weights; `why` plain ones are needed.
+    pub(crate) fn check_plain(&self, why: &str, help: &'static str) -> Result<(), Error> {
+        quantised::refuse_all(self.tensors(), &self.name, why, help)
     }
 
     /// What the run calls the checkpoint: the last part of the name, unless that is the weights' place in the checkpoint.

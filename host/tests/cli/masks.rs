@@ -128,6 +128,17 @@ fn what_is_wrong_is_told() {
             assert!(told.contains(fact), "{line}: {told}");
         }
     }
+    // a mask of the same form that is not the one that was written
+    let mut damaged = place.read("kept/mask-task0.safetensors");
+    *damaged.last_mut().unwrap() ^= 1;
+    let whole = place.read("kept/mask-task0.safetensors");
+    place.write("kept/mask-task0.safetensors", damaged);
+    let told = place.fails("masks apply kept --task task0 -o out");
+    assert!(
+        told.contains("kept/mask-task0.safetensors: has BLAKE3") && told.contains("written with"),
+        "{told}"
+    );
+    place.write("kept/mask-task0.safetensors", whole);
     std::fs::rename(place.path("base"), place.path("moved")).unwrap();
     let told = place.fails("masks apply kept --task task0 -o out");
     assert!(told.contains("say by --base where it is now"), "{told}");

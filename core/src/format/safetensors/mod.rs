@@ -89,8 +89,8 @@ pub struct Header {
     data_start: u64,
     /// The length of the file, where it is not safetensors.
     other: Option<u64>,
-    /// Invariant: sorted by range; all lie beyond the end of the file.
-    views: Vec<View>,
+    /// Invariant: sorted by range; all lie beyond the end of the file. Shared as the tensors are.
+    views: Arc<[View]>,
     /// For a file beside the weights: the folder in which it lies, as its tensors' names begin here, not in the file.
     beside: Option<String>,
 }
@@ -181,7 +181,7 @@ impl Header {
             metadata: entries.metadata,
             data_start,
             other: None,
-            views: Vec::new(),
+            views: Arc::default(),
             beside: None,
         })
     }
@@ -217,8 +217,14 @@ impl Header {
             end = next;
         }
         let beside = beside.map(String::from);
-        let mut header =
-            Self { tensors: laid.into(), metadata, data_start: 0, other: None, views: Vec::new(), beside };
+        let mut header = Self {
+            tensors: laid.into(),
+            metadata,
+            data_start: 0,
+            other: None,
+            views: Arc::default(),
+            beside,
+        };
         header.data_start = header.to_bytes().len() as u64;
         for tensor in Arc::make_mut(&mut header.tensors) {
             tensor.range = tensor.range.start + header.data_start..tensor.range.end + header.data_start;
@@ -263,7 +269,7 @@ impl Header {
         }
         tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
         let tensors = tensors.into();
-        Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all, beside: None })
+        Ok(Self { tensors, metadata, data_start: 0, other: Some(file_len), views: all.into(), beside: None })
     }
 
     /// Some tensors that lie in a file, under names of the caller's; their ranges may be any, and are for reading only.
@@ -332,11 +338,24 @@ impl Header {
         into: &mut [u8],
         mut read: impl FnMut(Option<usize>, u64, &mut [u8]) -> core::result::Result<(), E>,
     ) -> core::result::Result<(), E> {
-        let after = self.views.partition_point(|view| view.range.end <= start);
-        match self.views.get(after).filter(|view| view.range.contains(&start)) {
+        match self.view(start) {
             Some(view) => view.read(start, into, read),
             None => read(None, start, into),
         }
+    }
+
+    /// What [`Self::read`] asks for, in its order: of which file, and what of it.
+    pub(crate) fn reads(&self, range: &Range<u64>) -> Vec<(Option<usize>, Range<u64>)> {
+        match self.view(range.start) {
+            Some(view) => view.reads(range).collect(),
+            None => Vec::from([(None, range.clone())]),
+        }
+    }
+
+    /// The view that a place lies in.
+    fn view(&self, start: u64) -> Option<&View> {
+        let after = self.views.partition_point(|view| view.range.end <= start);
+        self.views.get(after).filter(|view| view.range.contains(&start))
     }
 
     /// The bytes of the head: length, JSON with sorted metadata, spaces up to a multiple of 8. Reproducible.

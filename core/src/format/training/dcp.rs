@@ -414,8 +414,15 @@ struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     fn new(files: &'a dyn Files, path: &str, range: Range<u64>) -> Maybe<Self> {
-        let head = files.read(path, range.start..range.end.min(range.start + HEAD))?;
-        let tail = files.read(path, range.start.max(range.end.saturating_sub(torch::TAIL))..range.end)?;
+        let from = range.start.max(range.end.saturating_sub(torch::TAIL));
+        let tail = files.read(path, from..range.end);
+        // the end of a short chunk is all of it
+        let head = if from == range.start {
+            Ok(Cow::Borrowed(&[][..]))
+        } else {
+            files.read(path, range.start..range.end.min(range.start + HEAD))
+        };
+        let [head, tail]: [_; 2] = all([head, tail])?.try_into().expect("two were read");
         Ok(Self { files, range, head, tail })
     }
 }

@@ -20,8 +20,11 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     }
     let names = files.list(folder)?;
     let models: Vec<_> = names.iter().filter(|name| name.ends_with(MODEL)).collect();
-    // find() looked for one; each rank of tensor parallelism has its part of the module, and the same of the rest
-    let path = join(folder, models[0]);
+    // each rank of tensor parallelism has its part of the module, and the same of the rest
+    let Some(first) = models.first() else {
+        return Err(torn(format!("lacks its *{MODEL} files")).file(folder).into());
+    };
+    let path = join(folder, first);
     let model = Model::read(files, &path).map_err(|stop| stop.file(&path))?;
     let is_cut = models.len() > 1 || names.iter().any(|name| name.starts_with("layer_"));
     let zero = join(folder, "zero");

@@ -69,7 +69,8 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     match key {
         None => {}
         Some(MODULE) if is_whole => {
-            let model = all(models.iter().map(read))?.remove(0);
+            // of rank 0: another would be one of the same rank, which sorted() refuses
+            let model = read(&models[0])?;
             let path = join(folder, models[0]);
             let parts = Vec::from([(path.clone(), size(files, &path)?)]);
             let tensors = model.module.into_iter().map(|(name, lies)| whole(name, 0, lies)).collect();
@@ -158,14 +159,13 @@ pub(super) fn rest(
     shared: &[(String, String)],
     file: usize,
 ) -> Vec<String> {
-    let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
-    let index = Index::new(names.iter().map(String::as_str));
-    let mut others = Vec::new();
+    let index = Index::new(tensors.iter().map(|tensor| tensor.name.as_str()));
+    let (mut added, mut others) = (Vec::new(), Vec::new());
     for (alias, name) in shared.iter().filter(|(alias, _)| !index.has(alias)) {
         let Some(at) = index.place(name) else { continue };
         let Whole { dtype, ref shape, ref pieces, is_flat, .. } = tensors[at];
         let (name, shape, pieces) = (alias.clone(), shape.clone(), pieces.clone());
-        tensors.push(Whole { name, dtype, shape, pieces, is_flat });
+        added.push(Whole { name, dtype, shape, pieces, is_flat });
     }
     for (name, lies) in module {
         let is_alias = shared.iter().any(|(alias, of)| *alias == name && index.has(of));
@@ -173,8 +173,9 @@ pub(super) fn rest(
             continue;
         }
         others.push(name.clone());
-        tensors.push(whole(name, file, lies));
+        added.push(whole(name, file, lies));
     }
+    tensors.extend(added);
     others
 }
 
@@ -255,7 +256,7 @@ fn flat(groups: &[Vec<(String, Vec<u64>)>], shards: &[Shard], file: usize) -> Re
         let mut fragments: Vec<Vec<(String, u64, u64)>> = Vec::new();
         fragments.resize_with(shards.len(), Vec::new);
         for (number, (name, shape)) in parameters.iter().enumerate() {
-            let count = count(shape).ok_or_else(|| torn("is larger than any file can be").tensor(name))?;
+            let count = count(name, shape)?;
             let mut pieces = Vec::new();
             let mut before = 0;
             for (rank, lies) in partitions.iter().enumerate() {
@@ -268,13 +269,7 @@ fn flat(groups: &[Vec<(String, Vec<u64>)>], shards: &[Shard], file: usize) -> Re
                 }
                 before += len;
             }
-            tensors.push(Whole {
-                name: name.clone(),
-                dtype: Dtype::F32,
-                shape: shape.clone(),
-                pieces,
-                is_flat: true,
-            });
+            tensors.push(rows(name, Dtype::F32, shape, pieces));
             let padding = shards[0].paddings.get(group).and_then(|paddings| paddings.get(number)).copied();
             at = at.saturating_add(count).saturating_add(padding.unwrap_or(0));
         }
@@ -310,7 +305,7 @@ fn parted(groups: &[Vec<(String, Vec<u64>)>], shards: &[Shard], file: usize) -> 
     let mut tensors = Vec::new();
     let mut at = 0u64;
     for (name, shape) in groups.iter().flatten() {
-        let count = count(shape).ok_or_else(|| torn("is larger than any file can be").tensor(name))?;
+        let count = count(name, shape)?;
         let part = count.div_ceil(ranks);
         let mut pieces = Vec::new();
         for (rank, shard) in shards.iter().enumerate() {
@@ -328,13 +323,7 @@ fn parted(groups: &[Vec<(String, Vec<u64>)>], shards: &[Shard], file: usize) -> 
                 before = end;
             }
         }
-        tensors.push(Whole {
-            name: name.clone(),
-            dtype: Dtype::F32,
-            shape: shape.clone(),
-            pieces,
-            is_flat: true,
-        });
+        tensors.push(rows(name, Dtype::F32, shape, pieces));
         at = at.saturating_add(part);
     }
     for (rank, shard) in shards.iter().enumerate() {
@@ -350,7 +339,7 @@ fn parted(groups: &[Vec<(String, Vec<u64>)>], shards: &[Shard], file: usize) -> 
 
 /// A frozen parameter of stage 3, of which each rank has a part.
 fn unfrozen(name: &str, shape: &[u64], ranks: &[Vec<(String, Lies)>]) -> Result<Whole> {
-    let count = count(shape).ok_or_else(|| torn("is larger than any file can be").tensor(name))?;
+    let count = count(name, shape)?;
     let mut pieces = Vec::new();
     let mut dtype = None;
     let mut offset = 0;
@@ -365,15 +354,21 @@ fn unfrozen(name: &str, shape: &[u64], ranks: &[Vec<(String, Lies)>]) -> Result<
         pieces.push(row(rank, lies.start, offset, len));
         offset += len;
     }
-    let dtype = dtype.unwrap_or(Dtype::F32);
-    Ok(Whole { name: name.to_owned(), dtype, shape: shape.to_vec(), pieces, is_flat: true })
+    Ok(rows(name, dtype.unwrap_or(Dtype::F32), shape, pieces))
 }
 
 /// Bytes of a number of the partitions.
 const F32: u64 = 4;
 
-fn count(shape: &[u64]) -> Option<u64> {
-    shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim))
+/// How many numbers a tensor has.
+fn count(name: &str, shape: &[u64]) -> Result<u64> {
+    let count = shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
+    count.ok_or_else(|| torn("is larger than any file can be").tensor(name))
+}
+
+/// A tensor of which each piece is a row of its numbers.
+fn rows(name: &str, dtype: Dtype, shape: &[u64], pieces: Vec<Piece>) -> Whole {
+    Whole { name: name.to_owned(), dtype, shape: shape.to_vec(), pieces, is_flat: true }
 }
 
 /// A piece of a row of numbers.
