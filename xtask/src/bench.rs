@@ -1,5 +1,6 @@
 //! Measure whole merges side by side, in rounds: the floor, ours, and other tools if they are there.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,7 +95,8 @@ fn full(runs: usize) -> Result {
     let files: Vec<_> = models.iter().flat_map(|model| inputs::shards(model)).collect();
     let out = target().join("bench/out");
     let mut contenders = vec![floor(&files, inputs::SHARDS, &out), ours("mwa merge", &folder, &out)];
-    contenders.extend(mergekit(&linear(&models), &folder, &out)?);
+    let equal = models.iter().map(|model| (model, "      weight: 0.25\n".to_owned()));
+    contenders.extend(mergekit(&recipe("merge_method: linear\n", equal), &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
 }
 
@@ -120,6 +122,13 @@ fn gpu(runs: usize) -> Result {
     Ok(())
 }
 
+/// The program, as a line names it: what follows the first word is what it is given.
+fn mwa(line: &str) -> Command {
+    let mut command = Command::new(target().join("release/mwa"));
+    command.args(line.split(' ').skip(1));
+    command
+}
+
 /// Reading every input and writing one output: no merge can do with less.
 fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
     let mut read = Command::new("cat");
@@ -131,13 +140,8 @@ fn floor(files: &[PathBuf], outputs: usize, out: &Path) -> Contender {
 
 /// `line` is `mwa merge` and its options; all checkpoints of the run are merged.
 fn ours(line: &'static str, run: &Path, out: &Path) -> Contender {
-    let mut merge = Command::new(target().join("release/mwa"));
-    merge
-        .args(line.split(' ').skip(1))
-        .args(["--select", "all"])
-        .arg(run)
-        .arg("--output")
-        .arg(out.join("merged"));
+    let mut merge = mwa(line);
+    merge.args(["--select", "all"]).arg(run).arg("--output").arg(out.join("merged"));
     Contender { name: line, commands: vec![merge] }
 }
 
@@ -200,16 +204,21 @@ fn peft(llama: &inputs::Llama, files: &[PathBuf], out: &Path) -> Option<Contende
 
 /// A command that runs `script`, if the interpreter of `MWA_PYTHON` can do the imports.
 fn python_with(imports: &str, script: &str) -> Option<Command> {
+    Some(scripted(&python_that_has(imports)?, script))
+}
+
+/// The interpreter of `MWA_PYTHON`, if it can do the imports.
+fn python_that_has(imports: &str) -> Option<PathBuf> {
     let python = python::own()?;
     let mut has = Command::new(&python);
     has.args(["-c", imports]);
-    if let Err(why) = output(has) {
-        println!("not measured: {why}");
-        return None;
-    }
+    output(has).inspect_err(|why| println!("not measured: {why}")).ok().map(|_| python)
+}
+
+fn scripted(python: &Path, script: &str) -> Command {
     let mut command = Command::new(python);
     command.args(["-c", script]);
-    Some(command)
+    command
 }
 
 fn product(runs: usize) -> Result {
@@ -227,11 +236,11 @@ fn product(runs: usize) -> Result {
     measure("best rank 16 of LoRA adapters of a 7B model, r 16: 4 and 10", contenders, runs, &out)
 }
 
-/// mergekit's recipe for the mean of models.
-fn linear(models: &[PathBuf]) -> String {
-    let mut text = "merge_method: linear\ndtype: bfloat16\nmodels:\n".to_owned();
-    for model in models {
-        text += &format!("  - model: {}\n    parameters:\n      weight: 0.25\n", model.display());
+/// A recipe of mergekit's: what stands at its head, then models, each with lines of its parameters.
+fn recipe(head: &str, models: impl IntoIterator<Item = (impl AsRef<Path>, String)>) -> String {
+    let mut text = format!("dtype: bfloat16\n{head}models:\n");
+    for (model, parameters) in models {
+        text += &format!("  - model: {}\n    parameters:\n{parameters}", model.as_ref().display());
     }
     text
 }
@@ -239,10 +248,7 @@ fn linear(models: &[PathBuf]) -> String {
 /// mergekit by a recipe, which is kept beside the models.
 fn mergekit(recipe: &str, folder: &Path, out: &Path) -> Result<Option<Contender>> {
     let program = std::env::var_os("MWA_MERGEKIT").unwrap_or_else(|| "mergekit-yaml".into());
-    let mut has = Command::new(&program);
-    has.arg("--help");
-    if let Err(why) = output(has) {
-        println!("no mergekit: {why}");
+    if !is_there(&program) {
         return Ok(None);
     }
     let path = folder.with_extension("yaml");
@@ -250,6 +256,13 @@ fn mergekit(recipe: &str, folder: &Path, out: &Path) -> Result<Option<Contender>
     let mut merge = Command::new(program);
     merge.arg(path).arg(out.join("merged"));
     Ok(Some(Contender { name: "mergekit-yaml", commands: vec![merge] }))
+}
+
+/// Whether a program of mergekit's runs here; it is said where it does not.
+fn is_there(program: &OsStr) -> bool {
+    let mut help = Command::new(program);
+    help.arg("--help");
+    output(help).inspect_err(|why| println!("no mergekit: {why}")).is_ok()
 }
 
 /// Time contenders and print their table, the first of them being the floor.
@@ -291,14 +304,15 @@ fn sampled(contenders: &mut [Contender], runs: usize, out: &Path) -> Result<Vec<
 impl Sample {
     /// The median of the seconds and of the CPU seconds, and the highest peak.
     fn median(samples: &[Self]) -> Self {
-        let of = |value: fn(&Self) -> f64| {
-            let mut values: Vec<_> = samples.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
-        };
+        let of = |value: fn(&Self) -> f64| median(samples.iter().map(value).collect());
         let peak = samples.iter().map(|sample| sample.peak).max().unwrap_or(0);
         Self { seconds: of(|sample| sample.seconds), cpu: of(|sample| sample.cpu), peak }
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
 fn once(contender: &mut Contender) -> Result<Sample> {

@@ -133,7 +133,7 @@ pub(crate) fn shards(model: &Path) -> Vec<PathBuf> {
 }
 
 /// Make the folder unless it is there; it appears only when complete.
-fn once(folder: &Path, make: impl FnOnce(&Path) -> Result) -> Result {
+pub(crate) fn once(folder: &Path, make: impl FnOnce(&Path) -> Result) -> Result {
     if folder.exists() {
         return Ok(());
     }

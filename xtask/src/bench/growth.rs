@@ -2,9 +2,8 @@
 
 use core::fmt::Write as _;
 use std::fs;
-use std::process::Command;
 
-use super::{Contender, Sample, floor, machine, sampled};
+use super::{Contender, Sample, floor, machine, mwa, sampled};
 use crate::inputs;
 use crate::run::{Result, build, target};
 
@@ -28,8 +27,8 @@ pub(super) fn growth(runs: usize) -> Result {
             if name == LINES[0] {
                 return floor(&files[most - count..], 1, &out);
             }
-            let mut merge = Command::new(target().join("release/mwa"));
-            merge.args(name.split(' ').skip(1)).args(["--last", &count.to_string()]);
+            let mut merge = mwa(name);
+            merge.args(["--last", &count.to_string()]);
             merge.arg(&folder).arg("--output").arg(out.join("merged"));
             Contender { name, commands: vec![merge] }
         });

@@ -1,9 +1,8 @@
 //! What robust weights, order statistics, tasks over a base, and folding cost beside the plain mean and other tools.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use super::{Contender, FULL_STEPS, floor, measure, mergekit, ours, python_with};
+use super::{Contender, FULL_STEPS, floor, measure, mergekit, mwa, ours, python_with, recipe};
 use crate::inputs;
 use crate::run::{Result, build, target};
 
@@ -48,27 +47,16 @@ fn tasks(runs: usize, base: &Path, out: &Path) -> Result {
         contender.commands[0].arg("--base").arg(base);
         contenders.push(contender);
     }
-    contenders.extend(mergekit(&ties(&models, base), &folder, out)?);
+    let head =
+        format!("merge_method: ties\nbase_model: {}\nparameters:\n  normalize: true\n", base.display());
+    let tasks = models.iter().map(|model| (model, "      weight: 1.0\n      density: 0.2\n".to_owned()));
+    contenders.extend(mergekit(&recipe(&head, tasks), &folder, out)?);
     measure(
         "4 full models over a base, bf16, 1.1 GB in 4 shards each; mergekit does ties",
         contenders,
         runs,
         out,
     )
-}
-
-fn ties(models: &[PathBuf], base: &Path) -> String {
-    let mut text = format!(
-        "merge_method: ties\nbase_model: {}\ndtype: bfloat16\nparameters:\n  normalize: true\nmodels:\n",
-        base.display()
-    );
-    for model in models {
-        text += &format!(
-            "  - model: {}\n    parameters:\n      weight: 1.0\n      density: 0.2\n",
-            model.display()
-        );
-    }
-    text
 }
 
 /// PEFT's own way.
@@ -87,8 +75,8 @@ fn apply(runs: usize, base: &Path, out: &Path) -> Result {
     let adapter = inputs::adapters(&folder, &inputs::LLAMA_FULL, 1)?.remove(0);
     let adapter = adapter.parent().unwrap_or(&folder);
     let shards = inputs::shards(base);
-    let mut apply = Command::new(target().join("release/mwa"));
-    apply.arg("apply").arg(adapter).arg("--base").arg(base).arg("-o").arg(out.join("merged"));
+    let mut apply = mwa("mwa apply");
+    apply.arg(adapter).arg("--base").arg(base).arg("-o").arg(out.join("merged"));
     let mut contenders =
         vec![floor(&shards, inputs::SHARDS, out), Contender { name: "mwa apply", commands: vec![apply] }];
     if let Some(mut merge) = python_with("import torch, transformers, peft", PEFT_APPLY) {

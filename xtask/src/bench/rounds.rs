@@ -1,8 +1,6 @@
 //! What a federated round costs beside Flower's own aggregation of the same arrays.
 
-use std::process::Command;
-
-use super::{Contender, floor, measure, python_with};
+use super::{Contender, floor, measure, mwa, python_that_has, scripted};
 use crate::inputs;
 use crate::run::{Result, build, target};
 
@@ -30,8 +28,8 @@ pub(super) fn rounds(runs: usize) -> Result {
     let files = inputs::adapters(&target().join("bench/lora-many"), &inputs::LLAMA_7B, 64)?;
     let (files, out) = (&files[..CLIENTS], target().join("bench/out"));
     let aggregate = |name: &'static str| {
-        let mut command = Command::new(target().join("release/mwa"));
-        command.args(name.split(' ').skip(1)).arg("-o").arg(out.join("merged")).arg("--samples");
+        let mut command = mwa(name);
+        command.arg("-o").arg(out.join("merged")).arg("--samples");
         command.arg(vec!["100"; CLIENTS].join(","));
         command.args(files.iter().filter_map(|file| file.parent()));
         Contender { name, commands: vec![command] }
@@ -41,8 +39,9 @@ pub(super) fn rounds(runs: usize) -> Result {
         aggregate("mwa aggregate"),
         aggregate("mwa aggregate --scheme geometric-median"),
     ];
-    for (name, how) in [("Flower's FedAvg", "mean"), ("Flower's FedMedian", "median")] {
-        if let Some(mut command) = python_with("import torch, safetensors, flwr", FLOWER) {
+    if let Some(python) = python_that_has("import torch, safetensors, flwr") {
+        for (name, how) in [("Flower's FedAvg", "mean"), ("Flower's FedMedian", "median")] {
+            let mut command = scripted(&python, FLOWER);
             command.arg(how).arg(out.join("merged.safetensors")).args(files);
             contenders.push(Contender { name, commands: vec![command] });
         }

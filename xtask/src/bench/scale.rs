@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Map, json};
 
-use super::{Contender, Sample, machine, sampled};
+use super::{Contender, Sample, machine, mwa, sampled};
+use crate::inputs;
 use crate::run::{Result, build, target};
 
 /// Checkpoints, files of each, and tensors of each file: 720,000 in all, of 29 MB each, as the experts of a model of a trillion parameters are.
@@ -24,14 +24,11 @@ const LIMITS: (f64, u64) = (10.0, 400_000_000);
 pub(super) fn scale(runs: usize) -> Result {
     build()?;
     let folder = target().join("bench/scale");
-    if !folder.join("made").exists() {
-        println!("making 20 TB of holes in 160 MB of {}", folder.display());
-        make(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    }
+    inputs::once(&folder, |folder| make(folder).map_err(|error| format!("{}: {error}", folder.display())))?;
     let out = target().join("bench/out");
     let line = |name: &'static str, arguments: &[&str]| {
-        let mut command = Command::new(target().join("release/mwa"));
-        command.args(name.split(' ').skip(1)).arg(&folder).args(arguments);
+        let mut command = mwa(name);
+        command.arg(&folder).args(arguments);
         Contender { name, commands: vec![command] }
     };
     let merged = out.join("merged");
@@ -55,7 +52,7 @@ pub(super) fn scale(runs: usize) -> Result {
     Ok(())
 }
 
-/// Real heads, and a hole behind each.
+/// 20 TB: real heads, which take 160 MB, and a hole behind each.
 fn make(folder: &Path) -> std::io::Result<()> {
     let bytes = SHAPE[0] * SHAPE[1] * 2;
     for checkpoint in 1..=CHECKPOINTS {
@@ -86,5 +83,5 @@ fn make(folder: &Path) -> std::io::Result<()> {
             (1..=checkpoint).map(|i| json!({"step": i * 100, "eval_loss": 1.0 / i as f64})).collect();
         fs::write(place.join("trainer_state.json"), serde_json::to_vec(&json!({"log_history": log}))?)?;
     }
-    fs::write(folder.join("made"), "")
+    Ok(())
 }

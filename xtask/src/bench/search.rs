@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Contender, Sample, floor, measure, ours, python_with, sampled};
+use super::{
+    Contender, Sample, floor, is_there, measure, median, mwa, ours, python_that_has, recipe, sampled,
+    scripted,
+};
 use crate::inputs;
 use crate::run::{Result, build, output, root, target};
 
@@ -35,22 +38,21 @@ pub(super) fn search(llama: &inputs::Llama, name: &str, runs: usize) -> Result {
     let out = target().join("bench/out");
     let found = trials(&folder, POPULATION, &target().join("bench/population"))?;
     let weights: Vec<_> = found.iter().map(|trial| weights(&trial["weights"])).collect();
-    let mut whole = Command::new(target().join("release/mwa"));
+    let mut whole = mwa("mwa");
     whole.args(arguments(&folder, POPULATION)).arg("--output").arg(out.join("best"));
     let mut contenders = vec![
         floor(&files, 1, &out),
         ours("mwa merge --residual off", &folder, &out),
         Contender { name: "mwa search, 8 trials, whole process", commands: vec![whole] },
         afresh("8 × mwa merge --weights, a process each", &weights, &out, |weights, out| {
-            let mut merge = Command::new(target().join("release/mwa"));
-            merge.args(["merge", "--residual", "off", "--select", "all"]).arg(format!("--weights={weights}"));
-            merge.arg(&folder).arg("--output").arg(out);
+            let mut merge = mwa("mwa merge --residual off --select all");
+            merge.arg(format!("--weights={weights}")).arg(&folder).arg("--output").arg(out);
             merge
         }),
     ];
-    if python_with("import torch, safetensors", TORCH_LOOP).is_some() {
+    if let Some(python) = python_that_has("import torch, safetensors") {
         contenders.push(afresh("8 × torch loop, a process each", &weights, &out, |weights, out| {
-            let mut merge = python_with("import torch, safetensors", TORCH_LOOP).expect("it was there");
+            let mut merge = scripted(&python, TORCH_LOOP);
             merge.arg(out).arg(weights).args(&files);
             merge
         }));
@@ -107,7 +109,7 @@ fn arguments(folder: &Path, budget: usize) -> Vec<String> {
 
 /// The trials of a search, in order.
 fn trials(folder: &Path, budget: usize, out: &Path) -> Result<Vec<Value>> {
-    let mut search = Command::new(target().join("release/mwa"));
+    let mut search = mwa("mwa");
     search.args(arguments(folder, budget)).arg("--json").arg("--output").arg(out).stdin(Stdio::null());
     let found: Value = serde_json::from_str(&output(search)?).map_err(|error| error.to_string())?;
     Ok(found["trials"].as_array().cloned().unwrap_or_default())
@@ -118,18 +120,18 @@ fn weights(list: &Value) -> String {
     numbers.collect::<Vec<_>>().join(",")
 }
 
-/// A merge for each candidate, into a fresh folder that is removed before the next.
+/// A merge for each candidate, by what tells its weights, into a fresh folder that is removed before the next.
 fn afresh(
     name: &'static str,
-    weights: &[String],
+    each: &[String],
     out: &Path,
     merge: impl Fn(&str, &Path) -> Command,
 ) -> Contender {
     let place = out.join("candidate");
-    let commands = weights.iter().flat_map(|weights| {
+    let commands = each.iter().flat_map(|each| {
         let mut remove = Command::new("rm");
         remove.arg("-r").arg(&place);
-        [merge(weights, &place), remove]
+        [merge(each, &place), remove]
     });
     Contender { name, commands: commands.collect() }
 }
@@ -139,31 +141,22 @@ fn mergekit(weights: &[String], files: &[PathBuf], out: &Path) -> Result<Option<
     let beside =
         std::env::var_os("MWA_MERGEKIT").map(|it| PathBuf::from(it).with_file_name("mergekit-pytorch"));
     let program = beside.unwrap_or_else(|| "mergekit-pytorch".into());
-    let mut has = Command::new(&program);
-    has.arg("--help");
-    if let Err(why) = output(has) {
-        println!("no mergekit: {why}");
+    if !is_there(program.as_os_str()) {
         return Ok(None);
     }
-    let recipes = target().join("bench/recipes");
-    std::fs::create_dir_all(&recipes).map_err(|error| error.to_string())?;
+    let folder = target().join("bench/recipes");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let mut recipes = Vec::new();
     for (number, weights) in weights.iter().enumerate() {
-        let mut text =
-            "merge_method: linear\ndtype: bfloat16\nparameters:\n  normalize: false\nmodels:\n".to_owned();
-        for (file, weight) in files.iter().zip(weights.split(',')) {
-            text += &format!("  - model: {}\n    parameters:\n      weight: {weight}\n", file.display());
-        }
-        std::fs::write(recipes.join(format!("{number}.yaml")), text).map_err(|error| error.to_string())?;
+        let weights = weights.split(',').map(|weight| format!("      weight: {weight}\n"));
+        let head = "merge_method: linear\nparameters:\n  normalize: false\n";
+        let path = folder.join(format!("{number}.yaml"));
+        std::fs::write(&path, recipe(head, files.iter().zip(weights))).map_err(|error| error.to_string())?;
+        recipes.push(path.display().to_string());
     }
-    let next = core::cell::Cell::new(0);
-    Ok(Some(afresh("8 × mergekit-pytorch, a process each", weights, out, |_, out| {
+    Ok(Some(afresh("8 × mergekit-pytorch, a process each", &recipes, out, |recipe, out| {
         let mut merge = Command::new(&program);
-        merge.arg(recipes.join(format!("{}.yaml", next.replace(next.get() + 1)))).arg(out);
+        merge.arg(recipe).arg(out);
         merge
     })))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
