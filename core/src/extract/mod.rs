@@ -524,7 +524,7 @@ fn compared(tuned: &Checkpoint, base: &Checkpoint, model: &str, task: Option<&st
     }
     let mut found = Vec::with_capacity(own.len());
     for (file, tensor) in own {
-        let place = index.place(&tensor.name).ok_or_else(|| missing(tuned, &tensor, base))?;
+        let place = index.place(&tensor.name).ok_or_else(|| missing(tuned, tensor, base))?;
         let (other_file, other) = &others[place];
         if other.shape != tensor.shape {
             let detail = format!("is {:?}, but in {} {:?}", tensor.shape, base.name, other.shape);
@@ -534,7 +534,7 @@ fn compared(tuned: &Checkpoint, base: &Checkpoint, model: &str, task: Option<&st
                 .help("give the model that it was trained from; where its vocabulary was resized, resize the base alike and save it"));
         }
         found.push(Compared {
-            kind: kind(&tensor, model, task),
+            kind: kind(tensor, model, task),
             files: [file, *other_file],
             starts: [tensor.range.start, other.range.start],
             floats: [Float::of(tensor.dtype), Float::of(other.dtype)],
