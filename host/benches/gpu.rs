@@ -69,13 +69,13 @@ fn sum(device: &Device, bytes: u64, from: Float, to: Float) -> f64 {
     let weight = |k| 0.03 + 0.02 * k as f64;
     let layout = Layout::new((0..INPUTS).map(|k| (from, weight(k))), to, elements)
         .expect("the dtypes are the kernel's");
-    let slot = Slot::new(device, layout.input_bytes(), layout.output_bytes());
+    let slot = Slot::new(device, layout.input_bytes(), layout.output_bytes(), 1);
     let inputs: Vec<_> = (0..INPUTS).map(|k| noise(from, elements, k)).collect();
     for (k, input) in inputs.iter().enumerate() {
         slot.write(device, &layout, k, 0, input).expect("the device is fine");
     }
     let kernel = device.kernel_of(&layout);
-    block_on(slot.run(device, &kernel, &layout)).expect("the device is fine");
+    block_on(slot.run(device, core::slice::from_ref(&layout))).expect("the device is fine");
     let operands = inputs.iter().enumerate().map(|(k, input)| Operand {
         dtype: from,
         bytes: &input[..CHECKED * from.bytes()],

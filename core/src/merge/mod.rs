@@ -101,7 +101,7 @@ pub use closing::{Closing, Finished, Hash, Text, shard_indexes};
 pub use compare::Comparison;
 pub use found::{Findings, Found};
 pub use job::{Bytes, Job};
-pub use together::Together;
+pub use together::{Sums, Together};
 
 /// What is wanted of a merge, beyond its inputs and weights.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,19 @@ use super::found::Found;
 use super::job::{Job, Work};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::kernel::{Column, Shared, weighted_sums};
+use crate::kernel::{Column, Shared, Tally, weighted_sums};
 use crate::plan::{Read, Write};
+
+/// The sums that jobs of several merges are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sums {
+    /// What the results are rounded to.
+    pub output: Float,
+    /// The dtypes of [`Together::reads`].
+    pub inputs: Vec<Float>,
+    /// Of each job, which of the reads it sums, in the order of the sum, and with which weights.
+    pub columns: Vec<Box<Column>>,
+}
 
 /// A job of each of several merges, about the same elements.
 #[derive(Debug)]
@@ -74,9 +85,10 @@ impl<'a> Together<'a> {
     #[cfg_attr(not(test), inline(always))]
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Vec<Result<Found>> {
         let own = |places: &[usize]| places.iter().map(|at| inputs[*at]).collect::<Vec<_>>();
-        if let Some((dtype, shared, columns)) = self.columns(inputs) {
-            let columns: Vec<&Column> = columns.iter().map(|column| &**column).collect();
-            let tallies = weighted_sums(&shared, &columns, dtype, outputs);
+        if let Some(sums) = self.sums() {
+            let columns: Vec<&Column> = sums.columns.iter().map(|column| &**column).collect();
+            let shared: Vec<Shared<'_>> = sums.inputs.into_iter().zip(inputs.iter().copied()).collect();
+            let tallies = weighted_sums(&shared, &columns, sums.output, outputs);
             let each = self.jobs.iter().zip(&self.places).zip(tallies).zip(outputs);
             return each
                 .map(|(((job, places), tally), out)| match job.accepts(tally) {
@@ -89,22 +101,28 @@ impl<'a> Together<'a> {
         each.map(|((job, places), out)| job.run_reference(&own(places), &mut [&mut **out])).collect()
     }
 
-    /// What the kernel of several sums takes; nothing for what is compared and copied.
-    fn columns<'b>(&self, inputs: &[&'b [u8]]) -> Option<(Float, Vec<Shared<'b>>, Vec<Box<Column>>)> {
-        let (dtype, _) = self.jobs.first()?.sum()?;
-        let mut floats = vec![dtype; inputs.len()];
+    /// The sums that they are, for a device; nothing for what is compared and copied.
+    #[must_use]
+    pub fn sums(&self) -> Option<Sums> {
+        let (output, _) = self.jobs.first()?.sum()?;
+        let mut inputs = vec![output; self.reads.len()];
         let mut columns = Vec::with_capacity(self.jobs.len());
         for (job, places) in self.jobs.iter().zip(&self.places) {
             let (_, operands) = job.sum()?;
             let mut column = Vec::with_capacity(places.len());
             for ((float, weight), &at) in operands.zip(places) {
-                floats[at] = float;
+                inputs[at] = float;
                 column.push((at, weight));
             }
             columns.push(column.into_boxed_slice());
         }
-        let shared = floats.into_iter().zip(inputs.iter().copied()).collect();
-        Some((dtype, shared, columns))
+        Some(Sums { output, inputs, columns })
+    }
+
+    /// Whether every job [accepts](Job::accepts) what a device counted in its sum.
+    #[must_use]
+    pub fn accept(&self, tallies: &[Tally]) -> bool {
+        self.jobs.iter().zip(tallies).all(|(job, tally)| job.accepts(*tally))
     }
 }
 

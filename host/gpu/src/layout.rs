@@ -52,11 +52,20 @@ impl Layout {
             let read = elements.next_multiple_of(ELEMENTS_PER_INVOCATION.into()) * dtype.bytes() as u64;
             end += read.next_multiple_of(ALIGN);
         }
-        let input = places.first()?.dtype;
-        let input = if places.iter().all(|place| place.dtype == input) { input } else { MIXED };
+        let input = common(&places)?;
         let most = u64::from(ELEMENTS_PER_INVOCATION * WORKGROUP) * 65_535;
         let fits = places.len() <= MAX_OPERANDS && elements > 0 && elements <= most;
         fits.then_some(Self { input, output, elements: elements as u32, operands: places, end })
+    }
+
+    /// A sum of some of the operands, with weights of their own, where they lie.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "as above")]
+    pub fn of(&self, operands: impl Iterator<Item = (usize, f64)>) -> Option<Self> {
+        let place = |(k, weight): (usize, f64)| Place { weight: weight as f32, ..self.operands[k] };
+        let operands: Vec<_> = operands.map(place).collect();
+        let input = common(&operands)?;
+        Some(Self { input, operands, ..*self })
     }
 
     /// Bytes of a slot's input that it needs.
@@ -111,4 +120,10 @@ impl Layout {
         }
         head
     }
+}
+
+/// The code of the dtypes of operands, if there are any.
+fn common(operands: &[Place]) -> Option<u32> {
+    let dtype = operands.first()?.dtype;
+    Some(if operands.iter().all(|place| place.dtype == dtype) { dtype } else { MIXED })
 }

@@ -51,7 +51,7 @@ async fn probe_these(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<(
     if wanted.is_empty() {
         return Ok(());
     }
-    let slot = Slot::new(device, 1 << 17, 1 << 16);
+    let slot = Slot::new(device, 1 << 17, 1 << 16, 1);
     for output in FLOATS {
         for input in FLOATS.map(Some).into_iter().chain([None]) {
             let dtypes = (input.map_or(Some(MIXED), kernel::wgsl_dtype), kernel::wgsl_dtype(output));
@@ -190,12 +190,12 @@ async fn check(device: &Device, slot: &Slot, job: &Job, output: Float) -> Result
     for (k, (_, _, bytes)) in job.iter().enumerate() {
         slot.write(device, layout, k, 0, bytes)?;
     }
-    slot.run(device, &device.kernel_of(layout), layout).await?;
+    slot.run(device, core::slice::from_ref(layout)).await?;
     let operands: Vec<_> =
         job.iter().map(|&(dtype, weight, ref bytes)| Operand { dtype, bytes, weight }).collect();
     let mut expected = vec![0; n * output.bytes()];
     let tally = kernel::reference(&operands, output, &mut expected);
-    let seen = slot.tally(device, layout)?;
+    let seen = slot.tally(device, layout, 0)?;
     let verdict = slot.read(device, 0..expected.len() as u64, |bytes| compare(bytes, &expected, output))?;
     slot.recycle();
     Ok(verdict.or_else(|| (seen != tally).then(|| difference(tally, seen))))

@@ -14,24 +14,29 @@ use crate::device::{Device, Kernel, lock};
 use crate::layout::{ALIGN, COUNTERS, HEAD, Layout, MAP_ALIGN};
 use crate::{failed, or_failed};
 
-/// The buffers of one job in flight.
+/// The buffers of one job in flight: a sum, or several of the same operands.
 #[derive(Debug)]
 pub struct Slot {
-    /// written by the host: head and operands
+    /// written by the host: head and operands, and heads of further sums
     pub(crate) staging: wgpu::Buffer,
     job: wgpu::Buffer,
     inputs: wgpu::Buffer,
     out: wgpu::Buffer,
-    /// read by the host: counters and results
+    /// read by the host: counters and results of each sum
     pub(crate) readback: wgpu::Buffer,
+    /// bytes from one sum's in it to the next one's
+    stride: u64,
+    /// where in `staging` the heads of further sums begin
+    heads: u64,
     bind_group: wgpu::BindGroup,
 }
 
 impl Slot {
-    /// Buffers for jobs of at most this many bytes of [`Layout::input_bytes`] and [`Layout::output_bytes`], ready to be
-    /// written. A device without the memory for them has failed from then on.
+    /// Buffers for jobs of at most this many bytes of [`Layout::input_bytes`] and [`Layout::output_bytes`], and of at most so
+    /// many `sums`, ready to be written. A device without the memory for them has failed from then on.
     #[must_use]
-    pub fn new(device: &Device, input: u64, output: u64) -> Self {
+    pub fn new(device: &Device, input: u64, output: u64, sums: u64) -> Self {
+        let (heads, stride) = (input.next_multiple_of(ALIGN), output.next_multiple_of(ALIGN));
         let buffer = |label, size: u64, usage, mapped_at_creation| {
             let size = size.next_multiple_of(ALIGN);
             device.wgpu.create_buffer(&wgpu::BufferDescriptor {
@@ -41,11 +46,11 @@ impl Slot {
                 mapped_at_creation,
             })
         };
-        let staging = buffer("staging", input, Usage::MAP_WRITE | Usage::COPY_SRC, true);
+        let staging = buffer("staging", heads + (sums - 1) * HEAD, Usage::MAP_WRITE | Usage::COPY_SRC, true);
         let job = buffer("job", HEAD, Usage::UNIFORM | Usage::COPY_DST, false);
         let inputs = buffer("inputs", input - HEAD, Usage::STORAGE | Usage::COPY_DST, false);
         let out = buffer("out", output, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST, false);
-        let readback = buffer("readback", output, Usage::MAP_READ | Usage::COPY_DST, false);
+        let readback = buffer("readback", sums * stride, Usage::MAP_READ | Usage::COPY_DST, false);
         let entry = |binding, buffer| wgpu::BindGroupEntry {
             binding,
             resource: wgpu::Buffer::as_entire_binding(buffer),
@@ -55,13 +60,13 @@ impl Slot {
             layout: &device.bind_group_layout,
             entries: &[entry(0, &job), entry(1, &inputs), entry(2, &out)],
         });
-        Self { staging, job, inputs, out, readback, bind_group }
+        Self { staging, job, inputs, out, readback, stride, heads, bind_group }
     }
 
     /// Bytes of host and device memory that such buffers take.
     #[must_use]
-    pub const fn bytes(input: u64, output: u64) -> u64 {
-        HEAD + 2 * (input + output)
+    pub const fn bytes(input: u64, output: u64, sums: u64) -> u64 {
+        sums * HEAD + 2 * input + (1 + sums) * output
     }
 
     /// Put bytes of operand `k` of a job, from byte `offset` of it on, a multiple of 8. Several threads may do so at
@@ -80,26 +85,33 @@ impl Slot {
         Ok(())
     }
 
-    /// Compute the job whose operands were written; `done` hears when the result can be read and the next job written.
+    /// Compute the sums of the job whose operands were written; `done` hears when the results can be read and the next job
+    /// written.
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed; then `done` hears nothing.
     pub fn submit(
         &self,
         device: &Device,
-        kernel: &Kernel,
-        layout: &Layout,
+        sums: &[Layout],
         done: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
-        let head = layout.head();
-        self.write_at(device, 0, &head)?;
+        let head_of = |at: usize| if at == 0 { 0 } else { self.heads + (at as u64 - 1) * HEAD };
+        let heads: Vec<_> = sums.iter().map(Layout::head).collect();
+        for (at, head) in heads.iter().enumerate() {
+            self.write_at(device, head_of(at), head)?;
+        }
         self.staging.unmap();
         let mut commands = device.wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        commands.copy_buffer_to_buffer(&self.staging, 0, &self.job, 0, head.len() as u64);
-        commands.copy_buffer_to_buffer(&self.staging, HEAD, &self.inputs, 0, layout.input_bytes() - HEAD);
-        commands.clear_buffer(&self.out, 0, Some(COUNTERS));
-        self.dispatch(&mut commands, kernel, layout);
-        commands.copy_buffer_to_buffer(&self.out, 0, &self.readback, 0, layout.output_bytes());
+        let input = sums.iter().map(Layout::input_bytes).max().unwrap_or(HEAD);
+        commands.copy_buffer_to_buffer(&self.staging, HEAD, &self.inputs, 0, input - HEAD);
+        for (at, (layout, head)) in sums.iter().zip(&heads).enumerate() {
+            commands.copy_buffer_to_buffer(&self.staging, head_of(at), &self.job, 0, head.len() as u64);
+            commands.clear_buffer(&self.out, 0, Some(COUNTERS));
+            self.dispatch(&mut commands, &device.kernel_of(layout), layout);
+            let start = at as u64 * self.stride;
+            commands.copy_buffer_to_buffer(&self.out, 0, &self.readback, start, layout.output_bytes());
+        }
         let map = [(&self.readback, wgpu::MapMode::Read), (&self.staging, wgpu::MapMode::Write)];
         device.submit(commands.finish(), map, done);
         Ok(())
@@ -117,18 +129,19 @@ impl Slot {
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
-    pub async fn run(&self, device: &Device, kernel: &Kernel, layout: &Layout) -> Result<()> {
+    pub async fn run(&self, device: &Device, sums: &[Layout]) -> Result<()> {
         let (signal, answer) = oneshot();
-        self.submit(device, kernel, layout, signal)?;
+        self.submit(device, sums, signal)?;
         answer.await
     }
 
-    /// What the finished job noticed.
+    /// What the finished job noticed in sum `at`.
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the kernel did not run to its end, whatever the device says.
-    pub fn tally(&self, device: &Device, layout: &Layout) -> Result<Tally> {
-        let counters = or_failed(device.name(), self.readback.get_mapped_range(..COUNTERS))?;
+    pub fn tally(&self, device: &Device, layout: &Layout, at: usize) -> Result<Tally> {
+        let start = at as u64 * self.stride;
+        let counters = or_failed(device.name(), self.readback.get_mapped_range(start..start + COUNTERS))?;
         let counter = |i| counters.as_chunks::<4>().0.get(i).map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let (made, wanted) = (counter(2), layout.workgroups());
         if made != wanted {
@@ -137,26 +150,26 @@ impl Slot {
         Ok(Tally { non_finite: counter(0).into(), underflowed: counter(1).into() })
     }
 
-    /// Bytes of the finished job's result; `range` begins at a multiple of 8. There may be several views at once, of
+    /// Bytes of the finished job's result of sum `at`; `range` begins at a multiple of 8. There may be several views at once, of
     /// different bytes, and none any more when the slot is recycled.
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
-    pub fn view(&self, device: &Device, range: Range<u64>) -> Result<View> {
+    pub fn view(&self, device: &Device, at: usize, range: Range<u64>) -> Result<View> {
         let len = usize::try_from(range.end - range.start)
             .expect("results are mapped, so they fit the address space");
-        let start = COUNTERS + range.start;
+        let start = at as u64 * self.stride + COUNTERS + range.start;
         let mapped = start..start + (len as u64).next_multiple_of(MAP_ALIGN);
         let view = or_failed(device.name(), self.readback.get_mapped_range(mapped))?;
         Ok(View { view, len })
     }
 
-    /// Look at bytes of the finished job's result, as [`Slot::view`] shows them.
+    /// Look at bytes of the finished job's first result, as [`Slot::view`] shows them.
     ///
     /// # Errors
     /// [`mwa::ErrorKind::Device`] when the device has failed.
     pub fn read<T>(&self, device: &Device, range: Range<u64>, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        Ok(look(self.view(device, range)?.as_ref()))
+        Ok(look(self.view(device, 0, range)?.as_ref()))
     }
 
     /// Be done with the result, so that the slot takes the next job.

@@ -1,14 +1,12 @@
 //! Run a merge's jobs on CPU threads, each with buffers of its own.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use mwa::merge::{Bytes, Findings, Found, Job, Merge, Together};
-use mwa::{Error, Read, Result};
+use mwa::merge::{Bytes, Findings, Found, Job, Merge};
+use mwa::{Read, Result};
 
 use crate::engine::jobs::{bytes, joined, stretches};
-use crate::engine::pool::{lock, share};
+use crate::engine::pool::share;
 use crate::engine::simd::InstructionSet;
 use crate::engine::timings::Timings;
 use crate::io::cloud::Ahead;
@@ -72,9 +70,9 @@ pub(crate) fn run(
 }
 
 /// A job that what was fetched is kept for.
-struct Needed<'a> {
-    ahead: &'a Ahead<'a>,
-    number: u64,
+pub(crate) struct Needed<'a> {
+    pub(crate) ahead: &'a Ahead<'a>,
+    pub(crate) number: u64,
 }
 
 impl Drop for Needed<'_> {
@@ -100,89 +98,6 @@ fn largest(merge: &Merge, numbers: Range<u64>) -> u64 {
         .then(|| stretches(merge).map(|(first, _)| first.bytes()).max())
         .flatten();
     others.map(|number| taken(&merge.job(number))).chain(of_elements).max().unwrap_or(0)
-}
-
-/// Run the jobs on elements of merges of the same files that go with each other; what each has found.
-///
-/// # Errors
-/// What fails for all.
-pub(crate) fn run_together(
-    merges: &[(&Merge, &Store)],
-    machine: Machine,
-    progress: &dyn Progress,
-) -> Result<Vec<Result<Findings>>> {
-    let (first, store) = merges[0];
-    let written = |job: &Job<'_>| job.writes().map(|write| bytes(&write.range)).sum::<usize>() as u64;
-    let needed = |job: &Job<'_>| job.bytes() + written(job) * merges.len() as u64;
-    let largest = stretches(first).map(|(job, _)| needed(&job)).max().unwrap_or(0);
-    let largest = usize::try_from(largest).unwrap_or(usize::MAX);
-    let threads = machine.threads().min(budget(machine) / largest.max(1)).max(1);
-    // the first job of each that failed, so that any number of threads tells the same
-    let failures: Vec<(AtomicU64, Mutex<Option<Error>>)> =
-        merges.iter().map(|_| (AtomicU64::new(u64::MAX), Mutex::default())).collect();
-    let count = first.elements().end - first.elements().start;
-    let ahead = Ahead::new(first, first.elements(), store, machine);
-    let work = |desk: &mut Bench, number: u64, (): ()| -> Result<()> {
-        let of_first = first.elements().start + number;
-        let _done = ahead.as_ref().map(|ahead| Needed { ahead, number: of_first });
-        if let Some(ahead) = &ahead {
-            Timings::time(&store.timings.wait, || ahead.until(of_first, progress))?;
-        }
-        let is_open = |at: &usize| failures[*at].0.load(Ordering::Relaxed) > number;
-        let open: Vec<_> = (0..merges.len()).filter(is_open).collect();
-        let job = |&at: &usize| merges[at].0.job(merges[at].0.elements().start + number);
-        let jobs = Together::new(open.iter().map(job).collect());
-        desk.inputs.resize_with(jobs.reads().len(), Vec::new);
-        for (read, buffer) in jobs.reads().iter().zip(&mut desk.inputs) {
-            room::resize(buffer, bytes(&read.range))?;
-            store.read(read, buffer, true)?;
-            progress.advance(buffer.len() as u64);
-        }
-        desk.outputs.resize_with(open.len(), Vec::new);
-        for (write, buffer) in jobs.writes().zip(&mut desk.outputs) {
-            room::resize(buffer, bytes(&write.range))?;
-        }
-        let inputs: Vec<_> = desk.inputs.iter().map(Vec::as_slice).collect();
-        let mut rooms: Vec<_> = desk.outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        let found = Timings::time(&store.timings.sum, || {
-            InstructionSet::widest().run_together(&jobs, &inputs, &mut rooms)
-        });
-        desk.findings.resize_with(merges.len(), Findings::default);
-        for (((at, found), write), buffer) in
-            open.into_iter().zip(found).zip(jobs.writes()).zip(&desk.outputs)
-        {
-            match found {
-                Ok(found) => {
-                    merges[at].1.write(&write, buffer)?;
-                    desk.findings[at].add(number, found);
-                }
-                Err(error) => {
-                    let mut failure = lock(&failures[at].1);
-                    if failures[at].0.fetch_min(number, Ordering::Relaxed) > number {
-                        *failure = Some(error);
-                    }
-                }
-            }
-        }
-        Ok(())
-    };
-    let mut found: Vec<Vec<Findings>> = merges.iter().map(|_| Vec::new()).collect();
-    for desk in share((0..count).map(|number| (number, ())), threads, progress, work)? {
-        found.iter_mut().zip(desk.findings).for_each(|(all, more)| all.push(more));
-    }
-    let of_each = |(found, (_, failure)): (_, (AtomicU64, Mutex<Option<Error>>))| {
-        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failure.map_or_else(|| Ok(joined(found)), Err)
-    };
-    Ok(found.into_iter().zip(failures).map(of_each).collect())
-}
-
-/// What one thread keeps between jobs of several merges.
-#[derive(Default)]
-struct Bench {
-    findings: Vec<Findings>,
-    inputs: Vec<Vec<u8>>,
-    outputs: Vec<Vec<u8>>,
 }
 
 /// What one thread keeps between jobs.

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use mwa::Result;
 use mwa::merge::{Chosen, Cut, Findings, Merge, MergeOptions, Next};
 
-use crate::engine::compute;
-use crate::engine::cpu;
 use crate::engine::device::DeviceChoice;
+use crate::engine::{compute, cpu, gpu, together};
 use crate::io::disk::{InputFile, io_error};
 use crate::io::store::{Hashes, Store};
 use crate::options::Machine;
@@ -131,12 +130,10 @@ pub(crate) fn together(
     }
     for lot in lots(&begun) {
         let all: Vec<_> = lot.iter().map(|&at| (&*begun[at].0, &*begun[at].1)).collect();
-        let is_by_itself = all.len() == 1 || matches!(machine.device, DeviceChoice::Gpu(_));
-        let found = if is_by_itself {
-            // a GPU that was named makes every sum, and makes one at a time
-            all.iter().map(|(merge, store)| compute::run(merge, store, machine, progress)).collect()
-        } else {
-            cpu::run_together(&all, machine, progress)?
+        let found = match (&all[..], machine.device) {
+            ([(merge, store)], _) => vec![compute::run(merge, store, machine, progress)],
+            (_, DeviceChoice::Gpu(wanted)) => gpu::together::run(&all, machine, wanted, progress)?,
+            _ => together::run(&all, machine, progress)?,
         };
         for (at, found) in lot.into_iter().zip(found) {
             begun[at].3 = Some(found);

@@ -22,6 +22,25 @@ pub fn is_there() -> bool {
     false
 }
 
+/// There is none.
+pub(crate) mod together {
+    use super::{Findings, Gpus, Machine, Merge, Progress, Result, Store, missing};
+
+    pub(crate) fn run(
+        _: &[(&Merge, &Store)],
+        _: Machine,
+        _: Gpus,
+        _: &dyn Progress,
+    ) -> Result<Vec<Result<Findings>>> {
+        Err(missing())
+    }
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
+        .help("use --device cpu, or build it with the feature `gpu`")
+}
+
 pub(crate) fn run(
     merge: &Merge,
     store: &Store,
@@ -32,7 +51,6 @@ pub(crate) fn run(
 ) -> Result<Findings> {
     match wanted {
         None => cpu::run(merge, merge.elements(), store, machine, progress),
-        Some(_) => Err(Error::new(ErrorKind::Device, "gpu: this mwa was built without GPUs")
-            .help("use --device cpu, or build it with the feature `gpu`")),
+        Some(_) => Err(missing()),
     }
 }

@@ -20,3 +20,4 @@ pub mod sandbox;
 pub(crate) mod sandbox;
 pub(crate) mod simd;
 pub(crate) mod timings;
+pub(crate) mod together;

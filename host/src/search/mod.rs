@@ -63,9 +63,6 @@ pub fn search(
         return Err(Error::new(ErrorKind::Usage, "the sandbox merges once; it does not search")
             .help("search with --device cpu, and merge the winner's weights in the sandbox"));
     }
-    if matches!(how.machine.device, DeviceChoice::Gpu(_)) {
-        watch.note("a GPU merges one candidate at a time; with --device cpu up to eight share one pass over the checkpoints");
-    }
     if let WeightRule::Robust { scheme, .. } = options.choose.rule {
         let detail = format!(
             "scheme {scheme} weighs by the tensors of a merge, and a search tries weights of its own"

@@ -212,22 +212,55 @@ fn every_candidate_is_the_merge_with_its_weights() {
     }
 }
 
-/// A GPU, where there is one, merges each by itself, to the same bytes; where there is none, that is told before anything is scored.
+/// A GPU, where there is one, makes several candidates' sums of what is staged once: of many batches, of mixed dtypes, and of numbers
+/// that weights beyond the checkpoints lead beyond F16; where there is none, that is told before anything is scored.
 #[test]
 fn a_gpu_that_is_named_merges_every_candidate() {
-    let place = place("cat $1/adapter_model.safetensors > seen-$MWA_NUMBER; echo $MWA_NUMBER");
-    let ran = search(&place, "--method sweep --budget 6 --device gpu");
-    assert!(ran.err.contains("a GPU merges one candidate at a time"), "{}", ran.err);
+    // the less of the second checkpoint, the better
+    let place =
+        place("cksum < $1/adapter_model.safetensors > seen-$MWA_NUMBER; echo $MWA_WEIGHTS | cut -d, -f2");
+    for (at, x) in [0.25, 0.5, 0.75_f32].into_iter().enumerate() {
+        let sign = if at % 2 == 0 { 1.0 } else { -1.0 };
+        let long: Vec<_> = (0..1_300_001_u32).map(|i| (i % 977) as f32 / 8.0 * sign - x).collect();
+        let mixed: Vec<_> = (0..70_000_u32).map(|i| (i % 89) as f32 * x).collect();
+        let mut tensors = adapter::lora(x);
+        tensors.push(adapter::f32s("base_model.model.long.lora_A.weight", &[1, long.len()], &long));
+        let mut mixed = adapter::f32s("base_model.model.long.lora_B.weight", &[mixed.len(), 1], &mixed);
+        if at == 1 {
+            // the upper halves of f32s are BF16
+            mixed.dtype = "BF16";
+            mixed.data = mixed.data.chunks_exact(4).flat_map(|word| [word[2], word[3]]).collect();
+        }
+        tensors.push(mixed);
+        // 0x7b00 is 57,344 in F16
+        let edge = [0x00, if at % 2 == 0 { 0x7b } else { 0xfb }].repeat(4);
+        let shape = vec![2, 2];
+        let name = "base_model.model.edge.lora_A.weight".to_owned();
+        tensors.push(adapter::Tensor { name, dtype: "F16", shape, data: edge.clone() });
+        let name = "base_model.model.edge.lora_B.weight".to_owned();
+        tensors.push(adapter::Tensor { name, dtype: "F16", shape: vec![2, 2], data: edge });
+        place.checkpoint(&format!("run/checkpoint-{}", (at + 1) * 10), &tensors);
+    }
+    let how = "--method lcsc --budget 40 --workers 2 --allow-cross-run --json";
+    let ran = search(&place, &format!("{how} --device gpu"));
     if ran.code != Some(0) {
         assert!(ran.err.contains("error: gpu: ") && !place.path("seen-1").exists(), "{}", ran.err);
         return;
     }
-    let seen = |number: usize| place.read(&format!("seen-{number}"));
-    let by_gpu: Vec<_> = (1..=6).map(seen).collect();
-    report(&place, "--method sweep --budget 6 --device cpu -o other");
-    for (at, by_gpu) in by_gpu.into_iter().enumerate() {
-        assert!(by_gpu == seen(at + 1), "trial {}", at + 1);
+    let of = |text: &str| essence(&serde_json::from_str(text).unwrap());
+    let seen = || -> Vec<_> {
+        let read = |number| fs::read(place.path(&format!("seen-{number}"))).ok();
+        (1..=40).map(read).collect()
+    };
+    let by_gpu = seen();
+    for number in 1..=40 {
+        let _ = fs::remove_file(place.path(&format!("seen-{number}")));
     }
+    let by_cpu = search(&place, &format!("{how} --device cpu --force"));
+    assert_eq!(by_cpu.code, Some(0), "{}", by_cpu.err);
+    assert!(ran.out.contains("cannot be merged"), "some overflow: {}", ran.out);
+    assert!(of(&ran.out) == of(&by_cpu.out), "{}\n{}", of(&ran.out), of(&by_cpu.out));
+    assert!(by_gpu.iter().flatten().count() > 4 && by_gpu == seen());
 }
 
 #[test]

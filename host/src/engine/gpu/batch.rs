@@ -21,6 +21,8 @@ pub(super) struct Cut {
     most: u64,
     /// Most bytes of one buffer.
     max_buffer: u64,
+    /// How many sums are made of what a batch reads.
+    sums: u64,
     /// Bytes of the slots that hold any of the batches; see [`Slot::new`].
     pub(super) input: u64,
     pub(super) output: u64,
@@ -28,21 +30,28 @@ pub(super) struct Cut {
 
 impl Cut {
     /// The largest batches of which `slots` at a time fit into `memory` bytes, and each into buffers of `max_buffer` bytes;
-    /// at least one job each.
-    pub(super) fn fitting(merge: &Merge, slots: usize, memory: u64, max_buffer: u64) -> Self {
+    /// at least one job each. `layout_of` tells how the operands of so many `sums` lie.
+    pub(super) fn fitting(
+        merge: &Merge,
+        sums: u64,
+        slots: usize,
+        memory: u64,
+        max_buffer: u64,
+        layout_of: impl Fn(&Range<u64>) -> Option<Layout>,
+    ) -> Self {
         let elements = merge.elements();
         let of_one = |job: Job<'_>| job.reads().map(|read| read.range.end - read.range.start).max();
         let job_bytes = stretches(merge).filter_map(|(first, _)| of_one(first)).max().unwrap_or(1);
         let mut most = (BATCH_BYTES / job_bytes).max(1);
         loop {
-            let mut cut = Self { most, max_buffer, input: MIN_SLOT, output: MIN_SLOT };
+            let mut cut = Self { most, max_buffer, sums, input: MIN_SLOT, output: MIN_SLOT };
             let mut fits_buffers = true;
             let mut first = elements.start;
             while first < elements.end {
                 // of those that are alike all batches are as large as the first, but for the last, which may fit where no other does
                 let alike = merge.alike(first);
                 for number in [alike.start, alike.end - 1] {
-                    let Some(layout) = layout_of(merge, &cut.range(merge, number)) else { continue };
+                    let Some(layout) = layout_of(&cut.range(merge, number)) else { continue };
                     if cut.fits(&layout) {
                         cut.input = cut.input.max(layout.input_bytes());
                         cut.output = cut.output.max(layout.output_bytes());
@@ -52,7 +61,7 @@ impl Cut {
                 }
                 first = alike.end;
             }
-            let fits_memory = Slot::bytes(cut.input, cut.output) * slots as u64 <= memory;
+            let fits_memory = Slot::bytes(cut.input, cut.output, sums) * slots as u64 <= memory;
             // so many inputs that a small device does not hold a few elements of each are for the CPU
             if (fits_memory && fits_buffers) || most == 1 {
                 return cut;
@@ -61,8 +70,8 @@ impl Cut {
         }
     }
 
-    fn fits(&self, layout: &Layout) -> bool {
-        layout.input_bytes().max(layout.output_bytes()) <= self.max_buffer
+    pub(super) fn fits(&self, layout: &Layout) -> bool {
+        layout.input_bytes().max(layout.output_bytes() * self.sums) <= self.max_buffer
     }
 
     /// The batch of job `number`.
@@ -77,11 +86,11 @@ impl Cut {
         layout_of(merge, batch).filter(|layout| self.fits(layout))
     }
 
-    /// How many batches there are, up to `most`.
-    pub(super) fn count(&self, merge: &Merge, most: usize) -> usize {
+    /// All batches, in order.
+    pub(super) fn batches<'a>(&'a self, merge: &'a Merge) -> impl Iterator<Item = Range<u64>> + 'a {
         let Range { start, end } = merge.elements();
-        let next = |from: u64| (from < end).then(|| self.range(merge, from).end);
-        core::iter::successors(next(start), |from| next(*from)).take(most).count()
+        let next = move |from: u64| (from < end).then(|| self.range(merge, from));
+        core::iter::successors(next(start), move |batch| next(batch.end))
     }
 }
 
@@ -147,7 +156,7 @@ impl Batch {
     /// The bytes of one job's result, where the device put them; `start` is where the batch begins in the output.
     pub(super) fn result(self: &Arc<Self>, start: u64, write: &Write) -> Result<Written> {
         let Seat { device, slot, .. } = self.seat();
-        let view = slot.view(device, write.range.start - start..write.range.end - start)?;
+        let view = slot.view(device, 0, write.range.start - start..write.range.end - start)?;
         Ok(Written { view, _batch: Arc::clone(self) })
     }
 }

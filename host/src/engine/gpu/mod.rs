@@ -3,6 +3,7 @@
 mod batch;
 mod open;
 mod stream;
+pub(crate) mod together;
 
 pub use crate::engine::device::Found;
 pub use mwa_gpu::{Adapter, Device, Kernel, Layout, Slot, View, adapters, probe, probe_all};

@@ -12,7 +12,7 @@ use mwa::{Error, ErrorKind, Result};
 
 use super::batch::layout_of;
 use super::stream::{self, Devices};
-use super::{Adapter, Device, adapters, probe, probe_all};
+use super::{Adapter, Device, Layout, adapters, probe, probe_all};
 use crate::engine::device::Found;
 use crate::engine::device::Gpus;
 use crate::engine::execute::over_files;
@@ -52,15 +52,9 @@ pub fn is_there() -> bool {
 /// The GPUs that were opened, by place: the next merge of this process need not open them again.
 static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new());
 
-/// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `merge` needs.
-fn open(merge: &Merge, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    // one job of those that are alike tells the dtypes of all
-    let Range { start, end } = merge.elements();
-    let firsts = || {
-        let next = move |first: &u64| Some(merge.alike(*first).end).filter(|first| *first < end);
-        core::iter::successors((start < end).then_some(start), next)
-    };
-    let layouts = || firsts().filter_map(|first| layout_of(merge, &(first..first + 1)));
+/// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `merges` need.
+pub(super) fn open(merges: &[&Merge], wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
+    let layouts = || merges.iter().flat_map(|merge| layouts(merge));
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -83,6 +77,15 @@ fn open(merge: &Merge, wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
         pollster::block_on(probe(device, layouts()))?;
     }
     Ok(devices)
+}
+
+/// Layouts of all dtypes that a merge sums.
+fn layouts(merge: &Merge) -> impl Iterator<Item = Layout> + '_ {
+    // one job of those that are alike tells the dtypes of all
+    let Range { start, end } = merge.elements();
+    let next = move |first: &u64| Some(merge.alike(*first).end).filter(|first| *first < end);
+    let firsts = core::iter::successors((start < end).then_some(start), next);
+    firsts.filter_map(|first| layout_of(merge, &(first..first + 1)))
 }
 
 fn open_place(adapters: &[Adapter], place: usize) -> Result<Device> {
@@ -110,7 +113,7 @@ pub(crate) fn run(
 ) -> Result<Findings> {
     let start = Instant::now();
     let open = || {
-        let opened = open(merge, wanted)?;
+        let opened = open(&[merge], wanted)?;
         for device in &opened {
             let seconds = start.elapsed().as_secs_f64();
             progress.note(&format!("{} computes; it was ready after {seconds:.2} s", device.name()));
@@ -123,7 +126,7 @@ pub(crate) fn run(
 }
 
 /// Bytes of one buffer that WebGPU guarantees.
-const GUARANTEED_BUFFER: u64 = 128 << 20;
+pub(super) const GUARANTEED_BUFFER: u64 = 128 << 20;
 
 /// [`crate::execute`] on devices that the caller has opened and probed. If one fails and `must` is not set, the CPU goes
 /// on in its place.

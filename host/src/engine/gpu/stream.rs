@@ -10,7 +10,7 @@ use std::time::Instant;
 use mwa::merge::{Findings, Found, Merge};
 use mwa::{Error, Result};
 
-use super::batch::{Batch, Cut, Seat, Seats, write_of};
+use super::batch::{Batch, Cut, Seat, Seats, layout_of, write_of};
 use super::{Device, Slot};
 use crate::engine::board::Board;
 use crate::engine::cpu::Buffers;
@@ -40,7 +40,7 @@ pub(super) struct Devices<F> {
 }
 
 /// Bytes of buffers on the host, and as much again on the devices.
-fn half(machine: Machine) -> u64 {
+pub(super) fn half(machine: Machine) -> u64 {
     machine.memory.unwrap_or(MEMORY) / 2
 }
 
@@ -61,7 +61,7 @@ pub(super) fn run(
         store,
         board: Arc::new(Board::new(own)),
         ending: Ending::default(),
-        cut: Cut::fitting(merge, SEATS * count, half(machine), max_buffer),
+        cut: Cut::fitting(merge, 1, SEATS * count, half(machine), max_buffer, |jobs| layout_of(merge, jobs)),
         must,
         lost: Mutex::default(),
         progress,
@@ -138,9 +138,9 @@ impl Stream<'_> {
         };
         let seats = (0..SEATS * devices.len()).map(|i| {
             let (place, device) = (i % devices.len(), Arc::clone(&devices[i % devices.len()]));
-            Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output), device }
+            Seat { place, slot: Slot::new(&device, self.cut.input, self.cut.output, 1), device }
         });
-        let seats: Vec<_> = seats.take(self.cut.count(self.merge, SEATS * devices.len())).collect();
+        let seats: Vec<_> = self.cut.batches(self.merge).zip(seats).map(|(_, seat)| seat).collect();
         for (place, device) in devices.iter().enumerate() {
             // the memory may not have sufficed
             if let Err(error) = device.check().or_else(|error| self.device_failed(place, device, error)) {
@@ -231,7 +231,7 @@ impl Stream<'_> {
             Timings::add(&timings, start.elapsed());
             board.change(|own| own.todo.push_back(Task::Check(sent, result)));
         };
-        slot.submit(device, &device.kernel_of(&batch.layout), &batch.layout, back).or_else(|error| {
+        slot.submit(device, core::slice::from_ref(&batch.layout), back).or_else(|error| {
             self.do_later([Task::Check(Arc::clone(batch), Err(error))]);
             Ok(())
         })
@@ -244,7 +244,7 @@ impl Stream<'_> {
     /// Take a batch's result if it is good; else the CPU makes it, or says what is wrong with the data.
     fn check(&self, batch: &Arc<Batch>, result: Result<()>, findings: &mut Findings) -> Result<()> {
         let Seat { device, slot, place } = batch.seat();
-        match result.and_then(|()| slot.tally(device, &batch.layout)) {
+        match result.and_then(|()| slot.tally(device, &batch.layout, 0)) {
             Ok(more) => {
                 batch.came_back();
                 if self.merge.job(batch.jobs.start).accepts(more) {

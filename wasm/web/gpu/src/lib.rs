@@ -75,8 +75,8 @@ impl Gpu {
         for (k, input) in inputs.iter().enumerate() {
             slot.write_array(device, &layout, k, input.unchecked_ref()).map_err(fail)?;
         }
-        slot.run(device, &device.kernel_of(&layout), &layout).await.map_err(fail)?;
-        let tally = slot.tally(device, &layout).map_err(fail)?;
+        slot.run(device, core::slice::from_ref(&layout)).await.map_err(fail)?;
+        let tally = slot.tally(device, &layout, 0).map_err(fail)?;
         let bytes: Uint8Array = slot.read_array(device, &layout).map_err(fail)?;
         slot.recycle();
         self.free.borrow_mut().push(buffers);
@@ -97,7 +97,7 @@ impl Gpu {
         let (input, output) = (layout.input_bytes(), layout.output_bytes());
         match self.free.borrow_mut().pop() {
             Some(kept) if kept.input >= input && kept.output >= output => kept,
-            _ => Buffers { slot: Slot::new(&self.device, input, output), input, output },
+            _ => Buffers { slot: Slot::new(&self.device, input, output, 1), input, output },
         }
     }
 }
