@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use conformance::native::{Host, Jobs, Kernel, reference};
+use conformance::native::{Host, Jobs, Kernel, reference, together};
 use conformance::offered::heard;
 use conformance::paint::{self, Painting};
 use conformance::{Executor, Failure, Merge, SAME_CODE, agree, each_executor};
@@ -25,6 +25,7 @@ each_executor!(
     once
     any_threads_and_memory_give_the_same_bytes,
     any_job_size_and_order_give_the_same_bytes,
+    merges_together_give_what_each_gives_alone,
     heads_are_read_as_they_were_written,
     weights_sum_to_one,
     weights_follow_their_metrics,
@@ -195,6 +196,43 @@ const DTYPES: [Dtype; 14] = [
     Dtype::U8,
     Dtype::BOOL,
 ];
+
+/// Merges of the same inputs with other weights, some of them without some inputs: the same bytes, or the same failure.
+fn merges_together_give_what_each_gives_alone() -> Result<(), String> {
+    let reference = reference()?;
+    let weight = prop_oneof![1 => Just(0.0), 4 => -1.0..1.0];
+    let columns = prop::collection::vec(prop::collection::vec(weight, 5), 2..6);
+    let most = core::cell::Cell::new(0);
+    law((merge(Painting::Wild), columns), |(merge, columns)| {
+        let with = |column: Vec<f64>| {
+            let mut weights = column[..merge.inputs.len()].to_vec();
+            let last = weights.len() - 1;
+            weights[last] = weights.iter().map(|weight| weight.abs()).sum::<f64>() + 0.1;
+            Merge { weights, ..merge.clone() }
+        };
+        let merges: Vec<_> = columns.into_iter().map(with).collect();
+        let alone: Vec<_> = merges.iter().map(|merge| reference.merge(merge)).collect();
+        for set in InstructionSet::available() {
+            let (count, each) = together(&merges, set);
+            most.set(count.max(most.get()));
+            for ((merge, alone), found) in merges.iter().zip(&alone).zip(each) {
+                match (alone, found) {
+                    (alone, found) if *alone == found => {}
+                    (Ok(alone), Ok(found)) => {
+                        let differs = agree(SAME_CODE, alone, &found).err();
+                        return Err(format!("{}, {:?}: {differs:?}", set.name(), merge.weights));
+                    }
+                    (alone, found) => {
+                        let failures = (alone.as_ref().err(), found.err());
+                        return Err(format!("{}, {:?}: {failures:?}", set.name(), merge.weights));
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if most.get() < 3 { Err("no three of them went in one pass".into()) } else { Ok(()) }
+}
 
 /// Our writer and reader, and those of the `safetensors` crate: one file, always the same.
 fn heads_are_read_as_they_were_written() -> Result<(), String> {

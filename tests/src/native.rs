@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mwa::merge::{Bytes, Chosen, Cut, Findings, Found, Job, MergeOptions, Next};
+use mwa::merge::{Bytes, Chosen, Cut, Findings, Found, Job, MergeOptions, Next, Together};
 use mwa_host::{DeviceChoice, Gpus, InstructionSet, Machine};
 
 use crate::offered::{heard, index};
@@ -133,6 +133,61 @@ impl Jobs {
         ranges.into_iter().zip(&pieces).for_each(|(range, bytes)| output[range].copy_from_slice(bytes));
         Ok(found)
     }
+}
+
+/// Merge several merges of the same inputs in one pass, with these instructions: how many went so, and what each gives. Those that
+/// do not go with the first are merged alone.
+#[must_use]
+pub fn together(merges: &[Merge], set: InstructionSet) -> (usize, Vec<Result<Vec<u8>, Failure>>) {
+    const BYTES: usize = 1 << 12;
+    let begin = |merge: &Merge| {
+        let mut state = merge.state(Cut { max_bytes: BYTES, by_tensor: false }).ok()?;
+        let Ok(Next::Jobs(numbers)) = state.next() else { return None };
+        (numbers == state.elements()).then_some(state)
+    };
+    let mut states: Vec<_> = merges.iter().map(begin).collect();
+    if let Some(first) = states.iter().position(Option::is_some) {
+        for at in first + 1..states.len() {
+            let goes = states[at].as_ref().zip(states[first].as_ref()).is_some_and(|(a, b)| a.goes_with(b));
+            states[at] = states[at].take().filter(|_| goes);
+        }
+    }
+    let room = |state: &Option<mwa::merge::Merge>| {
+        let Some(state) = state else { return Ok(Vec::new()) };
+        let mut output = state.head(0);
+        output.resize(index(state.outputs()[0].header.file_len()), 0xaa);
+        Ok(output)
+    };
+    let mut outputs: Vec<mwa::Result<Vec<u8>>> = states.iter().map(room).collect();
+    let went = states.iter().flatten().count();
+    let numbers = states.iter().flatten().next().map_or(0..0, mwa::merge::Merge::elements);
+    for number in numbers {
+        let open: Vec<_> =
+            (0..states.len()).filter(|&at| states[at].is_some() && outputs[at].is_ok()).collect();
+        let jobs = Together::new(open.iter().flat_map(|&at| &states[at]).map(|it| it.job(number)).collect());
+        let bytes = |read: &mwa::Read| {
+            &merges[open[0]].inputs[read.input][index(read.range.start)..index(read.range.end)]
+        };
+        let reads: Vec<_> = jobs.reads().iter().map(bytes).collect();
+        let ranges: Vec<_> =
+            jobs.writes().map(|write| index(write.range.start)..index(write.range.end)).collect();
+        let mut pieces: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();
+        let mut rooms: Vec<_> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
+        let found = set.run_together(&jobs, &reads, &mut rooms);
+        for (((at, found), range), piece) in open.into_iter().zip(found).zip(ranges).zip(pieces) {
+            let Ok(output) = &mut outputs[at] else { unreachable!("it was open") };
+            match found {
+                Ok(_) => output[range].copy_from_slice(&piece),
+                Err(error) => outputs[at] = Err(error),
+            }
+        }
+    }
+    let alone = Jobs { bytes: BYTES, kernel: Kernel::Reference };
+    let each = merges.iter().zip(states).zip(outputs).map(|((merge, state), output)| match state {
+        Some(_) => heard(merge, output.map_err(Failure::from)),
+        None => alone.merge(merge),
+    });
+    (went, each.collect())
 }
 
 /// The host: files, threads, hashes.
