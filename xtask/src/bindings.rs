@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python::{Python, made, own, python};
-use crate::run::{Result, binary, build, root, run, target};
+use crate::run::{Result, build, compared, root, run, target};
 use crate::web;
 use crate::{c, java};
 
@@ -49,7 +49,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
         Python::Ready(python) => python,
         Python::Missing(why) => return Ok(Err(why)),
     };
-    build()?;
+    let program = compared()?;
     let wheel = wheel(&python)?;
     let folder = target().join("python/fresh");
     let mut make = Command::new(&python);
@@ -61,7 +61,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
     install.arg("--requirement").arg(root().join("tests/requirements-bindings.txt"));
     run(install)?;
     let mut test = pytest(&fresh);
-    test.env("MWA_BINARY", binary());
+    test.env("MWA_BINARY", program);
     Ok(Ok(test))
 }
 

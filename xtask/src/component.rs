@@ -4,6 +4,7 @@ use core::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use wasm_encoder::{Module, RawSection};
 use wasmparser::{Parser, Payload};
@@ -33,6 +34,12 @@ pub(crate) fn folder() -> PathBuf {
 
 /// `cargo xtask build component`
 pub(crate) fn build() -> Result {
+    // once for all who ask
+    static MADE: OnceLock<Result> = OnceLock::new();
+    MADE.get_or_init(make).clone()
+}
+
+fn make() -> Result {
     fs::create_dir_all(folder()).map_err(|error| format!("{}: {error}", folder().display()))?;
     let optimiser = optimiser();
     for (name, features) in KINDS {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::count::{Count, missing};
-use crate::run::{Result, output, root, run, target};
+use crate::run::{Result, of_tests, output, root, run, target};
 use crate::{c, component};
 
 /// The oldest JDK that will do.
@@ -94,11 +94,11 @@ fn calls_native(jdks: &[Jdk]) -> bool {
 
 /// The library of `cargo xtask build c`.
 fn library() -> PathBuf {
-    target().join("c/lib").join(format!(
-        "{}mwa{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    ))
+    target().join("c/lib").join(library_name("mwa"))
+}
+
+fn library_name(name: &str) -> String {
+    format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
 fn test_built(count: &mut Count) -> Result {
@@ -106,8 +106,11 @@ fn test_built(count: &mut Count) -> Result {
     place()?;
     let mut options = vec!["package".to_owned(), "javadoc:javadoc".into()];
     if calls_native(&jdks) {
-        c::build()?;
-        options.push(format!("-Dmwa.test.library={}", library().display()));
+        let library = match of_tests(&format!("deps/{}", library_name("mwa_c"))) {
+            Some(library) => library,
+            None => c::build().map(|()| library())?,
+        };
+        options.push(format!("-Dmwa.test.library={}", library.display()));
     }
     let words: Vec<_> = options.iter().map(String::as_str).collect();
     lane(maven(&jdks, &words), count)?;

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 /// What went wrong, for a person.
 pub(crate) type Result<T = ()> = core::result::Result<T, String>;
@@ -44,15 +46,18 @@ pub(crate) fn sources() -> Result<BTreeSet<PathBuf>> {
 /// Run to the end; failure is an error.
 pub(crate) fn run(mut command: Command) -> Result {
     show(&command);
+    let start = Instant::now();
     let status = command.status().map_err(|error| failed(&command, &error.to_string()))?;
+    tell_time(start);
     if status.success() { Ok(()) } else { Err(failed(&command, &status.to_string())) }
 }
 
 /// Run to the end, passing each line of standard output through; whether it succeeded.
 pub(crate) fn stream(mut command: Command, mut hear: impl FnMut(&str)) -> Result<bool> {
     show(&command);
-    let start = command.stdout(Stdio::piped()).spawn();
-    let mut child = start.map_err(|error| failed(&command, &error.to_string()))?;
+    let start = Instant::now();
+    let spawned = command.stdout(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|error| failed(&command, &error.to_string()))?;
     let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
@@ -62,6 +67,7 @@ pub(crate) fn stream(mut command: Command, mut hear: impl FnMut(&str)) -> Result
         line.clear();
     }
     let status = child.wait().map_err(|error| failed(&command, &error.to_string()))?;
+    tell_time(start);
     Ok(status.success())
 }
 
@@ -73,6 +79,14 @@ pub(crate) fn output(mut command: Command) -> Result<String> {
     }
     let said = String::from_utf8_lossy(&done.stderr);
     Err(failed(&command, said.trim().lines().last().unwrap_or("no message")))
+}
+
+/// Say how long something took, where anybody has waited.
+fn tell_time(start: Instant) {
+    let seconds = start.elapsed().as_secs();
+    if seconds >= 20 {
+        println!("({seconds} s)");
+    }
 }
 
 fn show(command: &Command) {
@@ -99,4 +113,26 @@ pub(crate) fn build() -> Result {
 /// Where that is.
 pub(crate) fn binary() -> PathBuf {
     target().join("release").join(format!("mwa{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Whether this process has run the tests of the workspace, which have built the program and the C library as they test them.
+static IS_TESTED: OnceLock<()> = OnceLock::new();
+
+/// From now on other languages are compared with what was tested, which need not be built once more.
+pub(crate) fn tested() {
+    let _ = IS_TESTED.set(());
+}
+
+/// A file of the tests' build, if they have been run.
+pub(crate) fn of_tests(name: &str) -> Option<PathBuf> {
+    let file = target().join("debug").join(name);
+    IS_TESTED.get().is_some_and(|()| file.is_file()).then_some(file)
+}
+
+/// The program that other languages are compared with.
+pub(crate) fn compared() -> Result<PathBuf> {
+    match of_tests(&format!("mwa{}", std::env::consts::EXE_SUFFIX)) {
+        Some(program) => Ok(program),
+        None => build().map(|()| binary()),
+    }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::count::{Count, is_required, lane, skip};
 use crate::python::{Python, python};
-use crate::run::{Result, binary, build, cargo, root, run, stream, target};
+use crate::run::{Result, binary, build, cargo, root, run, stream, target, tested};
 use crate::{bindings, component, gpu, hashes, java, vectors};
 
 /// `cargo xtask test …`
@@ -68,6 +68,7 @@ fn everything(count: &mut Count) -> Result {
             cargo_test(&["--workspace"], count)?;
         }
     }
+    tested();
     vectors::check(count)?;
     python_package(count)?;
     crate::go::test(count)?;

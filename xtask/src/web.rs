@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use wasm_bindgen_cli_support::Bindgen;
 
 use crate::count::{Count, missing};
-use crate::run::{Result, binary, build, output, root, run, stream, target};
+use crate::run::{Result, build, compared, output, root, run, stream, target};
 use crate::target;
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
@@ -18,6 +19,12 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// The npm package, into `wasm/web/dist`.
 pub(crate) fn package() -> Result {
+    // once for all who ask
+    static MADE: OnceLock<Result> = OnceLock::new();
+    MADE.get_or_init(make_package).clone()
+}
+
+fn make_package() -> Result {
     let web = root().join("wasm/web");
     module("mwa-web-module", CORE, &web.join("dist/wasm"), "mwa")?;
     // wgpu needs all of std
@@ -77,8 +84,7 @@ pub(crate) fn test_node_if_there(count: &mut Count) -> Result {
 }
 
 fn test_node(count: &mut Count) -> Result {
-    build()?;
-    let binary = binary();
+    let binary = compared()?;
     tests("node.test.mjs", &[], count)?;
     tests("situations.test.mjs", &[], count)?;
     tests("disk.test.mjs", &[("MWA_BINARY", &binary)], count)
