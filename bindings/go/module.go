@@ -199,6 +199,7 @@ func (i *instance) failure() error {
 	if told.Error == nil {
 		return &Error{Kind: KindBug, Detail: "the core refuses without saying why"}
 	}
+	told.Error.Detail, told.Error.Help = spoken(told.Error.Detail), spoken(told.Error.Help)
 	return told.Error
 }
 

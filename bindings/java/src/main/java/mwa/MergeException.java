@@ -16,12 +16,12 @@ public final class MergeException extends RuntimeException {
     private final String help;
 
     MergeException(String kind, String file, String tensor, String detail, String help) {
-        super(message(file, tensor, detail));
+        super(message(file, tensor, Speech.spoken(detail)));
         this.kind = kind;
         this.file = file;
         this.tensor = tensor;
-        this.detail = detail;
-        this.help = help;
+        this.detail = Speech.spoken(detail);
+        this.help = Speech.spoken(help);
     }
 
     MergeException(String kind, String file, String detail, String help) {

@@ -51,9 +51,13 @@ public final class Options {
     }
 
     private Options with(String name, Enum<?> word) {
-        // `_1_SQRT` is 1-sqrt
-        String text = word.name().toLowerCase(Locale.ROOT).replace('_', '-');
-        return with(name, text.startsWith("-") ? text.substring(1) : text);
+        return with(name, word(word));
+    }
+
+    /** A constant as the core calls it: {@code _1_SQRT} is 1-sqrt. */
+    static String word(Enum<?> constant) {
+        String text = constant.name().toLowerCase(Locale.ROOT).replace('_', '-');
+        return text.startsWith("-") ? text.substring(1) : text;
     }
 
     @Override
