@@ -79,7 +79,7 @@ test("tasks over a base on disk, by the package and by its command line", async 
     [{ base: join(folder, "nowhere") }, "input", "nowhere: does not exist"],
     [{ base: 3 }, "usage", "the base is 3"],
     [{ base: undefined }, "usage", "which is not named"],
-    [{ base: names[0], method: undefined, density: undefined }, "usage", "do not go together"],
+    [{ base: names[0], method: undefined, density: undefined, scheme: "uniform" }, "usage", "do not go together"],
     [{ method: "median", density: undefined }, "usage", "do not go together"],
   ]) {
     const error = await failure(mergeRun(names, join(folder, "wrong"), { ...options, ...more }));

@@ -656,6 +656,17 @@ impl Options {
                 "name it by --base: the model that they were trained from, or of LoRA checkpoints an earlier one of their run",
             ));
         }
+        let is_converted = self.format.as_deref().is_some_and(|format| format != "keep");
+        if self.base.is_some() && !blend.has_base() && !is_converted {
+            let detail = format!("method {} and a base do not go together", blend.name());
+            return Err(usage(detail).help(
+                "leave out --base, take a --method that is over one, such as task-arithmetic, or a --format that tells of it, such as gguf",
+            ));
+        }
+        if self.model.is_some() && !is_converted {
+            let detail = "option model tells a format what the image model is, and no format is asked for";
+            return Err(usage(detail.into()).help("leave out --model, or give --format kohya too"));
+        }
         Ok(blend)
     }
 

@@ -203,6 +203,16 @@ fn a_base_that_does_not_fit_is_refused() {
             ],
         ),
         (
+            "one.safetensors two.safetensors --scheme uniform --base nowhere",
+            2,
+            &["method mean and a base do not go together", "task-arithmetic"],
+        ),
+        (
+            "one.safetensors two.safetensors --scheme uniform --model flux",
+            2,
+            &["no format is asked for", "--format kohya"],
+        ),
+        (
             "one.safetensors two.safetensors --method median --density 0.5",
             2,
             &["option density says nothing to the method median", "--method magnitude-mask or ties"],
