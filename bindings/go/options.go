@@ -64,7 +64,7 @@ type Options struct {
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
 
-	// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean]: mean, median, trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus.
+	// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean]: mean, median, trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus, ota, ffg.
 	Method string `json:"method,omitzero"`
 
 	// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]: linear, power, exponential, rank, decay, ema, uniform, flag, krum, multi-krum, geometric-median.
@@ -79,7 +79,7 @@ type Options struct {
 	// How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
 	Scale *float64 `json:"scale,omitzero"`
 
-	// The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2].
+	// The share of what each task changed that counts for magnitude-mask, ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg].
 	Density *float64 `json:"density,omitzero"`
 
 	// Whether that is a share of the whole model or of each tensor [default: model]: model, tensor.
@@ -90,6 +90,18 @@ type Options struct {
 
 	// How many tasks must have their share in it; what fewer changed is left as in the base [default: 2].
 	Agree int `json:"agree,omitzero"`
+
+	// Where the second moments are, a file for each checkpoint in their order: an optimizer.pt, or what mwa moments writes [default: the optimizer.pt in each checkpoint].
+	Moments []string `json:"moments,omitzero"`
+
+	// The power of a second moment that is an element's weight, for ota and ffg [default: 0.5].
+	Power *float64 `json:"power,omitzero"`
+
+	// What is added to these weights, as a share of their mean over the tensor [default: 1e-8].
+	Epsilon *float64 `json:"epsilon,omitzero"`
+
+	// What they are measured by before checkpoints are compared: their mean over the tensor, or nothing but what few steps left out [default: mean]: mean, none.
+	Normalise string `json:"normalise,omitzero"`
 
 	// How many directions the scheme flag keeps [default: one, for this scheme].
 	Subspace int `json:"subspace,omitzero"`

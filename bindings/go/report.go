@@ -10,6 +10,7 @@ type Report struct {
 	Space      string       `json:"space"`
 	Rank       string       `json:"rank,omitempty"`      // in product space: inputs, full, energy SHARE or a number
 	Residual   *Distance    `json:"residual,omitempty"`  // how far the result is from the average of what the adapters do
+	Grafted    *Grafted     `json:"grafted,omitempty"`   // how much of what was changed of a base counts by second moments
 	Quantised  *Distance    `json:"quantised,omitempty"` // how far quantised weights are off by rounding their average to codes
 	Dtype      string       `json:"dtype"`
 	Adapter    string       `json:"adapter,omitempty"`
@@ -97,6 +98,19 @@ type ModuleDistance struct {
 	Rank          *int     `json:"rank,omitempty"`
 	Relative      float64  `json:"relative"`
 	StandardError *float64 `json:"standard_error,omitempty"`
+}
+
+// Grafted is how much of what was changed of a base counts, of each checkpoint.
+type Grafted struct {
+	Thresholds []float64       `json:"thresholds,omitempty"` // from which v·τ² on; none where each tensor has its own
+	Kept       []float64       `json:"kept"`
+	Modules    []GraftedModule `json:"modules"`
+}
+
+// GraftedModule is a module of a [Grafted].
+type GraftedModule struct {
+	Module string    `json:"module"`
+	Kept   []float64 `json:"kept"`
 }
 
 // Advice is a reason to expect little of a merge, or of its weights.

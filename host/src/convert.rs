@@ -62,6 +62,24 @@ pub fn convert(
     Ok(Converted { files, notes: plan.notes })
 }
 
+/// Take the second moments of the checkpoint at `input` out of the state of its optimizer, or of that at `state`, into the file `out`.
+///
+/// # Errors
+/// What is wrong with the checkpoint or the state, and an output that exists or cannot be written.
+pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Progress) -> Result<Converted> {
+    let disk = Disk::default();
+    let input = text_of(&clean(input))?;
+    let state = state.map(|path| text_of(&clean(path))).transpose()?;
+    let plan = disk.now(|| Conversion::moments(&disk, &Readers::ALL, &input, state.as_deref()))?;
+    let out = &*clean(out);
+    if out.extension().is_none_or(|it| it != "safetensors") {
+        return Err(Error::new(ErrorKind::Output, "is no name of a safetensors file")
+            .file(out.display().to_string())
+            .help("moments are one file: name it, such as moments.safetensors"));
+    }
+    Ok(Converted { files: single(&plan, out, progress)?, notes: plan.notes })
+}
+
 /// Into a folder, which appears whole or not at all.
 fn folder(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
     Staging::check(out, false)?;

@@ -62,8 +62,9 @@ pub fn drawn(options: &Options) -> Result<(Report, String)> {
 /// As [`weights`], and whatever keeps the checkpoints from being averaged or written; then nothing is left behind.
 pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn Progress) -> Result<Report> {
     let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
-    let base = options.role_base.iter().map(Path::new);
-    Staging::make_way(out, how.force, named.map(PathBuf::as_path).chain(base), progress)?;
+    let moments = options.moments.iter().flat_map(|it| &it.files);
+    let others = options.role_base.iter().chain(moments).map(Path::new);
+    Staging::make_way(out, how.force, named.map(PathBuf::as_path).chain(others), progress)?;
     if let Some(target) = how.format {
         return into_format(options, how, target, out, progress);
     }
@@ -212,7 +213,7 @@ impl Planned {
     /// The same, to be merged together with so many others.
     pub(crate) fn beside(choice: Choice, how: &MergeOptions, others: usize) -> Result<Self> {
         let Choice { chosen, checkpoints, picture } = choice;
-        let cut = execute::cut(how.machine, chosen.inputs.len() + others);
+        let cut = execute::cut(how.machine, chosen.inputs.len() + chosen.moments.len() + others);
         let mut merge = Merge::new(chosen, how.merge, cut)?;
         let mut companions = Vec::new();
         for (name, path) in &checkpoints[merge.owner()].companions {

@@ -1,6 +1,6 @@
 //! What a merge on a machine can be told: the options of the core's table, and what only a machine has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use mwa::convert::Target;
@@ -8,6 +8,7 @@ use mwa::options::{Face, OPTIONS, Verb};
 use mwa::{ChooseOptions, Error, ErrorKind, Result};
 
 use crate::engine::device::DeviceChoice;
+use crate::io::url::is_elsewhere;
 
 pub use mwa::report::REPORT;
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub base: Option<String>,
     /// The same, as that of which the checkpoints are tasks.
     pub role_base: Option<String>,
+    /// Where their second moments are, if the method weighs by such.
+    pub moments: Option<mwa::MomentsWanted>,
     /// The image model, for containers whose names depend on it.
     pub model: Option<String>,
     /// Rules of weights that differ by module.
@@ -51,6 +54,18 @@ impl Options {
     /// # Errors
     /// [`mwa::ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
     pub fn new(inputs: Vec<PathBuf>, given: &mwa::Options) -> Result<Self> {
+        let mut moments = given.role_moments();
+        // reports name them from the checkpoints on, which a path from here does not lead to
+        if inputs.iter().any(|path| path.is_absolute() || is_elsewhere(path)) {
+            for file in moments.iter_mut().flat_map(|it| &mut it.files) {
+                let path = Path::new(file.as_str());
+                if !is_elsewhere(path)
+                    && let Ok(path) = std::path::absolute(path)
+                {
+                    *file = path.display().to_string();
+                }
+            }
+        }
         Ok(Self {
             inputs,
             adapter: given.adapter.clone(),
@@ -61,6 +76,7 @@ impl Options {
             metrics_file: given.metrics_file.as_ref().map(PathBuf::from),
             base: given.base.clone(),
             role_base: given.role_base().map(str::to_owned),
+            moments,
             model: given.model.clone(),
             weights_file: given.weights_file.as_ref().map(PathBuf::from),
         })

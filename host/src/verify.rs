@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use mwa::extract::ExtractRank;
 use mwa::files::{Kind, is_inside, last};
 use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
-use mwa::{Error, ErrorKind, Result, Weights};
+use mwa::{Error, ErrorKind, Result, Weights, moments_at};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{partial, server};
@@ -117,7 +117,12 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
     // what was recovered lies in several places, and is only made again
     let is_recovered = report.recovered.is_some();
-    let files = report.inputs.iter().filter(|_| !is_recovered).flat_map(|input| &input.files);
+    // moments may lie anywhere, and nobody loads them
+    let is_weights = |input, file: &&HashedFile| {
+        report.moments(input).is_none_or(|moments| !core::ptr::eq(moments, *file))
+    };
+    let inputs = report.inputs.iter().filter(|_| !is_recovered);
+    let files = inputs.flat_map(|input| input.files.iter().filter(move |file| is_weights(input, file)));
     let server = report.round.as_ref().and_then(|round| round.server.as_ref());
     let names = files.chain(&report.outputs).chain(&report.companions).map(|file| &file.name);
     if let Some(name) = names.chain(&report.adapter).find(|name| !is_inside(name)) {
@@ -127,7 +132,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         )));
     }
 
-    let check = |base: &Path, file: &HashedFile| check(&base.join(&file.name), file, machine, progress);
+    let check = |path: &Path, file: &HashedFile| check(path, file, machine, progress);
     let check_here = |files: &[HashedFile]| -> Result<Vec<_>> {
         let check_here = |file: &HashedFile| {
             let path = folder.join(&file.name);
@@ -138,7 +143,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
                     .file(path.display().to_string())
                     .help("verify a folder that holds the files themselves"));
             }
-            check(folder, file)
+            check(&path, file)
         };
         files.iter().map(check_here).collect()
     };
@@ -151,16 +156,20 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
         let base = if is_file(&place)? { place.parent().unwrap_or(&place) } else { &place };
         let base = report.adapter.as_ref().map_or_else(|| base.to_owned(), |adapter| base.join(adapter));
         for file in &input.files {
-            let path = base.join(&file.name);
+            let path = if is_weights(input, &file) {
+                base.join(&file.name)
+            } else {
+                moments_at(&base.to_string_lossy(), &file.name).into()
+            };
             // the merge is made again of what the store says is the same, and must come to the same bytes
             inputs.push(match &file.identity {
                 Some(identity) if is_elsewhere(&path) => identified(&path, file, identity)?,
-                _ => check(&base, file)?,
+                _ => check(&path, file)?,
             });
         }
     }
     if let Some(state) = server.and_then(|server| server.state.as_ref()) {
-        inputs.push(check(folder, state)?);
+        inputs.push(check(&folder.join(&state.name), state)?);
     }
     let inputs_are_there = inputs.iter().all(|file| file.state == State::Same);
     let again = if inputs_are_there { Some(remake(folder, &report, &how, progress)?) } else { None };

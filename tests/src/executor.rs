@@ -2,8 +2,10 @@
 
 use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::safetensors::Header;
-use mwa::{AdapterConfig, Float, Input, Options, Plan, Recipe, Shard, Space, Weights};
+use mwa::{AdapterConfig, Float, Input, Moments, Options, Plan, Read, Recipe, Shard, Space, Weights};
 use serde_json::{Map, Value};
+
+use crate::offered::index;
 
 /// A merge of single files.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub struct Merge {
     pub space: Space,
     /// The method and what it is told, as every face takes it; the mean without. With a `base` the first input is that.
     pub method: Map<String, Value>,
+    /// Whole safetensors files of second moments, one for each input but the base; for methods that weigh by these.
+    pub moments: Vec<Vec<u8>>,
     /// The text of each input's `adapter_config.json`; for product space.
     pub configs: Vec<String>,
 }
@@ -53,7 +57,17 @@ impl Merge {
         let config = |i: usize| self.configs.get(i).map(|text| AdapterConfig::parse(text)).transpose();
         let configs = (0..inputs.len()).map(config).collect::<mwa::Result<_>>()?;
         let has_base = self.method.contains_key("base");
-        Ok(Chosen { has_base, ..Chosen::explicit(inputs, configs, &self.weights)? })
+        let moments = self.moments.iter().map(|bytes| Moments::of_file("moments.safetensors", bytes));
+        let moments = moments.collect::<mwa::Result<_>>()?;
+        Ok(Chosen { has_base, moments, ..Chosen::explicit(inputs, configs, &self.weights)? })
+    }
+
+    /// The bytes of a file that a job reads: the weights of an input, or its second moments.
+    #[must_use]
+    pub fn bytes(&self, read: &Read) -> &[u8] {
+        let first = usize::from(self.method.contains_key("base"));
+        let file = if read.file == 0 { &self.inputs[read.input] } else { &self.moments[read.input - first] };
+        &file[index(read.range.start)..index(read.range.end)]
     }
 
     /// What is wanted of it. Files of one input with weight are written anew, and nothing is measured.

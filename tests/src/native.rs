@@ -109,7 +109,7 @@ impl Jobs {
             let mut findings = Findings::default();
             for number in numbers {
                 let job = state.job(number);
-                findings.add(number, self.run_job(&job, &merge.inputs, &mut output)?);
+                findings.add(number, self.run_job(&job, merge, &mut output)?);
             }
             state.take(findings)?;
         }
@@ -119,9 +119,8 @@ impl Jobs {
         Ok(output)
     }
 
-    fn run_job(&self, job: &Job<'_>, inputs: &[Vec<u8>], output: &mut [u8]) -> mwa::Result<Found> {
-        let bytes = |read: mwa::Read| &inputs[read.input][index(read.range.start)..index(read.range.end)];
-        let reads: Vec<_> = job.reads().map(bytes).collect();
+    fn run_job(&self, job: &Job<'_>, merge: &Merge, output: &mut [u8]) -> mwa::Result<Found> {
+        let reads: Vec<_> = job.reads().map(|read| merge.bytes(&read)).collect();
         let ranges: Vec<_> =
             job.writes().map(|write| index(write.range.start)..index(write.range.end)).collect();
         let mut pieces: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();
@@ -225,12 +224,18 @@ pub fn over_files(
     run: impl FnOnce(Chosen, MergeOptions, &[Vec<PathBuf>], &[PathBuf]) -> mwa::Result<()>,
 ) -> Result<Vec<u8>, Failure> {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let file = |i: usize, bytes: &Vec<u8>| -> Vec<PathBuf> {
-        let path = folder.path().join(format!("{i}.safetensors"));
+    let file = |name: String, bytes: &Vec<u8>| -> PathBuf {
+        let path = folder.path().join(name);
         fs::write(&path, bytes).expect("a temporary file can be written");
-        vec![path]
+        path
     };
-    let inputs: Vec<_> = merge.inputs.iter().enumerate().map(|(i, bytes)| file(i, bytes)).collect();
+    let first = usize::from(merge.method.contains_key("base"));
+    let files = |(i, bytes): (usize, &Vec<u8>)| -> Vec<PathBuf> {
+        let moments = i.checked_sub(first).and_then(|i| merge.moments.get(i));
+        let moments = moments.map(|bytes| file(format!("{i}-moments.safetensors"), bytes));
+        [file(format!("{i}.safetensors"), bytes)].into_iter().chain(moments).collect()
+    };
+    let inputs: Vec<_> = merge.inputs.iter().enumerate().map(files).collect();
     let output = folder.path().join("merged.safetensors");
     run(merge.chosen()?, merge.options(), &inputs, core::slice::from_ref(&output))?;
     Ok(fs::read(&output).expect("the host has written its output"))

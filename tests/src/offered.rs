@@ -33,7 +33,13 @@ pub fn offered(merge: &Merge) -> (Files, Vec<String>) {
     if merge.method.contains_key("base") {
         paths.remove(0);
     }
+    files.extend(merge.moments.iter().enumerate().map(|(i, bytes)| (moments(i), bytes.clone())));
     (files, paths)
+}
+
+/// Where the second moments of an input are.
+fn moments(i: usize) -> String {
+    format!("moments {i}.safetensors")
 }
 
 /// The options of a merge, as every face takes them.
@@ -60,6 +66,10 @@ pub fn told(merge: &Merge) -> Map<String, Value> {
     });
     let Value::Object(told) = &mut told else { unreachable!("it is an object") };
     told.extend(merge.method.clone());
+    if !merge.moments.is_empty() {
+        let paths: Vec<_> = (0..merge.moments.len()).map(moments).collect();
+        told.insert("moments".into(), json!(paths));
+    }
     core::mem::take(told)
 }
 

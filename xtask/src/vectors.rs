@@ -13,6 +13,8 @@ pub(crate) fn remake() -> Result {
             for oracle in [
                 "tests/vectors/make.py",
                 "tests/vectors/blends.py",
+                "tests/vectors/curved.py",
+                "host/tests/cli/data/trained/expected.py",
                 "tests/vectors/product/make.py",
                 "tests/vectors/adam.py",
                 "tests/situations/make.py",
@@ -26,7 +28,7 @@ pub(crate) fn remake() -> Result {
     }
     for show in [&["--no-pager", "diff", "--stat", "--"][..], &["status", "--short", "--"]] {
         let mut git = Command::new("git");
-        git.args(show).args(["tests/vectors", "tests/situations"]).current_dir(root());
+        git.args(show).args(["tests/vectors", "tests/situations", "host/tests"]).current_dir(root());
         run(git)?;
     }
     Ok(())
@@ -34,11 +36,19 @@ pub(crate) fn remake() -> Result {
 
 /// Compare tests/vectors and docs/evidence.md with what their scripts make now, and see that the sample run can still be scored.
 pub(crate) fn check(count: &mut Count) -> Result {
-    let checks: [(&str, &[&str]); 6] = [
+    let checks: [(&str, &[&str]); 8] = [
         ("tests/vectors are fresh (else: cargo xtask vectors)", &["tests/vectors/make.py", "--check"]),
         (
             "tests/vectors/blends are fresh (else: cargo xtask vectors)",
             &["tests/vectors/blends.py", "--check"],
+        ),
+        (
+            "tests/vectors/curved are fresh (else: cargo xtask vectors)",
+            &["tests/vectors/curved.py", "--check"],
+        ),
+        (
+            "host/tests/cli/data/trained is fresh (else: cargo xtask vectors)",
+            &["host/tests/cli/data/trained/expected.py", "--check"],
         ),
         (
             "tests/vectors/adam.txt is fresh (else: cargo xtask vectors)",

@@ -33,15 +33,19 @@ class WeightOptions(TypedDict, total=False):
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    method: What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean]
+    method: What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean]
     scheme: How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
     outliers: How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these]
     scale: How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks]
-    density: The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2]
+    density: The share of what each task changed that counts for magnitude-mask, ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg]
     density_per: Whether that is a share of the whole model or of each tensor [default: model]
     mask_lambda: Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it [default: 0.4]
     agree: How many tasks must have their share in it; what fewer changed is left as in the base [default: 2]
+    moments: Where the second moments are, a file for each checkpoint in their order: an optimizer.pt, or what mwa moments writes [default: the optimizer.pt in each checkpoint]
+    power: The power of a second moment that is an element's weight, for ota and ffg [default: 0.5]
+    epsilon: What is added to these weights, as a share of their mean over the tensor [default: 1e-8]
+    normalise: What they are measured by before checkpoints are compared: their mean over the tensor, or nothing but what few steps left out [default: mean]
     subspace: How many directions the scheme flag keeps [default: one, for this scheme]
     curve: With scheme decay, how the learning rate would have fallen [default: linear]
     floor: What that curve ends at, as a share of where it begins [default: 0, or 0.1 of the curves inverse and exponential]
@@ -72,7 +76,7 @@ class WeightOptions(TypedDict, total=False):
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    method: Literal["mean", "median", "trimmed-mean", "task-arithmetic", "magnitude-mask", "ties", "consensus"] | None
+    method: Literal["mean", "median", "trimmed-mean", "task-arithmetic", "magnitude-mask", "ties", "consensus", "ota", "ffg"] | None
     scheme: Literal["linear", "power", "exponential", "rank", "decay", "ema", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
     outliers: int | None
@@ -81,6 +85,10 @@ class WeightOptions(TypedDict, total=False):
     density_per: Literal["model", "tensor"] | None
     mask_lambda: float | None
     agree: int | None
+    moments: Sequence[str] | None
+    power: float | None
+    epsilon: float | None
+    normalise: Literal["mean", "none"] | None
     subspace: int | None
     curve: Literal["linear", "cosine", "1-sqrt", "inverse", "exponential"] | None
     floor: float | None

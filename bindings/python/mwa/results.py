@@ -140,6 +140,26 @@ class Distance:
 
 
 @dataclass(frozen=True)
+class GraftedModule:
+    """The share of a module's elements that counts, of each checkpoint."""
+
+    module: str
+    kept: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grafted:
+    """How much of what was changed of a base counts by second moments, of each checkpoint: over all modules, and by module.
+
+    `thresholds` are empty where each tensor has its own.
+    """
+
+    kept: tuple[float, ...]
+    modules: tuple[GraftedModule, ...]
+    thresholds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Selected:
     """Which checkpoints were taken, and why.
 
@@ -245,6 +265,7 @@ class Report:
     quantised: Distance | None = None
     folded: Folded | None = None
     extracted: Extracted | None = None
+    grafted: Grafted | None = None
 
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""

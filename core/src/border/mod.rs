@@ -194,7 +194,8 @@ impl Session {
             let base =
                 self.order.options.role_base().filter(|_| self.order.verb == Verb::Merge).map(String::from);
             let Options { adapter, weights_key, metrics_from, .. } = self.order.options.clone();
-            let options = OpenOptions { adapter, weights_key, metrics_from, base };
+            let moments = self.order.options.role_moments();
+            let options = OpenOptions { adapter, weights_key, metrics_from, base, moments };
             self.run = Some(Run::open(&self.files, self.readers, &self.order.paths, &options)?);
         }
         match self.order.verb {
@@ -277,15 +278,16 @@ impl Session {
         merging: MergeOptions,
     ) -> Maybe<Work> {
         let most = usize::try_from(self.order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
-        let chunk = most.min(MOST / checkpoints.len().max(1)).max(1);
+        let read = checkpoints.len() + chosen.moments.len();
+        let chunk = most.min(MOST / read.max(1)).max(1);
         let mut merge = Merge::new(chosen, merging, Cut { max_bytes: chunk, by_tensor: false })?;
         let (mut inputs, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         let mut heads = Vec::new();
         for checkpoint in checkpoints {
             firsts.push(inputs.len());
             inputs.extend(paths(checkpoint)?);
-            lengths.extend(checkpoint.files.iter().map(|file| file.len));
-            let headers = checkpoint.files.iter().map(|file| &file.header);
+            lengths.extend(checkpoint.read_files().map(|file| file.len));
+            let headers = checkpoint.read_files().map(|file| &file.header);
             heads.extend(headers.map(|header| (!header.is_in_place()).then(|| header.clone())));
         }
         let weights = inputs.len();
@@ -472,7 +474,7 @@ pub(crate) fn paths(checkpoint: &Checkpoint) -> Result<Vec<String>> {
             .file(file.path.clone())
             .help("convert it to safetensors, or merge with the mwa program, which reads it"))
     };
-    checkpoint.files.iter().map(path).collect()
+    checkpoint.read_files().map(path).collect()
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use core::str::FromStr;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe};
-use crate::format::safetensors::Header;
+use crate::format::safetensors::{Header, Tensor};
 use crate::run::checkpoint::Checkpoint;
 use crate::run::readers::{OpenOptions, Readers};
-use matrix::Made;
+use matrix::{Made, Matrix};
 use names::Model;
 
 mod adapter;
@@ -157,6 +157,32 @@ impl Conversion {
         let written = write::write(&adapter, options.target, base.as_ref(), model, options.dtype);
         let (outputs, texts, notes) = written.map_err(|error| error.file(path))?;
         Ok(Self { inputs: adapter.files, outputs, texts, notes })
+    }
+
+    /// Take the second moments of a checkpoint out of the state of its optimizer: a file of f32 by the names of the weights, which
+    /// tells after how many steps of which decay they were taken.
+    ///
+    /// # Errors
+    /// What is wrong with the checkpoint and the state, and that there are no moments.
+    pub fn moments(files: &dyn Files, readers: &Readers, path: &str, state: Option<&str>) -> Maybe<Self> {
+        let mut checkpoint = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
+        checkpoint.find_moments(files, readers, state, true)?;
+        let found = checkpoint.moments.expect("they were looked for")?;
+        let header = &found.file.header;
+        let made = |tensor: &Tensor| {
+            let made = Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(0, tensor));
+            made.to(Some(Float::F32))
+        };
+        let tensors = header.tensors().iter().map(made).collect();
+        let metadata = [("format".into(), "pt".into())].into_iter().chain(found.counted.iter().cloned());
+        let output = write::safetensors("moments.safetensors".into(), tensors, metadata.collect())?;
+        let (outputs, texts) = (Vec::from([output]), Vec::new());
+        Ok(Self {
+            inputs: Vec::from([(found.file.path, found.file.header)]),
+            outputs,
+            texts,
+            notes: Vec::new(),
+        })
     }
 
     /// Name and length of each file to write.

@@ -59,7 +59,11 @@ pub(super) fn plain(files: &[(String, Header)], name: &str, dtype: Option<Float>
 }
 
 /// A safetensors file of some tensors.
-fn safetensors(name: String, tensors: Vec<Made>, metadata: Vec<(String, String)>) -> Result<Output> {
+pub(super) fn safetensors(
+    name: String,
+    tensors: Vec<Made>,
+    metadata: Vec<(String, String)>,
+) -> Result<Output> {
     let laid = tensors.iter().map(|made| (made.name.clone(), made.dtype, made.shape.clone()));
     let header = Header::layout(laid, TextMap::from(metadata))?;
     let head = header.to_bytes();

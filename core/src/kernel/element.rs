@@ -270,7 +270,7 @@ pub(crate) fn narrow_f64(float: Float, value: f64) -> [u8; 8] {
 /// Round to f32 towards zero, then set the last bit if anything was lost: a second rounding to a type with
 /// at least two bits fewer then gives what one rounding would have given (Boldo & Melquiond 2008).
 #[expect(clippy::cast_possible_truncation, reason = "the loss is what this function accounts for")]
-fn round_to_odd(value: f64) -> f32 {
+pub(crate) fn round_to_odd(value: f64) -> f32 {
     let near = value as f32;
     let back = f64::from(near);
     if back == value || value.is_nan() || value.is_infinite() {

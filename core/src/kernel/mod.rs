@@ -1,6 +1,7 @@
 //! The kernels: each a folder that holds the obvious reference, the fast loop and, where a GPU can do it, its twin there, equal to
 //! the bit.
 
+pub(crate) mod curved;
 pub(crate) mod element;
 mod middle;
 mod real;
@@ -10,6 +11,7 @@ mod weighted_sum;
 
 use crate::dtype::Float;
 
+pub(crate) use curved::Curved;
 pub use element::{Tally, wgsl_dtype};
 pub(crate) use rows::INFINITY;
 pub(crate) use tasks::{How, Magnitudes, Tasks};
@@ -29,6 +31,8 @@ pub(crate) enum Kernel {
     Middle(usize),
     /// See [`tasks`].
     Tasks(Tasks),
+    /// See [`curved`].
+    Curved(Curved),
 }
 
 impl Kernel {
@@ -40,6 +44,7 @@ impl Kernel {
             Self::WeightedSum => weighted_sum(operands, dtype, out),
             Self::Middle(cut) => middle::middle(operands, cut, dtype, out),
             Self::Tasks(how) => tasks::tasks(operands, how, dtype, out),
+            Self::Curved(how) => curved::curved(operands, how, dtype, out),
         }
     }
 
@@ -49,6 +54,7 @@ impl Kernel {
             Self::WeightedSum => reference(operands, dtype, out),
             Self::Middle(cut) => middle::reference(operands, cut, dtype, out),
             Self::Tasks(how) => tasks::reference(operands, how, dtype, out),
+            Self::Curved(how) => curved::reference(operands, how, dtype, out),
         }
     }
 }

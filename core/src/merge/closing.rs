@@ -122,7 +122,7 @@ impl Merge {
     /// [`ErrorKind::Usage`] when there is not one hash per file; [`ErrorKind::Input`] when there was nothing to merge.
     pub fn finish(&self, closing: &Closing) -> Result<Finished> {
         let inputs = closing.inputs.iter().map(Vec::len);
-        let files = self.chosen.inputs.iter().map(|input| input.files.len());
+        let files = (0..self.chosen.inputs.len()).map(|input| self.chosen.files(input).count());
         if !inputs.eq(files) || closing.outputs.len() != self.outputs().len() {
             let error = Error::new(ErrorKind::Usage, "the hashes are not one for each file");
             return Err(error.help("give those of every checkpoint's files, and of every output, in order"));
@@ -143,12 +143,12 @@ impl Merge {
 
     fn report(&self, closing: &Closing, residual: Option<report::Distance>) -> Report {
         let mut inputs = self.chosen.rows.clone();
-        for (i, (row, input)) in inputs.iter_mut().zip(&self.chosen.inputs).enumerate() {
+        for (i, row) in inputs.iter_mut().enumerate() {
             if let Some(path) = closing.paths.get(i) {
                 row.path.clone_from(path);
             }
             if row.files.is_empty() {
-                row.files = input.files.iter().map(unhashed).collect();
+                row.files = self.chosen.files(i).map(unhashed).collect();
             }
             for (file, hash) in row.files.iter_mut().zip(closing.inputs.get(i).into_iter().flatten()) {
                 hash.write_to(file);
@@ -169,6 +169,7 @@ impl Merge {
             rank,
             residual,
             quantised: self.rounded().map(|(_, off)| off),
+            grafted: self.grafted(),
             dtype: report::dtype_name(self.options.dtype),
             adapter: self.chosen.adapter.clone(),
             format: None,

@@ -78,13 +78,16 @@ use crate::digest::Digests;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::last;
+use crate::format::safetensors::Tensor;
 use crate::kernel::Tally;
 use crate::merge::same_run::Samples;
 use crate::method::blend::Blend;
+use crate::method::curved::Moments;
 use crate::method::product::{Factors, Measure, Method, Products, Rank, Residual, Space, adapter_configs};
 use crate::method::scaled::{Block, Scaled};
-use crate::method::trim::Trim;
-use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Write};
+use crate::method::trim::{Settled, Thresholds, Trim};
+use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Tensors, Write};
+use crate::text::escape::readable;
 use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::federated::Roles;
 use crate::weigh::modules::Groups;
@@ -93,7 +96,7 @@ use crate::weigh::scheme::Weights;
 
 use self::dtype_in_config::with_dtype;
 use self::job::{Aim, Work};
-use self::report::{Distance, MODEL_CONFIG, Weighting};
+use self::report::{Distance, Grafted, MODEL_CONFIG, Weighting};
 use self::unweighed::Unweighed;
 
 pub use agreed::Agreed;
@@ -188,6 +191,8 @@ pub struct Chosen {
     pub groups: Vec<report::Group>,
     /// Whether the first of them is the base of which the others are tasks; its weight is 0.
     pub has_base: bool,
+    /// The second moments of each but the base, by which a method weighs; empty for others.
+    pub moments: Vec<Moments>,
     /// The number of the run that each is of; none where that is not known, and all count as one run.
     pub runs: Vec<usize>,
     /// The sides of the blocks that share a scale, where the config of a quantised model says them; may be empty.
@@ -209,6 +214,12 @@ impl Chosen {
         }
         let notes = note_of_sum(weights).into_iter().collect();
         Ok(Self { notes, ..Self::weighed(inputs, configs, Weights::explicit(weights)?) })
+    }
+
+    /// The files of an input that jobs read: its weights, and the last that with its second moments.
+    pub fn files(&self, input: usize) -> impl Iterator<Item = &Shard> {
+        let moments = input.checked_sub(usize::from(self.has_base)).and_then(|at| self.moments.get(at));
+        self.inputs[input].files.iter().chain(moments.map(|moments| &moments.shard))
     }
 
     /// With weights that were made before.
@@ -234,6 +245,7 @@ impl Chosen {
             adapter: None,
             groups: Vec::new(),
             has_base: false,
+            moments: Vec::new(),
             runs: Vec::new(),
             blocks: Vec::new(),
         }
@@ -306,6 +318,8 @@ pub struct Merge {
     /// What of tasks counts, while it is looked for, and how many jobs have looked for it until this pass.
     trim: Option<Trim>,
     trimmed: u64,
+    /// How much counts of each tensor, of each task, and how many elements it has; where second moments say it.
+    kept: Vec<(String, Vec<u64>, u64)>,
     /// What the jobs of the first phase have found.
     first: Vec<Option<Found>>,
     /// What the jobs on modules have found.
@@ -347,7 +361,7 @@ fn unblended(chosen: &Chosen, options: MergeOptions) -> Result<()> {
 
 /// Refuse tasks without a base, and a base of another kind.
 fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
-    let Chosen { inputs, configs, has_base, .. } = chosen;
+    let Chosen { inputs, configs, has_base, moments, .. } = chosen;
     if *has_base != blend.has_base() {
         let detail = format!("method {} and a base do not go together", blend.name());
         return Err(Error::new(ErrorKind::Usage, detail)
@@ -364,6 +378,10 @@ fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
             "what an adapter changes is the adapter itself: of LoRA checkpoints give an earlier one of their run as the base, of whole \
              models the model that they were trained from",
         ));
+    }
+    if blend.curvature().is_some() && moments.len() != inputs.len() - usize::from(*has_base) {
+        let detail = format!("method {} weighs by second moments, which are not given", blend.name());
+        return Err(Error::new(ErrorKind::Usage, detail).help("give those of every input"));
     }
     blend.check(inputs.len())
 }
@@ -430,9 +448,12 @@ impl Merge {
     /// The search for what of tasks counts, if not all does.
     fn trims(&self) -> Result<Option<Trim>> {
         let Chosen { inputs, weights, .. } = &self.chosen;
-        let Some(trimming) = self.options.blend.trimming() else { return Ok(None) };
+        let blend = self.options.blend;
+        if self.copied.is_some() || (blend.trimming().is_none() && blend.curvature().is_none()) {
+            return Ok(None);
+        }
         let plan = Plan::new(inputs, weights, &Recipe { by_tensor: true, ..self.recipe.clone() })?;
-        Trim::new(inputs.len() - 1, plan, trimming).map(Some)
+        Trim::new(inputs.len() - usize::from(self.chosen.has_base), plan, blend).map(Some)
     }
 
     /// All but the weights that are not known, and the layout of the outputs.
@@ -482,7 +503,12 @@ impl Merge {
             },
         };
         let samples = Samples::new(inputs, &chosen.runs, matches!(options.space, Space::Product(_)));
-        let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend: options.blend, ..agreed.recipe };
+        let blend = options.blend;
+        let moments = if blend.curvature().is_some() { chosen.moments.clone() } else { Vec::new() };
+        let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend, moments, ..agreed.recipe };
+        if agreed.copied.is_none() {
+            notes.extend(note_of_unmeasured(inputs, &recipe));
+        }
         let mut merge = Self {
             chosen,
             options,
@@ -499,6 +525,7 @@ impl Merge {
             unweighed: None,
             trim: None,
             trimmed: 0,
+            kept: Vec::new(),
             before: 0,
             first: Vec::new(),
             found: Vec::new(),
@@ -633,8 +660,8 @@ impl Merge {
                 return Ok(Some(Next::Wait));
             }
             self.trimmed += trim.count();
-            if let Some(thresholds) = trim.settle()? {
-                self.recipe.thresholds = thresholds;
+            if let Some(Settled { thresholds, means, kept }) = trim.settle()? {
+                (self.recipe.thresholds, self.recipe.means, self.kept) = (thresholds, means, kept);
                 self.trim = None;
                 self.phase = Phase::Main { is_out: false };
                 return self.lay().map(|()| None);
@@ -794,8 +821,7 @@ impl Merge {
     #[must_use]
     pub fn total(&self) -> u64 {
         let measured = self.unweighed.as_ref().map_or(0, |unweighed| unweighed.apart().bytes());
-        // over the whole model in two passes
-        let passes = self.trim.as_ref().map_or(0, |trim| trim.passes() * trim.bytes());
+        let passes = self.trim.as_ref().map_or(0, Trim::total);
         self.first_bytes() + measured + passes + self.main_bytes()
     }
 
@@ -946,7 +972,23 @@ impl Merge {
         let laid = self.laid.as_ref();
         let underflow = laid.and_then(|laid| Agreed::note_underflow(&laid.plan, self.tally.underflowed));
         let rounded = self.rounded().map(|(tensors, off)| note_rounded(tensors, &off));
-        self.notes.iter().cloned().chain(note).chain(underflow).chain(rounded).collect()
+        let grafted = self.grafted();
+        let tasks = self.chosen.inputs.iter().skip(1).enumerate();
+        let kept = grafted.iter().flat_map(|grafted| {
+            tasks.clone().map(move |(i, task)| {
+                format!("of what {} changed, what counts most is kept: {}", task.name, grafted.describe(i))
+            })
+        });
+        self.notes.iter().cloned().chain(note).chain(underflow).chain(rounded).chain(kept).collect()
+    }
+
+    /// How much of what was changed of a base counts; nothing before it is known, nor of other methods.
+    fn grafted(&self) -> Option<Grafted> {
+        let thresholds = match &self.recipe.thresholds {
+            Thresholds::Model(all) => all.iter().map(|least| f64::from(*least)).collect(),
+            _ => Vec::new(),
+        };
+        Grafted::new(thresholds, &self.kept)
     }
 
     /// How many weights that are codes of scales were rounded anew, and how far that is off; nothing before all jobs were told of.
@@ -991,6 +1033,28 @@ impl Merge {
         let name = self.chosen.inputs[input].name.clone();
         Some(BadInput { input, name, reason: format!("tensor `{tensor}` {}", error.detail()) })
     }
+}
+
+/// What becomes of tensors that some input has no second moments of.
+fn note_of_unmeasured(inputs: &[Input], recipe: &Recipe) -> Option<String> {
+    let first = recipe.moments.first()?;
+    let known: Vec<_> =
+        recipe.moments.iter().map(|it| Tensors::new(core::slice::from_ref(&it.shard))).collect();
+    let lacks = |tensor: &&Tensor| {
+        Float::of(tensor.dtype).is_some() && known.iter().any(|known| known.find(&tensor.name).is_none())
+    };
+    let all =
+        || inputs.iter().rev().take(1).flat_map(|input| &input.files).flat_map(|it| it.header.tensors());
+    let one = all().find(lacks)?;
+    let count = all().filter(lacks).count();
+    let what = if recipe.blend.has_base() { "the base's" } else { "the plain mean of the checkpoints'" };
+    Some(format!(
+        "{count} of {} tensors have no second moments in {} or another, as they were not trained, and get {what} values: the first \
+         is `{}`",
+        all().count(),
+        first.shard.name,
+        readable(&one.name)
+    ))
 }
 
 /// Weights that are codes of scales, if there are any.

@@ -14,9 +14,10 @@ use crate::files::last;
 use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::logs::metric::Metric;
-use crate::method::blend::BlendName;
+use crate::method::blend::{Blend, BlendName};
 use crate::method::product::{Method, Rank, Residual, Space};
 use crate::run::checkpoint::Checkpoint;
+use crate::text::escape::readable;
 use crate::text::index::Index;
 use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
@@ -54,6 +55,9 @@ pub struct Report {
     /// scales; of more than a hundred, the worst hundred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantised: Option<Distance>,
+    /// How much of what was changed of a base counts by second moments, in each module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grafted: Option<Grafted>,
     /// Output dtype of averaged tensors; `keep` is the widest of the inputs.
     pub dtype: String,
     /// The adapter taken from checkpoints that hold several.
@@ -118,6 +122,86 @@ pub struct ModuleDistance {
     /// The standard error of `relative`, where it is an estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standard_error: Option<f64>,
+}
+
+/// How much of what was changed of a base counts, of each checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grafted {
+    /// From which v·τ² on it counts; empty where each tensor has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thresholds: Vec<f64>,
+    /// The share of all elements.
+    pub kept: Vec<f64>,
+    /// The same by module.
+    pub modules: Vec<GraftedModule>,
+}
+
+/// A module of a [`Grafted`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GraftedModule {
+    /// Its name: that of its tensors, less what tells them apart.
+    pub module: String,
+    /// The share of its elements, of each checkpoint.
+    pub kept: Vec<f64>,
+}
+
+impl Grafted {
+    /// Of counts by tensor, sorted by name: what counts of each checkpoint, and how many elements there are.
+    #[expect(clippy::cast_precision_loss, reason = "counts of elements, of which shares are told")]
+    pub(crate) fn new(thresholds: Vec<f64>, tensors: &[(String, Vec<u64>, u64)]) -> Option<Self> {
+        const ENDS: [&str; 6] = [
+            ".lora_A.weight",
+            ".lora_B.weight",
+            ".lora_magnitude_vector",
+            ".lora_embedding_A",
+            ".weight",
+            ".bias",
+        ];
+        let module = |name: &str| {
+            let end = ENDS.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            end.strip_prefix("base_model.model.").unwrap_or(end).to_string()
+        };
+        let add = |sum: &mut Vec<u64>, counts: &[u64]| sum.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
+        let (_, first, _) = tensors.first()?;
+        let (mut all, mut total) = (alloc::vec![0; first.len()], 0);
+        let mut modules: Vec<(String, Vec<u64>, u64)> = Vec::new();
+        for (name, counts, elements) in tensors {
+            add(&mut all, counts);
+            total += elements;
+            let name = module(name);
+            match modules.last_mut() {
+                Some((same, sum, count)) if *same == name => {
+                    add(sum, counts);
+                    *count += elements;
+                }
+                _ => modules.push((name, counts.clone(), *elements)),
+            }
+        }
+        let share = |counts: Vec<u64>, of: u64| -> Vec<f64> {
+            counts.into_iter().map(|count| count as f64 / of.max(1) as f64).collect()
+        };
+        let modules = modules.into_iter();
+        let modules =
+            modules.map(|(module, counts, of)| GraftedModule { module, kept: share(counts, of) }).collect();
+        Some(Self { thresholds, kept: share(all, total), modules })
+    }
+
+    /// In words, of one checkpoint: "25 %, most in q_proj (40 %), least in k_proj (3 %)".
+    #[must_use]
+    pub fn describe(&self, checkpoint: usize) -> String {
+        let share = |module: &GraftedModule| module.kept[checkpoint];
+        let order = |a: &&GraftedModule, b: &&GraftedModule| share(a).total_cmp(&share(b));
+        let mut text = percent(self.kept[checkpoint]);
+        if let (Some(most), Some(least)) =
+            (self.modules.iter().max_by(order), self.modules.iter().min_by(order))
+            && share(most) > share(least)
+        {
+            let of =
+                |module: &GraftedModule| format!("{} ({})", readable(&module.module), percent(share(module)));
+            text += &format!(", most in {}, least in {}", of(most), of(least));
+        }
+        text
+    }
 }
 
 const EXACT: &str = "exact";
@@ -724,6 +808,13 @@ pub(crate) const MODEL_CONFIG: &str = "config.json";
 pub const CONFIG: &str = "adapter_config.json";
 
 impl Report {
+    /// The file with the second moments of an input, where the method weighs by these: the last of its files, which may lie anywhere.
+    #[must_use]
+    pub fn moments<'a>(&self, input: &'a Input) -> Option<&'a HashedFile> {
+        Blend::told(&self.weighting).ok()?.curvature().filter(|_| input.role.is_none())?;
+        input.files.split_last().filter(|(_, weights)| !weights.is_empty()).map(|(file, _)| file)
+    }
+
     /// What a verb makes of inputs that no metric weighs.
     #[must_use]
     pub fn unweighed(verb: &str, inputs: Vec<Input>) -> Self {
@@ -738,6 +829,7 @@ impl Report {
             rank,
             residual: None,
             quantised: None,
+            grafted: None,
             dtype: dtype_name(None),
             adapter: None,
             format: None,

@@ -1,12 +1,15 @@
-//! What becomes of the values that an element has in the inputs: their weighted mean, the middle of them, or what tasks add to a
-//! base.
+//! What becomes of the values that an element has in the inputs: their weighted mean, the middle of them, their mean by curvature, or
+//! what tasks add to a base.
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
+use alloc::string::String;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::{How, Kernel, Tasks};
+use crate::format::safetensors::TextMap;
+use crate::kernel::{Curved, How, Kernel, Tasks};
 use crate::merge::report::Weighting;
+use crate::method::curved::Curvature;
 use crate::text::json;
 use crate::text::words::words;
 
@@ -28,17 +31,25 @@ words! {
         Ties = "ties",
         /// All that tasks changed, where enough of them have their share in it.
         Consensus = "consensus",
+        /// The mean of checkpoints, each element weighed by the second moment of its gradient.
+        Ota = "ota",
+        /// The same of what counts most by it of what was changed of a base.
+        Ffg = "ffg",
     }
 }
 
 /// The share that counts unless it is said: that of the paper on TIES.
 pub(crate) const DENSITY: f64 = 0.2;
+/// The same of the paper on Fisher grafting.
+pub(crate) const GRAFTED: f64 = 0.1;
 
 /// How much of what the others changed together a task must exceed to have its share, and how many must, unless it is said: in the
 /// middle of what the paper on TALL masks tries, and what it calls consensus.
 pub const LAMBDA: f64 = 0.4;
 pub(crate) const AGREE: usize = 2;
-const NAMES: [&str; 2] = ["mask_lambda", "agree"];
+/// What a report calls these, and what weighs by second moments.
+const AGREEING: [&str; 2] = ["mask_lambda", "agree"];
+const CURVED: [&str; 3] = ["power", "epsilon", "normalise"];
 
 /// What becomes of the values of an element.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -58,6 +69,10 @@ pub enum Blend {
     Ties(Option<f64>, Trimming),
     /// A base, and so much of the sum of what tasks changed of it, where enough of them have their share in it.
     Consensus(Option<f64>, Agreeing),
+    /// Their mean, each weighed by how curved the loss is there.
+    Curved(Curvature),
+    /// A base, and where what was changed of it counts most by that, this mean of what counts.
+    Grafted(Curvature, Trimming),
 }
 
 /// Where tasks agree: where |τ| > λ·|Σ τ − τ| of at least so many of them.
@@ -105,7 +120,7 @@ words! {
 impl BlendName {
     /// Whether it is of what tasks changed of a base.
     pub(crate) fn has_base(self) -> bool {
-        !matches!(self, Self::Mean | Self::Median | Self::TrimmedMean)
+        !matches!(self, Self::Mean | Self::Median | Self::TrimmedMean | Self::Ota)
     }
 
     /// Whether it asks how much each input counts.
@@ -130,6 +145,8 @@ impl Blend {
             Self::Masked(..) => BlendName::MagnitudeMask,
             Self::Ties(..) => BlendName::Ties,
             Self::Consensus(..) => BlendName::Consensus,
+            Self::Curved(_) => BlendName::Ota,
+            Self::Grafted(..) => BlendName::Ffg,
         }
     }
 
@@ -152,13 +169,25 @@ impl Blend {
             Self::Sum(scale) | Self::Masked(scale, _) | Self::Ties(scale, _) | Self::Consensus(scale, _) => {
                 scale
             }
-            Self::Mean | Self::Median | Self::Trimmed(_) => None,
+            Self::Mean | Self::Median | Self::Trimmed(_) | Self::Curved(_) | Self::Grafted(..) => None,
         }
     }
 
     /// What of tasks counts, where not all does.
-    pub(crate) fn trimming(self) -> Option<Trimming> {
-        if let Self::Masked(_, trimming) | Self::Ties(_, trimming) = self { Some(trimming) } else { None }
+    #[must_use]
+    pub fn trimming(self) -> Option<Trimming> {
+        match self {
+            Self::Masked(_, trimming) | Self::Ties(_, trimming) | Self::Grafted(_, trimming) => {
+                Some(trimming)
+            }
+            _ => None,
+        }
+    }
+
+    /// How second moments weigh, where they do.
+    #[must_use]
+    pub fn curvature(self) -> Option<Curvature> {
+        if let Self::Curved(curvature) | Self::Grafted(curvature, _) = self { Some(curvature) } else { None }
     }
 
     /// What is said of inputs of several runs is said of the mean: the same, with what to do instead here.
@@ -207,6 +236,12 @@ impl Blend {
                 let least = u32::try_from(least).unwrap_or(u32::MAX);
                 over_base(How::Agreed { least, lambda }, scale.unwrap_or_else(share))
             }
+            Self::Curved(Curvature { power, epsilon, .. }) => {
+                Kernel::Curved(Curved { power, epsilon, is_grafted: false })
+            }
+            Self::Grafted(Curvature { power, epsilon, .. }, _) => {
+                Kernel::Curved(Curved { power, epsilon, is_grafted: true })
+            }
         }
     }
 
@@ -218,6 +253,14 @@ impl Blend {
         let Some(name) = &weighting.method else { return Ok(Self::Mean) };
         let is_by_tensor = weighting.density_per.as_deref() == Some(DensityPer::Tensor.name());
         let trimming = Trimming { density: weighting.density.unwrap_or(DENSITY), is_by_tensor };
+        let told = |name: &str| weighting.settings.get(name);
+        let number = |name: &str| told(name)?.parse::<f64>().ok();
+        let usual = Curvature::default();
+        let curvature = Curvature {
+            power: number(CURVED[0]).unwrap_or(usual.power),
+            epsilon: number(CURVED[1]).unwrap_or(usual.epsilon),
+            normalise: told(CURVED[2]).and_then(|it| it.parse().ok()).unwrap_or_default(),
+        };
         match (name.parse(), weighting.outliers) {
             (Ok(BlendName::Mean), _) => Ok(Self::Mean),
             (Ok(BlendName::Median), _) => Ok(Self::Median),
@@ -226,12 +269,13 @@ impl Blend {
             (Ok(BlendName::MagnitudeMask), _) => Ok(Self::Masked(weighting.scale, trimming)),
             (Ok(BlendName::Ties), _) => Ok(Self::Ties(weighting.scale, trimming)),
             (Ok(BlendName::Consensus), _) => {
-                let told =
-                    |at: usize| weighting.settings.get(NAMES[at]).and_then(|text| text.parse::<f64>().ok());
-                let least = told(1).and_then(json::whole).and_then(|least| least.try_into().ok());
-                let agreeing = Agreeing { lambda: told(0).unwrap_or(LAMBDA), least: least.unwrap_or(AGREE) };
+                let least = number(AGREEING[1]).and_then(json::whole).and_then(|least| least.try_into().ok());
+                let lambda = number(AGREEING[0]).unwrap_or(LAMBDA);
+                let agreeing = Agreeing { lambda, least: least.unwrap_or(AGREE) };
                 Ok(Self::Consensus(weighting.scale, agreeing))
             }
+            (Ok(BlendName::Ota), _) => Ok(Self::Curved(curvature)),
+            (Ok(BlendName::Ffg), _) => Ok(Self::Grafted(curvature, trimming)),
             _ => Err(Error::new(ErrorKind::Input, format!("names an unknown method, {name}"))),
         }
     }
@@ -242,23 +286,36 @@ impl Blend {
             return weighting;
         }
         let outliers = if let Self::Trimmed(outliers) = self { Some(outliers) } else { None };
-        let mut settings = weighting.settings.clone();
-        if let Self::Consensus(_, Agreeing { lambda, least }) = self {
-            settings = [(NAMES[0], format!("{lambda}")), (NAMES[1], format!("{least}"))]
-                .map(|(name, value)| (name.to_owned(), value))
-                .into_iter()
-                .collect();
-        }
+        let settings = match self {
+            Self::Consensus(_, Agreeing { lambda, least }) => {
+                texts([(AGREEING[0], format!("{lambda}")), (AGREEING[1], format!("{least}"))])
+            }
+            Self::Curved(curvature) | Self::Grafted(curvature, _) => {
+                let Curvature { power, epsilon, normalise } = curvature;
+                let normalise = normalise.name().to_owned();
+                texts([
+                    (CURVED[0], format!("{power}")),
+                    (CURVED[1], format!("{epsilon}")),
+                    (CURVED[2], normalise),
+                ])
+            }
+            _ => weighting.settings.clone(),
+        };
         let trimming = self.trimming();
         let density_per = trimming.filter(|it| it.is_by_tensor).map(|_| DensityPer::Tensor.name().to_owned());
         Weighting {
             method: Some(self.name().to_owned()),
             outliers,
             scale: self.scale(),
-            settings,
             density: trimming.map(|it| it.density),
             density_per,
+            settings,
             ..weighting
         }
     }
+}
+
+/// Settings of a report.
+fn texts<const N: usize>(settings: [(&str, String); N]) -> TextMap {
+    settings.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }

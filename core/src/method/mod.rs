@@ -2,6 +2,7 @@
 
 pub(crate) mod apart;
 pub(crate) mod blend;
+pub(crate) mod curved;
 pub(crate) mod product;
 pub(crate) mod scaled;
 pub(crate) mod trim;

@@ -4,17 +4,25 @@
 //! finds where the k-th lies; a second counts the lower 16 of those that lie there. A job is a chunk of all tasks; counts
 //! add in any order. By tensor a job is a tensor of one task, which it reads twice. All values as large as the k-th count, so that
 //! several that are equal do not depend on their order.
+//!
+//! Where second moments weigh, a pass before finds the mean weight of each input in each tensor: Σ v^p in f64, of every eighth element
+//! by itself in the order of the elements, these eight sums added in pairs, over their number. What a task changed counts by v·τ² then,
+//! and a last pass counts how much is kept of each tensor.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::{AddAssign, Range};
 
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::curved::root;
 use crate::kernel::element::round;
 use crate::kernel::{INFINITY, Magnitudes, Operand, Tally};
-use crate::method::blend::Trimming;
-use crate::method::product::Reader;
+use crate::method::blend::{Blend, Trimming};
+use crate::method::curved::{Curvature, Means};
+use crate::method::product::{Reader, widen};
 use crate::plan;
 use crate::plan::{Cuts, Plan, Read};
 use crate::room::{resize, zeros};
@@ -25,6 +33,8 @@ const UPPER: u32 = 31 - LOWER;
 /// Most bytes of one input in a chunk, and at a time.
 const CHUNK: usize = 4 << 20;
 const WINDOW: usize = 64 << 10;
+/// Sums of moments at a time: a block of [`Magnitudes::MOST`] holds whole rounds of them.
+const LANES: usize = 8;
 
 /// The thresholds of tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +45,7 @@ pub enum Thresholds {
     /// One of each task.
     Model(Vec<f32>),
     /// By the name of a tensor, one of each task; sorted.
-    Tensor(Vec<(alloc::string::String, Vec<f32>)>),
+    Tensor(Vec<(String, Vec<f32>)>),
 }
 
 impl Thresholds {
@@ -52,29 +62,70 @@ impl Thresholds {
     }
 }
 
-/// The search for thresholds.
+/// What the passes have found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) thresholds: Thresholds,
+    /// Where inputs are weighed by second moments, their mean weights.
+    pub(crate) means: Means,
+    /// How many elements of each tensor count, of each task, and how many there are; sorted.
+    pub(crate) kept: Vec<(String, Vec<u64>, u64)>,
+}
+
+/// What a pass looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// The mean weight of each input in each tensor.
+    Means,
+    /// The upper bits of thresholds over the whole model, and then the lower ones.
+    Upper,
+    Lower,
+    /// The thresholds of each tensor.
+    Whole,
+    /// How much counts of each tensor.
+    Kept,
+}
+
+impl Pass {
+    /// Whether its jobs take a tensor of one task each.
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Means | Self::Whole)
+    }
+}
+
+/// The search for thresholds, and for mean weights before it.
 #[derive(Debug)]
 pub(crate) struct Trim {
     plan: Plan,
-    cuts: Cuts,
+    /// By tensor, and in chunks.
+    tensors: Cuts,
+    chunks: Cuts,
     tasks: usize,
-    trimming: Trimming,
+    trimming: Option<Trimming>,
+    curvature: Option<Curvature>,
+    /// What is still to be done, the next first.
+    passes: Vec<Pass>,
     /// Of each task the bits that the first pass has found, and how many more are wanted among those that have them.
     found: Vec<(u32, u64)>,
-    pass: u32,
     /// How many jobs of this pass were told of.
     told: u64,
     counts: Vec<u64>,
-    /// By tensor, the threshold that each job has found.
+    /// By tensor, what each job has found.
     least: Vec<Option<f64>>,
+    settled: Settled,
 }
 
 /// A part of the search.
 #[derive(Clone, Debug)]
 pub(crate) struct Count<'a> {
     job: plan::Job<'a>,
-    /// The tasks that are looked at.
+    /// The tasks that are looked at, and how many there are.
     tasks: Range<usize>,
+    all: usize,
+    /// Whether there is a base before them.
+    has_base: bool,
+    /// Whether what they changed counts by second moments.
+    is_curved: bool,
     look: Look<'a>,
 }
 
@@ -84,44 +135,86 @@ enum Look<'a> {
     Lower(&'a [(u32, u64)]),
     /// For the threshold itself: so many are wanted.
     Whole(u64),
+    /// For the mean of moments to this power.
+    Mean(f64),
+    /// For what is as large as these, one of each task, counted from this place on.
+    Kept(&'a [f32], usize),
 }
 
 impl Trim {
-    /// Look for the thresholds of what `plan` computes, which was made by tensor.
-    pub(crate) fn new(tasks: usize, plan: Plan, trimming: Trimming) -> Result<Self> {
-        let plan = plan.computed();
-        let is_whole = trimming.is_by_tensor;
-        let cuts = Cuts::new(&plan, if is_whole { usize::MAX } else { CHUNK });
-        let count = usize::try_from(cuts.count()).expect("tensors are in memory");
-        Ok(Self {
+    /// Look for what the method wants to know of what `plan` computes, which was made by tensor.
+    pub(crate) fn new(tasks: usize, plan: Plan, blend: Blend) -> Result<Self> {
+        let (trimming, curvature) = (blend.trimming(), blend.curvature());
+        let plan = if curvature.is_some() { plan.computed().curved() } else { plan.computed() };
+        let mut passes = Vec::new();
+        // what one counts in alone is its own
+        if curvature.is_some() && tasks > 1 {
+            passes.push(Pass::Means);
+        }
+        match trimming {
+            Some(Trimming { is_by_tensor: true, .. }) => passes.push(Pass::Whole),
+            Some(_) => passes.extend([Pass::Upper, Pass::Lower]),
+            None => {}
+        }
+        if curvature.is_some() && trimming.is_some() {
+            passes.push(Pass::Kept);
+        }
+        let mut trim = Self {
+            tensors: Cuts::new(&plan, usize::MAX),
+            chunks: Cuts::new(&plan, CHUNK),
             tasks,
             trimming,
+            curvature,
+            passes,
             found: Vec::new(),
-            pass: 0,
             told: 0,
-            counts: if is_whole { Vec::new() } else { zeros(tasks << UPPER)? },
-            least: if is_whole { vec![None; count * tasks] } else { Vec::new() },
+            counts: Vec::new(),
+            least: Vec::new(),
+            settled: Settled::default(),
             plan,
-            cuts,
-        })
+        };
+        trim.begin()?;
+        Ok(trim)
+    }
+
+    /// Make room for what a pass finds.
+    fn begin(&mut self) -> Result<()> {
+        let tensors = usize::try_from(self.tensors.count()).expect("tensors are in memory");
+        self.told = 0;
+        (self.counts, self.least) = match self.passes.first() {
+            Some(Pass::Upper) => (zeros(self.tasks << UPPER)?, Vec::new()),
+            Some(Pass::Lower) => (zeros(self.tasks << LOWER)?, Vec::new()),
+            Some(Pass::Kept) => (zeros(self.tasks * tensors)?, Vec::new()),
+            Some(Pass::Means | Pass::Whole) => (Vec::new(), vec![None; self.tasks * tensors]),
+            None => (Vec::new(), Vec::new()),
+        };
+        Ok(())
     }
 
     /// How many jobs this pass has; none when all is found.
     pub(crate) fn count(&self) -> u64 {
-        if self.trimming.is_by_tensor { self.least.len() as u64 } else { self.cuts.count() }
-    }
-
-    /// How many passes there are.
-    pub(crate) fn passes(&self) -> u64 {
-        if self.trimming.is_by_tensor { 1 } else { 2 }
+        match self.passes.first() {
+            Some(pass) if pass.is_whole() => self.least.len() as u64,
+            Some(_) => self.chunks.count(),
+            None => 0,
+        }
     }
 
     /// Bytes that the jobs of this pass read.
     pub(crate) fn bytes(&self) -> u64 {
-        if !self.trimming.is_by_tensor {
+        self.passes.first().map_or(0, |pass| self.bytes_of(*pass))
+    }
+
+    /// Bytes that the jobs of this pass and of those after it read.
+    pub(crate) fn total(&self) -> u64 {
+        self.passes.iter().map(|pass| self.bytes_of(*pass)).sum()
+    }
+
+    fn bytes_of(&self, pass: Pass) -> u64 {
+        if !pass.is_whole() {
             return self.plan.bytes();
         }
-        let jobs = (0..self.count()).map(|number| self.job(number));
+        let jobs = (0..self.tensors.count() * self.tasks as u64).map(|number| self.job_of(pass, number));
         jobs.map(|job| {
             (0..job.read_count()).map(|i| job.read(i)).map(|it| it.range.end - it.range.start).sum::<u64>()
         })
@@ -130,24 +223,43 @@ impl Trim {
 
     /// The job with a number below [`Trim::count`].
     pub(crate) fn job(&self, number: u64) -> Count<'_> {
+        self.job_of(*self.passes.first().expect("there is a job"), number)
+    }
+
+    fn job_of(&self, pass: Pass, number: u64) -> Count<'_> {
         let tasks = self.tasks as u64;
-        if self.trimming.is_by_tensor {
-            let job = self.cuts.job(&self.plan, number / tasks);
+        let is_curved = self.curvature.is_some();
+        let has_base = self.trimming.is_some();
+        if pass.is_whole() {
+            let job = self.tensors.job(&self.plan, number / tasks);
             let task = usize::try_from(number % tasks).expect("tasks are in memory");
-            return Count { job, tasks: task..task + 1, look: Look::Whole(self.trimming.keep(job.count())) };
+            let look = match (pass, self.trimming, self.curvature) {
+                (Pass::Whole, Some(trimming), _) => Look::Whole(trimming.keep(job.count())),
+                (_, _, Some(curvature)) => Look::Mean(curvature.power),
+                _ => unreachable!("there is something to look for"),
+            };
+            return Count { job, tasks: task..task + 1, all: self.tasks, has_base, is_curved, look };
         }
-        let look = if self.pass == 0 { Look::Upper } else { Look::Lower(&self.found) };
-        Count { job: self.cuts.job(&self.plan, number), tasks: 0..self.tasks, look }
+        let job = self.chunks.job(&self.plan, number);
+        // a segment is a tensor
+        let place = self.chunks.segment(number);
+        let look = match (pass, &self.settled.thresholds) {
+            (Pass::Kept, Thresholds::Tensor(all)) => Look::Kept(&all[place].1, place * self.tasks),
+            (Pass::Kept, Thresholds::Model(least)) => Look::Kept(least, place * self.tasks),
+            (Pass::Lower, _) => Look::Lower(&self.found),
+            _ => Look::Upper,
+        };
+        Count { job, tasks: 0..self.tasks, all: self.tasks, has_base, is_curved, look }
     }
 
     /// Take in what so many jobs have counted together; whether that can be.
     pub(crate) fn take(&mut self, jobs: u64, counts: &[u64]) -> bool {
         self.told += jobs;
         self.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-        self.told <= self.count() && !self.trimming.is_by_tensor
+        self.told <= self.count() && !self.passes.first().is_some_and(|pass| pass.is_whole())
     }
 
-    /// Take in the threshold that a job has found; whether that can be.
+    /// Take in what a job has found of a tensor; whether that can be.
     pub(crate) fn take_least(&mut self, number: u64, least: f64) -> bool {
         let place = usize::try_from(number).ok().and_then(|place| self.least.get_mut(place));
         let place = place.filter(|place| place.is_none());
@@ -160,37 +272,53 @@ impl Trim {
         self.told == self.count()
     }
 
-    /// All jobs of a pass were told of: the thresholds, if it was the last.
-    pub(crate) fn settle(&mut self) -> Result<Option<Thresholds>> {
-        if self.trimming.is_by_tensor {
-            let tensors = self.least.chunks(self.tasks).enumerate().map(|(place, least)| {
-                let of_task = |least: &Option<f64>| round(least.unwrap_or_default());
-                (
-                    self.plan.tensor_of(&self.cuts.job(&self.plan, place as u64)),
-                    least.iter().map(of_task).collect(),
-                )
-            });
-            // the plan's jobs are by name
-            return Ok(Some(Thresholds::Tensor(tensors.collect())));
+    /// What each tensor is called, and what its jobs have found, by task; the plan's jobs are by name.
+    fn by_tensor(&self) -> impl Iterator<Item = (String, Vec<f64>)> + '_ {
+        self.least.chunks(self.tasks).enumerate().map(|(place, least)| {
+            let job = self.tensors.job(&self.plan, place as u64);
+            (self.plan.tensor_of(&job), least.iter().map(|least| least.unwrap_or_default()).collect())
+        })
+    }
+
+    /// All jobs of a pass were told of: what was found, if it was the last.
+    pub(crate) fn settle(&mut self) -> Result<Option<Settled>> {
+        match self.passes.remove(0) {
+            Pass::Means => self.settled.means = self.by_tensor().collect(),
+            Pass::Whole => {
+                let rounded = |(name, all): (String, Vec<f64>)| (name, all.into_iter().map(round).collect());
+                self.settled.thresholds = Thresholds::Tensor(self.by_tensor().map(rounded).collect());
+            }
+            Pass::Upper => self.found = self.descended(UPPER),
+            Pass::Lower => {
+                let found = self.descended(LOWER);
+                let least = found.iter().map(|(bits, _)| f32::from_bits(*bits)).collect();
+                self.settled.thresholds = Thresholds::Model(least);
+            }
+            Pass::Kept => {
+                let kept = self.counts.chunks(self.tasks).enumerate().map(|(place, counts)| {
+                    let job = self.tensors.job(&self.plan, place as u64);
+                    (self.plan.tensor_of(&job), counts.to_vec(), job.count())
+                });
+                self.settled.kept = kept.collect();
+            }
         }
-        let bits = if self.pass == 0 { UPPER } else { LOWER };
-        let wanted = self.trimming.keep(self.plan.elements());
-        let tables = self.counts.chunks(1 << bits).enumerate();
-        let found: Vec<_> = tables
-            .map(|(task, counts)| {
-                let (upper, wanted) = self.found.get(task).copied().unwrap_or((0, wanted));
-                let (place, left) = descend(counts, wanted);
-                (upper << bits | place, left)
-            })
-            .collect();
-        if self.pass == 1 {
-            return Ok(Some(Thresholds::Model(
-                found.iter().map(|(bits, _)| f32::from_bits(*bits)).collect(),
-            )));
+        if self.passes.is_empty() {
+            return Ok(Some(core::mem::take(&mut self.settled)));
         }
-        (self.pass, self.told, self.found) = (1, 0, found);
-        self.counts = zeros(self.tasks << LOWER)?;
+        self.begin()?;
         Ok(None)
+    }
+
+    /// Of each task the bits of the place where enough is counted, and how many more are wanted there.
+    fn descended(&self, bits: u32) -> Vec<(u32, u64)> {
+        let wanted = self.trimming.map_or(0, |trimming| trimming.keep(self.plan.elements()));
+        let tables = self.counts.chunks(1 << bits).enumerate();
+        let found = tables.map(|(task, counts)| {
+            let (upper, wanted) = self.found.get(task).copied().unwrap_or((0, wanted));
+            let (place, left) = descend(counts, wanted);
+            (upper << bits | place, left)
+        });
+        found.collect()
     }
 }
 
@@ -207,9 +335,13 @@ fn descend(counts: &[u64], wanted: u64) -> (u32, u64) {
 }
 
 impl Count<'_> {
-    /// How many reads there are: the base, and the tasks.
+    /// How many reads there are: the base, the tasks, and their second moments.
     pub(crate) fn read_count(&self) -> usize {
-        1 + self.tasks.len()
+        match self.look {
+            Look::Mean(_) => 1,
+            _ if self.is_curved => 1 + 2 * self.tasks.len(),
+            _ => 1 + self.tasks.len(),
+        }
     }
 
     /// One of them.
@@ -218,15 +350,21 @@ impl Count<'_> {
     }
 
     fn operand(&self, i: usize) -> usize {
-        if i == 0 { 0 } else { self.tasks.start + i }
+        let (first, moments) = (usize::from(self.has_base), usize::from(self.has_base) + self.all);
+        match i.checked_sub(1) {
+            None if matches!(self.look, Look::Mean(_)) => moments + self.tasks.start,
+            None => 0,
+            Some(i) if i < self.tasks.len() => first + self.tasks.start + i,
+            Some(i) => moments + self.tasks.start + i - self.tasks.len(),
+        }
     }
 
     /// Whether it counts, or finds a threshold itself.
     pub(crate) fn counts(&self) -> bool {
-        !matches!(self.look, Look::Whole(_))
+        !matches!(self.look, Look::Whole(_) | Look::Mean(_))
     }
 
-    /// What there is of each count that is not 0, and its place; or the threshold.
+    /// What there is of each count that is not 0, and its place; or the threshold, or the mean.
     ///
     /// `read` is as of [`crate::method::apart::Chunk`]. Always inlined, so that a host may compile it for wider instructions.
     ///
@@ -272,27 +410,61 @@ impl Count<'_> {
                 let (lower, _) = descend(&counts, left);
                 Ok(vec![f32::from_bits(upper << LOWER | lower).into()])
             }
+            Look::Mean(power) => {
+                let mut sums = [0.0; LANES];
+                let mut values = [0.0; Magnitudes::MOST];
+                let mut sweep = Sweep::new(self, max_bytes);
+                while let Some(block) = sweep.block(read)? {
+                    let moments = sweep.widen(&block, &mut values)?;
+                    for moments in moments.chunks(LANES) {
+                        sums.iter_mut().zip(moments).for_each(|(sum, moment)| *sum += root(*moment, power));
+                    }
+                }
+                let [a, b, c, d, e, f, g, h] = sums;
+                #[expect(clippy::cast_precision_loss, reason = "no tensor has 2^53 elements")]
+                let count = self.job.count().max(1) as f64;
+                Ok(vec![(((a + b) + (c + d)) + ((e + f) + (g + h))) / count])
+            }
+            Look::Kept(least, first) => {
+                let mut counts = zeros::<u32>(tasks)?;
+                let mut sweep = Sweep::new(self, max_bytes);
+                while sweep.next(read)? {
+                    for (task, count) in counts.iter_mut().enumerate() {
+                        *count += count_kept(sweep.magnitudes.of(task), least[task]);
+                    }
+                }
+                let mut told = sparse(&counts);
+                #[expect(clippy::cast_precision_loss, reason = "places of what is in memory")]
+                told.iter_mut().step_by(2).for_each(|place| *place += first as f64);
+                Ok(told)
+            }
         }
     }
 
-    /// Refuse values that are not finite, unless they are let through; the operands begin at an element of the chunk.
+    /// Refuse values that are not finite, unless they are let through, and moments that cannot be; the operands begin at an element of
+    /// the chunk.
     #[cold]
     #[inline(never)]
     fn check(&self, operands: &[Operand<'_>], block: &Range<usize>, start: usize) -> Result<()> {
-        if self.job.accepts(Tally { non_finite: 1, underflowed: 0 }) {
-            return Ok(());
-        }
+        let accepts = self.job.accepts(Tally { non_finite: 1, underflowed: 0 });
         for (i, operand) in operands.iter().enumerate() {
+            let is_moment = self.operand(i) >= usize::from(self.has_base) + self.all;
             let size = operand.dtype.bytes();
             let value = |at: usize| operand.dtype.value(&operand.bytes[at * size..(at + 1) * size]);
-            if let Some(at) = block.clone().find(|at| !value(*at).is_finite()) {
-                let detail = alloc::format!("holds {}", value(at));
-                let input = self.read(i).input;
-                let error: Error = self.job.at(ErrorKind::NonFinite, input, start + at, detail);
+            let is_wrong = |value: f64| (is_moment && value < 0.0) || !(accepts || value.is_finite());
+            let Some(at) = block.clone().find(|at| is_wrong(value(*at))) else { continue };
+            let (value, input) = (value(at), self.read(i).input);
+            let what = if is_moment { "has a second moment of" } else { "holds" };
+            if is_moment && value < 0.0 {
+                let detail = format!("{what} {value}, which no square is");
+                let error: Error = self.job.at(ErrorKind::Input, input, start + at, detail);
                 return Err(
-                    error.help("the run has diverged there: leave that checkpoint out (--drop-bad does)")
+                    error.help("give the running means of squares, as `exp_avg_sq` of an optimizer's state")
                 );
             }
+            let error: Error =
+                self.job.at(ErrorKind::NonFinite, input, start + at, format!("{what} {value}"));
+            return Err(error.help("the run has diverged there: leave that checkpoint out (--drop-bad does)"));
         }
         Ok(())
     }
@@ -333,20 +505,40 @@ impl<'a> Sweep<'a> {
     /// Go on to the next block; whether there is one.
     #[inline(always)]
     fn next(&mut self, read: &mut Reader<'_>) -> Result<bool> {
-        if self.at == self.window.end && !self.refill(read)? {
-            return Ok(false);
-        }
-        let block = self.at..self.window.end.min(self.at + Magnitudes::MOST);
-        self.at = block.end;
-        let start = self.window.start;
-        let operands = self.buffers.iter().zip(&self.floats);
-        let operands: Vec<_> =
-            operands.map(|(bytes, dtype)| Operand { dtype: *dtype, bytes, weight: 1.0 }).collect();
-        let block = block.start - start..block.end - start;
-        if !self.magnitudes.fill(&operands, &block) {
-            self.part.check(&operands, &block, start)?;
+        let Some(block) = self.block(read)? else { return Ok(false) };
+        let operands = operands(&self.buffers, &self.floats);
+        let is_good = if self.part.is_curved {
+            self.magnitudes.fill_curved(&operands, &block)
+        } else {
+            self.magnitudes.fill(&operands, &block)
+        };
+        if !is_good {
+            self.part.check(&operands, &block, self.window.start)?;
         }
         Ok(true)
+    }
+
+    /// The elements of the next block, as places in what was read.
+    #[inline(always)]
+    fn block(&mut self, read: &mut Reader<'_>) -> Result<Option<Range<usize>>> {
+        if self.at == self.window.end && !self.refill(read)? {
+            return Ok(None);
+        }
+        let start = self.window.start;
+        let block = self.at - start..self.window.end.min(self.at + Magnitudes::MOST) - start;
+        self.at = start + block.end;
+        Ok(Some(block))
+    }
+
+    /// The values of the first of them in a block.
+    #[inline(always)]
+    fn widen<'v>(&self, block: &Range<usize>, values: &'v mut [f64]) -> Result<&'v [f64]> {
+        let (float, values) = (self.floats[0], &mut values[..block.len()]);
+        widen(float, &self.buffers[0][block.start * float.bytes()..block.end * float.bytes()], values);
+        if !values.iter().all(|value| (0.0..f64::INFINITY).contains(value)) {
+            self.part.check(&operands(&self.buffers, &self.floats), block, self.window.start)?;
+        }
+        Ok(values)
     }
 
     /// Read what comes next; whether there is more.
@@ -365,6 +557,12 @@ impl<'a> Sweep<'a> {
         }
         Ok(true)
     }
+}
+
+#[inline(always)]
+fn operands<'b>(buffers: &'b [Vec<u8>], floats: &[Float]) -> Vec<Operand<'b>> {
+    let operands = buffers.iter().zip(floats);
+    operands.map(|(bytes, dtype)| Operand { dtype: *dtype, bytes, weight: 1.0 }).collect()
 }
 
 /// Count by the upper bits. Magnitudes of NaN, which are above infinity's, count nowhere.
@@ -387,6 +585,12 @@ fn count_lower<C: AddAssign + From<u8>>(counts: &mut [C], magnitudes: &[u32], up
             }
         }
     }
+}
+
+/// How many are as large as this. Those of NaN are not.
+#[inline(always)]
+fn count_kept(magnitudes: &[u32], least: f32) -> u32 {
+    magnitudes.iter().map(|bits| u32::from(f32::from_bits(*bits) >= least)).sum()
 }
 
 /// Place and count of all that are not 0.

@@ -20,8 +20,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::metric::MetricOptions;
 use crate::merge::MergeOptions;
-use crate::method::blend::{AGREE, Agreeing, Blend, BlendName, DENSITY, DensityPer, LAMBDA, Trimming};
+use crate::method::blend::{
+    AGREE, Agreeing, Blend, BlendName, DENSITY, DensityPer, GRAFTED, LAMBDA, Trimming,
+};
+use crate::method::curved::{Curvature, Normalise};
 use crate::method::product::{Measure, Rank, Space};
+use crate::run::readers::MomentsWanted;
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
@@ -231,6 +235,12 @@ const CONVERTING: &[(Face, &str)] = &[
 /// Faces that open all files first.
 const BASED: &[(Face, &str)] = &[(Face::Browser, "an option of openRun")];
 
+/// Faces that read no state of an optimizer.
+const STATED: &[(Face, &str)] = &[
+    (Face::Browser, "the native program, Python, Go and Java take it"),
+    (Face::Node, "the native program, Python, Go and Java take it"),
+];
+
 /// What own weights leave nothing to do for.
 const MEASURING: &[&str] = &[
     "scheme",
@@ -377,8 +387,9 @@ options! {
     strict_metrics: bool = false, Kind::Switch, METRIC;
 
     /// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad
-    /// checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or
-    /// all that enough of them have a share in
+    /// checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all
+    /// that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts
+    /// most of what was changed
     method: BlendName = BlendName::Mean, Kind::Word(BlendName::NAMES), Facts { value: "METHOD", usual: "mean", verbs: GIVEN, ..WEIGHTS };
     /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
     scheme: Option<Scheme> = None, Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
@@ -389,14 +400,28 @@ options! {
     /// How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of
     /// ties of their mean
     scale: Option<f64> = None, Kind::Number(None), Facts { value: "L", usual: "1 for ties, else 1 over the number of tasks", verbs: GIVEN, ..WEIGHTS };
-    /// The share of what each task changed that counts for magnitude-mask and ties, the largest of it
-    density: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "D", usual: "0.2", verbs: GIVEN, ..WEIGHTS };
+    /// The share of what each task changed that counts for magnitude-mask, ties and ffg, the largest of it
+    density: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 1.0))), Facts { value: "D", usual: "0.2, or 0.1 for ffg", verbs: GIVEN, ..WEIGHTS };
     /// Whether that is a share of the whole model or of each tensor
     density_per: Option<DensityPer> = None, Kind::Word(DensityPer::NAMES), Facts { value: "WHAT", usual: "model", verbs: GIVEN, ..WEIGHTS };
     /// Of consensus, how much of what the others changed of an element together a task must exceed to have its share in it
     mask_lambda: Option<f64> = None, Kind::Number(Some(Span::From(0.0))), Facts { value: "L", usual: "0.4", verbs: GIVEN, ..WEIGHTS };
     /// How many tasks must have their share in it; what fewer changed is left as in the base
     agree: Option<usize> = None, Kind::Whole, Facts { value: "K", usual: "2", verbs: GIVEN, ..WEIGHTS };
+    /// Where the second moments are, a file for each checkpoint in their order: an optimizer.pt, or what mwa moments writes
+    moments: Option<Vec<String>> = None, Kind::Texts, Facts {
+        value: "FILE,…",
+        usual: "the optimizer.pt in each checkpoint",
+        verbs: GIVEN,
+        lacking: STATED,
+        ..WEIGHTS
+    };
+    /// The power of a second moment that is an element's weight, for ota and ffg
+    power: Option<f64> = None, Kind::Number(Some(Span::Above(0.0, 4.0))), Facts { value: "P", usual: "0.5", verbs: GIVEN, lacking: STATED, ..WEIGHTS };
+    /// What is added to these weights, as a share of their mean over the tensor
+    epsilon: Option<f64> = None, Kind::Number(Some(Span::Between(0.0, 1.0))), Facts { value: "E", usual: "1e-8", verbs: GIVEN, lacking: STATED, ..WEIGHTS };
+    /// What they are measured by before checkpoints are compared: their mean over the tensor, or nothing but what few steps left out
+    normalise: Option<Normalise> = None, Kind::Word(Normalise::NAMES), Facts { value: "HOW", usual: "mean", verbs: GIVEN, lacking: STATED, ..WEIGHTS };
     /// How many directions the scheme flag keeps
     subspace: Option<usize> = None, Kind::Count, Facts { value: "R", usual: "one, for this scheme", verbs: ROBUST, ..WEIGHTS };
     /// With scheme decay, how the learning rate would have fallen
@@ -645,6 +670,13 @@ impl Options {
         self.base.as_deref().filter(|_| self.method.has_base())
     }
 
+    /// Where second moments are to be had, if the method is of such.
+    #[must_use]
+    pub fn role_moments(&self) -> Option<MomentsWanted> {
+        let curvature = self.blend().ok()?.curvature()?;
+        Some(MomentsWanted::new(curvature, self.moments.clone().unwrap_or_default()))
+    }
+
     fn over_base(&self) -> Result<Blend> {
         let blend = self.blend()?;
         if blend.has_base() && self.base.is_none() {
@@ -672,7 +704,14 @@ impl Options {
 
     fn blend(&self) -> Result<Blend> {
         let (method, is_by_tensor) = (self.method, self.density_per == Some(DensityPer::Tensor));
-        let trimming = Trimming { density: self.density.unwrap_or(DENSITY), is_by_tensor };
+        let share = if method == BlendName::Ffg { GRAFTED } else { DENSITY };
+        let trimming = Trimming { density: self.density.unwrap_or(share), is_by_tensor };
+        let usual = Curvature::default();
+        let curvature = Curvature {
+            power: self.power.unwrap_or(usual.power),
+            epsilon: self.epsilon.unwrap_or(usual.epsilon),
+            normalise: self.normalise.unwrap_or(usual.normalise),
+        };
         let blend = match method {
             BlendName::Mean => Blend::Mean,
             BlendName::Median => Blend::Median,
@@ -684,7 +723,10 @@ impl Options {
                 self.scale,
                 Agreeing { lambda: self.mask_lambda.unwrap_or(LAMBDA), least: self.agree.unwrap_or(AGREE) },
             ),
+            BlendName::Ota => Blend::Curved(curvature),
+            BlendName::Ffg => Blend::Grafted(curvature, trimming),
         };
+        let (is_curved, is_grafted) = (blend.curvature().is_some(), method == BlendName::Ffg);
         let takes_outliers = matches!(method, BlendName::Mean | BlendName::TrimmedMean);
         let agrees = method == BlendName::Consensus;
         let idle = [
@@ -693,15 +735,19 @@ impl Options {
             ("outliers", self.outliers.is_some() && !takes_outliers, "trimmed-mean"),
             (
                 "scale",
-                self.scale.is_some() && !blend.has_base(),
+                self.scale.is_some() && (!blend.has_base() || is_grafted),
                 "task-arithmetic, magnitude-mask, ties or consensus",
             ),
-            ("density", self.density.is_some() && blend.trimming().is_none(), "magnitude-mask or ties"),
+            ("density", self.density.is_some() && blend.trimming().is_none(), "magnitude-mask, ties or ffg"),
             (
                 "density_per",
                 self.density_per.is_some() && blend.trimming().is_none(),
-                "magnitude-mask or ties",
+                "magnitude-mask, ties or ffg",
             ),
+            ("power", self.power.is_some() && !is_curved, "ota or ffg"),
+            ("epsilon", self.epsilon.is_some() && !is_curved, "ota or ffg"),
+            ("moments", self.moments.is_some() && !is_curved, "ota or ffg"),
+            ("normalise", self.normalise.is_some() && (!is_curved || is_grafted), "ota"),
         ];
         match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
             None => Ok(blend),

@@ -35,6 +35,10 @@ fn meant(mut options: Options) -> Options {
     options.mask_lambda = options.mask_lambda.filter(|lambda| *lambda != LAMBDA);
     options.agree = options.agree.filter(|least| *least != AGREE);
     options.density_per = options.density_per.filter(|per| *per != Default::default());
+    let curvature = Curvature::default();
+    options.power = options.power.filter(|power| *power != curvature.power);
+    options.epsilon = options.epsilon.filter(|epsilon| *epsilon != curvature.epsilon);
+    options.normalise = options.normalise.filter(|how| *how != curvature.normalise);
     // a round has none unless one is named
     options.scheme = options.scheme.filter(|scheme| *scheme != Default::default());
     // of several metrics it is the first that is taken, of one it says nothing

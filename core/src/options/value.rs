@@ -11,6 +11,7 @@ use crate::dtype::Float;
 use crate::logs::goal::Goal;
 use crate::merge::report::dtype_named;
 use crate::method::blend::{BlendName, DensityPer};
+use crate::method::curved::Normalise;
 use crate::method::product::Measure;
 use crate::search::Method;
 use crate::text::json;
@@ -178,7 +179,7 @@ macro_rules! words {
     };
 }
 
-words!(BlendName, DensityPer, Goal, Scheme, Method, Measure, Pick, Combine, Curve, Positions, Per);
+words!(BlendName, DensityPer, Normalise, Goal, Scheme, Method, Measure, Pick, Combine, Curve, Positions, Per);
 
 /// The dtype of the output; `None` keeps the widest of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

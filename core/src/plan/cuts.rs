@@ -46,7 +46,8 @@ impl Cuts {
         self.firsts[at]..self.firsts[at + 1]
     }
 
-    fn segment(&self, number: u64) -> usize {
+    /// The segment of a job.
+    pub(crate) fn segment(&self, number: u64) -> usize {
         self.firsts.partition_point(|first| *first <= number) - 1
     }
 }

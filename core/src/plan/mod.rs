@@ -7,6 +7,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::slice;
 
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,6 +15,7 @@ use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor, TextMap};
 use crate::kernel::{How, Kernel, Tasks};
 use crate::method::blend::Blend;
+use crate::method::curved::{Means, Moments};
 use crate::method::trim::Thresholds;
 use crate::text::index::Index;
 use crate::weigh::modules::Groups;
@@ -63,6 +65,10 @@ pub struct Recipe {
     pub blend: Blend,
     /// From which magnitude on what tasks changed counts.
     pub thresholds: Thresholds,
+    /// The second moments of the last inputs, by which they are weighed; may be empty.
+    pub moments: Vec<Moments>,
+    /// Their mean weights, once these are known.
+    pub means: Means,
     /// Let NaN and infinity through instead of failing.
     pub allow_non_finite: bool,
     /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
@@ -139,6 +145,8 @@ impl Plan {
             tensors.push(Tensors::distinct(input)?);
         }
         same_names(inputs, &tensors, &elsewhere)?;
+        let moments: Vec<_> =
+            recipe.moments.iter().map(|it| Tensors::new(slice::from_ref(&it.shard))).collect();
         let placed = &tensors[inputs.len() - 1];
         let unplaced = recipe.elsewhere.iter().filter(|(name, ..)| placed.find(name).is_none());
         let mut unplaced: Vec<_> = unplaced.cloned().collect();
@@ -163,10 +171,11 @@ impl Plan {
                 }
                 let found = tensors.iter().map(|input| input.find(&tensor.name));
                 let found: Vec<_> = found.map(|found| found.expect("same_names() checked this")).collect();
-                let work = work(inputs, &found, recipe)?;
+                let squares = squares(inputs, &moments, tensor)?;
+                let work = work(inputs, &found, recipe, squares.is_some())?;
                 let dtype = if let Work::Elements(_, float) = work { float.dtype() } else { tensor.dtype };
                 layout.push((tensor.name.clone(), dtype, tensor.shape.clone()));
-                works.push((tensor.name.as_str(), work, found));
+                works.push((tensor.name.as_str(), work, found, squares));
             }
             // what the newest input lacks goes into its first file
             layout.append(&mut unplaced);
@@ -175,9 +184,14 @@ impl Plan {
             let made_here = Index::new(works.iter().map(|(name, ..)| *name));
             for tensor in header.tensors() {
                 let Some(place) = made_here.place(&tensor.name) else { continue };
-                let (_, work, found) = &works[place];
+                let (_, work, found, squares) = &works[place];
                 let weights = recipe.groups.of(&tensor.name).unwrap_or(weights);
-                let segment = segment(output, tensor, *work, found, weights, &recipe.thresholds);
+                let mut segment = segment(output, tensor, *work, found, weights, recipe);
+                if let Some(curvature) = recipe.blend.curvature() {
+                    segment.weigh_by(inputs, squares.as_deref(), |input| {
+                        curvature.weights(&recipe.moments[input], &recipe.means, &tensor.name, input)
+                    });
+                }
                 let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
                 if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {
                     segments.push(segment);
@@ -233,6 +247,12 @@ impl Plan {
         self
     }
 
+    /// The same of what is weighed by second moments.
+    pub(crate) fn curved(mut self) -> Self {
+        self.segments.retain(|segment| matches!(segment.work, Work::Elements(Kernel::Curved(_), _)));
+        self
+    }
+
     /// How many elements are computed.
     pub(crate) fn elements(&self) -> u64 {
         self.segments.iter().map(|segment| segment.elements).sum()
@@ -280,6 +300,33 @@ impl Work {
 }
 
 impl Segment {
+    /// Let inputs count by their second moments; where these are not known, all alike, or on a base the base alone.
+    fn weigh_by(
+        &mut self,
+        inputs: &[Input],
+        squares: Option<&[&Tensor]>,
+        weights: impl Fn(usize) -> (f64, f64),
+    ) {
+        let Work::Elements(kernel, _) = self.work else { return };
+        let (Kernel::Curved(how), Some(squares)) = (kernel, squares) else { return };
+        let first = inputs.len() - squares.len();
+        for (i, square) in squares.iter().enumerate() {
+            let (factor, added) = weights(i);
+            // of what is grafted the weight is a threshold
+            if !how.is_grafted {
+                self.operands[first + i].weight = added;
+            }
+            self.operands.push(Place {
+                input: first + i,
+                file: inputs[first + i].files.len(),
+                start: square.range.start,
+                size: element_bytes(square.dtype),
+                float: Float::of(square.dtype),
+                weight: factor,
+            });
+        }
+    }
+
     /// Take `next` in, if it follows in the output and in every operand and is computed alike.
     fn extend(&mut self, next: &Self) -> bool {
         let bytes = self.work.bytes() as u64;
@@ -318,8 +365,34 @@ fn same_names(inputs: &[Input], tensors: &[Tensors<'_>], elsewhere: &Index<'_>) 
     Ok(())
 }
 
-/// How one tensor is made, given where it lies in each input.
-fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> {
+/// The second moments of a tensor in all inputs that have such; `None` where one of them lacks it, as of what is not trained.
+fn squares<'a>(
+    inputs: &[Input],
+    moments: &[Tensors<'a>],
+    tensor: &Tensor,
+) -> Result<Option<Vec<&'a Tensor>>> {
+    let of_inputs = inputs[inputs.len() - moments.len()..].iter().zip(moments);
+    let mut all = Vec::new();
+    for (input, moments) in of_inputs {
+        let Some((_, found)) = moments.find(&tensor.name) else { return Ok(None) };
+        let at = |kind, detail| Err(Error::new(kind, detail).file(&*input.name).tensor(&*tensor.name));
+        if found.shape != tensor.shape {
+            let (a, b) = (&tensor.shape, &found.shape);
+            return at(ErrorKind::Shape, format!("is {a:?}, but its second moments are {b:?}"));
+        }
+        if Float::of(found.dtype).is_none() {
+            return at(
+                ErrorKind::Dtype,
+                format!("has second moments in {}, which are no numbers", found.dtype),
+            );
+        }
+        all.push(found);
+    }
+    Ok(Some(all).filter(|all| !all.is_empty()))
+}
+
+/// How one tensor is made, given where it lies in each input; `is_curved` if second moments of it are known.
+fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe, is_curved: bool) -> Result<Work> {
     let (last, (_, newest)) = (found.len() - 1, found[found.len() - 1]);
     if is_newest(&newest.name, &newest.shape, newest.dtype) {
         return Ok(Work::Copy(element_bytes(newest.dtype)));
@@ -336,7 +409,11 @@ fn work(inputs: &[Input], found: &[Found<'_>], recipe: &Recipe) -> Result<Work> 
     match floats {
         Some(floats) if recipe.identical.get(&newest.name).is_none() => {
             let widest = floats.into_iter().reduce(Float::widest).expect("there is at least one input");
-            Ok(Work::Elements(recipe.blend.kernel(inputs.len()), recipe.dtype.unwrap_or(widest)))
+            let kernel = match recipe.blend {
+                Blend::Curved(_) | Blend::Grafted(..) if !is_curved => Kernel::WeightedSum,
+                blend => blend.kernel(inputs.len()),
+            };
+            Ok(Work::Elements(kernel, recipe.dtype.unwrap_or(widest)))
         }
         _ => {
             for (input, (_, tensor)) in inputs.iter().zip(found) {
@@ -366,8 +443,12 @@ fn segment(
     work: Work,
     found: &[Found<'_>],
     weights: &Weights,
-    thresholds: &Thresholds,
+    recipe: &Recipe,
 ) -> Segment {
+    let thresholds = &recipe.thresholds;
+    // nothing is grafted where nothing says how much it counts
+    let is_base_alone =
+        matches!((recipe.blend, work), (Blend::Grafted(..), Work::Elements(Kernel::WeightedSum, _)));
     let over_base = |input: usize, how: How| match (input.checked_sub(1), how) {
         (None, _) => 0.0,
         #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
@@ -383,6 +464,10 @@ fn segment(
         float: Float::of(tensor.dtype),
         weight: match work {
             Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) => over_base(input, how),
+            Work::Elements(Kernel::Curved(_), _) => {
+                input.checked_sub(1).map_or(0.0, |task| thresholds.of(&tensor.name, task).into())
+            }
+            Work::Elements(..) if is_base_alone => 1.0,
             Work::Elements(..) => weights.values()[input],
             Work::Copy(_) => 1.0,
         },
@@ -393,6 +478,8 @@ fn segment(
     let is_used = |(input, _): &(usize, _)| match work {
         // the base is the first; the weights of trimmed tasks are thresholds, and tasks that must agree all count
         Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) if *input == 0 || how != How::Sum => true,
+        Work::Elements(Kernel::Curved(_), _) => true,
+        Work::Elements(..) if is_base_alone => *input == 0,
         _ if in_f64 => weights.values()[*input] != 0.0,
         _ => weights.rounded(*input) != 0.0,
     };

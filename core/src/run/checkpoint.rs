@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::adapter::config::AdapterConfig;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::{
     Files, Kind, Maybe, NO_FILE, Stop, all, is_file, is_inside, join, last, leads_out, parent, text,
 };
@@ -16,6 +16,7 @@ use crate::format::training::{self, Layout};
 use crate::format::{foreign, open, quantised, stem};
 use crate::merge::report::{CONFIG, MODEL_CONFIG};
 use crate::method::scaled::Block;
+use crate::run::moments::FoundMoments;
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::home;
 use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
@@ -56,6 +57,8 @@ pub struct Checkpoint {
     pub(crate) block: Block,
     /// How its files are laid out, where training on several devices wrote them.
     pub(crate) layout: Option<Layout>,
+    /// Its second moments, or why there are none, where these are wanted.
+    pub moments: Option<Result<FoundMoments>>,
 }
 
 /// A file with weights.
@@ -84,6 +87,11 @@ impl File {
     /// What is wrong with it, and what the system refuses.
     pub fn open(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<Self> {
         open_weights(files, readers, path, &OpenOptions::default()).map(|opened| opened.file)
+    }
+
+    /// A file that was looked into, by its path and its name within the checkpoint.
+    pub(crate) fn at(path: String, name: String, len: u64, header: Header) -> Self {
+        Self { path, name, key: None, stamp: None, merged: None, len, header }
     }
 
     /// The name of the weights in it, where they are one of several things.
@@ -229,6 +237,7 @@ impl Checkpoint {
             told: Vec::new(),
             block: None,
             layout: None,
+            moments: None,
         }
     }
 
@@ -310,13 +319,13 @@ impl Checkpoint {
     }
 
     /// Refuse files whose bytes are not written as they lie.
-    pub(crate) fn check_safetensors(&self, detail: &'static str, help: &'static str) -> Result<(), Error> {
+    pub(crate) fn check_safetensors(&self, detail: &'static str, help: &'static str) -> Result<()> {
         let other = self.files.iter().find(|file| !file.header.is_safetensors());
         other.map_or(Ok(()), |file| Err(Error::new(ErrorKind::Input, detail).file(&*file.path).help(help)))
     }
 
     /// Refuse an adapter where whole models are needed; `detail` says why.
-    pub(crate) fn check_whole(&self, detail: impl Into<Cow<'static, str>>) -> Result<(), Error> {
+    pub(crate) fn check_whole(&self, detail: impl Into<Cow<'static, str>>) -> Result<()> {
         if self.config.is_none() {
             return Ok(());
         }
@@ -326,7 +335,7 @@ impl Checkpoint {
     }
 
     /// Refuse quantised weights; `why` plain ones are needed.
-    pub(crate) fn check_plain(&self, why: &str, help: &'static str) -> Result<(), Error> {
+    pub(crate) fn check_plain(&self, why: &str, help: &'static str) -> Result<()> {
         quantised::refuse_all(self.tensors(), &self.name, why, help)
     }
 

@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::checkpoint::{CONFIG_LIMIT, Checkpoint, File};
-use super::readers::{OpenOptions, Readers};
+use super::moments::{self, FoundMoments};
+use super::readers::{MomentsWanted, OpenOptions, Readers};
 use super::weights::is_part;
 use super::{Run, Weighed};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,11 +123,13 @@ impl Chosen {
         weighting: report::Weighting,
     ) -> Self {
         for (row, checkpoint) in rows.iter_mut().zip(checkpoints) {
-            row.files = checkpoint.files.iter().map(unhashed).collect();
+            row.files = checkpoint.read_files().map(unhashed).collect();
         }
         let is_base = |row: &report::Input| row.role.as_deref() == Some(report::BASE);
+        let moments = checkpoints.iter().filter_map(|it| it.moments.as_ref()?.as_ref().ok());
         Self {
             has_base: rows.first().is_some_and(is_base),
+            moments: moments.map(FoundMoments::moments).collect(),
             inputs: checkpoints.iter().map(|checkpoint| input(checkpoint, checkpoints)).collect(),
             configs: checkpoints.iter().map(|checkpoint| checkpoint.config.clone()).collect(),
             rows,
@@ -170,6 +173,7 @@ impl Report {
             let error = Error::new(ErrorKind::Usage, "the paths are not one for each input of the report");
             return Err(error.into());
         }
+        let curvature = Blend::told(&self.weighting)?.curvature();
         let open = |(input, path): (&report::Input, &String)| {
             let (adapter, weights_key) = (self.adapter.clone(), input.weights_key.clone());
             let mut checkpoint = Checkpoint::open(
@@ -181,6 +185,13 @@ impl Report {
             // what came later, or was left out then, was not merged
             if !input.files.is_empty() {
                 checkpoint.files.retain(|file| input.files.iter().any(|merged| merged.name == file.name()));
+            }
+            if let Some(curvature) = curvature.filter(|_| input.role.is_none()) {
+                let is_corrected = MomentsWanted::new(curvature, Vec::new()).is_corrected;
+                let file = self.moments(input);
+                let place = file.map(|it| moments::moments_at(checkpoint.weights_folder(), &it.name));
+                checkpoint.find_moments(files, readers, place.as_deref(), is_corrected)?;
+                moments::check(&[&checkpoint], "")?;
             }
             Ok(checkpoint)
         };

@@ -33,6 +33,7 @@ pub mod checkpoint;
 mod chosen;
 pub mod inspection;
 pub(crate) mod log;
+pub(crate) mod moments;
 mod one_run;
 pub(crate) mod readers;
 mod search;
@@ -169,6 +170,9 @@ impl Run {
         let mut logs = Logs::read(files, readers, &checkpoints, options.metrics_from.as_deref())?;
         settle(&mut checkpoints, &logs);
         logs.take_told(&checkpoints);
+        if let Some(wanted) = &options.moments {
+            moments::find(&mut checkpoints, files, readers, wanted)?;
+        }
         Ok(Self {
             checkpoints,
             searched: found.searched,
@@ -209,6 +213,9 @@ impl Run {
         blend.check(choice.indexes.len())?;
         let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
         same_files(&chosen)?;
+        if blend.curvature().is_some() {
+            moments::check(&chosen, blend.name())?;
+        }
         let mut inputs = choice.inputs(&listed);
         inputs.iter_mut().for_each(|row| row.weights_key.clone_from(&self.weights_key));
         if !options.choose.allow_cross_run {

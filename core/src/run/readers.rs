@@ -1,6 +1,7 @@
 //! What a host can read, and what of it the user wants.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use crate::format::Format;
@@ -8,6 +9,7 @@ use crate::format::gguf::Gguf;
 use crate::format::safetensors::Safetensors;
 use crate::format::torch::Torch;
 use crate::logs::kind::LogKind;
+use crate::method::curved::{Curvature, Normalise};
 
 /// The rows of formats and logs that a host hands over, so that it links none that it does not use.
 #[derive(Clone, Copy)]
@@ -40,4 +42,21 @@ pub struct OpenOptions {
     pub metrics_from: Option<String>,
     /// The base of which the run's checkpoints are tasks: a checkpoint's folder or file.
     pub base: Option<String>,
+    /// Where the second moments of the checkpoints are, if these are wanted.
+    pub moments: Option<MomentsWanted>,
+}
+
+/// Where second moments are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct MomentsWanted {
+    /// A file for each checkpoint, in their order; none for what lies in each.
+    pub files: Vec<String>,
+    /// Whether it counts after how few steps they were taken.
+    pub(crate) is_corrected: bool,
+}
+
+impl MomentsWanted {
+    pub(crate) fn new(curvature: Curvature, files: Vec<String>) -> Self {
+        Self { files, is_corrected: curvature.normalise == Normalise::None }
+    }
 }

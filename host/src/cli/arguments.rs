@@ -171,6 +171,24 @@ Examples:
         #[command(flatten)]
         show: Show,
     },
+    /// Take the second moments out of a checkpoint's optimizer.pt into a file, for methods ota and ffg when the state is gone
+    #[command(after_help = "\
+Examples:
+  mwa moments runs/my-lora/checkpoint-900 -o 900.safetensors
+  mwa merge runs/my-lora -o merged --method ota --moments 800.safetensors,900.safetensors")]
+    Moments {
+        /// A checkpoint folder
+        #[arg(value_name = "CHECKPOINT")]
+        input: PathBuf,
+        /// File to write
+        #[arg(short, long, value_name = "FILE.safetensors")]
+        output: PathBuf,
+        /// The state, where it is not the optimizer.pt in the checkpoint
+        #[arg(long, value_name = "FILE")]
+        state: Option<PathBuf>,
+        #[command(flatten)]
+        show: Show,
+    },
     /// Merge again from a folder's report and compare bytes and hashes
     #[command(after_help = "\
 Examples:
@@ -621,6 +639,7 @@ fn value(row: &Row, text: &str) -> Result<Json, String> {
         Kind::Count | Kind::Whole => whole(text),
         Kind::Bytes => Some(size(text)?.into()),
         Kind::Number(_) => number(text),
+        Kind::Texts => Some(text.split(',').collect::<Vec<_>>().into()),
         Kind::Numbers => text.split(',').map(number).collect::<Option<Vec<_>>>().map(Json::from),
         Kind::Steps => Some(steps(text)?),
         Kind::Rank => whole(text).or_else(|| Some(text.into())),

@@ -70,6 +70,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         | Command::Weights { show, .. }
         | Command::Inspect { show, .. }
         | Command::Convert { show, .. }
+        | Command::Moments { show, .. }
         | Command::Verify { show, .. }
         | Command::Aggregate { show, .. }
         | Command::Recover { show, .. }
@@ -203,6 +204,12 @@ fn run(command: Command) -> mwa::Result<u8> {
             let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;
             note(show, &converted.notes);
             print(show, &converted, || show::converted(&converted, &output.display().to_string()))?;
+        }
+        Command::Moments { input, output, state, show } => {
+            signals::stop_cleanly();
+            let taken = crate::moments(&input, state.as_deref(), &output, &Bar::new(show, false))?;
+            note(show, &taken.notes);
+            print(show, &taken, || show::converted(&taken, &output.display().to_string()))?;
         }
         Command::Verify { folder, given, timings, show } => {
             signals::stop_cleanly();

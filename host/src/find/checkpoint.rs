@@ -12,7 +12,7 @@ use crate::io::url::clean;
 pub(crate) struct Checkpoint {
     /// The folder, or the single file, as the user gave or would give it.
     pub(crate) path: PathBuf,
-    /// Files with the weights.
+    /// Files with the weights, and the last that with their second moments if these are wanted.
     pub(crate) files: Vec<InputFile>,
     /// The folder that holds the files beside the weights (configs, tokenizer); `None` for a single file.
     pub(crate) folder: Option<PathBuf>,
@@ -30,7 +30,7 @@ impl Checkpoint {
         Ok(Self {
             companions: companions.into_iter().map(|(name, path)| (name, path_of(&path))).collect(),
             path: path_of(&found.name),
-            files: found.files.into_iter().map(|file| InputFile::of(file, disk)).collect(),
+            files: found.read_files().map(|file| InputFile::of(file.clone(), disk)).collect(),
             folder: found.folder.as_deref().map(path_of),
         })
     }

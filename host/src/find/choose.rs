@@ -30,11 +30,16 @@ pub(crate) fn weigh(
     options: &Options,
     excluded: &[PathBuf],
 ) -> Result<(Run, WeighOptions, Weighed)> {
+    let mut moments = options.moments.clone();
+    for file in moments.iter_mut().flat_map(|it| &mut it.files) {
+        *file = clean(Path::new(file)).display().to_string();
+    }
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),
         weights_key: options.weights_key.clone(),
         metrics_from: options.metrics_from.as_deref().map(clean_log),
         base: options.role_base.as_deref().map(|base| clean(Path::new(base)).display().to_string()),
+        moments,
     };
     let run = open(disk, &options.inputs, &wanted)?;
     let read = |path: &Path| {

@@ -215,7 +215,7 @@ fn a_base_that_does_not_fit_is_refused() {
         (
             "one.safetensors two.safetensors --method median --density 0.5",
             2,
-            &["option density says nothing to the method median", "--method magnitude-mask or ties"],
+            &["option density says nothing to the method median", "--method magnitude-mask, ties or ffg"],
         ),
         (
             "one.safetensors two.safetensors --method ties --agree 1 --base base.safetensors",

@@ -68,6 +68,7 @@ mod agreement;
 mod apply;
 mod blend;
 mod convert;
+mod curved;
 mod damaged;
 mod extract;
 mod formats;

@@ -25,6 +25,8 @@ Commands:
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights as safetensors or for torch.load()
+  moments      Take the second moments out of a checkpoint's optimizer.pt into a file, for methods
+               ota and ffg when the state is gone
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model
@@ -139,10 +141,12 @@ Metric:
 Weights:
       --method <METHOD>      What becomes of the values of each element: their weighted mean; their
                              median, or their mean without the extremes, so that no bad checkpoint
-                             decides; or a base model and what tasks changed of it, all of it, what
+                             decides; a base model and what tasks changed of it, all of it, what
                              each changed most, of that what most agree on, or all that enough of
-                             them have a share in [default: mean] [possible values: mean, median,
-                             trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus]
+                             them have a share in; or by the curvature that an optimizer's second
+                             moments tell, a mean, or a base with what counts most of what was
+                             changed [default: mean] [possible values: mean, median, trimmed-mean,
+                             task-arithmetic, magnitude-mask, ties, consensus, ota, ffg]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -155,14 +159,24 @@ Weights:
       --scale <L>            How much of what tasks changed is added to the base: of
                              task-arithmetic, magnitude-mask and consensus of their sum, of ties of
                              their mean [default: 1 for ties, else 1 over the number of tasks]
-      --density <D>          The share of what each task changed that counts for magnitude-mask and
-                             ties, the largest of it [default: 0.2]
+      --density <D>          The share of what each task changed that counts for magnitude-mask,
+                             ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg]
       --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
                              model] [possible values: model, tensor]
       --mask-lambda <L>      Of consensus, how much of what the others changed of an element
                              together a task must exceed to have its share in it [default: 0.4]
       --agree <K>            How many tasks must have their share in it; what fewer changed is left
                              as in the base [default: 2]
+      --moments <FILE,…>     Where the second moments are, a file for each checkpoint in their
+                             order: an optimizer.pt, or what mwa moments writes [default: the
+                             optimizer.pt in each checkpoint]
+      --power <P>            The power of a second moment that is an element's weight, for ota and
+                             ffg [default: 0.5]
+      --epsilon <E>          What is added to these weights, as a share of their mean over the
+                             tensor [default: 1e-8]
+      --normalise <HOW>      What they are measured by before checkpoints are compared: their mean
+                             over the tensor, or nothing but what few steps left out [default: mean]
+                             [possible values: mean, none]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
@@ -265,10 +279,12 @@ Metric:
 Weights:
       --method <METHOD>      What becomes of the values of each element: their weighted mean; their
                              median, or their mean without the extremes, so that no bad checkpoint
-                             decides; or a base model and what tasks changed of it, all of it, what
+                             decides; a base model and what tasks changed of it, all of it, what
                              each changed most, of that what most agree on, or all that enough of
-                             them have a share in [default: mean] [possible values: mean, median,
-                             trimmed-mean, task-arithmetic, magnitude-mask, ties, consensus]
+                             them have a share in; or by the curvature that an optimizer's second
+                             moments tell, a mean, or a base with what counts most of what was
+                             changed [default: mean] [possible values: mean, median, trimmed-mean,
+                             task-arithmetic, magnitude-mask, ties, consensus, ota, ffg]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -281,14 +297,24 @@ Weights:
       --scale <L>            How much of what tasks changed is added to the base: of
                              task-arithmetic, magnitude-mask and consensus of their sum, of ties of
                              their mean [default: 1 for ties, else 1 over the number of tasks]
-      --density <D>          The share of what each task changed that counts for magnitude-mask and
-                             ties, the largest of it [default: 0.2]
+      --density <D>          The share of what each task changed that counts for magnitude-mask,
+                             ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg]
       --density-per <WHAT>   Whether that is a share of the whole model or of each tensor [default:
                              model] [possible values: model, tensor]
       --mask-lambda <L>      Of consensus, how much of what the others changed of an element
                              together a task must exceed to have its share in it [default: 0.4]
       --agree <K>            How many tasks must have their share in it; what fewer changed is left
                              as in the base [default: 2]
+      --moments <FILE,…>     Where the second moments are, a file for each checkpoint in their
+                             order: an optimizer.pt, or what mwa moments writes [default: the
+                             optimizer.pt in each checkpoint]
+      --power <P>            The power of a second moment that is an element's weight, for ota and
+                             ffg [default: 0.5]
+      --epsilon <E>          What is added to these weights, as a share of their mean over the
+                             tensor [default: 1e-8]
+      --normalise <HOW>      What they are measured by before checkpoints are compared: their mean
+                             over the tensor, or nothing but what few steps left out [default: mean]
+                             [possible values: mean, none]
       --subspace <R>         How many directions the scheme flag keeps [default: one, for this
                              scheme]
       --curve <CURVE>        With scheme decay, how the learning rate would have fallen [default:
@@ -619,6 +645,8 @@ Commands:
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights as safetensors or for torch.load()
+  moments      Take the second moments out of a checkpoint's optimizer.pt into a file, for methods
+               ota and ffg when the state is gone
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model

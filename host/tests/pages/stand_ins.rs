@@ -16,6 +16,10 @@ pub(crate) fn lay_out(place: &Path, page: &str, blocks: &[(String, String)]) {
         copy(&sample, &place.join(run));
     }
     score(&place.join("runs/my-lora"));
+    for step in ["checkpoint-50", "checkpoint-100"] {
+        let trained = root().join("host/tests/cli/data/trained");
+        copy(&trained.join(step), &place.join("runs/with-optimizer").join(step));
+    }
     copy(&place.join("examples/base"), &place.join("base-model"));
     for (step, loss) in [(10_u8, 3.0), (20, 1.0), (30, 2.0)] {
         let folder = place.join(format!("runs/full-finetune/checkpoint-{step}"));

@@ -33,8 +33,8 @@ export interface WeighOptions {
   metricTolerance?: number;
   /** Fail rather than take a value that was not logged right at a checkpoint. */
   strictMetrics?: boolean;
-  /** What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean]. */
-  method?: "mean" | "median" | "trimmed-mean" | "task-arithmetic" | "magnitude-mask" | "ties" | "consensus";
+  /** What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean]. */
+  method?: "mean" | "median" | "trimmed-mean" | "task-arithmetic" | "magnitude-mask" | "ties" | "consensus" | "ota" | "ffg";
   /** How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]. */
   scheme?: "linear" | "power" | "exponential" | "rank" | "decay" | "ema" | "uniform" | "flag" | "krum" | "multi-krum" | "geometric-median";
   /** How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]. */
@@ -43,7 +43,7 @@ export interface WeighOptions {
   outliers?: number;
   /** How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks]. */
   scale?: number;
-  /** The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2]. */
+  /** The share of what each task changed that counts for magnitude-mask, ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg]. */
   density?: number;
   /** Whether that is a share of the whole model or of each tensor [default: model]. */
   densityPer?: "model" | "tensor";

@@ -180,6 +180,8 @@ export interface Report {
   residual?: Distance;
   /** How far quantised weights are off by rounding their average once to codes of new scales; of many, the worst hundred. */
   quantised?: Distance;
+  /** How much of what was changed of a base counts by second moments, of each checkpoint; `thresholds` are of v·τ², over the whole model. */
+  grafted?: { thresholds?: number[]; kept: number[]; modules: { module: string; kept: number[] }[] };
   dtype: string;
   adapter?: string;
   inputs: WeighedInput[];

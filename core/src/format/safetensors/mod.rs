@@ -290,6 +290,13 @@ impl Header {
         self
     }
 
+    /// The same file, of which only the tensors are looked at that get a name here.
+    pub(crate) fn renamed(&self, name: impl Fn(&Tensor) -> Option<String>) -> Self {
+        let named =
+            self.tensors.iter().filter_map(|tensor| Some(Tensor { name: name(tensor)?, ..tensor.clone() }));
+        Self { tensors: named.collect(), other: Some(self.file_len()), ..self.clone() }
+    }
+
     /// The folder of a file that lies beside the weights; empty for one in the same folder.
     #[must_use]
     pub fn beside(&self) -> Option<&str> {

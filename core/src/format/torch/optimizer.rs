@@ -24,8 +24,8 @@ const NESTED: &str = "__bnb_optimizer_quant_state__";
 /// Most parameters of which a file may tell.
 const MOST: usize = 1 << 20;
 /// What to do where names cannot be proven.
-const NAMES: &str = "write them down where the model is: json.dump([n for n, p in model.named_parameters() if p.requires_grad], \
-                     open(\"names.json\", \"w\")), decaying ones first";
+const NAMES: &str = "write them down where the model is, decaying ones first, and lay them beside the state: \
+                     json.dump([n for n, p in model.named_parameters() if p.requires_grad], open(\"names.json\", \"w\"))";
 
 /// What an optimizer remembers of each parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,23 +164,11 @@ impl Optimizer {
             return Err(Error::new(ErrorKind::Names, detail)
                 .help("give the weights that were saved with it; tied ones count once"));
         }
-        let numbers: Vec<usize> =
-            self.groups.iter().flat_map(|group| group.parameters.iter().copied()).collect();
-        let shape_of =
-            |name: &str| parameters.iter().find(|(other, _)| plain(other) == name).map(|(_, shape)| shape);
         if let Some(named) = self.groups.iter().map(|group| group.names.as_ref()).collect::<Option<Vec<_>>>()
         {
-            let mut found = Vec::new();
-            for (number, name) in numbers.iter().zip(named.into_iter().flatten()) {
-                let name = plain(name);
-                let shape = shape_of(&name).ok_or_else(|| {
-                    Error::new(ErrorKind::Names, "is trained, and missing in the weights").tensor(&*name)
-                })?;
-                self.fits(*number, &name, shape)?;
-                found.push((*number, name));
-            }
-            return Ok(found);
+            return self.named(parameters, &named.into_iter().flatten().cloned().collect::<Vec<_>>());
         }
+        let numbers = self.numbers();
         let mut ordered: Vec<(Rank, String, &Vec<u64>)> =
             parameters.iter().map(|(name, shape)| (Rank::of(&plain(name)), plain(name), shape)).collect();
         ordered.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
@@ -203,6 +191,34 @@ impl Optimizer {
             readable(&second)
         );
         Err(Error::new(ErrorKind::Names, detail).help(NAMES))
+    }
+
+    /// The numbers of parameters in the order of the groups.
+    fn numbers(&self) -> Vec<usize> {
+        self.groups.iter().flat_map(|group| group.parameters.iter().copied()).collect()
+    }
+
+    /// The same as [`Self::names`] where the names are known, in the order of the groups.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn named(&self, parameters: &[(String, Vec<u64>)], names: &[String]) -> Result<Vec<(usize, String)>> {
+        let numbers = self.numbers();
+        if numbers.len() != names.len() {
+            let detail = format!("names {} parameters, and the optimizer has {}", names.len(), numbers.len());
+            return Err(Error::new(ErrorKind::Names, detail).help(NAMES));
+        }
+        let mut found = Vec::new();
+        for (number, name) in numbers.iter().zip(names) {
+            let name = plain(name);
+            let shape = parameters.iter().find(|(other, _)| plain(other) == name).map(|(_, shape)| shape);
+            let shape = shape.ok_or_else(|| {
+                Error::new(ErrorKind::Names, "is trained, and missing in the weights").tensor(&*name)
+            })?;
+            self.fits(*number, &name, shape)?;
+            found.push((*number, name));
+        }
+        Ok(found)
     }
 
     /// Whether what is kept of a parameter has its shape.
@@ -230,7 +246,7 @@ impl Optimizer {
 }
 
 /// A name as files of weights have it, without the name of the adapter and of the copy that is trained.
-fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     let name = name.replace(".modules_to_save.default", "").replace(".default", "");
     // a vector of DoRA is a module in the model, and none in the file
     if name.ends_with(".lora_magnitude_vector.weight") {

@@ -1,10 +1,12 @@
-//! The magnitudes of what each task changed, a block of elements at a time: what trimming counts.
+//! The magnitudes of what each task changed, or what it counts by second moments, a block of elements at a time: what trimming counts.
 
 use core::ops::Range;
 
 use super::How;
 use super::fast::change;
+use crate::dtype::Float;
 use crate::kernel::Operand;
+use crate::kernel::curved::score;
 use crate::kernel::element::round;
 use crate::kernel::rows::{INFINITY, MAGNITUDE, Rows, WIDTH};
 
@@ -63,7 +65,52 @@ impl Magnitudes {
         is_finite
     }
 
-    /// What a task changed: magnitudes of f32 as bits, in the order of the elements. Those of NaN are above [`INFINITY`].
+    /// Take these elements of a base, tasks, and as many second moments: what tasks changed counts by these, v·τ². Whether all of them
+    /// are finite and no moment is below 0.
+    #[inline(always)]
+    pub(crate) fn fill_curved(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) -> bool {
+        self.count = elements.len();
+        // small rather than quick in WebAssembly, where it is seldom asked for
+        if cfg!(target_family = "wasm") || operands.iter().any(|operand| operand.dtype == Float::F64) {
+            return self.fill_curved_from_f64(operands, elements);
+        }
+        self.rows.fill(operands, elements);
+        let worst = self.rows.worst[..self.count].iter().fold(0, |worst, magnitude| worst.max(*magnitude));
+        let (base, rest) = self.rows.values.split_first_mut().expect("the base is the first operand");
+        let (tasks, moments) = rest.split_at_mut(rest.len() / 2);
+        let mut least = 0.0_f32;
+        for (row, moments) in tasks.iter_mut().zip(moments) {
+            for ((bits, base), moment) in row.iter_mut().zip(&*base).zip(&*moments) {
+                let [x, base, moment] = [*bits, *base, *moment].map(f32::from_bits);
+                *bits = score(moment.into(), f64::from(x) - f64::from(base)).to_bits() & MAGNITUDE;
+            }
+            let moments = moments[..self.count].iter().map(|bits| f32::from_bits(*bits));
+            least = moments.fold(least, f32::min);
+        }
+        (worst < INFINITY) & (least >= 0.0)
+    }
+
+    #[inline(never)]
+    fn fill_curved_from_f64(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) -> bool {
+        let tasks = operands.len() / 2;
+        let mut is_good = true;
+        for (place, at) in elements.clone().enumerate() {
+            let value = |i: usize| {
+                let Operand { dtype, bytes, .. } = operands[i];
+                dtype.value(&bytes[at * dtype.bytes()..(at + 1) * dtype.bytes()])
+            };
+            let base = value(0);
+            is_good &= base.is_finite();
+            for task in 1..=tasks {
+                let (x, moment) = (value(task), value(task + tasks));
+                is_good &= x.is_finite() & moment.is_finite() & (moment >= 0.0);
+                self.rows.values[task][place] = score(moment, x - base).to_bits() & MAGNITUDE;
+            }
+        }
+        is_good
+    }
+
+    /// What a task changed, or what it counts: magnitudes of f32 as bits, in the order of the elements. Those of NaN are above [`INFINITY`].
     #[inline(always)]
     pub(crate) fn of(&self, task: usize) -> &[u32] {
         &self.rows.values[1 + task][..self.count]

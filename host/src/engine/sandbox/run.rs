@@ -38,7 +38,9 @@ pub(crate) fn merge(
     // a checkpoint's logs lie in the folder of its run
     let base = options.role_base.clone();
     let runs = paths.iter().chain(&base).map(|path| run_around(path).to_owned());
-    let allowed = runs.chain(paths.iter().cloned()).chain(table).chain(rules).chain(base.clone()).collect();
+    let moments = options.moments.iter().flat_map(|it| it.files.iter().cloned());
+    let named = paths.iter().cloned().chain(table).chain(rules).chain(base.clone()).chain(moments);
+    let allowed = runs.chain(named).collect();
     let mut guest = Guest {
         session,
         allowed,
@@ -243,6 +245,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         metrics_from,
         base: _,
         role_base,
+        moments,
         model: _,
     } = options;
     let mwa::ChooseOptions {
@@ -308,7 +311,16 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         told["mask_lambda"] = json!(agreeing.lambda);
         told["agree"] = agreeing.least.into();
     }
-    if let mwa::Blend::Masked(_, trimming) | mwa::Blend::Ties(_, trimming) = blend {
+    if let Some(mwa::Curvature { power, epsilon, normalise }) = blend.curvature() {
+        told["power"] = json!(power);
+        told["epsilon"] = json!(epsilon);
+        if matches!(blend, mwa::Blend::Curved(_)) {
+            told["normalise"] = normalise.name().into();
+        }
+        let files = moments.as_ref().map_or(&[][..], |it| &it.files);
+        told["moments"] = if files.is_empty() { Value::Null } else { json!(files) };
+    }
+    if let Some(trimming) = blend.trimming() {
         told["density"] = json!(trimming.density);
         let per = if trimming.is_by_tensor { mwa::DensityPer::Tensor } else { mwa::DensityPer::Model };
         told["density_per"] = per.name().into();

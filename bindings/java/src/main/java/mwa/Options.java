@@ -239,7 +239,7 @@ public final class Options {
     }
 
     /**
-     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; or a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in [default: mean].
+     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean].
      *
      * @param method one of these
      * @return these options and that one
@@ -289,7 +289,7 @@ public final class Options {
     }
 
     /**
-     * The share of what each task changed that counts for magnitude-mask and ties, the largest of it [default: 0.2].
+     * The share of what each task changed that counts for magnitude-mask, ties and ffg, the largest of it [default: 0.2, or 0.1 for ffg].
      *
      * @param density a number
      * @return these options and that one
@@ -326,6 +326,46 @@ public final class Options {
      */
     public Options agree(long agree) {
         return with("agree", agree);
+    }
+
+    /**
+     * Where the second moments are, a file for each checkpoint in their order: an optimizer.pt, or what mwa moments writes [default: the optimizer.pt in each checkpoint].
+     *
+     * @param moments names
+     * @return these options and that one
+     */
+    public Options moments(String... moments) {
+        return with("moments", List.of(moments));
+    }
+
+    /**
+     * The power of a second moment that is an element's weight, for ota and ffg [default: 0.5].
+     *
+     * @param power a number
+     * @return these options and that one
+     */
+    public Options power(double power) {
+        return with("power", power);
+    }
+
+    /**
+     * What is added to these weights, as a share of their mean over the tensor [default: 1e-8].
+     *
+     * @param epsilon a number
+     * @return these options and that one
+     */
+    public Options epsilon(double epsilon) {
+        return with("epsilon", epsilon);
+    }
+
+    /**
+     * What they are measured by before checkpoints are compared: their mean over the tensor, or nothing but what few steps left out [default: mean].
+     *
+     * @param normalise one of these
+     * @return these options and that one
+     */
+    public Options normalise(Normalise normalise) {
+        return with("normalise", normalise);
     }
 
     /**
@@ -623,7 +663,11 @@ public final class Options {
         /** {@code ties}. */
         TIES,
         /** {@code consensus}. */
-        CONSENSUS
+        CONSENSUS,
+        /** {@code ota}. */
+        OTA,
+        /** {@code ffg}. */
+        FFG
     }
 
     /** Values of {@code scheme}. */
@@ -658,6 +702,14 @@ public final class Options {
         MODEL,
         /** {@code tensor}. */
         TENSOR
+    }
+
+    /** Values of {@code normalise}. */
+    public enum Normalise {
+        /** {@code mean}. */
+        MEAN,
+        /** {@code none}. */
+        NONE
     }
 
     /** Values of {@code curve}. */

@@ -1,0 +1,397 @@
+//! The second moments of a checkpoint: in the state of its optimizer, or in a file of their own.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use super::checkpoint::{CONFIG_LIMIT, Checkpoint, File, model_config};
+use super::readers::{MomentsWanted, Readers};
+use crate::dtype::Float;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, size, text};
+use crate::format::counter::is_newest;
+use crate::format::safetensors::{Header, Tensor};
+use crate::format::torch::optimizer::{Optimizer, OptimizerKind, plain};
+use crate::method::curved::Moments;
+use crate::plan::Shard;
+use crate::text::escape::readable;
+use crate::text::index::Index;
+use crate::text::json;
+
+/// Where a Trainer leaves the state of its optimizer.
+const STATE: &str = "optimizer.pt";
+/// The names of parameters in the order of that state, for models whose order is not known.
+const NAMES: &str = "names.json";
+/// What files of moments alone call each, behind the name of its weight.
+const SQUARES: &str = ".exp_avg_sq";
+/// What they tell of the optimizer, in their metadata.
+pub(crate) const BETA2: &str = "beta2";
+pub(crate) const STEP: &str = "step";
+
+/// The second moments of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct FoundMoments {
+    /// Their file; its head has them under the names of the weights.
+    pub file: File,
+    /// What they are to be multiplied by, by the name of a weight, sorted; where that was asked for.
+    pub(crate) corrections: Vec<(String, f64)>,
+    /// After how many steps of which decay they were taken, as a file of moments alone tells it; where all are alike.
+    pub(crate) counted: Vec<(String, String)>,
+}
+
+/// What the optimizer has counted: factors by the names of weights, and the texts that a file tells of it.
+type Counted = (Vec<(String, f64)>, Vec<(String, String)>);
+
+impl FoundMoments {
+    pub(crate) fn moments(&self) -> Moments {
+        let shard = Shard { name: self.file.name().to_owned(), header: self.file.header.clone() };
+        Moments { shard, corrections: self.corrections.clone() }
+    }
+}
+
+impl Checkpoint {
+    /// The files that jobs read: its weights, and the last that with its second moments, if these are wanted.
+    pub fn read_files(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().chain(self.moments.iter().flatten().map(|found| &found.file))
+    }
+
+    /// Look for its second moments, at a path or where a Trainer leaves them. What is wrong with them is an error of whoever needs them.
+    ///
+    /// # Errors
+    /// That something is still to be read.
+    pub(crate) fn find_moments(
+        &mut self,
+        files: &dyn Files,
+        readers: &Readers,
+        given: Option<&str>,
+        is_corrected: bool,
+    ) -> Maybe<()> {
+        self.moments = Some(match open(self, files, readers, given, is_corrected) {
+            Ok(found) => Ok(found),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Later) => return Err(Stop::Later),
+        });
+        Ok(())
+    }
+
+    /// The folder in which the state of its optimizer lies.
+    fn state_folder(&self) -> &str {
+        if self.is_folder() { self.home() } else { parent(&self.name) }
+    }
+
+    /// The folder of its weights, from which reports name files.
+    pub(crate) fn weights_folder(&self) -> &str {
+        self.folder.as_deref().unwrap_or_else(|| parent(&self.name))
+    }
+}
+
+/// Look for the second moments of checkpoints.
+pub(crate) fn find(
+    checkpoints: &mut [Checkpoint],
+    files: &dyn Files,
+    readers: &Readers,
+    wanted: &MomentsWanted,
+) -> Maybe<()> {
+    let given = &wanted.files;
+    if !given.is_empty() && given.len() != checkpoints.len() {
+        let (have, want) = (given.len(), checkpoints.len());
+        let error =
+            Error::new(ErrorKind::Usage, format!("moments are given for {have} of {want} checkpoints"));
+        return Err(error.help("give one for each that the paths lead to, in their order").into());
+    }
+    let each = checkpoints.iter_mut().enumerate();
+    all(each.map(|(i, it)| {
+        it.find_moments(files, readers, given.get(i).map(String::as_str), wanted.is_corrected)
+    }))
+    .map(drop)
+}
+
+fn open(
+    checkpoint: &Checkpoint,
+    files: &dyn Files,
+    readers: &Readers,
+    given: Option<&str>,
+    is_corrected: bool,
+) -> Maybe<FoundMoments> {
+    let folder = checkpoint.state_folder();
+    let path = given.map_or_else(|| join(folder, STATE), str::to_owned);
+    if given.is_none() && !is_file(files, &path)? {
+        return Err(missing(files, folder)?.file(&*checkpoint.name).into());
+    }
+    let (header, (corrections, counted)) = if path.ends_with(".safetensors") {
+        let header = crate::format::open(files, readers.formats, &path, None)?.header;
+        let own = by_weights(&header);
+        let corrections = if is_corrected { told(&header, &own) } else { Vec::new() };
+        let counted = [BETA2, STEP]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), header.metadata().get(name)?.to_owned())));
+        let counted = counted.collect();
+        (own, (corrections, counted))
+    } else {
+        of_state(checkpoint, files, &path, is_corrected).map_err(|stop| stop.file(&path))?
+    };
+    let name = way(checkpoint.weights_folder(), &path);
+    let len = size(files, &path)?;
+    Ok(FoundMoments { file: File::at(path, name, len, header), corrections, counted })
+}
+
+/// There is no state where it would be.
+fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
+    let names = files.list(folder)?;
+    let other = ["global_step", "pytorch_model_fsdp", "optimizer_", "optimizer.bin"];
+    let other = names.iter().find(|name| other.iter().any(|start| name.starts_with(start)));
+    let detail = match other {
+        Some(other) => {
+            format!(
+                "has no {STATE}, in which the second moments would be that the method weighs by; {} is of DeepSpeed or FSDP, whose states \
+                 are not read",
+                readable(other)
+            )
+        }
+        None => format!("has no {STATE}, in which the second moments would be that the method weighs by"),
+    };
+    Ok(Error::new(ErrorKind::Input, detail).help(
+        "give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave --method out; a Trainer keeps the \
+         state of its optimizer unless save_only_model is set",
+    ))
+}
+
+/// The squares in the state of an optimizer, under the names of the weights beside it.
+fn of_state(
+    checkpoint: &Checkpoint,
+    files: &dyn Files,
+    path: &str,
+    is_corrected: bool,
+) -> Maybe<(Header, Counted)> {
+    let optimizer = Optimizer::open(files, path)?;
+    let kind = optimizer.kind;
+    let squares = match kind.squares() {
+        Some(squares) if kind != OptimizerKind::Bnb8 => squares,
+        _ => return Err(unusable(kind).into()),
+    };
+    let names = names(checkpoint, files, path, &optimizer)?;
+    let keys: Vec<_> = names.iter().map(|(number, _)| format!("{number}.{squares}")).collect();
+    let index = Index::new(keys.iter().map(String::as_str));
+    let name = |tensor: &Tensor| index.place(&tensor.name).map(|place| names[place].1.clone());
+    let header = optimizer.header.renamed(name);
+    let counted = if is_corrected { counted(files, path, &optimizer, &names)? } else { Counted::default() };
+    Ok((header, counted))
+}
+
+fn unusable(kind: OptimizerKind) -> Error {
+    let keeps = match kind {
+        OptimizerKind::Bnb8 => "squares of gradients as codes of 8 bits, which are not read here",
+        OptimizerKind::Adafactor => "only rows and columns of squares of gradients",
+        _ => "no squares of gradients that are as large as the weights",
+    };
+    Error::new(ErrorKind::Input, format!("is the state of {}, with {keeps}", kind.name()))
+        .help("leave --method out: without second moments all checkpoints count alike in each element")
+}
+
+/// Which weight each number is.
+pub(crate) fn names(
+    checkpoint: &Checkpoint,
+    files: &dyn Files,
+    path: &str,
+    optimizer: &Optimizer,
+) -> Maybe<Vec<(usize, String)>> {
+    let is_trained =
+        |it: &&Tensor| Float::of(it.dtype).is_some() && !is_newest(&it.name, &it.shape, it.dtype);
+    let tensors = checkpoint.tensors().filter(is_trained);
+    let parameters: Vec<_> = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+    let list = join(parent(path), NAMES);
+    if is_file(files, &list)? {
+        let order: Vec<String> = json::parse(&text(files, &list, CONFIG_LIMIT)?).map_err(|error| {
+            Error::new(ErrorKind::Input, format!("is not a list of names: {error}")).file(&*list)
+        })?;
+        return Ok(optimizer.named(&parameters, &order).map_err(|error| error.file(&*list))?);
+    }
+    let config = match &checkpoint.folder {
+        Some(folder) if checkpoint.config.is_none() => model_config(files, folder)?,
+        _ => None,
+    };
+    let type_of = |text: String| {
+        let config: serde_json::Value = json::parse(&text).ok()?;
+        Some(config.get("model_type")?.as_str()?.to_owned())
+    };
+    let own = config.and_then(type_of);
+    let model = checkpoint.config.as_ref().and_then(|config| config.base_model()).or(own.as_deref());
+    Ok(optimizer.names(&parameters, model)?)
+}
+
+impl Moments {
+    /// Those of a whole safetensors file that holds nothing else, under the names of the weights or with `.exp_avg_sq` behind.
+    ///
+    /// # Errors
+    /// As [`Header::parse`].
+    pub fn of_file(name: &str, bytes: &[u8]) -> Result<Self> {
+        let header = Header::parse(bytes, bytes.len() as u64)?;
+        let own = by_weights(&header);
+        let corrections = told(&header, &own);
+        Ok(Self { shard: Shard { name: name.to_owned(), header: own }, corrections })
+    }
+}
+
+/// Moments under the names of the weights.
+fn by_weights(header: &Header) -> Header {
+    header.renamed(|tensor| Some(plain(tensor.name.trim_end_matches(SQUARES))))
+}
+
+/// What each weight's moments are to be multiplied by, as they began with 0 a few steps ago; and in words, where all are alike.
+fn counted(
+    files: &dyn Files,
+    path: &str,
+    optimizer: &Optimizer,
+    names: &[(usize, String)],
+) -> Maybe<Counted> {
+    let keys: Vec<_> = names.iter().map(|(number, _)| format!("{number}.step")).collect();
+    let tensors = optimizer.header.tensors();
+    let index = Index::new(tensors.iter().map(|tensor| tensor.name.as_str()));
+    let read = names.iter().zip(&keys).map(|((number, name), key)| {
+        let known = optimizer.steps.iter().find(|(other, _)| other == number);
+        let tensor = index.place(key).map(|place| &tensors[place]);
+        let step = match (known, tensor.and_then(|it| Some((it, Float::of(it.dtype)?)))) {
+            #[expect(clippy::cast_precision_loss, reason = "nobody takes 2^53 steps")]
+            (Some((_, step)), _) => Some(*step as f64),
+            (None, Some((tensor, float))) => {
+                files.read(path, tensor.range.clone())?.get(..float.bytes()).map(|word| float.value(word))
+            }
+            (None, None) => None,
+        };
+        let group = optimizer.groups.iter().find(|group| group.parameters.contains(number));
+        Ok((name, step, group.and_then(|group| group.betas).map(|(_, beta)| beta)))
+    });
+    let all = all(read)?;
+    let of = |(name, step, beta): &(&String, Option<f64>, Option<f64>)| {
+        let factor = match optimizer.kind {
+            // a sum, not a mean
+            OptimizerKind::Adagrad => step.filter(|step| *step > 0.0).map(|step| 1.0 / step),
+            _ => beta.zip(*step).and_then(|(beta, step)| correction(beta, step)),
+        };
+        ((*name).clone(), factor.unwrap_or(1.0))
+    };
+    let mut factors: Vec<_> = all.iter().map(of).collect();
+    factors.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let is_same = all.windows(2).all(|pair| (pair[0].1, pair[0].2) == (pair[1].1, pair[1].2));
+    let told = match all.first() {
+        Some((_, Some(step), Some(beta))) if is_same => {
+            Vec::from([(BETA2.to_owned(), format!("{beta}")), (STEP.to_owned(), format!("{step}"))])
+        }
+        _ => Vec::new(),
+    };
+    Ok((factors, told))
+}
+
+/// 1/(1 − β^step), where that is a number above 0.
+fn correction(beta: f64, step: f64) -> Option<f64> {
+    let share = 1.0 - libm::pow(beta, step);
+    (step > 0.0 && share > 0.0 && share <= 1.0).then(|| 1.0 / share)
+}
+
+/// The same of a file of moments alone, for all of its tensors.
+fn told(header: &Header, own: &Header) -> Vec<(String, f64)> {
+    let number = |name: &str| header.metadata().get(name).and_then(|text| text.parse::<f64>().ok());
+    let factor = number(BETA2).zip(number(STEP)).and_then(|(beta, step)| correction(beta, step));
+    let Some(factor) = factor else { return Vec::new() };
+    let mut all: Vec<_> = own.tensors().iter().map(|tensor| (tensor.name.clone(), factor)).collect();
+    all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// The way from a folder to a file, as far as their texts tell it.
+fn way(folder: &str, path: &str) -> String {
+    let parts = |text: &'_ str| -> Vec<String> {
+        text.split('/').filter(|part| !part.is_empty() && *part != ".").map(String::from).collect()
+    };
+    let (from, to) = (parts(folder), parts(path));
+    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let is_apart = is_rooted(folder) != is_rooted(path)
+        || (shared < 2 && is_address(folder) | is_address(path))
+        || from[shared..].iter().any(|part| part == "..");
+    if is_apart {
+        return path.to_string();
+    }
+    let up = from[shared..].iter().map(|_| "..");
+    up.chain(to[shared..].iter().map(String::as_str)).collect::<Vec<_>>().join("/")
+}
+
+fn is_rooted(path: &str) -> bool {
+    path.starts_with('/') || is_address(path)
+}
+
+fn is_address(path: &str) -> bool {
+    path.contains("://")
+}
+
+/// The file of moments that a report names, of weights that lie in this folder: the other way round than [`way`], whatever is a link.
+#[must_use]
+pub fn moments_at(folder: &str, name: &str) -> String {
+    let (mut folder, mut name) = (folder, name);
+    if is_rooted(name) {
+        return name.to_owned();
+    }
+    while let Some(rest) = name.strip_prefix("../").filter(|_| !["", ".", "..", "/"].contains(&last(folder)))
+    {
+        (folder, name) = (parent(folder), rest);
+    }
+    join(folder, name)
+}
+
+/// What is wrong with the moments of these, if anything.
+pub(crate) fn check(checkpoints: &[&Checkpoint], method: &'static str) -> Result<()> {
+    for checkpoint in checkpoints {
+        match &checkpoint.moments {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.clone()),
+            None => {
+                let detail = format!("method {method} weighs by second moments, which are not read here");
+                return Err(Error::new(ErrorKind::Usage, detail)
+                    .help("the native program, Python, Go and Java read them; or leave the method out"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_file_leads_out_of_a_folder() {
+        for (folder, path, expected) in [
+            ("run/checkpoint-1", "run/checkpoint-1/optimizer.pt", "optimizer.pt"),
+            ("./run/checkpoint-1", "v/1.safetensors", "../../v/1.safetensors"),
+            ("/a/run/1", "/a/v.safetensors", "../../v.safetensors"),
+            ("run/1", "/a/v.safetensors", "/a/v.safetensors"),
+            ("", "v.safetensors", "v.safetensors"),
+            ("../run/1", "v.safetensors", "v.safetensors"),
+            ("../run/1", "../v/1.pt", "../../v/1.pt"),
+            ("s3://bucket/run/1", "s3://bucket/v.safetensors", "../../v.safetensors"),
+            ("s3://bucket/run/1", "s3://other/v.safetensors", "s3://other/v.safetensors"),
+            ("s3://bucket/run/1", "/a/v.safetensors", "/a/v.safetensors"),
+        ] {
+            assert_eq!(way(folder, path), expected);
+        }
+        for (folder, name, expected) in [
+            ("run/1", "../v", "run/v"),
+            ("run/1", "../../v", "v"),
+            ("../run/1", "../../v", "../v"),
+            ("../run/1", "../../../v", "../../v"),
+            ("/run/1", "../../v", "/v"),
+            ("run/1", "/v", "/v"),
+            ("s3://bucket/run/1", "../v", "s3://bucket/run/v"),
+            ("run/1", "s3://bucket/v", "s3://bucket/v"),
+        ] {
+            assert_eq!(moments_at(folder, name), expected);
+        }
+    }
+
+    #[test]
+    fn few_steps_leave_means_of_squares_too_small() {
+        assert_eq!(correction(0.999, 1.0), Some(1.0 / (1.0 - 0.999)));
+        assert!((correction(0.999, 5000.0).unwrap() - 1.0067).abs() < 1e-3);
+        assert_eq!((correction(0.999, 0.0), correction(1.0, 5.0), correction(2.0, 5.0)), (None, None, None));
+    }
+}
