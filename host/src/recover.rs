@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::find::choose::Choice;
 use crate::io::disk::{Disk, InputFile, io_error, open_regular, text_of};
-use crate::io::staging::{Staging, place_of};
+use crate::io::staging::{Staging, target_of};
 use crate::merge::{Planned, path_from};
 use crate::options::MergeOptions;
 use crate::progress::Progress;
@@ -189,11 +189,7 @@ pub fn recover(
     Staging::make_way(out, how.force, named, progress)?;
     let mut choice = choose(path, wanted)?;
     if let Some(recovered) = &mut choice.chosen.recovered {
-        let failed = |error| io_error("cannot tell where that is", &error).file(out.display().to_string());
-        let target = match place_of(out)? {
-            Some(place) => place,
-            None => std::path::absolute(out).map_err(failed)?,
-        };
+        let target = target_of(out)?;
         recovered.model = path_from(&target, path)?;
         recovered.from = wanted.from.as_deref().map(|from| path_from(&target, from)).transpose()?;
     }

@@ -76,7 +76,6 @@ impl Run {
     #[must_use]
     pub fn report(&self, weighed: Weighed) -> Report {
         let Weighed { inputs, weighting, ranking, groups, selected, advice, notes, .. } = weighed;
-
         Report {
             selected: Some(selected),
             weighting,
