@@ -58,6 +58,9 @@ pub fn convert(
             .file(out.display().to_string())
             .help("name a folder"));
     }
+    if !is_elsewhere(out) && !is_elsewhere(Path::new(&input)) {
+        Staging::check_outside(out, Path::new(&input))?;
+    }
     let files = if is_file { single(&plan, out, progress)? } else { folder(&plan, out, progress)? };
     Ok(Converted { files, notes: plan.notes })
 }
@@ -82,7 +85,7 @@ pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Pr
 
 /// Into a folder, which appears whole or not at all.
 fn folder(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
-    Staging::check(out, false)?;
+    Staging::check_new(out)?;
     let staging = Staging::begin(out, false, &[])?;
     let files = written(plan, &staging, out, progress)?;
     staging.publish(progress)?.iter().for_each(|note| progress.note(note));

@@ -226,15 +226,30 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
         let home = before.and_then(from).or_else(|| from(after));
         names.extend(home.and_then(|home| stage.moved(name, home)));
     }
-    let lost: BTreeSet<&String> = names.iter().filter(|name| !model.whole.contains_key(*name)).collect();
+    if names.is_empty() {
+        return Err(bad(format!("has no tensor of {}, nor have layers beside it", wanted.lost))
+            .help("name layers as its tensors do, such as model.layers.8-11; mwa inspect lists them"));
+    }
     let elsewhere = |name: &&String| !stage.holds(name) && !model.whole.contains_key(*name);
-    if let Some(other) = model.places.keys().find(elsewhere) {
+    let mut notes = Vec::new();
+    let outside: Vec<_> = model.places.keys().filter(elsewhere).filter(|_| wanted.from.is_some()).collect();
+    if let Some(first) = outside.first() {
+        // an older checkpoint has what is no layer, too
+        let count = outside.len();
+        notes.push(format!(
+            "{count} of them, such as `{first}`, are not of {}, and are lost too",
+            wanted.lost
+        ));
+        names.extend(outside.into_iter().cloned());
+    }
+    let lost: BTreeSet<&String> = names.iter().filter(|name| !model.whole.contains_key(*name)).collect();
+    if let Some(other) = model.places.keys().find(elsewhere).filter(|_| wanted.from.is_none()) {
         let missing = model.places.keys().filter(elsewhere).count();
         return Err(bad(format!(
             "lacks {missing} tensors outside of {}, `{other}` among them",
             wanted.lost
         ))
-        .help("name all layers that are lost (--lost model.layers.8-11); what is no layer can only come from an older checkpoint"));
+        .help("name all layers that are lost (--lost model.layers.8-11); what is no layer can only come from an older checkpoint, by --from"));
     }
     if lost.is_empty() {
         return Err(bad(format!(
@@ -243,7 +258,6 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
             wanted.lost
         )));
     }
-    let mut notes = Vec::new();
     let kept = names.len() - lost.len();
     if kept > 0 {
         notes.push(format!(

@@ -518,7 +518,16 @@ impl<'a> Begun<'a> {
                 .file(self.out.display().to_string())
                 .help(another(&self.claim)));
         }
-        let staging = Staging::begin(self.out, self.how.force, self.planned.checkpoints())?;
+        // it was begun with --force, or without
+        let staging = Staging::begin(self.out, self.how.force, self.planned.checkpoints()).map_err(
+            |error| match error.advice() {
+                Some(help) if help.contains("--force") => error.help_instead(format!(
+                    "take it away and finish again, or give the shards up: mwa finish {} --abort",
+                    self.out.display()
+                )),
+                _ => error,
+            },
+        )?;
         let mut paths = Vec::new();
         for (file, len) in lens.iter().enumerate() {
             let name = &self.planned.merge().outputs()[file].name;

@@ -235,13 +235,16 @@ impl<'a> Reasons<'a> {
     }
 }
 
+/// What to do where a goal cannot be told.
+pub(crate) const SAY_GOAL: &str = "say so with --goal min or --goal max";
+
 impl MetricOptions {
     /// The goal for a metric, as the user said or as its name gives away.
     pub(crate) fn goal_of(&self, name: &str) -> Result<Goal> {
         self.goal.or_else(|| Goal::infer(name)).ok_or_else(|| {
             let detail =
                 format!("whether a lower or a higher `{name}` is better cannot be told from its name");
-            Error::new(ErrorKind::Metric, detail).help("say so with --goal min or --goal max")
+            Error::new(ErrorKind::Metric, detail).help(SAY_GOAL)
         })
     }
 

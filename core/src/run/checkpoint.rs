@@ -18,7 +18,7 @@ use crate::merge::report::{CONFIG, MODEL_CONFIG};
 use crate::method::scaled::Block;
 use crate::run::moments::FoundMoments;
 use crate::run::readers::{OpenOptions, Readers};
-use crate::run::step::home;
+use crate::run::step::{folder_row, home};
 use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
 use crate::text::json;
 
@@ -521,7 +521,15 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
             Error::new(ErrorKind::Input, detail)
                 .help(format!("choose one of them, for example --adapter {first}"))
         }
-        _ => foreign::loose(&names, &found, &inside),
+        _ => match names.iter().filter(|name| folder_row(name).is_some()).collect::<Vec<_>>().as_slice() {
+            [] => foreign::loose(&names, &found, &inside),
+            [.., last] => {
+                let detail = "holds checkpoints, and one checkpoint is wanted";
+                let help =
+                    format!("give one of them, such as {}, or what mwa merge makes of all", inside(last));
+                Error::new(ErrorKind::Input, detail).help(help)
+            }
+        },
     }
     .into())
 }

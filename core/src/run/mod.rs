@@ -200,6 +200,15 @@ impl Run {
         let blend = options.choose.blend;
         let is_of_all = matches!(options.choose.rule, WeightRule::Explicit(_) | WeightRule::Robust { .. })
             || !blend.is_mean();
+        let is_explicit = matches!(options.choose.rule, WeightRule::Explicit(_));
+        if searched && runs.len() > 1 && is_of_all && !is_explicit && options.choose.select.is_free() {
+            let detail = format!(
+                "there are {} runs, whose checkpoints are compared with each other, and nothing says which of them",
+                runs.len()
+            );
+            return Err(Error::new(ErrorKind::Usage, detail)
+                .help("take all by --select all, or so many of each run by --last N"));
+        }
         let choice = if searched && runs.len() > 1 && !is_of_all {
             choose_each(&listed, &runs, shares, &metrics, &options.choose)?
         } else if shares.is_some() {

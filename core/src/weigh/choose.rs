@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::history::History;
-use crate::logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, Source, is_evaluation};
+use crate::logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, SAY_GOAL, Source, is_evaluation};
 use crate::logs::read::{EVALUATION, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
@@ -409,8 +409,11 @@ fn evaluated(
     combine: Option<Combine>,
 ) -> Result<Option<Measured>> {
     let is_table = metrics.table_name().is_some();
+    let log = indexes.first().and_then(|&first| metrics.log(found[first].run).ok());
+    let is_measured =
+        |name: &str| log.as_ref().map_or_else(|| is_evaluation(name), |log| log.is_evaluation(name));
     let mut metric = match &options.name {
-        Some(name) if name == "step" || !(is_table || is_evaluation(name)) => return Ok(None),
+        Some(name) if name == "step" || !(is_table || is_measured(name)) => return Ok(None),
         None if !is_table => {
             let options = MetricOptions { name: Some(EVALUATION.into()), ..options.clone() };
             // what fails here fails again where it matters, unless no such evaluation was logged
@@ -544,11 +547,19 @@ pub(crate) fn metric_of(
             read(&MetricOptions { name: Some(name.clone()), goal: goal.or(options.goal), ..options.clone() })?
         }
         several => {
+            // one goal for all would turn those around whose names tell theirs
+            if options.goal.is_some() {
+                let detail = "option goal is for one metric, and there are several";
+                return Err(Error::new(ErrorKind::Usage, detail)
+                    .help("say it of those whose names do not tell it: --metric eval_loss,score:max"));
+            }
             let each = several.iter().map(|(name, goal)| {
-                read(&MetricOptions {
-                    name: Some(name.clone()),
-                    goal: goal.or(options.goal),
-                    ..options.clone()
+                let own = MetricOptions { name: Some(name.clone()), goal: *goal, ..options.clone() };
+                read(&own).map_err(|error| match error.advice() {
+                    Some(SAY_GOAL) => {
+                        error.help_instead(format!("say so of that one: {name}:min or {name}:max"))
+                    }
+                    _ => error,
                 })
             });
             in_one(each.collect::<Result<Vec<_>>>()?, combine.unwrap_or_default())?
@@ -809,7 +820,7 @@ fn course(
 
 impl Selection {
     /// Whether it says nothing.
-    const fn is_free(&self) -> bool {
+    pub(crate) const fn is_free(&self) -> bool {
         self.steps.is_none()
             && self.every.is_none()
             && self.last.is_none()

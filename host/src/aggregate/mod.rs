@@ -320,6 +320,14 @@ fn rows(path: &Path) -> Result<Vec<Client>> {
     if rows.is_empty() {
         return Err(at(Error::new(ErrorKind::Input, "names no clients")).help("add a row for each client"));
     }
+    let counted = rows.iter().filter(|row| row.samples.is_some()).count();
+    if let Some(row) = rows.iter().find(|row| row.samples.is_none()).filter(|_| counted > 0) {
+        let name = row.client.clone().unwrap_or_else(|| row.file.display().to_string());
+        let detail = format!("tells the samples of {counted} of {} clients, and none of {name}", rows.len());
+        return Err(
+            at(Error::new(ErrorKind::Input, detail)).help("give `samples` for each client, or for none")
+        );
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = |path: &Path| -> Result<PathBuf> { Ok(place(folder, &text_of(&clean(path))?)) };
     let client = |row: Row| {

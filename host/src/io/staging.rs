@@ -70,6 +70,23 @@ impl Staging {
         }
     }
 
+    /// The same for what has no `force`.
+    pub(crate) fn check_new(target: &Path) -> Result<()> {
+        Self::check(target, false).map_err(without_force)
+    }
+
+    /// Refuse an output inside a checkpoint that is read.
+    pub(crate) fn check_outside(target: &Path, input: &Path) -> Result<()> {
+        let (place, inside) = (place_of(input)?, target_of(target)?);
+        let above = inside.parent().map(place_of).transpose()?.flatten();
+        match (place, above) {
+            (Some(place), Some(above)) if place.is_dir() && above.starts_with(&place) => {
+                Err(lies_in(target, input))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuse an output that would take the place of something in `inputs`: paths that the user named.
     pub(crate) fn check_inputs<'a>(target: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
         let Some(place) = place_of(target)? else { return Ok(()) };
@@ -168,10 +185,7 @@ impl Staging {
         for input in inputs.iter().filter(|input| !is_elsewhere(&input.path)) {
             let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
             if target.starts_with(&place) && target != place {
-                let detail = format!("lies in the checkpoint {}", input.path.display());
-                return Err(Error::new(ErrorKind::Output, detail)
-                    .file(shown.display().to_string())
-                    .help("choose an output folder beside the checkpoints, or elsewhere"));
+                return Err(lies_in(&shown, &input.path));
             }
             if place.starts_with(&target) {
                 return Err(overwrites(&shown, &input.path.display().to_string()));
@@ -189,10 +203,7 @@ impl Staging {
     fn begin_elsewhere(target: PathBuf, inputs: &[Checkpoint]) -> Result<Self> {
         for input in inputs.iter().filter(|input| is_elsewhere(&input.path)) {
             if target.starts_with(&input.path) {
-                let detail = format!("lies in the checkpoint {}", input.path.display());
-                return Err(Error::new(ErrorKind::Output, detail)
-                    .file(target.display().to_string())
-                    .help("choose an output folder beside the checkpoints, or elsewhere"));
+                return Err(lies_in(&target, &input.path));
             }
             if input.path.starts_with(&target) {
                 return Err(overwrites(&target, &input.path.display().to_string()));
@@ -564,6 +575,20 @@ fn files_read(checkpoints: &[Checkpoint]) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(paths)
+}
+
+fn lies_in(target: &Path, checkpoint: &Path) -> Error {
+    Error::new(ErrorKind::Output, format!("lies in the checkpoint {}", checkpoint.display()))
+        .file(target.display().to_string())
+        .help("choose an output folder beside the checkpoints, or elsewhere")
+}
+
+/// An error that advises no `--force`, for a command that has none.
+pub(crate) fn without_force(error: Error) -> Error {
+    match error.advice() {
+        Some(help) if help.contains("--force") => error.help_instead("choose another output folder"),
+        _ => error,
+    }
 }
 
 /// Where an output will be: links followed as far as there is anything, absolute.

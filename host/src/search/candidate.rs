@@ -88,6 +88,10 @@ impl Kitchen {
         self.parts.iter().flat_map(Parts::names).map(str::to_owned).collect()
     }
 
+    pub(super) fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
     /// The rows of the checkpoints in a report.
     pub(super) fn rows(&self) -> &[Input] {
         &self.weighed.inputs

@@ -85,8 +85,9 @@ pub fn search(
         Search::new(wanted.search_method, kitchen.ground(), wanted.budget, goal, wanted.seed)
     };
     let mut kitchen = Kitchen::open(options, how, wanted, Vec::new())?;
-    // what cannot be searched is refused before anything is merged
+    // what cannot be searched, and where nothing can be written, is refused before anything is merged
     begin(&kitchen)?;
+    drop(Staging::begin(out, how.force, kitchen.checkpoints())?);
     let (journal_at, is_begun) = Journal::look(out, how.force, wanted.resume)?;
     let recipe = kitchen.prepare(options, how, wanted, watch)?;
     let mut search = begin(&kitchen)?;

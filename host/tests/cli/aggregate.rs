@@ -169,6 +169,11 @@ fn what_does_not_go_together_is_refused() {
     place.write("empty/notes.txt", "nothing");
     assert!(failed("empty").contains("there are no clients"));
     place.write("bad.json", "{\"clients\": [{\"fiel\": \"a\"}]}");
+    let rows =
+        r#"{"clients": [{"file": "a", "client": "ada", "samples": 9}, {"file": "b", "client": "bob"}]}"#;
+    place.write("half.json", rows);
+    let told = failed("--manifest half.json");
+    assert!(told.contains("half.json: tells the samples of 1 of 2 clients, and none of bob"), "{told}");
     assert!(failed("--manifest bad.json").contains("bad.json: is no manifest of a round"));
 }
 

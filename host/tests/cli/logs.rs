@@ -64,6 +64,11 @@ note: eval_loss at step 10 is NaN in run/runs/Nov27_host/events.out.tfevents.1, 
 
 "#]]
     );
+    let best = place.mwa("weights run --metric arc/acc,none").out;
+    assert!(
+        best.contains("best") && best.contains("by arc/acc,none"),
+        "scores of checkpoints are evaluations: {best}"
+    );
     assert_data_eq!(
         place.mwa("weights run --metric arc/acc,none --select all").out,
         str![[r#"

@@ -249,3 +249,52 @@ fn drivers_call_nothing_an_error_in_a_merge_that_succeeds() {
     }
     assert!(!ran.err.contains("error:"), "{}", ran.err);
 }
+
+/// Whatever compares all checkpoints with each other drops none of several runs in silence.
+#[test]
+fn of_several_runs_none_is_dropped_in_silence() {
+    let place = two_runs();
+    for (how, out) in [("--method median", "a"), ("--scheme krum", "b")] {
+        let err = place.fails_with(2, &format!("merge run other {how} -o {out}"));
+        assert!(err.contains("there are 2 runs") && err.contains("--select all"), "{err}");
+        // what it advises takes them all
+        let ran = place.mwa(&format!("merge run other {how} --select all -o {out}"));
+        assert_eq!(ran.code, Some(0), "{how}: {}", ran.err);
+        assert!(
+            ran.out.contains("other/checkpoint-5") && ran.out.contains("run/checkpoint-30"),
+            "{}",
+            ran.out
+        );
+    }
+}
+
+/// Of several metrics each has its own goal; one for all would turn those around whose names tell theirs.
+#[test]
+fn the_goal_of_one_metric_turns_no_other_around() {
+    let place = Place::with_run();
+    for (step, loss, score) in [(10, 3.0, 3.0), (20, 1.0, 2.0), (30, 2.0, 1.0)] {
+        let line = format!(r#"{{"step": {step}, "eval_loss": {loss}, "entropy": {score}}}"#);
+        place.log(&format!("run/checkpoint-{step}"), &[line]);
+    }
+    let err = place.fails("weights run --metric eval_loss,entropy");
+    assert!(err.contains("say so of that one: entropy:min or entropy:max"), "{err}");
+    let err = place.fails_with(2, "weights run --metric eval_loss,entropy --goal max");
+    assert!(err.contains("option goal is for one metric"), "{err}");
+}
+
+/// Advice that a command gives, it takes.
+#[test]
+fn an_output_that_exists_is_told_without_an_option_that_is_not_there() {
+    let place = Place::with_run();
+    place.write("there/mine.txt", "mine");
+    let err = place.fails("convert run/checkpoint-10 --format mlx -o there");
+    assert!(err.contains("choose another output folder") && !err.contains("--force"), "{err}");
+    let err = place.fails("convert run/checkpoint-10 --format mlx -o run/checkpoint-10/mlx");
+    assert!(err.contains("lies in the checkpoint run/checkpoint-10"), "{err}");
+    // a run where one checkpoint is wanted is told as what it is
+    let err = place.fails("convert run --format mlx -o mlx");
+    assert!(
+        err.contains("holds checkpoints, and one checkpoint is wanted") && err.contains("run/checkpoint-"),
+        "{err}"
+    );
+}

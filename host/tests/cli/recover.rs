@@ -83,6 +83,28 @@ fn a_torn_file_keeps_what_can_be_read() {
 }
 
 #[test]
+fn what_is_no_layer_comes_from_an_older_checkpoint() {
+    let place = Place::new();
+    for (folder, more) in [("older", 0.25), ("m", 0.0)] {
+        let mut tensors = model(0..4, more);
+        tensors.push(f32s("model.norm.weight", &[2], &[7.0 + more; 2]));
+        place.write(&format!("{folder}/model.safetensors"), safetensors(&tensors));
+    }
+    let whole = place.read("m/model.safetensors");
+    // the end of the file is gone: the last norm, and the norm of layer 3
+    place.write("m/model.safetensors", &whole[..whole.len() - 12]);
+    let error = place.fails("recover m --lost model.layers.3 -o out");
+    assert!(error.contains("`model.norm.weight` among them") && error.contains("by --from"), "{error}");
+    let text = recovers(&place, "m --lost model.layers.3 --from older");
+    assert!(text.contains("1 of them, such as `model.norm.weight`, are not of model.layers.3"), "{text}");
+    let bytes = place.read("out/model.safetensors");
+    let found = ["model.norm.weight", "model.layers.3.norm.weight", "model.layers.3.mlp.weight"];
+    assert_eq!(found.map(|name| values(&bytes, name)[0]), [7.25, 3.25, 3.0]);
+    let error = place.fails("recover m --lost model.layer.3 --from older -o none");
+    assert!(error.contains("has no tensor of model.layer.3"), "{error}");
+}
+
+#[test]
 fn a_shard_that_is_gone_comes_from_an_older_checkpoint() {
     let place = Place::new();
     for (step, more) in [(10, 0.25), (20, 0.0)] {

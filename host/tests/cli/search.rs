@@ -212,6 +212,13 @@ fn every_candidate_is_the_merge_with_its_weights() {
     }
 }
 
+#[test]
+fn an_output_inside_a_checkpoint_is_refused_before_anything_is_scored() {
+    let place = place("echo x >> seen; echo 1");
+    let err = fails(&place, 1, "--method sweep --budget 3 -o run/checkpoint-30/best");
+    assert!(err.contains("lies in the checkpoint run/checkpoint-30"), "{err}");
+}
+
 /// A GPU, where there is one, makes several candidates' sums of what is staged once: of many batches, of mixed dtypes, and of numbers
 /// that weights beyond the checkpoints lead beyond F16; where there is none, that is told before anything is scored.
 #[test]
