@@ -139,4 +139,7 @@ macro_rules! each_target {
     };
 }
 
-each_target!(heads, configs, indexes, logs, tables, torch, training, containers, reports, sessions, modules);
+each_target!(
+    heads, configs, indexes, logs, tables, torch, training, optimizers, databases, containers, reports,
+    sessions, modules
+);

@@ -93,6 +93,7 @@ pub use options::{Options, SearchOptions};
 pub use plan::{Input, Job, Plan, Read, Recipe, Shard, Write};
 pub use run::checkpoint;
 pub use run::checkpoint::Checkpoint;
+pub use run::chosen::WRITTEN_AS;
 pub use run::inspection::{self, Inspection};
 pub use run::log::FoundLog;
 pub use run::moments::{FoundMoments, moments_at};

@@ -31,7 +31,7 @@ fn convert(bytes: &[u8], name: &str, config: &str) {
             base: Some("base".into()),
             name: None,
             key: None,
-            stamp: None,
+            like: None,
             model: None,
         };
         let path = if name.starts_with("adapter") { "adapter".to_owned() } else { format!("adapter/{name}") };

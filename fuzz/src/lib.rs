@@ -3,9 +3,11 @@
 //! A target panics where a promise is broken; that nothing panics by itself is the first promise.
 
 mod containers;
+mod databases;
 mod files;
 mod heads;
 mod modules;
+mod optimizers;
 mod reports;
 mod runs;
 mod sessions;
@@ -49,6 +51,13 @@ pub const TARGETS: &[Target] = &[
         ],
         mutations: 4_000,
     },
+    Target {
+        name: "optimizers",
+        check: optimizers::check,
+        seeds: &["fuzz/seeds/optimizers", "core/tests/data/torch"],
+        mutations: 10_000,
+    },
+    Target { name: "databases", check: databases::check, seeds: &["fuzz/seeds/databases"], mutations: 4_000 },
     Target {
         name: "containers",
         check: containers::check,

@@ -6,7 +6,7 @@ use mwa::{AdapterConfig, MergeOptions, OpenOptions, Readers, Run, UserTable, Wei
 use super::files::{CONFIG, Memory, adapter, now};
 
 /// A run of three adapters with the log of a Trainer.
-fn example() -> Memory {
+pub(crate) fn example() -> Memory {
     let mut run = Memory::default();
     for (at, step) in [10, 20, 30].iter().enumerate() {
         let folder = format!("run/checkpoint-{step}");
@@ -21,7 +21,7 @@ fn example() -> Memory {
 }
 
 /// Open, weigh and merge: an error is as good as a result, but a result must be sound.
-fn merge(files: &Memory, table: Option<UserTable>, metric: Option<&str>) {
+pub(crate) fn merge(files: &Memory, table: Option<UserTable>, metric: Option<&str>) {
     let Ok(run) = now(Run::open(files, &Readers::ALL, &["run".into()], &OpenOptions::default())) else {
         return;
     };

@@ -139,10 +139,10 @@ fn into_format(
         let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
         if is_ours { error.file_instead("the merge") } else { error }
     };
-    let Own { name, key, stamp } =
+    let Own { name, like } =
         if target == Target::Pt { own(options, &report, plain.path())? } else { Own::default() };
     let (base, model) = (options.base.clone(), options.model.clone());
-    let wanted = ConvertOptions { target, dtype: None, base, name, key, stamp, model };
+    let wanted = ConvertOptions { target, dtype: None, base, name, key: None, like, model };
     let (disk, text) = (Disk::default(), text_of(plain.path())?);
     let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;
     let staging = Staging::begin(out, how.force, &[])?;
@@ -152,6 +152,7 @@ fn into_format(
     }
     report.format = Some(Target::NAMES[target as usize].to_owned());
     report.companions = files;
+    report.notes.retain(|note| !note.starts_with(mwa::WRITTEN_AS));
     report.notes.extend(plan.notes.iter().cloned());
     let drawn = plain.path().join(PICTURE);
     let picture = if drawn.is_file() { Some(staging.copy(&drawn, PICTURE)?) } else { None };
@@ -162,13 +163,12 @@ fn into_format(
     Ok(report)
 }
 
-/// What the inputs' files of torch are called, the key of the weights in them, and what stands beside them, so that their toolkit
-/// finds them again.
+/// What the inputs' files of torch are called, and the newest of them, whose other entries stand beside the merged weights, so
+/// that their toolkit finds them again.
 #[derive(Default)]
 struct Own {
     name: Option<String>,
-    key: Option<String>,
-    stamp: Option<String>,
+    like: Option<(String, Option<String>)>,
 }
 
 fn own(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
@@ -188,10 +188,8 @@ fn own(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
     let ending = if own.ends_with(".pth.tar") { "pth.tar" } else { ending };
     let merged =
         report.outputs.first().and_then(|it| it.name.rsplit_once('.')).map_or("merged", |(stem, _)| stem);
-    // a key inside a key would need its neighbours too
-    let key = file.key().filter(|key| !key.contains('.')).map(str::to_owned);
-    let stamp = file.stamp().map(str::to_owned);
-    Ok(Own { name: Some(format!("{merged}.{ending}")), key, stamp })
+    let like = (opened.files.len() == 1).then(|| (file.path.clone(), options.weights_key.clone()));
+    Ok(Own { name: Some(format!("{merged}.{ending}")), like })
 }
 
 /// A merge that was planned, and its files.

@@ -88,7 +88,7 @@ fn python_package(count: &mut Count) -> Result {
 
 fn formats(count: &mut Count) -> Result {
     println!(
-        "The lane of formats needs torch, transformers, peft, diffusers, lightning, mlx and gguf: several GB on Linux."
+        "The lane of formats needs torch, transformers, peft, diffusers, lightning, timm, lycoris, mlx, gguf and llama.cpp: several GB on Linux."
     );
     let python = match python("requirements-formats.txt")? {
         Python::Ready(python) => python,

@@ -12,6 +12,7 @@ use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe};
 use crate::format::safetensors::{Header, Tensor};
+use crate::format::torch::frame::frame;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::readers::{OpenOptions, Readers};
 use matrix::{Made, Matrix};
@@ -77,8 +78,9 @@ pub struct ConvertOptions {
     pub name: Option<String>,
     /// Of `pt`: the key under which the toolkit looks for the weights, such as `model`.
     pub key: Option<String>,
-    /// Of `pt`: what stands beside them under [`STAMP`](crate::format::STAMP), if not what does in the input.
-    pub stamp: Option<String>,
+    /// Of `pt`: the file of torch whose other entries stand beside the weights, and the key of the weights in it if the user chose
+    /// one; without, and without another `key`, it is the input.
+    pub like: Option<(String, Option<String>)>,
     /// The image model that names are of, where they do not tell: `flux`, `sd3` and so on.
     pub model: Option<String>,
 }
@@ -131,12 +133,28 @@ impl Conversion {
         if matches!(options.target, Target::Pt | Target::Safetensors) {
             let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
             let merged = opened.files.first().and_then(|file| file.merged).unwrap_or("model.safetensors");
-            let own = opened.files.first().and_then(|file| file.stamp().map(String::from));
-            let stamp = options.stamp.clone().or(own);
-            let inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
+            let own = match opened.files.as_slice() {
+                [only] if only.merged.is_none() && !only.header.is_safetensors() => Some(only),
+                _ => None,
+            };
+            let own = own.filter(|file| options.key.is_none() || options.key.as_deref() == file.key());
+            let own = own.map(|file| (file.path.clone(), None)).filter(|_| options.target == Target::Pt);
+            let frame = match options.like.clone().or(own) {
+                Some((like, key)) => frame(files, &like, key.as_deref())?.map(|frame| (like, frame)),
+                None => None,
+            };
+            let mut inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
             let written = if options.target == Target::Pt {
                 let name = options.name.as_deref().unwrap_or("weights.pt");
-                pt::write(&inputs, name, options.key.as_deref(), stamp.as_deref(), options.dtype)
+                let around = frame.as_ref().map(|(_, frame)| frame);
+                let written = pt::write(&inputs, name, options.key.as_deref(), around, options.dtype);
+                written.map(|(outputs, texts, mut notes)| {
+                    if let Some((like, frame)) = frame {
+                        notes.extend(frame.notes);
+                        inputs.push((like, frame.kept));
+                    }
+                    (outputs, texts, notes)
+                })
             } else {
                 write::plain(&inputs, merged, options.dtype)
             };

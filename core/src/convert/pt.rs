@@ -1,7 +1,7 @@
 //! A file that `torch.load(weights_only=True)` reads: a zip of stored members, a pickle that names the tensors first.
 //!
 //! The layout is that of `torch.save()`: `data.pkl`, `byteorder`, `data/0` and so on, each at a multiple of 64 bytes, `version`;
-//! the pickle is an `OrderedDict` of `_rebuild_tensor_v2`, in a dictionary under the key that its toolkit looks for.
+//! the pickle is that of a toolkit's own file with other tensors, or an `OrderedDict` of `_rebuild_tensor_v2` alone.
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
@@ -11,11 +11,13 @@ use alloc::vec::Vec;
 use super::matrix::{Made, Matrix};
 use super::names::natural;
 use super::{Output, Written};
-use crate::dtype::{Dtype, Float};
+use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::STAMP;
 use crate::format::safetensors::Header;
+use crate::format::torch::frame::{Frame, Slot, What};
+use crate::format::torch::write::{ORDERED, storage, text, whole};
 use crate::logs::crc32;
+use crate::text::index::Index;
 
 /// Where tensors begin.
 const ALIGNMENT: u64 = 64;
@@ -42,12 +44,12 @@ pub(super) struct Tail {
     at: u64,
 }
 
-/// A file of all tensors; `key` is what they lie under, a `.` for a dictionary in a dictionary, `stamp` what stands beside it.
+/// A file of all tensors in `frame`; without one, `key` is what they lie under, a `.` for a dictionary in a dictionary.
 pub(super) fn write(
     files: &[(String, Header)],
     name: &str,
     key: Option<&str>,
-    stamp: Option<&str>,
+    frame: Option<&Frame>,
     dtype: Option<Float>,
 ) -> Result<Written> {
     let mut tensors = Vec::new();
@@ -65,10 +67,26 @@ pub(super) fn write(
         }
     }
     tensors.sort_by(|a, b| natural(&a.name).cmp(natural(&b.name)));
+    let weights = tensors.len();
+    for number in 0..frame.map_or(0, |frame| frame.kept.tensors().len()) {
+        // the file of the frame comes behind the others
+        let own = number.to_string();
+        let kept = frame.and_then(|frame| frame.kept.tensors().iter().find(|it| it.name == own));
+        let kept = kept.expect("they are numbered");
+        tensors.push(Made::new(kept.name.clone(), kept.shape.clone(), Matrix::of(files.len(), kept)));
+    }
+    let members = alloc::vec![None; tensors.len()];
+    let mut pickled = Pickled { bytes: Vec::new(), made: &tensors, members, order: Vec::new() };
+    match frame {
+        Some(frame) => pickled.framed(frame, weights),
+        None => pickled.plain(key),
+    }
+    let Pickled { bytes: pickle, order, .. } = pickled;
+    let mut tensors: Vec<_> = tensors.into_iter().map(Some).collect();
+    let tensors = order.iter().filter_map(|place| tensors[*place].take()).collect::<Vec<_>>();
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let mut head = Vec::new();
     let mut members = Vec::new();
-    let pickle = pickled(&tensors, key, stamp);
     for (member, bytes) in [("data.pkl", pickle.as_slice()), ("byteorder", b"little")] {
         let placed = local(&mut head, 0, format!("{stem}/{member}"), bytes.len() as u64, crc32([bytes]));
         head.extend_from_slice(bytes);
@@ -207,78 +225,93 @@ impl Tail {
     }
 }
 
-/// The class of torch's storages of a dtype.
-fn storage(dtype: Dtype) -> Option<&'static str> {
-    Some(match dtype {
-        Dtype::F64 => "DoubleStorage",
-        Dtype::F32 => "FloatStorage",
-        Dtype::F16 => "HalfStorage",
-        Dtype::BF16 => "BFloat16Storage",
-        Dtype::I64 => "LongStorage",
-        Dtype::I32 => "IntStorage",
-        Dtype::I16 => "ShortStorage",
-        Dtype::I8 => "CharStorage",
-        Dtype::U8 => "ByteStorage",
-        Dtype::BOOL => "BoolStorage",
-        _ => return None,
-    })
+/// The pickle of the tensors, and the order in which their numbers are stored.
+struct Pickled<'a> {
+    bytes: Vec<u8>,
+    made: &'a [Made],
+    /// Which member each is, once it has a place.
+    members: Vec<Option<usize>>,
+    order: Vec<usize>,
 }
 
-/// The pickle of the tensors, of protocol 2.
-fn pickled(tensors: &[Made], key: Option<&str>, stamp: Option<&str>) -> Vec<u8> {
-    let mut bytes = b"\x80\x02".to_vec();
-    let text = |bytes: &mut Vec<u8>, text: &str| {
-        bytes.push(b'X');
-        bytes.extend(u32::try_from(text.len()).unwrap_or(0).to_le_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    };
-    let whole = |bytes: &mut Vec<u8>, number: u64| match i32::try_from(number) {
-        Ok(number) => {
-            bytes.push(b'J');
-            bytes.extend(number.to_le_bytes());
-        }
-        Err(_) => {
-            bytes.extend([0x8a, 9]);
-            bytes.extend(number.to_le_bytes());
-            bytes.push(0);
-        }
-    };
-    const ORDERED: &[u8] = b"ccollections\nOrderedDict\n)R";
-    let keys: Vec<_> = key.into_iter().flat_map(|key| key.split('.')).collect();
-    for (depth, key) in keys.iter().enumerate() {
-        bytes.push(b'}');
-        if let Some(stamp) = stamp.filter(|_| depth == 0) {
-            text(&mut bytes, STAMP);
-            text(&mut bytes, stamp);
-            bytes.push(b's');
-        }
-        text(&mut bytes, key);
-    }
-    bytes.extend_from_slice(ORDERED);
-    bytes.push(b'(');
-    for (number, made) in tensors.iter().enumerate() {
-        let count: u64 = made.shape.iter().product();
-        text(&mut bytes, &made.name);
+impl Pickled<'_> {
+    fn tensor(&mut self, place: usize) {
+        let order = &mut self.order;
+        let number = *self.members[place].get_or_insert_with(|| {
+            order.push(place);
+            order.len() - 1
+        });
+        let made = &self.made[place];
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let bytes = &mut self.bytes;
         bytes.extend_from_slice(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-        text(&mut bytes, "storage");
+        text(bytes, "storage");
         bytes.extend_from_slice(format!("ctorch\n{}\n", storage(made.dtype).unwrap_or_default()).as_bytes());
-        text(&mut bytes, &number.to_string());
-        text(&mut bytes, "cpu");
-        whole(&mut bytes, count);
+        text(bytes, &number.to_string());
+        text(bytes, "cpu");
+        whole(bytes, signed(made.shape.iter().product()));
         bytes.extend_from_slice(b"tQ");
-        whole(&mut bytes, 0);
+        whole(bytes, 0);
         bytes.push(b'(');
-        made.shape.iter().for_each(|dim| whole(&mut bytes, *dim));
+        made.shape.iter().for_each(|dim| whole(bytes, signed(*dim)));
         bytes.extend_from_slice(b"t(");
         for place in 0..made.shape.len() {
-            whole(&mut bytes, made.shape[place + 1..].iter().product());
+            whole(bytes, signed(made.shape[place + 1..].iter().product()));
         }
         bytes.extend_from_slice(b"t\x89");
         bytes.extend_from_slice(ORDERED);
         bytes.extend_from_slice(b"tR");
     }
-    bytes.push(b'u');
-    bytes.extend(core::iter::repeat_n(b's', keys.len()));
-    bytes.push(b'.');
-    bytes
+
+    /// An entry of the dictionary that is being filled.
+    fn entry(&mut self, place: usize) {
+        text(&mut self.bytes, &self.made[place].name);
+        self.tensor(place);
+        self.bytes.push(b's');
+    }
+
+    /// All tensors in a dictionary of their own, under a key or none.
+    fn plain(&mut self, key: Option<&str>) {
+        self.bytes.extend_from_slice(b"\x80\x02");
+        let keys: Vec<_> = key.into_iter().flat_map(|key| key.split('.')).collect();
+        for key in &keys {
+            self.bytes.push(b'}');
+            text(&mut self.bytes, key);
+        }
+        self.bytes.extend_from_slice(ORDERED);
+        (0..self.made.len()).for_each(|place| self.entry(place));
+        self.bytes.extend(core::iter::repeat_n(b's', keys.len()));
+        self.bytes.push(b'.');
+    }
+
+    /// The weights, which are the first so many, in a frame.
+    fn framed(&mut self, frame: &Frame, weights: usize) {
+        let made = self.made;
+        let index = Index::new(made[..weights].iter().map(|made| made.name.as_str()));
+        let places = frame.slots.iter().filter_map(|slot| match &slot.what {
+            What::Weight(name) => index.place(name),
+            _ => None,
+        });
+        let mut has_place = alloc::vec![false; weights];
+        places.for_each(|place| has_place[place] = true);
+        let mut at = 0;
+        for Slot { from, to, what } in &frame.slots {
+            self.bytes.extend_from_slice(&frame.bytes[at..*from]);
+            at = *to;
+            match what {
+                What::Weight(name) => {
+                    if let Some(place) = index.place(name) {
+                        self.bytes.extend_from_slice(&frame.bytes[*from..*to]);
+                        self.tensor(place);
+                        self.bytes.push(b's');
+                    }
+                }
+                What::More => {
+                    (0..weights).filter(|place| !has_place[*place]).for_each(|place| self.entry(place));
+                }
+                What::Kept(number) => self.tensor(weights + number),
+            }
+        }
+        self.bytes.extend_from_slice(&frame.bytes[at..]);
+    }
 }

@@ -252,7 +252,7 @@ impl Format for Gguf {
         }
         metadata.extend(head.number(ALPHA).map(|alpha| (ALPHA.to_owned(), alpha.to_string())));
         let header = Header::placed(tensors, Vec::new(), metadata.into(), size)?;
-        Ok(Catalog { header, step: None, key: None, stamp: None, told: Vec::new(), notes: Vec::new() })
+        Ok(Catalog { header, step: None, key: None, told: Vec::new(), notes: Vec::new() })
     }
 }
 

@@ -44,16 +44,11 @@ pub struct Catalog {
     pub step: Option<u64>,
     /// The name of the weights in the file, where they are one of several things in it.
     pub key: Option<String>,
-    /// What stands beside them under [`STAMP`], without which their toolkit does not load them.
-    pub stamp: Option<String>,
     /// What its trainer measured of these weights on held-out data, by the names of metrics.
     pub told: Vec<(String, f64)>,
     /// What the user should know about it.
     pub notes: Vec<String>,
 }
-
-/// The key under which Lightning keeps its version in a checkpoint, and looks for it first.
-pub const STAMP: &str = "pytorch-lightning_version";
 
 /// How many bytes of a file are read to know its format.
 pub const START: u64 = 512;

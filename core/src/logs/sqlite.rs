@@ -104,8 +104,8 @@ impl<'a> Database<'a> {
 
     /// Give each record of a tree to `take`; `None` where the tree is damaged, or `take` says so.
     fn each(&self, root: usize, take: &mut dyn FnMut(&[u8]) -> Option<()>) -> Option<()> {
-        // no page is in a tree twice
-        let mut left = self.bytes.len() / self.page;
+        // no page is in a tree twice, and no record has another's bytes
+        let mut left = (self.bytes.len() / self.page, self.bytes.len());
         self.below(root, DEEPEST, &mut left, take)
     }
 
@@ -113,10 +113,10 @@ impl<'a> Database<'a> {
         &self,
         number: usize,
         deep: usize,
-        left: &mut usize,
+        left: &mut (usize, usize),
         take: &mut dyn FnMut(&[u8]) -> Option<()>,
     ) -> Option<()> {
-        (*left, _) = (left.checked_sub(1)?, deep.checked_sub(1)?);
+        (left.0, _) = (left.0.checked_sub(1)?, deep.checked_sub(1)?);
         let page = self.page(number)?;
         // the first page begins with the file's own head
         let head = page.get(if number == 1 { 100 } else { 0 }..)?;
@@ -131,7 +131,9 @@ impl<'a> Database<'a> {
             let place = usize::from(u16::from_be_bytes(*places.get(2 * cell..)?.first_chunk()?));
             let cell = page.get(place..)?;
             if is_leaf {
-                take(&self.record(cell)?)?;
+                let record = self.record(cell)?;
+                left.1 = left.1.checked_sub(record.len())?;
+                take(&record)?;
             } else {
                 self.below(pointer(cell)?, deep - 1, left, take)?;
             }

@@ -70,8 +70,6 @@ pub struct File {
     name: String,
     /// The name of the weights in it, where they are one of several things.
     pub(crate) key: Option<String>,
-    /// What stands beside them, without which their toolkit does not load them.
-    stamp: Option<String>,
     /// What its tensors are merged into, where the file is none that a merge could have.
     pub(crate) merged: Option<&'static str>,
     /// Length in bytes.
@@ -91,19 +89,13 @@ impl File {
 
     /// A file that was looked into, by its path and its name within the checkpoint.
     pub(crate) fn at(path: String, name: String, len: u64, header: Header) -> Self {
-        Self { path, name, key: None, stamp: None, merged: None, len, header }
+        Self { path, name, key: None, merged: None, len, header }
     }
 
     /// The name of the weights in it, where they are one of several things.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
-    }
-
-    /// What stands beside them under [`crate::format::STAMP`], without which their toolkit does not load them.
-    #[must_use]
-    pub fn stamp(&self) -> Option<&str> {
-        self.stamp.as_deref()
     }
 
     /// The name within the checkpoint's folder; with that of a folder, for files beside the weights.
@@ -203,15 +195,7 @@ impl Checkpoint {
         };
         for (file, len, header) in opened.files {
             let name = file.strip_prefix(&join(path, "")).unwrap_or(&file).to_owned();
-            checkpoint.files.push(File {
-                path: file,
-                name,
-                key: None,
-                stamp: None,
-                merged: Some(merged),
-                len,
-                header,
-            });
+            checkpoint.files.push(File { path: file, name, key: None, merged: Some(merged), len, header });
         }
         checkpoint.config = config_in(files, path, false)?;
         checkpoint.counted = opened.step;
@@ -437,8 +421,8 @@ struct Opened {
 fn open_weights(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Opened> {
     let catalog = open(files, readers.formats, path, options.weights_key.as_deref())?;
     let len = crate::files::size(files, path)?;
-    let (name, header, key, stamp) = (last(path).to_owned(), catalog.header, catalog.key, catalog.stamp);
-    let file = File { path: path.to_owned(), name, key, stamp, merged: None, len, header };
+    let (name, header, key) = (last(path).to_owned(), catalog.header, catalog.key);
+    let file = File { path: path.to_owned(), name, key, merged: None, len, header };
     Ok(Opened { file, step: catalog.step, told: catalog.told, notes: catalog.notes })
 }
 

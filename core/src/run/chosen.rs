@@ -89,6 +89,9 @@ impl Run {
     }
 }
 
+/// How the note begins that says what a merge of other files than safetensors is called.
+pub const WRITTEN_AS: &str = "the weights are written as ";
+
 /// How to get a file of its own kind back for a program that loads no safetensors, where one is merged.
 fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     let files = checkpoints.last()?.files.iter().zip(&chosen.inputs.last()?.files);
@@ -98,18 +101,7 @@ fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     };
     let (file, merged) = files.into_iter().find(|(file, _)| is_own(file))?;
     let (own, merged) = (file.name(), &merged.name);
-    let load = format!("safetensors.torch.load_file(\"{merged}\")");
-    // a key inside a key would need its neighbours too
-    let load = match &file.key {
-        Some(key) if key.contains('.') => return None,
-        Some(key) => format!("{{\"{key}\": {load}}}"),
-        None => load,
-    };
-    let ending = &own[stem(own)?.len()..];
-    let name = format!("{}{ending}", stem(merged)?);
-    Some(format!(
-        "the weights are written as {merged}; torch.save({load}, \"{name}\") makes a file like {own} of them"
-    ))
+    Some(format!("{WRITTEN_AS}{merged}; mwa merge with --format pt makes a file like {own} of them"))
 }
 
 impl Chosen {

@@ -30,7 +30,7 @@ use crate::weigh::runs::{choose_each, runs};
 use crate::weigh::scheme::Weights;
 
 pub mod checkpoint;
-mod chosen;
+pub(crate) mod chosen;
 pub mod inspection;
 pub(crate) mod log;
 pub(crate) mod moments;

@@ -377,8 +377,7 @@ fn files_of_a_trainer_tell_their_losses_and_the_way_back_to_their_own_kind() {
     let chosen = run.chosen(run.weigh(&WeighOptions::default()).unwrap());
     assert_eq!(chosen.weighting.metric.as_deref(), Some("eval_loss"));
     let way = chosen.notes.last().map(String::as_str);
-    let expected = "the weights are written as merged.safetensors; torch.save({\"model\": \
-                    safetensors.torch.load_file(\"merged.safetensors\")}, \"merged.pt\") makes a file like epoch-4.pt of them";
+    let expected = "the weights are written as merged.safetensors; mwa merge with --format pt makes a file like epoch-4.pt of them";
     assert_eq!(way, Some(expected));
 }
 

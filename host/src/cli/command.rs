@@ -198,7 +198,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 base,
                 name: file_name(&output),
                 key,
-                stamp: None,
+                like: None,
                 model,
             };
             let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;

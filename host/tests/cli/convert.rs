@@ -572,3 +572,61 @@ help: write safetensors, or another --dtype
 "#]]
     );
 }
+
+/// What torch.save() left as toolkits do, made by tests/vectors/toolkits.py, which lets torch read what is merged of each, too.
+#[test]
+fn what_toolkits_keep_beside_the_weights_is_kept() {
+    let place = Place::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/data/toolkits");
+    for name in ["nanogpt", "onmt", "timm", "fairseq", "icefall", "lightning"] {
+        place.write(&format!("{name}.pt"), fs::read(folder.join(format!("{name}.pt"))).unwrap());
+        let done = place.mwa(&format!("merge {name}.pt -o {name} --format pt"));
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        let written = place.read(&format!("{name}/{name}.pt"));
+        let golden = folder.join(format!("{name}-merged.pt"));
+        if std::env::var_os("SNAPSHOTS").is_some_and(|how| how == "overwrite") {
+            fs::write(&golden, &written).unwrap();
+        }
+        assert!(written == fs::read(&golden).unwrap(), "{name}: not what is in {}", golden.display());
+        assert_eq!(place.mwa(&format!("verify {name}")).code, Some(0));
+        // converting it keeps the same, and what was merged is an input again
+        let again = place.mwa(&format!("convert {name}.pt -o {name}-again/ --format pt"));
+        assert_eq!(again.code, Some(0), "{}", again.err);
+        assert_eq!(place.mwa(&format!("merge {name}/{name}.pt -o {name}-2 --format pt")).code, Some(0));
+        // what was a Namespace is a dictionary with attributes now
+        let has_namespace = written.windows(3).any(|it| it == b"h\0b");
+        assert!(has_namespace || place.read(&format!("{name}-2/{name}.pt")) == written, "{name}");
+    }
+    assert_data_eq!(
+        place.mwa("merge timm.pt -o said --format pt").err,
+        str![[r#"
+note: the weights under `state_dict` of the training states are taken; `state_dict_ema` is left out (choose with --weights-key)
+note: evaluations are logged as eval_metric 1/1 (choose one with --metric), so the step is the metric: later counts as better
+note: there are 3 more notes; --verbose shows them
+
+"#]]
+    );
+    assert_data_eq!(
+        place.mwa("merge onmt.pt -o said-2 --format pt").err,
+        str![[r#"
+note: beside the weights stands what is in onmt.pt: `vocab`, `opt`
+note: for torch.load(weights_only=True), of onmt.pt are written `opt`, a Namespace, as a dictionary whose entries are attributes too
+note: left out of what onmt.pt has beside the weights: `optim` (a state of training)
+
+"#]]
+    );
+    // the other weights, whose neighbours are the same
+    assert_data_eq!(
+        place.mwa("merge timm.pt -o ema --format pt --weights-key state_dict_ema").err,
+        str![[r#"
+note: evaluations are logged as eval_metric 1/1 (choose one with --metric), so the step is the metric: later counts as better
+note: beside the weights stands what is in timm.pt: `epoch`, `arch`, `version`, `args`, `metric`
+note: there are 2 more notes; --verbose shows them
+
+"#]]
+    );
+    // a key of the user's own holds nothing but the weights
+    assert_eq!(place.mwa("convert nanogpt.pt -o bare.pt --format pt --key weights").code, Some(0));
+    let bare = place.read("bare.pt");
+    assert!(!bare.windows(8).any(|it| it == b"iter_num") && bare.windows(7).any(|it| it == b"weights"));
+}

@@ -43,7 +43,7 @@ impl Format for Safetensors {
         let header = Header::parse(&files.read(path, 0..head.max(START))?, size)?;
         // kohya's scripts write it
         let step = header.metadata().get("ss_steps").and_then(|step| step.parse().ok());
-        Ok(Catalog { header, step, key: None, stamp: None, told: Vec::new(), notes: Vec::new() })
+        Ok(Catalog { header, step, key: None, told: Vec::new(), notes: Vec::new() })
     }
 }
 

@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 
 use super::pickle::{Id, Node, Pickle, Tensor, bad, refused};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::STAMP;
 use crate::text::index::Index;
 
 /// Keys under which toolkits save the weights, in the order in which they are preferred (formats of Lightning and timm,
@@ -55,7 +54,8 @@ pub(in crate::format) struct Chosen<'a> {
     pub(super) step: Option<u64>,
     /// The name of their dictionary, if they have one of their own.
     pub(super) key: Option<String>,
-    pub(super) stamp: Option<String>,
+    /// The dictionaries that they lie in, and how the names of the tensors of each begin.
+    pub(super) places: Vec<(Id, String)>,
     /// What the trainer measured of these weights.
     pub(super) told: Vec<(String, f64)>,
     pub(super) notes: Vec<String>,
@@ -64,7 +64,7 @@ pub(in crate::format) struct Chosen<'a> {
 impl<'a> Chosen<'a> {
     /// Some tensors, under names of the caller's.
     pub(in crate::format) fn plain(tensors: Vec<(String, &'a Tensor)>) -> Self {
-        Self { tensors, step: None, key: None, stamp: None, told: Vec::new(), notes: Vec::new() }
+        Self { tensors, step: None, key: None, places: Vec::new(), told: Vec::new(), notes: Vec::new() }
     }
 }
 
@@ -118,6 +118,7 @@ pub(super) fn choose<'a>(pickle: &'a Pickle<'_>, key: Option<&str>) -> Result<Ch
                         let named =
                             part.tensors.into_iter().map(|(inner, it)| (format!("{name}.{inner}"), it));
                         chosen.tensors.extend(named);
+                        chosen.places.push((*id, format!("{name}.")));
                         // no file with one key is like it
                         chosen.key = chosen.key.map(|key| format!("{key}.{name}"));
                     }
@@ -160,15 +161,20 @@ fn sets<'a>(pickle: &Pickle<'a>, entries: &[(Id, Id)]) -> Vec<(&'a str, Id)> {
 }
 
 /// Whether an entry is the trainer's own.
-fn is_state(pickle: &Pickle<'_>, name: &str, value: Id) -> bool {
+pub(super) fn is_state(pickle: &Pickle<'_>, name: &str, value: Id) -> bool {
+    let is_named = || words_begin(name, &STATES);
+    matches!(pickle.node(value), Node::Dict(_)) && (is_named() || entry(pickle, value, GROUPS).is_some())
+}
+
+/// Whether one of a name's words begins with one of these.
+pub(super) fn words_begin(name: &str, parts: &[&str]) -> bool {
     let name = name.to_ascii_lowercase();
     let mut words = name.split(|letter: char| !letter.is_ascii_alphabetic());
-    let is_named = words.any(|word| STATES.iter().any(|part| word.starts_with(part)));
-    matches!(pickle.node(value), Node::Dict(_)) && (is_named || entry(pickle, value, GROUPS).is_some())
+    words.any(|word| parts.iter().any(|part| word.starts_with(part)))
 }
 
 /// Whether a dictionary holds a tensor, or one of the dictionaries in it does.
-fn holds_tensors(pickle: &Pickle<'_>, id: Id) -> bool {
+pub(super) fn holds_tensors(pickle: &Pickle<'_>, id: Id) -> bool {
     let is_tensor =
         |id: &Id| matches!(pickle.node(*id), Node::Tensor(_) | Node::Other { holds_tensor: true, .. });
     let mut level = Vec::from([id]);
@@ -222,8 +228,8 @@ fn taken<'a>(
     notes: Vec<String>,
 ) -> Result<Chosen<'a>> {
     let told = told(pickle);
-    let stamp = entry(pickle, pickle.root, STAMP).and_then(|id| pickle.text_of(id)).map(String::from);
-    let mut chosen = Chosen { tensors: Vec::new(), step, key: key.map(String::from), stamp, told, notes };
+    let places = Vec::from([(root, String::new())]);
+    let mut chosen = Chosen { tensors: Vec::new(), step, key: key.map(String::from), places, told, notes };
     let mut names = 0;
     take(pickle, root, "", DEPTH, &mut chosen, &mut names)?;
     if chosen.tensors.is_empty() {

@@ -24,10 +24,12 @@ use zip::Member;
 pub(in crate::format) use zip::TAIL;
 
 pub(in crate::format) mod choose;
+pub(crate) mod frame;
 pub mod optimizer;
 pub(in crate::format) mod pickle;
 #[cfg(test)]
 mod tests;
+pub(crate) mod write;
 mod zip;
 
 /// Files of `torch.save()`.
@@ -268,7 +270,7 @@ fn catalog(
     let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
     let header = Header::placed(tensors, views, metadata, size)?;
     let (step, key, told) = (chosen.step, chosen.key.clone(), chosen.told.clone());
-    Ok(Catalog { header, step, key, stamp: chosen.stamp.clone(), told, notes: chosen.notes.clone() })
+    Ok(Catalog { header, step, key, told, notes: chosen.notes.clone() })
 }
 
 /// The type of a tensor's elements.

@@ -468,7 +468,14 @@ fn tensors<'a>(pickle: &'a Pickle<'_>) -> Result<Chosen<'a>> {
             }
         }
     }
-    Ok(Chosen { tensors: all, step: None, key: None, stamp: None, told: Vec::new(), notes: Vec::new() })
+    Ok(Chosen {
+        tensors: all,
+        step: None,
+        key: None,
+        places: Vec::new(),
+        told: Vec::new(),
+        notes: Vec::new(),
+    })
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub(in crate::format) type Id = u32;
 pub(in crate::format) struct Pickle<'a> {
     bytes: &'a [u8],
     nodes: Vec<Node>,
+    /// The dictionaries that calls made, with the names of their classes.
+    classes: Vec<(Id, Range<u32>)>,
+    /// Dictionaries with what they were told of themselves.
+    pub(in crate::format) attributes: Vec<(Id, Id)>,
     /// What it all comes to.
     pub(in crate::format) root: Id,
     /// Where its bytes end.
@@ -34,8 +38,11 @@ pub(in crate::format) struct Pickle<'a> {
 /// A value of a pickle.
 #[derive(Clone, Debug)]
 pub(in crate::format) enum Node {
-    /// None, bytes: nothing that anybody asks for.
+    /// Bytes and others: nothing that anybody asks for.
     Plain,
+    /// None.
+    Nothing,
+    Bool(bool),
     Int(i64),
     Float(f64),
     /// Where the text lies in the pickle.
@@ -52,6 +59,9 @@ pub(in crate::format) enum Node {
     Other {
         name: Range<u32>,
         holds_tensor: bool,
+        /// What made it, and of what.
+        function: Id,
+        arguments: Id,
         /// What it was told of itself.
         state: Option<Id>,
     },
@@ -109,10 +119,12 @@ impl<'a> Pickle<'a> {
     /// The same of at most so many values.
     pub(in crate::format) fn read_most(bytes: &'a [u8], most: usize) -> core::result::Result<Self, Trouble> {
         let (nodes, stack, memo) = (Vec::new(), Vec::new(), Vec::new());
-        let mut machine = Machine { bytes, at: 0, nodes, stack, memo, repeated: 0, most };
+        let (classes, attributes) = (Vec::new(), Vec::new());
+        let mut machine =
+            Machine { bytes, at: 0, nodes, stack, memo, classes, attributes, repeated: 0, most };
         let root = machine.run()?;
-        let Machine { at, nodes, .. } = machine;
-        Ok(Self { bytes, nodes, root, end: at })
+        let Machine { at, nodes, classes, attributes, .. } = machine;
+        Ok(Self { bytes, nodes, classes, attributes, root, end: at })
     }
 
     pub(in crate::format) fn node(&self, id: Id) -> &Node {
@@ -139,6 +151,12 @@ impl<'a> Pickle<'a> {
         storages.collect()
     }
 
+    /// The class of a dictionary that is not a plain one.
+    pub(in crate::format) fn class_of(&self, id: Id) -> Option<&'a str> {
+        let at = self.classes.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+        Some(self.text(&self.classes[at].1))
+    }
+
     /// The entries of a dictionary.
     pub(in crate::format) fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
         if let Node::Dict(entries) = self.node(id) { Some(entries) } else { None }
@@ -151,6 +169,8 @@ struct Machine<'a> {
     nodes: Vec<Node>,
     stack: Vec<Id>,
     memo: Vec<(u64, Id)>,
+    classes: Vec<(Id, Range<u32>)>,
+    attributes: Vec<(Id, Id)>,
     /// Values that were written out again, which a pickle can ask for with few bytes.
     repeated: usize,
     /// Most values that it may make.
@@ -167,7 +187,8 @@ impl Machine<'_> {
                 return self.pop();
             }
             self.step(instruction)?;
-            if self.nodes.len().max(self.stack.len()).max(self.memo.len()).max(self.repeated) > self.most {
+            let lists = [self.nodes.len(), self.stack.len(), self.memo.len(), self.attributes.len()];
+            if lists.into_iter().fold(self.repeated, usize::max) > self.most {
                 let most = self.most;
                 return Err(Trouble::Bad(bad(format!("makes more than {most} values in its pickle"))));
             }
@@ -189,9 +210,9 @@ impl Machine<'_> {
                 let top = self.pop()?;
                 self.stack.extend([top, top]);
             }
-            b'N' => self.push(Node::Plain),
-            0x88 => self.push(Node::Int(1)),
-            0x89 => self.push(Node::Int(0)),
+            b'N' => self.push(Node::Nothing),
+            0x88 => self.push(Node::Bool(true)),
+            0x89 => self.push(Node::Bool(false)),
             b'J' => {
                 let bytes = self.take(4)?;
                 let value = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -260,8 +281,13 @@ impl Machine<'_> {
                 let items = self.stack.split_off(from);
                 self.push(Node::Tuple(items));
             }
-            b']' | 0x8f => self.push(Node::List(Vec::new())),
-            b'l' | 0x91 => {
+            b']' => self.push(Node::List(Vec::new())),
+            0x8f => self.push(Node::Plain),
+            0x91 => {
+                self.above_mark()?;
+                self.push(Node::Plain);
+            }
+            b'l' => {
                 let items = self.above_mark()?;
                 self.push(Node::List(items));
             }
@@ -311,24 +337,28 @@ impl Machine<'_> {
                 self.push(made);
             }
             b'i' => {
-                let (_, name) = (self.line()?, self.line()?);
-                self.above_mark()?;
-                self.push(Node::Other { name, holds_tensor: false, state: None });
+                let (module, name) = (self.line()?, self.line()?);
+                let items = self.above_mark()?;
+                let arguments = self.add(Node::Tuple(items));
+                let function = self.add(Node::Global(module, name.clone()));
+                self.push(Node::Other { name, holds_tensor: false, function, arguments, state: None });
             }
             b'o' => {
                 let items = self.above_mark()?;
-                let name = match items.first().map(|class| self.node(*class)).transpose()? {
-                    Some(Node::Global(_, name)) => name.clone(),
-                    _ => return Err(broken()),
-                };
-                self.push(Node::Other { name, holds_tensor: false, state: None });
+                let [function, rest @ ..] = items.as_slice() else { return Err(broken()) };
+                let Node::Global(_, name) = self.node(*function)? else { return Err(broken()) };
+                let (function, name) = (*function, name.clone());
+                let arguments = self.add(Node::Tuple(rest.to_vec()));
+                self.push(Node::Other { name, holds_tensor: false, function, arguments, state: None });
             }
             // the state of an object: a dictionary of torch's has metadata there, and no tensor
             b'b' => {
                 let told = self.pop()?;
                 let object = self.top()?;
-                if let Node::Other { state, .. } = &mut self.nodes[object as usize] {
-                    *state = Some(told);
+                match &mut self.nodes[object as usize] {
+                    Node::Other { state, .. } => *state = Some(told),
+                    Node::Dict(_) => self.attributes.push((object, told)),
+                    _ => {}
                 }
             }
             b'p' => {
@@ -520,7 +550,7 @@ impl Machine<'_> {
             return Err(broken());
         };
         // before 1.6 a storage could be a view of another
-        if rest.iter().any(|item| !matches!(self.nodes[*item as usize], Node::Plain)) {
+        if rest.iter().any(|item| !matches!(self.nodes[*item as usize], Node::Nothing)) {
             return Err(Trouble::Bad(bad(
                 "has storages that are views of others, as very old versions of torch wrote",
             )));
@@ -530,14 +560,14 @@ impl Machine<'_> {
     }
 
     /// What a call would make, if it is one of those that torch uses; a placeholder otherwise.
-    fn made(&mut self, function: Id, arguments: Id, depth: u8) -> Step<Node> {
-        let arguments = match self.node(arguments)? {
+    fn made(&mut self, function: Id, given: Id, depth: u8) -> Step<Node> {
+        let arguments = match self.node(given)? {
             Node::Tuple(items) => items.clone(),
             _ => Vec::new(),
         };
         self.repeated += arguments.len();
         let Node::Global(module, name) = self.node(function)?.clone() else {
-            return Ok(self.placeholder(0..0, &arguments));
+            return Ok(self.placeholder(0..0, &arguments, function, given));
         };
         let made = match (self.slice(&module), self.slice(&name), arguments.as_slice()) {
             ("collections", "OrderedDict", [pairs]) => Node::Dict(self.pairs(*pairs)?),
@@ -558,8 +588,12 @@ impl Machine<'_> {
             ("torch._tensor", "_rebuild_from_type_v2", [inner, _, inner_arguments, ..]) if depth < 4 => {
                 self.made(*inner, *inner_arguments, depth + 1)?
             }
-            _ => self.placeholder(name, &arguments),
+            _ => self.placeholder(name.clone(), &arguments, function, given),
         };
+        // it is pushed next
+        if let (0, Node::Dict(_)) = (depth, &made) {
+            self.classes.push((u32::try_from(self.nodes.len()).map_err(|_| broken())?, name));
+        }
         self.repeated += match &made {
             Node::Tuple(items) | Node::List(items) => items.len(),
             Node::Dict(entries) => entries.len(),
@@ -569,18 +603,22 @@ impl Machine<'_> {
         Ok(made)
     }
 
-    fn placeholder(&self, name: Range<u32>, arguments: &[Id]) -> Node {
+    fn placeholder(&self, name: Range<u32>, items: &[Id], function: Id, arguments: Id) -> Node {
         let holds = |id: &Id| {
             matches!(
                 self.nodes[*id as usize],
                 Node::Tensor(_) | Node::Storage(_) | Node::Other { holds_tensor: true, .. }
             )
         };
-        Node::Other { name, holds_tensor: arguments.iter().any(holds), state: None }
+        Node::Other { name, holds_tensor: items.iter().any(holds), function, arguments, state: None }
     }
 
     fn pairs(&self, id: Id) -> Step<Vec<(Id, Id)>> {
-        let (Node::List(items) | Node::Tuple(items)) = self.node(id)? else { return Err(broken()) };
+        let items = match self.node(id)? {
+            Node::List(items) | Node::Tuple(items) => items,
+            Node::Dict(entries) => return Ok(entries.clone()),
+            _ => return Err(broken()),
+        };
         let pair = |item: &Id| match self.node(*item)? {
             Node::List(pair) | Node::Tuple(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
             _ => Err(broken()),
@@ -650,7 +688,6 @@ mod tests {
             (b"\x8a\x05\x00\x00\x00\x00\x01.", 1 << 32),
             (b"I42\n.", 42),
             (b"L42L\n.", 42),
-            (b"\x88.", 1),
         ] {
             let pickle = read(bytes).unwrap();
             assert!(matches!(pickle.node(pickle.root), Node::Int(value) if *value == expected), "{bytes:?}");

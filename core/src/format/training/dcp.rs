@@ -392,7 +392,7 @@ impl<'a> Stored<'a> {
             file: pickle.text_of(entry(pickle, info, "relative_path")?)?,
             start: number("offset")?,
             len: number("length")?,
-            is_transformed: !matches!(transforms, None | Some(Node::Plain))
+            is_transformed: !matches!(transforms, None | Some(Node::Nothing))
                 && !matches!(transforms, Some(Node::List(all) | Node::Tuple(all)) if all.is_empty()),
         })
     }
