@@ -40,7 +40,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "indexes", check: runs::indexes, seeds: &["fuzz/seeds/indexes"], mutations: 4_000 },
     Target { name: "logs", check: runs::logs, seeds: &["fuzz/seeds/logs"], mutations: 4_000 },
     Target { name: "tables", check: runs::tables, seeds: &["fuzz/seeds/tables"], mutations: 4_000 },
-    Target { name: "torch", check: torch::check, seeds: &["fuzz/seeds/torch"], mutations: 20_000 },
+    Target {
+        name: "torch",
+        check: torch::check,
+        seeds: &["fuzz/seeds/torch", "core/tests/data/torch", "host/tests/cli/data/toolkits"],
+        mutations: 20_000,
+    },
     Target {
         name: "training",
         check: training::check,

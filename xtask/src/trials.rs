@@ -64,6 +64,7 @@ fn seeds(name: &str) -> Vec<String> {
             "core/tests/data/training/dcp/checkpoint-10",
             "core/tests/data/training/zero2/global_step3",
         ]),
+        "torch" => all(&["fuzz/seeds/torch", "core/tests/data/torch", "host/tests/cli/data/toolkits"]),
         "optimizers" => all(&["fuzz/seeds/optimizers", "core/tests/data/torch"]),
         _ => Vec::from([format!("fuzz/seeds/{name}")]),
     }
