@@ -324,7 +324,7 @@ fn is_address(path: &str) -> bool {
     path.contains("://")
 }
 
-/// The file of moments that a report names, of weights that lie in this folder: the other way round than [`way`], whatever is a link.
+/// The file of moments that a report names, of weights that lie in this folder: the other way round than `way`, whatever is a link.
 #[must_use]
 pub fn moments_at(folder: &str, name: &str) -> String {
     let (mut folder, mut name) = (folder, name);
