@@ -75,6 +75,17 @@ pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Pr
     let state = state.map(|path| text_of(&clean(path))).transpose()?;
     let plan = disk.now(|| Conversion::moments(&disk, &Readers::ALL, &input, state.as_deref()))?;
     let out = &*clean(out);
+    if is_elsewhere(out) {
+        return Err(Error::new(
+            ErrorKind::Output,
+            "lies in a store, and moments are written on this machine",
+        )
+        .file(out.display().to_string())
+        .help("write them here, and copy them there"));
+    }
+    if !is_elsewhere(Path::new(&input)) {
+        Staging::check_outside(out, Path::new(&input))?;
+    }
     if out.extension().is_none_or(|it| it != "safetensors") {
         return Err(Error::new(ErrorKind::Output, "is no name of a safetensors file")
             .file(out.display().to_string())

@@ -50,7 +50,7 @@ pub fn drawn(options: &Options) -> Result<(Report, String)> {
     let (run, how, weighed) = weigh(&Disk::default(), options, &[])?;
     if weighed.robust.is_some() {
         let detail = "the tensors decide the weights of this scheme, and pictures are of metrics";
-        return Err(Error::new(ErrorKind::Usage, detail).help("leave --plot out"));
+        return Err(Error::new(ErrorKind::Usage, detail).help("leave out --plot"));
     }
     let picture = picture(&run, &how, &weighed);
     Ok((run.report(weighed), picture))

@@ -237,7 +237,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
         // an older checkpoint has what is no layer, too
         let count = outside.len();
         notes.push(format!(
-            "{count} of them, such as `{first}`, are not of {}, and are lost too",
+            "{count} tensors, such as `{first}`, are not of {}, and are lost too",
             wanted.lost
         ));
         names.extend(outside.into_iter().cloned());

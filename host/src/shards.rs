@@ -303,7 +303,9 @@ fn another(claim: &Path) -> String {
 fn named(wanted: &Sharded) -> impl Iterator<Item = &Path> {
     let named = ["metrics_file", "weights_file", "metrics_from", "base"];
     let named = named.into_iter().filter_map(|name| wanted.options.get(name)?.as_str().map(Path::new));
-    wanted.inputs.iter().map(PathBuf::as_path).chain(named)
+    let moments = wanted.options.get("moments").and_then(|it| it.as_array()).into_iter().flatten();
+    let moments = moments.filter_map(|path| path.as_str().map(Path::new));
+    wanted.inputs.iter().map(PathBuf::as_path).chain(named).chain(moments)
 }
 
 /// Whether it depends on the folder that a process runs in what is merged.
@@ -335,7 +337,7 @@ impl<'a> Begun<'a> {
                 "lies in a store, and shards share files: they need a file system that all of them see";
             return Err(Error::new(ErrorKind::Usage, detail)
                 .file(far.display().to_string())
-                .help("leave --shard out: one process reads and writes stores, many ranges at once"));
+                .help("leave out --shard: one process reads and writes stores, many ranges at once"));
         }
         // the same jobs, whatever the machine
         let alike = Machine { threads: Some(1), memory: None, device: DeviceChoice::Cpu };

@@ -345,12 +345,12 @@ impl Work {
     }
 }
 
-/// What a job has found and hashed, for other sessions: how many numbers, the numbers, and parts of hashes.
 /// Bytes of a chunk.
 fn length(read: &Write) -> usize {
     usize::try_from(read.range.end - read.range.start).expect("a chunk is at most MOST bytes")
 }
 
+/// What a job has found and hashed, for other sessions: how many numbers, the numbers, and parts of hashes.
 fn encoded(found: Option<&Found>, parts: Option<&Parts>) -> Vec<u8> {
     let numbers = found.map(Found::to_numbers).unwrap_or_default();
     let mut bytes = u32::try_from(numbers.len()).expect("few numbers").to_le_bytes().to_vec();

@@ -54,7 +54,7 @@ impl ExtractRank {
             (_, Ok(rank), None) if rank > 0 => Ok(Self::Fixed(rank)),
             (_, Ok(rank), Some(_)) if rank > 0 => usage(
                 format!("--rank {rank} leaves over what it does, but --error says how much"),
-                "give --rank auto, or leave --error out",
+                "give --rank auto, or leave out --error",
             ),
             _ => usage(format!("--rank is `{rank}`"), "give a whole number from 1 on, or auto"),
         }

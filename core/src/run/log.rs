@@ -65,7 +65,7 @@ impl Logs {
         let mut logs = Self::default();
         if let (Some(from), [_, _, ..]) = (from, runs.as_slice()) {
             let detail = format!("is one log, but the checkpoints are of {} runs", runs.len());
-            let help = "name checkpoints of one run, or leave --metrics-from out";
+            let help = "name checkpoints of one run, or leave out --metrics-from";
             return Err(Error::new(ErrorKind::Usage, detail).file(from).help(help).into());
         }
         let read = |run: &&str| {

@@ -131,6 +131,11 @@ fn open(
     } else {
         of_state(checkpoint, files, &path, is_corrected).map_err(|stop| stop.file(&path))?
     };
+    let tensors = header.tensors();
+    if let Some(place) = Index::new(tensors.iter().map(|tensor| tensor.name.as_str())).repeated() {
+        let error = Error::new(ErrorKind::Names, "has second moments under this name twice");
+        return Err(error.file(&*path).tensor(&*tensors[place].name).into());
+    }
     let name = way(checkpoint.weights_folder(), &path);
     let len = size(files, &path)?;
     Ok(FoundMoments { file: File::at(path, name, len, header), corrections, counted })
@@ -139,7 +144,7 @@ fn open(
 /// There is no state where it would be.
 fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
     let names = files.list(folder)?;
-    let other = ["global_step", "pytorch_model_fsdp", "optimizer_", "optimizer.bin"];
+    let other = ["global_step", "pytorch_model_fsdp", "optimizer_"];
     let other = names.iter().find(|name| other.iter().any(|start| name.starts_with(start)));
     let detail = match other {
         Some(other) => {
@@ -152,7 +157,7 @@ fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
         None => format!("has no {STATE}, in which the second moments would be that the method weighs by"),
     };
     Ok(Error::new(ErrorKind::Input, detail).help(
-        "give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave --method out; a Trainer keeps the \
+        "give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer keeps the \
          state of its optimizer unless save_only_model is set",
     ))
 }
@@ -186,7 +191,7 @@ fn unusable(kind: OptimizerKind) -> Error {
         _ => "no squares of gradients that are as large as the weights",
     };
     Error::new(ErrorKind::Input, format!("is the state of {}, with {keeps}", kind.name()))
-        .help("leave --method out: without second moments all checkpoints count alike in each element")
+        .help("leave out --method: without second moments all checkpoints count alike in each element")
 }
 
 /// Which weight each number is.
@@ -255,7 +260,9 @@ fn counted(
             #[expect(clippy::cast_precision_loss, reason = "nobody takes 2^53 steps")]
             (Some((_, step)), _) => Some(*step as f64),
             (None, Some((tensor, float))) => {
-                files.read(path, tensor.range.clone())?.get(..float.bytes()).map(|word| float.value(word))
+                let first =
+                    tensor.range.start..tensor.range.end.min(tensor.range.start + float.bytes() as u64);
+                files.read(path, first)?.get(..float.bytes()).map(|word| float.value(word))
             }
             (None, None) => None,
         };

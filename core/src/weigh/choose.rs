@@ -378,7 +378,7 @@ fn on_questions(
     let Some(metric) = metric else {
         let error =
             Error::new(ErrorKind::Usage, "option questions is for an accuracy, and no metric is read");
-        return Err(error.help("name it, such as --metric eval_accuracy, or leave --questions out"));
+        return Err(error.help("name it, such as --metric eval_accuracy, or leave out --questions"));
     };
     let of_one = || readings.iter().flatten().map(|reading| reading.value).collect::<Vec<_>>();
     let all: Vec<(&str, &str, Vec<f64>)> = match ranking {
@@ -394,7 +394,7 @@ fn on_questions(
             values.first().unwrap_or(&f64::NAN)
         );
         return Err(Error::new(ErrorKind::Usage, detail)
-            .help("choose an accuracy by --metric, or leave --questions out"));
+            .help("choose an accuracy by --metric, or leave out --questions"));
     }
     Ok(shares.filter_map(|(name, _, values)| Advice::on_questions(name, values, questions)).collect())
 }
@@ -551,7 +551,7 @@ pub(crate) fn metric_of(
             if options.goal.is_some() {
                 let detail = "option goal is for one metric, and there are several";
                 return Err(Error::new(ErrorKind::Usage, detail)
-                    .help("say it of those whose names do not tell it: --metric eval_loss,score:max"));
+                    .help("say it of those whose names do not tell it, as NAME:min or NAME:max"));
             }
             let each = several.iter().map(|(name, goal)| {
                 let own = MetricOptions { name: Some(name.clone()), goal: *goal, ..options.clone() };
@@ -811,7 +811,7 @@ fn course(
         let Some(steps) = &steps else {
             let detail =
                 "a decay is corrected for the learning rate of one run, of which every step is known";
-            return Err(Error::new(ErrorKind::Metric, detail).help("leave --correct-for-lr out"));
+            return Err(Error::new(ErrorKind::Metric, detail).help("leave out --correct-for-lr"));
         };
         rates = Some(options.averaging.rates(&*metrics.log(found[indexes[0]].run)?, steps)?);
     }

@@ -230,7 +230,7 @@ impl Averaging {
             let detail = "the log does not tell the learning rate from the first of these checkpoints to the last, \
                           so no decay can be corrected for it";
             Error::new(ErrorKind::Metric, detail)
-                .help("leave --correct-for-lr out, or take checkpoints that it covers")
+                .help("leave out --correct-for-lr, or take checkpoints that it covers")
         };
         let series = told.ok_or_else(unknown)?;
         let mut rates = Vec::from([at(series, steps[0])]);

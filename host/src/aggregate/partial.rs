@@ -98,7 +98,7 @@ pub(super) fn aggregate(
             return Err(usage("sums tell their samples themselves", "leave --samples and --staleness out"));
         }
         if round.base.is_some() {
-            return Err(usage("sums bring their scales along", "leave --base out"));
+            return Err(usage("sums bring their scales along", "leave out --base"));
         }
         let paths: Vec<_> = clients.iter().map(|client| client.path.clone()).collect();
         if round.partial { Work::Combine(paths) } else { Work::Finish(paths, how.merge.dtype) }
@@ -213,7 +213,7 @@ fn refuse(options: &Options, round: &RoundOptions, how: &MergeOptions, is_combin
         (
             is_combined && options.scheme.is_some(),
             "sums are means by samples, and --scheme has nothing to weigh by",
-            "leave --scheme out",
+            "leave out --scheme",
         ),
         (
             round.clip.is_some(),
@@ -227,7 +227,7 @@ fn refuse(options: &Options, round: &RoundOptions, how: &MergeOptions, is_combin
             KEEP,
         ),
         (how.merge.space != Space::Factors, "products are no sums of the tensors", KEEP),
-        (how.merge.allow_non_finite, "NaN and infinity are no whole numbers", "leave --allow-non-finite out"),
+        (how.merge.allow_non_finite, "NaN and infinity are no whole numbers", "leave out --allow-non-finite"),
         (
             options.choose.drop_bad && !is_combined,
             "--drop-bad leaves clients out that are in the sum by then",
@@ -236,7 +236,7 @@ fn refuse(options: &Options, round: &RoundOptions, how: &MergeOptions, is_combin
         (
             round.partial && how.merge.dtype.is_some(),
             "a sum has no dtype: the model made of it does",
-            "leave --dtype out until then",
+            "leave out --dtype until then",
         ),
         (round.momentum.is_some() || round.previous.is_some(), "a sum takes no step of its server", LATER),
         (round.server.is_some() || round.server_rate.is_some(), "a sum takes no step of its server", LATER),

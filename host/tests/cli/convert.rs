@@ -630,3 +630,61 @@ note: there are 2 more notes; --verbose shows them
     let bare = place.read("bare.pt");
     assert!(!bare.windows(8).any(|it| it == b"iter_num") && bare.windows(7).any(|it| it == b"weights"));
 }
+
+/// A file as torch.save() writes it: stored members, the pickle first.
+fn torch_zip(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    let members: [(&[u8], &[u8]); 3] =
+        [(b"a/data.pkl", pickle), (b"a/data/0", storage), (b"a/version", b"3\n")];
+    for (name, data) in members {
+        let at = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        let len = u32::try_from(data.len()).unwrap().to_le_bytes();
+        let name_len = u16::try_from(name.len()).unwrap().to_le_bytes();
+        // no flags, stored, no time, and no checksum, which nothing asks for
+        let common = [&[0; 8][..], &[0; 4], &len, &len, &name_len, &[0; 2]].concat();
+        bytes.extend([b"PK\x03\x04\x00\x00", &common[..], name, data].concat());
+        directory.extend([b"PK\x01\x02\x00\x00\x00\x00", &common[..], &[0; 10], &at, name].concat());
+    }
+    let count = 3u16.to_le_bytes();
+    let [at, len] = [bytes.len(), directory.len()].map(|it| u32::try_from(it).unwrap().to_le_bytes());
+    [&bytes[..], &directory, b"PK\x05\x06\x00\x00\x00\x00", &count, &count, &len, &at, &[0; 2]].concat()
+}
+
+/// What is too much to be written again is left out by name, and never takes the weights with it.
+#[test]
+fn a_long_history_beside_weights_leaves_them_in() {
+    let place = Place::new();
+    let text =
+        |text: &str| [&b"X"[..], &u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat();
+    let tensor = [
+        &b"ctorch._utils\n_rebuild_tensor_v2\n(("[..],
+        &text("storage"),
+        b"ctorch\nFloatStorage\n",
+        &text("0"),
+        &text("cpu"),
+        b"K\x03tQK\x00(K\x03t(K\x01t\x89ccollections\nOrderedDict\n)RtR",
+    ]
+    .concat();
+    // one number, named very often
+    let losses =
+        [&b"](G\x3f\xe0\x00\x00\x00\x00\x00\x00q\x00"[..], &b"h\x00".repeat(1_100_000), b"e"].concat();
+    let parts = [
+        &b"\x80\x02}("[..],
+        &text("losses"),
+        &losses,
+        &text("model"),
+        b"}",
+        &text("w"),
+        &tensor,
+        b"s",
+        &text("step"),
+        b"K\x07u.",
+    ];
+    place.write("long.pt", torch_zip(&parts.concat(), &[1.0_f32, 2.0, 3.0].map(f32::to_le_bytes).concat()));
+    let ran = place.mwa("convert long.pt -o out.pt --format pt");
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("`losses` (it is too deep or too large)"), "{}", ran.err);
+    let ran = place.mwa("convert out.pt -o back --format safetensors");
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert_eq!(adapter::values(&place.read("back/model.safetensors"), "w"), [1.0, 2.0, 3.0]);
+}

@@ -88,7 +88,7 @@ fn moments_lie_elsewhere_too() {
     assert_eq!(
         told,
         "error: run/checkpoint-50: has no optimizer.pt, in which the second moments would be that the method weighs by\n\
-         help: give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave --method out; a Trainer \
+         help: give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer \
          keeps the state of its optimizer unless save_only_model is set\n"
     );
     place.merges("run --select all --method ota --moments states/50.pt,states/100.pt");

@@ -181,7 +181,7 @@ help: give a log, or a folder with logs, to --metrics-from
         place.fails_with(2, "weights run other --metrics-from printed.txt"),
         str![[r#"
 error: printed.txt: is one log, but the checkpoints are of 2 runs
-help: name checkpoints of one run, or leave --metrics-from out
+help: name checkpoints of one run, or leave out --metrics-from
 
 "#]]
     );

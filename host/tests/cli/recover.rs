@@ -96,7 +96,7 @@ fn what_is_no_layer_comes_from_an_older_checkpoint() {
     let error = place.fails("recover m --lost model.layers.3 -o out");
     assert!(error.contains("`model.norm.weight` among them") && error.contains("by --from"), "{error}");
     let text = recovers(&place, "m --lost model.layers.3 --from older");
-    assert!(text.contains("1 of them, such as `model.norm.weight`, are not of model.layers.3"), "{text}");
+    assert!(text.contains("1 tensors, such as `model.norm.weight`, are not of model.layers.3"), "{text}");
     let bytes = place.read("out/model.safetensors");
     let found = ["model.norm.weight", "model.layers.3.norm.weight", "model.layers.3.mlp.weight"];
     assert_eq!(found.map(|name| values(&bytes, name)[0]), [7.25, 3.25, 3.0]);

@@ -11,7 +11,8 @@ use alloc::vec::Vec;
 use super::choose::{Chosen, choose, entry, holds_tensors, is_state, words_begin};
 use super::pickle::{Id, Node, Pickle, Tensor};
 use super::write::{ORDERED, storage, text, whole};
-use super::{MAGIC, START, dtype, dtype_of, open_old, open_zip, place};
+use super::{MAGIC, PICKLE_LIMIT, START, dtype, dtype_of, open_old, open_zip, place};
+use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, last, size};
 use crate::format::safetensors::Header;
 
@@ -23,6 +24,9 @@ const VALUES: usize = 1 << 20;
 /// larger is somebody's weights or state.
 const TENSOR: u64 = 1 << 16;
 const TENSORS: usize = 1 << 10;
+/// So many names of what is left out are kept, and so many letters of each key in them.
+const NAMES: usize = 10_000;
+const NAME: usize = 200;
 /// So many names are listed.
 const LISTED: usize = 40;
 
@@ -127,6 +131,12 @@ fn made_of<'a>(
     let done = writer.value(pickle.root, "", DEPTH);
     // an object around the weights cannot be: they were found in dictionaries
     if done.is_ok() {
+        if !writer.out.slots.iter().any(|slot| matches!(slot.what, What::More)) {
+            let detail = "has more beside its weights, or deeper, than is written again";
+            return Err(Error::new(ErrorKind::Input, detail).help(
+                "take another --format, or name the key of the weights alone: mwa convert --format pt --key",
+            ));
+        }
         writer.out.bytes.push(b'.');
         let Writer { out, kept, .. } = writer;
         *made = Some(out);
@@ -149,6 +159,11 @@ struct Writer<'a, 'b> {
     out: Made,
 }
 
+/// The beginning of a key, which may be as long as a file.
+fn shortened(key: &str) -> &str {
+    key.char_indices().nth(NAME).map_or(key, |(end, _)| &key[..end])
+}
+
 /// Why a value cannot be written.
 type Done = core::result::Result<(), String>;
 
@@ -160,7 +175,7 @@ impl Writer<'_, '_> {
         for (key, value) in pickle.entries(id).unwrap_or_default() {
             let name = self.name(*key, path);
             if let Some(why) = self.why_left(id, *key, *value) {
-                self.out.left.push(format!("`{name}` ({why})"));
+                self.leave(&name, why);
             } else {
                 self.item(*key, &name, |it| it.value(*value, &name, depth));
             }
@@ -176,6 +191,7 @@ impl Writer<'_, '_> {
         self.enter(depth)?;
         self.open(id, path);
         for (key, value) in pickle.entries(id).unwrap_or_default() {
+            self.room()?;
             let name = self.name(*key, path);
             let own = match (pickle.text_of(*key), pickle.node(*key)) {
                 (Some(own), _) => Some(format!("{prefix}{own}")),
@@ -183,7 +199,7 @@ impl Writer<'_, '_> {
                 _ => None,
             };
             if let Some(why) = self.why_left(id, *key, *value) {
-                self.out.left.push(format!("`{name}` ({why})"));
+                self.leave(&name, why);
                 continue;
             }
             match (own, pickle.node(*value)) {
@@ -251,32 +267,50 @@ impl Writer<'_, '_> {
                 // what is in it is not named once more
                 self.out.left.truncate(lefts);
                 self.out.changed.truncate(changes);
-                self.out.top.retain(|top| *top != format!("`{name}`"));
-                self.out.left.push(format!("`{name}` ({why})"));
+                if self.out.top.last().is_some_and(|top| *top == format!("`{name}`")) {
+                    self.out.top.pop();
+                }
+                self.leave(name, &why);
             }
         }
     }
 
-    fn mark(&self) -> (usize, usize, usize) {
-        (self.out.bytes.len(), self.out.slots.len(), self.kept.len())
+    /// Name what is left out, as far as names are kept.
+    fn leave(&mut self, name: &str, why: &str) {
+        if self.out.left.len() < NAMES {
+            self.out.left.push(format!("`{name}` ({why})"));
+        }
     }
 
-    fn back(&mut self, (bytes, slots, kept): (usize, usize, usize)) {
+    fn mark(&self) -> (usize, usize, usize, usize) {
+        (self.out.bytes.len(), self.out.slots.len(), self.kept.len(), self.count)
+    }
+
+    fn back(&mut self, (bytes, slots, kept, count): (usize, usize, usize, usize)) {
         self.out.bytes.truncate(bytes);
         self.out.slots.truncate(slots);
         self.kept.truncate(kept);
+        self.count = count;
     }
 
     fn enter(&mut self, depth: usize) -> Done {
         self.count += 1;
-        if depth == 0 || self.count > VALUES { Err("it is too deep or too large".to_owned()) } else { Ok(()) }
+        if depth == 0 || self.count > VALUES {
+            return Err("it is too deep or too large".to_owned());
+        }
+        self.room()
+    }
+
+    /// A pickle can name one long text very often, too.
+    fn room(&self) -> Done {
+        if self.out.bytes.len() as u64 > PICKLE_LIMIT { Err("it is too large".to_owned()) } else { Ok(()) }
     }
 
     /// What an entry is called, from the root on.
     fn name(&self, key: Id, path: &str) -> String {
         let dot = if path.is_empty() { "" } else { "." };
         match (self.pickle.text_of(key), self.pickle.node(key)) {
-            (Some(key), _) => format!("{path}{dot}{key}"),
+            (Some(key), _) => format!("{path}{dot}{}", shortened(key)),
             (None, Node::Int(number)) => format!("{path}{dot}{number}"),
             _ => format!("{path}{dot}?"),
         }

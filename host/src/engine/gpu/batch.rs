@@ -70,8 +70,13 @@ impl Cut {
         }
     }
 
-    pub(super) fn fits(&self, layout: &Layout) -> bool {
+    fn fits(&self, layout: &Layout) -> bool {
         layout.input_bytes().max(layout.output_bytes() * self.sums) <= self.max_buffer
+    }
+
+    /// Whether the slots do, if fewer sums are made than were thought of.
+    pub(super) fn holds(&self, layout: &Layout) -> bool {
+        layout.input_bytes() <= self.input && layout.output_bytes() <= self.output
     }
 
     /// The batch of job `number`.

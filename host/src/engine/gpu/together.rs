@@ -44,7 +44,7 @@ pub(crate) fn run(
     let next = AtomicUsize::new(0);
     let work = |desk: &mut Desk, _: u64, batch: Range<u64>| -> Result<()> {
         let open = lot.open(batch.start - begin);
-        let sums = sums(&lot, &open, &batch, begin).filter(|(shared, _)| cut.fits(shared));
+        let sums = sums(&lot, &open, &batch, begin).filter(|(shared, _)| cut.holds(shared));
         if let Some((shared, sums)) = sums {
             let (device, slot) = desk.seat.get_or_insert_with(|| {
                 let device = Arc::clone(&devices[next.fetch_add(1, Ordering::Relaxed) % devices.len()]);
