@@ -181,7 +181,7 @@ def _told(reference: Any) -> Any:
         if not isinstance(cause, MergeError):
             raise
         # who calls this has no command line
-        help = cause.help and cause.help.replace("leave --shard out", "use mwa.merge")
+        help = cause.help and cause.help.replace("leave out --shard", "use mwa.merge")
         raise MergeError(cause.kind, cause.message, cause.path, cause.tensor, help) from None
     except RayError as error:
         # its worker or its node died, again and again

@@ -101,6 +101,8 @@ fn way_back(checkpoints: &[&Checkpoint], chosen: &Chosen) -> Option<String> {
     };
     let (file, merged) = files.into_iter().find(|(file, _)| is_own(file))?;
     let (own, merged) = (file.name(), &merged.name);
+    // other containers than torch's are formats of their own
+    stem(own)?;
     Some(format!("{WRITTEN_AS}{merged}; mwa merge with --format pt makes a file like {own} of them"))
 }
 

@@ -280,7 +280,7 @@ fn options_that_shards_cannot_have_are_refused_with_the_way_out() {
     assert!(fails("--shard 0/2 --format pt").contains("then use mwa convert"));
     assert!(fails("--shard 0/2 --device gpu").contains("shards are computed on CPUs"));
     let far = place.fails_with(2, "merge run -o s3://bucket/out --shard 0/2");
-    assert!(far.contains("s3://bucket/out: lies in a store") && far.contains("leave --shard out"), "{far}");
+    assert!(far.contains("s3://bucket/out: lies in a store") && far.contains("leave out --shard"), "{far}");
     assert!(fails("--shard 2/2").contains("the shards of 2 are 0/2 to 1/2"));
     // what is read is not what is replaced
     place.merges("run");

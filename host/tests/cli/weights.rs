@@ -57,7 +57,7 @@ help: give --ema-decay too, such as 0.99: what is left after 100 steps is 0.99 t
         place.fails("weights run --select all --scheme decay --correct-for-lr"),
         str![[r#"
 error: the log does not tell the learning rate from the first of these checkpoints to the last, so no decay can be corrected for it
-help: leave --correct-for-lr out, or take checkpoints that it covers
+help: leave out --correct-for-lr, or take checkpoints that it covers
 
 "#]]
     );
@@ -122,7 +122,7 @@ help: name them all: --metric eval_loss,eval_accuracy
         place.fails_with(2, "weights run --select all --metric eval_loss --questions 100"),
         str![[r#"
 error: option questions is for an accuracy, a share between 0 and 1 of which more is better, and eval_loss is 3 at first
-help: choose an accuracy by --metric, or leave --questions out
+help: choose an accuracy by --metric, or leave out --questions
 
 "#]]
     );
