@@ -63,7 +63,7 @@ def merge(
     paths = [os.fspath(path) for path in mwa._paths(inputs)]
     cpus = num_cpus or min(8, *_cpus())
     given = {"threads": max(1, math.floor(cpus)), **json.loads(to_json(options))}
-    named = [*paths, os.fspath(out), *(str(given[name]) for name in PATHS if name in given)]
+    named = [*paths, os.fspath(out), *(str(given[name]) for name in PATHS if name in given), *given.get("moments", ())]
     is_absolute = all(os.path.isabs(path) or "://" in path for path in named)
     folder = None if is_absolute else os.getcwd()
     order = {"inputs": paths, "out": os.fspath(out), "options": given, "folder": folder}

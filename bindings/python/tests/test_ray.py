@@ -63,7 +63,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
         (place / "config.json").write_text('{"model_type": "llama"}')
     log = [{"step": step, "eval_loss": 1 + 1 / step} for step in (10, 20, 30)]
-    (folder / "checkpoint-30" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    for count in (1, 2, 3):
+        (folder / f"checkpoint-{count}0" / "trainer_state.json").write_text(json.dumps({"log_history": log[:count]}))
     return folder
 
 
