@@ -58,6 +58,8 @@ final class Merging implements AutoCloseable {
         try {
             Session lead = new Crew(sessions, executor, this::work).run(this::restart);
             if (staging == null) begin(lead);
+            // the other threads may have had all jobs
+            tell(lead);
             return finish(lead);
         } catch (MergeException error) {
             // channels fail as if by themselves when their thread is interrupted
@@ -90,7 +92,12 @@ final class Merging implements AutoCloseable {
             }
         }
         done.addAndGet(length);
-        if (Thread.currentThread() == caller) progress.at(Math.min(done.get(), known.bytes()), known.bytes());
+        if (Thread.currentThread() == caller) tell(session);
+    }
+
+    private void tell(Session session) {
+        long total = known(session).bytes();
+        progress.at(Math.min(done.get(), total), total);
     }
 
     private byte[] room(int length) {
