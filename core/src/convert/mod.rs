@@ -195,14 +195,10 @@ impl Conversion {
         let metadata = [("format".into(), "pt".into())].into_iter().chain(found.counted.iter().cloned());
         let output = write::safetensors("moments.safetensors".into(), tensors, metadata.collect())?;
         let (outputs, texts) = (Vec::from([output]), Vec::new());
-        let notes = match (found.counted.is_empty(), found.corrections.iter().any(|(_, by)| *by != 1.0)) {
-            (true, true) => {
-                let note = "its parameters took different steps, or their squares are sums, which the file cannot tell: --normalise none needs \
-                            the state itself";
-                Vec::from([note.into()])
-            }
-            _ => Vec::new(),
-        };
+        let is_untold = found.counted.is_empty() && found.corrections.iter().any(|(_, by)| *by != 1.0);
+        let untold = "its parameters took different steps, or their squares are sums, which the file cannot tell: --normalise none needs \
+                      the state itself";
+        let notes = is_untold.then(|| untold.into()).into_iter().collect();
         Ok(Self { inputs: Vec::from([(found.file.path, found.file.header)]), outputs, texts, notes })
     }
 

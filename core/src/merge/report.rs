@@ -23,6 +23,7 @@ use crate::text::json::float;
 pub use crate::weigh::advice::Advice;
 pub use crate::weigh::combine::{Ranked, Ranking};
 pub use crate::weigh::modules::Group;
+use crate::weigh::modules::module_of;
 use crate::weigh::robust::{Robust, Rule};
 use crate::weigh::scheme::Scheme;
 pub use crate::weigh::window::Selected;
@@ -149,40 +150,31 @@ impl Grafted {
     /// Of counts by tensor, sorted by name: what counts of each checkpoint, and how many elements there are.
     #[expect(clippy::cast_precision_loss, reason = "counts of elements, of which shares are told")]
     pub(crate) fn new(thresholds: Vec<f64>, tensors: &[(String, Vec<u64>, u64)]) -> Option<Self> {
-        const ENDS: [&str; 6] = [
-            ".lora_A.weight",
-            ".lora_B.weight",
-            ".lora_magnitude_vector",
-            ".lora_embedding_A",
-            ".weight",
-            ".bias",
-        ];
-        let module = |name: &str| {
-            let end = ENDS.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-            end.strip_prefix("base_model.model.").unwrap_or(end).to_string()
-        };
         let add = |sum: &mut Vec<u64>, counts: &[u64]| sum.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
         let (_, first, _) = tensors.first()?;
         let (mut all, mut total) = (alloc::vec![0; first.len()], 0);
-        let mut modules: Vec<(String, Vec<u64>, u64)> = Vec::new();
-        for (name, counts, elements) in tensors {
+        // tensors of a module need not stand together by name
+        let mut by_module: Vec<_> = tensors.iter().map(|tensor| (module_of(&tensor.0), tensor)).collect();
+        by_module.sort_by_key(|(module, _)| *module);
+        let mut modules: Vec<(&str, Vec<u64>, u64)> = Vec::new();
+        for (module, (_, counts, elements)) in by_module {
             add(&mut all, counts);
             total += elements;
-            let name = module(name);
             match modules.last_mut() {
-                Some((same, sum, count)) if *same == name => {
+                Some((same, sum, count)) if *same == module => {
                     add(sum, counts);
                     *count += elements;
                 }
-                _ => modules.push((name, counts.clone(), *elements)),
+                _ => modules.push((module, counts.clone(), *elements)),
             }
         }
         let share = |counts: Vec<u64>, of: u64| -> Vec<f64> {
             counts.into_iter().map(|count| count as f64 / of.max(1) as f64).collect()
         };
         let modules = modules.into_iter();
-        let modules =
-            modules.map(|(module, counts, of)| GraftedModule { module, kept: share(counts, of) }).collect();
+        let modules = modules
+            .map(|(module, counts, of)| GraftedModule { module: module.into(), kept: share(counts, of) })
+            .collect();
         Some(Self { thresholds, kept: share(all, total), modules })
     }
 

@@ -449,11 +449,9 @@ impl Count<'_> {
         let accepts = self.job.accepts(Tally { non_finite: 1, underflowed: 0 });
         for (i, operand) in operands.iter().enumerate() {
             let is_moment = self.operand(i) >= usize::from(self.has_base) + self.all;
-            let size = operand.dtype.bytes();
-            let value = |at: usize| operand.dtype.value(&operand.bytes[at * size..(at + 1) * size]);
             let is_wrong = |value: f64| (is_moment && value < 0.0) || !(accepts || value.is_finite());
-            let Some(at) = block.clone().find(|at| is_wrong(value(*at))) else { continue };
-            let (value, input) = (value(at), self.read(i).input);
+            let Some(at) = block.clone().find(|at| is_wrong(operand.value(*at))) else { continue };
+            let (value, input) = (operand.value(at), self.read(i).input);
             let what = if is_moment { "has a second moment of" } else { "holds" };
             if is_moment && value < 0.0 {
                 let detail = format!("{what} {value}, which no square is");

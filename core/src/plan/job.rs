@@ -188,10 +188,9 @@ impl Job<'_> {
         let (element, _) = found.expect("the tally counted one");
         for (place, operand) in self.segment.operands.iter().zip(operands) {
             if holds_bad(operand, element) {
-                let size = operand.dtype.bytes();
-                let value = operand.dtype.value(&operand.bytes[element * size..(element + 1) * size]);
+                let detail = format!("holds {}", operand.value(element));
                 return self
-                    .at(ErrorKind::NonFinite, place.input, element, format!("holds {value}"))
+                    .at(ErrorKind::NonFinite, place.input, element, detail)
                     .help("the run has diverged there: leave that checkpoint out (--drop-bad does)");
             }
         }

@@ -505,14 +505,14 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
             Error::new(ErrorKind::Input, detail)
                 .help(format!("choose one of them, for example --adapter {first}"))
         }
-        _ => match names.iter().filter(|name| folder_row(name).is_some()).collect::<Vec<_>>().as_slice() {
-            [] => foreign::loose(&names, &found, &inside),
-            [.., last] => {
+        _ => match names.iter().rfind(|name| folder_row(name).is_some()) {
+            Some(last) => {
                 let detail = "holds checkpoints, and one checkpoint is wanted";
                 let help =
                     format!("give one of them, such as {}, or what mwa merge makes of all", inside(last));
                 Error::new(ErrorKind::Input, detail).help(help)
             }
+            None => foreign::loose(&names, &found, &inside),
         },
     }
     .into())

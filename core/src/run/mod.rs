@@ -198,10 +198,10 @@ impl Run {
         let (runs, shares) = (runs(&listed), options.choose.run_weights.as_deref());
         // own weights are one for each of all checkpoints, and tensors are compared with all others
         let blend = options.choose.blend;
-        let is_of_all = matches!(options.choose.rule, WeightRule::Explicit(_) | WeightRule::Robust { .. })
-            || !blend.is_mean();
         let is_explicit = matches!(options.choose.rule, WeightRule::Explicit(_));
-        if searched && runs.len() > 1 && is_of_all && !is_explicit && options.choose.select.is_free() {
+        let is_compared = matches!(options.choose.rule, WeightRule::Robust { .. }) || !blend.is_mean();
+        let is_several = searched && runs.len() > 1;
+        if is_several && is_compared && !is_explicit && options.choose.select.is_free() {
             let detail = format!(
                 "there are {} runs, whose checkpoints are compared with each other, and nothing says which of them",
                 runs.len()
@@ -209,7 +209,7 @@ impl Run {
             return Err(Error::new(ErrorKind::Usage, detail)
                 .help("take all by --select all, or so many of each run by --last N"));
         }
-        let choice = if searched && runs.len() > 1 && !is_of_all {
+        let choice = if is_several && !is_explicit && !is_compared {
             choose_each(&listed, &runs, shares, &metrics, &options.choose)?
         } else if shares.is_some() {
             let detail = "option run_weights is for several run folders, each of which is searched";

@@ -207,7 +207,7 @@ fn rules(text: &str) -> Result<Vec<Rule>> {
 }
 
 /// The module that a tensor is of: its name without PEFT's wrapper, and without what it is called in the module.
-pub(super) fn module_of(tensor: &str) -> &str {
+pub(crate) fn module_of(tensor: &str) -> &str {
     let name = tensor.strip_prefix("base_model.model.").unwrap_or(tensor);
     let lora = [".lora_", ".lora.", "_lora."].iter().filter_map(|mark| name.rfind(mark)).min();
     &name[..lora.or_else(|| name.rfind('.')).unwrap_or(name.len())]

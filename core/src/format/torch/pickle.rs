@@ -693,6 +693,8 @@ mod tests {
             assert!(matches!(pickle.node(pickle.root), Node::Int(value) if *value == expected), "{bytes:?}");
             assert_eq!(pickle.end, bytes.len());
         }
+        let truth = read(b"\x88.").unwrap();
+        assert!(matches!(truth.node(truth.root), Node::Bool(true)) && truth.end == 2);
     }
 
     #[test]

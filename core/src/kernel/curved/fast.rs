@@ -52,7 +52,7 @@ pub(in crate::kernel) fn curved(
         }
         for i in 0..WIDTH {
             let mean = if weights[i] > 0.0 { sum[i] / weights[i] } else { plain[i] / f64::from(count[i]) };
-            let bits = if is_f32 { nearest(mean) } else { round_to_odd(mean) }.to_bits();
+            let bits = if is_f32 { round(mean) } else { round_to_odd(mean) }.to_bits();
             let mixed = count[i] > 1;
             lost += u64::from(is_f32 && mixed && i < left && bits << 1 == 0 && mean != 0.0);
             let bits = if mixed { bits } else { only[i] };
@@ -61,10 +61,4 @@ pub(in crate::kernel) fn curved(
         left = left.saturating_sub(WIDTH);
     }
     blocks.tally().plus(Tally { non_finite: 0, underflowed: lost })
-}
-
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "this is the one rounding")]
-fn nearest(value: f64) -> f32 {
-    value as f32
 }

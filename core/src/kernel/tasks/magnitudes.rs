@@ -48,16 +48,12 @@ impl Magnitudes {
 
     #[inline(never)]
     fn fill_from_f64(&mut self, operands: &[Operand<'_>], elements: &Range<usize>) -> bool {
-        let value = |operand: &Operand<'_>, at: usize| {
-            let size = operand.dtype.bytes();
-            operand.dtype.value(&operand.bytes[at * size..(at + 1) * size])
-        };
         let mut is_finite = true;
         for (place, at) in elements.clone().enumerate() {
-            let base = value(&operands[0], at);
+            let base = operands[0].value(at);
             is_finite &= base.is_finite();
             for (row, operand) in self.rows.values[1..].iter_mut().zip(&operands[1..]) {
-                let task = value(operand, at);
+                let task = operand.value(at);
                 is_finite &= task.is_finite();
                 row[place] = round(task - base).to_bits() & MAGNITUDE;
             }
@@ -95,14 +91,10 @@ impl Magnitudes {
         let tasks = operands.len() / 2;
         let mut is_good = true;
         for (place, at) in elements.clone().enumerate() {
-            let value = |i: usize| {
-                let Operand { dtype, bytes, .. } = operands[i];
-                dtype.value(&bytes[at * dtype.bytes()..(at + 1) * dtype.bytes()])
-            };
-            let base = value(0);
+            let base = operands[0].value(at);
             is_good &= base.is_finite();
             for task in 1..=tasks {
-                let (x, moment) = (value(task), value(task + tasks));
+                let (x, moment) = (operands[task].value(at), operands[task + tasks].value(at));
                 is_good &= x.is_finite() & moment.is_finite() & (moment >= 0.0);
                 self.rows.values[task][place] = score(moment, x - base).to_bits() & MAGNITUDE;
             }

@@ -42,6 +42,15 @@ pub struct Operand<'a> {
     pub weight: f64,
 }
 
+impl Operand<'_> {
+    /// The value of an element, which f64 holds.
+    #[inline]
+    pub(crate) fn value(&self, at: usize) -> f64 {
+        let size = self.dtype.bytes();
+        self.dtype.value(&self.bytes[at * size..(at + 1) * size])
+    }
+}
+
 pub(super) fn needs_f64(operands: &[Operand<'_>], dtype: Float) -> bool {
     dtype == Float::F64 || operands.iter().any(|operand| operand.dtype == Float::F64)
 }
