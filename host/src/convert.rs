@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::io::disk::{Disk, Opened, io_error, read_at, text_of, write_at};
 use crate::io::scratch::Scratch;
-use crate::io::staging::{Staging, place_of};
+use crate::io::staging::{ANOTHER, Staging, place_of, without_force};
 use crate::io::url::{clean, is_elsewhere};
 use crate::progress::{Progress, stopped};
 
@@ -58,9 +58,7 @@ pub fn convert(
             .file(out.display().to_string())
             .help("name a folder"));
     }
-    if !is_elsewhere(out) && !is_elsewhere(Path::new(&input)) {
-        Staging::check_outside(out, Path::new(&input))?;
-    }
+    Staging::check_outside(out, Path::new(&input))?;
     let files = if is_file { single(&plan, out, progress)? } else { folder(&plan, out, progress)? };
     Ok(Converted { files, notes: plan.notes })
 }
@@ -83,9 +81,7 @@ pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Pr
         .file(out.display().to_string())
         .help("write them here, and copy them there"));
     }
-    if !is_elsewhere(Path::new(&input)) {
-        Staging::check_outside(out, Path::new(&input))?;
-    }
+    Staging::check_outside(out, Path::new(&input))?;
     if out.extension().is_none_or(|it| it != "safetensors") {
         return Err(Error::new(ErrorKind::Output, "is no name of a safetensors file")
             .file(out.display().to_string())
@@ -96,8 +92,7 @@ pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Pr
 
 /// Into a folder, which appears whole or not at all.
 fn folder(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
-    Staging::check_new(out)?;
-    let staging = Staging::begin(out, false, &[])?;
+    let staging = Staging::begin(out, false, &[]).map_err(|error| without_force(error, ANOTHER))?;
     let files = written(plan, &staging, out, progress)?;
     staging.publish(progress)?.iter().for_each(|note| progress.note(note));
     Ok(files)

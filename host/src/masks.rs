@@ -10,7 +10,7 @@ use crate::engine::cpu::piece_bytes;
 use crate::engine::pool::share;
 use crate::find::checkpoint::Checkpoint;
 use crate::io::disk::{Disk, InputFile, text_of};
-use crate::io::staging::{Staging, without_force};
+use crate::io::staging::{ANOTHER, Staging, without_force};
 use crate::io::store::Store;
 use crate::io::url::{self, clean};
 use crate::merge::{at_output, beside, close, path_from};
@@ -40,7 +40,7 @@ pub fn masks(
             .help("give the models that were trained from the base"));
     }
     Staging::make_way(out, how.force, tasks.iter().copied().chain([base]), progress)
-        .map_err(without_force)?;
+        .map_err(|error| without_force(error, ANOTHER))?;
     let disk = Disk::default();
     let options = MaskOptions {
         tasks: tasks.iter().map(|task| text_of(&clean(task))).collect::<Result<_>>()?,
@@ -123,7 +123,8 @@ pub fn unmask(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Unmasked> {
-    Staging::make_way(out, how.force, [masks].into_iter().chain(base), progress).map_err(without_force)?;
+    Staging::make_way(out, how.force, [masks].into_iter().chain(base), progress)
+        .map_err(|error| without_force(error, ANOTHER))?;
     let disk = Disk::default();
     let folder = &*clean(masks);
     let told = disk.now(|| Masks::open(&disk, &text_of(folder)?))?;

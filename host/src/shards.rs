@@ -30,7 +30,7 @@ use crate::engine::execute;
 use crate::find::checkpoint::read_text;
 use crate::find::choose::Choice;
 use crate::io::disk::{io_error, text_of};
-use crate::io::staging::{Staging, cannot_write, target_of};
+use crate::io::staging::{Staging, cannot_write, target_of, without_force};
 use crate::io::store::Store;
 use crate::io::url::is_elsewhere;
 use crate::merge::{Planned, at_output};
@@ -521,15 +521,13 @@ impl<'a> Begun<'a> {
                 .help(another(&self.claim)));
         }
         // it was begun with --force, or without
-        let staging = Staging::begin(self.out, self.how.force, self.planned.checkpoints()).map_err(
-            |error| match error.advice() {
-                Some(help) if help.contains("--force") => error.help_instead(format!(
-                    "take it away and finish again, or give the shards up: mwa finish {} --abort",
-                    self.out.display()
-                )),
-                _ => error,
-            },
-        )?;
+        let begun = Staging::begin(self.out, self.how.force, self.planned.checkpoints());
+        let staging = begun.map_err(|error| {
+            let out = self.out.display();
+            let way_out =
+                format!("take it away and finish again, or give the shards up: mwa finish {out} --abort");
+            without_force(error, way_out)
+        })?;
         let mut paths = Vec::new();
         for (file, len) in lens.iter().enumerate() {
             let name = &self.planned.merge().outputs()[file].name;

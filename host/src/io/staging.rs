@@ -1,5 +1,6 @@
 //! The output folder: made under another name beside its place, and put there whole or not at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -70,13 +71,11 @@ impl Staging {
         }
     }
 
-    /// The same for what has no `force`.
-    pub(crate) fn check_new(target: &Path) -> Result<()> {
-        Self::check(target, false).map_err(without_force)
-    }
-
     /// Refuse an output inside a checkpoint that is read.
     pub(crate) fn check_outside(target: &Path, input: &Path) -> Result<()> {
+        if is_elsewhere(target) || is_elsewhere(input) {
+            return Ok(());
+        }
         let (place, inside) = (place_of(input)?, target_of(target)?);
         let above = inside.parent().map(place_of).transpose()?.flatten();
         match (place, above) {
@@ -583,10 +582,13 @@ fn lies_in(target: &Path, checkpoint: &Path) -> Error {
         .help("choose an output folder beside the checkpoints, or elsewhere")
 }
 
-/// An error that advises no `--force`, for a command that has none.
-pub(crate) fn without_force(error: Error) -> Error {
+/// What to do about an output that exists, where there is no `--force`.
+pub(crate) const ANOTHER: &str = "choose another output folder";
+
+/// An error that does not advise `--force`, for what has none, but `instead`.
+pub(crate) fn without_force(error: Error, instead: impl Into<Cow<'static, str>>) -> Error {
     match error.advice() {
-        Some(help) if help.contains("--force") => error.help_instead("choose another output folder"),
+        Some(help) if help.contains("--force") => error.help_instead(instead),
         _ => error,
     }
 }
