@@ -1,12 +1,13 @@
 //! Start other programs, showing what is started; where the repository lies, and its files.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+
 use std::time::Instant;
 
 /// What went wrong, for a person.
@@ -116,17 +117,17 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// Whether this process has run the tests of the workspace, which have built the program and the C library as they test them.
-static IS_TESTED: OnceLock<()> = OnceLock::new();
+static IS_TESTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on other languages are compared with what was tested, which need not be built once more.
 pub(crate) fn tested() {
-    let _ = IS_TESTED.set(());
+    IS_TESTED.store(true, Ordering::Relaxed);
 }
 
 /// A file of the tests' build, if they have been run.
 pub(crate) fn of_tests(name: &str) -> Option<PathBuf> {
     let file = target().join("debug").join(name);
-    IS_TESTED.get().is_some_and(|()| file.is_file()).then_some(file)
+    (IS_TESTED.load(Ordering::Relaxed) && file.is_file()).then_some(file)
 }
 
 /// The program that other languages are compared with.
