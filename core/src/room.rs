@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// [`ErrorKind::Device`] when there is no such memory.
-pub(crate) fn zeros<T: Clone + Default>(length: usize) -> Result<Vec<T>> {
+pub(crate) fn zeros<T: Copy + Default>(length: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     resize(&mut values, length).map(|()| values)
 }
@@ -18,11 +18,16 @@ pub(crate) fn zeros<T: Clone + Default>(length: usize) -> Result<Vec<T>> {
 ///
 /// # Errors
 /// As [`zeros`].
-pub(crate) fn resize<T: Clone + Default>(values: &mut Vec<T>, length: usize) -> Result<()> {
+pub(crate) fn resize<T: Copy + Default>(values: &mut Vec<T>, length: usize) -> Result<()> {
     if let Some(more) = length.checked_sub(values.len()) {
         values.try_reserve_exact(more).map_err(|_| refused(length.saturating_mul(size_of::<T>())))?;
     }
-    values.resize(length, T::default());
+    values.truncate(length);
+    // by the block: a WebAssembly module that is built for size would go value by value
+    let block = [T::default(); 512];
+    while values.len() < length {
+        values.extend_from_slice(&block[..block.len().min(length - values.len())]);
+    }
     Ok(())
 }
 

@@ -277,6 +277,10 @@ impl Session {
         chosen: Chosen,
         merging: MergeOptions,
     ) -> Maybe<Work> {
+        // asked before what takes long, which begins again after each answer
+        if let Some(Err(Stop::Later)) = checkpoints.last().map(|newest| newest.companions(&self.files)) {
+            return Err(Stop::Later);
+        }
         let most = usize::try_from(self.order.chunk.unwrap_or(CHUNK)).unwrap_or(MOST);
         let read = checkpoints.len() + chosen.moments.len();
         let chunk = most.min(MOST / read.max(1)).max(1);

@@ -93,6 +93,19 @@ fn averages_what_crosses_in_small_chunks() {
 }
 
 #[test]
+fn what_lies_beside_the_weights_is_asked_for_at_once() {
+    let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
+    let mut session = open(&disk, "").unwrap();
+    let mut rounds = 0;
+    while let Step::Look(questions) = session.step().unwrap() {
+        let is_asked = |name: &str| questions.iter().any(|question| question.path() == name);
+        rounds += usize::from(is_asked("b/vocab.txt") && is_asked("b/merges.txt"));
+        session.tell(questions.iter().map(|question| question.answer(&disk)).collect()).unwrap();
+    }
+    assert_eq!(rounds, 1);
+}
+
+#[test]
 fn all_files_are_hashed_on_the_way() {
     let disk = disk(&[adapter(0.0, 1.0), adapter(0.25, 3.0)]);
     let mut session = open(&disk, "").unwrap();

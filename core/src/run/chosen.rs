@@ -251,20 +251,15 @@ impl Checkpoint {
     /// # Errors
     /// What the system refuses.
     pub fn companions_of(files: &dyn Files, folder: &str) -> Maybe<Vec<(String, String)>> {
-        let mut found = Vec::new();
-        let mut folders = Vec::from([String::new()]);
-        for name in files.list(folder)? {
-            if is_part(files, folder, &name)? {
-                folders.push(name);
-            }
-        }
-        for name in folders.iter().flat_map(|inner| COMPANIONS.map(|name| join(inner, name))) {
+        let inner = |name: String| Ok(is_part(files, folder, &name)?.then_some(name));
+        let inner = all(files.list(folder)?.into_iter().map(inner))?;
+        let folders = [String::new()].into_iter().chain(inner.into_iter().flatten());
+        let names: Vec<_> = folders.flat_map(|inner| COMPANIONS.map(|name| join(&inner, name))).collect();
+        let found = names.into_iter().map(|name| {
             let path = join(folder, &name);
-            if is_file(files, &path)? {
-                found.push((name, path));
-            }
-        }
-        Ok(found)
+            Ok(is_file(files, &path)?.then_some((name, path)))
+        });
+        Ok(all(found)?.into_iter().flatten().collect())
     }
 }
 

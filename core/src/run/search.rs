@@ -119,14 +119,15 @@ fn other_adapters(files: &dyn Files, checkpoints: &[Checkpoint]) -> Maybe<Option
 /// likeliest.
 pub(crate) fn numbered(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
     let names = files.list(run)?;
+    let named = |name: &String| folder_row(name).map(|(row, step)| (row, step, join(run, name)));
+    let named: Vec<_> = names.iter().filter_map(named).collect();
+    let kinds = all(named.iter().map(|(.., path)| files.kind(path)))?;
     let mut rows = Vec::new();
-    for name in &names {
-        let Some((row, step)) = folder_row(name) else { continue };
-        let path = join(run, name);
-        match files.kind(&path)? {
-            Kind::Folder => rows.push((row, step, path)),
+    for (folder, kind) in named.into_iter().zip(kinds) {
+        match kind {
+            Kind::Folder => rows.push(folder),
             Kind::File(_) | Kind::Other => {}
-            Kind::Missing => return Err(broken_link(path).into()),
+            Kind::Missing => return Err(broken_link(folder.2).into()),
         }
     }
     rows.sort();
@@ -166,9 +167,10 @@ fn numbered_files(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
             .help(format!("name those of one kind: mwa merge {one} … -o OUT"))
             .into());
     }
+    let kinds = all(rows.iter().map(|(.., path)| files.kind(path)))?;
     let mut found = Vec::new();
-    for (_, number, path) in rows {
-        match files.kind(&path)? {
+    for ((_, number, path), kind) in rows.into_iter().zip(kinds) {
+        match kind {
             Kind::File(_) => found.push((number, path)),
             Kind::Missing => return Err(broken_link(path).into()),
             Kind::Folder | Kind::Other => {}

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Tensor;
 use crate::plan::Input;
 use crate::plan::{Found, Tensors};
+use crate::text::index::order;
 use crate::weigh::modules::Groups;
 use crate::weigh::scheme::Weights;
 
@@ -103,7 +104,7 @@ pub(super) fn modules(
         }
         downs.push(halves);
     }
-    names.sort_unstable();
+    names.sort_unstable_by(|a, b| order(a, b));
     names.dedup();
     let mut modules: Vec<Option<Module>> = names.iter().map(|_| None).collect();
     for (i, input) in inputs.iter().enumerate() {
@@ -116,7 +117,7 @@ pub(super) fn modules(
             })?;
             let bias = other.strip_suffix("weight").and_then(|stem| tensors[i].find(&format!("{stem}bias")));
             let (module, source) = one(*found, up, bias, configs[i]).map_err(at)?;
-            let place = names.binary_search(&name.as_str()).expect("names has all of them");
+            let place = names.binary_search_by(|other| order(other, name)).expect("names has all of them");
             let known = modules[place].get_or_insert_with(|| module.clone());
             join(known, module).map_err(at)?;
             let weight = groups.of(&known.down.tensor).unwrap_or(weights).values()[i];
