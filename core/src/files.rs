@@ -115,6 +115,12 @@ pub(crate) fn is_folder(files: &dyn Files, path: &str) -> Maybe<bool> {
     Ok(files.kind(path)? == Kind::Folder)
 }
 
+/// Those of the paths that are folders, all asked for at once.
+pub(crate) fn folders(files: &dyn Files, paths: impl IntoIterator<Item = String>) -> Maybe<Vec<String>> {
+    let each = paths.into_iter().map(|path| Ok(is_folder(files, &path)?.then_some(path)));
+    Ok(all(each)?.into_iter().flatten().collect())
+}
+
 /// Bytes of a regular file.
 pub(crate) fn size(files: &dyn Files, path: &str) -> Maybe<u64> {
     let refused = |detail: &'static str| Error::new(ErrorKind::Input, detail).file(path);

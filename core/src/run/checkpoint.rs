@@ -389,14 +389,11 @@ fn is_same_but_ending(a: &str, b: &str) -> bool {
 
 /// Adapters that a multi-adapter model saved in folders of their own.
 pub(crate) fn named_adapters(files: &dyn Files, folder: &str) -> Maybe<Vec<String>> {
-    let mut found = Vec::new();
-    for name in files.list(folder)? {
+    let found = files.list(folder)?.into_iter().map(|name| {
         let config = join(&join(folder, &name), "adapter_config.json");
-        if step_of_folder(&name).is_none() && is_file(files, &config)? {
-            found.push(name);
-        }
-    }
-    Ok(found)
+        Ok((step_of_folder(&name).is_none() && is_file(files, &config)?).then_some(name))
+    });
+    Ok(all(found)?.into_iter().flatten().collect())
 }
 
 /// Check a name of `--adapter`.

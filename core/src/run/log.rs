@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
+use crate::files::{Files, Kind, Maybe, Stop, all, folders, is_file, is_folder, join, last, parent};
 use crate::logs::history::History;
 use crate::logs::kind::{Count, LogKind};
 use crate::logs::metric::is_evaluation;
@@ -297,19 +297,20 @@ fn source(
     roots: &[&str],
     checkpoints: &[String],
 ) -> Maybe<Option<Result<Source>>> {
-    let mut places = Vec::new();
-    for place in kind.places {
-        if let Some(inner) = place.strip_prefix('@') {
-            for folder in checkpoints {
-                let inner = spread(files, folder, inner.trim_start_matches('/'))?;
-                places.extend(inner.into_iter().map(|place| (Some(folder.clone()), place)));
+    let places = kind.places.iter().map(|place| {
+        let spread = |checkpoint: Option<&String>, folder: &str, pattern| {
+            let places = spread(files, folder, pattern)?.into_iter();
+            Ok(places.map(|place| (checkpoint.cloned(), place)).collect::<Vec<_>>())
+        };
+        Ok(match place.strip_prefix('@') {
+            Some(inner) => {
+                let inner = inner.trim_start_matches('/');
+                all(checkpoints.iter().map(|folder| spread(Some(folder), folder, inner)))?.concat()
             }
-        } else {
-            for root in roots {
-                places.extend(spread(files, root, place)?.into_iter().map(|place| (None, place)));
-            }
-        }
-    }
+            None => all(roots.iter().map(|root| spread(None, root, place)))?.concat(),
+        })
+    });
+    let places = all(places)?.concat();
     let texts = all(places.iter().map(|(_, folder)| texts(files, kind, folder)))?;
     let mut found = Source { kind: *kind, path: String::new(), files: 0, states: Vec::new() };
     let mut run = None;
@@ -414,34 +415,21 @@ pub(crate) fn found(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<V
 
 /// The folders that a pattern of folders means, from `folder` on: `*` is any that is no checkpoint.
 fn spread(files: &dyn Files, folder: &str, pattern: &str) -> Maybe<Vec<String>> {
-    let mut places = vec![folder.to_owned()];
+    let mut places = folders(files, [folder.to_owned()])?;
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
-        let mut inner = Vec::new();
-        for place in places {
-            if !is_folder(files, &place)? {
-                continue;
-            }
-            if part != "*" {
-                inner.push(join(&place, part));
-                continue;
-            }
-            // the last is a link to one of the others
-            let is_wanted = |name: &&String| {
-                folder_row(name).is_none_or(|(row, _)| row == BARE)
-                    && !name.starts_with('.')
-                    && *name != "latest-run"
-            };
-            inner.extend(files.list(&place)?.iter().filter(is_wanted).map(|name| join(&place, name)));
-        }
-        places = inner;
+        // the last is a link to one of the others
+        let is_wanted = |name: &&String| {
+            folder_row(name).is_none_or(|(row, _)| row == BARE)
+                && !name.starts_with('.')
+                && *name != "latest-run"
+        };
+        let inner = |place: &String| match part {
+            "*" => Ok(files.list(place)?.iter().filter(is_wanted).map(|name| join(place, name)).collect()),
+            part => Ok(vec![join(place, part)]),
+        };
+        places = folders(files, all(places.iter().map(inner))?.concat())?;
     }
-    let mut folders = Vec::new();
-    for place in places {
-        if is_folder(files, &place)? {
-            folders.push(place);
-        }
-    }
-    Ok(folders)
+    Ok(places)
 }
 
 /// Path and bytes of each log of this kind in a folder.

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, Stop, all, is_file, is_folder, join, last, parent};
+use crate::files::{Files, Kind, Maybe, Stop, all, folders, is_file, is_folder, join, last, parent};
 use crate::format::{foreign, stem, training};
 use crate::merge::report::REPORT;
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
@@ -245,12 +245,7 @@ fn is_content(error: &Error, folder: Option<&String>) -> bool {
 /// Whether the checkpoint has a log of its own.
 fn is_logged(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<bool> {
     let names = readers.logs.iter().filter(|kind| kind.is_in_checkpoints).flat_map(|kind| kind.names);
-    for name in names {
-        if is_file(files, &join(path, name))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(all(names.map(|name| is_file(files, &join(path, name))))?.contains(&true))
 }
 
 /// Say which neighbours of the checkpoints are not taken, so that nobody has to wonder.
@@ -262,21 +257,19 @@ fn ignored(files: &dyn Files, run: &str, taken: &[(u64, String)]) -> Maybe<Vec<S
             "{run}: the model saved in the run folder itself is left out; it usually repeats one of the checkpoints"
         ));
     }
-    let mut ignored = Vec::new();
-    for name in files.list(run)? {
+    let ignored = files.list(run)?.into_iter().map(|name| {
         let path = join(run, &name);
         let is_taken = taken.iter().any(|(_, taken)| *taken == path);
         let is_weights = are_files && stem(&name).is_some() && foreign::state(&name).is_none();
-        if !is_taken
+        let is_ignored = !is_taken
             && (is_weights
                 || is_folder(files, &path)?
                     && (name.contains("checkpoint") || weights_in(files, &path)?.is_some())
                     // a merge of the run is no part of it
-                    && !is_file(files, &join(&path, REPORT))?)
-        {
-            ignored.push(name);
-        }
-    }
+                    && !is_file(files, &join(&path, REPORT))?);
+        Ok(is_ignored.then_some(name))
+    });
+    let ignored: Vec<_> = all(ignored)?.into_iter().flatten().collect();
     if !ignored.is_empty() {
         notes.push(format!("{run}: left out, not named like checkpoints: {}", ignored.join(", ")));
     }
@@ -305,14 +298,9 @@ fn open_named(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOp
 
 /// The run folders in a folder.
 fn runs_in(files: &dyn Files, path: &str) -> Maybe<Vec<String>> {
-    let mut runs = Vec::new();
-    for name in files.list(path)? {
-        let inner = join(path, &name);
-        if is_folder(files, &inner)? && !numbered(files, &inner)?.is_empty() {
-            runs.push(inner);
-        }
-    }
-    Ok(runs)
+    let inner = folders(files, files.list(path)?.iter().map(|name| join(path, name)))?;
+    let is_run = all(inner.iter().map(|inner| Ok(!numbered(files, inner)?.is_empty())))?;
+    Ok(inner.into_iter().zip(is_run).filter_map(|(inner, is_run)| is_run.then_some(inner)).collect())
 }
 
 /// Whether a checkpoint of a run lacks the log that its neighbours have, which is written last.
