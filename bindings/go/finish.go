@@ -12,6 +12,7 @@ type ending struct {
 	Paths   []string `json:"paths"`
 	LeftOut []string `json:"left_out,omitempty"`
 	Notes   []string `json:"notes,omitempty"`
+	Hashes  *hashes  `json:"hashes,omitempty"`
 }
 
 // finish writes what belongs beside the weights, once all jobs are run, and closes everything.
@@ -23,11 +24,6 @@ func (m *merge) finish(s *session) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, input := range known.Inputs {
-		if err := m.source.check(input); err != nil {
-			return nil, err
-		}
-	}
 	for _, made := range m.outputs {
 		err := made.close()
 		if made.file = nil; err != nil {
@@ -37,6 +33,16 @@ func (m *merge) finish(s *session) (*Report, error) {
 	var told ending
 	if err := m.beside(known, &told); err != nil {
 		return nil, err
+	}
+	if folder, ok := m.sink.(*staging); ok && m.what.HashedOutside {
+		if told.Hashes, err = m.hashes(known, folder.folder); err != nil {
+			return nil, err
+		}
+	}
+	for _, input := range known.Inputs {
+		if err := m.source.check(input); err != nil {
+			return nil, err
+		}
 	}
 	if told.Paths, err = m.ways(known.Report); err != nil {
 		return nil, err

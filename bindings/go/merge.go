@@ -117,11 +117,7 @@ func (m *merge) open() error {
 	}
 	m.total = known.Bytes
 	m.files = newInputs(m.source, known.Inputs)
-	threads := m.options.Threads
-	if threads == 0 {
-		threads = runtime.GOMAXPROCS(0)
-	}
-	for range min(int64(threads-1), m.total/lessForEach) {
+	for range min(int64(m.threads()-1), m.total/lessForEach) {
 		another, err := open(m.what)
 		if err != nil {
 			return err
@@ -129,6 +125,14 @@ func (m *merge) open() error {
 		m.sessions = append(m.sessions, another)
 	}
 	return nil
+}
+
+// threads is how many goroutines work.
+func (m *merge) threads() int {
+	if m.options.Threads == 0 {
+		return runtime.GOMAXPROCS(0)
+	}
+	return m.options.Threads
 }
 
 // next is the next job of a session, once all is answered that it asks; nothing after the last.

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	cores "runtime"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 //go:embed core
@@ -27,7 +29,7 @@ var compiled struct {
 	module  wazero.CompiledModule
 }
 
-// CompileInto keeps the compiled core in a folder, so that the next process need not compile it (half a second). It has to be
+// CompileInto keeps the compiled core in a folder, so that the next process need not compile it (a second or two). It has to be
 // called before anything else, and the folder must be one that only this user can write to, for code is run from there.
 func CompileInto(folder string) {
 	compiled.Lock()
@@ -56,7 +58,7 @@ func compile() (wazero.Runtime, wazero.CompiledModule, error) {
 		config = config.WithCompilationCache(cache)
 	}
 	runtime := wazero.NewRuntimeWithConfig(background, config)
-	module, err := runtime.CompileModule(background, code)
+	module, err := runtime.CompileModule(experimental.WithCompilationWorkers(background, cores.GOMAXPROCS(0)), code)
 	if err != nil {
 		return nil, nil, errors.Join(failed("the core cannot be compiled here", err), runtime.Close(background))
 	}

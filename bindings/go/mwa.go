@@ -47,6 +47,7 @@ func MergeFrom(ctx context.Context, source Source, paths []string, sink Sink, op
 func mergeInto(ctx context.Context, source Source, what request, out string, options Options) (*Report, error) {
 	var made *staging
 	watched := watch(source)
+	what.HashedOutside = isOnDisk(source)
 	report, err := mergeWith(ctx, watched, what, options, func(known *state) (Sink, error) {
 		var inputs, read []string
 		if isOnDisk(source) {

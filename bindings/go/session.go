@@ -12,6 +12,8 @@ type request struct {
 	Options any      `json:"options,omitempty"`
 	Report  any      `json:"report,omitempty"`
 	Chunk   int      `json:"chunk,omitzero"`
+	// whether hashes are made here
+	HashedOutside bool `json:"hashed_outside,omitempty"`
 }
 
 // step is what the core wants done next: one of the two.
