@@ -31,9 +31,17 @@ each_executor!(
     weights_follow_their_metrics,
 );
 
+/// How many cases a law is tried on that each executor runs, the slow ones too, and one that is run once.
+const EACH: u32 = 64;
+const ONCE: u32 = 256;
+
 /// Run a law over random cases; the error shows the smallest exception found.
-fn law<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Result<(), String>) -> Result<(), String> {
-    let config = Config { failure_persistence: None, ..Config::default() };
+fn law<S: Strategy>(
+    cases: u32,
+    strategy: S,
+    check: impl Fn(S::Value) -> Result<(), String>,
+) -> Result<(), String> {
+    let config = Config { failure_persistence: None, ..Config::with_cases(cases) };
     TestRunner::new(config)
         .run(&strategy, |case| check(case).map_err(TestCaseError::fail))
         .map_err(|error| error.to_string())
@@ -73,7 +81,7 @@ fn run(executor: &dyn Executor, merge: &Merge) -> Result<Vec<u8>, String> {
 /// Dtypes of every mix, any bits, any weights: the same bytes, or the same failure.
 fn equals_the_reference(executor: &dyn Executor) -> Result<(), String> {
     let reference = reference()?;
-    law(merge(Painting::Wild), |merge| {
+    law(EACH, merge(Painting::Wild), |merge| {
         let (expected, actual) = (reference.merge(&merge), executor.merge(&merge));
         if expected == actual {
             return Ok(());
@@ -88,7 +96,7 @@ fn equals_the_reference(executor: &dyn Executor) -> Result<(), String> {
 }
 
 fn one_input_comes_out_as_it_went_in(executor: &dyn Executor) -> Result<(), String> {
-    law((merge(Painting::Finite), 0.1..10.0), |(merge, weight)| {
+    law(EACH, (merge(Painting::Finite), 0.1..10.0), |(merge, weight)| {
         let input = merge.inputs[0].clone();
         let one = Merge { inputs: vec![input.clone()], weights: vec![weight], ..Merge::default() };
         agree(SAME_CODE, &input, &run(executor, &one)?)
@@ -96,7 +104,7 @@ fn one_input_comes_out_as_it_went_in(executor: &dyn Executor) -> Result<(), Stri
 }
 
 fn copies_come_out_as_they_went_in(executor: &dyn Executor) -> Result<(), String> {
-    law(merge(Painting::Finite), |merge| {
+    law(EACH, merge(Painting::Finite), |merge| {
         let input = merge.inputs[0].clone();
         let copies = Merge { inputs: vec![input.clone(); merge.weights.len()], dtype: None, ..merge };
         agree(SAME_CODE, &input, &run(executor, &copies)?)
@@ -104,7 +112,7 @@ fn copies_come_out_as_they_went_in(executor: &dyn Executor) -> Result<(), String
 }
 
 fn two_inputs_may_be_swapped(executor: &dyn Executor) -> Result<(), String> {
-    law(merge(Painting::Wild), |mut merge| {
+    law(EACH, merge(Painting::Wild), |mut merge| {
         merge.inputs.truncate(2);
         merge.weights.truncate(2);
         merge.allow_non_finite = true;
@@ -116,7 +124,7 @@ fn two_inputs_may_be_swapped(executor: &dyn Executor) -> Result<(), String> {
 }
 
 fn order_matters_within_rounding(executor: &dyn Executor) -> Result<(), String> {
-    law((merge(Painting::Tame), any::<prop::sample::Index>()), |(mut merge, by)| {
+    law(EACH, (merge(Painting::Tame), any::<prop::sample::Index>()), |(mut merge, by)| {
         let by = by.index(merge.inputs.len());
         merge.dtype = Some(Float::F32);
         let straight = paint::values(&run(executor, &merge)?);
@@ -137,7 +145,7 @@ fn order_matters_within_rounding(executor: &dyn Executor) -> Result<(), String> 
 }
 
 fn output_lies_between_its_inputs(executor: &dyn Executor) -> Result<(), String> {
-    law(merge(Painting::Tame), |merge| {
+    law(EACH, merge(Painting::Tame), |merge| {
         let inputs: Vec<_> = merge.inputs.iter().map(|input| paint::values(input)).collect();
         let used: Vec<_> =
             inputs.iter().zip(&merge.weights).filter(|(_, w)| **w != 0.0).map(|(input, _)| input).collect();
@@ -161,16 +169,21 @@ fn output_lies_between_its_inputs(executor: &dyn Executor) -> Result<(), String>
 
 fn any_threads_and_memory_give_the_same_bytes() -> Result<(), String> {
     let reference = reference()?;
-    law((merge(Painting::Wild), 1..9usize, prop::option::of(0..1u64 << 20)), |(merge, threads, memory)| {
-        if reference.merge(&merge) == (Host { threads, memory, device: DeviceChoice::Cpu }).merge(&merge) {
-            return Ok(());
-        }
-        Err(format!("{threads} threads and {memory:?} bytes of memory make a difference"))
-    })
+    law(
+        ONCE,
+        (merge(Painting::Wild), 1..9usize, prop::option::of(0..1u64 << 20)),
+        |(merge, threads, memory)| {
+            if reference.merge(&merge) == (Host { threads, memory, device: DeviceChoice::Cpu }).merge(&merge)
+            {
+                return Ok(());
+            }
+            Err(format!("{threads} threads and {memory:?} bytes of memory make a difference"))
+        },
+    )
 }
 
 fn any_job_size_and_order_give_the_same_bytes() -> Result<(), String> {
-    law((merge(Painting::Wild), 1..5000usize, any::<u64>()), |(mut merge, bytes, seed)| {
+    law(ONCE, (merge(Painting::Wild), 1..5000usize, any::<u64>()), |(mut merge, bytes, seed)| {
         merge.allow_non_finite = true;
         let jobs = |bytes| Jobs { bytes, kernel: Kernel::Fast(InstructionSet::widest()) };
         let whole = run(&jobs(1 << 30), &merge)?;
@@ -203,7 +216,7 @@ fn merges_together_give_what_each_gives_alone() -> Result<(), String> {
     let weight = prop_oneof![1 => Just(0.0), 4 => -1.0..1.0];
     let columns = prop::collection::vec(prop::collection::vec(weight, 5), 2..6);
     let most = core::cell::Cell::new(0);
-    law((merge(Painting::Wild), columns), |(merge, columns)| {
+    law(ONCE, (merge(Painting::Wild), columns), |(merge, columns)| {
         let with = |column: Vec<f64>| {
             let mut weights = column[..merge.inputs.len()].to_vec();
             let last = weights.len() - 1;
@@ -240,7 +253,7 @@ fn heads_are_read_as_they_were_written() -> Result<(), String> {
     let shape = prop::collection::vec(0..4u64, 0..4);
     let tensors = prop::collection::btree_map(name(), (prop::sample::select(&DTYPES[..]), shape), 0..6);
     let metadata = prop::collection::btree_map(any::<String>(), any::<String>(), 0..4);
-    law((tensors, metadata), |(tensors, metadata): (BTreeMap<_, (Dtype, Vec<u64>)>, BTreeMap<_, _>)| {
+    law(ONCE, (tensors, metadata), |(tensors, metadata): (BTreeMap<_, (Dtype, Vec<u64>)>, BTreeMap<_, _>)| {
         let layout = tensors.iter().map(|(name, (dtype, shape))| (name.clone(), *dtype, shape.clone()));
         let header =
             Header::layout(layout, metadata.into_iter().collect()).map_err(|error| error.to_string())?;
@@ -292,7 +305,7 @@ fn metrics() -> impl Strategy<Value = (Vec<f64>, Goal, Scheme, f64)> {
 }
 
 fn weights_sum_to_one() -> Result<(), String> {
-    law(metrics(), |(metrics, goal, scheme, penalty)| {
+    law(ONCE, metrics(), |(metrics, goal, scheme, penalty)| {
         let weights = Weights::new(&metrics, goal, scheme, penalty).map_err(|error| error.to_string())?;
         let sum: f64 = weights.values().iter().sum();
         // one ulp, and what the test's own sum rounds: half an ulp of at most 1 per term
@@ -307,7 +320,7 @@ fn weights_sum_to_one() -> Result<(), String> {
 
 /// A better metric never weighs less, and an equal one weighs the same.
 fn weights_follow_their_metrics() -> Result<(), String> {
-    law(metrics(), |(mut metrics, goal, scheme, penalty)| {
+    law(ONCE, metrics(), |(mut metrics, goal, scheme, penalty)| {
         metrics.push(metrics[0]);
         let weights = Weights::new(&metrics, goal, scheme, penalty).map_err(|error| error.to_string())?;
         let ranked = metrics.iter().zip(weights.values());

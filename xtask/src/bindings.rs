@@ -17,15 +17,15 @@ fn ready() -> Result<Python> {
     python(REQUIREMENTS)
 }
 
-/// The wheel and the source distribution, in the folder that is returned.
-pub(crate) fn build_python(python: &PathBuf) -> Result<PathBuf> {
+/// The wheel, compiled as `profile` says, and the source distribution, in the folder that is returned.
+pub(crate) fn build_python(python: &PathBuf, profile: &str) -> Result<PathBuf> {
     let wheels = target().join("wheels");
     fs::remove_dir_all(&wheels).or_else(|error| {
         if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error.to_string()) }
     })?;
     // not `build --sdist`: its wheel is built from the unpacked sources, whose times are so old that cargo takes what it
     // built of earlier ones for theirs
-    for what in [&["build", "--release", "--quiet"][..], &["sdist"]] {
+    for what in [&["build", "--profile", profile, "--quiet"][..], &["sdist"]] {
         let mut maturin = Command::new(python);
         maturin.args(["-m", "maturin"]).args(what).arg("--out").arg(&wheels);
         maturin.current_dir(root().join("bindings/python"));
@@ -38,7 +38,7 @@ pub(crate) fn build_python(python: &PathBuf) -> Result<PathBuf> {
 /// `cargo xtask build python`
 pub(crate) fn build_python_alone() -> Result {
     match ready()? {
-        Python::Ready(python) => build_python(&python).map(drop),
+        Python::Ready(python) => build_python(&python, "release").map(drop),
         Python::Missing(why) => Err(why),
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn test_python() -> Result<core::result::Result<Command, String>> {
         Python::Missing(why) => return Ok(Err(why)),
     };
     let program = compared()?;
-    let wheel = wheel(&python)?;
+    let wheel = wheel(&python, "dev")?;
     let folder = target().join("python/fresh");
     let mut make = Command::new(&python);
     make.args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder);
@@ -82,7 +82,7 @@ fn beside(python: &Path, more: &[&str]) -> Result<core::result::Result<PathBuf, 
         Python::Ready(maturin) => maturin,
         Python::Missing(why) => return Ok(Err(why)),
     };
-    let wheel = wheel(&maturin)?;
+    let wheel = wheel(&maturin, "release")?;
     let folder = target().join("python/beside");
     let _ = fs::remove_dir_all(&folder);
     let mut install = Command::new(maturin);
@@ -95,8 +95,8 @@ fn beside(python: &Path, more: &[&str]) -> Result<core::result::Result<PathBuf, 
 }
 
 /// The wheel, built anew.
-fn wheel(python: &PathBuf) -> Result<PathBuf> {
-    let wheels = fs::read_dir(build_python(python)?).map_err(|error| error.to_string())?;
+fn wheel(python: &PathBuf, profile: &str) -> Result<PathBuf> {
+    let wheels = fs::read_dir(build_python(python, profile)?).map_err(|error| error.to_string())?;
     let mut paths = wheels.flatten().map(|entry| entry.path());
     paths
         .find(|path| path.extension().is_some_and(|e| e == "whl"))
