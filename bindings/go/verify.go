@@ -58,6 +58,10 @@ func Verify(ctx context.Context, folder string, options Options) (*Verified, err
 	if err := v.read(); err != nil {
 		return nil, err
 	}
+	what := request{Verb: "verify", Report: v.text, Paths: []string{}}
+	if err := v.isKnown(what); err != nil {
+		return nil, err
+	}
 	found := new(Verified)
 	var err error
 	if found.Outputs, err = v.checkHere(v.report.Outputs); err != nil {
@@ -89,7 +93,6 @@ func Verify(ctx context.Context, folder string, options Options) (*Verified, err
 	if found.Others, err = v.others(others); err != nil || !isThere {
 		return found, err
 	}
-	what := request{Verb: "verify", Report: v.text}
 	for _, path := range paths {
 		path, err := told(path)
 		if err != nil {
@@ -143,6 +146,21 @@ func (v *verification) read() error {
 		}
 	}
 	return nil
+}
+
+// isKnown asks the core whether it knows such reports: those of a later version it may not.
+func (v *verification) isKnown(what request) error {
+	s, err := open(what)
+	if err == nil {
+		s.close()
+		return nil
+	}
+	var own *Error
+	if !errors.As(err, &own) || own.Kind != KindInput {
+		return nil // what else is wrong shows as it is used
+	}
+	own.File = filepath.Join(v.folder, reportName)
+	return own
 }
 
 // checkHere compares files in the merged folder, none of which may be a link out of it.

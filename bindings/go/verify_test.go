@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -62,6 +63,15 @@ func TestVerify(t *testing.T) {
 		t.Errorf("%+v", found)
 	}
 	if _, err := Verify(context.Background(), run, Options{}); own(t, err).Detail != "holds no mwa-report.json" {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(filepath.Join(out, reportName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(reportName, strings.Replace(string(text), `"mwa": "0.`, `"mwa": "9.`, 1))
+	_, err = Verify(context.Background(), out, Options{})
+	if later := own(t, err); !strings.HasPrefix(later.Detail, "was written by mwa 9.") || later.File != filepath.Join(out, reportName) {
 		t.Error(err)
 	}
 	write(reportName, `{"mwa": "0", "outputs": [{"name": "../secret"}]}`)

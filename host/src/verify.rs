@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use mwa::extract::ExtractRank;
 use mwa::files::{Kind, is_inside, last};
-use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded};
+use mwa::report::{CARD, CONFIG, HashedFile, PICTURE, REPORT, Report, is_loaded, refuse_newer};
 use mwa::{Error, ErrorKind, Result, Weights, moments_at};
 use serde::{Deserialize, Serialize};
 
@@ -98,14 +98,9 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
             .help("verify takes a folder that `mwa merge` wrote"));
     }
     let text = read_text(&path)?;
-    if let Some(newer) = newer(&text) {
-        let own = env!("CARGO_PKG_VERSION");
-        return Err(Error::new(
-            ErrorKind::Input,
-            format!("was written by mwa {newer}, whose reports mwa {own} does not know"),
-        )
-        .file(path.display().to_string())
-        .help(format!("verify it with mwa {newer} or newer")));
+    // before all of it is understood, which it need not be
+    if let Ok(Head { mwa }) = serde_json::from_str(&text) {
+        refuse_newer(&mwa).map_err(|error| error.file(path.display().to_string()))?;
     }
     let report: Report = serde_json::from_str(&text)
         .map_err(|error| at(Error::new(ErrorKind::Input, format!("is not a merge report: {error}"))))?;
@@ -213,18 +208,10 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     Ok(Verified { outputs, companions, others, inputs, remade })
 }
 
-/// The version that a report says it is of, if that is of a later series than this program: reports and bytes change with those.
-fn newer(report: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Head {
-        mwa: String,
-    }
-    let series = |version: &str| -> Option<[u64; 2]> {
-        let mut parts = version.split('.').map(|part| part.parse().ok());
-        Some([parts.next()??, parts.next()??])
-    };
-    let Head { mwa } = serde_json::from_str(report).ok()?;
-    (series(&mwa)? > series(env!("CARGO_PKG_VERSION"))?).then_some(mwa)
+/// What every report of any version says.
+#[derive(Deserialize)]
+struct Head {
+    mwa: String,
 }
 
 /// Compare one file with what the report says of it.

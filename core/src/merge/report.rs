@@ -28,6 +28,23 @@ use crate::weigh::robust::{Robust, Rule};
 use crate::weigh::scheme::Scheme;
 pub use crate::weigh::window::Selected;
 
+/// Refuse a report of a version of a later series than this one: reports and bytes change with those.
+///
+/// # Errors
+/// [`ErrorKind::Input`] with both versions.
+pub fn refuse_newer(version: &str) -> Result<()> {
+    let series = |version: &str| -> Option<[u64; 2]> {
+        let mut parts = version.split('.').map(|part| part.parse().ok());
+        Some([parts.next()??, parts.next()??])
+    };
+    let own = env!("CARGO_PKG_VERSION");
+    if series(version) <= series(own) {
+        return Ok(());
+    }
+    let detail = format!("was written by mwa {version}, whose reports mwa {own} does not know");
+    Err(Error::new(ErrorKind::Input, detail).help(format!("verify it with mwa {version} or newer")))
+}
+
 /// The report beside every merged model, enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {

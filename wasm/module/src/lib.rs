@@ -15,7 +15,7 @@ use core::cell::RefCell;
 
 use mwa::border::{Answer, Ending, Job, Order, Session, Step};
 use mwa::options::Verb;
-use mwa::report::is_loaded;
+use mwa::report::{is_loaded, refuse_newer};
 use mwa::{Error, ErrorKind, Options, Readers, Report, Result, Write};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -100,7 +100,10 @@ pub extern "C" fn mwa_open(request: usize) -> u32 {
         let order = Order { verb, paths, options: Options::read(&options)?, chunk, hashed_outside };
         let session = match (order.verb, report) {
             (Verb::Verify, None) => return Err(usage("what is merged again is told by a report")),
-            (Verb::Verify, Some(report)) => Session::again_by(report, order.paths, chunk, &Readers::ALL)?,
+            (Verb::Verify, Some(report)) => {
+                refuse_newer(&report.mwa)?;
+                Session::again_by(report, order.paths, chunk, &Readers::ALL)?
+            }
             _ => Session::open(order, &Readers::ALL)?,
         };
         state.last += 1;

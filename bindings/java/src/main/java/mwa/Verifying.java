@@ -32,6 +32,7 @@ final class Verifying {
 
     Verified run() {
         Report report = report();
+        checkKnown();
         List<Verified.Checked> outputs = report.outputs().stream().map(this::checkHere).toList();
         List<Verified.Checked> companions = report.companions().stream().map(this::checkHere).toList();
         List<Verified.Checked> inputs = new ArrayList<>();
@@ -43,6 +44,21 @@ final class Verifying {
         }
         boolean areInputsThere = inputs.stream().allMatch(file -> file.state().equals("same"));
         return new Verified(outputs, companions, others(report), inputs, areInputsThere ? isRemade(report) : null);
+    }
+
+    /** Ask the core whether it knows such reports: those of a later version it may not. */
+    private void checkKnown() {
+        try {
+            new Session(engine, new Disk(), request(List.of())).close();
+        } catch (MergeException error) {
+            // what else is wrong shows as it is used
+            if (!error.kind().equals("input")) return;
+            throw new MergeException("input", place.toString(), error.detail(), error.help());
+        }
+    }
+
+    private Session.Request request(List<String> paths) {
+        return new Session.Request("verify", paths, Map.of(), engine.chunk(), false, json);
     }
 
     private Report report() {
@@ -143,7 +159,7 @@ final class Verifying {
         Source disk = new Disk();
         List<String> paths = report.inputs().stream().map(input -> Disk.text(folder.resolve(input.path()))).toList();
         Report again;
-        try (Session session = new Session(engine, disk, new Session.Request("verify", paths, Map.of(), engine.chunk(), false, json))) {
+        try (Session session = new Session(engine, disk, request(paths))) {
             Session.State known = null;
             for (Session.Job job; (job = session.next().work()) != null; ) {
                 if (known == null) known = session.state();

@@ -172,6 +172,12 @@ final class MergeTest {
         assertEquals("missing", lost.inputs().get(4).state());
         MergeException none = assertThrows(MergeException.class, () -> engine.verify(run));
         assertEquals(List.of("input", run.toString()), List.of(none.kind(), none.file()));
+
+        Path place = out.resolve("mwa-report.json");
+        Files.writeString(place, Files.readString(place).replaceFirst("\"mwa\": \"0\\.", "\"mwa\": \"9."));
+        MergeException later = assertThrows(MergeException.class, () -> engine.verify(out));
+        assertTrue(later.detail().startsWith("was written by mwa 9."), later.detail());
+        assertEquals(List.of("input", place.toString()), List.of(later.kind(), later.file()));
     }
 
     @ParameterizedTest
