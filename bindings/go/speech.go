@@ -9,6 +9,9 @@ import (
 // flag is an option as the command line has it. A word after it may be its value; a sentence's full stop or comma is not of it.
 var flag = regexp.MustCompile(`--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?`)
 
+// command is where a whole command line begins.
+var command = regexp.MustCompile(`\bmwa (?:merge|finish|search|weights|inspect|convert|moments|verify|aggregate|recover|apply|extract|masks|devices|man) `)
+
 var digits = regexp.MustCompile(`^[0-9.]+$`)
 
 // fields are the fields of Options, by their flags.
@@ -24,11 +27,11 @@ var fields = func() map[string]reflect.StructField {
 // spoken is a text of the core, whose words are those of the command line, in words of this package: `--drop-bad` as `DropBad: true`,
 // `--metric loss` as `Metric: "loss"`. Whole command lines stay as they are.
 func spoken(text string) string {
-	before, command, isThere := strings.Cut(text, "mwa merge ")
-	if isThere {
-		command = "mwa merge " + command
+	end := len(text)
+	if at := command.FindStringIndex(text); at != nil {
+		end = at[0]
 	}
-	return flag.ReplaceAllStringFunc(before, option) + command
+	return flag.ReplaceAllStringFunc(text[:end], option) + text[end:]
 }
 
 func option(text string) string {

@@ -9,6 +9,10 @@ from mwa.options import MergeOptions, text_of
 # with what one function alone takes
 _TYPES = {**MergeOptions.__annotations__, "error": "float | None", "base_name": "str | None"}
 # a word after a flag, which may be its value; a sentence's full stop or comma is not of it
+# where a whole command line begins
+_COMMAND = re.compile(
+    r"\bmwa (?:merge|finish|search|weights|inspect|convert|moments|verify|aggregate|recover|apply|extract|masks|devices|man) "
+)
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?")
 
 
@@ -17,9 +21,12 @@ def spoken(text: str) -> str:
 
     >>> spoken("leave them out with --drop-bad, or give --metric loss")
     'leave them out with drop_bad=True, or give metric="loss"'
+    >>> spoken("leave out --dtype, or first: mwa convert IN --dtype f32 -o OUT")
+    'leave out dtype, or first: mwa convert IN --dtype f32 -o OUT'
     """
-    before, command, line = text.partition("mwa merge ")
-    return _FLAG.sub(_option, before) + command + line
+    command = _COMMAND.search(text)
+    end = len(text) if command is None else command.start()
+    return _FLAG.sub(_option, text[:end]) + text[end:]
 
 
 def _option(match: re.Match[str]) -> str:

@@ -111,6 +111,7 @@ def test_messages_name_options_as_python_does() -> None:
         ("take fewer of them (--last 5), or (--space product)", 'take fewer of them (last=5), or (space="product")'),
         ("or give your own with --metrics-file", "or give your own with metrics_file"),
         ("name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv", "name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv"),
+        ("leave out --dtype, or: mwa convert IN --dtype f32", "leave out dtype, or: mwa convert IN --dtype f32"),
         ("--no-such thing", "--no-such thing"),
     ):
         assert spoken(core) == python

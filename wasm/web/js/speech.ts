@@ -63,6 +63,9 @@ const KINDS: Record<string, "switch" | "number" | "numbers" | "word" | "other"> 
   // end of what is made
 };
 
+/** Where a whole command line begins. */
+const COMMAND = /\bmwa (?:merge|finish|search|weights|inspect|convert|moments|verify|aggregate|recover|apply|extract|masks|devices|man) /;
+
 /** How options are called; the package's command line keeps its flags. */
 export const speech = { flags: false };
 
@@ -70,7 +73,7 @@ export const speech = { flags: false };
 export function spoken(text: string): string {
   if (speech.flags) return text;
   const said = (name: string, value?: string | number | true) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`;
-  const end = text.indexOf("mwa merge ");
+  const end = text.search(COMMAND);
   const [before, command] = end < 0 ? [text, ""] : [text.slice(0, end), text.slice(end)];
   // a word after a flag may be its value; a sentence's full stop or comma is not of it
   const told = before.replace(/--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?/g, (whole, flag: string, word?: string) => {

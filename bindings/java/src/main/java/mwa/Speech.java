@@ -16,6 +16,10 @@ final class Speech {
     /** A word after a flag may be its value; a sentence's full stop or comma is not of it. */
     private static final Pattern FLAG = Pattern.compile("--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\\s,;:?()]*[^\\s,;:?().]))?");
 
+    /** Where a whole command line begins. */
+    private static final Pattern COMMAND = Pattern.compile(
+            "\\bmwa (?:merge|finish|search|weights|inspect|convert|moments|verify|aggregate|recover|apply|extract|masks|devices|man) ");
+
     /** What the methods of {@link Options} take, by their names. */
     private static final Map<String, List<Class<?>>> TYPES = new HashMap<>();
 
@@ -33,8 +37,8 @@ final class Speech {
     /** {@code --drop-bad} as {@code dropBad(true)}, {@code --metric loss} as {@code metric("loss")}; command lines stay as they are. */
     static String spoken(String text) {
         if (text == null) return null;
-        int command = text.indexOf("mwa merge ");
-        String before = command < 0 ? text : text.substring(0, command);
+        Matcher command = COMMAND.matcher(text);
+        String before = command.find() ? text.substring(0, command.start()) : text;
         return FLAG.matcher(before).replaceAll(match -> Matcher.quoteReplacement(option(match))) + text.substring(before.length());
     }
 

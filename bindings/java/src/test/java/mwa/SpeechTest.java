@@ -17,6 +17,9 @@ class SpeechTest {
                 "give the model with base(MODEL); see --no-such thing",
                 Speech.spoken("give the model with --base MODEL; see --no-such thing"));
         assertEquals("curve(Curve._1_SQRT), or rank(Rank.AUTO)", Speech.spoken("--curve 1-sqrt, or --rank auto"));
+        assertEquals(
+                "leave out dtype, or: mwa convert IN --dtype f32 -o OUT",
+                Speech.spoken("leave out --dtype, or: mwa convert IN --dtype f32 -o OUT"));
         assertEquals("try rank, or: mwa merge run --last 3 -o out", Speech.spoken("try --rank, or: mwa merge run --last 3 -o out"));
     }
 }
