@@ -118,13 +118,24 @@ fn the_readme() {
                 (_, value) => format!(" {}", value.replace('|', "\\|")),
             };
             let usual = if row.kind == Kind::Switch { "" } else { row.facts.usual };
-            let lacking = row.facts.lacking.iter().map(|(face, why)| match face {
-                Face::Browser => format!("; not in browsers: {why}"),
-                Face::Node => format!("; not in Node: {why}"),
-                Face::Go => format!("; not in Go: {why}"),
-                Face::CommandLine | Face::Native => String::new(),
-            });
-            let lacking: String = lacking.collect();
+            // what is said of several faces alike is said once
+            let mut lacking = Vec::<(Vec<&str>, &str)>::new();
+            for (face, why) in row.facts.lacking {
+                let name = match face {
+                    Face::Browser => "browsers",
+                    Face::Node => "Node",
+                    Face::Go => "Go",
+                    Face::CommandLine | Face::Native => continue,
+                };
+                match lacking.iter_mut().find(|(_, other)| other == why) {
+                    Some((names, _)) => names.push(name),
+                    None => lacking.push((vec![name], why)),
+                }
+            }
+            let lacking: String = lacking
+                .iter()
+                .map(|(names, why)| format!("; not in {}: {why}", names.join(" or ")))
+                .collect();
             writeln!(made, "| `--{}{value}` | {usual} | {}{lacking} |", row.flag(), row.help()).unwrap();
         }
     }
