@@ -131,6 +131,16 @@ impl Search {
             doubts.push(format!("{failed} of {} trials failed", self.trials().len()));
         }
         let scored = self.trials().len() - failed;
+        let mut scores = self.trials().iter().filter_map(Trial::score);
+        if let (2.., Some(first)) = (scored, scores.next())
+            && scores.all(|score| score == first)
+        {
+            doubts.push(format!(
+                "all {scored} scores are the same, {}: does the evaluator look at the candidate, whose folder {{path}} is?",
+                short(first)
+            ));
+            return doubts;
+        }
         let uniform = self.find(&self.ground().uniform()).map(|at| self.trial(at));
         if let (Some(winner), Some(other)) = (winner.score(), uniform.and_then(Trial::score))
             && self.find(&self.ground().uniform()) != self.winner()

@@ -37,6 +37,36 @@ pub(super) struct Driver<'a> {
 }
 
 impl Driver<'_> {
+    /// Score the last checkpoint by itself on other data: who scores there is asked in the end, and whether that works is known
+    /// before anything else is.
+    pub(super) fn try_holdout(&mut self, search: &mut Search, holdout: &dyn Evaluator) -> Result<()> {
+        let open = search.ask();
+        let last = search.find(&search.ground().last());
+        let Some(number) = last.or(open.first().copied()) else { return Ok(()) };
+        let (name, trial) = (holdout.name(), search.trial(number));
+        if self.journal.find(Some(&name), &trial.weights).is_some() {
+            return Ok(());
+        }
+        let row = Tried::new(number + 1, trial, self.wanted.seed);
+        let new = [(number, trial.weights.clone())];
+        let Self { kitchen, wanted, journal, watch, .. } = self;
+        let larder = Larder::new(kitchen, &new, Vec::new(), Vec::new());
+        let mut take = |_: usize, entry: Entry| match &entry.failed {
+            // what cannot be merged is told of the trial
+            Some(_) if entry.blake3.is_empty() => Ok(()),
+            Some(why) => {
+                let detail = format!("the holdout gives no score of the first candidate: {why}");
+                Err(Error::new(ErrorKind::Input, detail)
+                    .help("run it by hand on a checkpoint's folder, and search when it prints a score"))
+            }
+            None => journal.write(&row.clone().known(&entry), Some(&name)),
+        };
+        score_all(&larder, wanted, holdout, *watch, &new, &mut take)?;
+        // two servers with a base model each may not fit on one GPU
+        holdout.rest();
+        Ok(())
+    }
+
     /// Score what the search asks for, until it asks for nothing.
     pub(super) fn run(&mut self, search: &mut Search, evaluator: &dyn Evaluator) -> Result<()> {
         loop {
@@ -73,7 +103,6 @@ impl Driver<'_> {
                 search.tell(number, entry.score);
                 watch.told(tried, search.winner(), budget);
                 if search.is_hopeless() {
-                    journal.forget();
                     return Err(hopeless(tried));
                 }
                 Ok(())
@@ -132,12 +161,17 @@ fn score_all(
         let at = next.fetch_add(1, Ordering::Relaxed);
         let (number, _) = candidates.get(at)?;
         let tried = larder.serve(at, worker, evaluator, &stopped);
-        let tried = tried.map(|entry| match (entry.score, wanted.score_questions) {
+        let tried = tried.and_then(|entry| match (entry.score, wanted.score_questions) {
+            (Some(value), Some(questions)) if !(0.0..=1.0).contains(&value) => {
+                let detail = format!("--questions {questions} is for scores that are shares between 0 and 1, and one is {value}");
+                Err(Error::new(ErrorKind::Usage, detail)
+                    .help("leave it out, or let the evaluator print the share of right answers"))
+            }
             (Some(value), Some(_)) => {
                 let score = Score { value, error: entry.score_error }.asked(wanted.score_questions);
-                Entry { score_error: score.error, ..entry }
+                Ok(Entry { score_error: score.error, ..entry })
             }
-            _ => entry,
+            _ => Ok(entry),
         });
         Some((*number, tried))
     };

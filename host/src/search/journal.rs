@@ -90,14 +90,13 @@ impl Journal {
         header.extend(recipe.clone());
         let mut journal = Self { file, path: path.to_owned(), entries: Vec::new() };
         let is_whole = is_begun && journal.read(&header)?;
-        if is_whole && !journal.entries.iter().any(|entry| entry.score.is_some()) {
-            let count = journal.entries.len();
+        let count = journal.trials().count();
+        if is_whole && !journal.trials().any(|entry| entry.score.is_some()) {
             if count > 0 {
                 watch
                     .note(&format!("none of the {count} trials of before has a score: they are tried again"));
             }
         } else if is_whole {
-            let count = journal.entries.len();
             watch.note(&format!("{count} trials of before are known: they are not scored again"));
             return Ok(journal);
         }
@@ -115,7 +114,7 @@ impl Journal {
         let damaged = |line: usize, error: &dyn core::fmt::Display| {
             Error::new(ErrorKind::Input, format!("line {line} is not a trial of mwa search: {error}"))
                 .file(path.display().to_string())
-                .help("restore the file, or begin anew by --force")
+                .help("restore the file, or begin anew by --force without --resume")
         };
         let mut bytes = Vec::new();
         (&self.file).take(LIMIT).read_to_end(&mut bytes).map_err(failed)?;
@@ -129,9 +128,9 @@ impl Journal {
         {
             let detail =
                 format!("is a journal of format {format}, and this mwa knows formats up to {VERSION}");
-            return Err(Error::new(ErrorKind::Input, detail)
-                .file(path.display().to_string())
-                .help("go on with the mwa that began it or a newer one, or begin anew by --force"));
+            return Err(Error::new(ErrorKind::Input, detail).file(path.display().to_string()).help(
+                "go on with the mwa that began it or a newer one, or begin anew by --force without --resume",
+            ));
         }
         if first.get("mwa_search") != Some(&json!(VERSION)) {
             return Err(damaged(1, &"it does not begin as one of this version does"));
@@ -148,7 +147,7 @@ impl Journal {
                 };
                 return Err(Error::new(ErrorKind::Usage, detail)
                     .file(path.display().to_string())
-                    .help("search as before to go on, begin anew by --force, or choose another output"));
+                    .help("search as before to go on, begin anew by --force without --resume, or choose another output"));
             }
         }
         for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
@@ -176,9 +175,14 @@ impl Journal {
         Ok(())
     }
 
+    /// What came of trials of the search itself, not on other data.
+    fn trials(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.holdout.is_none())
+    }
+
     /// Remove it, if there is no score in it: nobody will want to go on from there.
     pub(super) fn forget(&self) {
-        if self.entries.iter().all(|entry| entry.score.is_none()) {
+        if self.trials().all(|entry| entry.score.is_none()) {
             let _ = std::fs::remove_file(&self.path);
         }
     }

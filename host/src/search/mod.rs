@@ -22,7 +22,7 @@ use mwa::{Error, ErrorKind, Result, SearchOptions, WeightRule};
 
 use crate::engine::device::DeviceChoice;
 use crate::io::disk::io_error;
-use crate::io::staging::Staging;
+use crate::io::staging::{Staging, without_force};
 use crate::io::url::{clean, is_elsewhere};
 use crate::options::{MergeOptions, Options};
 use crate::plot::landscape::picture;
@@ -80,7 +80,11 @@ pub fn search(
         let named = options.inputs.iter().chain(&options.metrics_file).chain(&options.weights_file);
         Staging::check_inputs(out, named.map(std::path::PathBuf::as_path))?;
     }
-    Staging::check(out, how.force)?;
+    // --force alone would forget what was tried
+    Staging::check(out, how.force).map_err(|error| match journal::beside(out, "jsonl").is_file() {
+        true => without_force(error, "go on with that search and replace its merge by --resume --force, begin anew by --force, or choose another output"),
+        false => error,
+    })?;
     let begin = |kitchen: &Kitchen| {
         Search::new(wanted.search_method, kitchen.ground(), wanted.budget, goal, wanted.seed)
     };
@@ -94,7 +98,12 @@ pub fn search(
     let mut journal = Journal::open(&journal_at, is_begun, &recipe, &evaluators, goal, watch)?;
     let (tried, spare) = (Vec::new(), Vec::new());
     let mut driver = Driver { kitchen: &kitchen, wanted, watch, journal: &mut journal, tried, spare };
-    driver.run(&mut search, evaluators.search)?;
+    let tried = evaluators.holdout.map_or(Ok(()), |holdout| driver.try_holdout(&mut search, holdout));
+    let ran = tried.and_then(|()| driver.run(&mut search, evaluators.search));
+    if ran.is_err() {
+        driver.journal.forget();
+    }
+    ran?;
     let Some(winner) = search.winner() else {
         driver.journal.forget();
         return Err(hopeless(&driver.tried));

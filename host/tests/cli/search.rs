@@ -361,10 +361,10 @@ fn a_server_stays_loaded() {
     let starts = || String::from_utf8(place.read("starts")).unwrap();
     assert_eq!(starts(), "start\nstart\nend\nend\n");
     script(&place, "score", BOWL);
-    // one that scores on other data is started once the search needs its own no more
+    // one that scores on other data is tried before the search, and started again once the search needs its own no more
     let held = "--budget 30 --evaluate-server ./server --holdout-server";
     let held = report(&place, &format!("--method lcsc {held} ./server -o held"));
-    assert_eq!(starts(), "start\nstart\nend\nend\nstart\nend\nstart\nend\n");
+    assert_eq!(starts(), format!("start\nstart\nend\nend\n{}", "start\nend\n".repeat(3)));
     assert_eq!((&held["holdout"], &held["winner"]), (&Value::from("./server"), &by_server["winner"]));
     for row in held["compared"].as_array().unwrap() {
         assert_eq!(row["holdout"], row["score"]);
@@ -592,6 +592,38 @@ fn the_holdout_has_the_last_word() {
     fs::remove_dir_all(place.path("best")).unwrap();
     report(&place, "--method lcsc --budget 30 --holdout ./other --resume");
     assert_eq!(String::from_utf8(place.read("held")).unwrap().lines().count(), 4, "nor is it scored again");
+    // what was scored on other data is no trial of the search
+    let ran = search(&place, "--method lcsc --budget 30 --holdout ./other --resume --force");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("30 trials of before are known"), "{}", ran.err);
+    // and what is in the way is told with the way on
+    let text = fails(&place, 1, "--method lcsc --budget 30");
+    assert!(text.contains("by --resume --force, begin anew by --force"), "{text}");
+}
+
+#[test]
+fn a_holdout_that_cannot_score_is_told_before_anything_is_searched() {
+    let place = place("touch scored; echo 1");
+    let text = fails(&place, 1, "--holdout false");
+    assert!(text.contains("the holdout gives no score of the first candidate: exit code 1"), "{text}");
+}
+
+#[test]
+fn scores_that_say_nothing_are_called_so() {
+    let place = place("echo 85");
+    let text = fails(&place, 2, "--goal max --questions 100");
+    assert!(
+        text.contains("--questions 100 is for scores that are shares between 0 and 1, and one is 85"),
+        "{text}"
+    );
+    let ran = search(&place, "--goal max --budget 4");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(
+        ran.out.contains("careful: all 4 scores are the same, 85: does the evaluator look at"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.out.matches("careful:").count(), 1, "{}", ran.out);
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn a_journal_of_a_later_format_is_refused() {
         place.fails(search),
         str![[r#"
 error: best.search.jsonl: is a journal of format 2, and this mwa knows formats up to 1
-help: go on with the mwa that began it or a newer one, or begin anew by --force
+help: go on with the mwa that began it or a newer one, or begin anew by --force without --resume
 
 "#]]
     );
