@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use mwa::convert::{Conversion, ConvertOptions, crc32};
+use mwa::convert::{Conversion, ConvertOptions, Target, crc32};
 use mwa::report::HashedFile;
 use mwa::{Error, ErrorKind, Readers, Result};
 use serde::Serialize;
@@ -47,16 +47,21 @@ pub fn convert(
         ([only], Some(text)) if !is_elsewhere(out) => plan.texts.is_empty() && ending(only) == ending(text),
         _ => false,
     };
-    let wanted = out.to_str().and_then(ending);
-    if !is_file
-        && wanted.is_some_and(|it| ["safetensors", "gguf", "bin", "pt", "pth", "ckpt"].contains(&it.as_str()))
-    {
+    let format = match out.to_str().and_then(ending).as_deref() {
+        Some("gguf") => Some(Target::Gguf),
+        Some("safetensors") => Some(Target::Safetensors),
+        Some("bin" | "pt" | "pth" | "ckpt") => Some(Target::Pt),
+        _ => None,
+    };
+    if let (false, Some(format)) = (is_file, format) {
         let all = names.iter().chain(plan.texts.iter().map(|(name, _)| name));
         let all: Vec<_> = all.map(String::as_str).collect();
         let detail = format!("cannot be one file: what is written is {}", all.join(", "));
-        return Err(Error::new(ErrorKind::Output, detail)
-            .file(out.display().to_string())
-            .help("name a folder"));
+        let help = match options.target == format {
+            true => "name a folder".to_owned(),
+            false => format!("name a folder, or give --format {}", Target::NAMES[format as usize]),
+        };
+        return Err(Error::new(ErrorKind::Output, detail).file(out.display().to_string()).help(help));
     }
     Staging::check_outside(out, Path::new(&input))?;
     let files = if is_file { single(&plan, out, progress)? } else { folder(&plan, out, progress)? };
@@ -121,6 +126,7 @@ pub(crate) fn written(
 fn single(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
     let at = |error: Error| named(error, out);
     let failed = |error: std::io::Error| at(io_error("cannot write it", &error));
+    Staging::check_around(out)?;
     if out.symlink_metadata().is_ok() {
         let error = Error::new(ErrorKind::Output, "exists already").file(out.display().to_string());
         return Err(error.help("choose another output file"));

@@ -141,7 +141,9 @@ fn into_format(
     };
     let Own { name, like } =
         if target == Target::Pt { own(options, &report, plain.path())? } else { Own::default() };
-    let (base, model) = (options.base.clone(), options.model.clone());
+    // the base of tasks is none that a file of torch would want to know of
+    let base = options.base.clone().filter(|_| target != Target::Pt || options.role_base.is_none());
+    let model = options.model.clone();
     let wanted = ConvertOptions { target, dtype: None, base, name, key: None, like, model };
     let (disk, text) = (Disk::default(), text_of(plain.path())?);
     let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;

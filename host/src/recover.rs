@@ -268,7 +268,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
     }
 
     let sources = match &wanted.from {
-        Some(from) => vec![(1.0, from_older(from, &lost)?)],
+        Some(from) => vec![("the older checkpoint", 1.0, from_older(from, &lost)?)],
         None => {
             if let Some(older) = older(path, &lost) {
                 notes.push(format!(
@@ -292,7 +292,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
         None
     };
     let (mut inputs, mut checkpoints, mut rows_files) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, origins) in &sources {
+    for (.., origins) in &sources {
         let (shards, files) = view(&model, origins)?;
         rows_files.push(
             files
@@ -314,18 +314,13 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
             checkpoints.iter_mut().for_each(|it| it.companions.clone_from(&found));
         }
     }
-    let weights: Vec<_> = sources.iter().map(|(weight, _)| *weight).collect();
+    let weights: Vec<_> = sources.iter().map(|(_, weight, _)| *weight).collect();
     let configs = inputs.iter().map(|_| config.clone()).collect();
     let mut chosen = Chosen::explicit(inputs, configs, &weights)?;
     chosen.notes = notes;
     chosen.weighting = Weighting { scheme: "recover".into(), ..Weighting::explicit() };
-    let names = if wanted.from.is_some() {
-        vec!["the older checkpoint"]
-    } else {
-        vec!["the stage before", "the stage after"]
-    };
-    for ((row, files), name) in chosen.rows.iter_mut().zip(rows_files).zip(names) {
-        row.source = Some(name.into());
+    for ((row, files), (name, ..)) in chosen.rows.iter_mut().zip(rows_files).zip(&sources) {
+        row.source = Some((*name).into());
         row.files = files;
     }
     chosen.recovered = Some(Recovered {
@@ -345,6 +340,9 @@ fn companions(folder: &Path, disk: &Disk) -> Result<Vec<(String, PathBuf)>> {
     Ok(found.into_iter().map(|(name, path)| (name, PathBuf::from(path))).collect())
 }
 
+/// Tensors that come from one place: what it is called, how much it counts, and where each lies.
+type Taken = (&'static str, f64, BTreeMap<String, Origin>);
+
 /// The stages before and after, each with its weight.
 fn neighbours(
     model: &Damaged,
@@ -352,7 +350,7 @@ fn neighbours(
     lost: &BTreeSet<&String>,
     (before, after): (Option<u64>, u64),
     wanted: &Wanted,
-) -> Result<Vec<(f64, BTreeMap<String, Origin>)>> {
+) -> Result<Vec<Taken>> {
     let side = |first: u64| -> core::result::Result<BTreeMap<String, Origin>, String> {
         lost.iter()
             .map(|name| {
@@ -369,20 +367,37 @@ fn neighbours(
         return Err(Error::new(ErrorKind::Weights, format!("the weights are {a} and {b}"))
             .help("give two numbers from 0 on, for the stages before and after, not both 0"));
     }
-    let missing = |name: &str, where_: &str| match name {
-        "" => format!("{} is at the beginning: nothing is before it", wanted.lost),
-        name => format!("the stage {where_} {} has no `{name}` that could be taken", wanted.lost),
-    };
-    let first = before.map_or_else(|| Err(String::new()), side);
-    match (first, side(after)) {
-        (Ok(first), Ok(second)) => {
-            Ok([(a, first), (b, second)].into_iter().filter(|(weight, _)| *weight > 0.0).collect())
+    let (count, last) = (after - stage.first, stage.last);
+    let layers = model.places.keys().filter_map(|name| Some(stage.layer(name)?.1));
+    let behind = layers.max().map_or(0, |most| most.saturating_sub(last));
+    // of fewer layers than are lost, no stage can be made
+    let missing = |side: &str, end: &str, there: u64, name: &str| match there {
+        0 => format!("{} is at the {end}: nothing is {side} it", wanted.lost),
+        there if there < count => {
+            format!("{} is {count} layers, and {there} {side} it are too few", wanted.lost)
         }
-        (Ok(only), Err(_)) | (Err(_), Ok(only)) if wanted.copy_ends => Ok(vec![(1.0, only)]),
-        (Ok(_), Err(name)) => Err(one_side(missing(&name, "after"))),
-        (Err(name), Ok(_)) => Err(one_side(missing(&name, "before"))),
-        (Err(name), Err(_)) => Err(Error::new(ErrorKind::Input, missing(&name, "before"))
-            .help("neither neighbour is whole: only an older checkpoint can tell (--from CHECKPOINT)")),
+        _ => format!("the stage {side} {} has no `{name}` that could be taken", wanted.lost),
+    };
+    let is_before = |name: &str| missing("before", "beginning", stage.first, name);
+    let is_after = |name: &str| missing("after", "end", behind, name);
+    let first = before.map_or_else(|| Err(String::new()), side);
+    let second = if behind < count { Err(String::new()) } else { side(after) };
+    const BEFORE: &str = "the stage before";
+    const AFTER: &str = "the stage after";
+    match (first, second) {
+        (Ok(first), Ok(second)) => {
+            let both = [(BEFORE, a, first), (AFTER, b, second)];
+            Ok(both.into_iter().filter(|(_, weight, _)| *weight > 0.0).collect())
+        }
+        (Ok(only), Err(_)) if wanted.copy_ends => Ok(vec![(BEFORE, 1.0, only)]),
+        (Err(_), Ok(only)) if wanted.copy_ends => Ok(vec![(AFTER, 1.0, only)]),
+        (Ok(_), Err(name)) => Err(one_side(is_after(&name))),
+        (Err(name), Ok(_)) => Err(one_side(is_before(&name))),
+        (Err(before), Err(after)) => {
+            let detail = format!("{}; {}", is_before(&before), is_after(&after));
+            Err(Error::new(ErrorKind::Input, detail)
+                .help("only an older checkpoint can tell (--from CHECKPOINT), or fewer layers at a time"))
+        }
     }
 }
 

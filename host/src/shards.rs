@@ -532,6 +532,16 @@ impl<'a> Begun<'a> {
         for (file, len) in lens.iter().enumerate() {
             let name = &self.planned.merge().outputs()[file].name;
             let (head, from) = (self.planned.merge().head(file), self.data(file));
+            if fs::metadata(&from).map_or(0, |file| file.len()) != *len {
+                let way_out =
+                    format!("give the shards up and merge again: mwa finish {} --abort", self.out.display());
+                return Err(Error::new(
+                    ErrorKind::Output,
+                    "is not whole: what the shards of this merge wrote is lost",
+                )
+                .file(from.display().to_string())
+                .help(way_out));
+            }
             let write = || {
                 let data = File::options().write(true).open(&from)?;
                 crate::io::disk::write_at(&data, &head, 0)?;

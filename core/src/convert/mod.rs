@@ -85,6 +85,27 @@ pub struct ConvertOptions {
     pub model: Option<String>,
 }
 
+impl ConvertOptions {
+    /// Refuse what says nothing to the format.
+    fn check(&self) -> Result<()> {
+        let is_lora = !matches!(self.target, Target::Pt | Target::Safetensors);
+        let idle = [
+            ("key", self.key.is_some() && self.target != Target::Pt, "pt"),
+            ("base", self.base.is_some() && !is_lora, "gguf or mlx"),
+            ("model", self.model.is_some() && self.target != Target::Kohya, "kohya"),
+        ];
+        match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
+            None => Ok(()),
+            Some((name, _, formats)) => {
+                let format = Target::NAMES[self.target as usize];
+                let detail = alloc::format!("option {name} says nothing to the format {format}");
+                let help = alloc::format!("leave out --{name}, or use --format {formats}");
+                Err(Error::new(ErrorKind::Usage, detail).help(help))
+            }
+        }
+    }
+}
+
 /// A planned conversion.
 #[derive(Clone, Debug)]
 pub struct Conversion {
@@ -130,6 +151,7 @@ impl Conversion {
     /// # Errors
     /// What is wrong with the files, and what the target cannot hold.
     pub fn new(files: &dyn Files, readers: &Readers, path: &str, options: &ConvertOptions) -> Maybe<Self> {
+        options.check()?;
         if matches!(options.target, Target::Pt | Target::Safetensors) {
             let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
             let merged = opened.files.first().and_then(|file| file.merged).unwrap_or("model.safetensors");

@@ -125,7 +125,7 @@ const DCP: &str = "give the folder that it lies in";
 /// A framework's layout: what its files are called (a `*` at the end stands for anything), what it is, the way out.
 type Layout = (&'static [&'static str], &'static str, &'static str);
 
-const LAYOUTS: [Layout; 10] = [
+const LAYOUTS: [Layout; 12] = [
     (
         &["fp32.pt", "zero"],
         "is a part of a universal checkpoint of DeepSpeed",
@@ -166,6 +166,16 @@ const LAYOUTS: [Layout; 10] = [
         "is a LitGPT checkpoint",
         "convert it first: litgpt convert_from_litgpt CHECKPOINT OUT",
     ),
+    (
+        &["mwa-masks.json"],
+        "is what mwa masks keeps of several models",
+        "give each of them back: mwa masks apply FOLDER --task NAME -o OUT",
+    ),
+    (
+        &["mwa-partial.safetensors"],
+        "is an exact sum of clients, as mwa aggregate writes with --partial",
+        "combine it with others, or make the model of it: mwa aggregate SUM -o OUT",
+    ),
     (&["adapters.npz"], "holds an adapter as old versions of MLX write it", NPZ),
     (
         &["model_world_size_*"],
@@ -201,12 +211,20 @@ pub(crate) fn framework(names: &[String]) -> Option<Error> {
 ///
 /// `names`: all that lies in it; `folders`: those with weights; `inside`: the path to type for a name in it.
 pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) -> String) -> Error {
-    let is_weights = |name: &&String| stem(name).is_some() && state(name).is_none();
+    let is_weights =
+        |name: &&String| (stem(name).is_some() || name.ends_with(".gguf")) && state(name).is_none();
     let found: Vec<_> = names.iter().filter(is_weights).collect();
     let folders: Vec<_> = folders.iter().collect();
     let (what, found, help) = if !found.is_empty() {
         let what = "holds files with weights, but it cannot be told which belong together";
         (what, &found, together("files", inside, &found))
+    } else if is_pipeline(names) {
+        let (what, first) = ("is an image model of several parts", inside(folders[0]));
+        let help = format!(
+            "merge one part of several such models at a time: mwa merge {first} OTHER/{} -o OUT",
+            folders[0]
+        );
+        (what, &folders, help)
     } else if !folders.is_empty() {
         let what = "holds folders with weights, but none is named as a checkpoint";
         (what, &folders, together("folders", inside, &folders))
@@ -220,6 +238,12 @@ pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) 
             .help("give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights");
     };
     Error::new(ErrorKind::Input, format!("{what}: {}", some(found))).help(help)
+}
+
+/// Whether a folder holds the parts of an image model, each in a folder of its own, by the names in it.
+pub(crate) fn is_pipeline(names: &[String]) -> bool {
+    let has = |name: &str| names.iter().any(|it| it == name);
+    has("model_index.json") || (has("unet") || has("transformer")) && (has("text_encoder") || has("vae"))
 }
 
 fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&String]) -> String {

@@ -420,6 +420,21 @@ fn folder(files: &dyn Files, path: &str) -> Maybe<Option<Known>> {
     if names.is_empty() {
         return Ok(Some(known("an empty folder", "there is nothing in it")));
     }
+    if foreign::is_pipeline(&names) {
+        return Ok(Some(known(
+            "an image model of several parts, or an adapter of such",
+            "each part is a folder with weights of its own, to be merged with the same part of others",
+        )));
+    }
+    let of_gguf: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
+    if let Some(first) = of_gguf.first() {
+        let more =
+            if of_gguf.len() == 1 { String::new() } else { format!(" and {} more", of_gguf.len() - 1) };
+        return Ok(Some(known(
+            format!("a folder of GGUF files: {first}{more}"),
+            "name the files themselves: what is not quantised can be merged with others of its run",
+        )));
+    }
     Ok(None)
 }
 

@@ -81,7 +81,11 @@ impl LogKind {
         what: "timm's table",
         names: &["summary.csv"],
         count: Count::Epochs,
-        read: |_, bytes| Ok(vec![Table::parse(text(bytes)?)?.into_log()]),
+        read: |_, bytes| {
+            let text = text(bytes)?;
+            let is_it = header(text).any(|column| column == "epoch");
+            Ok(if is_it { vec![Table::parse(text)?.into_log()] } else { Vec::new() })
+        },
         ..Self::LINES
     };
 

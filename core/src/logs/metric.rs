@@ -119,6 +119,20 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether the value is of a log of the training, whose records are means over the steps between two.
+    pub(crate) fn is_of_training(self) -> bool {
+        matches!(
+            self,
+            Self::Smoothed { .. }
+                | Self::Covering { .. }
+                | Self::Interpolated { .. }
+                | Self::Stale { .. }
+                | Self::BeforeFirst { .. }
+        )
+    }
+}
+
 /// Which metric to read, and how.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -21,6 +21,8 @@ use crate::text::spelling::closest;
 
 /// The most bytes of what tells of a folder of masks.
 const MOST: u64 = 1 << 26;
+/// What to do about a folder that is not what was written.
+const WHOLE: &str = "copy the folder of masks whole, or make them again";
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -141,8 +143,15 @@ impl Unmasking {
                 let elements: u64 = of.shape.iter().product();
                 let fits =
                     bits.is_some_and(|bits| bits.dtype == Dtype::U8 && bits.len() == elements.div_ceil(8));
+                if !fits {
+                    let detail = format!("has not a bit for each of the {elements} elements of it");
+                    return Err(Error::new(ErrorKind::Shape, detail)
+                        .file(&*mask.path)
+                        .tensor(&tensor.name)
+                        .help(WHOLE));
+                }
                 let (own, wide) = (Float::of(tensor.dtype), Float::of(of.dtype));
-                let (Some(own), Some(wide), true, true) = (own, wide, fits, of.shape == tensor.shape) else {
+                let (Some(own), Some(wide), true) = (own, wide, of.shape == tensor.shape) else {
                     let detail = format!(
                         "is {} {:?}, but the masks are of {:?}",
                         tensor.dtype, tensor.shape, of.shape
@@ -242,6 +251,10 @@ impl Unmasking {
                 narrow(own, flush(flush(round(base[i])) + round(change[i])), word);
             }
             if !own.value(word).is_finite() {
+                if !change[i].is_finite() {
+                    let detail = format!("holds {}, which is never written there", change[i]);
+                    return Err(Error::new(ErrorKind::Differs, detail).file(&*self.own[0].path).help(WHOLE));
+                }
                 let detail = format!("is {} in the task {}", own.value(word), self.task_name());
                 let file = &self.base.files[piece.file];
                 let kind = if base[i].is_finite() { ErrorKind::Overflow } else { ErrorKind::NonFinite };
@@ -278,9 +291,7 @@ impl Unmasking {
         for ((file, known), hash) in self.own.iter().zip(written).zip(hashes[1]) {
             if differ(known, hash) {
                 let detail = format!("has BLAKE3 {}, but was written with {}", hash.blake3, known.blake3);
-                return Err(Error::new(ErrorKind::Differs, detail)
-                    .file(&*file.path)
-                    .help("copy the folder of masks whole, or make them again"));
+                return Err(Error::new(ErrorKind::Differs, detail).file(&*file.path).help(WHOLE));
             }
         }
         Ok(())

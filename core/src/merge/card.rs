@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::adapter::config::AdapterConfig;
-use crate::merge::report::{Report, labels};
+use crate::merge::report::{Report, ServerStep, labels};
 use crate::text::escape::{markdown, readable};
 use crate::text::json::quoted;
 
@@ -25,26 +25,41 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
     if let Some(config) = config {
         text += &format!("- {}\n", quoted(&readable(&config.peft_type().to_ascii_lowercase())));
     }
-    text += "---\n\n# Merged checkpoints\n\n";
+    text += "---\n\n";
+    if let Some(recovered) = report.describe_recovered() {
+        text += &format!(
+            "# Recovered checkpoint\n\nLayers that were lost are filled in: {}. Made with mwa {}.\n",
+            markdown(&recovered),
+            report.mwa
+        );
+        return text + &closing(config.is_some());
+    }
+    text += "# Merged checkpoints\n\n";
     let source = "metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)";
-    let (what, source) = match report.weighting.method.as_deref() {
+    let round = report.round.as_ref().filter(|_| !is_product);
+    let (what, source) = match (round, report.weighting.method.as_deref()) {
+        (Some(round), _) => {
+            let step = |it: &ServerStep| {
+                format!("Step {} of the server's {} (rate {}) towards the average", it.step, it.kind, it.rate)
+            };
+            (round.server.as_ref().map_or_else(|| "The average".to_string(), step), "a federated round")
+        }
         _ if is_product => ("The weighted average of what they do".to_string(), source),
-        None => ("A weighted average".to_string(), source),
-        Some(_) if report.inputs.iter().any(|input| input.role.is_some()) => {
+        (_, None) => ("A weighted average".to_string(), source),
+        (_, Some(_)) if report.inputs.iter().any(|input| input.role.is_some()) => {
             ("What tasks changed of their base, put together and added to it:".to_string(), "task vectors")
         }
-        Some(method) => (format!("The {method}, element by element,"), "the weights are not used"),
+        (_, Some(method)) => (format!("The {method}, element by element,"), "the weights are not used"),
     };
-    text += &format!(
-        "{what} of {} {}, made with mwa {} ({source}).\n\n",
-        report.merged(),
-        match report.merged() {
-            1 => "checkpoint",
-            _ if is_product => "LoRA adapters (Σ wγBA, product space)",
-            _ => "checkpoints",
-        },
-        report.mwa,
-    );
+    let merged = report.merged();
+    let of = match round {
+        Some(round) if round.clients == 1 => "what 1 client returned".to_string(),
+        Some(round) => format!("what {} clients returned", round.clients),
+        None if merged == 1 => "1 checkpoint".to_string(),
+        None if is_product => format!("{merged} LoRA adapters (Σ wγBA, product space)"),
+        None => format!("{merged} checkpoints"),
+    };
+    text += &format!("{what} of {of}, made with mwa {} ({source}).\n\n", report.mwa);
     if let Some(selected) = &report.selected {
         text += &format!("Checkpoints: {}.\n\n", markdown(&selected.line));
     }
@@ -82,8 +97,15 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
         text +=
             &format!("| {} | {step} | {metric} |{update} {:.4} |\n", markdown(label) + role, input.weight);
     }
-    text += "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
-    if config.is_some() {
+    text + &closing(config.is_some())
+}
+
+/// What is said in the end of all.
+fn closing(is_adapter: bool) -> String {
+    let mut text = String::from(
+        "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n",
+    );
+    if is_adapter {
         text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
     }
     text

@@ -132,7 +132,10 @@ impl Merge {
         for input in &mut made.inputs {
             input.files.retain(|file| !file.blake3.is_empty() || file.identity.is_some());
         }
-        made.notes.extend(twins(&made.inputs));
+        // what was recovered is in all of its inputs alike
+        if made.recovered.is_none() {
+            made.notes.extend(twins(&made.inputs));
+        }
         let mut texts = self.texts();
         let config = self.chosen.configs[self.owner()].as_ref();
         let picture = Some(report::PICTURE).filter(|_| closing.has_picture);

@@ -859,8 +859,21 @@ impl Report {
         if let (Some(distance), FACTORS) = (&self.residual, self.space.as_str()) {
             let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
             let is_one_run = self.inputs.windows(2).all(|pair| run(&pair[0]) == run(&pair[1]));
-            self.advice.extend(Advice::on_residual(distance.overall, is_one_run));
+            let is_beyond = self.inputs.iter().any(|input| input.weight < 0.0);
+            self.advice.extend(Advice::on_residual(distance.overall, is_one_run, is_beyond));
         }
+    }
+
+    /// What was filled in and where it comes from, if layers were lost.
+    #[must_use]
+    pub fn describe_recovered(&self) -> Option<String> {
+        let Recovered { tensors, lost, .. } = self.recovered.as_ref()?;
+        let source = |input: &Input| {
+            let name = input.source.as_deref().unwrap_or_default();
+            if self.inputs.len() == 1 { name.to_string() } else { format!("{name} ({:.4})", input.weight) }
+        };
+        let sources: Vec<_> = self.inputs.iter().map(source).collect();
+        Some(format!("{tensors} tensors of {lost} from {}; the others as they were", sources.join(" and ")))
     }
 
     /// How many inputs are merged, without their base.

@@ -566,6 +566,11 @@ impl Options {
             ))
             .help("leave one of them out"));
         }
+        let robust = options.scheme.filter(|scheme| Robust::is(scheme.name));
+        if let Some(scheme) = robust.filter(|_| given().any(|(name, _)| name == "penalty")) {
+            return Err(usage(format!("option penalty says nothing to the scheme {scheme}"))
+                .help("leave it out, or use a scheme by a metric, such as the scheme linear"));
+        }
         // tasks have no metric in common, unless one is asked for
         let is_weighed = given().any(|(name, _)| name == "weights" || MEASURING.contains(&name.as_str()));
         if options.method == BlendName::TaskArithmetic && !is_weighed {

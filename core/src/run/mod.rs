@@ -166,6 +166,14 @@ impl Run {
         let found = search::find(files, readers, paths, options)?;
         let mut checkpoints = found.checkpoints;
         let open = |path: &String| Checkpoint::open(files, readers, path, options);
+        let has_sets =
+            |it: &Checkpoint| it.layout.is_some() || it.files.iter().any(|file| file.key.is_some());
+        if let Some(key) = options.weights_key.as_deref().filter(|_| !checkpoints.iter().any(has_sets)) {
+            let detail = format!(
+                "option weights_key is for training states that hold several sets of weights, and none here holds `{key}`"
+            );
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave out --weights-key").into());
+        }
         let base = options.base.as_ref().map(open).transpose()?;
         let mut logs = Logs::read(files, readers, &checkpoints, options.metrics_from.as_deref())?;
         settle(&mut checkpoints, &logs);

@@ -156,12 +156,15 @@ impl Advice {
         Some(Self::new("metric", found.range, text))
     }
 
-    /// Averaged factors are far from the average of their products; `is_one_run`: all of the inputs are of one run.
-    pub(crate) fn on_residual(overall: f64, is_one_run: bool) -> Option<Self> {
+    /// Averaged factors are far from the average of their products; `is_one_run`: all of the inputs are of one run, `is_beyond`:
+    /// some weigh less than nothing.
+    pub(crate) fn on_residual(overall: f64, is_one_run: bool, is_beyond: bool) -> Option<Self> {
         if overall.is_nan() || overall <= FAR {
             return None;
         }
-        let what = if is_one_run {
+        let what = if is_beyond {
+            "do not fit together with weights below 0, which lead beyond them: give none below 0, or average products (--space product)"
+        } else if is_one_run {
             "lie too far apart to be averaged well: take fewer of them (--last 5), or average products (--space product)"
         } else {
             "are of different runs, whose factors do not fit together: average products (--space product)"
@@ -191,13 +194,19 @@ mod tests {
     #[test]
     fn a_residual_from_seven_percent_on_is_told_with_what_helps() {
         for close in [0.0, FAR, f64::NAN] {
-            assert_eq!(Advice::on_residual(close, true), None, "{close}");
+            assert_eq!(Advice::on_residual(close, true, false), None, "{close}");
         }
-        let far = Advice::on_residual(0.0821, true).unwrap();
+        let far = Advice::on_residual(0.0821, true, false).unwrap();
         assert_eq!((far.about.as_str(), far.value), ("residual", 0.0821));
         assert!(far.text.contains("by 8.2 %, so the checkpoints lie too far apart"), "{}", far.text);
-        let other = Advice::on_residual(0.0821, false).unwrap();
+        let other = Advice::on_residual(0.0821, false, false).unwrap();
         assert!(other.text.contains("so the checkpoints are of different runs"), "{}", other.text);
+        let beyond = Advice::on_residual(0.0821, true, true).unwrap();
+        assert!(
+            beyond.text.contains("weights below 0") && !beyond.text.contains("--last"),
+            "{}",
+            beyond.text
+        );
     }
 
     #[test]

@@ -263,6 +263,7 @@ pub fn choose(
         readings = metric.readings.iter().map(reading).collect();
     }
     let metric = measured;
+    idle(options, metric.as_ref())?;
     let candidates = indexes.into_iter().zip(readings).zip(explicit);
     let mut candidates: Vec<_> =
         candidates.map(|((index, reading), explicit)| Candidate { index, reading, explicit }).collect();
@@ -366,6 +367,28 @@ pub fn choose(
         _ => None,
     };
     Ok(Choice { indexes, readings, weights, updates, weighting, robust, ranking, selected, advice, notes })
+}
+
+/// Refuse what says nothing to the metric that is read.
+fn idle(options: &ChooseOptions, metric: Option<&Metric>) -> Result<()> {
+    let refuse = |detail: String, help: &'static str| Err(Error::new(ErrorKind::Usage, detail).help(help));
+    let only =
+        || metric.map_or_else(|| "none is read".into(), |metric| format!("there is only {}", metric.name));
+    if options.combine.is_some() && metric.is_none_or(|metric| metric.parts.is_empty()) {
+        let detail = format!("option combine is for several metrics, and {}", only());
+        return refuse(detail, "name them all: --metric eval_loss,eval_accuracy");
+    }
+    // several metrics are combined, whatever each of them is
+    let is_smoothed = |metric: &Metric| {
+        !metric.parts.is_empty()
+            || metric.readings.iter().any(|it| matches!(it, Outcome::Read(it) if it.source.is_of_training()))
+    };
+    if options.metric.smooth.is_some() && !metric.is_some_and(is_smoothed) {
+        let what = metric.map_or_else(|| "none is read".into(), |metric| format!("{} is none", metric.name));
+        let detail = format!("option smooth is for metrics that were logged while training, and {what}");
+        return refuse(detail, "leave out --smooth, or name such a metric: --metric loss");
+    }
+    Ok(())
 }
 
 /// What chance does to accuracies of so many questions; all that are read are judged which may be accuracies.
@@ -565,12 +588,6 @@ pub(crate) fn metric_of(
             in_one(each.collect::<Result<Vec<_>>>()?, combine.unwrap_or_default())?
         }
     };
-    if combine.is_some() && metric.parts.is_empty() {
-        let detail = format!("option combine is for several metrics, and there is only {}", metric.name);
-        return Err(
-            Error::new(ErrorKind::Usage, detail).help("name them all: --metric eval_loss,eval_accuracy")
-        );
-    }
     metric.checkpoints = labels(found, indexes).into_iter().map(str::to_owned).collect();
     Ok(metric)
 }

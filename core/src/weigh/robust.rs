@@ -85,6 +85,11 @@ pub(crate) struct Judged {
 }
 
 impl Robust {
+    /// Whether a scheme is a robust one, by its name.
+    pub(crate) fn is(scheme: &str) -> bool {
+        Rule::named(scheme).is_some()
+    }
+
     /// The rule of the scheme with that name, if it is a robust one.
     ///
     /// # Errors

@@ -676,6 +676,10 @@ fn several_metrics_are_one_that_is_ranked_again_among_the_chosen() {
         (kind, &*detail),
         (ErrorKind::Usage, "option combine is for several metrics, and there is only eval_loss")
     );
+    options.metric.name = None;
+    options.select = Selection::default();
+    let (kind, ..) = failure(choose(&at(&steps), true, &logs, &options));
+    assert_eq!(kind, ErrorKind::Usage, "nor is there more where none is named");
     let (kind, _, detail, _) = failure(choose(&at(&steps), true, &logs, &named("eval_loss,eval_loss")));
     assert_eq!((kind, &*detail), (ErrorKind::Usage, "the metric eval_loss is named twice"));
     // a checkpoint that lacks one of them lacks all

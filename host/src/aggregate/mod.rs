@@ -18,8 +18,9 @@ use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, WeightRule};
 use serde::Deserialize;
 
 use crate::engine::device::DeviceChoice;
-use crate::find::checkpoint::{Checkpoint, read_text};
+use crate::find::checkpoint::{Checkpoint, is_own_weights, is_weights, read_text};
 use crate::find::choose::Choice;
+use crate::find::meant;
 use crate::io::disk::{Disk, io_error, text_of};
 use crate::io::hash::blake3_of;
 use crate::io::staging::Staging;
@@ -155,6 +156,13 @@ pub fn aggregate(
         return Err(usage("the sandbox merges runs, no rounds", "aggregate on another device"));
     }
     let round = &round.cleaned();
+    if round.period.is_some() && round.rule.as_deref() != Some(Rule::FedFix.name()) {
+        let rule = round.rule.as_deref().unwrap_or(Rule::default().name());
+        return Err(usage(
+            &format!("--period says nothing to the rule {rule}"),
+            "leave it out, or use --rule fedfix",
+        ));
+    }
     let inputs: Vec<_> = options.inputs.iter().map(|input| clean(input)).collect();
     let (clients, mut dropped) = clients(&inputs, round)?;
     let others = clients.iter().flat_map(|client| [Some(&client.path), client.sent.as_ref()]);
@@ -227,6 +235,11 @@ fn listed(inputs: &[PathBuf], round: &RoundOptions) -> Result<Vec<Client>> {
                 manifest = Some(input.join(MANIFEST));
             }
             Some(found) => paths.extend(found),
+            None if !is_elsewhere(input) && !input.exists() => {
+                let error = Error::new(ErrorKind::Input, "does not exist").file(input.display().to_string());
+                return Err(meant::suggest(error)
+                    .help("give the folder of a round, or the files and folders of its clients"));
+            }
             None => paths.push((input.display().to_string(), input.clone())),
         }
     }
@@ -279,17 +292,10 @@ fn inside(folder: &Path) -> Result<Option<Vec<(String, PathBuf)>>> {
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-        let is_weights = [".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"]
-            .iter()
-            .any(|ending| name.ends_with(ending));
-        let is_own =
-            ["adapter_model", "model", "pytorch_model", "pytorch_lora_weights", "diffusion_pytorch_model"]
-                .iter()
-                .any(|stem| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(['.', '-'])));
-        if is_weights && is_own || name == partial::FILE {
+        if is_own_weights(&name) || name == partial::FILE {
             return Ok(None);
         }
-        if !name.starts_with('.') && (path.is_dir() || is_weights) {
+        if !name.starts_with('.') && (path.is_dir() || is_weights(&name)) {
             let stem = name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".bin"));
             found.push((stem.unwrap_or(&name).to_owned(), path));
         }

@@ -25,7 +25,9 @@ use crate::engine::pool::lock;
 use crate::io::disk::{io_error, text_of};
 use crate::io::open::raise_limit;
 use crate::io::room;
+use crate::io::staging::Staging;
 use crate::options::{Machine, MergeOptions, Options};
+use crate::plot::svg::is_ours;
 use crate::progress::Progress;
 use crate::recover::Wanted;
 use crate::search::{CommandEvaluator, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried, Watch};
@@ -157,12 +159,23 @@ fn run(command: Command) -> mwa::Result<u8> {
                             .file(path.display().to_string())
                             .help("give --plot a name that ends in .svg"));
                     }
+                    Staging::check_around(path)?;
+                    let is_other = |path: &Path| std::fs::read(path).is_ok_and(|it| !is_ours(&it));
+                    if path.is_file() && is_other(path) {
+                        return Err(Error::new(
+                            ErrorKind::Output,
+                            "exists already, and is no picture of mwa",
+                        )
+                        .file(path.display().to_string())
+                        .help("give --plot another name"));
+                    }
                     let (report, picture) = crate::drawn(&options)?;
                     write_file(path, picture.as_bytes())?;
                     report
                 }
             };
-            print(show, &report, || show::weights(&report))?;
+            let drawn = plot.map(|path| path.display().to_string());
+            print(show, &report, || show::weights(&report) + &show::drawn(drawn.as_slice()))?;
             note(show, &report.notes);
         }
         Command::Inspect { paths, given, show } => {

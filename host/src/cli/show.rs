@@ -143,6 +143,16 @@ pub(crate) fn weights(report: &Report) -> String {
     weighed(report) + &advice(report)
 }
 
+/// Where pictures are, and their tables.
+pub(crate) fn drawn(files: &[String]) -> String {
+    let names = match files {
+        [] => return String::new(),
+        [only] => readable(only).into_owned(),
+        [others @ .., last] => format!("{} and {}", readable(&others.join(", ")), readable(last)),
+    };
+    format!("{DIM}drawn in {names}{DIM:#}\n")
+}
+
 /// Which checkpoints, the table of their weights, and how these were made.
 fn weighed(report: &Report) -> String {
     let chosen = report
@@ -223,20 +233,7 @@ pub(crate) fn aggregated(report: &Report, folder: &str, seconds: f64) -> String 
 
 /// A model that is whole again.
 pub(crate) fn recovered(report: &Report, folder: &str, seconds: f64) -> String {
-    let mut text = String::new();
-    if let Some(recovered) = &report.recovered {
-        let source = |input: &mwa::report::Input| {
-            let name = input.source.as_deref().unwrap_or_default();
-            if report.inputs.len() == 1 { name.to_owned() } else { format!("{name} ({:.4})", input.weight) }
-        };
-        let sources: Vec<_> = report.inputs.iter().map(source).collect();
-        text = format!(
-            "{} tensors of {} from {}; the others as they were\n",
-            recovered.tensors,
-            readable(&recovered.lost),
-            readable(&sources.join(" and "))
-        );
-    }
+    let text = report.describe_recovered().map_or_else(String::new, |it| format!("{}\n", readable(&it)));
     text + &format!("{GOOD}recovered{GOOD:#} into {BOLD}{}{BOLD:#} in {seconds:.2} s\n", readable(folder))
         + &outputs(report)
 }
@@ -477,9 +474,7 @@ pub(crate) fn searched(report: &SearchReport, folder: &str) -> String {
     if let Some(basin) = &report.basin {
         text += &format!("{basin}\n");
     }
-    if let [files @ .., last] = report.files.as_slice() {
-        text += &format!("{DIM}drawn in {} and {}{DIM:#}\n", readable(&files.join(", ")), readable(last));
-    }
+    text += &drawn(&report.files);
     for doubt in &report.doubts {
         text += &format!("{BOLD}careful:{BOLD:#} {}\n", readable(doubt));
     }

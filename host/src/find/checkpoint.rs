@@ -45,3 +45,18 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     let path = text_of(&clean(path))?;
     disk.now(|| files::text(&disk, &path, TEXT_LIMIT).map(std::borrow::Cow::into_owned))
 }
+
+/// Whether a file of this name makes the folder that it lies in a checkpoint.
+pub(crate) fn is_own_weights(name: &str) -> bool {
+    const STEMS: [&str; 5] =
+        ["adapter_model", "model", "pytorch_model", "pytorch_lora_weights", "diffusion_pytorch_model"];
+    is_weights(name)
+        && STEMS.iter().any(|stem| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(['.', '-'])))
+}
+
+/// Whether a file of this name holds weights, or says where they are.
+pub(crate) fn is_weights(name: &str) -> bool {
+    [".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+}

@@ -2,7 +2,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod choose;
-mod meant;
+pub(crate) mod meant;
 
 use std::path::PathBuf;
 

@@ -6,12 +6,13 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use mwa::checkpoint::step_of_folder;
 use mwa::digest::Digest;
 use mwa::files::{is_inside, is_within};
 use mwa::report::{HashedFile, REPORT, Report};
 use mwa::{Error, ErrorKind, LogKind, Readers, Result};
 
-use crate::find::checkpoint::{Checkpoint, read_text};
+use crate::find::checkpoint::{Checkpoint, is_own_weights, read_text};
 use crate::io::cloud::upload;
 use crate::io::disk::{Opened, changed, io_error};
 use crate::io::hash::sha256_of;
@@ -49,6 +50,7 @@ impl Staging {
         if is_elsewhere(target) {
             return upload::check(&clean(target));
         }
+        Self::check_around(target)?;
         let refuse = |detail: &'static str, help: &'static str| {
             Err(Error::new(ErrorKind::Output, detail).file(target.display().to_string()).help(help))
         };
@@ -68,6 +70,27 @@ impl Staging {
             earlier(target, target).map(drop)
         } else {
             refuse("exists already", "choose another output folder, or replace an earlier merge with --force")
+        }
+    }
+
+    /// Refuse an output inside a checkpoint, also such as nobody named: a folder that is named after a step and holds weights.
+    pub(crate) fn check_around(target: &Path) -> Result<()> {
+        let name = |folder: &Path| Some(folder.file_name()?.to_str()?.to_owned());
+        let is_step =
+            |name: String| step_of_folder(&name).is_some() && !name.bytes().all(|it| it.is_ascii_digit());
+        let has_weights = |folder: &Path| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is_own_weights(&name))
+        };
+        let place = target_of(target)?;
+        let home =
+            place.ancestors().skip(1).find_map(|folder| fs::canonicalize(folder).ok()).unwrap_or_default();
+        match home.ancestors().find(|folder| name(folder).is_some_and(is_step) && has_weights(folder)) {
+            None => Ok(()),
+            Some(folder) => {
+                let here = std::env::current_dir().and_then(fs::canonicalize).unwrap_or_default();
+                Err(lies_in(target, folder.strip_prefix(here).unwrap_or(folder)))
+            }
         }
     }
 

@@ -16,6 +16,13 @@ const STYLE: &str = "\
   path { fill: none; stroke-width: 1.6; stroke-linejoin: round } .chosen { stroke: none }
 ";
 
+/// Whether a file is a picture that is made here.
+#[cfg(any(feature = "cli", test))]
+pub(crate) fn is_ours(file: &[u8]) -> bool {
+    let mark = b"<style>\n.ground { fill: ";
+    file.starts_with(b"<svg ") && file.windows(mark.len()).any(|part| part == mark)
+}
+
 /// A picture in the making.
 #[derive(Debug)]
 pub(crate) struct Svg {
@@ -105,6 +112,7 @@ mod tests {
         let file = svg.finish("a<b");
         assert!(file.contains(r#"y="2.0">&lt;/text&gt;&lt;script&gt;&quot;&amp;\u{7}</text>"#), "{file}");
         assert!(file.contains("<title>a&lt;b</title>"), "{file}");
+        assert!(is_ours(file.as_bytes()) && !is_ours(b"<svg xmlns=\"http://www.w3.org/2000/svg\"></svg>"));
     }
 
     #[test]

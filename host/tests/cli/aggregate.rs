@@ -46,6 +46,12 @@ fn clients_count_by_their_samples() {
     let text = aggregates(&place, "round --samples 1,1,2 --base base");
     assert!(text.contains("c                  2      0  0.5000"), "{text}");
     assert!(text.contains("round: 3 clients, 4 samples; fedavg"), "{text}");
+    let card = String::from_utf8(place.read("out/README.md")).unwrap();
+    assert!(card.contains("The average of what 3 clients returned"), "{card}");
+    let err = place.fails("aggregate rond -o none");
+    assert!(err.contains("rond: does not exist\nhelp: did you mean round?"), "{err}");
+    let err = place.fails("aggregate round/a nowhere/else -o none");
+    assert!(err.contains("nowhere/else: does not exist\nhelp: give the folder of a round"), "{err}");
 }
 
 #[test]
@@ -206,6 +212,9 @@ fn a_server_s_adam_keeps_its_moments_beside_the_model() {
     std::fs::rename(place.path("out"), place.path("model-1")).unwrap();
     let again = aggregates(&place, "round --base model-1 --server adam --samples 3,1");
     assert!(again.contains("adam step 2"), "{again}");
+    let card = String::from_utf8(place.read("out/README.md")).unwrap();
+    let step = "Step 2 of the server's adam (rate 0.1) towards the average of what 2 clients returned";
+    assert!(card.contains(step) && !card.contains("metrics-weighted"), "{card}");
     let (second, _) = adam(first, 1.5, moments, 2);
     is_near(place.merged(B)[0], second);
     assert_eq!(place.mwa("verify out").code, Some(0));

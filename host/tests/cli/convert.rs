@@ -457,6 +457,8 @@ help: convert an adapter of plain LoRA, or fold it into its base
 
 "#]]
     );
+    let error = place.fails("convert peft_plain -o x.gguf");
+    assert!(error.contains("help: name a folder, or give --format gguf"), "{error}");
     assert_data_eq!(
         place.fails("convert kohya_sd.safetensors -o x --format mlx"),
         str![[r#"

@@ -168,6 +168,10 @@ help: what is read: a Trainer's state, JSON Lines, speechbrain's CKPT.yaml, timm
 
 "#]]
     );
+    // a table by checkpoints is no log, and its rows are of no steps but these
+    place.write("table.csv", "checkpoint,val_loss\ncheckpoint-5,0.5\ncheckpoint-10,0.75\n");
+    let err = place.fails("weights run --metrics-from table.csv --metric val_loss");
+    assert!(err.contains("table.csv: is no log") && err.contains("a table goes to --metrics-file"), "{err}");
     assert_data_eq!(
         place.fails("weights run --metrics-from absent"),
         str![[r#"

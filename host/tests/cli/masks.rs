@@ -138,6 +138,14 @@ fn what_is_wrong_is_told() {
         told.contains("kept/mask-task0.safetensors: has BLAKE3") && told.contains("written with"),
         "{told}"
     );
+    // and one of another form: not the base is to blame
+    place.write("kept/mask-task0.safetensors", safetensors(&[i64s("w", &[0]), i64s("long", &[0])]));
+    let told = place.fails("masks apply kept --task task0 -o out");
+    assert!(
+        told.contains("kept/mask-task0.safetensors: tensor `")
+            && told.contains("copy the folder of masks whole"),
+        "{told}"
+    );
     place.write("kept/mask-task0.safetensors", whole);
     std::fs::rename(place.path("base"), place.path("moved")).unwrap();
     let told = place.fails("masks apply kept --task task0 -o out");

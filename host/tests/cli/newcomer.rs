@@ -298,3 +298,113 @@ fn an_output_that_exists_is_told_without_an_option_that_is_not_there() {
         "{err}"
     );
 }
+
+/// A folder that is named after a step and holds weights is somebody's checkpoint, whether it is read or not.
+#[test]
+fn nothing_is_written_into_checkpoints_that_nobody_named() {
+    let place = Place::with_run();
+    place.checkpoint("other/checkpoint-5", &adapter::lora(1.0));
+    for arguments in [
+        "weights run --plot other/checkpoint-5/weights.svg",
+        "merge run -o other/checkpoint-5/merged",
+        "convert run/checkpoint-10 --format mlx -o other/checkpoint-5/deep/mlx",
+        "aggregate run/checkpoint-10 run/checkpoint-20 -o other/checkpoint-5/next",
+    ] {
+        let err = place.fails(arguments);
+        assert!(err.contains("lies in the checkpoint other/checkpoint-5"), "{arguments}: {err}");
+    }
+    // beside them is fine, and so is a folder that is only named like one
+    place.write("step_3/notes.txt", "mine");
+    assert_eq!(place.mwa("merge run -o other/merged").code, Some(0));
+    assert_eq!(place.mwa("merge run -o step_3/merged").code, Some(0));
+}
+
+#[test]
+fn a_picture_is_drawn_over_pictures_of_mwa_alone_and_it_is_said_where() {
+    let place = Place::with_run();
+    place.write("mine.svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"><text>mine</text></svg>");
+    let err = place.fails("weights run --plot mine.svg");
+    assert!(err.contains("mine.svg: exists already, and is no picture of mwa"), "{err}");
+    for _ in 0..2 {
+        let ran = place.mwa("weights run --plot w.svg");
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(ran.out.ends_with("drawn in w.svg\n"), "{}", ran.out);
+    }
+    let json = place.mwa("weights run --plot w.svg --json").out;
+    assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+}
+
+/// What is given and says nothing is refused, like any other contradiction.
+#[test]
+fn options_that_say_nothing_where_they_are_given_are_refused() {
+    let place = Place::with_run();
+    for (arguments, says) in [
+        ("weights run --combine borda", "option combine is for several metrics, and there is only eval_loss"),
+        (
+            "weights run --scheme uniform --select all --combine borda",
+            "option combine is for several metrics, and none is read",
+        ),
+        (
+            "weights run --smooth 4",
+            "option smooth is for metrics that were logged while training, and eval_loss is none",
+        ),
+        ("merge run --weights-key model_avg -o out", "and none here holds `model_avg`"),
+        (
+            "weights run --scheme krum --select all --penalty 0.8",
+            "option penalty says nothing to the scheme krum",
+        ),
+        ("convert run/checkpoint-10 --key model -o out", "option key says nothing to the format safetensors"),
+        ("convert run/checkpoint-10 --base run -o out", "option base says nothing to the format safetensors"),
+        (
+            "convert run/checkpoint-10 --format peft --model sdxl -o out",
+            "option model says nothing to the format peft",
+        ),
+        (
+            "aggregate run/checkpoint-10 run/checkpoint-20 --period 2 -o out",
+            "--period says nothing to the rule fedavg",
+        ),
+    ] {
+        let err = place.fails_with(2, arguments);
+        assert!(
+            err.contains(says) && err.contains("leave") | err.contains("name them"),
+            "{arguments}: {err}"
+        );
+    }
+}
+
+/// Whatever mwa itself writes or reads elsewhere, it knows again.
+#[test]
+fn inspect_says_what_folders_are_that_hold_no_checkpoint() {
+    let place = Place::with_run();
+    place.write("gguf/a.gguf", include_bytes!("data/plain.gguf"));
+    place.write("gguf/b.gguf", include_bytes!("data/plain.gguf"));
+    for part in ["unet/diffusion_pytorch_model", "text_encoder/model"] {
+        place.write(&format!("image/{part}.safetensors"), safetensors(&adapter::lora(1.0)));
+    }
+    for (step, x) in [(1, 1.0), (2, 2.0), (3, 3.0)] {
+        place.write(&format!("m{step}/model.safetensors"), safetensors(&adapter::lora(x)));
+    }
+    for arguments in ["masks m2 m3 --base m1 -o kept", "aggregate m2 m3 --base m1 --partial -o sum"] {
+        let ran = place.mwa(arguments);
+        assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
+    }
+    for (folder, says) in [
+        ("gguf", "a folder of GGUF files: a.gguf and 1 more"),
+        ("image", "an image model of several parts"),
+        ("kept", "what mwa masks keeps of several models"),
+        ("sum", "an exact sum of clients"),
+    ] {
+        let ran = place.mwa(&format!("inspect {folder}"));
+        assert_eq!(ran.code, Some(0), "{folder}: {}", ran.err);
+        assert!(ran.out.contains(says), "{folder}: {}", ran.out);
+    }
+    for (folder, says) in [
+        ("gguf", "mwa merge gguf/a.gguf gguf/b.gguf -o OUT"),
+        ("image", "mwa merge image/text_encoder OTHER/text_encoder -o OUT"),
+        ("kept", "mwa masks apply FOLDER --task NAME -o OUT"),
+        ("sum", "mwa aggregate SUM -o OUT"),
+    ] {
+        let err = place.fails(&format!("merge {folder} -o out"));
+        assert!(err.contains(says), "{folder}: {err}");
+    }
+}

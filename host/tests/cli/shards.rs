@@ -259,6 +259,12 @@ fn what_was_tampered_with_is_noticed() {
     };
     let told = fails();
     assert!(told.contains("model-00001-of-00002.safetensors is not what its shards wrote"), "{told}");
+    place.write(".out.mwa-shards/0.data", &data[..data.len() / 2]);
+    let told = fails();
+    assert!(
+        told.contains(".out.mwa-shards/0.data: is not whole") && told.contains("mwa finish out --abort"),
+        "{told}"
+    );
     place.write(".out.mwa-shards/0.data", data);
     place.edit(".out.mwa-shards/shard-1.json", "\"tallied\":", "\"tallied\":1");
     let told = fails();
