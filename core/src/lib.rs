@@ -103,6 +103,7 @@ pub use text::escape::readable;
 pub use text::index::Index;
 pub use text::span::Span;
 pub use text::spelling::closest;
+pub use weigh::angles::Angle;
 pub use weigh::choose::{Choice, ChooseOptions, Listed, Metrics, PENALTY, Selection, WeightRule, choose};
 pub use weigh::combine::Combine;
 pub use weigh::decay::{Averaging, Curve, Per, Positions};

@@ -207,6 +207,10 @@ def situations(s):
     s.add("task-arithmetic", "what two models changed of their base, weighted", {**full, **over}, paths=named,
           options={"method": "task-arithmetic", "scale": 0.7, "weights": [1, 3], "base": "run/base"},
           oracle=blend(tasks, shards(10)[1], {"method": "task-arithmetic", "scale": 0.7, "weights": [1, 3]}))
+    s.add("model-stock", "from a base as far to the mean as two models agree, tensor by tensor", {**full, **over}, paths=named,
+          options={"method": "model-stock", "base": "run/base"}, oracle=blend(tasks, shards(10)[1], {"method": "model-stock"}))
+    s.add("karcher-over-base", "the mean on the sphere about a base", {**full, **over}, paths=named,
+          options={"method": "karcher", "weights": [1, 3], "base": "run/base"}, oracle=blend(tasks, shards(10)[1], {"method": "karcher", "weights": [1, 3]}))
     s.add("ties-without-base", "tasks of a base that is not named", full, paths=named, options={"method": "ties"})
 
     def quantised(step, blocks=(2, 3)):
@@ -260,6 +264,14 @@ def situations(s):
     s.add("trimmed-too-far", "more extremes than there are values", plain_run, options={"method": "trimmed-mean", "outliers": 2, "last": 4})
     s.add("median-of-products", "elements of products, of which there are none", plain_run, options={"method": "median", "space": "product", "last": 3})
     s.add("median-of-two-runs", "factors that have no elements in common", run(steps, other), options={"method": "median", "last": 4, "allow_cross_run": True})
+    s.add("slerp", "the point on the arc between two checkpoints", plain_run, options={"method": "slerp", "weights": [1, 2], "last": 2},
+          oracle=blend([adapter(step) for step in steps[2:]], None, {"method": "slerp", "weights": [1, 2]}))
+    s.add("slerp-of-three", "an arc between more than two", plain_run, options={"method": "slerp", "last": 3})
+    s.add("multi-slerp", "the mean of directions, weighed by a metric", plain_run, options={"method": "multi-slerp", "last": 4})
+    s.add("model-stock-of-products", "from the model that is adapted as far as adapters agree", plain_run, options={"method": "model-stock", "space": "product", "last": 3})
+    s.add("karcher-of-products", "the same on the sphere, at ranks that a survey finds, across runs", run(steps, other),
+          options={"method": "karcher", "scheme": "uniform", "space": "product", "rank": "auto", "last": 4})
+    s.add("karcher-of-two-runs", "factors that have no directions in common", run(steps, other), options={"method": "karcher", "scheme": "uniform", "last": 4, "allow_cross_run": True})
     s.add("setting-of-another-scheme", "a curve for a scheme that has none", plain_run, options={"scheme": "linear", "curve": "cosine", "last": 4})
     # weights that the tensors decide
     five = run([10, 20, 30, 40, 50])

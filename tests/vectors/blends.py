@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the vectors of methods beyond the mean: order statistics and task vectors, by an oracle in numpy that shares no code with the product.
+"""Make the vectors of methods beyond the mean: order statistics, task vectors and angles, by an oracle in numpy that shares no code with the product.
 
 usage: blends.py [--check]     needs numpy and ml_dtypes
 
@@ -20,7 +20,9 @@ HERE = Path(__file__).resolve().parent / "blends"
 
 BROKEN = ["lower median", "counts zeros as equal", "sums as given", "divides", "keeps subnormals", "computes equal values", "forgets infinities",
           "takes the mean of tasks", "trims the threshold too", "trims by tensor", "elects by count", "averages over all tasks", "adds nothing to the base", "fuses",
-          "agrees with equality", "agrees with the sum", "asks all to agree"]
+          "agrees with equality", "agrees with the sum", "asks all to agree",
+          "turns the model as one", "goes away from the base", "forgets the origin", "takes the chord", "takes the arc always", "stays at the tangent", "keeps the mean's length",
+          "stops at the first mean", "passes equal values"]
 
 
 def prepared(tensors, dtype):
@@ -115,11 +117,107 @@ def tasks(base, tensors, coefficients, thresholds, elects, scale, dtype, allow, 
     return checked(result, out, tensors[0].shape, allow, good)
 
 
+def exact(values):
+    return values.astype(np.longdouble)
+
+
+def scalars(method, vectors, shares, broken=None):
+    """What each of these vectors, seen from their origin, is multiplied by: from the vectors themselves, in long doubles."""
+    count, norms = len(vectors), [np.sqrt((vector * vector).sum()) for vector in vectors]
+    units = [vector / norm if norm > 0 else vector * 0 for vector, norm in zip(vectors, norms)]
+    cosine = lambda i, j: float(np.clip((units[i] * units[j]).sum(), -1, 1))  # noqa: E731
+    if method == "model-stock":
+        pairs = [cosine(i, j) for i in range(count) for j in range(i)]
+        common = sum(pairs) / len(pairs)
+        common = common if broken == "goes away from the base" else max(common, 0.0)
+        return [common / (1 + (count - 1) * common)] * count
+    if method == "slerp":
+        if 0 in norms or (abs(cosine(0, 1)) > 0.9995 and broken != "takes the arc always") or broken == "takes the chord":
+            return shares
+        angle = np.arccos((units[0] * units[1]).sum())
+        return [np.sin(share * angle) / np.sin(angle) for share in shares]
+    length = sum(share * norm for share, norm in zip(shares, norms))
+    pulls = np.array([share if norm > 0 else 0 for share, norm in zip(shares, norms)], np.longdouble)
+    if pulls.sum() <= 0:
+        return shares
+    pulls = pulls / pulls.sum()
+    mean = sum(pull * unit for pull, unit in zip(pulls, units))
+    size = np.sqrt((mean * mean).sum())
+    if size < 1e-8:
+        return shares
+    parts = pulls / size
+    for _ in range(0 if method == "multi-slerp" or broken == "stops at the first mean" else 200):
+        mean = sum(part * unit for part, unit in zip(parts, units))
+        dots = np.array([np.clip((mean * unit).sum(), -1, 1) for unit in units])
+        sines = np.sqrt(1 - dots * dots)
+        stretched = np.where(sines > 1e-9, np.arccos(dots) / np.where(sines > 1e-9, sines, 1), 1) * pulls
+        if broken == "stays at the tangent":
+            stretched = pulls
+        change = stretched - (stretched * dots).sum() * parts
+        tangent = sum(part * unit for part, unit in zip(change, units))
+        far = np.sqrt((tangent * tangent).sum())
+        parts = np.cos(far) * parts + (np.sin(far) / far if far > 0 else 1) * change
+        mean = sum(part * unit for part, unit in zip(parts, units))
+        parts = parts / np.sqrt((mean * mean).sum())
+    if broken == "keeps the mean's length":
+        length = length * size
+    return [length * part / norm if norm > 0 else 0.0 for part, norm in zip(parts, norms)]
+
+
+def plain_sum(tensors, factors, dtype, allow, broken=None):
+    """The sum of the others, added to the first; factors may have any sum."""
+    out, values, clean = prepared(tensors, dtype)
+    good = np.isfinite(np.stack(values)).all(axis=0)
+    wide = values[0].dtype.type
+    parts = [clean(wide(factor) * clean(x)) for factor, x in zip(factors, values)]
+    total = parts[1]
+    for part in parts[2:]:
+        total = clean(total + part)
+    total = clean(parts[0] + total)
+    if broken == "passes equal values":
+        total = np.where(np.logical_and.reduce([x == values[0] for x in values]), values[0], total)
+    only = [i for i, factor in enumerate(factors) if factor != 0]
+    if len(only) == 1 and factors[only[0]] == 1:
+        total = values[only[0]]
+    return checked(np.where(good, total, wide(np.nan)), out, tensors[0].shape, allow, good)
+
+
+ANGLED = ("model-stock", "slerp", "multi-slerp", "karcher")
+
+
+def angled(files, base, name, method, shares, dtype, allow, broken=None):
+    everything = [*([base] if base else []), *files]
+    names = [one for one in sorted(base or files[-1]) if all(file[one].dtype in FLOATS for file in everything)] if broken == "turns the model as one" else [name]
+    for one in names:
+        if any(not finite(widen(file[one], np.float64)).all() for file in everything):
+            raise Refused("non-finite")
+    flat = lambda file: np.concatenate([exact(widen(file[one], np.float64)) for one in names])  # noqa: E731
+    vectors = [flat(file) for file in files]
+    if base and broken != "forgets the origin":
+        vectors = [vector - flat(base) for vector in vectors]
+    factors = [float(scalar) for scalar in scalars(method, vectors, shares, broken)]
+    if not base and all((vector == vectors[-1]).all() for vector in vectors):
+        factors = [0.0] * (len(files) - 1) + [1.0]
+    tensors = [file[name] for file in files]
+    if base:
+        rest = 1.0
+        for factor in factors:
+            rest -= factor
+        only = [i for i, factor in enumerate([rest, *factors]) if factor != 0]
+        if len(only) == 1 and [rest, *factors][only[0]] == 1:
+            out, values, _ = prepared([base[name], *tensors], dtype)
+            return checked(values[only[0]], out, tensors[0].shape, allow, np.ones(len(values[0]), bool))
+        return tasks(base[name], tensors, factors, None, False, 1, dtype, allow, broken)
+    return plain_sum(tensors, factors, dtype, allow, broken)
+
+
 def blend(files, base, options, dtype="keep", allow=False, broken=None):
     """Whole files ({name: Tensor} each) → {name: Tensor}, or Refused(kind, tensor)."""
     method, count = options["method"], len(files)
     cut = {"median": (count - 1) // 2, "trimmed-mean": options.get("outliers", 1)}.get(method)
     if cut is not None and 2 * cut >= count:
+        raise Refused("weights")
+    if (method == "slerp" and count != 2) or (method == "model-stock" and count < 2):
         raise Refused("weights")
     everything = [*([base] if base else []), *files]
     floats = [name for name in sorted(files[-1]) if all(file[name].dtype in FLOATS for file in everything)]
@@ -145,7 +243,10 @@ def blend(files, base, options, dtype="keep", allow=False, broken=None):
             out[name] = tensors[0]
             continue
         try:
-            if cut is not None:
+            if method in ANGLED:
+                shares = normalised([1] * count if method == "model-stock" else options.get("weights", [1] * count))
+                out[name] = angled(files, base, name, method, shares, dtype, allow, broken)
+            elif cut is not None:
                 out[name] = middle(tensors, cut, dtype, allow, broken)
             else:
                 out[name] = tasks(base[name], tensors, coefficients, found.get(name), method == "ties", scale, dtype, allow, broken, agrees)
@@ -257,6 +358,48 @@ def task_vectors(v):
     v.add("ties-of-infinity-allowed", bad, {"w": of("F32", [1, 2])}, method="ties", density=1.0, allow=True)
 
 
+def angles(v):
+    base = {"w": painted("F32", [300], 90), "b": painted("F32", [7], 91)}
+    # tasks of one base that have something in common, each tensor in its own way
+    common = {"w": paint("F64", 300, 92), "b": paint("F64", 7, 93)}
+
+    def task(seed, dtype="F32", share=0.5, size=0.1):
+        moved = {}
+        for i, (name, start) in enumerate(sorted(base.items())):
+            own = paint("F64", len(common[name]), seed + 100 * i)
+            change = size * (share * common[name] + (1 - share) * own) * (1 + i)
+            moved[name] = Tensor(dtype, start.shape, narrow(widen(start, np.float64) + change, dtype))
+        return moved
+
+    models = [{"w": painted("F32", [300], seed), "b": painted("F32", [7], seed + 20)} for seed in range(3)]
+    v.add("stock", [task(seed) for seed in range(100, 104)], base, method="model-stock")
+    v.add("stock-of-two", [task(seed, share=0.9) for seed in (110, 111)], base, method="model-stock", dtype="bf16")
+    v.add("stock-apart", [task(115), task(117, size=-0.05)], base, method="model-stock")
+    v.add("stock-of-one", [task(116)], base, method="model-stock")
+    hand = lambda *rows: [{"w": of("F32", row)} for row in rows]  # noqa: E731
+    zero, right = {"w": of("F32", [0, 0, 0])}, hand([3, 0, 1], [0, 2, 1])
+    v.add("stock-by-hand", hand([3, 0, 0], [1.5, 2.5, 0]), zero, method="model-stock")
+    v.add("slerp", models[:2], method="slerp", weights=[3, 1])
+    v.add("slerp-over-base", [task(120), task(121, "BF16")], base, method="slerp", weights=[1, 2])
+    v.add("slerp-by-hand", right, method="slerp", weights=[1, 1])
+    v.add("slerp-of-parallels", hand([1, 2, 3], [1.03125, 2, 3]), method="slerp", weights=[1, 1])
+    v.add("slerp-of-equals", hand([1, -2, 3], [1, -2, 3]), method="slerp", weights=[2, 1])
+    v.add("slerp-of-the-base", [base, task(122)], base, method="slerp", weights=[1, 1])
+    # scalars in f64 are not the oracle's to the last bit, but weights are
+    double = painted("F64", [300], 5)
+    v.add("slerp-f64", [{"w": double}, {"w": near(double, "F64", 6, 0.001)}], method="slerp", weights=[1, 4])
+    v.add("slerp-of-three", models, method="slerp", weights=[1, 1, 1])
+    v.add("multi-slerp", models, method="multi-slerp", weights=[1, 2, 3])
+    v.add("multi-slerp-over-base", [task(seed, share=0.3) for seed in (130, 131, 132)], base, method="multi-slerp", weights=[2, 1, 1])
+    v.add("multi-slerp-of-opposites", hand([1, 2, 3], [-1, -2, -3]), method="multi-slerp", weights=[1, 1])
+    v.add("multi-slerp-of-halves", [{"w": painted("F16", [300], 7)}, {"w": painted("BF16", [300], 8)}], method="multi-slerp", weights=[1, 1])
+    v.add("karcher", models, method="karcher", weights=[1, 2, 3])
+    v.add("karcher-over-base", [task(seed, share=0.4) for seed in (140, 141, 142)], base, method="karcher", weights=[2, 1, 1])
+    v.add("karcher-with-nothing", hand([1, 2, 3], [0, 0, 0], [3, 2, 0]), method="karcher", weights=[1, 1, 1])
+    bad = [{"w": raw("F32", 0x7F800000, 0x3F800000)}, {"w": raw("F32", 0x40000000, 0x40000000)}]
+    v.add("karcher-of-infinity", bad, method="karcher", weights=[1, 1])
+
+
 def prove(v):
     """Each broken oracle fails a case."""
     unnoticed = []
@@ -295,6 +438,7 @@ def main():
     with np.errstate(all="ignore"):
         order_statistics(v)
         task_vectors(v)
+        angles(v)
         prove(v)
     v.files["index.json"] = index(v)
     there = {path.name: path.read_bytes() for path in HERE.iterdir()} if HERE.is_dir() else {}

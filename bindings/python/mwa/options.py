@@ -33,7 +33,7 @@ class WeightOptions(TypedDict, total=False):
     smooth: Average a training metric over this many steps around a checkpoint; 0 interpolates [default: from the log]
     metric_tolerance: Take an evaluation that lies up to this many steps away from its checkpoint [default: 0]
     strict_metrics: Fail rather than take a value that was not logged right at a checkpoint
-    method: What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean]
+    method: What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed; or by the angles between the checkpoints in each tensor, a base and as much of the mean as they agree, a point on the arc between two, or the mean on a sphere, about a base if there is one [default: mean]
     scheme: How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does [default: linear]
     penalty: How hard a worse checkpoint is punished; 0 is the plain mean [default: 0.8]
     outliers: How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these]
@@ -76,7 +76,7 @@ class WeightOptions(TypedDict, total=False):
     smooth: float | None
     metric_tolerance: int | None
     strict_metrics: bool
-    method: Literal["mean", "median", "trimmed-mean", "task-arithmetic", "magnitude-mask", "ties", "consensus", "ota", "ffg"] | None
+    method: Literal["mean", "median", "trimmed-mean", "task-arithmetic", "magnitude-mask", "ties", "consensus", "ota", "ffg", "model-stock", "slerp", "multi-slerp", "karcher"] | None
     scheme: Literal["linear", "power", "exponential", "rank", "decay", "ema", "uniform", "flag", "krum", "multi-krum", "geometric-median"] | None
     penalty: float | None
     outliers: int | None

@@ -44,6 +44,9 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
             };
             (round.server.as_ref().map_or_else(|| "The average".to_string(), step), "a federated round")
         }
+        (_, Some(method)) if report.weighting.is_angled() => {
+            (format!("The {method}, tensor by tensor,"), "by the angles between them, docs/methods.md")
+        }
         _ if is_product => ("The weighted average of what they do".to_string(), source),
         (_, None) => ("A weighted average".to_string(), source),
         (_, Some(_)) if report.inputs.iter().any(|input| input.role.is_some()) => {

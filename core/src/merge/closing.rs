@@ -167,7 +167,10 @@ impl Merge {
             selected: self.chosen.selected.clone(),
             weighting: self.options.blend.tell(self.chosen.weighting.clone()),
             ranking: self.chosen.ranking.clone(),
-            groups: self.chosen.groups.clone(),
+            groups: match self.options.blend.angle() {
+                Some(_) => self.recipe.groups.told(),
+                None => self.chosen.groups.clone(),
+            },
             space,
             rank,
             residual,

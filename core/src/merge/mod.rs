@@ -88,6 +88,7 @@ use crate::method::scaled::{Block, Scaled};
 use crate::method::trim::{Settled, Thresholds, Trim};
 use crate::plan::{Cuts, Input, Plan, Recipe, Shard, Tensors, Write};
 use crate::text::escape::readable;
+use crate::weigh::angles::Angle;
 use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::federated::Roles;
 use crate::weigh::modules::Groups;
@@ -339,7 +340,22 @@ fn unblended(chosen: &Chosen, options: MergeOptions) -> Result<()> {
         return over_base(chosen, blend);
     }
     let name = blend.name();
-    if matches!(options.space, Space::Product(_)) {
+    let is_product = matches!(options.space, Space::Product(_));
+    if let Blend::Angled(angle, has_base) = blend {
+        let (detail, help) = match (is_product, has_base) {
+            (true, true) => (
+                "in product space adapters are seen from the model that they adapt, and a base has no part in it",
+                "leave one of --base and --space product out",
+            ),
+            (false, false) if angle == Angle::ModelStock => (
+                "method model-stock goes from a base towards the mean, and there is no base",
+                "name it by --base; of adapters, --space product goes from the model that they adapt",
+            ),
+            _ => return unaccompanied(chosen, blend),
+        };
+        return Err(Error::new(ErrorKind::Usage, detail).help(help));
+    }
+    if is_product {
         let detail = format!(
             "method {name} takes values element by element, but product space merges what modules do"
         );
@@ -348,6 +364,11 @@ fn unblended(chosen: &Chosen, options: MergeOptions) -> Result<()> {
              lets no bad one decide",
         ));
     }
+    unaccompanied(chosen, blend)
+}
+
+/// Refuse what weighs in another way too.
+fn unaccompanied(chosen: &Chosen, blend: Blend) -> Result<()> {
     let other = match chosen {
         Chosen { robust: Some(_), .. } => "weights that the tensors decide",
         Chosen { round: Some(_), .. } => "rounds",
@@ -355,7 +376,7 @@ fn unblended(chosen: &Chosen, options: MergeOptions) -> Result<()> {
         Chosen { groups, .. } if !groups.is_empty() => "weights by module",
         _ => return over_base(chosen, blend),
     };
-    let detail = format!("method {name} does not go together with {other}");
+    let detail = format!("method {} does not go together with {other}", blend.name());
     Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"))
 }
 
@@ -383,7 +404,7 @@ fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
         let detail = format!("method {} weighs by second moments, which are not given", blend.name());
         return Err(Error::new(ErrorKind::Usage, detail).help("give those of every input"));
     }
-    blend.check(inputs.len())
+    blend.check(inputs.len() - usize::from(*has_base))
 }
 
 /// What is done with tensors that belong together, but for what is done with each by itself.
@@ -433,9 +454,13 @@ impl Merge {
     pub fn new(chosen: Chosen, mut options: MergeOptions, cut: Cut) -> Result<Self> {
         // whoever wins in the end, the newest gives the output its files and what lies beside them
         options.rewrite |= chosen.robust.is_some() || chosen.round.is_some() || chosen.recovered.is_some();
-        let mut merge = Self::begin(chosen, options, cut)?;
-        merge.unweighed = Unweighed::new(&merge.chosen, options, &merge.recipe)?;
-        if merge.unweighed.is_some() {
+        let mut merge = Self::begin(chosen, options, cut, Groups::default())?;
+        if merge.copied.is_none() {
+            merge.unweighed = Unweighed::new(&merge.chosen, options, &merge.recipe)?;
+        }
+        // scalars do not change what is laid out
+        let is_laid_later = options.blend.angle().is_none() || merge.is_surveyed();
+        if merge.unweighed.is_some() && is_laid_later {
             merge.modules = Modules::Nothing;
             merge.first = vec![None; merge.samples.count()];
         } else if !merge.is_surveyed() {
@@ -456,8 +481,8 @@ impl Merge {
         Trim::new(inputs.len() - usize::from(self.chosen.has_base), plan, blend).map(Some)
     }
 
-    /// All but the weights that are not known, and the layout of the outputs.
-    fn begin(chosen: Chosen, options: MergeOptions, cut: Cut) -> Result<Self> {
+    /// All but the weights that are not known, and the layout of the outputs; `scalars` are those of tensors that were found.
+    fn begin(chosen: Chosen, options: MergeOptions, cut: Cut, scalars: Groups) -> Result<Self> {
         let Chosen { inputs, configs, weights, .. } = &chosen;
         if weights.values().len() != inputs.len() {
             return Err(wrong_count(weights.values().len(), inputs.iter().map(|input| input.name.as_str())));
@@ -465,7 +490,7 @@ impl Merge {
         assert_eq!(inputs.len(), chosen.rows.len(), "one row per input");
         unblended(&chosen, options)?;
         let optional: Vec<_> = configs.iter().map(Option::as_ref).collect();
-        let groups = Groups::new(&chosen.groups, inputs.len())?;
+        let groups = if scalars.is_empty() { Groups::new(&chosen.groups, inputs.len())? } else { scalars };
         // no files are the output's where modules have weights of their own
         let is_made =
             MergeOptions { rewrite: options.rewrite || !groups.is_empty() || chosen.has_base, ..options };
@@ -683,8 +708,11 @@ impl Merge {
     fn begin_again(&mut self) -> Result<()> {
         let Some(unweighed) = self.unweighed.take() else { return Ok(()) };
         let done = self.firsts().end + unweighed.apart().count();
-        let notes = unweighed.weigh(&mut self.chosen)?;
-        let mut merge = Self::begin(self.chosen.clone(), self.options, self.cut)?;
+        let (notes, scalars) = match self.options.blend.angle() {
+            Some(angle) => unweighed.turn(&self.chosen, angle)?,
+            None => (unweighed.weigh(&mut self.chosen)?, Groups::default()),
+        };
+        let mut merge = Self::begin(self.chosen.clone(), self.options, self.cut, scalars)?;
         let judged = self.notes.iter().filter(|note| !merge.notes.contains(note)).cloned();
         let judged: Vec<_> = judged.chain(notes).collect();
         merge.notes.extend(judged);

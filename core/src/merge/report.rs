@@ -708,12 +708,23 @@ impl Weighting {
         Rule::named(&self.scheme).is_some()
     }
 
+    /// The method, if it is one that is known.
+    fn named(&self) -> Option<BlendName> {
+        self.method.as_deref()?.parse().ok()
+    }
+
+    /// Whether the angles between inputs decide what becomes of each tensor.
+    #[must_use]
+    pub fn is_angled(&self) -> bool {
+        self.named().and_then(BlendName::angle).is_some()
+    }
+
     /// In words: "linear, penalty 0.8, by eval_loss (lower is better)".
     #[must_use]
     pub fn describe(&self) -> String {
         let mut text = match &self.method {
             // it takes all inputs alike
-            Some(method) if method != BlendName::TaskArithmetic.name() => format!("none, method {method}"),
+            Some(method) if !self.named().is_some_and(BlendName::weighs) => format!("none, method {method}"),
             Some(method) => format!("{}, method {method}", self.scheme),
             None => self.scheme.clone(),
         };
@@ -891,7 +902,9 @@ impl Report {
             let modules = if group.count == 1 { "module" } else { "modules" };
             format!("{}{layer}: {} ({} {modules})", group.modules, weights.join(" "), group.count)
         };
-        self.groups.iter().map(line).collect()
+        // scalars of every tensor would be hundreds of lines
+        let groups = if self.weighting.is_angled() { &[] } else { self.groups.as_slice() };
+        groups.iter().map(line).collect()
     }
 
     /// Whether a file of that name in the merged folder is one that the merge wrote.

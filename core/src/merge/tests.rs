@@ -530,3 +530,126 @@ fn what_is_not_finite_is_found_before_anything_is_written() {
     assert_eq!(error.detail(), "holds NaN, at element 0");
     assert_eq!(merge.bad_input(&error).map(|bad| bad.input), Some(1));
 }
+
+#[test]
+fn model_stock_goes_from_the_base_as_far_as_tasks_agree_in_each_tensor() {
+    // a: orthogonal; b: cosine ½, so that two thirds of the way are gone
+    let third = 0.75_f32.sqrt();
+    let files = tasks(&[&[1.0, 0.0, 0.0, 2.0], &[0.0, 3.0, 0.0, 1.0, 2.0 * third]]);
+    let stock = Blend::Angled(Angle::ModelStock, true);
+    let mut merge = over_base(&files, stock).unwrap();
+    assert!(!merge.outputs().is_empty(), "what is written is known before its values are");
+    let merged = run(&mut merge, &files).unwrap();
+    let header = Header::parse(&merged, merged.len() as u64).unwrap();
+    let values = |bytes: &[u8], name: &str| -> Vec<f32> {
+        let tensor = header.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        let bytes = &bytes[tensor.range.start as usize..tensor.range.end as usize];
+        bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+    };
+    assert_eq!(values(&merged, "a.weight"), values(&files[0], "a.weight"), "the base, to the bit");
+    let expected = [5.0, -8.0 + third * 2.0 / 3.0, 0.25, 3.0, 1.5];
+    let off =
+        values(&merged, "b.weight").iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 2e-6, "{:?}", values(&merged, "b.weight"));
+    let report = merge.finish(&closing(&files)).unwrap().report;
+    assert_eq!(report.weighting.describe(), "none, method model-stock");
+    assert_eq!(report.groups[0].weights, [1.0, 0.0, 0.0]);
+    assert!((report.groups[1].weights[0] - 1.0 / 3.0).abs() < 1e-7, "{:?}", report.groups);
+    assert_eq!(report.describe_groups(), [""; 0], "they are too many for a table");
+    let note = "of 2 tensors the cosine between the inputs is 0.2500 on average, from 0.0000 in `a.weight` to 0.5000 in \
+                `b.weight`; on average 0.3333 of the way from the base to the mean is gone";
+    assert_eq!(report.notes.last().map(String::as_str), Some(note));
+    let told = report::Report { inputs: base_first(report.inputs.clone()), ..report };
+    assert_eq!(told.merging().unwrap().blend, stock);
+    let error = over_base(&files[..2], stock).unwrap_err();
+    assert_eq!(error.detail(), "model-stock compares two checkpoints or more, but there is 1");
+    let error = over_base(&files, Blend::Angled(Angle::Slerp, false)).unwrap_err();
+    assert!(error.detail().contains("and a base do not go together"), "{error}");
+}
+
+/// Rows as a run makes them.
+fn base_first(mut rows: Vec<report::Input>) -> Vec<report::Input> {
+    rows[0].role = Some(report::BASE.into());
+    rows
+}
+
+#[test]
+fn angles_decide_scalars_of_products_by_module() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0), adapter(0.0, 1.0)];
+    let open = |files: &[Vec<u8>], angle, rank| {
+        let options = MergeOptions {
+            blend: Blend::Angled(angle, false),
+            space: Space::Product(Some(rank)),
+            ..MergeOptions::default()
+        };
+        open(files, CONFIG, &[0.25, 0.75][..files.len()], options)
+    };
+    for rank in [Rank::Inputs, Rank::Full, Rank::Energy(0.999)] {
+        for angle in [Angle::Slerp, Angle::MultiSlerp, Angle::Karcher] {
+            let mut merge = open(&files[..2], angle, rank).unwrap();
+            run(&mut merge, &files[..2]).unwrap();
+            let groups = merge.finish(&closing(&files[..2])).unwrap().report.groups;
+            // the module by its A, and the head
+            assert_eq!(groups.iter().map(|it| &*it.modules).collect::<Vec<_>>(), [HEAD, DOWN], "{rank:?}");
+            assert!(groups.iter().all(|it| it.weights.iter().all(|weight| (0.2..1.5).contains(weight))));
+        }
+    }
+    // heads have no base that is known
+    let error = open(&files[..2], Angle::ModelStock, Rank::Full).unwrap_err();
+    assert_eq!((error.kind(), error.at_tensor()), (ErrorKind::Method, Some(HEAD)));
+    // of products that have nothing in common nothing is left, in its place
+    let (down, up) = (DOWN.replace(".0.", ".1."), UP.replace(".0.", ".1."));
+    let module = |other: &[f32]| {
+        let factor = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let tensors: [(&str, &[u64], &[f32]); 4] = [
+            (DOWN, &[2, 3], &factor),
+            (UP, &[2, 2], other),
+            (&down, &[2, 3], &factor),
+            (&up, &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
+        ];
+        file(&tensors)
+    };
+    let files = [module(&[1.0, 0.0, 0.0, 0.0]), module(&[0.0, 0.0, 0.0, 1.0])];
+    let mut merge = open(&files, Angle::ModelStock, Rank::Inputs).unwrap();
+    let merged = run(&mut merge, &files).unwrap();
+    let header = Header::parse(&merged, merged.len() as u64).unwrap();
+    assert_eq!(header.tensors().len(), 4);
+    let is_zero = |name: &str| {
+        let tensor = header.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        merged[tensor.range.start as usize..tensor.range.end as usize].iter().all(|byte| *byte & 0x7f == 0)
+    };
+    assert!(is_zero(UP) && !is_zero(&up));
+    let alone = |up: &[f32]| file(&[(DOWN, &[2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (UP, &[2, 2], up)]);
+    let apart = [alone(&[1.0, 0.0, 0.0, 0.0]), alone(&[0.0, 0.0, 0.0, 1.0])];
+    let mut merge = open(&apart, Angle::ModelStock, Rank::Inputs).unwrap();
+    assert_eq!(run(&mut merge, &apart).unwrap_err().kind(), ErrorKind::Weights);
+    // and of the same ones all
+    let same = [files[0].clone(), files[0].clone()];
+    let mut merge = open(&same, Angle::ModelStock, Rank::Inputs).unwrap();
+    run(&mut merge, &same).unwrap();
+    assert_eq!(merge.finish(&closing(&same)).unwrap().report.groups[0].weights, [0.5, 0.5]);
+}
+
+#[test]
+fn what_is_the_same_everywhere_passes_a_slerp_and_what_differs_keeps_its_length() {
+    let models: Vec<_> = [[3.0, 4.0], [4.0, -3.0]]
+        .iter()
+        .map(|values| file(&[("frozen", &[3], &[0.1, -0.7, 1e-40]), ("w", &[2], values)]))
+        .collect();
+    let inputs = models.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+    let chosen = Chosen::explicit(inputs, vec![None, None], &[0.5, 0.5]).unwrap();
+    let options = MergeOptions { blend: Blend::Angled(Angle::Slerp, false), ..MergeOptions::default() };
+    let mut merge = Merge::new(chosen, options, Cut::default()).unwrap();
+    let merged = run(&mut merge, &models).unwrap();
+    let half = 0.5_f32.sqrt();
+    let expected = file(&[("frozen", &[3], &[0.1, -0.7, 1e-40]), ("w", &[2], &[7.0 * half, half])]);
+    let (tail, expected) = (&merged[merged.len() - 8..], &expected[expected.len() - 8..]);
+    let value = |bytes: &[u8], i: usize| f32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().unwrap());
+    assert!((0..2).all(|i| (value(tail, i) - value(expected, i)).abs() < 1e-6), "{tail:?} {expected:?}");
+    let frozen = models[0].len() - 20..models[0].len() - 8;
+    assert_eq!(merged[frozen.clone()], models[0][frozen]);
+    // with all the weight on one there is nothing to turn
+    let inputs = models.iter().zip(["a", "b"]).map(|(file, name)| input(name, file)).collect();
+    let chosen = Chosen::explicit(inputs, vec![None, None], &[0.0, 1.0]).unwrap();
+    assert_eq!(Merge::new(chosen, options, Cut::default()).unwrap().copied(), Some(1));
+}

@@ -1,5 +1,6 @@
 //! A merge whose weights only the tensors tell: what is measured before anything is merged, and the weights that come of it.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,6 +11,9 @@ use crate::linalg::matrix::Matrix;
 use crate::method::apart::{Apart, Measured};
 use crate::method::product::{Factors, Products, Rank, Space, adapter_configs};
 use crate::plan::{Plan, Recipe};
+use crate::text::escape::readable;
+use crate::weigh::angles::{Angle, Turned};
+use crate::weigh::modules::Groups;
 use crate::weigh::robust::{Judged, Robust};
 use crate::weigh::scheme::Weights;
 
@@ -28,7 +32,8 @@ impl Unweighed {
     /// plans and of products.
     pub(super) fn new(chosen: &Chosen, options: MergeOptions, recipe: &Recipe) -> Result<Option<Self>> {
         let (robust, round) = (chosen.robust, chosen.round.as_ref());
-        if robust.is_none() && round.is_none_or(|round| round.roles.clip.is_none()) {
+        let angle = options.blend.angle();
+        if robust.is_none() && angle.is_none() && round.is_none_or(|round| round.roles.clip.is_none()) {
             return Ok(None);
         }
         let Chosen { inputs, configs, .. } = chosen;
@@ -58,7 +63,15 @@ impl Unweighed {
         let plan = Plan::new(inputs, &same, &recipe)?;
         let plan = if is_flag { plan.nothing() } else { plan };
         let hub = round.filter(|_| robust.is_none()).and_then(|round| round.roles.hub());
-        let apart = Apart::new(inputs.len(), plan, products, hub);
+        let has_zero = angle.is_some() && !chosen.has_base;
+        let apart = Apart::new(inputs.len(), plan, products, hub, has_zero);
+        if let (Some(Angle::ModelStock), true, Some(tensor)) = (angle, has_zero, apart.first_tensor()) {
+            let detail = "is no factor of a product, and what the model that is adapted has there is not known, from which \
+                          model-stock would go";
+            let help = "use --method multi-slerp or karcher, or leave out --space product and give an earlier checkpoint of the run as \
+                        --base";
+            return Err(Error::new(ErrorKind::Method, detail).tensor(tensor).help(help));
+        }
         let count = usize::try_from(apart.count()).expect("chunks grow with what is read");
         Ok(Some(Self { apart, found: vec![None; count] }))
     }
@@ -74,6 +87,53 @@ impl Unweighed {
 
     pub(super) fn is_measured(&self) -> bool {
         self.found.iter().all(Option::is_some)
+    }
+
+    /// What the angles between the inputs of `chosen` make of each tensor: what there is to tell, and the scalars of each.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Weights`] where nothing is left, [`ErrorKind::Usage`] where that is not what jobs find.
+    pub(super) fn turn(self, chosen: &Chosen, angle: Angle) -> Result<(Vec<String>, Groups)> {
+        let found: Vec<_> = self.found.into_iter().flatten().collect();
+        let first = usize::from(chosen.has_base);
+        let shares = &chosen.weights.values()[first..];
+        let origin = if chosen.has_base { 0 } else { chosen.inputs.len() };
+        let (mut scalars, mut told) = (Vec::new(), Told::default());
+        for (name, is_module, measured) in self.apart.settle_each(&found)? {
+            let count = shares.len();
+            let apart = |i: usize, j: usize| measured.distances.at(i, j);
+            let mut gram = Matrix::zero(count, count)?;
+            for i in 0..count {
+                for j in 0..count {
+                    let (a, b) = (first + i, first + j);
+                    let product = match is_module {
+                        true => measured.products.at(a, b),
+                        false => (apart(a, origin) + apart(b, origin) - apart(a, b)) / 2.0,
+                    };
+                    gram.set(i, j, product);
+                }
+            }
+            let mut turned = angle.turn(&gram, shares)?;
+            // what is the same everywhere passes unchanged
+            let last = first + count - 1;
+            if !is_module && !chosen.has_base && (0..last).all(|i| apart(i, last) == 0.0) {
+                turned.scalars.fill(0.0);
+                turned.scalars[count - 1] = 1.0;
+            }
+            told.add(&name, &turned);
+            if chosen.has_base {
+                let rest = turned.scalars.iter().fold(1.0, |rest, scalar| rest - scalar);
+                turned.scalars.insert(0, rest);
+            }
+            scalars.push((name, Weights::scalars(turned.scalars)));
+        }
+        if told.tensors > 0.0 && told.scalars == 0.0 && !chosen.has_base {
+            let detail = "what the adapters do has nothing in common in any module: model-stock leaves the model that they adapt as it is";
+            return Err(Error::new(ErrorKind::Weights, detail).help(
+                "use --method karcher or multi-slerp, or merge adapters that were trained for like things",
+            ));
+        }
+        Ok((told.note(angle), Groups::of_tensors(scalars)))
     }
 
     /// Weigh `chosen` by what was found; what there is to tell.
@@ -110,6 +170,56 @@ impl Unweighed {
             }
         }
         Ok(judged.notes)
+    }
+}
+
+/// What there is to tell of the angles in all tensors.
+#[derive(Default)]
+struct Told {
+    tensors: f64,
+    /// How many had no angle that tells anything.
+    linear: f64,
+    cosines: f64,
+    /// The sums of scalars.
+    scalars: f64,
+    least: Option<(f64, String)>,
+    most: Option<(f64, String)>,
+}
+
+impl Told {
+    fn add(&mut self, name: &str, turned: &Turned) {
+        self.tensors += 1.0;
+        self.linear += f64::from(u8::from(turned.is_linear));
+        self.cosines += turned.cosine;
+        self.scalars += turned.scalars.iter().sum::<f64>();
+        let one = || Some((turned.cosine, readable(name).into_owned()));
+        if self.least.as_ref().is_none_or(|(least, _)| turned.cosine < *least) {
+            self.least = one();
+        }
+        if self.most.as_ref().is_none_or(|(most, _)| turned.cosine > *most) {
+            self.most = one();
+        }
+    }
+
+    fn note(self, angle: Angle) -> Vec<String> {
+        let Self { tensors, linear, cosines, scalars, least: Some((least, a)), most: Some((most, b)) } = self
+        else {
+            return Vec::new();
+        };
+        let rest = match angle {
+            Angle::ModelStock => {
+                format!("; on average {:.4} of the way from the base to the mean is gone", scalars / tensors)
+            }
+            _ if linear > 0.0 => {
+                format!("; in {linear} there is no angle to go by, and the weights are those of the mean")
+            }
+            _ => String::new(),
+        };
+        let mean = cosines / tensors;
+        Vec::from([format!(
+            "of {tensors} tensors the cosine between the inputs is {mean:.4} on average, from {least:.4} in `{a}` to {most:.4} in \
+             `{b}`{rest}"
+        )])
     }
 }
 

@@ -5,7 +5,9 @@
 //! blocks begin where the tensor does, lanes and blocks and chunks are added in their order, tensors by name: so the bits
 //! depend neither on threads, nor on SIMD, nor on windows, nor on the order of jobs.
 
+use alloc::borrow::ToOwned as _;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -31,12 +33,15 @@ const CHUNKS: u64 = 4096;
 /// What is measured of some inputs.
 #[derive(Debug)]
 pub(crate) struct Apart {
+    /// How many there are, zeros among them.
     inputs: usize,
     plan: Plan,
     cuts: Cuts,
     products: Option<Products>,
     /// Where only distances from one input matter, that one.
     hub: Option<usize>,
+    /// Whether those from nothing, as if zeros were one more input, matter too.
+    has_zero: bool,
 }
 
 /// A chunk of a tensor.
@@ -44,6 +49,7 @@ pub(crate) struct Apart {
 pub(crate) struct Chunk<'a> {
     job: plan::Job<'a>,
     hub: Option<usize>,
+    has_zero: bool,
 }
 
 /// What was measured.
@@ -57,7 +63,13 @@ pub(crate) struct Measured {
 
 impl Apart {
     /// Measure what `plan` computes, which was made by tensor, and what LoRA modules do.
-    pub(crate) fn new(inputs: usize, plan: Plan, products: Option<Products>, hub: Option<usize>) -> Self {
+    pub(crate) fn new(
+        inputs: usize,
+        plan: Plan,
+        products: Option<Products>,
+        hub: Option<usize>,
+        has_zero: bool,
+    ) -> Self {
         let plan = plan.computed();
         let mut chunk = CHUNK;
         let mut cuts = Cuts::new(&plan, chunk);
@@ -65,7 +77,7 @@ impl Apart {
             chunk *= 2;
             cuts = Cuts::new(&plan, chunk);
         }
-        Self { inputs, cuts, plan, products, hub }
+        Self { inputs: inputs + usize::from(has_zero), cuts, plan, products, hub, has_zero }
     }
 
     /// How many jobs there are: chunks, then modules.
@@ -88,7 +100,7 @@ impl Apart {
             (Some(module), Some(products)) => {
                 Err(products.factors().job(usize::try_from(module).expect("modules are in memory")))
             }
-            _ => Ok(Chunk { job: self.cuts.job(&self.plan, number), hub: self.hub }),
+            _ => Ok(Chunk { job: self.cuts.job(&self.plan, number), hub: self.hub, has_zero: self.has_zero }),
         }
     }
 
@@ -97,6 +109,37 @@ impl Apart {
     /// # Errors
     /// [`ErrorKind::Usage`] where that is not what such jobs find.
     pub(crate) fn settle(&self, found: &[Vec<f64>]) -> Result<Measured> {
+        self.sum(0, found)
+    }
+
+    /// The same of each tensor by itself, and of each module, that is called as its A and of which the products count.
+    ///
+    /// # Errors
+    /// As [`Self::settle`].
+    pub(crate) fn settle_each(&self, found: &[Vec<f64>]) -> Result<Vec<(String, bool, Measured)>> {
+        let (mut each, mut first) = (Vec::new(), 0);
+        while first < found.len() {
+            let (name, is_module, end) = match self.job(first as u64) {
+                Ok(chunk) => (
+                    self.plan.tensor_of(&chunk.job),
+                    false,
+                    usize::try_from(self.cuts.alike(first as u64).end).unwrap_or(found.len()),
+                ),
+                Err(module) => (module.tensor().to_owned(), true, first + 1),
+            };
+            each.push((name, is_module, self.sum(first, &found[first..end])?));
+            first = end;
+        }
+        Ok(each)
+    }
+
+    /// The first tensor that is measured by its elements, if there is one.
+    pub(crate) fn first_tensor(&self) -> Option<String> {
+        (self.cuts.count() > 0).then(|| self.plan.tensor_of(&self.cuts.job(&self.plan, 0)))
+    }
+
+    /// What jobs found from this number on.
+    fn sum(&self, first: usize, found: &[Vec<f64>]) -> Result<Measured> {
         let foreign = || Error::new(ErrorKind::Usage, "these numbers are not what a job has found");
         let mut distances = Matrix::zero(self.inputs, self.inputs)?;
         let mut products = Matrix::zero(self.inputs, self.inputs)?;
@@ -108,7 +151,7 @@ impl Apart {
                 sums.set(j, i, sum);
                 Ok::<_, Error>(())
             };
-            match self.job(number as u64) {
+            match self.job((first + number) as u64) {
                 Ok(_) => pairs(self.inputs, self.hub).try_for_each(|(i, j)| add(&mut distances, i, j))?,
                 Err(module) => {
                     let sources: Vec<_> = module.inputs().collect();
@@ -166,8 +209,9 @@ impl Chunk<'_> {
         let max_bytes = max_bytes.min(WINDOW * floats.len());
         let step = (max_bytes / size.max(1) / BLOCK * BLOCK).max(BLOCK);
         let mut buffers = vec![Vec::new(); floats.len()];
-        let mut panel = zeros(floats.len() * BLOCK)?;
-        let mut sums: Vec<f64> = zeros(pairs(floats.len(), self.hub).count())?;
+        let rows = floats.len() + usize::from(self.has_zero);
+        let mut panel = zeros(rows * BLOCK)?;
+        let mut sums: Vec<f64> = zeros(pairs(rows, self.hub).count())?;
         for start in (0..elements).step_by(step) {
             let count = step.min(elements - start);
             for (i, (buffer, float)) in buffers.iter_mut().zip(&floats).enumerate() {
@@ -184,7 +228,7 @@ impl Chunk<'_> {
                     widen(*float, bytes, &mut row[..block]);
                 }
                 let row = |i: usize| &panel[i * BLOCK..(i + 1) * BLOCK];
-                for (sum, (i, j)) in sums.iter_mut().zip(pairs(floats.len(), self.hub)) {
+                for (sum, (i, j)) in sums.iter_mut().zip(pairs(rows, self.hub)) {
                     *sum += between(row(i), row(j));
                 }
                 if sums.iter().any(|sum| !sum.is_finite()) {
@@ -241,6 +285,16 @@ mod tests {
 
     /// What lies between inputs of three tensors, one of which is copied, read by windows of so many bytes.
     fn measured(values: &[Vec<f64>], max_bytes: usize, hub: Option<usize>) -> Measured {
+        let (apart, found) = found(values, max_bytes, hub, false);
+        apart.settle(&found).unwrap()
+    }
+
+    fn found(
+        values: &[Vec<f64>],
+        max_bytes: usize,
+        hub: Option<usize>,
+        has_zero: bool,
+    ) -> (Apart, Vec<Vec<f64>>) {
         let (long, short) = (values[0].len() - 3, 3);
         let laid = [
             ("w", Dtype::F64, vec![long as u64]),
@@ -266,17 +320,37 @@ mod tests {
         let inputs: Vec<_> = files.iter().map(|_| Input { name: "m".into(), files: vec![shard()] }).collect();
         let weights = Weights::explicit(&vec![1.0; files.len()]).unwrap();
         let recipe = Recipe { by_tensor: true, ..Recipe::default() };
-        let apart = Apart::new(files.len(), Plan::new(&inputs, &weights, &recipe).unwrap(), None, hub);
-        let found = (0..apart.count()).map(|number| {
-            let chunk = apart.job(number).unwrap();
-            let mut read = |wanted: &Read, out: &mut [u8]| {
-                let start = usize::try_from(wanted.range.start).unwrap();
-                out.copy_from_slice(&files[wanted.input][start..start + out.len()]);
-                Ok(())
-            };
-            chunk.distances(max_bytes, &mut read).unwrap()
-        });
-        apart.settle(&found.collect::<Vec<_>>()).unwrap()
+        let apart =
+            Apart::new(files.len(), Plan::new(&inputs, &weights, &recipe).unwrap(), None, hub, has_zero);
+        let found: Vec<_> = (0..apart.count())
+            .map(|number| {
+                let chunk = apart.job(number).unwrap();
+                let mut read = |wanted: &Read, out: &mut [u8]| {
+                    let start = usize::try_from(wanted.range.start).unwrap();
+                    out.copy_from_slice(&files[wanted.input][start..start + out.len()]);
+                    Ok(())
+                };
+                chunk.distances(max_bytes, &mut read).unwrap()
+            })
+            .collect();
+        (apart, found)
+    }
+
+    #[test]
+    fn tensors_are_measured_each_by_itself_and_from_nothing() {
+        let inputs: Vec<_> = (0..3).map(|seed| noise(70_003, seed)).collect();
+        let (apart, found) = found(&inputs, 1 << 20, None, true);
+        let each = apart.settle_each(&found).unwrap();
+        assert_eq!(each.iter().map(|(name, ..)| &**name).collect::<Vec<_>>(), ["a", "w"]);
+        for ((.., measured), part) in each.iter().zip([70_000..70_003, 0..70_000]) {
+            for (i, x) in inputs.iter().enumerate() {
+                let norm: f64 = x[part.clone()].iter().map(|x| x * x).sum();
+                assert!((measured.distances.at(i, 3) - norm).abs() <= 1e-12 * norm);
+            }
+        }
+        let all = apart.settle(&found).unwrap().distances.at(0, 1);
+        let parts: f64 = each.iter().map(|(.., measured)| measured.distances.at(0, 1)).sum();
+        assert!((all - parts).abs() <= 1e-12 * all);
     }
 
     #[test]

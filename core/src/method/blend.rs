@@ -12,6 +12,7 @@ use crate::merge::report::Weighting;
 use crate::method::curved::Curvature;
 use crate::text::json;
 use crate::text::words::words;
+use crate::weigh::angles::Angle;
 
 words! {
     /// The names of what can become of the values of an element.
@@ -35,6 +36,14 @@ words! {
         Ota = "ota",
         /// The same of what counts most by it of what was changed of a base.
         Ffg = "ffg",
+        /// From a base as far to the mean of the others as these agree.
+        ModelStock = "model-stock",
+        /// The point on the arc between two.
+        Slerp = "slerp",
+        /// The mean of directions, as long as the inputs.
+        MultiSlerp = "multi-slerp",
+        /// The mean on the sphere, as long as the inputs.
+        Karcher = "karcher",
     }
 }
 
@@ -73,6 +82,8 @@ pub enum Blend {
     Curved(Curvature),
     /// A base, and where what was changed of it counts most by that, this mean of what counts.
     Grafted(Curvature, Trimming),
+    /// The sum of what each tensor's angles make of the inputs, or of what was changed of a base if there is one.
+    Angled(Angle, bool),
 }
 
 /// Where tasks agree: where |τ| > λ·|Σ τ − τ| of at least so many of them.
@@ -120,12 +131,24 @@ words! {
 impl BlendName {
     /// Whether it is of what tasks changed of a base.
     pub(crate) fn has_base(self) -> bool {
-        !matches!(self, Self::Mean | Self::Median | Self::TrimmedMean | Self::Ota)
+        let has_none = matches!(self, Self::Mean | Self::Median | Self::TrimmedMean | Self::Ota);
+        !has_none && self.angle().is_none_or(|angle| angle == Angle::ModelStock)
+    }
+
+    /// The angles that decide, if they do.
+    pub(crate) fn angle(self) -> Option<Angle> {
+        match self {
+            Self::ModelStock => Some(Angle::ModelStock),
+            Self::Slerp => Some(Angle::Slerp),
+            Self::MultiSlerp => Some(Angle::MultiSlerp),
+            Self::Karcher => Some(Angle::Karcher),
+            _ => None,
+        }
     }
 
     /// Whether it asks how much each input counts.
     pub(crate) fn weighs(self) -> bool {
-        matches!(self, Self::Mean | Self::TaskArithmetic)
+        matches!(self, Self::Mean | Self::TaskArithmetic | Self::Slerp | Self::MultiSlerp | Self::Karcher)
     }
 }
 
@@ -147,7 +170,28 @@ impl Blend {
             Self::Consensus(..) => BlendName::Consensus,
             Self::Curved(_) => BlendName::Ota,
             Self::Grafted(..) => BlendName::Ffg,
+            Self::Angled(Angle::ModelStock, _) => BlendName::ModelStock,
+            Self::Angled(Angle::Slerp, _) => BlendName::Slerp,
+            Self::Angled(Angle::MultiSlerp, _) => BlendName::MultiSlerp,
+            Self::Angled(Angle::Karcher, _) => BlendName::Karcher,
         }
+    }
+
+    /// The angles that decide, if they do.
+    #[must_use]
+    pub fn angle(self) -> Option<Angle> {
+        if let Self::Angled(angle, _) = self { Some(angle) } else { None }
+    }
+
+    /// Whether it asks how much each input counts.
+    #[must_use]
+    pub fn weighs(self) -> bool {
+        self.kind().weighs()
+    }
+
+    /// The same where there is a base among the inputs, or not.
+    pub(crate) fn over(self, has_base: bool) -> Self {
+        if let Self::Angled(angle, _) = self { Self::Angled(angle, has_base) } else { self }
     }
 
     /// Whether it is the weighted mean, of which all else that merges do is told.
@@ -159,7 +203,7 @@ impl Blend {
     /// Whether it is of what tasks changed of a base.
     #[must_use]
     pub fn has_base(self) -> bool {
-        self.kind().has_base()
+        if let Self::Angled(_, has_base) = self { has_base } else { self.kind().has_base() }
     }
 
     /// How much of what tasks changed is added to the base, where that was said.
@@ -169,7 +213,12 @@ impl Blend {
             Self::Sum(scale) | Self::Masked(scale, _) | Self::Ties(scale, _) | Self::Consensus(scale, _) => {
                 scale
             }
-            Self::Mean | Self::Median | Self::Trimmed(_) | Self::Curved(_) | Self::Grafted(..) => None,
+            Self::Mean
+            | Self::Median
+            | Self::Trimmed(_)
+            | Self::Curved(_)
+            | Self::Grafted(..)
+            | Self::Angled(..) => None,
         }
     }
 
@@ -192,6 +241,13 @@ impl Blend {
 
     /// What is said of inputs of several runs is said of the mean: the same, with what to do instead here.
     pub(crate) fn of_one_run(self, error: &Error) -> Error {
+        if self.angle().is_some() {
+            return error.clone().help_instead(format!(
+                "method {} turns factors, and those of several runs have no directions in common: merge checkpoints of one run, or \
+                 what adapters do, by --space product",
+                self.name()
+            ));
+        }
         error.clone().help_instead(format!(
             "method {} takes values element by element, and factors of several runs have none in common: merge \
              checkpoints of one run, or let no bad one decide by --scheme geometric-median --space product",
@@ -199,11 +255,14 @@ impl Blend {
         ))
     }
 
-    /// Check that there are enough inputs.
+    /// Check that there are enough inputs, without a base.
     ///
     /// # Errors
     /// [`ErrorKind::Weights`] if there are not.
     pub(crate) fn check(self, inputs: usize) -> Result<()> {
+        if let Self::Angled(angle, _) = self {
+            return angle.check(inputs);
+        }
         let Self::Trimmed(outliers) = self else { return Ok(()) };
         let least = outliers.saturating_mul(2).saturating_add(1);
         if inputs >= least {
@@ -227,6 +286,9 @@ impl Blend {
         let share = || 1.0 / inputs.saturating_sub(1).max(1) as f64;
         match self {
             Self::Mean => Kernel::WeightedSum,
+            Self::Angled(_, true) => over_base(How::Sum, 1.0),
+            Self::Angled(_, false) if inputs < 2 => Kernel::WeightedSum,
+            Self::Angled(_, false) => over_base(How::Plain, 1.0),
             Self::Median => Kernel::Middle(inputs.saturating_sub(1) / 2),
             Self::Trimmed(outliers) => Kernel::Middle(outliers),
             Self::Sum(scale) => over_base(How::Sum, scale.unwrap_or_else(share)),
@@ -276,7 +338,10 @@ impl Blend {
             }
             (Ok(BlendName::Ota), _) => Ok(Self::Curved(curvature)),
             (Ok(BlendName::Ffg), _) => Ok(Self::Grafted(curvature, trimming)),
-            _ => Err(Error::new(ErrorKind::Input, format!("names an unknown method, {name}"))),
+            (other, _) => match other.ok().and_then(BlendName::angle) {
+                Some(angle) => Ok(Self::Angled(angle, angle == Angle::ModelStock)),
+                None => Err(Error::new(ErrorKind::Input, format!("names an unknown method, {name}"))),
+            },
         }
     }
 

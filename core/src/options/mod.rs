@@ -29,6 +29,7 @@ use crate::run::readers::MomentsWanted;
 use crate::text::json;
 use crate::text::span::Span;
 use crate::text::spelling;
+use crate::weigh::angles::Angle;
 use crate::weigh::choose::{ChooseOptions, PENALTY, Selection, WeightRule};
 use crate::weigh::combine::Combine;
 use crate::weigh::decay::{Averaging, Curve, Per, Positions};
@@ -388,8 +389,9 @@ options! {
 
     /// What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad
     /// checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all
-    /// that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts
-    /// most of what was changed
+    /// that enough of them have a share in; by the curvature that an optimizer's second moments tell, a mean, or a base with what counts
+    /// most of what was changed; or by the angles between the checkpoints in each tensor, a base and as much of the mean as they agree, a point
+    /// on the arc between two, or the mean on a sphere, about a base if there is one
     method: BlendName = BlendName::Mean, Kind::Word(BlendName::NAMES), Facts { value: "METHOD", usual: "mean", verbs: GIVEN, ..WEIGHTS };
     /// How a metric becomes a weight; with decay and ema steps decide, and with flag, krum, multi-krum and geometric-median the tensors, so that no bad checkpoint does
     scheme: Option<Scheme> = None, Kind::Word(&Scheme::NAMES), Facts { value: "SCHEME", usual: Scheme::ALL[0].name, verbs: COMPARING, ..WEIGHTS };
@@ -573,7 +575,8 @@ impl Options {
         }
         // tasks have no metric in common, unless one is asked for
         let is_weighed = given().any(|(name, _)| name == "weights" || MEASURING.contains(&name.as_str()));
-        if options.method == BlendName::TaskArithmetic && !is_weighed {
+        let has_tasks = options.method.angle().is_some() && options.base.is_some();
+        if (options.method == BlendName::TaskArithmetic || has_tasks) && !is_weighed {
             options.scheme = Some(Scheme::UNIFORM);
         }
         let other = given().map(|(name, _)| name).find(|name| MEASURING.contains(&name.as_str()));
@@ -672,7 +675,7 @@ impl Options {
     /// The base model, if the method is over one.
     #[must_use]
     pub fn role_base(&self) -> Option<&str> {
-        self.base.as_deref().filter(|_| self.method.has_base())
+        self.base.as_deref().filter(|_| self.method.has_base() || self.method.angle().is_some())
     }
 
     /// Where second moments are to be had, if the method is of such.
@@ -684,14 +687,19 @@ impl Options {
 
     fn over_base(&self) -> Result<Blend> {
         let blend = self.blend()?;
-        if blend.has_base() && self.base.is_none() {
+        // the products of adapters are over the model that they adapt
+        let is_stock = self.method == BlendName::ModelStock && self.space != SpaceName::Product;
+        if (blend.has_base() || is_stock) && self.base.is_none() {
             let detail = format!(
                 "method {} is of what tasks changed of a base model, which is not named",
                 blend.name()
             );
-            return Err(usage(detail).help(
-                "name it by --base: the model that they were trained from, or of LoRA checkpoints an earlier one of their run",
-            ));
+            let help = "name it by --base: the model that they were trained from, or of LoRA checkpoints an earlier one of their run";
+            return Err(usage(detail).help(if is_stock {
+                format!("{help}; with --space product it is the model that they adapt, and needs no name")
+            } else {
+                help.into()
+            }));
         }
         let is_converted = self.format.as_deref().is_some_and(|format| format != "keep");
         if self.base.is_some() && !blend.has_base() && !is_converted {
@@ -730,6 +738,10 @@ impl Options {
             ),
             BlendName::Ota => Blend::Curved(curvature),
             BlendName::Ffg => Blend::Grafted(curvature, trimming),
+            BlendName::ModelStock => Blend::Angled(Angle::ModelStock, self.base.is_some()),
+            BlendName::Slerp => Blend::Angled(Angle::Slerp, self.base.is_some()),
+            BlendName::MultiSlerp => Blend::Angled(Angle::MultiSlerp, self.base.is_some()),
+            BlendName::Karcher => Blend::Angled(Angle::Karcher, self.base.is_some()),
         };
         let (is_curved, is_grafted) = (blend.curvature().is_some(), method == BlendName::Ffg);
         let takes_outliers = matches!(method, BlendName::Mean | BlendName::TrimmedMean);
@@ -740,7 +752,7 @@ impl Options {
             ("outliers", self.outliers.is_some() && !takes_outliers, "trimmed-mean"),
             (
                 "scale",
-                self.scale.is_some() && (!blend.has_base() || is_grafted),
+                self.scale.is_some() && (!blend.has_base() || is_grafted || blend.angle().is_some()),
                 "task-arithmetic, magnitude-mask, ties or consensus",
             ),
             ("density", self.density.is_some() && blend.trimming().is_none(), "magnitude-mask, ties or ffg"),

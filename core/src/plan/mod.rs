@@ -446,13 +446,22 @@ fn segment(
     recipe: &Recipe,
 ) -> Segment {
     let thresholds = &recipe.thresholds;
+    // what is taken of one input alone passes as it is
+    let is_angled = recipe.blend.angle().is_some();
+    let is_alone = is_angled && weights.values().iter().filter(|it| **it != 0.0).eq(&[1.0]);
+    let work = match work {
+        Work::Elements(_, float) if is_alone => Work::Elements(Kernel::WeightedSum, float),
+        work => work,
+    };
     // nothing is grafted where nothing says how much it counts
     let is_base_alone =
         matches!((recipe.blend, work), (Blend::Grafted(..), Work::Elements(Kernel::WeightedSum, _)));
     let over_base = |input: usize, how: How| match (input.checked_sub(1), how) {
+        (_, How::Plain) => weights.values()[input],
         (None, _) => 0.0,
         #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
-        (Some(_), How::Sum) => weights.values()[input] * (found.len() - 1) as f64,
+        (Some(_), How::Sum) if !is_angled => weights.values()[input] * (found.len() - 1) as f64,
+        (Some(_), How::Sum) => weights.values()[input],
         (Some(_), How::Agreed { .. }) => 1.0,
         (Some(task), How::Trimmed | How::Elected) => thresholds.of(&tensor.name, task).into(),
     };
@@ -477,7 +486,11 @@ fn segment(
         || found.iter().any(|(_, tensor)| tensor.dtype == Dtype::F64);
     let is_used = |(input, _): &(usize, _)| match work {
         // the base is the first; the weights of trimmed tasks are thresholds, and tasks that must agree all count
-        Work::Elements(Kernel::Tasks(Tasks { how, .. }), _) if *input == 0 || how != How::Sum => true,
+        Work::Elements(Kernel::Tasks(Tasks { how, .. }), _)
+            if *input == 0 || how != How::Sum || is_angled =>
+        {
+            true
+        }
         Work::Elements(Kernel::Curved(_), _) => true,
         Work::Elements(..) if is_base_alone => *input == 0,
         _ if in_f64 => weights.values()[*input] != 0.0,

@@ -191,7 +191,9 @@ impl Report {
         let checkpoints = all(self.inputs.iter().zip(paths).map(open))?;
         let by_reference: Vec<_> = checkpoints.iter().collect();
         let chosen = Chosen::of(&by_reference, self.inputs.clone(), weights, self.weighting.clone());
-        let chosen = Chosen { groups: self.groups.clone(), ..chosen };
+        // scalars are found again
+        let groups = if self.weighting.is_angled() { Vec::new() } else { self.groups.clone() };
+        let chosen = Chosen { groups, ..chosen };
         Ok((checkpoints, chosen))
     }
 
@@ -202,7 +204,7 @@ impl Report {
     pub fn merging(&self) -> Result<MergeOptions> {
         Ok(MergeOptions {
             dtype: self.dtype()?,
-            blend: Blend::told(&self.weighting)?,
+            blend: Blend::told(&self.weighting)?.over(self.merged() < self.inputs.len()),
             space: self.space()?,
             allow_cross_run: true,
             residual: Measure::Off,

@@ -1,6 +1,7 @@
 //! From metrics to weights: which checkpoints, and how much of each.
 
 pub(crate) mod advice;
+pub(crate) mod angles;
 pub(crate) mod choose;
 pub(crate) mod combine;
 pub(crate) mod decay;

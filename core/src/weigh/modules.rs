@@ -37,9 +37,13 @@ pub struct Group {
     pub count: usize,
 }
 
-/// The weights of modules that have their own.
+/// The weights of modules that have their own, or of each tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Groups(Vec<(Group, Weights)>);
+pub struct Groups {
+    modules: Vec<(Group, Weights)>,
+    /// By name, sorted.
+    tensors: Vec<(String, Weights)>,
+}
 
 impl Groups {
     /// As a report has them.
@@ -59,23 +63,48 @@ impl Groups {
             }
             Ok((group.clone(), weights))
         };
-        groups.iter().map(group).collect::<Result<_>>().map(Self)
+        Ok(Self { modules: groups.iter().map(group).collect::<Result<_>>()?, tensors: Vec::new() })
+    }
+
+    /// Of tensors, each by its name.
+    pub(crate) fn of_tensors(mut tensors: Vec<(String, Weights)>) -> Self {
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        Self { modules: Vec::new(), tensors }
+    }
+
+    /// Whether tensors have weights by their names.
+    pub(crate) fn is_of_tensors(&self) -> bool {
+        !self.tensors.is_empty()
+    }
+
+    /// Those of tensors, as a report has them.
+    pub(crate) fn told(&self) -> Vec<Group> {
+        let told = |(name, weights): &(String, Weights)| Group {
+            modules: name.clone(),
+            layer: None,
+            weights: weights.values().to_vec(),
+            count: 1,
+        };
+        self.tensors.iter().map(told).collect()
     }
 
     /// Whether all modules have the same weights.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.modules.is_empty() && self.tensors.is_empty()
     }
 
-    /// The weights of a tensor's module, if it has its own.
+    /// The weights of a tensor or its module, if it has its own.
     #[must_use]
     pub fn of(&self, tensor: &str) -> Option<&Weights> {
+        if let Ok(place) = self.tensors.binary_search_by(|(name, _)| name.as_str().cmp(tensor)) {
+            return Some(&self.tensors[place].1);
+        }
         let module = module_of(tensor);
         let fits = |group: &Group| {
             fits(&group.modules, module) && group.layer.is_none_or(|layer| layer_of(module) == Some(layer))
         };
-        self.0.iter().find(|(group, _)| fits(group)).map(|(_, weights)| weights)
+        self.modules.iter().find(|(group, _)| fits(group)).map(|(_, weights)| weights)
     }
 }
 

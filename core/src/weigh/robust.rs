@@ -208,7 +208,7 @@ impl Robust {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody merges 2^53 inputs")]
-fn count(inputs: usize) -> f64 {
+pub(super) fn count(inputs: usize) -> f64 {
     inputs as f64
 }
 

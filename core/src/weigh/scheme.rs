@@ -246,7 +246,7 @@ pub(crate) const NOISE: f64 = 0.005;
 /// One weight per input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
-    /// Invariant: non-empty, finite, sum = 1 within rounding.
+    /// Invariant: non-empty, finite, sum = 1 within rounding, but for [`Self::scalars`].
     values: Vec<f64>,
 }
 
@@ -325,6 +325,11 @@ impl Weights {
             return Err(bad(format!("the weights sum to {sum}, not to 1")));
         }
         Ok(Self { values: values.to_vec() })
+    }
+
+    /// What the inputs of a tensor are multiplied by, whatever the sum.
+    pub(crate) fn scalars(values: Vec<f64>) -> Self {
+        Self { values }
     }
 
     fn normalise(mut values: Vec<f64>) -> Result<Self> {

@@ -262,3 +262,78 @@ fn a_base_that_does_not_fit_is_refused() {
     let ran = place.merges("run/checkpoint-2 --method task-arithmetic --scale 2 --base run/checkpoint-1");
     assert_eq!(place.merged(B), [0.75; 8], "{}", ran.out);
 }
+
+#[test]
+fn angles_decide_what_becomes_of_each_tensor() {
+    let place = with_tasks();
+    let values = |out: &str| adapter::values(&place.read(&format!("{out}/merged.safetensors")), "w");
+    let is_near =
+        |values: &[f32], expected: [f32; 4]| values.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+    // 4,1,0,0 and −1,2,0,3 from the base: cosine −2/√238, so that nothing is common to them
+    let ran = place.merges("one.safetensors two.safetensors --base base.safetensors --method model-stock");
+    assert!(ran.out.contains("weights: none, method model-stock"), "{}", ran.out);
+    assert!(
+        ran.err.contains("on average 0.0000 of the way from the base to the mean is gone"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(values("out"), [1.0, 1.0, 1.0, -1.0]);
+    assert_eq!(place.mwa("verify out").code, Some(0));
+    let card = String::from_utf8(place.read("out/README.md")).unwrap();
+    assert!(card.contains("The model-stock, tensor by tensor, of 2 checkpoints"), "{card}");
+    // by numpy; of two with equal weights both means on the sphere are one
+    let sphere = [3.094_948_4, 3.316_033_7, 1.0, 1.389_728_8];
+    for (options, expected) in [
+        ("--method slerp --weights 1,1", [3.174_993_3, 3.174_993_3, 1.269_997_3, 0.634_998_7]),
+        ("--base base.safetensors --method slerp --weights 1,0", [5.0, 2.0, 1.0, -1.0]),
+        ("--base base.safetensors --method multi-slerp", sphere),
+        ("--base base.safetensors --method karcher --weights 1,1 --threads 3 --memory 1", sphere),
+    ] {
+        let ran = place.mwa(&format!(
+            "merge one.safetensors two.safetensors {options} --allow-cross-run -o again --force"
+        ));
+        assert_eq!(ran.code, Some(0), "{options}: {}", ran.err);
+        assert!(is_near(&values("again"), expected), "{options}: {:?}", values("again"));
+        let verified = place.mwa("verify again");
+        assert_eq!(verified.code, Some(0), "{options}: {}{}", verified.out, verified.err);
+        let report: serde_json::Value = serde_json::from_slice(&place.read("again/mwa-report.json")).unwrap();
+        assert_eq!(report["groups"][0]["modules"], "w", "{options}");
+    }
+    place.checkpoint("run/checkpoint-1", &adapter::lora(0.25));
+    place.checkpoint("run/checkpoint-2", &adapter::lora(0.5));
+    for (options, code, fact) in [
+        (
+            "one.safetensors two.safetensors --method model-stock",
+            2,
+            "method model-stock is of what tasks changed of a base",
+        ),
+        (
+            "one.safetensors two.safetensors base.safetensors --method slerp --scheme uniform",
+            1,
+            "between two checkpoints, but there are 3",
+        ),
+        (
+            "one.safetensors --method model-stock --base base.safetensors",
+            1,
+            "compares two checkpoints or more",
+        ),
+        (
+            "one.safetensors two.safetensors --method slerp --scale 2 --base base.safetensors",
+            2,
+            "option scale says nothing to the method slerp",
+        ),
+        (
+            "one.safetensors two.safetensors --method model-stock --weights 1,2 --base base.safetensors",
+            2,
+            "takes all checkpoints alike",
+        ),
+        (
+            "run --method karcher --space product --base run/checkpoint-1 --select all",
+            2,
+            "leave one of --base and --space product out",
+        ),
+    ] {
+        let told = place.fails_with(code, &format!("merge {options} -o no"));
+        assert!(told.contains(fact), "{options}: {told}");
+    }
+}

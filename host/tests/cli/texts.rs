@@ -143,10 +143,14 @@ Weights:
                              median, or their mean without the extremes, so that no bad checkpoint
                              decides; a base model and what tasks changed of it, all of it, what
                              each changed most, of that what most agree on, or all that enough of
-                             them have a share in; or by the curvature that an optimizer's second
+                             them have a share in; by the curvature that an optimizer's second
                              moments tell, a mean, or a base with what counts most of what was
-                             changed [default: mean] [possible values: mean, median, trimmed-mean,
-                             task-arithmetic, magnitude-mask, ties, consensus, ota, ffg]
+                             changed; or by the angles between the checkpoints in each tensor, a
+                             base and as much of the mean as they agree, a point on the arc between
+                             two, or the mean on a sphere, about a base if there is one [default:
+                             mean] [possible values: mean, median, trimmed-mean, task-arithmetic,
+                             magnitude-mask, ties, consensus, ota, ffg, model-stock, slerp,
+                             multi-slerp, karcher]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,
@@ -281,10 +285,14 @@ Weights:
                              median, or their mean without the extremes, so that no bad checkpoint
                              decides; a base model and what tasks changed of it, all of it, what
                              each changed most, of that what most agree on, or all that enough of
-                             them have a share in; or by the curvature that an optimizer's second
+                             them have a share in; by the curvature that an optimizer's second
                              moments tell, a mean, or a base with what counts most of what was
-                             changed [default: mean] [possible values: mean, median, trimmed-mean,
-                             task-arithmetic, magnitude-mask, ties, consensus, ota, ffg]
+                             changed; or by the angles between the checkpoints in each tensor, a
+                             base and as much of the mean as they agree, a point on the arc between
+                             two, or the mean on a sphere, about a base if there is one [default:
+                             mean] [possible values: mean, median, trimmed-mean, task-arithmetic,
+                             magnitude-mask, ties, consensus, ota, ffg, model-stock, slerp,
+                             multi-slerp, karcher]
       --scheme <SCHEME>      How a metric becomes a weight; with decay and ema steps decide, and
                              with flag, krum, multi-krum and geometric-median the tensors, so that
                              no bad checkpoint does [default: linear] [possible values: linear,

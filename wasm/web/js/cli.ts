@@ -17,7 +17,8 @@ Merge the checkpoints of a training run into one, each weighted by a metric it l
 Selection  --last N  --every K  --steps A..B  --top N  --select best|last|all  --adapter NAME  --drop-bad
 Metric     --metric NAME,…  --combine borda|kemeny|mean-rank|z-score  --questions N  --metrics-file FILE
            --goal min|max  --smooth STEPS  --metric-tolerance STEPS  --strict-metrics
-Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties|consensus|ota|ffg  --base PATH  --scale L
+Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties|consensus|ota|ffg|model-stock|slerp|multi-slerp|karcher
+           --base PATH  --scale L
            --density D  --density-per model|tensor  --mask-lambda L  --agree K
            --scheme linear|power|exponential|rank|decay|ema|uniform|flag|krum|multi-krum|geometric-median
            --penalty P  --outliers F  --subspace R  --weights W,W,…

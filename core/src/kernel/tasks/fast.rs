@@ -26,6 +26,7 @@ pub(in crate::kernel) fn tasks(
     let weights: Vec<f32> = operands[1..].iter().map(|operand| round(operand.weight)).collect();
     let shares: Vec<f32> = (1..operands.len()).map(|count| round(share(count))).collect();
     let scale = round(tasks.scale);
+    let (is_plain, first) = (tasks.how == How::Plain, round(operands[0].weight));
     let mut blocks = Blocks::new(operands, dtype, out);
     while let Some(rows) = blocks.next() {
         let Rows { values, worst, result } = rows;
@@ -36,12 +37,14 @@ pub(in crate::kernel) fn tasks(
         match tasks.how {
             How::Elected => elect(taus, &shares, result),
             How::Agreed { least, lambda } => agree(taus, least, round(lambda), result),
-            How::Sum | How::Trimmed => sum(taus, result),
+            How::Sum | How::Plain | How::Trimmed => sum(taus, result),
         }
         for ((result, base), worst) in result.iter_mut().zip(&*base).zip(worst) {
             let update = flush(scale * f32::from_bits(*result));
-            let moved = flush(flush(f32::from_bits(*base)) + update).to_bits();
-            let value = if update == 0.0 { *base } else { moved };
+            let start = flush(f32::from_bits(*base));
+            let start = if is_plain { flush(first * start) } else { start };
+            let moved = flush(start + update).to_bits();
+            let value = if update == 0.0 && !is_plain { *base } else { moved };
             *result = if *worst >= INFINITY { f32::NAN.to_bits() } else { value };
         }
     }
@@ -53,8 +56,9 @@ pub(in crate::kernel) fn tasks(
 pub(super) fn change(tau: &mut Row, base: &Row, weight: f32, how: How) {
     let is_trimmed = matches!(how, How::Trimmed | How::Elected);
     for (tau, base) in tau.iter_mut().zip(base) {
-        let change = flush(flush(f32::from_bits(*tau)) - flush(f32::from_bits(*base)));
-        let counted = if how == How::Sum {
+        let start = if how == How::Plain { 0.0 } else { flush(f32::from_bits(*base)) };
+        let change = flush(flush(f32::from_bits(*tau)) - start);
+        let counted = if matches!(how, How::Sum | How::Plain) {
             flush(weight * change)
         } else if is_trimmed && change.abs() < weight {
             0.0

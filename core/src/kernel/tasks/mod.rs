@@ -8,6 +8,8 @@
 //!
 //! and y = round( b + λ·u ), or b itself where λ·u is 0: so what no task changed comes out as it went in.
 //!
+//! Plain is what is no task of a base: y = round( c\[0\]·b + Σ c\[k\]·x\[k\] ), whose c may have any sum, also where all x are equal.
+//!
 //! The first operand is b. Inputs widen to f32 exactly; each difference, product and sum rounds to nearest even in f32, in the
 //! order of the operands, never fused; f32 subnormals count as zero, sign kept; λ, c and 1/m are rounded to f32 once. Magnitudes are
 //! compared as f32. If any operand is not finite the result is NaN. If any operand or the result is F64, all of it runs in
@@ -37,6 +39,8 @@ pub(crate) struct Tasks {
 pub(crate) enum How {
     /// The sum; the weights of operands are c.
     Sum,
+    /// The sum of the operands themselves, the first among them; their weights are c.
+    Plain,
     /// The sum of what is left of trimmed tasks; the weights of operands are thresholds.
     Trimmed,
     /// The mean of what is left of them with the elected sign; the weights of operands are thresholds.

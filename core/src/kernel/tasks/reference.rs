@@ -26,11 +26,13 @@ fn element<R: Real>(values: &mut [R], operands: &[Operand<'_>], tasks: Tasks) ->
         return R::NAN;
     }
     let (base, taus) = values.split_first_mut().expect("the base is the first operand");
-    let start = base.flush();
+    let (is_plain, start) = (tasks.how == How::Plain, base.flush());
     for (tau, operand) in taus.iter_mut().zip(&operands[1..]) {
-        *tau = (tau.flush() - start).flush();
-        if tasks.how == How::Sum {
-            *tau = (R::of(operand.weight) * *tau).flush();
+        if !is_plain {
+            *tau = (tau.flush() - start).flush();
+        }
+        if matches!(tasks.how, How::Sum | How::Plain) {
+            *tau = (R::of(operand.weight) * tau.flush()).flush();
         } else if matches!(tasks.how, How::Trimmed | How::Elected)
             && round(tau.magnitude().exact()) < round(operand.weight)
         {
@@ -57,5 +59,8 @@ fn element<R: Real>(values: &mut [R], operands: &[Operand<'_>], tasks: Tasks) ->
         }
     }
     let update = (R::of(tasks.scale) * total).flush();
+    if is_plain {
+        return ((R::of(operands[0].weight) * start).flush() + update).flush();
+    }
     if update.exact() == 0.0 { *base } else { (start + update).flush() }
 }

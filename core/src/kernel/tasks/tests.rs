@@ -42,6 +42,8 @@ fn values_of_the_oracle() {
     // of one task, trimming is all there is
     assert_eq!(of(How::Elected, 1.0, &[0.3]), of(How::Trimmed, 1.0, &[0.3]));
     assert_eq!(of(How::Sum, 0.0, &[1.0, 1.0]), BASE);
+    let halves = TASKS[0].iter().zip(TASKS[1]).map(|(a, b)| 0.5 * a + 2.0 * b);
+    assert_eq!(of(How::Plain, 1.0, &[0.5, 2.0]), halves.collect::<Vec<_>>(), "equal ones are multiplied too");
 }
 
 #[test]
@@ -72,12 +74,12 @@ fn fast_is_the_reference_for_any_words_dtypes_and_lengths() {
     for from in floats {
         for to in floats {
             let agreed = [0, 1, 2, 5].map(|least| How::Agreed { least, lambda: 0.3 });
-            for how in [How::Sum, How::Trimmed, How::Elected].into_iter().chain(agreed) {
+            for how in [How::Sum, How::Plain, How::Trimmed, How::Elected].into_iter().chain(agreed) {
                 for (inputs, length) in [(2, 700), (3, 255), (5, 300), (9, 256)] {
                     let bytes: Vec<_> = (0..inputs)
                         .map(|seed| crate::kernel::middle::tests::noise(seed + 5, length * from.bytes()))
                         .collect();
-                    let operand = |(i, bytes): (usize, &'_ Vec<u8>)| (i as f64 * 0.375, bytes.clone());
+                    let operand = |(i, bytes): (usize, &'_ Vec<u8>)| (i as f64 * 0.375 + 0.25, bytes.clone());
                     let weighed: Vec<_> = bytes.iter().enumerate().map(operand).collect();
                     let operands: Vec<_> = weighed
                         .iter()

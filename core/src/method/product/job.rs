@@ -40,6 +40,11 @@ impl ModuleJob<'_> {
         &self.module.name
     }
 
+    /// What its A is called.
+    pub(crate) fn tensor(&self) -> &str {
+        &self.module.down.tensor
+    }
+
     /// What must be read, whole tensors: of each input A, B and, where there is one, the bias.
     pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + '_ {
         (0..self.read_count()).map(|i| self.read(i))

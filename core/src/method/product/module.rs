@@ -130,7 +130,12 @@ pub(super) fn modules(
     for (name, mut module) in names.iter().zip(modules.into_iter().flatten()) {
         let has = |i: usize| module.sources.iter().any(|source| source.input == i);
         gaps.extend((0..inputs.len()).filter(|i| !has(*i)).map(|i| (i, String::from(*name))));
-        module.sources.retain(|source| source.weight != 0.0);
+        // what is multiplied by nothing in this module alone still gives it its place
+        let is_used = |source: &Source| match groups.is_of_tensors() {
+            true => weights.values()[source.input] != 0.0,
+            false => source.weight != 0.0,
+        };
+        module.sources.retain(is_used);
         if !module.sources.is_empty() {
             used.push(module);
         }

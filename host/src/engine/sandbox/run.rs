@@ -326,7 +326,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         told["density_per"] = per.name().into();
     }
     match rule {
-        _ if !matches!(blend, mwa::Blend::Mean | mwa::Blend::Sum(_)) => {}
+        _ if !blend.weighs() => {}
         WeightRule::Explicit(weights) => told["weights"] = json!(weights),
         WeightRule::Scheme { scheme, penalty } => {
             told["scheme"] = scheme.name.into();

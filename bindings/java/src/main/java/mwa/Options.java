@@ -239,7 +239,7 @@ public final class Options {
     }
 
     /**
-     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; or by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed [default: mean].
+     * What becomes of the values of each element: their weighted mean; their median, or their mean without the extremes, so that no bad checkpoint decides; a base model and what tasks changed of it, all of it, what each changed most, of that what most agree on, or all that enough of them have a share in; by the curvature that an optimizer's second moments tell, a mean, or a base with what counts most of what was changed; or by the angles between the checkpoints in each tensor, a base and as much of the mean as they agree, a point on the arc between two, or the mean on a sphere, about a base if there is one [default: mean].
      *
      * @param method one of these
      * @return these options and that one
@@ -667,7 +667,15 @@ public final class Options {
         /** {@code ota}. */
         OTA,
         /** {@code ffg}. */
-        FFG
+        FFG,
+        /** {@code model-stock}. */
+        MODEL_STOCK,
+        /** {@code slerp}. */
+        SLERP,
+        /** {@code multi-slerp}. */
+        MULTI_SLERP,
+        /** {@code karcher}. */
+        KARCHER
     }
 
     /** Values of {@code scheme}. */
