@@ -1,15 +1,21 @@
 //! Every vector of means by curvature and of grafts through every executor: the oracle's bytes, or the oracle's failure; and laws.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use conformance::vectors::{read, same_failure};
 use conformance::{Executor, Merge, SAME_CODE, agree, each_executor, harness};
-use mwa::Float;
 use mwa::safetensors::Header;
+use mwa::{Float, Moments};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-each_executor!(merges_by_curvature, constant_moments_give_the_mean, all_of_one_graft_is_the_model);
+each_executor!(
+    merges_by_curvature,
+    constant_moments_give_the_mean,
+    all_of_one_graft_is_the_model,
+    means_of_rows_and_columns_stand_for_matrices
+);
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -120,4 +126,36 @@ fn all_of_one_graft_is_the_model(executor: &dyn Executor) -> Result<(), String> 
     let merge = Case::named("ffg-of-all").merge();
     let merged = executor.merge(&merge).map_err(|failure| failure.message)?;
     agree(SAME_CODE, &merge.inputs[1], &merged)
+}
+
+/// Moments that are kept by rows and columns weigh as the matrices that they stand for do, written whole.
+fn means_of_rows_and_columns_stand_for_matrices(executor: &dyn Executor) -> Result<(), String> {
+    for name in ["ota-rank1", "ffg-rank1"] {
+        let case = Case::named(name);
+        let mut merge = case.merge();
+        merge.moments = merge.moments.iter().map(|file| whole(file)).collect();
+        let merged = executor.merge(&merge).map_err(|failure| failure.message)?;
+        agree(SAME_CODE, &of(&case.output.expect("it has one")), &merged)?;
+    }
+    Ok(())
+}
+
+/// A file of moments, its matrices whole.
+fn whole(file: &[u8]) -> Vec<u8> {
+    let header = Moments::of_file("moments.safetensors", file).expect("moments").shard.header;
+    assert!(header.tensors().iter().any(|tensor| tensor.shape == [20, 15]) && !header.is_in_place());
+    let laid = header.tensors().iter().map(|it| (it.name.clone(), it.dtype, it.shape.clone()));
+    let laid = Header::layout(laid, header.metadata().clone()).expect("distinct names");
+    let mut bytes = laid.to_bytes();
+    for name in laid.tensors().iter().map(|tensor| &tensor.name) {
+        let tensor = header.tensors().iter().find(|tensor| tensor.name == *name).expect("it was laid out");
+        let mut room = vec![0; usize::try_from(tensor.len()).unwrap()];
+        let read = |_, at: u64, into: &mut [u8]| {
+            into.copy_from_slice(&file[usize::try_from(at).unwrap()..][..into.len()]);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(()) = header.read(tensor.range.start, &mut room, read);
+        bytes.extend(room);
+    }
+    bytes
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use mwa::files::Kind;
-use mwa::{Checkpoint, Dtype, Files, Maybe, OpenOptions, Readers, Stop};
+use mwa::{Checkpoint, Dtype, Files, Maybe, MomentsWanted, OpenOptions, Readers, Run, Stop};
 
 /// Files in memory.
 #[derive(Clone, Default)]
@@ -107,6 +107,33 @@ fn tensors(files: &Memory, checkpoint: &Checkpoint) -> BTreeMap<String, Numbers>
     found
 }
 
+/// The second moments of a checkpoint, and the names of all files that they are read from, moments last.
+fn moments(files: &Memory, path: &str) -> Result<(BTreeMap<String, Numbers>, Vec<String>), String> {
+    let options = OpenOptions { moments: Some(MomentsWanted::default()), ..OpenOptions::default() };
+    let run = match Run::open(files, &Readers::ALL, &[path.into()], &options) {
+        Ok(run) => run,
+        Err(Stop::Failed(error)) => panic!("{error}"),
+        Err(Stop::Later) => panic!("the memory has everything"),
+    };
+    let checkpoint = &run.checkpoints[0];
+    let found = match checkpoint.moments.as_ref().expect("they were wanted") {
+        Ok(found) => found,
+        Err(error) => return Err(format!("{error}\nhelp: {}", error.advice().unwrap_or_default())),
+    };
+    let mut all = BTreeMap::new();
+    for tensor in found.file.header.tensors() {
+        let mut bytes = vec![0; usize::try_from(tensor.len()).unwrap()];
+        let read = |other: Option<usize>, at: u64, into: &mut [u8]| {
+            let path = other.map_or(&found.file.path, |other| &checkpoint.files[other].path);
+            into.copy_from_slice(&files.read(path, at..at + into.len() as u64).unwrap());
+            Ok::<(), ()>(())
+        };
+        found.file.header.read(tensor.range.start, &mut bytes, read).unwrap();
+        all.insert(tensor.name.clone(), (tensor.dtype, tensor.shape.clone(), bytes));
+    }
+    Ok((all, checkpoint.read_files().map(|file| file.name().to_owned()).collect()))
+}
+
 /// What another reader made of it: BF16 as F32, which holds it exactly.
 fn expected(files: &Memory, path: &str) -> BTreeMap<String, Numbers> {
     let checkpoint = open(files, path, None).unwrap();
@@ -149,7 +176,7 @@ fn partitions_of_zero_2_are_put_together() {
             checkpoint.notes,
             [
                 "the f32 weights of DeepSpeed's optimizer are taken for 9 tensors (--weights-key module takes the module's); \
-              from the module: `layers.0.frozen.weight`, `layers.1.frozen.weight`, `pos`; its moments are left out"
+              from the module: `layers.0.frozen.weight`, `layers.1.frozen.weight`, `pos`"
             ]
         );
     }
@@ -200,6 +227,73 @@ fn parts_of_zero_3_are_put_together() {
         said,
         format!("zero3/global_step3: has model files of 1 ranks, but optimizer files of 2{HELP}")
     );
+}
+
+#[test]
+fn second_moments_lie_as_the_weights_do() {
+    for name in ["zero2", "zero3"] {
+        let mut files = Memory::of(name);
+        let folder = format!("{name}/global_step3");
+        for path in [name, &folder] {
+            let (found, names) = moments(&files, path).unwrap();
+            assert_eq!(found, expected(&files, &format!("{name}/squares.safetensors")), "{path}");
+            assert!(
+                names.last().unwrap().ends_with("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+                "{names:?}"
+            );
+        }
+        // a Trainer's: the model in a file beside them
+        files.take(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/training").join(name),
+            "run/checkpoint-3",
+        );
+        files.rename(&format!("run/checkpoint-3/expected.safetensors"), "run/checkpoint-3/model.safetensors");
+        files.0.remove("run/checkpoint-3/squares.safetensors");
+        let (found, names) = moments(&files, "run/checkpoint-3").unwrap();
+        assert_eq!(found, expected(&files, &format!("{name}/squares.safetensors")));
+        assert_eq!(names.len(), 4, "the model, two ranks, the first again: {names:?}");
+        // what rank 1 does not have
+        let rank = format!("{folder}/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt");
+        let bytes = files.0.get_mut(&rank).unwrap();
+        for at in 0..bytes.len() - 10 {
+            if bytes[at..].starts_with(b"exp_avg_sq") {
+                bytes[at] = b'E';
+            }
+        }
+        let said = moments(&files, name).unwrap_err();
+        assert!(
+            said.starts_with(&format!("{rank}: keeps no `exp_avg_sq` of each of its partitions\nhelp: ")),
+            "{said}"
+        );
+    }
+    let mut files = Memory::of("fsdp");
+    let (found, names) = moments(&files, "fsdp/checkpoint-20").unwrap();
+    assert_eq!(found, expected(&files, "fsdp/squares.safetensors"));
+    let own =
+        [".metadata", "__0_0.distcp", "__1_0.distcp"].map(|name| format!("pytorch_model_fsdp_0/{name}"));
+    let more = ["__0_0.distcp", "__1_0.distcp", ".metadata"].map(|name| format!("optimizer_0/{name}"));
+    assert_eq!(names, [own, more].concat());
+    files.0.retain(|name, _| !name.contains("optimizer_0"));
+    let said = moments(&files, "fsdp/checkpoint-20").unwrap_err();
+    assert!(said.starts_with("fsdp/checkpoint-20/optimizer_0: has no .metadata"), "{said}");
+    let said = moments(&Memory::of("dcp"), "dcp/checkpoint-10").unwrap_err();
+    assert!(
+        said.starts_with("dcp/checkpoint-10: holds no `exp_avg_sq`: `lr_scheduler`, `optimizer`, "),
+        "{said}"
+    );
+    // universal: a file for each
+    let mut files = Memory::of("universal");
+    let said = moments(&files, "universal").unwrap_err();
+    assert!(said.starts_with("universal: has no zero/NAME/exp_avg_sq.pt\nhelp: "), "{said}");
+    let name = "universal/zero/layers.0.norm.bias";
+    files.0.insert(format!("{name}/exp_avg_sq.pt"), files.0[&format!("{name}/fp32.pt")].clone());
+    let (found, names) = moments(&files, "universal").unwrap();
+    let weights = expected(&files, "universal");
+    assert_eq!(found, BTreeMap::from([("layers.0.norm.bias".into(), weights["layers.0.norm.bias"].clone())]));
+    assert!(names.ends_with(&[
+        "zero/layers.0.norm.bias/exp_avg_sq.pt".into(),
+        "zero/layers.0.norm.bias/exp_avg_sq.pt".into()
+    ]));
 }
 
 #[test]

@@ -19,8 +19,26 @@ use crate::progress::{Progress, stopped};
 pub struct Converted {
     /// The files, by name.
     pub files: Vec<HashedFile>,
+    /// Of second moments what is lost, where the means of rows and columns stand for matrices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank1: Option<Rank1>,
     /// What the user should know.
     pub notes: Vec<String>,
+}
+
+/// What the means of rows and columns of matrices take, and lose.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Rank1 {
+    /// How many matrices are kept so.
+    pub matrices: u64,
+    /// Bytes of them, and what they would take whole, in F32.
+    pub bytes: u64,
+    /// See [`Rank1::bytes`].
+    pub whole: u64,
+    /// How far what is told of all of them is off, as a share of what it should be: √(Σ(v − v̂)² / Σv²).
+    pub error: f64,
+    /// The matrix that is the farthest off, and how far.
+    pub worst: Option<(String, f64)>,
 }
 
 /// How the folder is called in which a single file is made.
@@ -64,19 +82,26 @@ pub fn convert(
         return Err(Error::new(ErrorKind::Output, detail).file(out.display().to_string()).help(help));
     }
     Staging::check_outside(out, Path::new(&input))?;
-    let files = if is_file { single(&plan, out, progress)? } else { folder(&plan, out, progress)? };
-    Ok(Converted { files, notes: plan.notes })
+    let files = if is_file { single(&plan, out, None, progress)? } else { folder(&plan, out, progress)? };
+    Ok(Converted { files, rank1: None, notes: plan.notes })
 }
 
-/// Take the second moments of the checkpoint at `input` out of the state of its optimizer, or of that at `state`, into the file `out`.
+/// Take the second moments of the checkpoint at `input` out of the state of its optimizer, or of that at `state`, into the file `out`;
+/// of matrices the means of their rows and columns alone if it is of rank 1.
 ///
 /// # Errors
 /// What is wrong with the checkpoint or the state, and an output that exists or cannot be written.
-pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Progress) -> Result<Converted> {
+pub fn moments(
+    input: &Path,
+    state: Option<&Path>,
+    is_rank1: bool,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Converted> {
     let disk = Disk::default();
     let input = text_of(&clean(input))?;
     let state = state.map(|path| text_of(&clean(path))).transpose()?;
-    let plan = disk.now(|| Conversion::moments(&disk, &Readers::ALL, &input, state.as_deref()))?;
+    let plan = disk.now(|| Conversion::moments(&disk, &Readers::ALL, &input, state.as_deref(), is_rank1))?;
     let out = &*clean(out);
     if is_elsewhere(out) {
         return Err(Error::new(
@@ -92,7 +117,8 @@ pub fn moments(input: &Path, state: Option<&Path>, out: &Path, progress: &dyn Pr
             .file(out.display().to_string())
             .help("moments are one file: name it, such as moments.safetensors"));
     }
-    Ok(Converted { files: single(&plan, out, progress)?, notes: plan.notes })
+    let mut lost = is_rank1.then(Rank1::default);
+    Ok(Converted { files: single(&plan, out, lost.as_mut(), progress)?, rank1: lost, notes: plan.notes })
 }
 
 /// Into a folder, which appears whole or not at all.
@@ -113,8 +139,10 @@ pub(crate) fn written(
     let mut files = Vec::new();
     for (number, (name, len)) in plan.outputs().enumerate() {
         let file = staging.create(name, len)?;
-        files
-            .push(write(plan, number, name, &file, progress).map_err(|error| named(error, &out.join(name)))?);
+        files.push(
+            write(plan, number, name, &file, None, progress)
+                .map_err(|error| named(error, &out.join(name)))?,
+        );
     }
     for (name, text) in &plan.texts {
         files.push(staging.write(name, text.as_bytes())?);
@@ -123,7 +151,12 @@ pub(crate) fn written(
 }
 
 /// Into a file, which appears whole or not at all.
-fn single(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<HashedFile>> {
+fn single(
+    plan: &Conversion,
+    out: &Path,
+    lost: Option<&mut Rank1>,
+    progress: &dyn Progress,
+) -> Result<Vec<HashedFile>> {
     let at = |error: Error| named(error, out);
     let failed = |error: std::io::Error| at(io_error("cannot write it", &error));
     Staging::check_around(out)?;
@@ -141,7 +174,7 @@ fn single(plan: &Conversion, out: &Path, progress: &dyn Progress) -> Result<Vec<
     let file = File::options().read(true).write(true).create_new(true).open(&making).map_err(failed)?;
     file.set_len(len).map_err(failed)?;
     let name = out.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let written = write(plan, 0, name, &file, progress).map_err(at)?;
+    let written = write(plan, 0, name, &file, lost, progress).map_err(at)?;
     fs::hard_link(&making, out).or_else(|_| fs::rename(&making, out)).map_err(failed)?;
     Ok(vec![written])
 }
@@ -150,12 +183,13 @@ fn named(error: Error, path: &Path) -> Error {
     if error.kind() == ErrorKind::Io { error.file(path.display().to_string()) } else { error }
 }
 
-/// Write a file's head and its pieces, and hash them.
+/// Write a file's head and its pieces, and hash them; `lost` is what matrices that are kept by means lose.
 fn write(
     plan: &Conversion,
     number: usize,
     name: &str,
     file: &File,
+    lost: Option<&mut Rank1>,
     progress: &dyn Progress,
 ) -> Result<HashedFile> {
     let failed = |error: std::io::Error| io_error("cannot write it", &error);
@@ -190,6 +224,9 @@ fn write(
             crcs[piece.tensor] = crc32(crcs[piece.tensor], &bytes);
         }
     }
+    if let Some(lost) = lost {
+        factored(plan, file, &mut read, lost, progress)?;
+    }
     for (at, bytes) in plan.tail(number, &crcs) {
         write_at(file, &bytes, at).map_err(failed)?;
     }
@@ -207,4 +244,40 @@ fn write(
     }
     let blake3 = digest.finish().unwrap_or_default();
     Ok(HashedFile { blake3, ..HashedFile::unhashed(name.to_owned(), len) })
+}
+
+/// Write the means of rows and columns of matrices, and tell what they lose.
+fn factored(
+    plan: &Conversion,
+    file: &File,
+    read: &mut dyn FnMut(usize, std::ops::Range<u64>) -> Result<Vec<u8>>,
+    lost: &mut Rank1,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let failed = |error: std::io::Error| io_error("cannot write it", &error);
+    let (mut off, mut all) = (0.0, 0.0);
+    for matrix in &plan.factored {
+        if progress.stopped() {
+            return Err(stopped());
+        }
+        let made = matrix.make(read)?;
+        for (at, bytes) in matrix.at.iter().zip(&made.means) {
+            write_at(file, bytes, *at).map_err(failed)?;
+        }
+        let [rows, columns] = made.means.map(|bytes| bytes.len() as u64);
+        (lost.matrices, lost.bytes) = (lost.matrices + 1, lost.bytes + rows + columns);
+        lost.whole += rows / 4 * columns;
+        (off, all) = (off + made.lost, all + made.whole);
+        let error = share(made.lost, made.whole);
+        if lost.worst.as_ref().is_none_or(|(_, most)| error > *most) {
+            lost.worst = Some((matrix.name.clone(), error));
+        }
+    }
+    lost.error = share(off, all);
+    Ok(())
+}
+
+/// How large something is as a share of another thing, both squared.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { (part / whole).sqrt() } else { 0.0 }
 }

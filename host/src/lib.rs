@@ -37,7 +37,7 @@ pub use bind::paced::Paced;
 pub use bind::trials::Trials;
 #[cfg(feature = "cli")]
 pub use cli::{command, memory::Memory};
-pub use convert::{Converted, convert, moments};
+pub use convert::{Converted, Rank1, convert, moments};
 pub use engine::device::{DeviceChoice, Gpus};
 pub use engine::execute::execute;
 pub use engine::gpu;

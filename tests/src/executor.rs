@@ -1,5 +1,8 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
+
 use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::safetensors::Header;
 use mwa::{AdapterConfig, Float, Input, Moments, Options, Plan, Read, Recipe, Shard, Space, Weights};
@@ -63,11 +66,26 @@ impl Merge {
     }
 
     /// The bytes of a file that a job reads: the weights of an input, or its second moments.
+    ///
+    /// # Panics
+    /// If there are no such bytes.
     #[must_use]
-    pub fn bytes(&self, read: &Read) -> &[u8] {
+    pub fn bytes(&self, read: &Read) -> Cow<'_, [u8]> {
         let first = usize::from(self.method.contains_key("base"));
         let file = if read.file == 0 { &self.inputs[read.input] } else { &self.moments[read.input - first] };
-        &file[index(read.range.start)..index(read.range.end)]
+        let range = index(read.range.start)..index(read.range.end);
+        if let Some(bytes) = file.get(range.clone()) {
+            return Cow::Borrowed(bytes);
+        }
+        // moments that are kept by rows and columns
+        let moments = Moments::of_file("moments.safetensors", file).expect("the plan was made of it");
+        let mut bytes = vec![0; range.len()];
+        let read_at = |_, at, into: &mut [u8]| {
+            into.copy_from_slice(&file[index(at)..][..into.len()]);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(()) = moments.shard.header.read(read.range.start, &mut bytes, read_at);
+        Cow::Owned(bytes)
     }
 
     /// What is wanted of it. Files of one input with weight are written anew, and nothing is measured.

@@ -120,7 +120,8 @@ impl Jobs {
     }
 
     fn run_job(&self, job: &Job<'_>, merge: &Merge, output: &mut [u8]) -> mwa::Result<Found> {
-        let reads: Vec<_> = job.reads().map(|read| merge.bytes(&read)).collect();
+        let bytes: Vec<_> = job.reads().map(|read| merge.bytes(&read)).collect();
+        let reads: Vec<_> = bytes.iter().map(|bytes| &**bytes).collect();
         let ranges: Vec<_> =
             job.writes().map(|write| index(write.range.start)..index(write.range.end)).collect();
         let mut pieces: Vec<_> = ranges.iter().map(|range| vec![0; range.len()]).collect();

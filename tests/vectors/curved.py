@@ -20,7 +20,8 @@ from oracle import FLOATS, Refused, Tensor, finite, kept_dtype, narrow, widen
 HERE = Path(__file__).resolve().parent / "curved"
 
 BROKEN = ["weighs by v", "forgets epsilon", "does not normalise", "divides by zero", "scores by change", "scores without squaring",
-          "drops ties", "counts the whole model by tensor", "keeps the mean where nothing counts", "forgets few steps"]
+          "drops ties", "counts the whole model by tensor", "keeps the mean where nothing counts", "forgets few steps",
+          "forgets the mean of rows", "takes rows for columns"]
 
 
 def root(v, power):
@@ -42,6 +43,43 @@ def wide(tensor):
     return widen(tensor, np.float64)
 
 
+def factors(tensors):
+    """{name: Tensor} as means of rows and columns: what is written of matrices; the rest as it is."""
+    stored = {}
+    for name, tensor in tensors.items():
+        if len(tensor.shape) != 2:
+            stored[name] = tensor
+            continue
+        v = wide(tensor).reshape(tensor.shape)
+        for end, axis in (("row", 1), ("col", 0)):
+            sums = np.zeros(v.shape[1 - axis])
+            for part in v.swapaxes(0, axis):
+                sums = sums + part
+            stored[f"{name}.exp_avg_sq_{end}"] = Tensor("F32", [len(sums)], narrow(sums / v.shape[axis], "F32"))
+    return stored
+
+
+def multiplied(stored, broken=None):
+    """The same moments as they are read again: each row's mean over the mean of these, times the column's, rounded."""
+    whole = {}
+    for name, tensor in stored.items():
+        if not name.endswith(("_row", "_col")):
+            whole[name] = tensor
+        elif name.endswith("_row"):
+            rows, columns = wide(tensor), wide(stored[name.removesuffix("row") + "col"])
+            mean = np.float64(0)
+            for row in rows:
+                mean = mean + row
+            mean = mean / len(rows)
+            if broken == "forgets the mean of rows":
+                mean = 1.0
+            v = np.outer(rows / (mean if mean > 0 else 1.0), columns)
+            if broken == "takes rows for columns":
+                v = v.T
+            whole[name.removesuffix(".exp_avg_sq_row")] = Tensor("F32", [len(rows), len(columns)], narrow(v.reshape(-1), "F32"))
+    return whole
+
+
 def kept(scores, density, broken=None):
     """The k-th largest of all, k the whole part of the share, at least 1; all that is as large counts."""
     count = min(max(1, int(np.floor(density * len(scores)))), len(scores))
@@ -57,6 +95,9 @@ def curved(files, base, moments, options, dtype, allow, broken=None):
     everything = [*([base] if base else []), *files]
     floats = [name for name in sorted(files[-1]) if all(file[name].dtype in FLOATS for file in everything)]
     squares = {name: [wide(file[name]) for file, _ in moments] for name in floats if all(name in file for file, _ in moments)}
+    for name in squares:
+        if any(file[name].shape != files[-1][name].shape for file, _ in moments):
+            raise Refused("shape", name)
     for name, rows in squares.items():
         for v in rows:
             if (v < 0).any():
@@ -140,7 +181,9 @@ class Vectors:
         self.files[path], self.read[path] = packed(tensors, **metadata), (tensors, told)
         return path
 
-    def add(self, name, files, moments, base=None, dtype="keep", allow=False, told=None, **options):
+    def add(self, name, files, moments, base=None, dtype="keep", allow=False, told=None, rank1=False, **options):
+        if rank1:
+            moments = [factors(file) for file in moments]
         case = {"case": name, "inputs": [self.file(f"{name}-{i}.safetensors", file) for i, file in enumerate(files)],
                 "moments": [self.file(f"{name}-v{i}.safetensors", file, told and told[i]) for i, file in enumerate(moments)],
                 "options": options, "dtype": dtype}
@@ -160,7 +203,8 @@ class Vectors:
         files = [self.read[path][0] for path in case["inputs"]]
         base = self.read[case["base"]][0] if "base" in case else None
         try:
-            return curved(files, base, [self.read[path] for path in case["moments"]], case["options"], case["dtype"], "non_finite" in case, broken)
+            moments = [(multiplied(tensors, broken), told) for tensors, told in (self.read[path] for path in case["moments"])]
+            return curved(files, base, moments, case["options"], case["dtype"], "non_finite" in case, broken)
         except Refused as refused:
             return refused
 
@@ -199,6 +243,15 @@ def vectors(v):
     v.add("ota-of-infinite-moments", [{"w": of("F32", [1, 2])}] * 2, [{"w": of("F32", [1, 2])}, {"w": raw("F32", 0x7F800000, 0x3F800000)}], method="ota")
     v.add("ota-of-infinity-allowed", [{"w": raw("F32", 0x7F800000, 0x3F800000)}, {"w": of("F32", [1, 2])}], [{"w": of("F32", [1, 2])}] * 2, method="ota", allow=True)
     v.add("ota-of-no-squares", [{"w": of("F32", [1, 2])}] * 2, [{"w": of("F32", [1, 2])}, {"w": of("F32", [1, -2])}], method="ota")
+    # moments by the means of rows and columns
+    grid = {"w": painted("F32", [20, 15], 30), "b": painted("F32", [3], 31)}
+    grids = lambda count=3: [{"w": near(grid["w"], "F32", 40 + i), "b": near(grid["b"], "F32", 60 + i)} for i in range(count)]  # noqa: E731
+    spread = lambda count=3, shape=(20, 15): [{"w": square("F32", list(shape), 90 + i), "b": square("F32", [3], 70 + i)} for i in range(count)]  # noqa: E731
+    v.add("ota-rank1", grids(), spread(), method="ota", rank1=True)
+    v.add("ota-rank1-as-it-is", grids(), spread(), method="ota", normalise="none", power=1, rank1=True, told=[(0.999, 10), (0.999, 100), (0.95, 5000)])
+    v.add("ota-rank1-of-zeros", grids(2), [{"w": Tensor("F32", [20, 15], np.zeros(300))}, spread()[1]], method="ota", rank1=True)
+    v.add("ffg-rank1", grids(), spread(), grid, method="ffg", density=0.3, rank1=True)
+    v.add("ota-rank1-of-another-shape", grids(2), spread(2, (15, 20)), method="ota", rank1=True)
     # by hand
     hand = ([0.9, 1.0, -1.4, 2.1, 0.5, -0.1], [1.0, 0.2, -0.7, 2.1, 0.5, 0.1], [-0.2, 1.1, -1.3, 2.1, 0.5, 0.0])
     squares = ([4e-18, 1e-18, 9e-18, 1e-20, 0, 1e-18], [1e-18, 9e-18, 1e-18, 1e-20, 0, 1e-18], [1e-20, 1e-18, 4e-18, 1e-20, 0, 0])

@@ -50,6 +50,8 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["adapters"] => adapters(runs),
         ["full"] => full(runs),
         ["methods"] => methods::methods(runs),
+        ["methods", "curvature"] => methods::curvature(runs, false),
+        ["methods", "curvature", "small"] => methods::curvature(runs, true),
         ["rounds"] => rounds::rounds(runs),
         ["growth"] => growth::growth(runs),
         ["product"] => product(runs),

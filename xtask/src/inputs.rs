@@ -127,6 +127,25 @@ pub(crate) fn large(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(steps().map(|step| folder.join(format!("checkpoint-{step}/model.safetensors"))).collect())
 }
 
+/// Two checkpoints of one file, of so many layers of 8 MB in bf16, and the second moments of each in F32, in a file of their own: the
+/// files of both.
+pub(crate) fn curved(folder: &Path, layers: usize) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let tensors: Vec<_> =
+        (0..layers).map(|layer| (format!("layers.{layer}.weight"), vec![976, 4096])).collect();
+    let moments = |folder: &Path, step| folder.join(format!("{step}.safetensors"));
+    once(folder, |folder| {
+        for step in [100, 200] {
+            let model = checkpoint(&folder.join("run"), step)?.join("model.safetensors");
+            write_safetensors(&model, &tensors, step)?;
+            let square = |value: f32| (1e-6 * value * value).to_le_bytes();
+            write_noise(&moments(folder, step), &tensors, step, "F32", square)?;
+        }
+        Ok(())
+    })?;
+    let model = |step| folder.join(format!("run/checkpoint-{step}/model.safetensors"));
+    Ok(([100, 200].map(model).into(), [100, 200].map(|step| moments(folder, step)).into()))
+}
+
 /// The files of a sharded model.
 pub(crate) fn shards(model: &Path) -> Vec<PathBuf> {
     (1..=SHARDS).map(|i| model.join(format!("model-{i:05}-of-{SHARDS:05}.safetensors"))).collect()
@@ -159,16 +178,30 @@ fn write_json(path: &Path, value: &Value) -> Result {
     fs::write(path, format!("{value:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// bf16 tensors of noise, by name, as the format's own writer sorts them. All steps share most of it, as checkpoints of one run do.
+/// bf16 tensors of noise.
 fn write_safetensors(path: &Path, tensors: &[Tensor], step: u64) -> Result {
+    write_noise(path, tensors, step, "BF16", |value| {
+        let [_, _, low, high] = value.to_bits().to_le_bytes();
+        [low, high]
+    })
+}
+
+/// Tensors of noise, by name, as the format's own writer sorts them. All steps share most of it, as checkpoints of one run do.
+fn write_noise<const SIZE: usize>(
+    path: &Path,
+    tensors: &[Tensor],
+    step: u64,
+    dtype: &str,
+    word: impl Fn(f32) -> [u8; SIZE],
+) -> Result {
     let mut head = Map::new();
     head.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;
     let tensors: BTreeMap<_, _> = tensors.iter().map(|(name, shape)| (name, shape)).collect();
     for (name, shape) in tensors {
         let start = end;
-        end += bytes(shape);
-        head.insert(name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
+        end += shape.iter().product::<usize>() * SIZE;
+        head.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
     }
     let mut head = Value::from(head).to_string();
     head.push_str(&" ".repeat(head.len().next_multiple_of(8) - head.len()));
@@ -177,9 +210,8 @@ fn write_safetensors(path: &Path, tensors: &[Tensor], step: u64) -> Result {
         file.write_all(&(head.len() as u64).to_le_bytes())?;
         file.write_all(head.as_bytes())?;
         let (mut shared, mut own) = (Noise(1), Noise(step));
-        for _ in 0..end / 2 {
-            let value = 0.02 * (shared.next() + 0.2 * own.next());
-            file.write_all(&value.to_bits().to_le_bytes()[2..])?;
+        for _ in 0..end / SIZE {
+            file.write_all(&word(0.02 * (shared.next() + 0.2 * own.next())))?;
         }
         file.flush()
     };

@@ -81,7 +81,8 @@ usage: cargo xtask VERB …
   bench adapters [RUNS]    … eight LoRA checkpoints of a 7B model (0.7 GB of disk)
   bench full [RUNS]        … four full models of 1.1 GB (8 GB of disk)
   bench growth [RUNS]      … 1 to 64 LoRA checkpoints: time and memory by their number, with a picture (5 GB of disk)
-  bench methods [RUNS]     … robust weights, medians, tasks over a base, an adapter folded, beside mergekit and PEFT (8 GB of disk)
+  bench methods [RUNS]     … robust weights, medians, tasks over a base, an adapter folded, beside mergekit and PEFT; two models by
+                           their moments (8 + 7 GB of disk); `bench methods curvature [small]` the last alone
   bench product [RUNS]     … the best rank-16 adapter: 4 small ones beside PEFT, 4 and 10 of a 7B model (0.9 GB of disk)
   bench search [RUNS]      … eight candidates of a search over ten of a 7B model, in one pass and afresh each, beside mergekit; the
                            driver's own time (0.9 GB of disk); `bench search small` with small ones

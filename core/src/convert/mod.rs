@@ -24,8 +24,11 @@ mod gguf;
 mod matrix;
 mod names;
 mod pt;
+mod rank1;
 mod read;
 mod write;
+
+pub use rank1::{Factored, Factors};
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +115,8 @@ pub struct Conversion {
     /// The files to read: path and head.
     pub inputs: Vec<(String, Header)>,
     outputs: Vec<Output>,
+    /// Matrices of the first file that are written as [`Factors`].
+    pub factored: Vec<Factored>,
     /// Small files to write beside them: name and text.
     pub texts: Vec<(String, String)>,
     /// What the user should know.
@@ -182,7 +187,7 @@ impl Conversion {
             };
             let (outputs, texts, mut notes) = written.map_err(|error| error.file(path))?;
             notes.splice(0..0, opened.notes);
-            return Ok(Self { inputs, outputs, texts, notes });
+            return Ok(Self { inputs, outputs, factored: Vec::new(), texts, notes });
         }
         let base = base::Base::find(files, options.base.as_deref())?;
         let adapter = adapter::Adapter::open(files, readers, path, base.as_ref())?;
@@ -196,32 +201,44 @@ impl Conversion {
         };
         let written = write::write(&adapter, options.target, base.as_ref(), model, options.dtype);
         let (outputs, texts, notes) = written.map_err(|error| error.file(path))?;
-        Ok(Self { inputs: adapter.files, outputs, texts, notes })
+        Ok(Self { inputs: adapter.files, outputs, factored: Vec::new(), texts, notes })
     }
 
     /// Take the second moments of a checkpoint out of the state of its optimizer: a file of f32 by the names of the weights, which
-    /// tells after how many steps of which decay they were taken.
+    /// tells after how many steps of which decay they were taken; of matrices the means of rows and columns alone if it is of rank 1.
     ///
     /// # Errors
     /// What is wrong with the checkpoint and the state, and that there are no moments.
-    pub fn moments(files: &dyn Files, readers: &Readers, path: &str, state: Option<&str>) -> Maybe<Self> {
+    pub fn moments(
+        files: &dyn Files,
+        readers: &Readers,
+        path: &str,
+        state: Option<&str>,
+        is_rank1: bool,
+    ) -> Maybe<Self> {
         let mut checkpoint = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
         checkpoint.find_moments(files, readers, state, true)?;
+        let inputs: Vec<_> =
+            checkpoint.read_files().map(|file| (file.path.clone(), file.header.clone())).collect();
         let found = checkpoint.moments.expect("they were looked for")?;
-        let header = &found.file.header;
+        let (last, tensors) = (inputs.len() - 1, found.file.header.tensors());
+        let factored = |tensor: &&Tensor| if is_rank1 { Factored::of(last, tensor) } else { None };
+        let mut parts: Vec<_> = tensors.iter().filter_map(|tensor| factored(&tensor)).collect();
         let made = |tensor: &Tensor| {
-            let made = Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(0, tensor));
+            let made = Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(last, tensor));
             made.to(Some(Float::F32))
         };
-        let tensors = header.tensors().iter().map(made).collect();
-        let metadata = [("format".into(), "pt".into())].into_iter().chain(found.counted.iter().cloned());
-        let output = write::safetensors("moments.safetensors".into(), tensors, metadata.collect())?;
-        let (outputs, texts) = (Vec::from([output]), Vec::new());
+        let whole = tensors.iter().filter(|tensor| factored(tensor).is_none()).map(made).collect();
+        let told = (!parts.is_empty()).then(|| ("rank1".into(), RANK1.into()));
+        let metadata = [("format".into(), "pt".into())].into_iter().chain(told);
+        let metadata = metadata.chain(found.counted.iter().cloned()).collect();
+        let name = "moments.safetensors".into();
+        let outputs = Vec::from([write::safetensors(name, whole, &mut parts, metadata)?]);
         let is_untold = found.counted.is_empty() && found.corrections.iter().any(|(_, by)| *by != 1.0);
         let untold = "its parameters took different steps, or their squares are sums, which the file cannot tell: --normalise none needs \
                       the state itself";
         let notes = is_untold.then(|| untold.into()).into_iter().collect();
-        Ok(Self { inputs: Vec::from([(found.file.path, found.file.header)]), outputs, texts, notes })
+        Ok(Self { inputs, outputs, factored: parts, texts: Vec::new(), notes })
     }
 
     /// Name and length of each file to write.
@@ -277,6 +294,10 @@ impl Conversion {
         self.outputs[file].tensors[piece.tensor].1.make(&piece.rows, read)
     }
 }
+
+/// What a file says whose matrices are kept by the means of rows and columns.
+const RANK1: &str =
+    "NAME[i][j] = NAME.exp_avg_sq_row[i] * NAME.exp_avg_sq_col[j] / mean(NAME.exp_avg_sq_row)";
 
 fn model(name: &str) -> Result<Model> {
     let found = Model::ALL.iter().find(|(known, _)| *known == name);

@@ -15,10 +15,11 @@ use super::adapter::{
 use super::base::Base;
 use super::matrix::{Made, Matrix};
 use super::names::{Model, Rows, flatten};
-use super::{Output, Target, Written, gguf};
+use super::{Factored, Output, Target, Written, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::run::moments::MEANS;
 use crate::text::index::Index;
 use crate::text::json as text;
 
@@ -55,23 +56,28 @@ pub(super) fn plain(files: &[(String, Header)], name: &str, dtype: Option<Float>
         header.tensors().iter().map(made).collect()
     };
     let tensors = files.iter().enumerate().flat_map(of).collect();
-    Ok((vec![safetensors(name.to_owned(), tensors, pt())?], Vec::new(), Vec::new()))
+    Ok((vec![safetensors(name.to_owned(), tensors, &mut [], pt())?], Vec::new(), Vec::new()))
 }
 
-/// A safetensors file of some tensors.
+/// A safetensors file of some tensors, and of matrices that are kept by means, which learn their places.
 pub(super) fn safetensors(
     name: String,
     tensors: Vec<Made>,
+    factored: &mut [Factored],
     metadata: Vec<(String, String)>,
 ) -> Result<Output> {
     let laid = tensors.iter().map(|made| (made.name.clone(), made.dtype, made.shape.clone()));
+    let laid = laid.chain(factored.iter().flat_map(Factored::laid));
     let header = Header::layout(laid, TextMap::from(metadata))?;
     let head = header.to_bytes();
     let mut placed = Vec::with_capacity(tensors.len());
     let index = Index::new(header.tensors().iter().map(|tensor| tensor.name.as_str()));
+    let start = |name: &str| index.place(name).map_or(0, |place| header.tensors()[place].range.start);
     for made in tensors {
-        let place = index.place(&made.name).map(|place| &header.tensors()[place]);
-        placed.push((place.map_or(0, |tensor| tensor.range.start), made));
+        placed.push((start(&made.name), made));
+    }
+    for matrix in factored {
+        matrix.at = MEANS.map(|end| start(&format!("{}{end}", matrix.name)));
     }
     placed.sort_unstable_by_key(|(at, _)| *at);
     Ok(Output { name, len: header.file_len(), head, tensors: placed, between: Vec::new(), tail: None })
@@ -156,7 +162,7 @@ fn peft(adapter: &Adapter, dtype: Option<Float>) -> Result<Written> {
             }
             tensors.push(Made::new(name.clone(), tensor.shape.clone(), Matrix::of(*file, tensor)).to(dtype));
         }
-        outputs.push(safetensors(name, tensors, pt())?);
+        outputs.push(safetensors(name, tensors, &mut [], pt())?);
         texts.push((config, config_of(adapter, own.map(|(_, config)| config.text()), modules)?));
     }
     Ok((outputs, texts, Vec::new()))
@@ -363,7 +369,7 @@ fn diffusers(adapter: &Adapter, dtype: Option<Float>) -> Result<Written> {
     }
     let mut metadata = pt();
     metadata.push(("lora_adapter_metadata".to_owned(), sorted(fields)));
-    let file = safetensors("pytorch_lora_weights.safetensors".to_owned(), tensors, metadata)?;
+    let file = safetensors("pytorch_lora_weights.safetensors".to_owned(), tensors, &mut [], metadata)?;
     Ok((vec![file], Vec::new(), notes))
 }
 
@@ -480,7 +486,7 @@ fn kohya(adapter: &Adapter, model: Option<Model>, dtype: Option<Float>) -> Resul
     if rounded > 0 && narrow {
         notes.push(format!("{rounded} modules' scales are no powers of two, so their factors were rounded once more; --dtype f32 keeps them"));
     }
-    Ok((vec![safetensors("lora.safetensors".to_owned(), tensors, metadata)?], Vec::new(), notes))
+    Ok((vec![safetensors("lora.safetensors".to_owned(), tensors, &mut [], metadata)?], Vec::new(), notes))
 }
 
 /// Whether a product with this number is exact.
@@ -692,6 +698,6 @@ fn mlx(adapter: &Adapter, base: Option<&Base>, dtype: Option<Float>) -> Result<W
     if let Some(base) = adapter.base_name() {
         config.insert("model".to_owned(), base.into());
     }
-    let file = safetensors("adapters.safetensors".to_owned(), tensors, Vec::new())?;
+    let file = safetensors("adapters.safetensors".to_owned(), tensors, &mut [], Vec::new())?;
     Ok((vec![file], vec![("adapter_config.json".to_owned(), sorted(config))], notes))
 }

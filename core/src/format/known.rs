@@ -12,7 +12,7 @@ use crate::files::{Files, Kind, Maybe, Stop, is_file, last};
 use crate::format::gguf::Head;
 use crate::format::safetensors::Header;
 use crate::format::torch::members_of;
-use crate::format::torch::optimizer::Optimizer;
+use crate::format::torch::optimizer::{Optimizer, OptimizerKind};
 use crate::format::{START, foreign, gguf, training};
 use crate::logs::{events, sqlite, wandb};
 use crate::text::json;
@@ -281,6 +281,9 @@ fn gguf_file(head: &Head) -> Known {
 
 fn optimizer(state: &Optimizer) -> Known {
     let squares = match state.kind.squares() {
+        Some(_) if state.kind == OptimizerKind::Adafactor => {
+            String::from("means of squares of gradients by rows and columns are in it")
+        }
         Some(name) => format!("squares of gradients are in it, as `{name}`"),
         None => String::from("it has no squares of gradients as large as the weights"),
     };

@@ -1,4 +1,5 @@
-//! Tensors whose numbers do not lie side by side (transposed ones, columns of others, pieces in several files), read as if they did.
+//! Tensors whose numbers do not lie side by side (transposed ones, columns of others, pieces in several files), read as if they did;
+//! and matrices of which only the means of rows and columns are kept.
 //!
 //! Jobs read ranges. A view is given a range beyond the end of its file, where nothing lies; whoever reads for a job asks
 //! [`Header::read`](crate::safetensors::Header::read), which puts the numbers of a view in order.
@@ -21,6 +22,9 @@ pub(crate) struct View {
     pub(crate) size: u64,
     /// Invariant: they tile the shape.
     pub(crate) pieces: Vec<Piece>,
+    /// Of a matrix of rank 1 the mean of all its numbers, as the bits of an f64: the pieces are then the means of its rows, and those of
+    /// its columns.
+    pub(crate) mean: Option<u64>,
 }
 
 /// What reads bytes of a file from a place on, of another of the checkpoint's files if that is named.
@@ -45,7 +49,18 @@ impl View {
     pub(crate) fn strided(start: u64, shape: Vec<u64>, steps: Vec<u64>, size: u64) -> Self {
         let (offsets, sizes) = (vec![0; shape.len()], shape.clone());
         let piece = Piece { file: None, start, offsets, sizes, steps: Some(steps) };
-        Self { range: 0..0, shape, size, pieces: Vec::from([piece]) }
+        Self { range: 0..0, shape, size, pieces: Vec::from([piece]), mean: None }
+    }
+
+    /// A matrix of F32 of which the means of rows and columns lie there, in F32 too; `rows` are the bytes of the first.
+    pub(crate) fn of_means(ranges: [&Range<u64>; 2], rows: &[u8]) -> Self {
+        let shape = ranges.map(|range| (range.end - range.start) / F32).to_vec();
+        let piece = |(range, len): (&Range<u64>, &u64)| {
+            let (offsets, sizes) = (Vec::from([0]), Vec::from([*len]));
+            Piece { file: None, start: range.start, offsets, sizes, steps: None }
+        };
+        let pieces = ranges.into_iter().zip(&shape).map(piece).collect();
+        Self { range: 0..0, size: F32, pieces, mean: Some(mean(rows).to_bits()), shape }
     }
 
     /// The bytes between its first and its last number, both included; `None` beyond any file.
@@ -63,13 +78,65 @@ impl View {
         into: &mut [u8],
         mut read: impl FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.pieces.iter().try_for_each(|piece| self.fill(piece, start - self.range.start, into, &mut read))
+        let from = start - self.range.start;
+        match self.mean {
+            Some(mean) => self.multiply(f64::from_bits(mean), from, into, &mut read),
+            None => self.pieces.iter().try_for_each(|piece| self.fill(piece, from, into, &mut read)),
+        }
     }
 
     /// What [`View::read`] reads for a range, in its order: of which file, and what of it.
-    pub(crate) fn reads(&self, range: &Range<u64>) -> impl Iterator<Item = (Option<usize>, Range<u64>)> {
+    pub(crate) fn reads(&self, range: &Range<u64>) -> Vec<(Option<usize>, Range<u64>)> {
         let asked = range.start - self.range.start..range.end - self.range.start;
-        self.pieces.iter().filter_map(move |piece| Some((piece.file, Runs::of(self, piece).lies(&asked)?)))
+        if self.mean.is_some() {
+            return self.factors(&asked).into();
+        }
+        let pieces = self.pieces.iter();
+        pieces.filter_map(|piece| Some((piece.file, Runs::of(self, piece).lies(&asked)?))).collect()
+    }
+
+    /// Of which rows and columns the numbers of some bytes are made.
+    fn factors(&self, asked: &Range<u64>) -> [(Option<usize>, Range<u64>); 2] {
+        let (width, first, end) = (self.shape[1], asked.start / F32, asked.end.div_ceil(F32));
+        let rows = first / width..end.div_ceil(width);
+        let before = rows.start * width;
+        let columns = if end - before <= width { first - before..end - before } else { 0..width };
+        let lies = |(piece, range): (&Piece, Range<u64>)| {
+            (piece.file, piece.start + range.start * F32..piece.start + range.end * F32)
+        };
+        [lies((&self.pieces[0], rows)), lies((&self.pieces[1], columns))]
+    }
+
+    /// The bytes from `from` on of a matrix of rank 1.
+    fn multiply<E>(&self, mean: f64, from: u64, into: &mut [u8], read: &mut ReadAt<'_, E>) -> Result<(), E> {
+        let end = from + into.len() as u64;
+        if !(from.is_multiple_of(F32) && end.is_multiple_of(F32)) {
+            // whoever reads piece by piece may begin within a number
+            let first = from / F32 * F32;
+            let mut whole = vec![0; index(end.next_multiple_of(F32) - first)];
+            self.multiply(mean, first, &mut whole, read)?;
+            into.copy_from_slice(&whole[index(from - first)..][..into.len()]);
+            return Ok(());
+        }
+        let mut factors = [const { Vec::new() }; 2];
+        for (bytes, (file, range)) in factors.iter_mut().zip(self.factors(&(from..end))) {
+            bytes.resize(index(range.end - range.start), 0);
+            read(file, range.start, bytes)?;
+        }
+        let [rows, columns] = factors;
+        let is_one = rows.len() as u64 == F32;
+        let mut skipped = if is_one { 0 } else { index(from % (self.shape[1] * F32)) };
+        let mut left = into;
+        for row in words(&rows) {
+            let row = scaled(row, mean);
+            let columns = &columns[skipped..];
+            let (now, later) = left.split_at_mut(columns.len().min(left.len()));
+            for (room, column) in now.chunks_exact_mut(4).zip(words(columns)) {
+                room.copy_from_slice(&number(row, column).to_le_bytes());
+            }
+            (left, skipped) = (later, 0);
+        }
+        Ok(())
     }
 
     /// What a piece has of the bytes from `from` of the tensor on.
@@ -98,6 +165,36 @@ impl View {
         }
         Ok(())
     }
+}
+
+/// Bytes of a mean.
+const F32: u64 = 4;
+
+/// The numbers of bytes of F32.
+#[inline(always)]
+pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
+/// The mean of numbers of F32, added in their order; 1 where all are 0, as it is divided by.
+pub(crate) fn mean(bytes: &[u8]) -> f64 {
+    let sum = words(bytes).fold(0.0, |sum, value| sum + f64::from(value));
+    #[expect(clippy::cast_precision_loss, reason = "no tensor has 2^53 rows")]
+    let mean = sum / (bytes.len() / 4).max(1) as f64;
+    if mean == 0.0 { 1.0 } else { mean }
+}
+
+/// The mean of a row over that of all numbers.
+#[inline(always)]
+pub(crate) fn scaled(row: f32, mean: f64) -> f64 {
+    f64::from(row) / mean
+}
+
+/// A number of a matrix of rank 1, by what [`scaled`] gives of its row, and the mean of its column; rounded once more, to F32.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "this is the rounding")]
+pub(crate) fn number(row: f64, column: f32) -> f32 {
+    (row * f64::from(column)) as f32
 }
 
 /// How a piece lies in its tensor: runs of bytes that lie side by side in both.
@@ -253,7 +350,7 @@ mod tests {
             let (offsets, sizes) = (offsets.into(), sizes.into());
             pieces.push(Piece { file: Some(number), start: number as u64, offsets, sizes, steps });
         }
-        let view = View { range: 1000..1140, shape, size, pieces };
+        let view = View { range: 1000..1140, shape, size, pieces, mean: None };
         for from in 0..140 {
             for end in from..140 {
                 let mut found = vec![0; end - from];
@@ -269,6 +366,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_matrix_of_rank_1_comes_whole_and_in_any_parts() {
+        // [[4, 1], [2, 1], [6, 2]] by the oracle: row means 2.5 1.5 4, column means 4 and 4/3, mean 8/3
+        let means: [f32; 5] = [2.5, 1.5, 4.0, 4.0, 4.0 / 3.0];
+        let file: Vec<u8> = means.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let view = View { range: 100..124, ..View::of_means([&(0..12), &(12..20)], &file[..12]) };
+        let read = |start: u64, len: usize| {
+            let mut bytes = vec![0; len];
+            let mut reads = view.reads(&(start..start + len as u64)).into_iter();
+            let read = |of: Option<usize>, at: u64, into: &mut [u8]| {
+                let end = at + into.len() as u64;
+                let asked = reads.next().unwrap();
+                // whoever begins within a number reads all of it
+                assert_eq!((of, at..end), asked);
+                into.copy_from_slice(&file[index(at)..index(end)]);
+                Ok::<(), ()>(())
+            };
+            view.read(start, &mut bytes, read).unwrap();
+            bytes
+        };
+        let whole = read(100, 24);
+        let values: Vec<f32> = words(&whole).collect();
+        assert_eq!(values, [3.75, 1.25, 2.25, 0.75, 6.0, 2.0]);
+        for from in 0..24 {
+            for end in from + 1..=24 {
+                assert_eq!(read(100 + from as u64, end - from), whole[from..end], "{from}..{end}");
+            }
+        }
+        assert_eq!((mean(&[]), mean(&[0; 8])), (1.0, 1.0));
+        assert_eq!(number(scaled(0.0, mean(&[0; 8])), 0.0), 0.0);
+        // what is constant stays as it is, to the bit
+        let constant = 0.1_f32.to_le_bytes().repeat(7);
+        assert_eq!(number(scaled(0.1, mean(&constant)), 0.1), 0.1);
     }
 
     #[test]

@@ -532,7 +532,7 @@ impl Merge {
         let moments = if blend.curvature().is_some() { chosen.moments.clone() } else { Vec::new() };
         let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend, moments, ..agreed.recipe };
         if agreed.copied.is_none() {
-            notes.extend(note_of_unmeasured(inputs, &recipe));
+            notes.extend(note_of_unmeasured(inputs, &recipe)?);
         }
         let mut merge = Self {
             chosen,
@@ -1063,9 +1063,9 @@ impl Merge {
     }
 }
 
-/// What becomes of tensors that some input has no second moments of.
-fn note_of_unmeasured(inputs: &[Input], recipe: &Recipe) -> Option<String> {
-    let first = recipe.moments.first()?;
+/// What becomes of tensors that some input has no second moments of; an error where these are all.
+fn note_of_unmeasured(inputs: &[Input], recipe: &Recipe) -> Result<Option<String>> {
+    let Some(first) = recipe.moments.first() else { return Ok(None) };
     let known: Vec<_> =
         recipe.moments.iter().map(|it| Tensors::new(core::slice::from_ref(&it.shard))).collect();
     let lacks = |tensor: &&Tensor| {
@@ -1073,16 +1073,22 @@ fn note_of_unmeasured(inputs: &[Input], recipe: &Recipe) -> Option<String> {
     };
     let all =
         || inputs.iter().rev().take(1).flat_map(|input| &input.files).flat_map(|it| it.header.tensors());
-    let one = all().find(lacks)?;
+    let Some(one) = all().find(lacks) else { return Ok(None) };
     let count = all().filter(lacks).count();
+    if all().filter(|tensor| Float::of(tensor.dtype).is_some()).count() == count {
+        let detail = format!("has no second moments in {} or another, and no tensor has", first.shard.name);
+        return Err(Error::new(ErrorKind::Names, detail)
+            .tensor(&*one.name)
+            .help("give the moments of these checkpoints, one for each, in their order"));
+    }
     let what = if recipe.blend.has_base() { "the base's" } else { "the plain mean of the checkpoints'" };
-    Some(format!(
+    Ok(Some(format!(
         "{count} of {} tensors have no second moments in {} or another, as they were not trained, and get {what} values: the first \
          is `{}`",
         all().count(),
         first.shard.name,
         readable(&one.name)
-    ))
+    )))
 }
 
 /// Weights that are codes of scales, if there are any.

@@ -70,7 +70,7 @@ pub struct File {
     name: String,
     /// The name of the weights in it, where they are one of several things.
     pub(crate) key: Option<String>,
-    /// What its tensors are merged into, where the file is none that a merge could have.
+    /// What its tensors are merged into, where the file is none that a merge could have; what those of the first are, if this is empty.
     pub(crate) merged: Option<&'static str>,
     /// Length in bytes.
     pub len: u64,

@@ -275,6 +275,7 @@ fn unhashed(file: &File) -> HashedFile {
 /// A checkpoint as a plan takes it, its files under the names that the output gives them.
 fn input(checkpoint: &Checkpoint, all: &[&Checkpoint]) -> Input {
     let name = |file: &File| {
+        let file = if file.merged == Some("") { &checkpoint.files[0] } else { file };
         if let Some(merged) = file.merged {
             return merged.to_owned();
         }

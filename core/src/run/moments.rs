@@ -1,18 +1,21 @@
 //! The second moments of a checkpoint: in the state of its optimizer, or in a file of their own.
 
-use alloc::borrow::ToOwned as _;
+use alloc::borrow::{Cow, ToOwned as _};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::checkpoint::{CONFIG_LIMIT, Checkpoint, File, model_config};
 use super::readers::{MomentsWanted, Readers};
-use crate::dtype::Float;
+use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, size, text};
 use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::torch::optimizer::{Optimizer, OptimizerKind, plain};
+use crate::format::training::{self, Layout, Squares};
+use crate::format::view::View;
 use crate::method::curved::Moments;
 use crate::plan::Shard;
 use crate::text::escape::readable;
@@ -25,6 +28,8 @@ const STATE: &str = "optimizer.pt";
 const NAMES: &str = "names.json";
 /// What files of moments alone call each, behind the name of its weight.
 const SQUARES: &str = ".exp_avg_sq";
+/// What they and Adafactor call the means of a matrix's rows, and of its columns.
+pub(crate) const MEANS: [&str; 2] = [".exp_avg_sq_row", ".exp_avg_sq_col"];
 /// What they tell of the optimizer, in their metadata.
 pub(crate) const BETA2: &str = "beta2";
 pub(crate) const STEP: &str = "step";
@@ -68,7 +73,10 @@ impl Checkpoint {
         is_corrected: bool,
     ) -> Maybe<()> {
         self.moments = Some(match open(self, files, readers, given, is_corrected) {
-            Ok(found) => Ok(found),
+            Ok((found, more)) => {
+                self.files.extend(more);
+                Ok(found)
+            }
             Err(Stop::Failed(error)) => Err(error),
             Err(Stop::Later) => return Err(Stop::Later),
         });
@@ -113,15 +121,21 @@ fn open(
     readers: &Readers,
     given: Option<&str>,
     is_corrected: bool,
-) -> Maybe<FoundMoments> {
-    let folder = checkpoint.state_folder();
+) -> Maybe<(FoundMoments, Vec<File>)> {
+    let folder = match checkpoint.layout {
+        Some(_) => &*checkpoint.name,
+        None => checkpoint.state_folder(),
+    };
+    if let Some(place) = in_ranks(checkpoint, files, folder, given)? {
+        return of_ranks(checkpoint, files, folder, &place, is_corrected);
+    }
     let path = given.map_or_else(|| join(folder, STATE), str::to_owned);
     if given.is_none() && !is_file(files, &path)? {
         return Err(missing(files, folder)?.file(&*checkpoint.name).into());
     }
     let (header, (corrections, counted)) = if path.ends_with(".safetensors") {
         let header = crate::format::open(files, readers.formats, &path, None)?.header;
-        let own = by_weights(&header);
+        let own = by_weights(&header, &|range| files.read(&path, range)).map_err(|stop| stop.file(&path))?;
         let corrections = if is_corrected { told(&header, &own) } else { Vec::new() };
         let counted = [BETA2, STEP]
             .into_iter()
@@ -138,23 +152,72 @@ fn open(
     }
     let name = way(checkpoint.weights_folder(), &path);
     let len = size(files, &path)?;
-    Ok(FoundMoments { file: File::at(path, name, len, header), corrections, counted })
+    Ok((FoundMoments { file: File::at(path, name, len, header), corrections, counted }, Vec::new()))
+}
+
+/// Where the ranks of a training left the state of their optimizers, if it is theirs that is wanted.
+fn in_ranks(
+    checkpoint: &Checkpoint,
+    files: &dyn Files,
+    folder: &str,
+    given: Option<&str>,
+) -> Maybe<Option<(Layout, String)>> {
+    let is_theirs = match given {
+        // how a report names them
+        Some(path) => {
+            let names = [".metadata", "_optim_states.pt", "exp_avg_sq.pt"];
+            path.starts_with(&join(folder, "")) && names.iter().any(|end| path.ends_with(end))
+        }
+        None => checkpoint.layout.is_some() || !is_file(files, &join(folder, STATE))?,
+    };
+    if is_theirs { training::find(files, folder) } else { Ok(None) }
+}
+
+/// The squares in the files of the ranks of a training, and these files where the checkpoint has them not.
+fn of_ranks(
+    checkpoint: &Checkpoint,
+    files: &dyn Files,
+    folder: &str,
+    place: &(Layout, String),
+    is_corrected: bool,
+) -> Maybe<(FoundMoments, Vec<File>)> {
+    let own: Vec<_> = checkpoint.files.iter().map(|file| file.path.as_str()).collect();
+    let Squares { file: (path, len, header), more, counted } = training::squares(files, folder, place, &own)?;
+    let names = Index::new(checkpoint.tensors().map(|tensor| tensor.name.as_str()));
+    let name = |name: &str| if names.has(name) { name.to_owned() } else { plain(name) };
+    let header = header.renamed(|tensor| Some(name(&tensor.name)));
+    let told = |(beta, step): (f64, f64)| {
+        Vec::from([(BETA2.to_owned(), format!("{beta}")), (STEP.to_owned(), format!("{step}"))])
+    };
+    let factor = counted.filter(|_| is_corrected).and_then(|(beta, step)| correction(beta, step));
+    let named = |path: &str| way(checkpoint.weights_folder(), path);
+    let more = more.into_iter().map(|(path, len)| {
+        let header = Header::lying(Vec::new(), Vec::new().into(), len)?;
+        let name = named(&path);
+        let mut file = File::at(path, name, len, header);
+        file.merged = Some("");
+        Ok(file)
+    });
+    let found = FoundMoments {
+        corrections: factor.map_or_else(Vec::new, |factor| alike(&header, factor)),
+        counted: counted.filter(|_| is_corrected).map_or_else(Vec::new, told),
+        file: File::at(path.clone(), named(&path), len, header),
+    };
+    Ok((found, more.collect::<Result<_>>()?))
 }
 
 /// There is no state where it would be.
 fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
     let names = files.list(folder)?;
-    let other = ["global_step", "pytorch_model_fsdp", "optimizer_"];
-    let other = names.iter().find(|name| other.iter().any(|start| name.starts_with(start)));
+    let other =
+        names.iter().find(|name| ["optimizer_", "optimizer.bin"].iter().any(|start| name.starts_with(start)));
+    let detail = format!("has no {STATE}, in which the second moments would be that the method weighs by");
     let detail = match other {
-        Some(other) => {
-            format!(
-                "has no {STATE}, in which the second moments would be that the method weighs by; {} is of DeepSpeed or FSDP, whose states \
-                 are not read",
-                readable(other)
-            )
-        }
-        None => format!("has no {STATE}, in which the second moments would be that the method weighs by"),
+        Some(other) => format!(
+            "{detail}; {} is of FSDP, whose states are read beside a model in pytorch_model_fsdp_0",
+            readable(other)
+        ),
+        None => detail,
     };
     Ok(Error::new(ErrorKind::Input, detail).help(
         "give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer keeps the \
@@ -178,8 +241,8 @@ fn of_state(
     let names = names(checkpoint, files, path, &optimizer)?;
     let keys: Vec<_> = names.iter().map(|(number, _)| format!("{number}.{squares}")).collect();
     let index = Index::new(keys.iter().map(String::as_str));
-    let name = |tensor: &Tensor| index.place(&tensor.name).map(|place| names[place].1.clone());
-    let header = optimizer.header.renamed(name);
+    let name = |key: &str| index.place(key).map(|place| names[place].1.clone());
+    let header = gathered(&optimizer.header, &|range| files.read(path, range), &name)?;
     let counted = if is_corrected { counted(files, path, &optimizer, &names)? } else { Counted::default() };
     Ok((header, counted))
 }
@@ -187,7 +250,6 @@ fn of_state(
 fn unusable(kind: OptimizerKind) -> Error {
     let keeps = match kind {
         OptimizerKind::Bnb8 => "squares of gradients as codes of 8 bits, which are not read here",
-        OptimizerKind::Adafactor => "only rows and columns of squares of gradients",
         _ => "no squares of gradients that are as large as the weights",
     };
     Error::new(ErrorKind::Input, format!("is the state of {}, with {keeps}", kind.name()))
@@ -232,15 +294,70 @@ impl Moments {
     /// As [`Header::parse`].
     pub fn of_file(name: &str, bytes: &[u8]) -> Result<Self> {
         let header = Header::parse(bytes, bytes.len() as u64)?;
-        let own = by_weights(&header);
+        let part = |range: Range<u64>| {
+            let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+            Ok(Cow::Borrowed(&bytes[start..end]))
+        };
+        let own = match by_weights(&header, &part) {
+            Ok(own) => own,
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Later) => unreachable!("all bytes are there"),
+        };
         let corrections = told(&header, &own);
         Ok(Self { shard: Shard { name: name.to_owned(), header: own }, corrections })
     }
 }
 
+/// What reads bytes of a file.
+type ReadPart<'a> = dyn Fn(Range<u64>) -> Maybe<Cow<'a, [u8]>> + 'a;
+
 /// Moments under the names of the weights.
-fn by_weights(header: &Header) -> Header {
-    header.renamed(|tensor| Some(plain(tensor.name.trim_end_matches(SQUARES))))
+fn by_weights(header: &Header, read: &ReadPart<'_>) -> Maybe<Header> {
+    gathered(header, read, &|name| Some(plain(name.trim_end_matches(SQUARES))))
+}
+
+/// The tensors that get a name here, and matrices of which the means of rows and columns are kept, whole.
+fn gathered(header: &Header, read: &ReadPart<'_>, name: &dyn Fn(&str) -> Option<String>) -> Maybe<Header> {
+    let tensors = header.tensors();
+    let half =
+        |tensor: &Tensor| MEANS.iter().find_map(|end| tensor.name.strip_suffix(end).map(str::to_owned));
+    let own = header.renamed(|tensor| if half(tensor).is_none() { name(&tensor.name) } else { None });
+    let index = Index::new(tensors.iter().map(|tensor| tensor.name.as_str()));
+    let mut views = Vec::new();
+    for (tensor, stem) in tensors.iter().filter_map(|tensor| Some((tensor, half(tensor)?))) {
+        let Some(weight) = name(&format!("{stem}{SQUARES}")) else { continue };
+        let halves = MEANS.map(|end| index.place(&format!("{stem}{end}")).map(|place| &tensors[place]));
+        let refused = |detail: String| Err(Error::new(ErrorKind::Input, detail).tensor(&*tensor.name));
+        let [Some(rows), Some(columns)] = halves else {
+            let detail =
+                "is of the rows or the columns of second moments, and the other of the two is missing";
+            return refused(detail.into())?;
+        };
+        if let Some(odd) =
+            [rows, columns].into_iter().find(|it| it.dtype != Dtype::F32 || it.shape.len() != 1)
+        {
+            let detail = format!(
+                "is {} {:?}: the means of rows and columns are read of matrices, in F32",
+                odd.dtype, odd.shape
+            );
+            return Err(Error::new(ErrorKind::Input, detail).tensor(&*odd.name).into());
+        }
+        // once for both
+        if tensor.name != rows.name {
+            continue;
+        }
+        if rows.range.end.max(columns.range.end) > header.file_len() {
+            return refused("has numbers that do not lie side by side".into())?;
+        }
+        let (range, shape) = (0..0, [rows, columns].map(|it| it.shape[0]).to_vec());
+        let made = Tensor { name: weight, dtype: Dtype::F32, shape, range };
+        views.push(
+            read(rows.range.clone())
+                .map(|bytes| (made, View::of_means([&rows.range, &columns.range], &bytes))),
+        );
+    }
+    let views = all(views.into_iter())?;
+    Ok(if views.is_empty() { own } else { own.with_views(views)? })
 }
 
 /// What each weight's moments are to be multiplied by, as they began with 0 a few steps ago; and in words, where all are alike.
@@ -300,7 +417,11 @@ fn correction(beta: f64, step: f64) -> Option<f64> {
 fn told(header: &Header, own: &Header) -> Vec<(String, f64)> {
     let number = |name: &str| header.metadata().get(name).and_then(|text| text.parse::<f64>().ok());
     let factor = number(BETA2).zip(number(STEP)).and_then(|(beta, step)| correction(beta, step));
-    let Some(factor) = factor else { return Vec::new() };
+    factor.map_or_else(Vec::new, |factor| alike(own, factor))
+}
+
+/// The same factor for all.
+fn alike(own: &Header, factor: f64) -> Vec<(String, f64)> {
     let mut all: Vec<_> = own.tensors().iter().map(|tensor| (tensor.name.clone(), factor)).collect();
     all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     all

@@ -171,10 +171,11 @@ Examples:
         #[command(flatten)]
         show: Show,
     },
-    /// Take the second moments out of a checkpoint's optimizer.pt into a file, for methods ota and ffg when the state is gone
+    /// Take the second moments out of a checkpoint's state into a file, for methods ota and ffg when the state is gone
     #[command(after_help = "\
 Examples:
   mwa moments runs/my-lora/checkpoint-900 -o 900.safetensors
+  mwa moments runs/my-model/checkpoint-900 -o small.safetensors --rank1
   mwa merge runs/my-lora -o merged --method ota --moments 800.safetensors,900.safetensors")]
     Moments {
         /// A checkpoint folder
@@ -186,6 +187,9 @@ Examples:
         /// The state, where it is not the optimizer.pt in the checkpoint
         #[arg(long, value_name = "FILE")]
         state: Option<PathBuf>,
+        /// Of matrices keep the means of rows and columns alone, as Adafactor does: far smaller, and not the same; prints how far off
+        #[arg(long)]
+        rank1: bool,
         #[command(flatten)]
         show: Show,
     },

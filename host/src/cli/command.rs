@@ -218,9 +218,9 @@ fn run(command: Command) -> mwa::Result<u8> {
             note(show, &converted.notes);
             print(show, &converted, || show::converted(&converted, &output.display().to_string()))?;
         }
-        Command::Moments { input, output, state, show } => {
+        Command::Moments { input, output, state, rank1, show } => {
             signals::stop_cleanly();
-            let taken = crate::moments(&input, state.as_deref(), &output, &Bar::new(show, false))?;
+            let taken = crate::moments(&input, state.as_deref(), rank1, &output, &Bar::new(show, false))?;
             note(show, &taken.notes);
             print(show, &taken, || show::converted(&taken, &output.display().to_string()))?;
         }

@@ -393,7 +393,20 @@ pub(crate) fn progress(
 
 /// A finished conversion.
 pub(crate) fn converted(converted: &crate::Converted, out: &str) -> String {
-    format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n{}", readable(out), files(&converted.files))
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let lost = converted.rank1.as_ref().map_or_else(String::new, |rank1| {
+        let worst = rank1.worst.as_ref().map_or_else(String::new, |(name, error)| {
+            format!("; {} is off by most, {}", readable(name), percent(*error))
+        });
+        format!(
+            "{} matrices by rows and columns: {} instead of {}, off by {} of their norm{worst}\n",
+            rank1.matrices,
+            bytes(rank1.bytes),
+            bytes(rank1.whole),
+            percent(rank1.error)
+        )
+    });
+    format!("{GOOD}converted{GOOD:#} into {BOLD}{}{BOLD:#}\n{}{lost}", readable(out), files(&converted.files))
 }
 
 /// Masks: each model's share of bits, and what all of it takes.

@@ -203,7 +203,12 @@ pub(crate) fn over_files(
 ) -> Result<()> {
     let open =
         |files: &Vec<PathBuf>| files.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>>>();
-    let inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut inputs = inputs.iter().map(open).collect::<Result<Vec<_>>>()?;
+    // of moments more is known than the files tell by themselves
+    let weighed = inputs.iter_mut().skip(usize::from(chosen.has_base));
+    for (file, moments) in weighed.filter_map(|files| files.last_mut()).zip(&chosen.moments) {
+        file.header = moments.shard.header.clone();
+    }
     let create = |path: &PathBuf| {
         let at = |error| io_error("cannot create it", &error).file(path.display().to_string());
         File::create(path).map(drop).map_err(at)

@@ -139,12 +139,111 @@ fn moments_are_taken_out_of_states() {
         assert!(merged == tensors(&data(&format!("{expected}.safetensors"))), "{expected}");
         assert_eq!(place.mwa(&format!("verify {expected}")).code, Some(0));
     }
-    let told = place.fails("moments run/checkpoint-50 -o other.safetensors");
+    let told = place.fails("moments run/checkpoint-50 -o another.safetensors");
     assert!(told.contains("run/checkpoint-50: has no optimizer.pt"), "{told}");
     let told = place.fails("moments run/checkpoint-50 --state 50.safetensors -o 50.safetensors");
     assert!(told.contains("50.safetensors: exists already"), "{told}");
     let told = place.fails("moments run/checkpoint-50 --state 50.safetensors -o moments");
     assert!(told.contains("moments: is no name of a safetensors file"), "{told}");
+}
+
+#[test]
+fn means_of_rows_and_columns_take_little_and_weigh_as_the_oracle_says() {
+    let place = with_run();
+    for step in [50, 100] {
+        let ran = place.mwa(&format!("moments run/checkpoint-{step} -o {step}.safetensors --rank1"));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        for fact in ["8 matrices by rows and columns: ", " instead of 3.6 kB, off by ", " is off by most, "] {
+            assert!(ran.out.contains(fact), "{}", ran.out);
+        }
+        std::fs::remove_file(place.path(&format!("run/checkpoint-{step}/optimizer.pt"))).unwrap();
+    }
+    let file = place.read("50.safetensors");
+    let names: Vec<_> = tensors(&file).into_iter().map(|(name, _)| name).collect();
+    assert!(names.contains(&format!("{A}.exp_avg_sq_row")) && names.len() == 16, "{names:?}");
+    let head = String::from_utf8_lossy(&file[8..300]).into_owned();
+    assert!(head.contains(r#""rank1":"NAME[i][j] = "#) && head.contains(r#""step":"50""#), "{head}");
+    let expected = tensors(&data("ota-rank1.safetensors"));
+    for (i, machine) in ["", "--threads 1", "--threads 3 --memory 1"].into_iter().enumerate() {
+        let ran = place.mwa(&format!(
+            "merge run --select all --method ota --moments 50.safetensors,100.safetensors {machine} -o out{i}"
+        ));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(tensors(&place.read(&format!("out{i}/adapter_model.safetensors"))) == expected, "{machine}");
+    }
+    let verified = place.mwa("verify out0");
+    assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+    // whole again, and of that the same means
+    let again = "moments run/checkpoint-50 --state";
+    assert_eq!(place.mwa(&format!("{again} 50.safetensors -o whole.safetensors")).code, Some(0));
+    let ran = place
+        .mwa("merge run --select all --method ota --moments whole.safetensors,100.safetensors -o from-whole");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(tensors(&place.read("from-whole/adapter_model.safetensors")) == expected);
+    // half of it, and means of something else
+    let mut tensors: Vec<_> =
+        [("w", vec![2.0, 3.0])].map(|(name, values)| adapter::f32s(name, &[2], &values)).into();
+    place.write("other.safetensors", adapter::safetensors(&tensors));
+    let told = place.fails(
+        "merge run --select all --method ota --moments other.safetensors,100.safetensors -o elsewhere",
+    );
+    assert!(
+        told.contains("` has no second moments in ../../other.safetensors or another, and no tensor has"),
+        "{told}"
+    );
+    tensors.push(adapter::f32s(&format!("{A}.exp_avg_sq_row"), &[2], &[1.0, 2.0]));
+    place.write("half.safetensors", adapter::safetensors(&tensors));
+    let told = place.fails(&format!("{again} half.safetensors -o another.safetensors"));
+    for fact in ["half.safetensors: tensor `", "exp_avg_sq_row` is of the rows or the columns", "is missing"]
+    {
+        assert!(told.contains(fact), "{told}");
+    }
+    tensors.push(adapter::f32s(&format!("{A}.exp_avg_sq_col"), &[2, 1], &[1.0, 2.0]));
+    place.write("half.safetensors", adapter::safetensors(&tensors));
+    let told = place.fails(&format!("{again} half.safetensors -o another.safetensors"));
+    assert!(
+        told.contains("exp_avg_sq_col` is F32 [2, 1]: the means of rows and columns are read of matrices"),
+        "{told}"
+    );
+}
+
+#[test]
+fn adafactor_s_rows_and_columns_are_read() {
+    let place = Place::new();
+    let name = |layer: usize, half: &str| {
+        format!("base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{half}.weight")
+    };
+    let weights = |layer: usize| {
+        [("A", [2, 4]), ("B", [4, 2])]
+            .map(|(half, shape)| adapter::f32s(&name(layer, half), &shape, &[1.0; 8]))
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/data/torch/optimizer-adafactor.pt");
+    let mut state = std::fs::read(path).unwrap();
+    // all of its tensors are the beginning of one storage, which is of zeros
+    let key = b"archive/data/0";
+    let at = state.windows(key.len()).position(|part| part == key).unwrap() + key.len();
+    let numbers = [1.0_f32, 2.0, 3.0, 4.0].map(f32::to_le_bytes).concat();
+    state[at..at + 16].copy_from_slice(&numbers);
+    for step in [1, 2] {
+        place.checkpoint(&format!("run/checkpoint-{step}"), &(0..11).flat_map(weights).collect::<Vec<_>>());
+        place.write(&format!("run/checkpoint-{step}/optimizer.pt"), &state);
+    }
+    let ran = place.mwa("moments run/checkpoint-1 -o v.safetensors");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let file = place.read("v.safetensors");
+    let told = |half: &str| adapter::values(&file, &name(10, half));
+    let third = 1.0 / 3.0_f64;
+    #[expect(clippy::cast_possible_truncation, reason = "rounded once, as it is")]
+    let scaled = |rows: &[f64], columns: &[f64], mean: f64| -> Vec<f32> {
+        rows.iter().flat_map(|row| columns.iter().map(move |column| (row / mean * column) as f32)).collect()
+    };
+    assert_eq!(told("A"), scaled(&[1.0, 2.0], &[1.0, 2.0, 3.0, 4.0], 1.5));
+    assert_eq!(told("B"), scaled(&[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0], 2.5));
+    assert!((f64::from(told("A")[0]) - 2.0 * third).abs() < 1e-7);
+    place.merges("run --select all --method ota");
+    assert_eq!(place.mwa("verify out").code, Some(0));
+    let told = place.mwa("inspect run/checkpoint-1/optimizer.pt");
+    assert!(told.out.contains("means of squares of gradients by rows and columns are in it"), "{}", told.out);
 }
 
 #[test]

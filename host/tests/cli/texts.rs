@@ -25,8 +25,8 @@ Commands:
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights as safetensors or for torch.load()
-  moments      Take the second moments out of a checkpoint's optimizer.pt into a file, for methods
-               ota and ffg when the state is gone
+  moments      Take the second moments out of a checkpoint's state into a file, for methods ota and
+               ffg when the state is gone
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model
@@ -653,8 +653,8 @@ Commands:
   inspect      Say what paths are: kind, ranks, dtypes, steps, metrics and their coverage
   convert      Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF),
                or any weights as safetensors or for torch.load()
-  moments      Take the second moments out of a checkpoint's optimizer.pt into a file, for methods
-               ota and ffg when the state is gone
+  moments      Take the second moments out of a checkpoint's state into a file, for methods ota and
+               ffg when the state is gone
   verify       Merge again from a folder's report and compare bytes and hashes
   aggregate    Merge what the clients of a federated round returned, by samples and staleness, into
                the next model

@@ -109,3 +109,57 @@ help: its save was interrupted, or files of two saves are mixed: leave this chec
 "#]]
     );
 }
+
+#[test]
+fn second_moments_of_the_ranks_weigh_as_those_in_a_file_do() {
+    let place = Place::new();
+    // of one model, by stage 2 and by stage 3; and as a Trainer leaves them, its weights beside them
+    for (name, folder) in [("zero2", "run/checkpoint-3"), ("zero3", "run/checkpoint-4")] {
+        copy(&place, name);
+        fs::create_dir_all(place.path("run")).unwrap();
+        fs::rename(place.path(name), place.path(folder)).unwrap();
+        fs::rename(
+            place.path(&format!("{folder}/squares.safetensors")),
+            place.path(&format!("{name}.safetensors")),
+        )
+        .unwrap();
+        fs::remove_file(place.path(&format!("{folder}/expected.safetensors"))).unwrap();
+    }
+    let merge = "merge run --select all --method ota";
+    for (options, out) in [
+        ("", "own"),
+        ("--moments zero2.safetensors,zero3.safetensors", "given"),
+        ("--threads 3 --memory 1", "cut"),
+    ] {
+        let ran = place.mwa(&format!("{merge} {options} -o {out}"));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(
+            place.read(&format!("{out}/model.safetensors")) == place.read("own/model.safetensors"),
+            "{out}"
+        );
+    }
+    let plain = place.mwa("merge run --select all -o plain");
+    assert_eq!(plain.code, Some(0), "{}", plain.err);
+    assert!(place.read("plain/model.safetensors") != place.read("own/model.safetensors"));
+    let verified = place.mwa("verify own");
+    assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+    // taken out they are the same, and small they tell what they lose
+    let ran = place.mwa("moments run/checkpoint-4 -o taken.safetensors");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let squares = place.read("zero3.safetensors");
+    for name in ["embed.weight", "lm_head.weight", "layers.1.q_proj.bias"] {
+        assert_eq!(values(&place.read("taken.safetensors"), name), values(&squares, name));
+    }
+    let head = String::from_utf8_lossy(&place.read("taken.safetensors")[8..100]).into_owned();
+    assert!(head.contains(r#""beta2":"0.999""#) && head.contains(r#""step":"3""#), "{head}");
+    let ran = place.mwa("moments run/checkpoint-3 -o small.safetensors --rank1");
+    assert!(ran.out.contains("4 matrices by rows and columns: "), "{}{}", ran.out, ran.err);
+    // early steps are corrected by what the state counts
+    let ran = place.mwa(&format!("{merge} --normalise none -o corrected"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let ran = place.mwa(&format!(
+        "{merge} --normalise none --moments zero2.safetensors,zero3.safetensors -o not-corrected"
+    ));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(place.mwa("verify corrected").code, Some(0));
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Contender, FULL_STEPS, floor, measure, mergekit, mwa, ours, python_with, recipe};
 use crate::inputs;
-use crate::run::{Result, build, target};
+use crate::run::{Result, build, run, target};
 
 /// `cargo xtask bench methods`.
 pub(super) fn methods(runs: usize) -> Result {
@@ -13,7 +13,43 @@ pub(super) fn methods(runs: usize) -> Result {
     adapters(runs, &out)?;
     let base = inputs::full(&target().join("bench/sharded-base"), &[0])?.remove(0);
     tasks(runs, &base, &out)?;
-    apply(runs, &base, &out)
+    apply(runs, &base, &out)?;
+    curvature(runs, false)
+}
+
+/// `cargo xtask bench methods curvature [small]`: two models by the second moments of each, whole and by rows and columns. The floor
+/// reads models and whole moments once and writes one model; the mean weights want the moments once more.
+pub(super) fn curvature(runs: usize, is_small: bool) -> Result {
+    build()?;
+    let (name, layers) = if is_small { ("curved-small", 8) } else { ("curved", 138) };
+    let (folder, out) = (target().join("bench").join(name), target().join("bench/out"));
+    let (models, moments) = inputs::curved(&folder, layers)?;
+    let run_folder = folder.join("run");
+    let small = target().join("bench").join(format!("{name}-rank1"));
+    let compress = |model: &Path, state: &Path, out: &Path| {
+        let mut compress = mwa("mwa moments --rank1");
+        compress.arg(model).arg("--state").arg(state).arg("-o").arg(out);
+        compress
+    };
+    let files = |folder: &Path| [100, 200].map(|step| folder.join(format!("{step}.safetensors")));
+    inputs::once(&small, |folder| {
+        let made = models.iter().zip(&moments).zip(files(folder));
+        made.into_iter().try_for_each(|((model, state), out)| run(compress(model, state, &out)))
+    })?;
+    let all: Vec<_> = models.iter().chain(&moments).cloned().collect();
+    let mut contenders = vec![floor(&all, 1, &out), ours("mwa merge", &run_folder, &out)];
+    for (moments, name) in
+        [(&moments[..], "mwa merge --method ota"), (&files(&small), "the same, of --rank1")]
+    {
+        let mut ota = Contender { name, ..ours("mwa merge --method ota", &run_folder, &out) };
+        let list: Vec<_> = moments.iter().map(|path| path.display().to_string()).collect();
+        ota.commands[0].arg("--moments").arg(list.join(","));
+        contenders.push(ota);
+    }
+    let commands = vec![compress(&models[0], &moments[0], &out.join("moments.safetensors"))];
+    contenders.push(Contender { name: "mwa moments --rank1, of one", commands });
+    let size = layers * 8;
+    measure(&format!("2 models of {size} MB, bf16, and their moments, F32"), contenders, runs, &out)
 }
 
 /// Of LoRA checkpoints: every scheme by which tensors decide, and every method that sorts.

@@ -297,6 +297,17 @@ impl Header {
         Self { tensors: named.collect(), other: Some(self.file_len()), ..self.clone() }
     }
 
+    /// The same file with more tensors, which lie in it in other ways; their own ranges do not count.
+    ///
+    /// # Errors
+    /// As [`Self::placed`].
+    pub(crate) fn with_views(&self, views: Vec<(Tensor, View)>) -> Result<Self> {
+        let end = self.views.last().map_or(self.file_len(), |view| view.range.end);
+        let made = Self::placed(self.tensors.to_vec(), views, self.metadata.clone(), end)?;
+        let views = self.views.iter().chain(made.views.iter()).cloned().collect();
+        Ok(Self { views, other: Some(self.file_len()), ..made })
+    }
+
     /// The folder of a file that lies beside the weights; empty for one in the same folder.
     #[must_use]
     pub fn beside(&self) -> Option<&str> {
@@ -354,7 +365,7 @@ impl Header {
     /// What [`Self::read`] asks for, in its order: of which file, and what of it.
     pub(crate) fn reads(&self, range: &Range<u64>) -> Vec<(Option<usize>, Range<u64>)> {
         match self.view(range.start) {
-            Some(view) => view.reads(range).collect(),
+            Some(view) => view.reads(range),
             None => Vec::from([(None, range.clone())]),
         }
     }

@@ -64,15 +64,16 @@ impl OptimizerKind {
         }
     }
 
-    /// The name of the tensor that holds the squares of gradients, as large as its parameter; none where there is none.
+    /// The name of the tensor that holds the squares of gradients, as large as its parameter; none where there is none. Adafactor has one
+    /// of a vector alone.
     #[must_use]
     pub const fn squares(self) -> Option<&'static str> {
         match self {
-            Self::Adam => Some("exp_avg_sq"),
+            Self::Adam | Self::Adafactor => Some("exp_avg_sq"),
             Self::Bnb32 | Self::Bnb8 => Some("state2"),
             Self::RmsProp => Some("square_avg"),
             Self::Adagrad => Some("sum"),
-            Self::Adafactor | Self::NoSquares | Self::Other => None,
+            Self::NoSquares | Self::Other => None,
         }
     }
 }
@@ -223,10 +224,7 @@ impl Optimizer {
 
     /// Whether what is kept of a parameter has its shape.
     fn fits(&self, number: usize, name: &str, shape: &[u64]) -> Result<()> {
-        let own = match self.kind {
-            OptimizerKind::Adafactor => self.tensor(number, "exp_avg_sq"),
-            kind => kind.squares().and_then(|squares| self.tensor(number, squares)),
-        };
+        let own = self.kind.squares().and_then(|squares| self.tensor(number, squares));
         let rows = self.tensor(number, "exp_avg_sq_row");
         let is_good = match (own, rows) {
             (Some(own), _) => own == shape,
@@ -551,7 +549,7 @@ mod tests {
     fn kinds_are_told_by_what_they_keep() {
         for (bytes, kind, squares) in [
             (BNB, OptimizerKind::Bnb8, Some("state2")),
-            (ADAFACTOR, OptimizerKind::Adafactor, None),
+            (ADAFACTOR, OptimizerKind::Adafactor, Some("exp_avg_sq")),
             (LORA, OptimizerKind::Adam, Some("exp_avg_sq")),
         ] {
             let optimizer = open(bytes).unwrap();

@@ -7,12 +7,16 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{Opened, TORN, Whole, assembled, number, numbers, some, state, torn};
+use super::{
+    Counted, Found, Opened, TORN, Whole, alike, assembled, beta, no_squares, number, numbers, scalar, some,
+    state, torn,
+};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Kind, Maybe, all, is_file, is_inside, join, leads_out};
+use crate::files::{Files, Kind, Maybe, all, is_file, is_inside, join, last, leads_out};
+use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node, Pickle, TABLE_VALUES, Trouble};
-use crate::format::torch::{self, PICKLE_LIMIT, choose::entry};
+use crate::format::torch::{self, PICKLE_LIMIT};
 use crate::format::view::Piece;
 use crate::text::index::Index;
 
@@ -36,6 +40,8 @@ const STATES: [&str; 11] = [
     "common_state",
     "rerun_state",
 ];
+/// How the names of second moments end.
+const SQUARES: &str = ".exp_avg_sq";
 /// Megatron's names of the optimizer's own weights begin so, after which the model's names follow.
 const MASTERS: &str = "optimizer.state.fp32_param.";
 
@@ -70,13 +76,19 @@ struct Table<'a> {
     paths: Vec<(&'a str, Vec<&'a str>)>,
 }
 
-pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
+/// Read a folder's table: its path and bytes.
+fn read<'f>(files: &'f dyn Files, folder: &str) -> Maybe<(String, Cow<'f, [u8]>)> {
     let path = join(folder, TABLE);
     if !is_file(files, &path)? {
         let detail = "has no .metadata, which is written last";
         return Err(Error::new(ErrorKind::Input, detail).file(folder).help(TORN).into());
     }
     let bytes = crate::files::bytes(files, &path, PICKLE_LIMIT)?;
+    Ok((path, bytes))
+}
+
+pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
+    let (path, bytes) = read(files, folder)?;
     let at = |error: Error| error.file(&*path);
     let pickle = Pickle::read_most(&bytes, TABLE_VALUES).map_err(Trouble::error).map_err(at)?;
     let table = Table::read(&pickle).map_err(at)?;
@@ -91,62 +103,135 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
             kept.len()
         ));
     }
-    // the table, and the files with a chunk of the weights
-    let mut stored = Vec::new();
-    for (_, listed) in &kept {
-        for (offsets, _) in &listed.chunks {
-            stored.push(table.find(listed.name, offsets).map_err(at)?);
-        }
-    }
-    let mut used: Vec<&str> = stored.iter().map(|stored| stored.file).collect();
-    used.sort_unstable();
-    used.dedup();
-    let mut parts = Vec::from([(path.clone(), bytes.len() as u64)]);
-    for name in &used {
-        let len = names.iter().find(|(known, _)| known == name).map_or(0, |(_, len)| *len);
-        parts.push((join(folder, name), len));
-    }
-    let read = |stored: &&Stored<'_>| {
-        let file = join(folder, stored.file);
-        let slice = Slice::new(files, &file, stored.start..stored.start + stored.len)?;
-        torch::only(&slice, &file, stored.len)
-            .map_err(|stop| match stop {
-                crate::files::Stop::Failed(error) => error.tensor(stored.name).into(),
-                later => later,
-            })
-            .map_err(|stop| stop.file(&file))
-    };
-    let read = all(stored.iter().map(read))?;
-    let mut found = stored.iter().zip(read);
-    let mut tensors = Vec::with_capacity(kept.len());
-    for (name, listed) in &kept {
-        let mut pieces = Vec::with_capacity(listed.chunks.len());
-        for (offsets, sizes) in &listed.chunks {
-            let (stored, one) = found.next().expect("there is one for each chunk");
-            if one.dtype != listed.dtype || one.shape != *sizes {
-                let detail = format!(
-                    "is {} {:?} there, but {} {sizes:?} in .metadata",
-                    one.dtype, one.shape, listed.dtype
-                );
-                return Err(torn(detail).file(join(folder, stored.file)).tensor(listed.name).into());
-            }
-            let file = used.binary_search(&stored.file).expect("all are in it") + 1;
-            pieces.push(Piece {
-                file: Some(file),
-                start: stored.start + one.start,
-                offsets: offsets.clone(),
-                sizes: sizes.clone(),
-                steps: one.steps,
-            });
-        }
-        let (dtype, shape) = (listed.dtype, listed.shape.clone());
-        tensors.push(Whole { name: name.clone(), dtype, shape, pieces, is_flat: false });
-    }
+    let (parts, tensors) = table.placed(files, folder, (&path, bytes.len()), &names, kept)?;
     let files = assembled(parts, tensors).map_err(at)?;
     Ok(Opened { files, step: None, notes })
 }
 
+/// The second moments of the weights in a folder: there, or in the folder beside it that accelerate leaves the optimizer in.
+pub(super) fn squares(files: &dyn Files, checkpoint: &str, folder: &str) -> Maybe<Found> {
+    let number = last(folder).strip_prefix("pytorch_model_fsdp_").filter(|_| folder != checkpoint);
+    let folder =
+        &*number.map_or_else(|| folder.to_owned(), |it| join(checkpoint, &format!("optimizer_{it}")));
+    let (path, bytes) = read(files, folder)?;
+    let at = |error: Error| error.file(&*path);
+    let pickle = Pickle::read_most(&bytes, TABLE_VALUES).map_err(Trouble::error).map_err(at)?;
+    let table = Table::read(&pickle).map_err(at)?;
+    let names = table.check(files, folder, &path, &mut Vec::new())?;
+    let kept: Vec<_> =
+        table.tensors.iter().filter_map(|listed| Some((squared(listed.name)?.to_owned(), listed))).collect();
+    let Some((_, first)) = kept.first() else {
+        let groups = table.groups(&[]);
+        let detail = format!("holds no `exp_avg_sq`: {}", some(groups.iter().map(|(group, _)| *group)));
+        let error = no_squares(detail).file(folder);
+        let is_model = last(folder).starts_with("pytorch_model_fsdp_");
+        let around = "give the folder around it, in which the optimizer's lies too";
+        return Err(if is_model { error.help_instead(around) } else { error }.into());
+    };
+    let counted = table.counted(files, folder, first.name).map_err(|stop| stop.file(&path))?;
+    let (parts, tensors) = table.placed(files, folder, (&path, bytes.len()), &names, kept)?;
+    Ok(Found { parts, tensors, counted })
+}
+
+/// The weight whose squares of gradients a tensor has: `optimizer.state.NAME.exp_avg_sq`, or as Megatron names it.
+fn squared(name: &str) -> Option<&str> {
+    let (_, rest) = name.split_once("state.").filter(|_| is_state(name))?;
+    rest.strip_suffix(SQUARES).or_else(|| rest.strip_prefix("exp_avg_sq."))
+}
+
 impl<'a> Table<'a> {
+    /// What tensors of the table are, and the files that they lie in, behind the table itself.
+    fn placed(
+        &self,
+        files: &dyn Files,
+        folder: &str,
+        (path, len): (&str, usize),
+        names: &[(&'a str, u64)],
+        kept: Vec<(String, &Listed<'a>)>,
+    ) -> Maybe<(Vec<(String, u64)>, Vec<Whole>)> {
+        let at = |error: Error| error.file(path);
+        let mut stored = Vec::new();
+        for (_, listed) in &kept {
+            for (offsets, _) in &listed.chunks {
+                stored.push(self.find(listed.name, offsets).map_err(at)?);
+            }
+        }
+        let mut used: Vec<&str> = stored.iter().map(|stored| stored.file).collect();
+        used.sort_unstable();
+        used.dedup();
+        let mut parts = Vec::from([(path.to_owned(), len as u64)]);
+        for name in &used {
+            let len = names.iter().find(|(known, _)| known == name).map_or(0, |(_, len)| *len);
+            parts.push((join(folder, name), len));
+        }
+        let read = |stored: &&Stored<'_>| {
+            let file = join(folder, stored.file);
+            let slice = Slice::new(files, &file, stored.start..stored.start + stored.len)?;
+            torch::only(&slice, &file, stored.len)
+                .map_err(|stop| match stop {
+                    crate::files::Stop::Failed(error) => error.tensor(stored.name).into(),
+                    later => later,
+                })
+                .map_err(|stop| stop.file(&file))
+        };
+        let read = all(stored.iter().map(read))?;
+        let mut found = stored.iter().zip(read);
+        let mut tensors = Vec::with_capacity(kept.len());
+        for (name, listed) in kept {
+            let mut pieces = Vec::with_capacity(listed.chunks.len());
+            for (offsets, sizes) in &listed.chunks {
+                let (stored, one) = found.next().expect("there is one for each chunk");
+                if one.dtype != listed.dtype || one.shape != *sizes {
+                    let detail = format!(
+                        "is {} {:?} there, but {} {sizes:?} in .metadata",
+                        one.dtype, one.shape, listed.dtype
+                    );
+                    return Err(torn(detail).file(join(folder, stored.file)).tensor(listed.name).into());
+                }
+                let file = used.binary_search(&stored.file).expect("all are in it") + 1;
+                pieces.push(Piece {
+                    file: Some(file),
+                    start: stored.start + one.start,
+                    offsets: offsets.clone(),
+                    sizes: sizes.clone(),
+                    steps: one.steps,
+                });
+            }
+            let (dtype, shape) = (listed.dtype, listed.shape.clone());
+            tensors.push(Whole { name, dtype, shape, pieces, is_flat: false });
+        }
+        Ok((parts, tensors))
+    }
+
+    /// The decay of the moments, and how many steps those of this tensor took.
+    fn counted(&self, files: &dyn Files, folder: &str, name: &str) -> Maybe<Counted> {
+        let lies = |stored: &&Stored<'_>| {
+            let file = join(folder, stored.file);
+            Slice::new(files, &file, stored.start..stored.start + stored.len)
+                .map(|slice| (file, slice, stored.len))
+        };
+        let is_betas = |stored: &&Stored<'_>| stored.offsets.is_none() && stored.name.ends_with(".betas");
+        let mut betas = Vec::new();
+        for opened in all(self.stored.iter().filter(is_betas).map(|it| lies(&it)))? {
+            let (file, slice, len) = opened;
+            torch::picked(&slice, &file, len, &mut |pickle| {
+                betas.push(beta(pickle, pickle.root));
+                Ok(Chosen::plain(Vec::new()))
+            })?;
+        }
+        let step = name.strip_suffix(SQUARES).map(|name| format!("{name}.step"));
+        let step =
+            self.stored.iter().find(|stored| Some(stored.name) == step.as_deref() && !stored.is_transformed);
+        let Some((beta, (file, slice, len))) =
+            alike(betas.into_iter()).zip(step.map(|it| lies(&it)).transpose()?)
+        else {
+            return Ok(None);
+        };
+        let one = torch::only(&slice, &file, len)?;
+        let bytes = slice.read(&file, one.start..one.start + one.dtype.bitsize() as u64 / 8)?;
+        Ok(scalar(&one, &bytes).map(|step| (beta, step)))
+    }
+
     fn read(pickle: &'a Pickle<'_>) -> Result<Self> {
         let bad = || {
             Error::new(

@@ -9,10 +9,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, is_file, is_folder, join, text};
 use crate::format::safetensors::{Header, Tensor};
+use crate::format::torch::Lies;
 use crate::format::torch::pickle::{Id, Node, Pickle};
 use crate::format::view::{Piece, View};
 use crate::run::step::step_of_folder;
@@ -58,6 +59,27 @@ struct Whole {
     pieces: Vec<Piece>,
     /// Whether the pieces are of the tensor's numbers in a row.
     is_flat: bool,
+}
+
+/// Second moments as a layout has them.
+struct Found {
+    /// Their files: path and length. The first tells of them.
+    parts: Vec<(String, u64)>,
+    tensors: Vec<Whole>,
+    counted: Counted,
+}
+
+/// The decay of second moments, and how many steps they took; where the state tells it, and of all alike.
+pub(crate) type Counted = Option<(f64, f64)>;
+
+/// The second moments of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Squares {
+    /// The file that tells of them: path, length, and a head by which jobs read the checkpoint's files.
+    pub(crate) file: (String, u64, Header),
+    /// Files that they lie in beside those of the checkpoint, behind which these are numbered.
+    pub(crate) more: Vec<(String, u64)>,
+    pub(crate) counted: Counted,
 }
 
 /// The most bytes of a file that names another.
@@ -150,32 +172,75 @@ pub(crate) fn open(
     }
 }
 
+/// Open the second moments of a checkpoint in what [`find`] has found of it; `own` are the files that it has.
+///
+/// # Errors
+/// What is wrong with them, and that there are none.
+pub(crate) fn squares(
+    files: &dyn Files,
+    checkpoint: &str,
+    (layout, folder): &(Layout, String),
+    own: &[&str],
+) -> Maybe<Squares> {
+    let Found { parts, mut tensors, counted } = match layout {
+        Layout::Dcp => dcp::squares(files, checkpoint, folder)?,
+        Layout::Zero => zero::squares(files, folder)?,
+        Layout::Universal => universal::squares(files, folder)?,
+    };
+    let at = |error: Error| error.file(folder);
+    unwrapped(&mut tensors).map_err(at)?;
+    let mut numbers: Vec<_> = parts.iter().map(|(path, _)| own.iter().position(|it| it == path)).collect();
+    let (mut more, mut views) = (Vec::new(), Vec::with_capacity(tensors.len()));
+    for mut whole in tensors {
+        let (shape, size, _) = tiled(&mut whole).map_err(at)?;
+        let Whole { name, dtype, shape: own_shape, mut pieces, .. } = whole;
+        for piece in &mut pieces {
+            let part = piece.file.expect("the reader names it");
+            piece.file = Some(*numbers[part].get_or_insert_with(|| {
+                more.push(parts[part].clone());
+                own.len() + more.len() - 1
+            }));
+        }
+        let tensor = Tensor { name, dtype, shape: own_shape, range: 0..0 };
+        views.push((tensor, View { range: 0..0, shape, size, pieces, mean: None }));
+    }
+    let (path, len) = parts.into_iter().next().expect("one tells of them");
+    let header = Header::placed(Vec::new(), views, Vec::new().into(), len).map_err(at)?;
+    Ok(Squares { file: (path, len, header), more, counted })
+}
+
+/// There are no second moments.
+fn no_squares(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Input, detail.into())
+        .help("give them by --moments, or leave out --method: without second moments all checkpoints count alike in each element")
+}
+
+/// β₂ of a group of parameters.
+fn beta(pickle: &Pickle<'_>, betas: Id) -> Option<f64> {
+    let (Node::Tuple(betas) | Node::List(betas)) = pickle.node(betas) else { return None };
+    if let Node::Float(beta) = pickle.node(*betas.get(1)?) { Some(*beta) } else { None }
+}
+
+/// The one that all have, if they have one.
+fn alike(mut betas: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let first = betas.next()??;
+    betas.all(|beta| beta.is_some_and(|beta| beta.to_bits() == first.to_bits())).then_some(first)
+}
+
+/// A tensor of one number.
+fn scalar(lies: &Lies, bytes: &[u8]) -> Option<f64> {
+    let float =
+        Float::of(lies.dtype).filter(|float| bytes.len() == float.bytes() && lies.shape.is_empty())?;
+    Some(float.value(bytes))
+}
+
 /// Put the tensors into the heads of the files with their first pieces. Names lose what wrappers of training put into them.
 fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(String, u64, Header)>> {
-    for tensor in &mut tensors {
-        for wrapper in ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."] {
-            if tensor.name.contains(wrapper) {
-                tensor.name = tensor.name.replace(wrapper, "");
-            }
-        }
-    }
-    const PARALLEL: &str = "module.";
-    if tensors.iter().all(|tensor| tensor.name.starts_with(PARALLEL)) {
-        tensors.iter_mut().for_each(|tensor| drop(tensor.name.drain(..PARALLEL.len())));
-    }
-    if let Some(twice) = Index::new(tensors.iter().map(|tensor| tensor.name.as_str())).repeated() {
-        let detail = "occurs twice once the names of wrappers are taken out";
-        return Err(Error::new(ErrorKind::Names, detail).tensor(&tensors[twice].name));
-    }
+    unwrapped(&mut tensors)?;
     let mut placed: Vec<_> = files.iter().map(|_| (Vec::new(), Vec::new())).collect();
-    for Whole { name, dtype, shape, mut pieces, is_flat } in tensors {
-        let size = dtype.bitsize() as u64 / 8;
-        let count =
-            shape.iter().try_fold(size, |n, dim| n.checked_mul(*dim)).map(|bytes| bytes / size.max(1));
-        let count = count.ok_or_else(|| torn("is larger than any file can be").tensor(&name))?;
-        let sides = if is_flat { Vec::from([count]) } else { shape.clone() };
-        pieces.retain(|piece| !piece.sizes.contains(&0));
-        tile(&sides, count, &mut pieces).map_err(|detail| torn(detail).tensor(&name))?;
+    for mut whole in tensors {
+        let (sides, size, count) = tiled(&mut whole)?;
+        let Whole { name, dtype, shape, mut pieces, .. } = whole;
         let tensor = Tensor { name, dtype, shape, range: 0..0 };
         let Some(first) = pieces.first() else {
             placed[0].0.push(tensor);
@@ -190,7 +255,7 @@ fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(
         for piece in &mut pieces {
             piece.file = piece.file.filter(|other| *other != file);
         }
-        placed[file].1.push((tensor, View { range: 0..0, shape: sides, size, pieces }));
+        placed[file].1.push((tensor, View { range: 0..0, shape: sides, size, pieces, mean: None }));
     }
     let made = |((path, len), (tensors, views)): ((String, u64), (Vec<Tensor>, Vec<_>))| {
         let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
@@ -198,6 +263,38 @@ fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(
         Ok((path, len, header))
     };
     files.into_iter().zip(placed).map(made).collect()
+}
+
+/// Take what wrappers of training put into names out of them.
+fn unwrapped(tensors: &mut [Whole]) -> Result<()> {
+    for tensor in &mut *tensors {
+        for wrapper in ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."] {
+            if tensor.name.contains(wrapper) {
+                tensor.name = tensor.name.replace(wrapper, "");
+            }
+        }
+    }
+    const PARALLEL: &str = "module.";
+    if tensors.iter().all(|tensor| tensor.name.starts_with(PARALLEL)) {
+        tensors.iter_mut().for_each(|tensor| drop(tensor.name.drain(..PARALLEL.len())));
+    }
+    if let Some(twice) = Index::new(tensors.iter().map(|tensor| tensor.name.as_str())).repeated() {
+        let detail = "occurs twice once the names of wrappers are taken out";
+        return Err(Error::new(ErrorKind::Names, detail).tensor(&tensors[twice].name));
+    }
+    Ok(())
+}
+
+/// See that its pieces tile a tensor: the shape that they are of, the bytes of a number, and how many there are.
+fn tiled(whole: &mut Whole) -> Result<(Vec<u64>, u64, u64)> {
+    let Whole { name, dtype, shape, pieces, is_flat } = whole;
+    let size = dtype.bitsize() as u64 / 8;
+    let count = shape.iter().try_fold(size, |n, dim| n.checked_mul(*dim)).map(|bytes| bytes / size.max(1));
+    let count = count.ok_or_else(|| torn("is larger than any file can be").tensor(&*name))?;
+    let sides = if *is_flat { Vec::from([count]) } else { shape.clone() };
+    pieces.retain(|piece| !piece.sizes.contains(&0));
+    tile(&sides, count, pieces).map_err(|detail| torn(detail).tensor(&*name))?;
+    Ok((sides, size, count))
 }
 
 /// Whether pieces tile a shape of so many numbers; sorts them.

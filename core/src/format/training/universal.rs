@@ -5,12 +5,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::zero::{MODEL, Model, from_module, rest, whole};
-use super::{Opened, assembled, torn};
+use super::{Found, Opened, alike, assembled, beta, no_squares, scalar, torn};
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, all, is_file, join, size};
 use crate::format::torch;
 use crate::format::torch::choose::{Chosen, entry};
-use crate::format::torch::pickle::Node;
+use crate::format::torch::pickle::{Id, Node};
 use crate::text::index::Index;
 
 pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
@@ -66,10 +66,61 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     let masters = tensors.len();
     let others = from_module(&rest(&mut tensors, module, &model.shared, 0));
     let note = format!(
-        "the f32 weights of DeepSpeed's universal checkpoint are taken for {masters} tensors{others}; moments are left out"
+        "the f32 weights of DeepSpeed's universal checkpoint are taken for {masters} tensors{others}"
     );
     let files = assembled(parts, tensors).map_err(|error| error.file(folder))?;
     Ok(Opened { files, step: model.step, notes: Vec::from([note]) })
+}
+
+/// The second moments, each in a file of its own.
+pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
+    let at = |error: Error| error.file(folder);
+    let names = files.list(folder)?;
+    let model = names.iter().find(|name| name.ends_with(MODEL));
+    let model = model.ok_or_else(|| at(torn(format!("lacks its *{MODEL} files"))))?;
+    let path = join(folder, model);
+    let shared = Model::read(files, &path).map_err(|stop| stop.file(&path))?.shared;
+    let zero = join(folder, "zero");
+    let each = |name: &String| {
+        let path = join(&join(&zero, name), "exp_avg_sq.pt");
+        Ok(is_file(files, &path)?.then(|| (name.clone(), path)))
+    };
+    let atoms: Vec<_> = all(files.list(&zero)?.iter().map(each))?.into_iter().flatten().collect();
+    let one = |path: &str, choose: &mut torch::Choose<'_>| {
+        let len = size(files, path)?;
+        Ok((len, torch::picked(files, path, len, choose).map_err(|stop| stop.file(path))?))
+    };
+    let read = all(atoms.iter().map(|(_, path)| one(path, &mut |pickle| take(pickle))))?;
+    let (mut parts, mut tensors) = (Vec::new(), Vec::new());
+    for ((name, path), (len, mut found)) in atoms.iter().zip(read) {
+        parts.push((path.clone(), len));
+        tensors.push(whole(name.clone(), parts.len() - 1, found.remove(0).1));
+    }
+    let Some((first, _)) = atoms.first() else {
+        return Err(at(no_squares("has no zero/NAME/exp_avg_sq.pt")).into());
+    };
+    rest(&mut tensors, Vec::new(), &shared, 0);
+    let (told, step) = (join(&zero, "optimizer_state.pt"), join(&join(&zero, first), "step.pt"));
+    let mut betas = Vec::new();
+    if is_file(files, &told)? {
+        one(&told, &mut |pickle| {
+            if let Some(Node::List(groups)) =
+                entry(pickle, pickle.root, "param_groups").map(|id| pickle.node(id))
+            {
+                let of = |group: &Id| entry(pickle, *group, "betas").and_then(|betas| beta(pickle, betas));
+                betas = groups.iter().map(of).collect();
+            }
+            Ok(Chosen::plain(Vec::new()))
+        })?;
+    }
+    let mut counted = None;
+    if let (Some(beta), true) = (alike(betas.into_iter()), is_file(files, &step)?) {
+        let (_, found) = one(&step, &mut |pickle| take(pickle))?;
+        let lies = &found[0].1;
+        let bytes = files.read(&step, lies.start..lies.start + lies.dtype.bitsize() as u64 / 8)?;
+        counted = scalar(lies, &bytes).map(|step| (beta, step));
+    }
+    Ok(Found { parts, tensors, counted })
 }
 
 /// The weights: a tensor, or one that says how it was put together.

@@ -8,7 +8,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Opened, Whole, assembled, number, numbers, some, state, torn};
+use super::{
+    Found, Opened, Whole, alike, assembled, beta, no_squares, number, numbers, scalar, some, state, torn,
+};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, all, join, size};
@@ -55,6 +57,9 @@ struct Shard {
     /// Where it counts steps.
     step: Option<Lies>,
     steps: Vec<u8>,
+    /// Where the second moments of each partition lie, if these are wanted; and their decays.
+    squares: Vec<Lies>,
+    betas: Vec<Option<f64>>,
 }
 
 pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
@@ -85,32 +90,9 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
             return Err(Error::new(ErrorKind::Input, detail).file(folder).help(help).into());
         }
     }
-    let mut read = all(models.iter().map(read))?;
-    let shards = all(optimizers.iter().map(|name| {
-        let path = join(folder, name);
-        Shard::read(files, &path).map_err(|stop| stop.file(&path))
-    }))?;
-    let parts = all(models.iter().chain(&optimizers).map(|name| {
-        let path = join(folder, name);
-        let len = size(files, &path)?;
-        Ok((path, len))
-    }))?;
+    let (mut read, shards) = ranks(files, folder, (&models, &optimizers), false)?;
+    let parts = sized(files, folder, models.iter().chain(&optimizers))?;
     let ranks = shards.len() as u64;
-    for (name, shard) in optimizers.iter().zip(&shards) {
-        let count = shard.count.or(read[0].ranks).unwrap_or(ranks);
-        if count != ranks {
-            let detail = format!("is of {count} ranks, but there are files of {ranks}");
-            return Err(torn(detail).file(join(folder, name)).into());
-        }
-        if shard.steps != shards[0].steps {
-            let detail = format!("has counted other steps than {}", optimizers[0]);
-            return Err(torn(detail).file(join(folder, name)).into());
-        }
-    }
-    if let Some((name, _)) = models.iter().zip(&read).find(|(_, model)| model.step != read[0].step) {
-        let detail = format!("is of another step than {}", models[0]);
-        return Err(torn(detail).file(join(folder, name)).into());
-    }
     let fragments: Vec<_> = read.iter_mut().map(|model| core::mem::take(&mut model.fragments)).collect();
     let Model { groups, frozen, shared, module, step, .. } = read.swap_remove(0);
     let first = models.len();
@@ -134,13 +116,85 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     Ok(Opened { files: assembled(parts, tensors).map_err(at)?, step, notes })
 }
 
+/// The second moments, which lie as the f32 weights do.
+pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
+    let names = files.list(folder)?;
+    let at = |error: Error| error.file(folder);
+    let (models, optimizers) = sorted(&names).map_err(at)?;
+    let (mut read, mut shards) = ranks(files, folder, (&models, &optimizers), true)?;
+    for (name, shard) in optimizers.iter().zip(&mut shards) {
+        let Shard { partitions, squares, .. } = shard;
+        let fits = |(lies, squares): (&Lies, &Lies)| squares.shape[0] >= lies.shape[0];
+        if squares.len() != partitions.len() || !partitions.iter().zip(&*squares).all(fits) {
+            let detail = "keeps no `exp_avg_sq` of each of its partitions";
+            return Err(no_squares(detail).file(join(folder, name)).into());
+        }
+        // they may be filled up at the end
+        partitions.iter_mut().zip(squares).for_each(|(lies, squares)| lies.start = squares.start);
+    }
+    let Model { groups, shared, .. } = read.swap_remove(0);
+    let is_whole = models.iter().all(|name| !name.contains("zero_pp_rank_"));
+    let tensors = if is_whole { flat(&groups, &shards, 0) } else { parted(&groups, &shards, 0) };
+    let mut tensors = tensors.map_err(at)?;
+    rest(&mut tensors, Vec::new(), &shared, 0);
+    let first = &shards[0];
+    let step = first.step.as_ref().and_then(|lies| scalar(lies, &first.steps));
+    let counted = alike(first.betas.iter().copied()).zip(step);
+    Ok(Found { parts: sized(files, folder, optimizers.iter())?, tensors, counted })
+}
+
+/// The paths and lengths of files.
+fn sized<'n>(
+    files: &dyn Files,
+    folder: &str,
+    names: impl Iterator<Item = &'n &'n str>,
+) -> Maybe<Vec<(String, u64)>> {
+    all(names.map(|name| {
+        let path = join(folder, name);
+        let len = size(files, &path)?;
+        Ok((path, len))
+    }))
+}
+
+/// Read the files of all ranks, which must be of one save; of optimizers the second moments too, if these are wanted.
+fn ranks(
+    files: &dyn Files,
+    folder: &str,
+    (models, optimizers): (&[&str], &[&str]),
+    has_squares: bool,
+) -> Maybe<(Vec<Model>, Vec<Shard>)> {
+    let read = all(models.iter().map(|name| {
+        let path = join(folder, name);
+        Model::read(files, &path).map_err(|stop| stop.file(&path))
+    }))?;
+    let shards = all(optimizers.iter().map(|name| {
+        let path = join(folder, name);
+        Shard::read(files, &path, has_squares).map_err(|stop| stop.file(&path))
+    }))?;
+    let ranks = shards.len() as u64;
+    for (name, shard) in optimizers.iter().zip(&shards) {
+        let count = shard.count.or(read[0].ranks).unwrap_or(ranks);
+        if count != ranks {
+            let detail = format!("is of {count} ranks, but there are files of {ranks}");
+            return Err(torn(detail).file(join(folder, name)).into());
+        }
+        if shard.steps != shards[0].steps {
+            let detail = format!("has counted other steps than {}", optimizers[0]);
+            return Err(torn(detail).file(join(folder, name)).into());
+        }
+    }
+    if let Some((name, _)) = models.iter().zip(&read).find(|(_, model)| model.step != read[0].step) {
+        let detail = format!("is of another step than {}", models[0]);
+        return Err(torn(detail).file(join(folder, name)).into());
+    }
+    Ok((read, shards))
+}
+
 /// What is taken, and what is not.
 fn told(masters: usize, is_whole: bool, others: &[String]) -> String {
     let way = if is_whole { " (--weights-key module takes the module's)" } else { "" };
     let others = from_module(others);
-    format!(
-        "the f32 weights of DeepSpeed's optimizer are taken for {masters} tensors{way}{others}; its moments are left out"
-    )
+    format!("the f32 weights of DeepSpeed's optimizer are taken for {masters} tensors{way}{others}")
 }
 
 /// Which tensors are the module's.
@@ -439,12 +493,13 @@ impl Model {
 const OF_MODULE: &str = "m";
 const OF_FROZEN: &str = "f";
 const OF_STEP: &str = "s";
+const OF_SQUARES: &str = "q";
 
 impl Shard {
-    fn read(files: &dyn Files, path: &str) -> Maybe<Self> {
+    fn read(files: &dyn Files, path: &str, has_squares: bool) -> Maybe<Self> {
         let mut shard = Self::default();
         let len = size(files, path)?;
-        for (name, lies) in torch::picked(files, path, len, &mut |pickle| shard.take(pickle))? {
+        for (name, lies) in torch::picked(files, path, len, &mut |pickle| shard.take(pickle, has_squares))? {
             if name == OF_STEP {
                 shard.step = Some(lies);
                 continue;
@@ -453,7 +508,7 @@ impl Shard {
                 let detail = format!("has a partition of {} {:?}, not a row of F32", lies.dtype, lies.shape);
                 return Err(torn(detail).into());
             }
-            shard.partitions.push(lies);
+            if name.starts_with(OF_SQUARES) { &mut shard.squares } else { &mut shard.partitions }.push(lies);
         }
         if let Some(lies) = &shard.step {
             let bytes = lies.dtype.bitsize() as u64 / 8;
@@ -462,7 +517,7 @@ impl Shard {
         Ok(shard)
     }
 
-    fn take<'a>(&mut self, pickle: &'a Pickle<'_>) -> Result<Chosen<'a>> {
+    fn take<'a>(&mut self, pickle: &'a Pickle<'_>, has_squares: bool) -> Result<Chosen<'a>> {
         let root = entry(pickle, pickle.root, "optimizer_state_dict");
         let of = |name| entry(pickle, root?, name);
         let list = |id: Option<Id>| match id.map(|id| pickle.node(id)) {
@@ -503,6 +558,16 @@ impl Shard {
         // torch's own optimizers count in a tensor of each parameter
         let inner = of("base_optimizer_state").or_else(|| of("optimizer_state_dict"));
         let states = inner.and_then(|id| entry(pickle, id, "state")).and_then(|id| pickle.entries(id));
+        for (group, state) in states.filter(|_| has_squares).into_iter().flatten() {
+            if let (Some(group), Some(Node::Tensor(squares))) =
+                (number(pickle, *group), entry(pickle, *state, "exp_avg_sq").map(|id| pickle.node(id)))
+            {
+                tensors.push((format!("{OF_SQUARES}{group:08}"), &**squares));
+            }
+        }
+        for group in list(inner.and_then(|id| entry(pickle, id, "param_groups"))).unwrap_or_default() {
+            self.betas.push(entry(pickle, *group, "betas").and_then(|betas| beta(pickle, betas)));
+        }
         let step = states.and_then(|states| entry(pickle, states.first()?.1, "step"));
         if let Some(Node::Tensor(step)) = step.map(|id| pickle.node(id))
             && step.shape.is_empty()

@@ -18,7 +18,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[4] / "tests" / "vectors"))
 
-from curved import curved  # noqa: E402
+from curved import curved, factors, multiplied  # noqa: E402
 from files import plain  # noqa: E402
 from oracle import Tensor  # noqa: E402
 
@@ -65,10 +65,12 @@ def main():
         bits = lambda v: np.ascontiguousarray(v).view(np.uint32)  # noqa: E731
         own = {name: Tensor("F32", found[i][0].shape, bits(found[i][0])) for i, name in enumerate(ORDER)}
         moments.append((own, (beta, found[0][1])))
+    small = [(multiplied(factors(own)), told) for own, told in moments]
     np.seterr(all="ignore")
     made = {
         "ota": curved(files, None, moments, {}, "keep", False),
         "ota-as-they-are": curved(files, None, moments, {"normalise": "none"}, "keep", False),
+        "ota-rank1": curved(files, None, small, {}, "keep", False),
         "ffg": curved(files[1:], files[0], moments[1:], {"density": 0.25}, "keep", False),
     }
     for name, tensors in made.items():
