@@ -17,6 +17,7 @@ use safetensors::SafeTensors;
 
 each_executor!(
     equals_the_reference,
+    finds_the_middle_as_the_reference_does,
     one_input_comes_out_as_it_went_in,
     copies_come_out_as_they_went_in,
     two_inputs_may_be_swapped,
@@ -90,6 +91,28 @@ fn equals_the_reference(executor: &dyn Executor) -> Result<(), String> {
             (Ok(expected), Ok(actual)) => {
                 agree(SAME_CODE, &expected, &actual).and(Err("the heads differ".into()))
             }
+            (expected, actual) => Err(format!("expected {:?}, found {:?}", expected.err(), actual.err())),
+        }
+    })
+}
+
+/// The same of medians and trimmed means.
+fn finds_the_middle_as_the_reference_does(executor: &dyn Executor) -> Result<(), String> {
+    let reference = reference()?;
+    let strategy =
+        (prop_oneof![merge(Painting::Wild), merge(Painting::Finite)], prop::option::of(0..3_usize));
+    law(EACH, strategy, |(mut merge, outliers)| {
+        let most = (merge.inputs.len() - 1) / 2;
+        let options = match outliers {
+            None => serde_json::json!({ "method": "median" }),
+            Some(outliers) => serde_json::json!({ "method": "trimmed-mean", "outliers": outliers.min(most) }),
+        };
+        merge.method = serde_json::from_value(options).expect("an object");
+        merge.weights.fill(1.0);
+        let (expected, actual) = (reference.merge(&merge), executor.merge(&merge));
+        match (expected, actual) {
+            (Ok(expected), Ok(actual)) => agree(SAME_CODE, &expected, &actual),
+            (Err(expected), Err(actual)) if expected == actual => Ok(()),
             (expected, actual) => Err(format!("expected {:?}, found {:?}", expected.err(), actual.err())),
         }
     })

@@ -1,4 +1,4 @@
-//! GB/s of the weighted sum on each GPU, beside copies of the same bytes on it, to it and from it.
+//! GB/s of the weighted sum and the median on each GPU, beside copies of the same bytes on it, to it and from it.
 //!
 //! Bytes are those read and written: eight inputs and one output; a copy reads half of its bytes and writes the other
 //! half. Every answer is checked against the reference before it is timed.
@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use mwa::Float;
-use mwa::kernel::{Operand, reference};
+use mwa::kernel::{Operand, Twin};
 use mwa_host::gpu::{Device, Layout, Slot, adapters};
 use pollster::block_on;
 use wgpu::BufferUsages as Usage;
@@ -49,7 +49,12 @@ fn main() {
 fn measure(device: &Device) {
     let bytes = INPUT_BYTES.min(device.max_buffer() / (2 * INPUTS)) / 4096 * 4096;
     for (from, to) in PAIRS {
-        println!("  {:>7.1} GB/s  sum {} to {}", sum(device, bytes, from, to), from.dtype(), to.dtype());
+        let speed = speed(device, Twin::WeightedSum, bytes, from, to);
+        println!("  {speed:>7.1} GB/s  sum {} to {}", from.dtype(), to.dtype());
+    }
+    for from in [Float::BF16, Float::F32] {
+        let speed = speed(device, Twin::Middle(3), bytes, from, from);
+        println!("  {speed:>7.1} GB/s  median {} to {}", from.dtype(), from.dtype());
     }
     let total = bytes * INPUTS;
     let (source, target) = (Usage::COPY_SRC, Usage::COPY_DST);
@@ -64,10 +69,10 @@ fn measure(device: &Device) {
     println!("  {:>7.1} GB/s  copy on the device by a kernel", 2.0 * copy_by_kernel(device, total));
 }
 
-fn sum(device: &Device, bytes: u64, from: Float, to: Float) -> f64 {
+fn speed(device: &Device, twin: Twin, bytes: u64, from: Float, to: Float) -> f64 {
     let elements = bytes / from.bytes() as u64 / if to.bytes() > from.bytes() { 2 } else { 1 };
     let weight = |k| 0.03 + 0.02 * k as f64;
-    let layout = Layout::new((0..INPUTS).map(|k| (from, weight(k))), to, elements)
+    let layout = Layout::new(twin, (0..INPUTS).map(|k| (from, weight(k))), to, elements)
         .expect("the dtypes are the kernel's");
     let slot = Slot::new(device, layout.input_bytes(), layout.output_bytes(), 1);
     let inputs: Vec<_> = (0..INPUTS).map(|k| noise(from, elements, k)).collect();
@@ -82,7 +87,7 @@ fn sum(device: &Device, bytes: u64, from: Float, to: Float) -> f64 {
         weight: weight(k as u64),
     });
     let mut truth = vec![0; CHECKED * to.bytes()];
-    reference(&operands.collect::<Vec<_>>(), to, &mut truth);
+    twin.reference(&operands.collect::<Vec<_>>(), to, &mut truth);
     let same = slot.read(device, 0..truth.len() as u64, |bytes| bytes == truth).expect("the device is fine");
     assert!(same, "{from:?} to {to:?} differs from the reference");
     slot.recycle();

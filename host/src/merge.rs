@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{BadInput, Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
+use mwa::{Blend, Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
 
 use crate::convert;
 use crate::engine::device::DeviceChoice;
@@ -194,6 +194,18 @@ fn own(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
     Ok(Own { name: Some(format!("{merged}.{ending}")), like })
 }
 
+/// What to say to whoever wants a GPU for a method of so many inputs that none computes.
+fn not_on_gpu(blend: Blend, inputs: usize) -> Option<String> {
+    let name = blend.name();
+    match blend.most_on_gpu() {
+        None => Some(format!("method {name} is computed on the CPU")),
+        Some(most) if !blend.is_mean() && inputs > most => {
+            Some(format!("method {name} of {inputs} inputs is computed on the CPU; a GPU takes up to {most}"))
+        }
+        Some(_) => None,
+    }
+}
+
 /// A merge that was planned, and its files.
 pub(crate) struct Planned {
     merge: Merge,
@@ -240,8 +252,10 @@ impl Planned {
         if matches!((how.merge.space, how.machine.device), (Space::Product(_), DeviceChoice::Gpu(_))) {
             progress.note("product space is computed on the CPU, in f64");
         }
-        if let (false, DeviceChoice::Gpu(_)) = (how.merge.blend.is_mean(), how.machine.device) {
-            progress.note(&format!("method {} is computed on the CPU", how.merge.blend.name()));
+        if let DeviceChoice::Gpu(_) = how.machine.device
+            && let Some(note) = not_on_gpu(how.merge.blend, self.merge.chosen().inputs.len())
+        {
+            progress.note(&note);
         }
         let mut store = self.store(how);
         let mut begun = None;

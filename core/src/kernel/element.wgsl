@@ -16,7 +16,7 @@ struct Job {
     zero: u32,    // 0, which the compiler cannot know
     elements: u32,
     operands: u32,
-    padding: u32,
+    cut: u32,     // what the kernel of middle values leaves out on each side
     operand: array<Operand, MAX_OPERANDS>,
 }
 
@@ -196,8 +196,31 @@ fn narrow_small(bits: vec4<u32>, exp: u32, man: u32, ieee: bool) -> vec4<u32> {
     return select(signed, vec4(nan), is_nan);
 }
 
-// Count results from element `start` on that are not finite, or zero although the sum is not.
-fn count(start: u32, sum: vec4<u32>, result: vec4<u32>) {
+// Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
+// round make zero of those.
+fn rounded_up(weight: u32, value: vec4<u32>, flushed: vec4<f32>) -> vec4<f32> {
+    let is_near = (value & vec4(EXPONENT)) == vec4(partner(weight));
+    if !any(is_near) { return flushed; }
+    let a = (weight & 0x7fffffu) | 0x800000u;
+    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
+    // the 48 bits of a · b
+    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
+    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
+    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
+    let is_up = is_near & (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
+    let up = ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u);
+    return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(flushed), up, is_up));
+}
+
+// The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
+fn partner(weight: u32) -> u32 {
+    let exponent = weight & EXPONENT;
+    return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
+}
+
+// Count results from element `start` on that are not finite or come of values that are `bad`, and those that are zero although what
+// was computed is not.
+fn count(start: u32, sum: vec4<u32>, result: vec4<u32>, bad: vec4<bool>) {
     let is_live = (vec4(start) + vec4(0u, 1u, 2u, 3u)) < vec4(job.elements);
     var magnitude = vec4(0x7fu);
     var infinity = vec4(0x7fu);
@@ -209,7 +232,7 @@ fn count(start: u32, sum: vec4<u32>, result: vec4<u32>) {
         default: {}
     }
     let size = result & magnitude;
-    let is_non_finite = is_live & (size >= infinity);
+    let is_non_finite = is_live & ((size >= infinity) | bad);
     let is_underflowed = is_live & (size == vec4(0u)) & ((sum & vec4(MAGNITUDE)) != vec4(0u));
     if any(is_non_finite) { atomicAdd(&non_finite, total(is_non_finite)); }
     if any(is_underflowed) { atomicAdd(&underflowed, total(is_underflowed)); }

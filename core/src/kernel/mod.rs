@@ -7,6 +7,7 @@ mod middle;
 mod real;
 mod rows;
 mod tasks;
+mod twin;
 mod weighted_sum;
 
 use crate::dtype::Float;
@@ -15,9 +16,10 @@ pub(crate) use curved::Curved;
 pub use element::{Tally, wgsl_dtype};
 pub(crate) use rows::INFINITY;
 pub(crate) use tasks::{How, Magnitudes, Tasks};
+pub use twin::Twin;
 use weighted_sum::needs_f64;
 pub use weighted_sum::{
-    Column, ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Shared, WGSL, WORKGROUP, reference, references,
+    Column, ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Operand, Shared, WORKGROUP, reference, references,
     weighted_sum, weighted_sums,
 };
 
@@ -36,6 +38,15 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
+    /// What a GPU computes it by, if it can.
+    pub(crate) fn twin(self) -> Option<Twin> {
+        match self {
+            Self::WeightedSum => Some(Twin::WeightedSum),
+            Self::Middle(cut) => u32::try_from(cut).ok().map(Twin::Middle),
+            Self::Tasks(_) | Self::Curved(_) => None,
+        }
+    }
+
     /// Compute elements; the fast way.
     #[cfg_attr(test, inline(never))]
     #[cfg_attr(not(test), inline(always))]

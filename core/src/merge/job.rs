@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::kernel::Tally;
+use crate::kernel::{Tally, Twin};
 use crate::merge::found::Found;
 use crate::merge::same_run::Beginnings;
 use crate::method::apart::Chunk;
@@ -223,8 +223,14 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The sum that a device other than the CPU may compute: dtype of the result, dtype and weight of each operand.
-    /// `None` for whatever is the CPU's to do.
+    /// What a GPU may compute: the kernel, the dtype of the result, dtype and weight of each operand. `None` for whatever is the
+    /// CPU's to do.
+    #[must_use]
+    pub fn twin(&self) -> Option<(Twin, Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
+        if let Work::Elements(job) = &self.0 { job.twin() } else { None }
+    }
+
+    /// The weighted sum that it is, if it is one: dtype of the result, dtype and weight of each operand.
     #[must_use]
     pub fn sum(&self) -> Option<(Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
         if let Work::Elements(job) = &self.0 { job.sum() } else { None }

@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
-use crate::kernel::{Curved, How, Kernel, Tasks};
+use crate::kernel::{Curved, How, Kernel, Tasks, Twin};
 use crate::merge::report::Weighting;
 use crate::method::curved::Curvature;
 use crate::text::json;
@@ -277,6 +277,12 @@ impl Blend {
             "trimmed-mean with {outliers} {what} on each side needs {least} inputs, but there are {inputs}"
         );
         Err(Error::new(ErrorKind::Weights, detail).help(help))
+    }
+
+    /// The most inputs of which GPUs compute it, where they do.
+    #[must_use]
+    pub fn most_on_gpu(self) -> Option<usize> {
+        self.kernel(2).twin().map(Twin::most_operands)
     }
 
     /// What computes it, of so many inputs, the base among them.

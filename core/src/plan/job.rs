@@ -8,7 +8,7 @@ use core::ops::Range;
 use super::{Place, Plan, Segment, Work};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::{Kernel, Operand, Tally};
+use crate::kernel::{Operand, Tally, Twin};
 
 /// One piece of work.
 #[derive(Clone, Copy, Debug)]
@@ -122,13 +122,22 @@ impl Job<'_> {
         if self.accepts(tally) { Ok(tally) } else { Err(self.explain_non_finite(&operands, dtype, out)) }
     }
 
-    /// The sum that a device other than the CPU may compute: dtype of the result, dtype and weight of each operand.
-    /// `None` when the operands are compared and copied, which is for the CPU.
+    /// The weighted sum that it is: dtype of the result, dtype and weight of each operand.
     #[must_use]
     pub fn sum(&self) -> Option<(Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
-        let Work::Elements(Kernel::WeightedSum, dtype) = self.segment.work else { return None };
+        self.twin()
+            .filter(|(twin, ..)| *twin == Twin::WeightedSum)
+            .map(|(_, dtype, operands)| (dtype, operands))
+    }
+
+    /// What a GPU may compute: the kernel, the dtype of the result, dtype and weight of each operand. `None` for what is the CPU's:
+    /// operands that are compared and copied, and kernels without a twin.
+    #[must_use]
+    pub fn twin(&self) -> Option<(Twin, Float, impl ExactSizeIterator<Item = (Float, f64)> + '_)> {
+        let Work::Elements(kernel, dtype) = self.segment.work else { return None };
         let float = |place: &Place| place.float.expect("plan() gives each operand of a sum its dtype");
-        Some((dtype, self.segment.operands.iter().map(move |place| (float(place), place.weight))))
+        let operands = self.segment.operands.iter().map(move |place| (float(place), place.weight));
+        Some((kernel.twin()?, dtype, operands))
     }
 
     /// Whether results with this tally may be written. If not, [`Job::run`] on the same bytes says why.

@@ -5,10 +5,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use mwa::{Result, kernel};
+use mwa::Result;
 use wgpu::{Backends, DeviceType, Limits};
 
-use crate::layout::{HEAD, Layout};
+use crate::layout::{HEAD, Key, Layout};
 use crate::or_failed;
 
 /// A GPU that could be opened.
@@ -100,7 +100,7 @@ impl Adapter {
     }
 }
 
-/// The compiled kernel for one pair of dtypes.
+/// A kernel that was compiled for one pair of dtypes.
 #[derive(Clone, Debug)]
 pub struct Kernel(pub(crate) wgpu::ComputePipeline);
 
@@ -112,14 +112,15 @@ pub struct Device {
     pub(crate) queue: wgpu::Queue,
     pub(crate) bind_group_layout: wgpu::BindGroupLayout,
     pipeline_layout: wgpu::PipelineLayout,
-    module: wgpu::ShaderModule,
+    /// The programs of kernels, by name.
+    modules: Mutex<BTreeMap<&'static str, wgpu::ShaderModule>>,
     /// Most bytes of one buffer.
     max_buffer: u64,
-    kernels: Mutex<BTreeMap<(u32, u32), Kernel>>,
+    kernels: Mutex<BTreeMap<Key, Kernel>>,
     /// Whether its conversion from f16 is taken to be exact.
     unpacks: AtomicBool,
     /// The kernels that gave the core's bytes when they were probed.
-    pub(crate) trusted: Mutex<BTreeSet<(u32, u32)>>,
+    pub(crate) trusted: Mutex<BTreeSet<Key>>,
     state: Arc<State>,
     #[cfg(not(target_arch = "wasm32"))]
     poller: poller::Poller,
@@ -157,10 +158,6 @@ impl Device {
             bind_group_layouts: &[Some(&bind_group_layout)],
             immediate_size: 0,
         });
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some("weighted_sum"),
-            source: wgpu::ShaderSource::Wgsl(kernel::WGSL.into()),
-        });
         Self {
             #[cfg(not(target_arch = "wasm32"))]
             poller: poller::Poller::start(device.clone(), Arc::clone(&state)),
@@ -169,7 +166,7 @@ impl Device {
             queue,
             bind_group_layout,
             pipeline_layout,
-            module,
+            modules: Mutex::default(),
             max_buffer,
             kernels: Mutex::default(),
             unpacks: AtomicBool::new(true),
@@ -212,18 +209,20 @@ impl Device {
     /// The kernel for jobs of this layout, compiled at the first call.
     #[must_use]
     pub fn kernel_of(&self, layout: &Layout) -> Kernel {
-        let (input, output) = layout.dtypes();
-        self.kernel(input, output)
-    }
-
-    /// The kernel from operands of dtype `input` (a code of [`kernel::wgsl_dtype`], or 5 for mixed ones) to `output`.
-    fn kernel(&self, input: u32, output: u32) -> Kernel {
+        let key = layout.key();
+        let (name, input, output) = key;
+        let make_module = || {
+            self.wgpu.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(layout.twin().wgsl().into()),
+            })
+        };
         let make = || {
             Kernel(self.wgpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some("weighted_sum"),
+                label: Some(name),
                 layout: Some(&self.pipeline_layout),
-                module: &self.module,
-                entry_point: Some("weighted_sum"),
+                module: lock(&self.modules).entry(name).or_insert_with(make_module),
+                entry_point: Some(name),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &[
                         ("INPUT", f64::from(input)),
@@ -235,7 +234,7 @@ impl Device {
                 cache: None,
             }))
         };
-        lock(&self.kernels).entry((input, output)).or_insert_with(make).clone()
+        lock(&self.kernels).entry(key).or_insert_with(make).clone()
     }
 
     /// Do without the device's conversion from f16; whether that is new. The kernels are to be made and probed again.

@@ -1,7 +1,7 @@
 //! Where the bytes of one job lie in the buffers of a GPU.
 
 use mwa::Float;
-use mwa::kernel::{ELEMENTS_PER_INVOCATION, MAX_OPERANDS, WORKGROUP, wgsl_dtype};
+use mwa::kernel::{ELEMENTS_PER_INVOCATION, MAX_OPERANDS, Twin, WORKGROUP, wgsl_dtype};
 
 /// Bytes of the uniform buffer: `Job` in element.wgsl.
 pub(crate) const HEAD: u64 = 16 + 16 * MAX_OPERANDS as u64;
@@ -14,9 +14,13 @@ pub(crate) const ALIGN: u64 = 16;
 /// Bytes to which mapped ranges are aligned (WebGPU's rule).
 pub(crate) const MAP_ALIGN: u64 = 8;
 
+/// The name of a kernel, and the codes of the dtypes, operands' and result's, that it is compiled for.
+pub(crate) type Key = (&'static str, u32, u32);
+
 /// Where the operands of one job lie in a [`Slot`](crate::Slot).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
+    twin: Twin,
     /// Code of the operands' dtype.
     input: u32,
     output: Float,
@@ -35,35 +39,39 @@ struct Place {
 }
 
 impl Layout {
-    /// Lay out a sum of `elements` elements into `output`; `None` if it is one that the kernel cannot do: in F64, or of
-    /// more operands or elements than one dispatch takes.
+    /// Lay out what `twin` makes of `elements` elements of operands, a dtype and a weight each, into `output`; `None` if it is
+    /// what it cannot do: in F64, or of more operands or elements than one dispatch takes.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "weights round to f32 once, here, as in the kernel's twin"
-    )]
-    pub fn new(operands: impl Iterator<Item = (Float, f64)>, output: Float, elements: u64) -> Option<Self> {
+    pub fn new(
+        twin: Twin,
+        operands: impl Iterator<Item = (Float, f64)>,
+        output: Float,
+        elements: u64,
+    ) -> Option<Self> {
         wgsl_dtype(output)?;
+        let operands: Vec<_> = operands.collect();
+        let count = operands.len();
         let mut end = HEAD;
-        let mut places = Vec::new();
+        let mut places = Vec::with_capacity(count);
         for (dtype, weight) in operands {
-            places.push(Place { start: end, dtype: wgsl_dtype(dtype)?, weight: weight as f32 });
+            places.push(Place { start: end, dtype: wgsl_dtype(dtype)?, weight: twin.factor(count, weight) });
             // whole invocations are read, beyond the last element too
             let read = elements.next_multiple_of(ELEMENTS_PER_INVOCATION.into()) * dtype.bytes() as u64;
             end += read.next_multiple_of(ALIGN);
         }
         let input = common(&places)?;
         let most = u64::from(ELEMENTS_PER_INVOCATION * WORKGROUP) * 65_535;
-        let fits = places.len() <= MAX_OPERANDS && elements > 0 && elements <= most;
-        fits.then_some(Self { input, output, elements: elements as u32, operands: places, end })
+        let fits = twin.takes(count) && elements > 0 && elements <= most;
+        fits.then_some(Self { twin, input, output, elements: elements as u32, operands: places, end })
     }
 
-    /// A sum of some of the operands, with weights of their own, where they lie.
+    /// The same of some of the operands, with weights of their own, where they lie.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "as above")]
     pub fn of(&self, operands: impl Iterator<Item = (usize, f64)>) -> Option<Self> {
-        let place = |(k, weight): (usize, f64)| Place { weight: weight as f32, ..self.operands[k] };
-        let operands: Vec<_> = operands.map(place).collect();
+        let operands: Vec<_> = operands.collect();
+        let factor = |weight| self.twin.factor(operands.len(), weight);
+        let place = |&(k, weight): &(usize, f64)| Place { weight: factor(weight), ..self.operands[k] };
+        let operands: Vec<_> = operands.iter().map(place).collect();
         let input = common(&operands)?;
         Some(Self { input, operands, ..*self })
     }
@@ -98,9 +106,15 @@ impl Layout {
         self.operands[k].start
     }
 
-    /// Codes of the dtypes, operands' and result's.
-    pub(crate) fn dtypes(&self) -> (u32, u32) {
-        (self.input, wgsl_dtype(self.output).expect("new() refuses F64"))
+    /// The kernel that computes it.
+    #[must_use]
+    pub fn twin(&self) -> Twin {
+        self.twin
+    }
+
+    /// What tells its compiled kernel from others.
+    pub(crate) fn key(&self) -> Key {
+        (self.twin.name(), self.input, wgsl_dtype(self.output).expect("new() refuses F64"))
     }
 
     pub(crate) fn workgroups(&self) -> u32 {
@@ -111,7 +125,7 @@ impl Layout {
     pub(crate) fn head(&self) -> Vec<u8> {
         let count = u32::try_from(self.operands.len()).expect("new() refuses more than MAX_OPERANDS");
         let mut head: Vec<u8> =
-            [0, self.elements, count, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+            [0, self.elements, count, self.twin.cut()].iter().flat_map(|word| word.to_le_bytes()).collect();
         for place in &self.operands {
             let start = u32::try_from((place.start - HEAD) / ALIGN)
                 .expect("buffers are at most 2^32 units of 16 bytes");

@@ -3,27 +3,27 @@
 use core::borrow::Borrow;
 use std::collections::BTreeSet;
 
-use mwa::kernel::{self, Operand, Tally};
+use mwa::kernel::{Operand, Tally, Twin, wgsl_dtype};
 use mwa::{Float, Result};
 
 use crate::device::{Device, lock};
 use crate::failed;
-use crate::layout::{Layout, MIXED};
+use crate::layout::{Key, Layout, MIXED};
 use crate::slot::Slot;
 
-/// The dtypes that the kernel reads and writes.
+/// The dtypes that the kernels read and write.
 const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
 
 /// Lengths around the elements of an invocation (8) and of a workgroup (2048), and first, for the message, one with several.
 const LENGTHS: [usize; 6] = [5003, 1, 7, 9, 2047, 2049];
 
-/// Probe the kernel for each pair of dtypes of `layouts`, once in the device's life.
+/// Probe the kernel that each of `layouts` needs, once in the device's life.
 ///
 /// # Errors
 /// [`mwa::ErrorKind::Device`]: which kernel differs, in how many words, and where first.
 pub async fn probe(device: &Device, layouts: impl Iterator<Item: Borrow<Layout>>) -> Result<()> {
-    let mut wanted: BTreeSet<_> = layouts.map(|layout| layout.borrow().dtypes()).collect();
-    wanted.retain(|dtypes| !lock(&device.trusted).contains(dtypes));
+    let mut wanted: BTreeSet<_> = layouts.map(|layout| layout.borrow().key()).collect();
+    wanted.retain(|key| !lock(&device.trusted).contains(key));
     probe_twice(device, &wanted).await
 }
 
@@ -32,13 +32,15 @@ pub async fn probe(device: &Device, layouts: impl Iterator<Item: Borrow<Layout>>
 /// # Errors
 /// As [`probe`].
 pub async fn probe_all(device: &Device) -> Result<()> {
-    let codes = || FLOATS.into_iter().filter_map(kernel::wgsl_dtype);
-    let pairs = codes().chain([MIXED]).flat_map(|input| codes().map(move |output| (input, output)));
-    probe_twice(device, &pairs.collect()).await
+    let codes = || FLOATS.into_iter().filter_map(wgsl_dtype);
+    let pairs = || codes().chain([MIXED]).flat_map(move |input| codes().map(move |output| (input, output)));
+    let keys =
+        KERNELS.into_iter().flat_map(|(name, _)| pairs().map(move |(input, output)| (name, input, output)));
+    probe_twice(device, &keys.collect()).await
 }
 
 /// A device that differs may still be right when it need not convert from f16 by itself.
-async fn probe_twice(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<()> {
+async fn probe_twice(device: &Device, wanted: &BTreeSet<Key>) -> Result<()> {
     let first = probe_these(device, wanted).await;
     if first.is_err() && device.check().is_ok() && device.distrust_unpacking() {
         return probe_these(device, wanted).await;
@@ -46,37 +48,56 @@ async fn probe_twice(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<(
     first
 }
 
-async fn probe_these(device: &Device, wanted: &BTreeSet<(u32, u32)>) -> Result<()> {
+async fn probe_these(device: &Device, wanted: &BTreeSet<Key>) -> Result<()> {
     device.check()?;
     if wanted.is_empty() {
         return Ok(());
     }
     let slot = Slot::new(device, 1 << 17, 1 << 16, 1);
-    for output in FLOATS {
-        for input in FLOATS.map(Some).into_iter().chain([None]) {
-            let dtypes = (input.map_or(Some(MIXED), kernel::wgsl_dtype), kernel::wgsl_dtype(output));
-            let (Some(from), Some(to)) = dtypes else { continue };
-            if !wanted.contains(&(from, to)) {
+    let inputs = || FLOATS.map(Some).into_iter().chain([None]);
+    let pairs = || FLOATS.into_iter().flat_map(|output| inputs().map(move |input| (input, output)));
+    for (kernel, jobs) in KERNELS {
+        for (input, output) in pairs() {
+            let codes = (input.map_or(Some(MIXED), wgsl_dtype), wgsl_dtype(output));
+            let (Some(from), Some(to)) = codes else { continue };
+            if !wanted.contains(&(kernel, from, to)) {
                 continue;
             }
-            for job in LENGTHS.into_iter().flat_map(|n| {
-                [
-                    spread(input, n),
-                    cancelling(input, n),
-                    tiny(input, n),
-                    nearly(input, n, 0),
-                    nearly(input, n, 1),
-                ]
-            }) {
-                if let Some(detail) = check(device, &slot, &job, output).await? {
-                    let name = name(input, output);
+            for (twin, job) in LENGTHS.into_iter().flat_map(|n| jobs(input, n)) {
+                if let Some(detail) = check(device, &slot, twin, &job, output).await? {
+                    let name = name(twin, input, output);
                     return Err(failed(device.name(), format!("refused: {name} {detail}")));
                 }
             }
-            lock(&device.trusted).insert((from, to));
+            lock(&device.trusted).insert((kernel, from, to));
         }
     }
     device.check()
+}
+
+/// Jobs that a kernel must do, of so many elements of operands of one dtype, or of several.
+type Jobs = fn(Option<Float>, usize) -> Vec<(Twin, Job)>;
+
+/// The kernels by name.
+const KERNELS: [(&str, Jobs); 2] = [(Twin::WeightedSum.name(), sums), (Twin::Middle(0).name(), middles)];
+
+fn sums(input: Option<Float>, n: usize) -> Vec<(Twin, Job)> {
+    let jobs =
+        [spread(input, n), cancelling(input, n), tiny(input, n), nearly(input, n, 0), nearly(input, n, 1)];
+    jobs.map(|job| (Twin::WeightedSum, job)).into()
+}
+
+fn middles(input: Option<Float>, n: usize) -> Vec<(Twin, Job)> {
+    let mut jobs: Vec<_> = (0..3).map(|cut| (Twin::Middle(cut), spread(input, n))).collect();
+    jobs.extend([(0, 3), (1, 4), (2, 6)].map(|(cut, count)| (Twin::Middle(cut), few(input, n, count))));
+    jobs.extend([0, 1].map(|cut| (Twin::Middle(cut), tiny(input, n))));
+    // of many operands there is room for a few elements
+    if n < 16 {
+        let most = Twin::Middle(0).most_operands();
+        jobs.extend([0, 11, 31].map(|cut| (Twin::Middle(cut), few(input, n, most))));
+        jobs.extend([0, 1].map(|below| (Twin::Middle(0), nearly_a_25th(input, n, below))));
+    }
+    jobs
 }
 
 /// Dtype, weight and bytes of each operand.
@@ -182,11 +203,63 @@ fn nearly(input: Option<Float>, n: usize, below: u32) -> Job {
     vec![(dtype, weight, element.repeat(n)), (last, 1.0, vec![0; n * last.bytes()])]
 }
 
+/// Values of which many are equal: zeros of both signs, subnormals, infinities, NaN now and then, and a few numbers.
+fn few(input: Option<Float>, n: usize, count: usize) -> Job {
+    let operand = |k: usize| {
+        let dtype = input.unwrap_or(FLOATS[k % FLOATS.len()]);
+        let size = dtype.bytes();
+        let pick = paint(n, 60 + k as u64);
+        let word = |pick: &u8| {
+            let mut word = [0; 4];
+            let top = match pick % 16 {
+                0..4 => [0, 0x80][usize::from(pick % 2)],
+                // infinity, or the largest number where there is none
+                4 | 5 => match dtype {
+                    Float::F8E4M3 => 0x7e,
+                    Float::F16 | Float::F8E5M2 => 0x7c,
+                    _ => 0x7f,
+                },
+                // a few numbers of either sign, the largest of which add up to more than narrow dtypes hold
+                low => [0x2f, 0x30, 0x31, 0x33, 0x35, 0x3b, 0x3c, 0x5f, 0x70, 0x77][usize::from(low - 6)],
+            };
+            word[size - 1] = top | (pick & 0x80);
+            match (pick % 16, dtype) {
+                (4 | 5, Float::F32) => word[2] = 0x80,
+                (4 | 5, Float::BF16) => word[0] = 0x80,
+                (2 | 3, _) => word[0] |= 3,
+                _ => {}
+            }
+            if *pick == 255 {
+                word = [0xff; 4];
+            }
+            word
+        };
+        (dtype, 1.0, pick.iter().flat_map(|pick| word(pick).into_iter().take(size)).collect())
+    };
+    (0..count).map(operand).collect()
+}
+
+/// Values whose 25th part rounds up to the smallest normal f32, as 1/25 does not do when it is rounded; `below` that by a
+/// step, they do not.
+fn nearly_a_25th(input: Option<Float>, n: usize, below: u16) -> Job {
+    let dtype = input.unwrap_or(Float::BF16);
+    let last = if input.is_none() { Float::F8E5M2 } else { dtype };
+    // 25 · 2⁻¹²⁶, which narrow dtypes do not have: of these it is some other number
+    let element = (0x02c8 - below).to_le_bytes();
+    let word = match dtype.bytes() {
+        4 => vec![0, 0, element[0], element[1]],
+        size => element[2 - size..].to_vec(),
+    };
+    let zeros = |dtype: Float| (dtype, 1.0, vec![0; n * dtype.bytes()]);
+    let zeros = core::iter::repeat_with(|| zeros(dtype)).take(23).chain([zeros(last)]);
+    core::iter::once((dtype, 1.0, word.repeat(n))).chain(zeros).collect()
+}
+
 /// How the device's answer to one job differs from the core's, if it does.
-async fn check(device: &Device, slot: &Slot, job: &Job, output: Float) -> Result<Option<String>> {
+async fn check(device: &Device, slot: &Slot, twin: Twin, job: &Job, output: Float) -> Result<Option<String>> {
     let n = job[0].2.len() / job[0].0.bytes();
     let dtypes = job.iter().map(|(dtype, weight, _)| (*dtype, *weight));
-    let layout = &Layout::new(dtypes, output, n as u64).expect("the dtypes are the kernel's");
+    let layout = &Layout::new(twin, dtypes, output, n as u64).expect("the dtypes are the kernel's");
     for (k, (_, _, bytes)) in job.iter().enumerate() {
         slot.write(device, layout, k, 0, bytes)?;
     }
@@ -194,7 +267,7 @@ async fn check(device: &Device, slot: &Slot, job: &Job, output: Float) -> Result
     let operands: Vec<_> =
         job.iter().map(|&(dtype, weight, ref bytes)| Operand { dtype, bytes, weight }).collect();
     let mut expected = vec![0; n * output.bytes()];
-    let tally = kernel::reference(&operands, output, &mut expected);
+    let tally = twin.reference(&operands, output, &mut expected);
     let seen = slot.tally(device, layout, 0)?;
     let verdict = slot.read(device, 0..expected.len() as u64, |bytes| compare(bytes, &expected, output))?;
     slot.recycle();
@@ -219,9 +292,9 @@ fn difference(expected: Tally, seen: Tally) -> String {
     )
 }
 
-fn name(input: Option<Float>, output: Float) -> String {
+fn name(twin: Twin, input: Option<Float>, output: Float) -> String {
     let input = input.map_or_else(|| "mixed".into(), |input| input.dtype().to_string());
-    format!("weighted_sum {input} to {}", output.dtype())
+    format!("{} {input} to {}", twin.name(), output.dtype())
 }
 
 /// Bytes without a pattern, always the same.

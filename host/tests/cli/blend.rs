@@ -2,6 +2,8 @@
 //!
 //! The checkpoints here are points on a line: all numbers of B are x, those of A a fixed number and x.
 
+use std::fs;
+
 use crate::adapter::{self, B, f32s};
 use crate::place::Place;
 
@@ -48,6 +50,39 @@ fn the_trimmed_mean_leaves_out_the_extremes() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     let even = adapter::values(&place.read("even/adapter_model.safetensors"), B);
     assert_eq!(even, [0.343_75; 8]);
+}
+
+/// A GPU, where there is one, finds the middle values by itself, and gives the CPU's bytes; of more inputs than it takes it says so.
+#[test]
+fn a_gpu_that_is_named_finds_the_middle_values() {
+    let place = with_points(&POINTS);
+    let merged = |how: &str, out: &str| {
+        let ran = place.mwa(&format!("merge run --select all {how} --verbose --timings -o {out}"));
+        (ran, place.path(&format!("{out}/adapter_model.safetensors")))
+    };
+    for (number, method) in ["median", "trimmed-mean", "trimmed-mean --outliers 0"].into_iter().enumerate() {
+        let (ran, by_gpu) = merged(&format!("--method {method} --device gpu"), &format!("by-gpu-{number}"));
+        if ran.code != Some(0) {
+            assert!(ran.err.contains("error: gpu: ") && !by_gpu.exists(), "{}", ran.err);
+            eprintln!("ignored: {}", ran.err);
+            return;
+        }
+        assert!(
+            ran.err.contains(" computes; it was ready after ") && !ran.err.contains("note: method"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("copy, sum and read back on a device"), "{}", ran.err);
+        let (_, by_cpu) = merged(&format!("--method {method} --device cpu"), &format!("by-cpu-{number}"));
+        assert!(fs::read(by_gpu).unwrap() == fs::read(by_cpu).unwrap(), "{method}");
+    }
+    let many: Vec<_> = (0..65_u8).map(f32::from).collect();
+    let place = with_points(&many);
+    let ran = place.mwa("merge run --select all --method median --device gpu --verbose -o out");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let note = "note: method median of 65 inputs is computed on the CPU; a GPU takes up to 64\n";
+    assert!(ran.err.contains(note), "{}", ran.err);
+    assert_eq!(place.merged(B), [32.0; 8]);
 }
 
 #[test]

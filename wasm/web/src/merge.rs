@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use js_sys::{Array, Uint8Array};
 use mwa::digest::{Digests, Parts};
 use mwa::files::Maybe;
-use mwa::kernel::{Tally, wgsl_dtype};
+use mwa::kernel::{Tally, Twin, wgsl_dtype};
 use mwa::merge::{Bytes, Chosen, Closing, Cut, Found, Hash, Job, MergeOptions, Next, Text};
 use mwa::{Error, ErrorKind, Read, Report, Result, Weighed, Write};
 use serde::Serialize;
@@ -243,17 +243,21 @@ impl Merge {
         Found::from_numbers(found).and_then(take).map_err(|error| fail(&error))
     }
 
-    /// The sum of a job for a GPU: its dtype, its elements, and dtype and weight of each operand; empty if a GPU cannot
-    /// do it.
+    /// What a job is for a GPU: 0 for a weighted sum, or for middle values one more than are cut on each side; the result's dtype,
+    /// its elements, and dtype and weight of each operand; empty if a GPU cannot do it.
     #[must_use]
     pub fn sum(&self, number: f64) -> Vec<f64> {
         let job = self.merge.job(whole(number));
         let describe = || {
-            let (dtype, operands) = job.sum()?;
+            let (twin, dtype, operands) = job.twin()?;
+            if !twin.takes(operands.len()) {
+                return None;
+            }
+            let kernel = if let Twin::Middle(cut) = twin { f64::from(cut) + 1.0 } else { 0.0 };
             let code = |float| wgsl_dtype(float).map(f64::from);
             let range = job.writes().next()?.range;
-            let mut sum =
-                alloc::vec![code(dtype)?, ((range.end - range.start) / dtype.bytes() as u64) as f64];
+            let elements = (range.end - range.start) / dtype.bytes() as u64;
+            let mut sum = alloc::vec![kernel, code(dtype)?, elements as f64];
             for (float, weight) in operands {
                 sum.extend([code(float)?, weight]);
             }

@@ -15,3 +15,8 @@ pub(super) mod tests;
 
 pub(super) use fast::middle;
 pub(super) use reference::{reference, share};
+
+/// The twin for GPUs; see [`super::Twin`].
+pub(super) const WGSL: &str = concat!(include_str!("../element.wgsl"), include_str!("gpu.wgsl"));
+/// Most operands of one job of the twin, which looks at all of them once for each that it takes.
+pub(super) const MOST_ON_GPU: usize = 64;

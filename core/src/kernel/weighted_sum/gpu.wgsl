@@ -45,8 +45,8 @@ fn eight(i: u32) {
     );
     let result = Eight(narrow(total.low), narrow(total.high));
     store(i, result);
-    count(i * 8u, total.low, result.low);
-    count(i * 8u + 4u, total.high, result.high);
+    count(i * 8u, total.low, result.low, vec4(false));
+    count(i * 8u + 4u, total.high, result.high, vec4(false));
 }
 
 // flush(sum + flush(weight · flush(value)))
@@ -76,26 +76,4 @@ fn add(sum: Sum, k: u32, packed: Packed) -> Sum {
 // 0 for subnormals and zeros, else 1. Such a factor may be fused or moved: the result is the same.
 fn normal(size: vec4<f32>) -> vec4<f32> {
     return select(vec4(1.0), vec4(0.0), size < vec4(LEAST_NORMAL));
-}
-
-// Flushed products; where they round to it, from 2⁻¹²⁶ − 2⁻¹⁵⁰ on, the smallest normal number. Units that flush before they
-// round make zero of those.
-fn rounded_up(weight: u32, value: vec4<u32>, flushed: vec4<f32>) -> vec4<f32> {
-    let is_near = (value & vec4(EXPONENT)) == vec4(partner(weight));
-    if !any(is_near) { return flushed; }
-    let a = (weight & 0x7fffffu) | 0x800000u;
-    let b = (value & vec4(0x7fffffu)) | vec4(0x800000u);
-    // the 48 bits of a · b
-    let middle = (a >> 12u) * (b & vec4(0xfffu)) + (a & 0xfffu) * (b >> vec4(12u));
-    let low = (a & 0xfffu) * (b & vec4(0xfffu)) + ((middle & vec4(0xfffu)) << vec4(12u));
-    let high = (a >> 12u) * (b >> vec4(12u)) + (middle >> vec4(12u)) + (low >> vec4(24u));
-    let is_up = is_near & (high == vec4(0x7fffffu)) & ((low & vec4(0x800000u)) != vec4(0u));
-    let up = ((value ^ vec4(weight)) & vec4(SIGN)) | vec4(0x800000u);
-    return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(flushed), up, is_up));
-}
-
-// The exponent with which a factor makes a product from 2⁻¹²⁷ on; of none, no exponent.
-fn partner(weight: u32) -> u32 {
-    let exponent = weight & EXPONENT;
-    return select((127u << 23u) - exponent, 1u, exponent == 0u || exponent >= (127u << 23u));
 }

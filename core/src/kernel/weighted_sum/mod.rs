@@ -20,15 +20,13 @@ pub use fast::weighted_sum;
 pub use many::{Column, Shared, references, weighted_sums};
 pub use reference::reference;
 
-/// The twin for GPUs, in the WebGPU shading language: the same bytes for every dtype but F64. The head of
-/// element.wgsl says how a job is laid out in its buffers; `INPUT` and `OUTPUT` are pipeline constants, codes as
-/// [`crate::kernel::wgsl_dtype`] gives them.
-pub const WGSL: &str = concat!(include_str!("../element.wgsl"), include_str!("gpu.wgsl"));
-/// Invocations per workgroup of the twin.
+/// The twin for GPUs; see [`super::Twin`].
+pub(super) const WGSL: &str = concat!(include_str!("../element.wgsl"), include_str!("gpu.wgsl"));
+/// Invocations per workgroup of any twin.
 pub const WORKGROUP: u32 = 256;
-/// Elements that one invocation of the twin makes.
+/// Elements that one invocation of any twin makes.
 pub const ELEMENTS_PER_INVOCATION: u32 = 8;
-/// Most operands of one job of the twin: what its uniform buffer declares.
+/// Most operands of one job of any twin: what its uniform buffer declares.
 pub const MAX_OPERANDS: usize = 256;
 
 /// One input of a sum.

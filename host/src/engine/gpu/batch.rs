@@ -99,12 +99,12 @@ impl Cut {
     }
 }
 
-/// How jobs that are alike lie in a slot as one sum, if a device can do it.
+/// How jobs that are alike lie in a slot as one, if a device can do it.
 pub(super) fn layout_of(merge: &Merge, jobs: &Range<u64>) -> Option<Layout> {
     let (first, last) = (merge.job(jobs.start), merge.job(jobs.end - 1));
-    let (output, operands) = first.sum()?;
+    let (twin, output, operands) = first.twin()?;
     let bytes = write_of(&last).range.end - write_of(&first).range.start;
-    Layout::new(operands, output, bytes / output.bytes() as u64)
+    Layout::new(twin, operands, output, bytes / output.bytes() as u64)
 }
 
 /// Where the result of a job on elements goes.

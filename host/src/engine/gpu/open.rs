@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use mwa::kernel::Twin;
 use mwa::merge::{Chosen, Findings, Merge, MergeOptions};
 use mwa::{Error, ErrorKind, Result};
 
@@ -54,7 +55,12 @@ static OPENED: Mutex<BTreeMap<usize, Arc<Device>>> = Mutex::new(BTreeMap::new())
 
 /// Open the GPUs wanted, or else the best that is not a CPU in disguise, and probe the kernels that `merges` need.
 pub(super) fn open(merges: &[&Merge], wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
-    let layouts = || merges.iter().flat_map(|merge| layouts(merge));
+    let devices = opened(wanted)?;
+    merges.iter().try_for_each(|merge| prove(&devices, merge))?;
+    Ok(devices)
+}
+
+fn opened(wanted: Option<Gpus>) -> Result<Vec<Arc<Device>>> {
     let mut opened = lock(&OPENED);
     opened.retain(|_, device| device.check().is_ok());
     let places: Vec<_> = wanted.map_or_else(Vec::new, |wanted| wanted.places().collect());
@@ -71,15 +77,15 @@ pub(super) fn open(merges: &[&Merge], wanted: Option<Gpus>) -> Result<Vec<Arc<De
         }
     }
     let is_wanted = |place: &usize| places.is_empty() || places.contains(place);
-    let devices: Vec<_> =
-        opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect();
-    for device in &devices {
-        pollster::block_on(probe(device, layouts()))?;
-    }
-    Ok(devices)
+    Ok(opened.iter().filter(|(place, _)| is_wanted(place)).map(|(_, device)| Arc::clone(device)).collect())
 }
 
-/// Layouts of all dtypes that a merge sums.
+/// Probe the kernels that a merge needs on each of the devices.
+fn prove(devices: &[Arc<Device>], merge: &Merge) -> Result<()> {
+    devices.iter().try_for_each(|device| pollster::block_on(probe(device, layouts(merge))))
+}
+
+/// Layouts of all dtypes that a merge computes.
 fn layouts(merge: &Merge) -> impl Iterator<Item = Layout> + '_ {
     // one job of those that are alike tells the dtypes of all
     let Range { start, end } = merge.elements();
@@ -113,7 +119,16 @@ pub(crate) fn run(
 ) -> Result<Findings> {
     let start = Instant::now();
     let open = || {
-        let opened = open(&[merge], wanted)?;
+        let opened = opened(wanted)?;
+        if let Err(error) = prove(&opened, merge) {
+            let is_sum = layouts(merge).all(|layout| layout.twin() == Twin::WeightedSum);
+            if is_sum || opened.iter().any(|device| device.check().is_err()) {
+                return Err(error);
+            }
+            // a device that is good for means need not be so for everything
+            progress.note(&format!("{error}; the CPU computes that"));
+            return Ok(Vec::new());
+        }
         for device in &opened {
             let seconds = start.elapsed().as_secs_f64();
             progress.note(&format!("{} computes; it was ready after {seconds:.2} s", device.name()));

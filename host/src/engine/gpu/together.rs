@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mwa::kernel::Twin;
 use mwa::merge::{Findings, Merge, Together};
 use mwa::{Result, Write};
 
@@ -82,7 +83,8 @@ fn sums(first: &Together<'_>, last: &Together<'_>) -> Option<(Layout, Vec<Layout
     let sums = first.sums()?;
     let bytes = last.writes().next()?.range.end - first.writes().next()?.range.start;
     let elements = bytes / sums.output.bytes() as u64;
-    let shared = Layout::new(sums.inputs.iter().map(|dtype| (*dtype, 0.0)), sums.output, elements)?;
+    let inputs = sums.inputs.iter().map(|dtype| (*dtype, 0.0));
+    let shared = Layout::new(Twin::WeightedSum, inputs, sums.output, elements)?;
     let each = sums.columns.iter().map(|column| shared.of(column.iter().copied())).collect::<Option<_>>()?;
     Some((shared, each))
 }

@@ -9,7 +9,7 @@ use core::iter::once;
 
 use js_sys::{Array, Error, Uint8Array};
 use mwa::Float;
-use mwa::kernel::wgsl_dtype;
+use mwa::kernel::{Twin, wgsl_dtype};
 use mwa_gpu::{Device, Layout, Slot, adapters, probe};
 use wasm_bindgen::prelude::*;
 
@@ -102,14 +102,15 @@ impl Gpu {
     }
 }
 
-/// The layout of a sum that is given as result dtype, elements, and dtype and weight of each operand.
+/// The layout of what the core's `Merge.sum` describes.
 fn layout(sum: &[f64]) -> Option<Layout> {
-    let (&[output, elements], operands) = sum.split_first_chunk()?;
+    let (&[kernel, output, elements], operands) = sum.split_first_chunk()?;
     let operands: Option<Vec<_>> =
         operands.chunks_exact(2).map(|pair| Some((float(pair[0])?, pair[1]))).collect();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
-    let elements = elements as u64;
-    Layout::new(operands?.into_iter(), float(output)?, elements)
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "they are counts")]
+    let (kernel, elements) = (kernel as u32, elements as u64);
+    let twin = kernel.checked_sub(1).map_or(Twin::WeightedSum, Twin::Middle);
+    Layout::new(twin, operands?.into_iter(), float(output)?, elements)
 }
 
 /// The inverse of [`wgsl_dtype`].
