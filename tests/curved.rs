@@ -1,6 +1,6 @@
 //! Every vector of means by curvature and of grafts through every executor: the oracle's bytes, or the oracle's failure; and laws.
 
-use std::convert::Infallible;
+use core::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use conformance::vectors::{read, same_failure};

@@ -250,7 +250,7 @@ fn write(
 fn factored(
     plan: &Conversion,
     file: &File,
-    read: &mut dyn FnMut(usize, std::ops::Range<u64>) -> Result<Vec<u8>>,
+    read: &mut dyn FnMut(usize, core::ops::Range<u64>) -> Result<Vec<u8>>,
     lost: &mut Rank1,
     progress: &dyn Progress,
 ) -> Result<()> {

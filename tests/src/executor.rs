@@ -1,7 +1,7 @@
 //! What a runtime or device must do to be tested: merge files that are in memory.
 
+use core::convert::Infallible;
 use std::borrow::Cow;
-use std::convert::Infallible;
 
 use mwa::merge::{Chosen, Cut, MergeOptions};
 use mwa::safetensors::Header;

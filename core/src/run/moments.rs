@@ -356,7 +356,7 @@ fn gathered(header: &Header, read: &ReadPart<'_>, name: &dyn Fn(&str) -> Option<
                 .map(|bytes| (made, View::of_means([&rows.range, &columns.range], &bytes))),
         );
     }
-    let views = all(views.into_iter())?;
+    let views = all(views)?;
     Ok(if views.is_empty() { own } else { own.with_views(views)? })
 }
 

@@ -62,7 +62,8 @@ impl Layout {
         let input = common(&places)?;
         let most = u64::from(ELEMENTS_PER_INVOCATION * WORKGROUP) * 65_535;
         let fits = twin.takes(count) && elements > 0 && elements <= most;
-        fits.then_some(Self { twin, input, output, elements: elements as u32, operands: places, end })
+        let elements = u32::try_from(elements).ok().filter(|_| fits)?;
+        Some(Self { twin, input, output, elements, operands: places, end })
     }
 
     /// The same of some of the operands, with weights of their own, where they lie.

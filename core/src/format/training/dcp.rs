@@ -139,6 +139,9 @@ fn squared(name: &str) -> Option<&str> {
     rest.strip_suffix(SQUARES).or_else(|| rest.strip_prefix("exp_avg_sq."))
 }
 
+/// A file that tensors lie in, and its length in bytes.
+type Part = (String, u64);
+
 impl<'a> Table<'a> {
     /// What tensors of the table are, and the files that they lie in, behind the table itself.
     fn placed(
@@ -148,7 +151,7 @@ impl<'a> Table<'a> {
         (path, len): (&str, usize),
         names: &[(&'a str, u64)],
         kept: Vec<(String, &Listed<'a>)>,
-    ) -> Maybe<(Vec<(String, u64)>, Vec<Whole>)> {
+    ) -> Maybe<(Vec<Part>, Vec<Whole>)> {
         let at = |error: Error| error.file(path);
         let mut stored = Vec::new();
         for (_, listed) in &kept {
