@@ -104,6 +104,7 @@ fn of_middle(merge: Merge, method: &str, outliers: Option<u64>) -> Merge {
 /// The kernel of middle values against the obvious loop: operands of any number and mix of dtypes, whole ones the same, any bits, any
 /// length, any cut.
 fn gives_the_middle_of_any_values(_: &dyn Executor) -> Result<(), String> {
+    type Case = (Vec<(Float, u64)>, Option<Float>, Float, Painting, usize, prop::sample::Index);
     const FLOATS: [Float; 5] = [Float::F32, Float::BF16, Float::F16, Float::F8E4M3, Float::F8E5M2];
     let adapter = block_on(gpu::adapters()).into_iter().next().ok_or("there is no GPU")?;
     // NVIDIA's driver was seen to crash when a device is closed
@@ -114,14 +115,7 @@ fn gives_the_middle_of_any_values(_: &dyn Executor) -> Result<(), String> {
     let operands = count.prop_flat_map(move |count| prop::collection::vec((float(), 0..8_u64), count));
     let all =
         (operands, prop::option::of(float()), float(), painting, 1..3000_usize, any::<prop::sample::Index>());
-    let law = |(mut operands, one, output, painting, length, cut): (
-        Vec<(Float, u64)>,
-        Option<Float>,
-        Float,
-        _,
-        usize,
-        prop::sample::Index,
-    )| {
+    let law = |(mut operands, one, output, painting, length, cut): Case| {
         if let Some(one) = one {
             operands.iter_mut().for_each(|(float, _)| *float = one);
         }

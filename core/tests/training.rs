@@ -247,7 +247,7 @@ fn second_moments_lie_as_the_weights_do() {
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/training").join(name),
             "run/checkpoint-3",
         );
-        files.rename(&format!("run/checkpoint-3/expected.safetensors"), "run/checkpoint-3/model.safetensors");
+        files.rename("run/checkpoint-3/expected.safetensors", "run/checkpoint-3/model.safetensors");
         files.0.remove("run/checkpoint-3/squares.safetensors");
         let (found, names) = moments(&files, "run/checkpoint-3").unwrap();
         assert_eq!(found, expected(&files, &format!("{name}/squares.safetensors")));
