@@ -176,7 +176,7 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
 }
 
-/// The mean of numbers of F32, added in their order; 1 where all are 0, as it is divided by.
+/// The mean of numbers of F32, none of them negative, added in their order; 1 where all are 0, as it is divided by.
 pub(crate) fn mean(bytes: &[u8]) -> f64 {
     let sum = words(bytes).fold(0.0, |sum, value| sum + f64::from(value));
     #[expect(clippy::cast_precision_loss, reason = "no tensor has 2^53 rows")]

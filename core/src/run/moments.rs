@@ -15,7 +15,7 @@ use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::torch::optimizer::{Optimizer, OptimizerKind, plain};
 use crate::format::training::{self, Layout, Squares};
-use crate::format::view::View;
+use crate::format::view::{SPAN_LIMIT, View, words};
 use crate::method::curved::Moments;
 use crate::plan::Shard;
 use crate::text::escape::readable;
@@ -24,6 +24,8 @@ use crate::text::json;
 
 /// Where a Trainer leaves the state of its optimizer.
 const STATE: &str = "optimizer.pt";
+/// Where accelerate leaves it, of whatever optimizer.
+const BIN: &str = "optimizer.bin";
 /// The names of parameters in the order of that state, for models whose order is not known.
 const NAMES: &str = "names.json";
 /// What files of moments alone call each, behind the name of its weight.
@@ -127,7 +129,7 @@ fn open(
         None => checkpoint.state_folder(),
     };
     if let Some(place) = in_ranks(checkpoint, files, folder, given)? {
-        return of_ranks(checkpoint, files, folder, &place, is_corrected);
+        return of_ranks(checkpoint, files, folder, &place, given, is_corrected);
     }
     let path = given.map_or_else(|| join(folder, STATE), str::to_owned);
     if given.is_none() && !is_file(files, &path)? {
@@ -155,6 +157,11 @@ fn open(
     Ok((FoundMoments { file: File::at(path, name, len, header), corrections, counted }, Vec::new()))
 }
 
+/// Whether a file is named as the ranks of a training name those with the states of their optimizers.
+pub(crate) fn is_of_ranks(path: &str) -> bool {
+    [".metadata", ".distcp", "_optim_states.pt", "exp_avg_sq.pt"].iter().any(|end| path.ends_with(end))
+}
+
 /// Where the ranks of a training left the state of their optimizers, if it is theirs that is wanted.
 fn in_ranks(
     checkpoint: &Checkpoint,
@@ -164,10 +171,7 @@ fn in_ranks(
 ) -> Maybe<Option<(Layout, String)>> {
     let is_theirs = match given {
         // how a report names them
-        Some(path) => {
-            let names = [".metadata", "_optim_states.pt", "exp_avg_sq.pt"];
-            path.starts_with(&join(folder, "")) && names.iter().any(|end| path.ends_with(end))
-        }
+        Some(path) => path.starts_with(&join(folder, "")) && is_of_ranks(path),
         None => checkpoint.layout.is_some() || !is_file(files, &join(folder, STATE))?,
     };
     if is_theirs { training::find(files, folder) } else { Ok(None) }
@@ -179,10 +183,20 @@ fn of_ranks(
     files: &dyn Files,
     folder: &str,
     place: &(Layout, String),
+    given: Option<&str>,
     is_corrected: bool,
 ) -> Maybe<(FoundMoments, Vec<File>)> {
     let own: Vec<_> = checkpoint.files.iter().map(|file| file.path.as_str()).collect();
     let Squares { file: (path, len, header), more, counted } = training::squares(files, folder, place, &own)?;
+    let named = |path: &str| way(checkpoint.weights_folder(), path);
+    if let Some(given) = given {
+        let mut read = more.iter().map(|(path, _)| path.as_str()).chain(own).chain([&*path]);
+        if !read.any(|path| named(path) == named(given)) {
+            let detail = format!("is none of the files of the save that is read, that of {path}");
+            let help = "leave --moments out, or give what mwa moments takes out of the save that you mean";
+            return Err(Error::new(ErrorKind::Input, detail).file(given).help(help).into());
+        }
+    }
     let names = Index::new(checkpoint.tensors().map(|tensor| tensor.name.as_str()));
     let name = |name: &str| if names.has(name) { name.to_owned() } else { plain(name) };
     let header = header.renamed(|tensor| Some(name(&tensor.name)));
@@ -190,7 +204,6 @@ fn of_ranks(
         Vec::from([(BETA2.to_owned(), format!("{beta}")), (STEP.to_owned(), format!("{step}"))])
     };
     let factor = counted.filter(|_| is_corrected).and_then(|(beta, step)| correction(beta, step));
-    let named = |path: &str| way(checkpoint.weights_folder(), path);
     let more = more.into_iter().map(|(path, len)| {
         let header = Header::lying(Vec::new(), Vec::new().into(), len)?;
         let name = named(&path);
@@ -209,10 +222,12 @@ fn of_ranks(
 /// There is no state where it would be.
 fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
     let names = files.list(folder)?;
-    let other =
-        names.iter().find(|name| ["optimizer_", "optimizer.bin"].iter().any(|start| name.starts_with(start)));
+    let other = names.iter().find(|name| name.starts_with("optimizer_") || *name == BIN);
     let detail = format!("has no {STATE}, in which the second moments would be that the method weighs by");
     let detail = match other {
+        Some(other) if other == BIN => {
+            format!("{detail}; {BIN} is accelerate's, and read as --moments {}", readable(&join(folder, BIN)))
+        }
         Some(other) => format!(
             "{detail}; {} is of FSDP, whose states are read beside a model in pytorch_model_fsdp_0",
             readable(other)
@@ -351,10 +366,22 @@ fn gathered(header: &Header, read: &ReadPart<'_>, name: &dyn Fn(&str) -> Option<
         }
         let (range, shape) = (0..0, [rows, columns].map(|it| it.shape[0]).to_vec());
         let made = Tensor { name: weight, dtype: Dtype::F32, shape, range };
-        views.push(
-            read(rows.range.clone())
-                .map(|bytes| (made, View::of_means([&rows.range, &columns.range], &bytes))),
-        );
+        if rows.len() > SPAN_LIMIT {
+            return refused(format!(
+                "is {:?}: the means of rows are held at once, and are too many",
+                rows.shape
+            ))?;
+        }
+        views.push(read(rows.range.clone()).and_then(|bytes| {
+            let odd = words(&bytes).find(|mean| !(0.0..f32::INFINITY).contains(mean));
+            match odd {
+                Some(odd) => {
+                    let detail = format!("has a mean of {odd}, which no mean of squares is");
+                    Err(Error::new(ErrorKind::Input, detail).tensor(&*rows.name).into())
+                }
+                None => Ok((made, View::of_means([&rows.range, &columns.range], &bytes))),
+            }
+        }));
     }
     let views = all(views)?;
     Ok(if views.is_empty() { own } else { own.with_views(views)? })
@@ -514,6 +541,32 @@ mod tests {
         ] {
             assert_eq!(moments_at(folder, name), expected);
         }
+    }
+
+    #[test]
+    fn means_of_rows_are_few_and_of_squares() {
+        let refused = |rows: &[f32], count: u64| {
+            let end = count * 4;
+            let text = format!(
+                r#"{{"w.exp_avg_sq_row":{{"dtype":"F32","shape":[{count}],"data_offsets":[0,{end}]}},"w.exp_avg_sq_col":{{"dtype":"F32","shape":[1],"data_offsets":[{end},{}]}}}}"#,
+                end + 4
+            );
+            let head = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+            let header = Header::parse(&head, head.len() as u64 + end + 4).unwrap();
+            let bytes: Vec<u8> = rows.iter().flat_map(|mean| mean.to_le_bytes()).collect();
+            match by_weights(&header, &|_| Ok(Cow::Borrowed(&bytes))) {
+                Ok(_) => None,
+                Err(Stop::Failed(error)) => Some(error.to_string()),
+                Err(Stop::Later) => panic!("all is there"),
+            }
+        };
+        assert_eq!(refused(&[0.0, 2.0], 2), None);
+        for odd in [-1.0, f32::NAN, f32::INFINITY] {
+            let said = format!("tensor `w.exp_avg_sq_row` has a mean of {odd}, which no mean of squares is");
+            assert_eq!(refused(&[1.0, odd], 2), Some(said));
+        }
+        let said = refused(&[], (SPAN_LIMIT >> 2) + 1).unwrap();
+        assert!(said.ends_with("the means of rows are held at once, and are too many"), "{said}");
     }
 
     #[test]

@@ -91,6 +91,20 @@ fn moments_lie_elsewhere_too() {
          help: give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer \
          keeps the state of its optimizer unless save_only_model is set\n"
     );
+    // as accelerate leaves it
+    for step in [50, 100] {
+        place
+            .write(&format!("run/checkpoint-{step}/optimizer.bin"), place.read(&format!("states/{step}.pt")));
+    }
+    let told = place.fails("merge run --select all --method ota -o out");
+    let way = "optimizer.bin is accelerate's, and read as --moments run/checkpoint-50/optimizer.bin";
+    assert!(told.contains(way), "{told}");
+    let ran = place.mwa(
+        "merge run --select all --method ota --moments run/checkpoint-50/optimizer.bin,run/checkpoint-100/optimizer.bin -o bin",
+    );
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(tensors(&place.read("bin/adapter_model.safetensors")) == tensors(&data("ota.safetensors")));
+    assert_eq!(place.mwa("verify bin").code, Some(0));
     place.merges("run --select all --method ota --moments states/50.pt,states/100.pt");
     let merged = tensors(&place.read("out/adapter_model.safetensors"));
     assert!(merged == tensors(&data("ota.safetensors")));

@@ -143,6 +143,32 @@ fn second_moments_of_the_ranks_weigh_as_those_in_a_file_do() {
     assert!(place.read("plain/model.safetensors") != place.read("own/model.safetensors"));
     let verified = place.mwa("verify own");
     assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+    // a file of the ranks names its save, and another save's is none of it
+    let rank = |save: &str| {
+        format!("run/checkpoint-3/{save}/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt,zero3.safetensors")
+    };
+    let ran = place.mwa(&format!("{merge} --moments {} -o of-rank-1", rank("global_step3")));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(place.read("of-rank-1/model.safetensors") == place.read("own/model.safetensors"));
+    for entry in fs::read_dir(place.path("run/checkpoint-3/global_step3")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        place.write(&format!("run/checkpoint-3/global_step2/{name}"), fs::read(&path).unwrap());
+    }
+    assert_data_eq!(
+        place.fails(&format!("{merge} --moments {} -o of-another", rank("global_step2"))),
+        str![[r#"
+error: run/checkpoint-3/global_step2/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt: is none of the files of the save that is read, that of run/checkpoint-3/global_step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt
+help: leave --moments out, or give what mwa moments takes out of the save that you mean
+
+"#]]
+    );
+    let ran = place.mwa("moments run/checkpoint-3/global_step2 -o 2.safetensors");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let ran = place.mwa(&format!("{merge} --moments 2.safetensors,zero3.safetensors -o of-two"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(place.read("of-two/model.safetensors") == place.read("own/model.safetensors"));
+    fs::remove_dir_all(place.path("run/checkpoint-3/global_step2")).unwrap();
     // taken out they are the same, and small they tell what they lose
     let ran = place.mwa("moments run/checkpoint-4 -o taken.safetensors");
     assert_eq!(ran.code, Some(0), "{}", ran.err);

@@ -17,6 +17,7 @@ use super::{MAGIC, START, open_old, open_zip};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, size};
 use crate::format::safetensors::Header;
+use crate::run::moments::MEANS;
 use crate::text::escape::readable;
 
 /// Where bitsandbytes keeps its tensors from 0.50 on.
@@ -225,19 +226,22 @@ impl Optimizer {
     /// Whether what is kept of a parameter has its shape.
     fn fits(&self, number: usize, name: &str, shape: &[u64]) -> Result<()> {
         let own = self.kind.squares().and_then(|squares| self.tensor(number, squares));
-        let rows = self.tensor(number, "exp_avg_sq_row");
-        let is_good = match (own, rows) {
-            (Some(own), _) => own == shape,
-            (None, Some(rows)) => shape.split_last().is_some_and(|(_, before)| before == rows),
+        let [rows, columns] = MEANS.map(|end| self.tensor(number, &end[1..]));
+        let odd = match (own, rows.or(columns)) {
+            (Some(own), _) => (own != shape).then_some(own),
+            // means of the last dimension, and of the one before it
+            (None, Some(_)) => [(rows, 1), (columns, 2)].into_iter().find_map(|(half, from_end)| {
+                let half = half.unwrap_or_default();
+                let at = shape.len().checked_sub(from_end);
+                let fits = at.is_some_and(|at| half.iter().eq(shape[..at].iter().chain(&shape[at + 1..])));
+                (!fits).then_some(half)
+            }),
             // a parameter that never had a gradient has no state
-            (None, None) => true,
+            (None, None) => None,
         };
-        if is_good {
-            return Ok(());
-        }
+        let Some(odd) = odd else { return Ok(()) };
         let detail = format!(
-            "is {shape:?}, and parameter {number} of the optimizer, which it should be by its place, {:?}",
-            own.or(rows).unwrap_or_default()
+            "is {shape:?}, and parameter {number} of the optimizer, which it should be by its place, {odd:?}"
         );
         Err(Error::new(ErrorKind::Shape, detail).tensor(name).help(NAMES))
     }
@@ -572,6 +576,17 @@ mod tests {
         let parameters = lora(layers, &[("self_attn.q_proj", a[1], b[0])], a[0]);
         let names = optimizer.names(&parameters, None).unwrap();
         assert!(names[4].1.contains("layers.2.") && names[20].1.contains("layers.10."), "{names:?}");
+    }
+
+    #[test]
+    fn means_fit_by_rows_and_by_columns() {
+        let optimizer = open(ADAFACTOR).unwrap();
+        let parameters = |inputs| lora(optimizer.count() as u64 / 2, &[("self_attn.q_proj", inputs, 4)], 2);
+        assert!(optimizer.names(&parameters(4), None).is_ok());
+        let error = optimizer.names(&parameters(5), None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shape);
+        assert!(error.detail().starts_with("is [2, 5], and parameter 0 of the optimizer"), "{error}");
+        assert!(error.detail().ends_with("by its place, [4]"), "{error}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::{
-    Counted, Found, Opened, TORN, Whole, alike, assembled, beta, no_squares, number, numbers, scalar, some,
-    state, torn,
+    Counted, Found, Opened, TORN, Whole, alike, assembled, beta, no_squares, number, numbers, some, state,
+    steps, torn,
 };
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
@@ -135,7 +135,8 @@ pub(super) fn squares(files: &dyn Files, checkpoint: &str, folder: &str) -> Mayb
 
 /// The weight whose squares of gradients a tensor has: `optimizer.state.NAME.exp_avg_sq`, or as Megatron names it.
 fn squared(name: &str) -> Option<&str> {
-    let (_, rest) = name.split_once("state.").filter(|_| is_state(name))?;
+    // an application has its optimizer in a dictionary of its own
+    let (_, rest) = name.split_once(".state.").filter(|(before, _)| before.split('.').any(is_state))?;
     rest.strip_suffix(SQUARES).or_else(|| rest.strip_prefix("exp_avg_sq."))
 }
 
@@ -230,9 +231,7 @@ impl<'a> Table<'a> {
         else {
             return Ok(None);
         };
-        let one = torch::only(&slice, &file, len)?;
-        let bytes = slice.read(&file, one.start..one.start + one.dtype.bitsize() as u64 / 8)?;
-        Ok(scalar(&one, &bytes).map(|step| (beta, step)))
+        Ok(steps(&slice, &file, len)?.map(|steps| (beta, steps)))
     }
 
     fn read(pickle: &'a Pickle<'_>) -> Result<Self> {
@@ -543,5 +542,26 @@ impl Files for Slice<'_> {
 
     fn identity(&self, path: &str) -> Maybe<String> {
         Ok(path.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_those_of_an_optimizer_wherever_that_lies() {
+        for (name, expected) in [
+            ("optimizer.state.layers.0.weight.exp_avg_sq", Some("layers.0.weight")),
+            ("optim.state.layers.0.weight.exp_avg_sq", Some("layers.0.weight")),
+            ("app.optim.state.net1.weight.exp_avg_sq", Some("net1.weight")),
+            ("optimizer.state.exp_avg_sq.decoder.weight", Some("decoder.weight")),
+            ("chained_0.optimizer.state.exp_avg_sq.decoder.weight", Some("decoder.weight")),
+            ("optimizer.state.layers.0.weight.exp_avg", None),
+            ("app.model.state.weight.exp_avg_sq", None),
+            ("model.exp_avg_sq", None),
+        ] {
+            assert_eq!(squared(name), expected, "{name}");
+        }
     }
 }

@@ -13,8 +13,9 @@ use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, is_file, is_folder, join, text};
 use crate::format::safetensors::{Header, Tensor};
-use crate::format::torch::Lies;
+use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node, Pickle};
+use crate::format::torch::{self, Lies};
 use crate::format::view::{Piece, View};
 use crate::run::step::step_of_folder;
 use crate::text::index::Index;
@@ -227,6 +228,33 @@ fn alike(mut betas: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     betas.all(|beta| beta.is_some_and(|beta| beta.to_bits() == first.to_bits())).then_some(first)
 }
 
+/// A count of steps that is a number of Python's, as DeepSpeed's own optimizers keep it.
+#[expect(clippy::cast_precision_loss, reason = "nobody takes 2^53 steps")]
+fn counted(pickle: &Pickle<'_>, id: Id) -> Option<f64> {
+    match pickle.node(id) {
+        Node::Int(step) => Some(*step as f64),
+        Node::Float(step) => Some(*step),
+        _ => None,
+    }
+}
+
+/// The count of steps that a file holds: a number, or a tensor of one; none where it is something else.
+fn steps(files: &dyn Files, path: &str, len: u64) -> Maybe<Option<f64>> {
+    let mut told = None;
+    let found = torch::picked(files, path, len, &mut |pickle| {
+        let root = entry(pickle, pickle.root, "param").unwrap_or(pickle.root);
+        told = counted(pickle, root);
+        let tensor = match pickle.node(root) {
+            Node::Tensor(tensor) if tensor.shape.is_empty() => Some((String::new(), &**tensor)),
+            _ => None,
+        };
+        Ok(Chosen::plain(tensor.into_iter().collect()))
+    })?;
+    let Some((_, lies)) = found.first() else { return Ok(told) };
+    let bytes = files.read(path, lies.start..lies.start + lies.dtype.bitsize() as u64 / 8)?;
+    Ok(scalar(lies, &bytes))
+}
+
 /// A tensor of one number.
 fn scalar(lies: &Lies, bytes: &[u8]) -> Option<f64> {
     let float =
@@ -416,5 +444,36 @@ mod tests {
         }
         // a scalar twice
         assert!(told(&[], &[(&[], &[]), (&[], &[])]).is_err());
+    }
+
+    /// A file of torch.save() that holds what a pickle makes.
+    fn saved(pickle: &[u8]) -> Vec<u8> {
+        let name = b"step/data.pkl";
+        let [len, width] = [pickle.len(), name.len()].map(|it| u32::try_from(it).unwrap().to_le_bytes());
+        // stored, without a sum
+        let told = [&[0; 12][..], &len, &len, &width[..2], &[0; 2]].concat();
+        let mut file = [b"PK\x03\x04\x14\0", &told[..], name, pickle].concat();
+        let entry = [b"PK\x01\x02\x14\0\x14\0", &told[..], &[0; 14], name].concat();
+        let [start, size] = [file.len(), entry.len()].map(|it| u32::try_from(it).unwrap().to_le_bytes());
+        let end = [b"PK\x05\x06\0\0\0\0\x01\0\x01\0", &size[..], &start, &[0; 2]].concat();
+        file.extend([entry, end].concat());
+        file
+    }
+
+    #[test]
+    fn steps_are_counted_in_numbers_too() {
+        for (pickle, expected) in [
+            (&b"K\x03."[..], Some(3.0)),
+            (b"G@\x08\0\0\0\0\0\0.", Some(3.0)),
+            (b"}X\x05\0\0\0paramK\x03s.", Some(3.0)),
+            (b"N.", None),
+            (b"X\x01\0\0\x003.", None),
+        ] {
+            let file = saved(pickle);
+            let len = file.len() as u64;
+            let files = crate::files::memory::Memory::new([("step.pt", file)]);
+            let Ok(found) = steps(&files, "step.pt", len) else { panic!("{pickle:?} is refused") };
+            assert_eq!(found, expected, "{pickle:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::zero::{MODEL, Model, from_module, rest, whole};
-use super::{Found, Opened, alike, assembled, beta, no_squares, scalar, torn};
+use super::{Found, Opened, alike, assembled, beta, no_squares, steps, torn};
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, all, is_file, join, size};
 use crate::format::torch;
@@ -115,10 +115,8 @@ pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
     }
     let mut counted = None;
     if let (Some(beta), true) = (alike(betas.into_iter()), is_file(files, &step)?) {
-        let (_, found) = one(&step, &mut |pickle| take(pickle))?;
-        let lies = &found[0].1;
-        let bytes = files.read(&step, lies.start..lies.start + lies.dtype.bitsize() as u64 / 8)?;
-        counted = scalar(lies, &bytes).map(|step| (beta, step));
+        let steps = steps(files, &step, size(files, &step)?).map_err(|stop| stop.file(&step))?;
+        counted = steps.map(|steps| (beta, steps));
     }
     Ok(Found { parts, tensors, counted })
 }

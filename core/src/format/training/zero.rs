@@ -9,7 +9,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    Found, Opened, Whole, alike, assembled, beta, no_squares, number, numbers, scalar, some, state, torn,
+    Found, Opened, Whole, alike, assembled, beta, counted, no_squares, number, numbers, scalar, some, state,
+    torn,
 };
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,9 +55,10 @@ struct Shard {
     paddings: Vec<Vec<u64>>,
     /// Of each group, which parameter has how many elements from where on, sorted.
     fragments: Vec<Vec<(String, u64, u64)>>,
-    /// Where it counts steps.
+    /// Where it counts steps, unless it does in a number.
     step: Option<Lies>,
     steps: Vec<u8>,
+    counted: Option<f64>,
     /// Where the second moments of each partition lie, if these are wanted; and their decays.
     squares: Vec<Lies>,
     betas: Vec<Option<f64>>,
@@ -138,7 +140,7 @@ pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
     let mut tensors = tensors.map_err(at)?;
     rest(&mut tensors, Vec::new(), &shared, 0);
     let first = &shards[0];
-    let step = first.step.as_ref().and_then(|lies| scalar(lies, &first.steps));
+    let step = first.step.as_ref().map_or(first.counted, |lies| scalar(lies, &first.steps));
     let counted = alike(first.betas.iter().copied()).zip(step);
     Ok(Found { parts: sized(files, folder, optimizers.iter())?, tensors, counted })
 }
@@ -178,7 +180,7 @@ fn ranks(
             let detail = format!("is of {count} ranks, but there are files of {ranks}");
             return Err(torn(detail).file(join(folder, name)).into());
         }
-        if shard.steps != shards[0].steps {
+        if (&shard.steps, shard.counted) != (&shards[0].steps, shards[0].counted) {
             let detail = format!("has counted other steps than {}", optimizers[0]);
             return Err(torn(detail).file(join(folder, name)).into());
         }
@@ -555,7 +557,7 @@ impl Shard {
             found.sort_unstable();
             self.fragments.push(found);
         }
-        // torch's own optimizers count in a tensor of each parameter
+        // torch's own optimizers count in a tensor of each parameter, DeepSpeed's in a number
         let inner = of("base_optimizer_state").or_else(|| of("optimizer_state_dict"));
         let states = inner.and_then(|id| entry(pickle, id, "state")).and_then(|id| pickle.entries(id));
         for (group, state) in states.filter(|_| has_squares).into_iter().flatten() {
@@ -569,11 +571,31 @@ impl Shard {
             self.betas.push(entry(pickle, *group, "betas").and_then(|betas| beta(pickle, betas)));
         }
         let step = states.and_then(|states| entry(pickle, states.first()?.1, "step"));
-        if let Some(Node::Tensor(step)) = step.map(|id| pickle.node(id))
-            && step.shape.is_empty()
-        {
-            tensors.push((OF_STEP.to_owned(), &**step));
+        match step.map(|id| pickle.node(id)) {
+            Some(Node::Tensor(step)) if step.shape.is_empty() => {
+                tensors.push((OF_STEP.to_owned(), &**step));
+            }
+            _ => self.counted = step.and_then(|id| counted(pickle, id)),
         }
         Ok(Chosen::plain(tensors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_in_numbers_too() {
+        let start = b"}X\x14\0\0\0optimizer_state_dict}X\x10\0\0\0fp32_flat_groups]s";
+        let inner = b"X\x14\0\0\0base_optimizer_state}X\x05\0\0\0state}K\0}X\x04\0\0\0step";
+        for (step, expected) in [(&b"K\x03"[..], Some(3.0)), (b"G@\x08\0\0\0\0\0\0", Some(3.0)), (b"N", None)]
+        {
+            let bytes = [start, &inner[..], step, b"sssss."].concat();
+            let pickle = Pickle::read(&bytes).unwrap_or_else(|_| panic!("it is sound"));
+            let mut shard = Shard::default();
+            shard.take(&pickle, true).unwrap();
+            assert_eq!(shard.counted, expected, "{step:?}");
+        }
     }
 }
