@@ -78,7 +78,11 @@ func Verify(ctx context.Context, folder string, options Options) (*Verified, err
 			place = filepath.Dir(place)
 		}
 		for i := range input.Files {
-			checked, err := v.check(filepath.Join(place, v.report.Adapter), &input.Files[i])
+			base := filepath.Join(place, v.report.Adapter)
+			if filepath.IsAbs(filepath.FromSlash(input.Files[i].Name)) {
+				base = "" // moments of another place altogether
+			}
+			checked, err := v.check(base, &input.Files[i])
 			if err != nil {
 				return nil, err
 			}
@@ -129,9 +133,12 @@ func (v *verification) read() error {
 	}
 	v.text = text
 	names := []string{}
-	for _, input := range v.report.Inputs {
-		for _, file := range input.Files {
-			names = append(names, file.Name)
+	for i := range v.report.Inputs {
+		input := &v.report.Inputs[i]
+		for j := range input.Files {
+			if !v.report.isApart(input, j) {
+				names = append(names, input.Files[j].Name)
+			}
 		}
 	}
 	for _, file := range append(append([]HashedFile{}, v.report.Outputs...), v.report.Companions...) {
@@ -146,6 +153,12 @@ func (v *verification) read() error {
 		}
 	}
 	return nil
+}
+
+// isApart is whether a file of an input may have second moments, which may lie anywhere: where the method weighs by them, any but the
+// first, which has weights. Nobody loads it from the merged folder.
+func (r *Report) isApart(input *Input, file int) bool {
+	return file > 0 && input.Role == "" && (r.Weighting.Method == "ota" || r.Weighting.Method == "ffg")
 }
 
 // isKnown asks the core whether it knows such reports: those of a later version it may not.

@@ -84,6 +84,58 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyMoments finds second moments wherever they lie, and nothing else there.
+func TestVerifyMoments(t *testing.T) {
+	here := t.TempDir()
+	run, out := filepath.Join(here, "run"), filepath.Join(here, "merged")
+	options := Options{Method: "ota", Select: "all", Force: true}
+	for _, step := range []string{"50", "100"} {
+		name := "checkpoint-" + step
+		if err := os.CopyFS(filepath.Join(run, name), os.DirFS(repository+"/host/tests/cli/data/trained/"+name)); err != nil {
+			t.Fatal(err)
+		}
+		moved := filepath.Join(here, step+".pt")
+		if err := os.Rename(filepath.Join(run, name, "optimizer.pt"), moved); err != nil {
+			t.Fatal(err)
+		}
+		options.Moments = append(options.Moments, moved)
+	}
+	if _, err := Merge(context.Background(), run, out, options); err != nil {
+		t.Fatal(err)
+	}
+	verify := func() *Verified {
+		t.Helper()
+		found, err := Verify(context.Background(), out, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := verify(); !found.IsGood() || len(found.Inputs) != 4 || found.Inputs[1].Path != options.Moments[0] {
+		t.Errorf("%+v", found)
+	}
+	path := filepath.Join(out, reportName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"../../50.pt", filepath.ToSlash(options.Moments[0])} {
+		forged := strings.Replace(string(text), `"adapter_model.safetensors"`, `"`+name+`"`, 1)
+		if err := os.WriteFile(path, []byte(forged), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(context.Background(), out, Options{}); own(t, err).Detail != "names `"+name+"`, which is not a file in the folder" {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(path, text, 0o666), os.Remove(options.Moments[1])); err != nil {
+		t.Fatal(err)
+	}
+	if found := verify(); found.IsGood() || found.Remade != nil || found.Inputs[3].State != Gone {
+		t.Errorf("%+v", found)
+	}
+}
+
 // TestInspect says what the sample run holds.
 func TestInspect(t *testing.T) {
 	found, err := Inspect(context.Background(), sampleRun, Options{})

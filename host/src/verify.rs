@@ -112,10 +112,7 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     // names that lead elsewhere would have other files checked than those that are loaded from the folder
     // what was recovered lies in several places, and is only made again
     let is_recovered = report.recovered.is_some();
-    // moments may lie anywhere, and nobody loads them
-    let is_weights = |input, file: &&HashedFile| {
-        report.moments(input).is_none_or(|moments| !core::ptr::eq(moments, *file))
-    };
+    let is_weights = |input, file: &&HashedFile| !report.is_moments(input, file);
     let inputs = report.inputs.iter().filter(|_| !is_recovered);
     let files = inputs.flat_map(|input| input.files.iter().filter(move |file| is_weights(input, file)));
     let server = report.round.as_ref().and_then(|round| round.server.as_ref());

@@ -17,6 +17,7 @@ use crate::logs::metric::Metric;
 use crate::method::blend::{Blend, BlendName};
 use crate::method::product::{Method, Rank, Residual, Space};
 use crate::run::checkpoint::Checkpoint;
+use crate::run::moments::is_of_ranks;
 use crate::text::escape::readable;
 use crate::text::index::Index;
 use crate::text::json::float;
@@ -833,6 +834,16 @@ impl Report {
     pub fn moments<'a>(&self, input: &'a Input) -> Option<&'a HashedFile> {
         Blend::told(&self.weighting).ok()?.curvature().filter(|_| input.role.is_none())?;
         input.files.split_last().filter(|(_, weights)| !weights.is_empty()).map(|(file, _)| file)
+    }
+
+    /// Whether a file of an input has second moments and no weights: the last, and others of the ranks of a training that had them with it. They
+    /// may lie anywhere, and nobody loads them.
+    #[must_use]
+    pub fn is_moments(&self, input: &Input, file: &HashedFile) -> bool {
+        let is_first = input.files.first().is_some_and(|first| core::ptr::eq(first, file));
+        self.moments(input).is_some_and(|last| {
+            core::ptr::eq(last, file) || !is_first && [last, file].iter().all(|it| is_of_ranks(&it.name))
+        })
     }
 
     /// What a verb makes of inputs that no metric weighs.

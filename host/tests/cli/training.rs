@@ -189,3 +189,43 @@ help: leave --moments out, or give what mwa moments takes out of the save that y
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(place.mwa("verify corrected").code, Some(0));
 }
+
+#[test]
+fn an_adapter_is_weighed_by_the_ranks_moments_beside_its_folder() {
+    let place = Place::new();
+    for (name, step) in [("zero2", 3), ("zero3", 4)] {
+        copy(&place, name);
+        let folder = format!("run/checkpoint-{step}");
+        place.write(
+            &format!("{folder}/mine/adapter_model.safetensors"),
+            place.read(&format!("{name}/expected.safetensors")),
+        );
+        place.write(
+            &format!("{folder}/mine/adapter_config.json"),
+            r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "tiny"}"#,
+        );
+        fs::rename(
+            place.path(&format!("{name}/global_step3")),
+            place.path(&format!("{folder}/global_step3")),
+        )
+        .unwrap();
+    }
+    let ran = place.mwa("merge run --select all --method ota --adapter mine -o out");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let text = String::from_utf8(place.read("out/mwa-report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let names: Vec<_> =
+        report["inputs"][0]["files"].as_array().unwrap().iter().map(|file| file["name"].clone()).collect();
+    let rank = |rank: u8| format!("../global_step3/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
+    assert_eq!(names, ["adapter_model.safetensors".into(), rank(0), rank(1), rank(0)]);
+    let verified = place.mwa("verify out");
+    assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+    // nothing else may lie there
+    for (from, to) in [("adapter_model.safetensors", &*rank(1)), (&*rank(0), "../global_step3/others.pt")] {
+        place.write("forged/mwa-report.json", text.replacen(&format!("{from:?}"), &format!("{to:?}"), 1));
+        let told = place.fails("verify forged");
+        assert!(told.contains(&format!("names `{to}`, which is not a file in the folder")), "{told}");
+    }
+    fs::remove_file(place.path("run/checkpoint-3/global_step3").join(&rank(1)[16..])).unwrap();
+    assert_eq!(place.mwa("verify out").code, Some(1));
+}

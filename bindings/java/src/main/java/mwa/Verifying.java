@@ -79,7 +79,10 @@ final class Verifying {
         // names that lead elsewhere would have other files checked than those that are loaded from the folder
         List<Report.HashedFile> files = new ArrayList<>(report.outputs());
         files.addAll(report.companions());
-        report.inputs().forEach(input -> files.addAll(input.files()));
+        for (int i = 0; i < report.inputs().size(); i++) {
+            List<Report.HashedFile> all = report.inputs().get(i).files();
+            files.addAll(isWeighedByMoments(i) ? all.subList(0, Math.min(1, all.size())) : all);
+        }
         for (Report.HashedFile file : files) {
             if (!Staging.isInside(file.name())) throw damaged("names `" + file.name() + "`, which is not a file in the folder");
         }
@@ -87,6 +90,17 @@ final class Verifying {
             throw damaged("names `" + report.adapter() + "`, which is not in the folder");
         }
         return report;
+    }
+
+    /**
+     * Whether all files of an input but the first, which has weights, may have second moments. These lie anywhere, and nobody loads them from
+     * the merged folder.
+     */
+    private boolean isWeighedByMoments(int input) {
+        boolean hasRole = json.getAsJsonArray("inputs").get(input).getAsJsonObject().has("role");
+        if (hasRole || !json.has("weighting")) return false;
+        String method = Json.text(json.getAsJsonObject("weighting"), "method");
+        return "ota".equals(method) || "ffg".equals(method);
     }
 
     private MergeException damaged(String detail) {
@@ -109,6 +123,8 @@ final class Verifying {
 
     private static Verified.Checked check(Path base, Report.HashedFile file) {
         Path path = base.resolve(file.name());
+        // as the way to moments that lie elsewhere was told, whatever is a link
+        if (!Staging.isInside(file.name())) path = path.normalize();
         return new Verified.Checked(Disk.text(path.normalize()), state(path, file));
     }
 

@@ -182,6 +182,34 @@ final class MergeTest {
 
     @ParameterizedTest
     @MethodSource("engines")
+    void verifyFindsMomentsWhereverTheyLie(Engine engine) throws IOException {
+        Path run = folder.resolve("run");
+        Path out = folder.resolve("out");
+        Path first = folder.resolve("50.pt");
+        Path second = folder.resolve("100.pt");
+        Files.createDirectories(run);
+        for (String name : List.of("checkpoint-50", "checkpoint-100")) {
+            Repository.copy(Repository.ROOT.resolve("host/tests/cli/data/trained").resolve(name), run.resolve(name));
+        }
+        Files.move(run.resolve("checkpoint-50/optimizer.pt"), first);
+        Files.move(run.resolve("checkpoint-100/optimizer.pt"), second);
+        merge(engine, run, out, Options.defaults().with("method", "ota").with("select", "all").moments(first.toString(), second.toString()));
+        Verified good = engine.verify(out);
+        assertTrue(good.isGood() && good.inputs().size() == 4, good.toString());
+        assertEquals(first.toString(), good.inputs().get(1).path());
+
+        Path place = out.resolve("mwa-report.json");
+        String text = Files.readString(place);
+        Files.writeString(place, text.replaceFirst("\"" + Repository.WEIGHTS + "\"", "\"../../50.pt\""));
+        MergeException forged = assertThrows(MergeException.class, () -> engine.verify(out));
+        assertEquals("names `../../50.pt`, which is not a file in the folder", forged.detail());
+        Files.writeString(place, text);
+        Files.delete(second);
+        assertEquals("missing", engine.verify(out).inputs().get(3).state());
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
     void verifyMergesProductsAgain(Engine engine) {
         for (Options options : List.of(Options.defaults().with("rank", 4), Options.defaults().with("rank", "auto").with("energy", 0.9))) {
             Path out = folder.resolve("out" + options.values().size());
