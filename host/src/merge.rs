@@ -121,6 +121,12 @@ fn into_format(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    // the base of tasks is none that a file of torch would want to know of
+    let base = options.base.clone().filter(|_| target != Target::Pt || options.role_base.is_none());
+    let model = options.model.clone();
+    let wanted = ConvertOptions { target, dtype: None, base, name: None, key: None, like: None, model };
+    // before anything is merged
+    wanted.check()?;
     let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
     let parent = place.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
@@ -141,10 +147,7 @@ fn into_format(
     };
     let Own { name, like } =
         if target == Target::Pt { own(options, &report, plain.path())? } else { Own::default() };
-    // the base of tasks is none that a file of torch would want to know of
-    let base = options.base.clone().filter(|_| target != Target::Pt || options.role_base.is_none());
-    let model = options.model.clone();
-    let wanted = ConvertOptions { target, dtype: None, base, name, key: None, like, model };
+    let wanted = ConvertOptions { name, like, ..wanted };
     let (disk, text) = (Disk::default(), text_of(plain.path())?);
     let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;
     let staging = Staging::begin(out, how.force, &[])?;

@@ -90,7 +90,10 @@ pub struct ConvertOptions {
 
 impl ConvertOptions {
     /// Refuse what says nothing to the format.
-    fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with the option.
+    pub fn check(&self) -> Result<()> {
         let is_lora = !matches!(self.target, Target::Pt | Target::Safetensors);
         let idle = [
             ("key", self.key.is_some() && self.target != Target::Pt, "pt"),

@@ -152,7 +152,11 @@ fn on_sphere(unit: &Matrix, norms: &[f64], shares: &[f64], rounds: usize) -> Opt
             break;
         }
     }
+    // weights below 0 may leave no length: turned around, the mean would lead away from what weighs most
     let norm = dot(shares, norms);
+    if norm <= 0.0 {
+        return None;
+    }
     let scalar = |(part, own): (&f64, &f64)| if *own > 0.0 { norm * part / own } else { 0.0 };
     Some(mean.iter().zip(norms).map(scalar).collect())
 }
@@ -276,6 +280,10 @@ mod tests {
             assert_eq!(turn(angle, &[vec![0.3, 0.7]], &[1.0]).scalars, [1.0]);
             // one that is the origin shortens, and does not turn
             assert_eq!(turn(angle, &[vec![2.0, 0.0], vec![0.0, 0.0]], &[0.5, 0.5]).scalars, [0.5, 0.0]);
+        }
+        for angle in [Angle::MultiSlerp, Angle::Karcher] {
+            let longer = turn(angle, &[vec![1.0, 0.0], vec![0.0, 3.0]], &[2.0, -1.0]);
+            assert!(longer.is_linear && longer.scalars == [2.0, -1.0], "{longer:?}");
         }
         let uneven = turn(Angle::Karcher, &opposite, &[0.75, 0.25]).scalars;
         assert!(

@@ -382,6 +382,8 @@ fn idle(options: &ChooseOptions, metric: Option<&Metric>) -> Result<()> {
     let is_smoothed = |metric: &Metric| {
         !metric.parts.is_empty()
             || metric.readings.iter().any(|it| matches!(it, Outcome::Read(it) if it.source.is_of_training()))
+            // what is wrong with all of them is told elsewhere
+            || !metric.readings.iter().any(|it| matches!(it, Outcome::Read(_)))
     };
     if options.metric.smooth.is_some() && !metric.is_some_and(is_smoothed) {
         let what = metric.map_or_else(|| "none is read".into(), |metric| format!("{} is none", metric.name));

@@ -91,13 +91,13 @@ impl Journal {
         let mut journal = Self { file, path: path.to_owned(), entries: Vec::new() };
         let is_whole = is_begun && journal.read(&header)?;
         let count = journal.trials().count();
-        if is_whole && !journal.trials().any(|entry| entry.score.is_some()) {
-            if count > 0 {
-                watch
-                    .note(&format!("none of the {count} trials of before has a score: they are tried again"));
-            }
+        if is_whole && count > 0 && !journal.trials().any(|entry| entry.score.is_some()) {
+            watch.note(&format!("none of the {count} trials of before has a score: they are tried again"));
         } else if is_whole {
-            watch.note(&format!("{count} trials of before are known: they are not scored again"));
+            // there may be a score on other data alone
+            if count > 0 {
+                watch.note(&format!("{count} trials of before are known: they are not scored again"));
+            }
             return Ok(journal);
         }
         journal.entries.clear();
@@ -182,7 +182,7 @@ impl Journal {
 
     /// Remove it, if there is no score in it: nobody will want to go on from there.
     pub(super) fn forget(&self) {
-        if self.trials().all(|entry| entry.score.is_none()) {
+        if self.entries.iter().all(|entry| entry.score.is_none()) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
