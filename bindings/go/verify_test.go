@@ -9,6 +9,16 @@ import (
 	"testing"
 )
 
+// verified is what is told of a merged folder that can be verified.
+func verified(t *testing.T, out string) *Verified {
+	t.Helper()
+	found, err := Verify(context.Background(), out, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 // TestVerify finds a merge as it was written, and whatever differs.
 func TestVerify(t *testing.T) {
 	here := t.TempDir()
@@ -21,10 +31,7 @@ func TestVerify(t *testing.T) {
 		if _, err := Merge(context.Background(), run, out, options); err != nil {
 			t.Fatal(err)
 		}
-		found, err := Verify(context.Background(), out, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		found := verified(t, out)
 		if !found.IsGood() || len(found.Inputs) == 0 || len(found.Outputs) != 1 || len(found.Companions) == 0 {
 			t.Errorf("%+v: %+v", options, found)
 		}
@@ -35,31 +42,23 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	verify := func() *Verified {
-		t.Helper()
-		found, err := Verify(context.Background(), out, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
-	}
 	write("notes.txt", "mine")
 	write(".git/config.json", "hidden")
-	if found := verify(); !found.IsGood() || len(found.Others) != 1 || found.Others[0].State != Beside {
+	if found := verified(t, out); !found.IsGood() || len(found.Others) != 1 || found.Others[0].State != Beside {
 		t.Errorf("%+v", found)
 	}
 	write("inner/model.BIN", "mine")
-	if found := verify(); found.IsGood() || len(found.Others) != 2 || found.Others[0].State != Foreign {
+	if found := verified(t, out); found.IsGood() || len(found.Others) != 2 || found.Others[0].State != Foreign {
 		t.Errorf("%+v", found)
 	}
 	write("adapter_config.json", "{}")
-	if found := verify(); found.IsGood() || found.Companions[0].State != Changed || !*found.Remade {
+	if found := verified(t, out); found.IsGood() || found.Companions[0].State != Changed || !*found.Remade {
 		t.Errorf("%+v", found)
 	}
 	if err := os.Remove(filepath.Join(run, "checkpoint-1000/adapter_model.safetensors")); err != nil {
 		t.Fatal(err)
 	}
-	if found := verify(); found.IsGood() || found.Remade != nil || found.Inputs[len(found.Inputs)-1].State != Gone {
+	if found := verified(t, out); found.IsGood() || found.Remade != nil || found.Inputs[len(found.Inputs)-1].State != Gone {
 		t.Errorf("%+v", found)
 	}
 	if _, err := Verify(context.Background(), run, Options{}); own(t, err).Detail != "holds no mwa-report.json" {
@@ -103,15 +102,7 @@ func TestVerifyMoments(t *testing.T) {
 	if _, err := Merge(context.Background(), run, out, options); err != nil {
 		t.Fatal(err)
 	}
-	verify := func() *Verified {
-		t.Helper()
-		found, err := Verify(context.Background(), out, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
-	}
-	if found := verify(); !found.IsGood() || len(found.Inputs) != 4 || found.Inputs[1].Path != options.Moments[0] {
+	if found := verified(t, out); !found.IsGood() || len(found.Inputs) != 4 || found.Inputs[1].Path != options.Moments[0] {
 		t.Errorf("%+v", found)
 	}
 	path := filepath.Join(out, reportName)
@@ -131,7 +122,7 @@ func TestVerifyMoments(t *testing.T) {
 	if err := errors.Join(os.WriteFile(path, text, 0o666), os.Remove(options.Moments[1])); err != nil {
 		t.Fatal(err)
 	}
-	if found := verify(); found.IsGood() || found.Remade != nil || found.Inputs[3].State != Gone {
+	if found := verified(t, out); found.IsGood() || found.Remade != nil || found.Inputs[3].State != Gone {
 		t.Errorf("%+v", found)
 	}
 }
