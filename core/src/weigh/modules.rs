@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::index::order;
 use crate::weigh::explicit::{note_of_sum, wrong_count};
 use crate::weigh::scheme::Weights;
 
@@ -68,7 +69,7 @@ impl Groups {
 
     /// Of tensors, each by its name.
     pub(crate) fn of_tensors(mut tensors: Vec<(String, Weights)>) -> Self {
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors.sort_by(|a, b| order(&a.0, &b.0));
         Self { modules: Vec::new(), tensors }
     }
 
@@ -97,7 +98,7 @@ impl Groups {
     /// The weights of a tensor or its module, if it has its own.
     #[must_use]
     pub fn of(&self, tensor: &str) -> Option<&Weights> {
-        if let Ok(place) = self.tensors.binary_search_by(|(name, _)| name.as_str().cmp(tensor)) {
+        if let Ok(place) = self.tensors.binary_search_by(|(name, _)| order(name, tensor)) {
             return Some(&self.tensors[place].1);
         }
         let module = module_of(tensor);
