@@ -8,10 +8,10 @@ use core::ops::Range;
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::Tensor;
+use crate::format::torch::optimizer::MEANS;
 use crate::format::view::{mean, number, scaled, words};
 use crate::method::product::widen;
 use crate::room::zeros;
-use crate::run::moments::MEANS;
 
 /// So many bytes are read at once.
 const PANEL: u64 = 1 << 22;

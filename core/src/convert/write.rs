@@ -19,7 +19,7 @@ use super::{Factored, Output, Target, Written, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::{Header, Tensor, TextMap};
-use crate::run::moments::MEANS;
+use crate::format::torch::optimizer::MEANS;
 use crate::text::index::Index;
 use crate::text::json as text;
 

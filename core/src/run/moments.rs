@@ -13,8 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, size, text};
 use crate::format::counter::is_newest;
 use crate::format::safetensors::{Header, Tensor};
-use crate::format::torch::optimizer::{Optimizer, OptimizerKind, plain};
-use crate::format::training::{self, Layout, Squares};
+use crate::format::torch::optimizer::{MEANS, Optimizer, OptimizerKind, SQUARES, plain};
+use crate::format::training::{self, Layout, Squares, is_of_ranks};
 use crate::format::view::{SPAN_LIMIT, View, words};
 use crate::method::curved::Moments;
 use crate::plan::Shard;
@@ -28,10 +28,6 @@ const STATE: &str = "optimizer.pt";
 const BIN: &str = "optimizer.bin";
 /// The names of parameters in the order of that state, for models whose order is not known.
 const NAMES: &str = "names.json";
-/// What files of moments alone call each, behind the name of its weight.
-const SQUARES: &str = ".exp_avg_sq";
-/// What they and Adafactor call the means of a matrix's rows, and of its columns.
-pub(crate) const MEANS: [&str; 2] = [".exp_avg_sq_row", ".exp_avg_sq_col"];
 /// What they tell of the optimizer, in their metadata.
 pub(crate) const BETA2: &str = "beta2";
 pub(crate) const STEP: &str = "step";
@@ -155,11 +151,6 @@ fn open(
     let name = way(checkpoint.weights_folder(), &path);
     let len = size(files, &path)?;
     Ok((FoundMoments { file: File::at(path, name, len, header), corrections, counted }, Vec::new()))
-}
-
-/// Whether a file is named as the ranks of a training name those with the states of their optimizers.
-pub(crate) fn is_of_ranks(path: &str) -> bool {
-    [".metadata", ".distcp", "_optim_states.pt", "exp_avg_sq.pt"].iter().any(|end| path.ends_with(end))
 }
 
 /// Where the ranks of a training left the state of their optimizers, if it is theirs that is wanted.

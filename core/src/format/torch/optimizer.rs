@@ -17,9 +17,12 @@ use super::{MAGIC, START, open_old, open_zip};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, size};
 use crate::format::safetensors::Header;
-use crate::run::moments::MEANS;
 use crate::text::escape::readable;
 
+/// What second moments of a weight are called, behind its name.
+pub(crate) const SQUARES: &str = ".exp_avg_sq";
+/// What the means of a matrix's rows, and of its columns, are called where they stand for these.
+pub(crate) const MEANS: [&str; 2] = [".exp_avg_sq_row", ".exp_avg_sq_col"];
 /// Where bitsandbytes keeps its tensors from 0.50 on.
 const NESTED: &str = "__bnb_optimizer_quant_state__";
 /// Most parameters of which a file may tell.
@@ -399,13 +402,10 @@ fn read(pickle: &Pickle<'_>) -> Result<Told> {
             }
             _ => None,
         };
-        let float = |id: Id| if let Node::Float(value) = pickle.node(id) { Some(*value) } else { None };
-        let betas = match entry(pickle, *group, "betas").map(|id| pickle.node(id)) {
-            Some(Node::Tuple(betas) | Node::List(betas)) if betas.len() >= 2 => {
-                float(betas[0]).zip(float(betas[1]))
-            }
-            _ => None,
-        };
+        let betas = entry(pickle, *group, "betas").and_then(|id| {
+            let [first, second] = betas(pickle, id);
+            first.zip(second)
+        });
         told.push(Group { parameters, names, betas });
     }
     seen.sort_unstable();
@@ -477,6 +477,15 @@ fn tensors<'a>(pickle: &'a Pickle<'_>) -> Result<Chosen<'a>> {
         places: Vec::new(),
         told: Vec::new(),
         notes: Vec::new(),
+    })
+}
+
+/// The decays of a group's first and second moments.
+pub(in crate::format) fn betas(pickle: &Pickle<'_>, id: Id) -> [Option<f64>; 2] {
+    let (Node::Tuple(betas) | Node::List(betas)) = pickle.node(id) else { return [None; 2] };
+    [0, 1].map(|at| match pickle.node(*betas.get(at)?) {
+        Node::Float(beta) => Some(*beta),
+        _ => None,
     })
 }
 

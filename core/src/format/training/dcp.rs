@@ -8,13 +8,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::{
-    Counted, Found, Opened, TORN, Whole, alike, assembled, beta, no_squares, number, numbers, some, state,
+    Counted, Found, Opened, Part, TORN, Whole, alike, assembled, no_squares, number, numbers, some, state,
     steps, torn,
 };
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Kind, Maybe, all, is_file, is_inside, join, last, leads_out};
 use crate::format::torch::choose::{Chosen, entry};
+use crate::format::torch::optimizer::{self, SQUARES};
 use crate::format::torch::pickle::{Id, Node, Pickle, TABLE_VALUES, Trouble};
 use crate::format::torch::{self, PICKLE_LIMIT};
 use crate::format::view::Piece;
@@ -40,8 +41,6 @@ const STATES: [&str; 11] = [
     "common_state",
     "rerun_state",
 ];
-/// How the names of second moments end.
-const SQUARES: &str = ".exp_avg_sq";
 /// Megatron's names of the optimizer's own weights begin so, after which the model's names follow.
 const MASTERS: &str = "optimizer.state.fp32_param.";
 
@@ -140,9 +139,6 @@ fn squared(name: &str) -> Option<&str> {
     rest.strip_suffix(SQUARES).or_else(|| rest.strip_prefix("exp_avg_sq."))
 }
 
-/// A file that tensors lie in, and its length in bytes.
-type Part = (String, u64);
-
 impl<'a> Table<'a> {
     /// What tensors of the table are, and the files that they lie in, behind the table itself.
     fn placed(
@@ -219,7 +215,7 @@ impl<'a> Table<'a> {
         for opened in all(self.stored.iter().filter(is_betas).map(|it| lies(&it)))? {
             let (file, slice, len) = opened;
             torch::picked(&slice, &file, len, &mut |pickle| {
-                betas.push(beta(pickle, pickle.root));
+                betas.push(optimizer::betas(pickle, pickle.root)[1]);
                 Ok(Chosen::plain(Vec::new()))
             })?;
         }

@@ -62,10 +62,13 @@ struct Whole {
     is_flat: bool,
 }
 
+/// A file that tensors lie in: its path, and its length in bytes.
+type Part = (String, u64);
+
 /// Second moments as a layout has them.
 struct Found {
-    /// Their files: path and length. The first tells of them.
-    parts: Vec<(String, u64)>,
+    /// Their files, of which the first tells of them.
+    parts: Vec<Part>,
     tensors: Vec<Whole>,
     counted: Counted,
 }
@@ -79,7 +82,7 @@ pub(crate) struct Squares {
     /// The file that tells of them: path, length, and a head by which jobs read the checkpoint's files.
     pub(crate) file: (String, u64, Header),
     /// Files that they lie in beside those of the checkpoint, behind which these are numbered.
-    pub(crate) more: Vec<(String, u64)>,
+    pub(crate) more: Vec<Part>,
     pub(crate) counted: Counted,
 }
 
@@ -216,10 +219,9 @@ fn no_squares(detail: impl Into<String>) -> Error {
         .help("give them by --moments, or leave out --method: without second moments all checkpoints count alike in each element")
 }
 
-/// β₂ of a group of parameters.
-fn beta(pickle: &Pickle<'_>, betas: Id) -> Option<f64> {
-    let (Node::Tuple(betas) | Node::List(betas)) = pickle.node(betas) else { return None };
-    if let Node::Float(beta) = pickle.node(*betas.get(1)?) { Some(*beta) } else { None }
+/// Whether a file is named as the ranks of a training name those with the states of their optimizers.
+pub(crate) fn is_of_ranks(path: &str) -> bool {
+    [".metadata", ".distcp", "_optim_states.pt", "exp_avg_sq.pt"].iter().any(|end| path.ends_with(end))
 }
 
 /// The one that all have, if they have one.
@@ -263,7 +265,7 @@ fn scalar(lies: &Lies, bytes: &[u8]) -> Option<f64> {
 }
 
 /// Put the tensors into the heads of the files with their first pieces. Names lose what wrappers of training put into them.
-fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(String, u64, Header)>> {
+fn assembled(files: Vec<Part>, mut tensors: Vec<Whole>) -> Result<Vec<(String, u64, Header)>> {
     unwrapped(&mut tensors)?;
     let mut placed: Vec<_> = files.iter().map(|_| (Vec::new(), Vec::new())).collect();
     for mut whole in tensors {
@@ -285,7 +287,7 @@ fn assembled(files: Vec<(String, u64)>, mut tensors: Vec<Whole>) -> Result<Vec<(
         }
         placed[file].1.push((tensor, View { range: 0..0, shape: sides, size, pieces, mean: None }));
     }
-    let made = |((path, len), (tensors, views)): ((String, u64), (Vec<Tensor>, Vec<_>))| {
+    let made = |((path, len), (tensors, views)): (Part, (Vec<Tensor>, Vec<_>))| {
         let metadata = Vec::from([("format".to_owned(), "pt".to_owned())]).into();
         let header = Header::placed(tensors, views, metadata, len)?;
         Ok((path, len, header))

@@ -5,12 +5,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::zero::{MODEL, Model, from_module, rest, whole};
-use super::{Found, Opened, alike, assembled, beta, no_squares, steps, torn};
+use super::{Found, Opened, alike, assembled, no_squares, steps, torn};
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, all, is_file, join, size};
-use crate::format::torch;
 use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node};
+use crate::format::torch::{self, optimizer};
 use crate::text::index::Index;
 
 pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
@@ -107,7 +107,9 @@ pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
             if let Some(Node::List(groups)) =
                 entry(pickle, pickle.root, "param_groups").map(|id| pickle.node(id))
             {
-                let of = |group: &Id| entry(pickle, *group, "betas").and_then(|betas| beta(pickle, betas));
+                let of = |group: &Id| {
+                    entry(pickle, *group, "betas").and_then(|id| optimizer::betas(pickle, id)[1])
+                };
                 betas = groups.iter().map(of).collect();
             }
             Ok(Chosen::plain(Vec::new()))

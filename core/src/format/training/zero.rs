@@ -9,7 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    Found, Opened, Whole, alike, assembled, beta, counted, no_squares, number, numbers, scalar, some, state,
+    Found, Opened, Part, Whole, alike, assembled, counted, no_squares, number, numbers, scalar, some, state,
     torn,
 };
 use crate::dtype::Dtype;
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe, all, join, size};
 use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node, Pickle, Tensor};
-use crate::format::torch::{self, Lies};
+use crate::format::torch::{self, Lies, optimizer};
 use crate::format::view::Piece;
 use crate::text::index::Index;
 
@@ -146,11 +146,7 @@ pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
 }
 
 /// The paths and lengths of files.
-fn sized<'n>(
-    files: &dyn Files,
-    folder: &str,
-    names: impl Iterator<Item = &'n &'n str>,
-) -> Maybe<Vec<(String, u64)>> {
+fn sized<'n>(files: &dyn Files, folder: &str, names: impl Iterator<Item = &'n &'n str>) -> Maybe<Vec<Part>> {
     all(names.map(|name| {
         let path = join(folder, name);
         let len = size(files, &path)?;
@@ -568,7 +564,7 @@ impl Shard {
             }
         }
         for group in list(inner.and_then(|id| entry(pickle, id, "param_groups"))).unwrap_or_default() {
-            self.betas.push(entry(pickle, *group, "betas").and_then(|betas| beta(pickle, betas)));
+            self.betas.push(entry(pickle, *group, "betas").and_then(|id| optimizer::betas(pickle, id)[1]));
         }
         let step = states.and_then(|states| entry(pickle, states.first()?.1, "step"));
         match step.map(|id| pickle.node(id)) {
