@@ -269,15 +269,16 @@ pub(crate) fn narrow_f64(float: Float, value: f64) -> [u8; 8] {
 
 /// Round to f32 towards zero, then set the last bit if anything was lost: a second rounding to a type with
 /// at least two bits fewer then gives what one rounding would have given (Boldo & Melquiond 2008).
+#[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the loss is what this function accounts for")]
 pub(crate) fn round_to_odd(value: f64) -> f32 {
     let near = value as f32;
     let back = f64::from(near);
-    if back == value || value.is_nan() || value.is_infinite() {
-        return near;
-    }
+    // no branches, so that loops are vectorised
+    let is_kept = (back == value) | !value.is_finite();
     let overshot = back.abs() > value.abs();
-    f32::from_bits((near.to_bits() - u32::from(overshot)) | 1)
+    let odd = (near.to_bits() - u32::from(overshot)) | 1;
+    f32::from_bits(if is_kept { near.to_bits() } else { odd })
 }
 
 #[inline(always)]

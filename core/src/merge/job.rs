@@ -162,8 +162,11 @@ impl<'a> Job<'a> {
         match &self.0 {
             Work::Elements(job) => job.run(inputs, outputs[0]).map(Found::Tally),
             Work::Sample(sample) => Ok(Found::Cosines(sample.cosines(inputs))),
-            Work::Module(job, Aim::Rank(share)) => job.rank_for(inputs, *share).map(Found::Rank),
-            Work::Module(job, _) => job.merge(inputs, outputs).map(|lost| Found::Residual(Some(lost))),
+            Work::Module(job, aim) => {
+                let energy = if let Aim::Rank(share) = aim { Some(*share) } else { None };
+                let (rank, lost) = job.run(energy, inputs, outputs)?;
+                Ok(if energy.is_some() { Found::Rank(rank) } else { Found::Residual(Some(lost)) })
+            }
             Work::Apart(_) | Work::Trim(_) | Work::Scaled(_) => unreachable!("it reads by windows"),
         }
     }
@@ -216,11 +219,18 @@ impl<'a> Job<'a> {
     ///
     /// # Panics
     /// As [`Job::run`].
+    #[inline]
     pub fn run_reference(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Found> {
         match &self.0 {
-            Work::Elements(job) => job.run_reference(inputs, outputs[0]).map(Found::Tally),
+            Work::Elements(_) => self.run_elements(inputs, outputs[0]),
             _ => self.run(Bytes::Whole(inputs), outputs),
         }
+    }
+
+    /// [`Job::run_reference`] of elements.
+    pub(super) fn run_elements(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Found> {
+        let Work::Elements(job) = &self.0 else { unreachable!("it is about elements") };
+        job.run_reference(inputs, out).map(Found::Tally)
     }
 
     /// What a GPU may compute: the kernel, the dtype of the result, dtype and weight of each operand. `None` for whatever is the

@@ -98,7 +98,7 @@ impl<'a> Together<'a> {
                 .collect();
         }
         let each = self.jobs.iter().zip(&self.places).zip(outputs);
-        each.map(|((job, places), out)| job.run_reference(&own(places), &mut [&mut **out])).collect()
+        each.map(|((job, places), out)| job.run_elements(&own(places), out)).collect()
     }
 
     /// The sums that they are, for a device; nothing for what is compared and copied.

@@ -375,40 +375,25 @@ impl Count<'_> {
     pub(crate) fn run(&self, max_bytes: usize, read: &mut Reader<'_>) -> Result<Vec<f64>> {
         let tasks = self.tasks.len();
         match self.look {
-            Look::Upper => {
-                let mut counts = zeros::<u32>(tasks << UPPER)?;
-                let mut sweep = Sweep::new(self, max_bytes);
-                while sweep.next(read)? {
-                    for (task, counts) in counts.chunks_exact_mut(1 << UPPER).enumerate() {
-                        count_upper(counts, sweep.magnitudes.of(task));
-                    }
-                }
-                Ok(sparse(&counts))
-            }
-            Look::Lower(found) => {
-                let mut counts = zeros::<u32>(tasks << LOWER)?;
-                let mut sweep = Sweep::new(self, max_bytes);
-                while sweep.next(read)? {
-                    for (task, counts) in counts.chunks_exact_mut(1 << LOWER).enumerate() {
-                        count_lower(counts, sweep.magnitudes.of(task), found[task].0);
-                    }
-                }
-                Ok(sparse(&counts))
-            }
             Look::Whole(wanted) => {
-                let mut counts = zeros::<u64>(1 << UPPER)?;
-                let mut sweep = Sweep::new(self, max_bytes);
-                while sweep.next(read)? {
-                    count_upper(&mut counts, sweep.magnitudes.of(0));
+                // its bits so far, and how many from there on are wanted
+                let (mut found, mut left) = (0, wanted);
+                for (is_lower, bits) in [(false, UPPER), (true, LOWER)] {
+                    let mut counts = zeros::<u64>(1 << bits)?;
+                    let mut sweep = Sweep::new(self, max_bytes);
+                    while sweep.next(read)? {
+                        let magnitudes = sweep.magnitudes.of(0);
+                        if is_lower {
+                            count_lower(&mut counts, magnitudes, found);
+                        } else {
+                            count_upper(&mut counts, magnitudes);
+                        }
+                    }
+                    let place;
+                    (place, left) = descend(&counts, left);
+                    found = found << bits | place;
                 }
-                let (upper, left) = descend(&counts, wanted);
-                let mut counts = zeros::<u64>(1 << LOWER)?;
-                let mut sweep = Sweep::new(self, max_bytes);
-                while sweep.next(read)? {
-                    count_lower(&mut counts, sweep.magnitudes.of(0), upper);
-                }
-                let (lower, _) = descend(&counts, left);
-                Ok(vec![f32::from_bits(upper << LOWER | lower).into()])
+                Ok(vec![f32::from_bits(found).into()])
             }
             Look::Mean(power) => {
                 let mut sums = [0.0; LANES];
@@ -425,17 +410,29 @@ impl Count<'_> {
                 let count = self.job.count().max(1) as f64;
                 Ok(vec![(((a + b) + (c + d)) + ((e + f) + (g + h))) / count])
             }
-            Look::Kept(least, first) => {
-                let mut counts = zeros::<u32>(tasks)?;
+            Look::Upper | Look::Lower(_) | Look::Kept(..) => {
+                let each = match self.look {
+                    Look::Upper => 1 << UPPER,
+                    Look::Lower(_) => 1 << LOWER,
+                    _ => 1,
+                };
+                let mut counts = zeros::<u32>(tasks * each)?;
                 let mut sweep = Sweep::new(self, max_bytes);
                 while sweep.next(read)? {
-                    for (task, count) in counts.iter_mut().enumerate() {
-                        *count += count_kept(sweep.magnitudes.of(task), least[task]);
+                    for (task, counts) in counts.chunks_exact_mut(each).enumerate() {
+                        let magnitudes = sweep.magnitudes.of(task);
+                        match self.look {
+                            Look::Lower(found) => count_lower(counts, magnitudes, found[task].0),
+                            Look::Kept(least, _) => counts[0] += count_kept(magnitudes, least[task]),
+                            _ => count_upper(counts, magnitudes),
+                        }
                     }
                 }
                 let mut told = sparse(&counts);
-                #[expect(clippy::cast_precision_loss, reason = "places of what is in memory")]
-                told.iter_mut().step_by(2).for_each(|place| *place += first as f64);
+                if let Look::Kept(_, first) = self.look {
+                    #[expect(clippy::cast_precision_loss, reason = "places of what is in memory")]
+                    told.iter_mut().step_by(2).for_each(|place| *place += first as f64);
+                }
                 Ok(told)
             }
         }

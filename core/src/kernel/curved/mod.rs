@@ -29,15 +29,24 @@ pub(crate) struct Curved {
     pub(crate) is_grafted: bool,
 }
 
+/// The compiler's where there is one, which makes it an instruction of a loop; the same bits, for roots are rounded exactly.
+#[inline(always)]
+fn sqrt(value: f64) -> f64 {
+    #[cfg(feature = "std")]
+    return value.sqrt();
+    #[cfg(not(feature = "std"))]
+    libm::sqrt(value)
+}
+
 /// A second moment to a power.
 #[inline(always)]
 pub(crate) fn root(moment: f64, power: f64) -> f64 {
     if power == 0.5 {
-        libm::sqrt(moment)
+        sqrt(moment)
     } else if power == 1.0 {
         moment
     } else if power == 0.25 {
-        libm::sqrt(libm::sqrt(moment))
+        sqrt(sqrt(moment))
     } else {
         libm::pow(moment, power)
     }

@@ -27,8 +27,11 @@ impl ModuleJob<'_> {
         let gammas: Vec<f64> = sources.iter().map(|source| source.scale / source.weight).collect();
         let mut products = zeros(sources.len() * (sources.len() + 1) / 2)?;
         for expert in 0..self.module.experts {
-            let down = self.gram(Side::Down, expert, max_bytes, read)?;
-            let up = self.gram(Side::Up, expert, max_bytes, read)?;
+            let mut grams = Vec::with_capacity(2);
+            for side in [Side::Down, Side::Up] {
+                grams.push(self.gram(side, expert, max_bytes, read)?);
+            }
+            let (down, up) = (&grams[0], &grams[1]);
             let (mut row, mut at) = (0, 0);
             for i in 0..sources.len() {
                 let mut column = 0;

@@ -109,16 +109,16 @@ impl ModuleJob<'_> {
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
         let mut sum = Residual::default();
         for expert in 0..self.module.experts {
-            let (mut down, mut up) = (Spread::new(&weights, rank)?, Spread::new(&weights, rank)?);
-            let mut window = Window::new(self.module, Side::Down, expert, max_bytes);
-            while let Some(stack) = window.next(read)? {
-                down.add(&stack);
+            let mut sides = Vec::with_capacity(2);
+            for side in [Side::Down, Side::Up] {
+                let mut spread = Spread::new(&weights, rank)?;
+                let mut window = Window::new(self.module, side, expert, max_bytes);
+                while let Some(stack) = window.next(read)? {
+                    spread.add(&stack);
+                }
+                sides.push(spread.finish());
             }
-            let mut window = Window::new(self.module, Side::Up, expert, max_bytes);
-            while let Some(stack) = window.next(read)? {
-                up.add(&stack);
-            }
-            let grams = (&down.finish(), &up.finish());
+            let grams = (&sides[0], &sides[1]);
             sum =
                 sum.plus(residual(grams, &weights, || self.norm_of_sum(&weights, expert, max_bytes, read))?);
         }
@@ -140,21 +140,8 @@ impl ModuleJob<'_> {
         Ok(norm_of_sum(&down, &up, weights))
     }
 
-    /// The smallest rank that keeps `energy`, a share of ‖D‖² in 0…1, in each of the module's experts.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NonFinite`], naming input and tensor.
-    #[inline(always)]
-    pub fn rank_for(&self, inputs: &[&[u8]], energy: f64) -> Result<usize> {
-        let mut rank = 1;
-        for expert in 0..self.module.experts {
-            let (down, up) = self.stacks(inputs, expert);
-            rank = rank.max(rank_for(self.decompose(&down, &up, inputs)?.energies(), energy));
-        }
-        Ok(rank)
-    }
-
-    /// Write the merged factors; the result is what the cut to the output's rank loses.
+    /// Write the merged factors, and say what the cut to the output's rank loses; or, of a share of ‖D‖² in 0…1, write nothing and
+    /// say the smallest rank that keeps so much in each of the module's experts. One loop for both: what they share is much code.
     ///
     /// `outputs` are the bytes of [`Self::writes`].
     ///
@@ -164,29 +151,39 @@ impl ModuleJob<'_> {
     /// # Panics
     /// If the slices do not have the lengths promised by `reads` and `writes`.
     #[inline(always)]
-    pub fn merge(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Residual> {
-        assert_eq!(outputs.len(), self.writes.len(), "one slice per write");
-        let mut sum = Residual::default();
+    pub fn run(
+        &self,
+        energy: Option<f64>,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+    ) -> Result<(usize, Residual)> {
+        assert!(energy.is_some() || outputs.len() == self.writes.len(), "one slice per write");
+        let (mut rank, mut sum) = (1, Residual::default());
         for expert in 0..self.module.experts {
             let (down, up) = self.stacks(inputs, expert);
-            let maps = if self.is_full {
+            let maps = if self.is_full && energy.is_none() {
                 None
             } else {
                 let found = self.decompose(&down, &up, inputs)?;
                 let energies = found.energies();
+                if let Some(share) = energy {
+                    rank = rank.max(rank_for(energies, share));
+                    continue;
+                }
                 let (kept, lost) = energies.split_at(self.rank.min(energies.len()));
                 let (kept, lost) = (kept.iter().rev().sum::<f64>(), lost.iter().rev().sum::<f64>());
                 sum = sum.plus(Residual { error: lost, norm: kept + lost, noise: [0.0; 3] });
                 Some(found.maps(self.rank)?)
             };
             let (for_a, for_b) = maps.map_or((None, None), |(for_a, for_b)| (Some(for_a), Some(for_b)));
-            self.write(&down, for_a.as_ref(), 0, outputs)?;
-            self.write(&up, for_b.as_ref(), 1, outputs)?;
+            for (at, (stack, map)) in [(&down, &for_a), (&up, &for_b)].into_iter().enumerate() {
+                self.write(stack, map.as_ref(), at, outputs)?;
+            }
         }
-        if let Some((_, float)) = self.writes.get(2) {
+        if let (None, Some((_, float))) = (energy, self.writes.get(2)) {
             self.bias(inputs, *float, outputs[2])?;
         }
-        Ok(sum)
+        Ok((rank, sum))
     }
 
     /// The factors of one expert, stacked.
@@ -214,11 +211,15 @@ impl ModuleJob<'_> {
     #[cfg_attr(target_family = "wasm", inline)]
     #[cfg_attr(not(target_family = "wasm"), inline(always))]
     fn decompose(&self, down: &Stack<'_>, up: &Stack<'_>, inputs: &[&[u8]]) -> Result<LowRank> {
-        let (gram_a, gram_b) = (down.gram()?, up.gram()?);
-        let is_finite = |gram: &Matrix| (0..gram.rows).all(|p| gram.at(p, p).is_finite());
-        if !is_finite(&gram_a) || !is_finite(&gram_b) {
-            return Err(self.explain(inputs));
+        let mut grams = Vec::with_capacity(2);
+        for stack in [down, up] {
+            let gram = stack.gram()?;
+            if !(0..gram.rows).all(|p| gram.at(p, p).is_finite()) {
+                return Err(self.explain(inputs));
+            }
+            grams.push(gram);
         }
+        let (gram_b, gram_a) = (grams.pop().expect("of up"), grams.pop().expect("of down"));
         LowRank::new(gram_a, gram_b, &self.scales())
     }
 

@@ -1,8 +1,8 @@
 //! Merge what adapters do instead of their factors: D = Σ wᵢγᵢBᵢAᵢ per module, exact or at the best given rank.
 //!
 //! As with weighted sums the core plans and hosts execute. A [`ModuleJob`] reads whole factors of one module and can be run
-//! three ways: [`ModuleJob::residual`] says how far the average of the factors is from D; [`ModuleJob::rank_for`] finds the
-//! rank that keeps a share of the energy; [`ModuleJob::merge`] writes the factors of the output. The tensors that are no
+//! three ways: [`ModuleJob::residual`] says how far the average of the factors is from D; [`ModuleJob::run`] finds the
+//! rank that keeps a share of the energy, or writes the factors of the output. The tensors that are no
 //! factors are averaged by the jobs of a [`Plan`], which leaves out those of [`Products::layout`].
 //!
 //! The loops are inlined into whatever calls them, so that a host may compile them for wider instructions. WebAssembly has
@@ -330,7 +330,7 @@ impl Products {
         }
     }
 
-    /// One job per module without an output, for [`ModuleJob::rank_for`].
+    /// One job per module without an output, for the rank that [`ModuleJob::run`] finds.
     pub fn surveys(&self) -> impl Iterator<Item = ModuleJob<'_>> {
         self.factors.jobs()
     }
