@@ -75,7 +75,7 @@ fn commands(block: &str) -> Vec<String> {
 
 /// The command as it is run: this `mwa`, and a run where the page says `RUN`.
 fn runnable(command: &str) -> Option<String> {
-    let command = command.replace("cargo run --release --bin mwa --", "mwa");
+    let command = command.replace("cargo mwa", "mwa");
     let is_others = |name: &&str| command == **name || command.starts_with(&format!("{name} "));
     let is_ours_elsewhere = command.starts_with("target/")
         || command.starts_with("MWA_")
