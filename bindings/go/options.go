@@ -154,6 +154,9 @@ type Options struct {
 	// Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]: keep, f32, bf16, f16.
 	Dtype string `json:"dtype,omitzero"`
 
+	// Part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for [default: the newest checkpoint's files].
+	ShardSize string `json:"shard_size,omitzero"`
+
 	// The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json.
 	Base string `json:"base,omitzero"`
 

@@ -13,6 +13,7 @@ type Report struct {
 	Grafted    *Grafted     `json:"grafted,omitempty"`   // how much of what was changed of a base counts by second moments
 	Quantised  *Distance    `json:"quantised,omitempty"` // how far quantised weights are off by rounding their average to codes
 	Dtype      string       `json:"dtype"`
+	ShardSize  int64        `json:"shard_size,omitempty"` // the bytes that an output file has at most, where they were parted anew
 	Adapter    string       `json:"adapter,omitempty"`
 	Inputs     []Input      `json:"inputs"` // oldest first
 	Outputs    []HashedFile `json:"outputs"`

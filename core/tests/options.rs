@@ -44,6 +44,7 @@ fn python() {
         match row.kind {
             Kind::Switch => "bool".into(),
             Kind::Count | Kind::Whole | Kind::Bytes => "int | None".into(),
+            Kind::Size => "int | str | None".into(),
             Kind::Number(_) => "float | None".into(),
             Kind::Text => "str | None".into(),
             Kind::Path => "str | os.PathLike[str] | None".into(),
@@ -165,6 +166,7 @@ fn typescript() {
             let type_ = match (row.kind, row.name) {
                 (Kind::Switch, _) => "boolean".into(),
                 (Kind::Count | Kind::Whole | Kind::Bytes | Kind::Number(_), _) => "number".into(),
+                (Kind::Size, _) => "number | string".into(),
                 (Kind::Text | Kind::Path, _) => "string".into(),
                 (Kind::Word(words), _) => quoted(words, " | "),
                 (Kind::Texts, _) => "string[]".into(),
@@ -202,7 +204,7 @@ fn go() {
             // none of these has another meaning for 0
             Kind::Count | Kind::Whole | Kind::Bytes => "int",
             Kind::Number(_) => "*float64",
-            Kind::Text | Kind::Path | Kind::Word(_) | Kind::Device => "string",
+            Kind::Text | Kind::Path | Kind::Word(_) | Kind::Device | Kind::Size => "string",
             Kind::Texts => "[]string",
             Kind::Numbers => "[]float64",
             Kind::Steps => "*Steps",
@@ -248,6 +250,7 @@ fn java() {
             Kind::Switch => one("boolean", "whether to do so"),
             Kind::Count | Kind::Whole | Kind::Bytes => one("long", "a whole number"),
             Kind::Number(_) => one("double", "a number"),
+            Kind::Size => one("String", "a size, such as 5GB"),
             Kind::Text => one("String", "a name"),
             Kind::Path => one("String", "a path, its parts parted by {@code /}"),
             Kind::Word(_) => one(&pascal(row.name), "one of these"),
@@ -300,7 +303,7 @@ fn what_values_are_in_javascript() {
         let kind = match row.kind {
             Kind::Switch => "switch",
             Kind::Count | Kind::Whole | Kind::Bytes | Kind::Number(_) => "number",
-            Kind::Word(_) | Kind::Text => "word",
+            Kind::Word(_) | Kind::Text | Kind::Size => "word",
             Kind::Numbers => "numbers",
             _ => "other",
         };

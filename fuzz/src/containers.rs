@@ -33,6 +33,7 @@ fn convert(bytes: &[u8], name: &str, config: &str) {
             key: None,
             like: None,
             model: None,
+            shard_size: None,
         };
         let path = if name.starts_with("adapter") { "adapter".to_owned() } else { format!("adapter/{name}") };
         let Ok(plan) = now(Conversion::new(&memory, &Readers::ALL, &path, &options)) else { continue };

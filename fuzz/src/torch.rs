@@ -50,6 +50,7 @@ fn again(memory: &Memory) {
         key: None,
         like: None,
         model: None,
+        shard_size: None,
     };
     let Ok(plan) = now(Conversion::new(memory, &Readers::ALL, PATH, &options)) else { return };
     let Some((_, len)) = plan.outputs().next().filter(|(_, len)| *len < 1 << 20) else { return };

@@ -124,7 +124,8 @@ fn into_format(
     // the base of tasks is none that a file of torch would want to know of
     let base = options.base.clone().filter(|_| target != Target::Pt || options.role_base.is_none());
     let model = options.model.clone();
-    let wanted = ConvertOptions { target, dtype: None, base, name: None, key: None, like: None, model };
+    let (name, key, like) = (None, None, None);
+    let wanted = ConvertOptions { target, dtype: None, base, name, key, like, model, shard_size: None };
     // before anything is merged
     wanted.check()?;
     let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };

@@ -90,6 +90,10 @@ pub unsafe extern "C" fn mwa_plan_new(
         let (read, weights) = unsafe { (list(inputs, count, "inputs")?, list(weights, count, "weights")?) };
         // SAFETY: the caller's promise.
         let options = unsafe { given(options) }?.merging()?;
+        if options.shard_size.is_some() {
+            let detail = "option shard_size parts the output into files, and a plan has one";
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave it out, or merge by paths").into());
+        }
         let (mut inputs, mut configs) = (Vec::new(), Vec::new());
         for input in read {
             // SAFETY: the caller's promise.

@@ -266,6 +266,7 @@ class Report:
     folded: Folded | None = None
     extracted: Extracted | None = None
     grafted: Grafted | None = None
+    shard_size: int | None = None
 
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""

@@ -86,6 +86,8 @@ pub struct ConvertOptions {
     pub like: Option<(String, Option<String>)>,
     /// The image model that names are of, where they do not tell: `flux`, `sd3` and so on.
     pub model: Option<String>,
+    /// Of `safetensors`: part the weights into files of at most so many bytes, with an index.
+    pub shard_size: Option<u64>,
 }
 
 impl ConvertOptions {
@@ -99,6 +101,7 @@ impl ConvertOptions {
             ("key", self.key.is_some() && self.target != Target::Pt, "pt"),
             ("base", self.base.is_some() && !is_lora, "gguf or mlx"),
             ("model", self.model.is_some() && self.target != Target::Kohya, "kohya"),
+            ("shard-size", self.shard_size.is_some() && self.target != Target::Safetensors, "safetensors"),
         ];
         match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
             None => Ok(()),
@@ -186,7 +189,7 @@ impl Conversion {
                     (outputs, texts, notes)
                 })
             } else {
-                write::plain(&inputs, merged, options.dtype)
+                write::plain(&inputs, merged, options.dtype, options.shard_size)
             };
             let (outputs, texts, mut notes) = written.map_err(|error| error.file(path))?;
             notes.splice(0..0, opened.notes);

@@ -18,8 +18,11 @@ use super::names::{Model, Rows, flatten};
 use super::{Factored, Output, Target, Written, gguf};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::format::safetensors::{Header, Tensor, TextMap, byte_size};
 use crate::format::torch::optimizer::MEANS;
+use crate::merge::shard_indexes;
+use crate::plan::Shard;
+use crate::plan::split::parted;
 use crate::text::index::Index;
 use crate::text::json as text;
 
@@ -47,8 +50,13 @@ pub(crate) fn write(
     Ok(written)
 }
 
-/// All tensors of any weights in one file.
-pub(super) fn plain(files: &[(String, Header)], name: &str, dtype: Option<Float>) -> Result<Written> {
+/// All tensors of any weights in one file, or in files of at most so many bytes and their index.
+pub(super) fn plain(
+    files: &[(String, Header)],
+    name: &str,
+    dtype: Option<Float>,
+    shard_size: Option<u64>,
+) -> Result<Written> {
     let of = |(file, (_, header)): (usize, &'_ (String, Header))| -> Vec<Made> {
         let made = |tensor: &Tensor| {
             Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype)
@@ -56,7 +64,17 @@ pub(super) fn plain(files: &[(String, Header)], name: &str, dtype: Option<Float>
         header.tensors().iter().map(made).collect()
     };
     let tensors = files.iter().enumerate().flat_map(of).collect();
-    Ok((vec![safetensors(name.to_owned(), tensors, &mut [], pt())?], Vec::new(), Vec::new()))
+    let Some(limit) = shard_size else {
+        return Ok((vec![safetensors(name.to_owned(), tensors, &mut [], pt())?], Vec::new(), Vec::new()));
+    };
+    let bytes = |made: &Made| byte_size(made.dtype, &made.shape).unwrap_or(u64::MAX);
+    let (mut outputs, mut shards) = (Vec::new(), Vec::new());
+    for (name, tensors) in parted(name, tensors, limit, |made| (&made.name, bytes(made)))? {
+        let (header, output) = laid(name.clone(), tensors, &mut [], pt())?;
+        outputs.push(output);
+        shards.push(Shard { name, header });
+    }
+    Ok((outputs, shard_indexes(&shards), Vec::new()))
 }
 
 /// A safetensors file of some tensors, and of matrices that are kept by means, which learn their places.
@@ -66,6 +84,16 @@ pub(super) fn safetensors(
     factored: &mut [Factored],
     metadata: Vec<(String, String)>,
 ) -> Result<Output> {
+    laid(name, tensors, factored, metadata).map(|(_, output)| output)
+}
+
+/// The same, and where all lies in it.
+fn laid(
+    name: String,
+    tensors: Vec<Made>,
+    factored: &mut [Factored],
+    metadata: Vec<(String, String)>,
+) -> Result<(Header, Output)> {
     let laid = tensors.iter().map(|made| (made.name.clone(), made.dtype, made.shape.clone()));
     let laid = laid.chain(factored.iter().flat_map(Factored::laid));
     let header = Header::layout(laid, TextMap::from(metadata))?;
@@ -80,7 +108,8 @@ pub(super) fn safetensors(
         matrix.at = MEANS.map(|end| start(&format!("{}{end}", matrix.name)));
     }
     placed.sort_unstable_by_key(|(at, _)| *at);
-    Ok(Output { name, len: header.file_len(), head, tensors: placed, between: Vec::new(), tail: None })
+    let len = header.file_len();
+    Ok((header, Output { name, len, head, tensors: placed, between: Vec::new(), tail: None }))
 }
 
 fn pt() -> Vec<(String, String)> {

@@ -177,6 +177,7 @@ impl Merge {
             quantised: self.rounded().map(|(_, off)| off),
             grafted: self.grafted(),
             dtype: report::dtype_name(self.options.dtype),
+            shard_size: self.options.shard_size,
             adapter: self.chosen.adapter.clone(),
             format: None,
             round: self.chosen.round.as_ref().map(|round| round.told.clone()),

@@ -126,6 +126,8 @@ pub struct MergeOptions {
     pub allow_non_finite: bool,
     /// Write the files anew even where one input alone has weight; for inputs that were not safetensors on disk.
     pub rewrite: bool,
+    /// Part the weights into files of at most so many bytes; `None` keeps the files of the newest.
+    pub shard_size: Option<u64>,
 }
 
 impl Default for MergeOptions {
@@ -139,6 +141,7 @@ impl Default for MergeOptions {
             allow_cross_run: false,
             allow_non_finite: false,
             rewrite: false,
+            shard_size: None,
         }
     }
 }
@@ -454,6 +457,7 @@ impl Merge {
     pub fn new(chosen: Chosen, mut options: MergeOptions, cut: Cut) -> Result<Self> {
         // whoever wins in the end, the newest gives the output its files and what lies beside them
         options.rewrite |= chosen.robust.is_some() || chosen.round.is_some() || chosen.recovered.is_some();
+        options.rewrite |= options.shard_size.is_some();
         let mut merge = Self::begin(chosen, options, cut, Groups::default())?;
         if merge.copied.is_none() {
             merge.unweighed = Unweighed::new(&merge.chosen, options, &merge.recipe)?;
@@ -530,7 +534,8 @@ impl Merge {
         let samples = Samples::new(inputs, &chosen.runs, matches!(options.space, Space::Product(_)));
         let blend = options.blend;
         let moments = if blend.curvature().is_some() { chosen.moments.clone() } else { Vec::new() };
-        let recipe = Recipe { by_tensor: cut.by_tensor, groups, blend, moments, ..agreed.recipe };
+        let (by_tensor, shard_size) = (cut.by_tensor, options.shard_size);
+        let recipe = Recipe { by_tensor, shard_size, groups, blend, moments, ..agreed.recipe };
         if agreed.copied.is_none() {
             notes.extend(note_of_unmeasured(inputs, &recipe)?);
         }

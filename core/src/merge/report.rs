@@ -79,6 +79,9 @@ pub struct Report {
     pub grafted: Option<Grafted>,
     /// Output dtype of averaged tensors; `keep` is the widest of the inputs.
     pub dtype: String,
+    /// The bytes that a file of the output has at most, where it was parted anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard_size: Option<u64>,
     /// The adapter taken from checkpoints that hold several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
@@ -862,6 +865,7 @@ impl Report {
             quantised: None,
             grafted: None,
             dtype: dtype_name(None),
+            shard_size: None,
             adapter: None,
             format: None,
             round: None,

@@ -37,7 +37,7 @@ use crate::weigh::robust::Robust;
 use crate::weigh::scheme::{Scheme, Weights};
 use crate::weigh::window::Pick;
 
-pub use self::value::{Kind, OutputDtype, RankChoice, SpaceName};
+pub use self::value::{FileSize, Kind, OutputDtype, RankChoice, SpaceName};
 
 /// What is told of an option beside its value.
 #[derive(Clone, Copy, Debug)]
@@ -476,6 +476,13 @@ options! {
         lacking: CONVERTING,
         ..OUTPUT
     };
+    /// Part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for
+    shard_size: Option<FileSize> = None, Kind::Size, Facts {
+        value: "SIZE",
+        usual: "the newest checkpoint's files",
+        verbs: CONVERTED,
+        ..OUTPUT
+    };
     /// The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or
     /// its config.json
     base: Option<String> = None, Kind::Text, Facts { value: "PATH", verbs: CONVERTED, lacking: BASED, ..OUTPUT };
@@ -669,7 +676,19 @@ impl Options {
             allow_cross_run: self.allow_cross_run,
             allow_non_finite: self.allow_non_finite,
             rewrite: self.rewrite,
+            shard_size: self.shard_size()?,
         })
+    }
+
+    fn shard_size(&self) -> Result<Option<u64>> {
+        match self.format.as_deref() {
+            Some(format) if format != "keep" && self.shard_size.is_some() => {
+                let detail =
+                    format!("options format and shard_size contradict each other: {format} is written whole");
+                Err(usage(detail).help("leave out --shard-size, or --format"))
+            }
+            _ => Ok(self.shard_size.map(|size| size.0)),
+        }
     }
 
     /// The base model, if the method is over one.

@@ -104,12 +104,12 @@ fn each_option_reaches_what_it_is_for() {
 
     let merge = read(
         r#"{"dtype": "bf16", "space": "product", "strict": true, "residual": "off", "allow_cross_run": true,
-            "allow_non_finite": true, "rewrite": true}"#,
+            "allow_non_finite": true, "rewrite": true, "shard_size": "2KB"}"#,
     );
     let merge = merge.merging().unwrap();
     assert_eq!((merge.dtype, merge.space), (Some(Float::BF16), Space::Product(None)));
     assert!(merge.strict && merge.allow_cross_run && merge.allow_non_finite && merge.rewrite);
-    assert_eq!(merge.residual, Measure::Off);
+    assert_eq!((merge.residual, merge.shard_size), (Measure::Off, Some(2000)));
     assert_eq!(read("").merging().unwrap().residual, Measure::Auto);
 }
 
@@ -183,4 +183,31 @@ fn what_suits_no_checkpoints_is_refused_at_once() {
     for json in [r#"{"penalty": 2}"#, r#"{"weights": []}"#, r#"{"weights": [1, -1]}"#] {
         assert_eq!(read(json).choosing().unwrap_err().kind(), ErrorKind::Weights, "{json}");
     }
+}
+
+#[test]
+fn sizes_of_files_are_those_of_hugging_face() {
+    for (text, bytes) in [
+        ("5GB", 5_000_000_000),
+        ("500 mb", 500_000_000),
+        ("1.5KB", 1500),
+        ("1KiB", 1024),
+        ("2TiB", 2 << 40),
+        ("1234", 1234),
+        ("1234B", 1234),
+    ] {
+        assert_eq!(FileSize::parse(text), Some(FileSize(bytes)), "{text}");
+    }
+    for text in
+        ["", "5", "0", "999", "-5GB", "5G", "5 G B", "5XB", "5PB", "GB", "nanGB", "infGB", "1e30TB", "iB"]
+    {
+        assert_eq!(FileSize::parse(text), None, "{text}");
+    }
+    let read = |json: &str| Options::parse(json).map(|options| options.shard_size.map(|size| size.0));
+    assert_eq!(read(r#"{"shard_size": "5GB"}"#), Ok(Some(5_000_000_000)));
+    assert_eq!(read(r#"{"shard_size": 5e9}"#), Ok(Some(5_000_000_000)));
+    assert_eq!(
+        read(r#"{"shard_size": 5}"#).unwrap_err().to_string(),
+        "option shard_size: 5 does not fit; it must be a size from 1KB on, such as 5GB or 500MiB"
+    );
 }

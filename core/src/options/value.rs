@@ -33,6 +33,8 @@ pub enum Kind {
     Whole,
     /// Bytes.
     Bytes,
+    /// Bytes of a file, with their unit.
+    Size,
     /// A number, within the span if there is one.
     Number(Option<Span>),
     /// A text.
@@ -61,6 +63,7 @@ impl fmt::Display for Kind {
             Self::Count => "a whole number from 1 on",
             Self::Whole => "a whole number from 0 on",
             Self::Bytes => "a whole number of bytes",
+            Self::Size => "a size from 1KB on, such as 5GB or 500MiB",
             Self::Number(Some(span)) => return write!(f, "a number, {span}"),
             Self::Number(None) => "a number",
             Self::Text => "a text",
@@ -180,6 +183,42 @@ macro_rules! words {
 }
 
 words!(BlendName, DensityPer, Normalise, Goal, Scheme, Method, Measure, Pick, Combine, Curve, Positions, Per);
+
+/// How large a file may be: `5GB` is 5·10⁹ bytes, as Hugging Face counts, and `5GiB` is 5·2³⁰.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSize(pub u64);
+
+impl FileSize {
+    /// Less was meant to have a unit.
+    const LEAST: u64 = 1000;
+
+    /// Read it; `None` for what is no size, or none that a file could have.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = text[number.len()..].to_ascii_lowercase();
+        let base: u64 = if unit.ends_with("ib") { 1024 } else { 1000 };
+        let powers = ["", "k", "m", "g", "t"];
+        let power = match unit.strip_suffix("ib").or(unit.strip_suffix('b')) {
+            None if !unit.is_empty() => None,
+            power => powers.iter().position(|it| *it == power.unwrap_or_default()),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^40, a power of it or of ten")]
+        let unit = base.pow(u32::try_from(power?).ok()?) as f64;
+        let bytes = json::whole(libm::trunc(json::float(number.trim_end())? * unit))?;
+        (bytes >= Self::LEAST).then_some(Self(bytes))
+    }
+}
+
+impl Value for FileSize {
+    fn read(value: &Json, kind: Kind) -> Option<Self> {
+        match value {
+            Json::String(text) => Self::parse(text),
+            bytes => u64::read(bytes, kind).filter(|bytes| *bytes >= Self::LEAST).map(Self),
+        }
+    }
+}
 
 /// The dtype of the output; `None` keeps the widest of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -12,7 +12,7 @@ use core::slice;
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::counter::is_newest;
-use crate::format::safetensors::{Header, Tensor, TextMap};
+use crate::format::safetensors::{Header, Tensor, TextMap, byte_size};
 use crate::kernel::{How, Kernel, Tasks};
 use crate::method::blend::Blend;
 use crate::method::curved::{Means, Moments};
@@ -23,10 +23,12 @@ use crate::weigh::scheme::Weights;
 
 mod cuts;
 mod job;
+pub(crate) mod split;
 mod tensors;
 
 pub(crate) use cuts::Cuts;
 pub use job::{Job, Read, Write};
+use split::{parted, whole_name};
 pub(crate) use tensors::{Found, Tensors};
 
 /// One input of a merge: a checkpoint, in one file or several shards.
@@ -73,6 +75,8 @@ pub struct Recipe {
     pub allow_non_finite: bool,
     /// Let no job cross from one tensor to the next, for outputs that do not lie side by side, as in memory.
     pub by_tensor: bool,
+    /// Part the weights into files of at most so many bytes, whatever files they were in.
+    pub shard_size: Option<u64>,
 }
 
 /// A checked merge.
@@ -122,7 +126,8 @@ impl Plan {
     /// Check the inputs against each other and lay out the output.
     ///
     /// The output has the files, and the tensors in each, of the last input: by convention the newest. Where several of them
-    /// have one name, their tensors lie together in one file.
+    /// have one name, their tensors lie together in one file. With [`Recipe::shard_size`] the weights are parted anew; what lies
+    /// beside them stays as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Weights`] when there is not one weight per input; [`ErrorKind::Names`], [`ErrorKind::Shape`] or
@@ -150,17 +155,20 @@ impl Plan {
         let placed = &tensors[inputs.len() - 1];
         let unplaced = recipe.elsewhere.iter().filter(|(name, ..)| placed.find(name).is_none());
         let mut unplaced: Vec<_> = unplaced.cloned().collect();
-        let mut outputs = Vec::new();
+        let mut outputs: Vec<Shard> = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
+        let limit = |file: &Shard| recipe.shard_size.filter(|_| file.header.beside().is_none());
+        let name = |file: &Shard| limit(file).map_or_else(|| file.name.clone(), |_| whole_name(&file.name));
         // files of one name make one output
-        let mut files: Vec<Vec<&Shard>> = Vec::new();
+        let mut files: Vec<(String, Vec<&Shard>)> = Vec::new();
         for file in &newest.files {
-            match files.iter_mut().find(|same| same[0].name == file.name) {
-                Some(same) => same.push(file),
-                None => files.push([file].into()),
+            let name = name(file);
+            match files.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, same)) => same.push(file),
+                None => files.push((name, [file].into())),
             }
         }
-        for (output, same) in files.into_iter().enumerate() {
+        for (name, same) in files {
             let file = same[0];
             let mut works = Vec::new();
             let mut layout = Vec::new();
@@ -179,25 +187,35 @@ impl Plan {
             }
             // what the newest input lacks goes into its first file
             layout.append(&mut unplaced);
-            let header = Header::layout_beside(layout, recipe.metadata.clone(), file.header.beside())
-                .map_err(|error| error.file(&*file.name))?;
+            let parts = match limit(file) {
+                // what no file can hold is told below
+                Some(limit) => parted(&name, layout, limit, |(name, dtype, shape)| {
+                    (name, byte_size(*dtype, shape).unwrap_or(u64::MAX))
+                })?,
+                None => [(name, layout)].into(),
+            };
             let made_here = Index::new(works.iter().map(|(name, ..)| *name));
-            for tensor in header.tensors() {
-                let Some(place) = made_here.place(&tensor.name) else { continue };
-                let (_, work, found, squares) = &works[place];
-                let weights = recipe.groups.of(&tensor.name).unwrap_or(weights);
-                let mut segment = segment(output, tensor, *work, found, weights, recipe);
-                if let Some(curvature) = recipe.blend.curvature() {
-                    segment.weigh_by(inputs, squares.as_deref(), |input| {
-                        curvature.weights(&recipe.moments[input], &recipe.means, &tensor.name, input)
-                    });
+            for (name, layout) in parts {
+                let output = outputs.len();
+                let header = Header::layout_beside(layout, recipe.metadata.clone(), file.header.beside())
+                    .map_err(|error| error.file(&*name))?;
+                for tensor in header.tensors() {
+                    let Some(place) = made_here.place(&tensor.name) else { continue };
+                    let (_, work, found, squares) = &works[place];
+                    let weights = recipe.groups.of(&tensor.name).unwrap_or(weights);
+                    let mut segment = segment(output, tensor, *work, found, weights, recipe);
+                    if let Some(curvature) = recipe.blend.curvature() {
+                        segment.weigh_by(inputs, squares.as_deref(), |input| {
+                            curvature.weights(&recipe.moments[input], &recipe.means, &tensor.name, input)
+                        });
+                    }
+                    let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
+                    if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {
+                        segments.push(segment);
+                    }
                 }
-                let joins = |last: &mut Segment| !recipe.by_tensor && last.extend(&segment);
-                if segment.elements > 0 && !segments.last_mut().is_some_and(joins) {
-                    segments.push(segment);
-                }
+                outputs.push(Shard { name, header });
             }
-            outputs.push(Shard { name: file.name.clone(), header });
         }
         let names = inputs.iter().map(|input| input.name.clone()).collect();
         let identical = recipe.identical.clone();

@@ -7,7 +7,7 @@ use alloc::vec;
 fn input(name: &str, tensors: &[(&str, Dtype, &[u64])]) -> Input {
     let tensors = tensors.iter().map(|(name, dtype, shape)| (name.to_string(), *dtype, shape.to_vec()));
     let header = Header::layout(tensors, TextMap::default()).unwrap();
-    Input { name: name.into(), files: vec![Shard { name: "adapter_model.safetensors".into(), header }] }
+    Input { name: name.into(), files: vec![Shard { name: "model.safetensors".into(), header }] }
 }
 
 fn plan(inputs: &[Input], weights: &[f64]) -> Result<Plan> {
@@ -83,4 +83,56 @@ fn bad_values_are_traced_to_tensor_element_and_input() {
     let error = job.run(&[&good, &bad], &mut [0; 16]).unwrap_err();
     assert_eq!(error.to_string(), "y: tensor `b` holds inf, at element 2");
     assert_eq!(error.kind(), ErrorKind::NonFinite);
+}
+
+#[test]
+fn parted_files_hold_the_bytes_of_the_whole() {
+    const SIZES: &[(&str, Dtype, &[u64])] = &[
+        ("a", Dtype::BF16, &[3]),
+        ("b", Dtype::F32, &[5]),
+        ("c", Dtype::I64, &[2]),
+        ("d", Dtype::F32, &[0]),
+        ("e", Dtype::BF16, &[20]),
+    ];
+    let inputs = [input("x", SIZES), input("y", SIZES)];
+    let made = |shard_size| {
+        let recipe = Recipe { shard_size, ..Recipe::default() };
+        let plan = Plan::new(&inputs, &Weights::explicit(&[0.25, 0.75]).unwrap(), &recipe).unwrap();
+        let mut files: Vec<_> =
+            plan.outputs().iter().map(|file| vec![0; to_usize(file.header.file_len())]).collect();
+        for job in plan.jobs(7) {
+            // bytes of integers are the same everywhere
+            let byte = |read: &Read, at: u64| {
+                if plan.tensor_of(&job) == "c" {
+                    at as u8
+                } else {
+                    (at * 31 + read.input as u64) as u8 & 0x3f
+                }
+            };
+            let reads: Vec<Vec<u8>> =
+                job.reads().map(|read| read.range.clone().map(|at| byte(&read, at)).collect()).collect();
+            let Write { file, range } = job.write();
+            let out = &mut files[file][to_usize(range.start)..to_usize(range.end)];
+            job.run(&reads.iter().map(Vec::as_slice).collect::<Vec<_>>(), out).unwrap();
+        }
+        let mut tensors = Vec::new();
+        for (file, bytes) in plan.outputs().iter().zip(&files) {
+            for tensor in file.header.tensors() {
+                let bytes = bytes[to_usize(tensor.range.start)..to_usize(tensor.range.end)].to_vec();
+                tensors.push((tensor.name.clone(), tensor.dtype, tensor.shape.clone(), bytes));
+            }
+        }
+        tensors.sort();
+        (plan.outputs().iter().map(|file| file.name.clone()).collect::<Vec<_>>(), tensors)
+    };
+    let (_, whole) = made(None);
+    for limit in 1..100 {
+        let (names, tensors) = made(Some(limit));
+        assert!(tensors == whole, "{limit}");
+        assert_eq!(names.len() == 1, limit >= 82, "{limit}: {names:?}");
+    }
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap()
 }

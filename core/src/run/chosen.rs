@@ -208,6 +208,7 @@ impl Report {
             space: self.space()?,
             allow_cross_run: true,
             residual: Measure::Off,
+            shard_size: self.shard_size,
             rewrite: self.round.is_some() || self.recovered.is_some() || self.weighting.is_robust(),
             ..MergeOptions::default()
         })

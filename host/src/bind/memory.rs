@@ -89,6 +89,10 @@ impl<'a> InMemory<'a> {
         machine: Machine,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        if options.shard_size.is_some() {
+            let detail = "option shard_size parts files, and tensors in memory are in none";
+            return Err(Error::new(ErrorKind::Usage, detail).help("leave it out"));
+        }
         let mut heads = Vec::with_capacity(inputs.len());
         let mut configs = Vec::with_capacity(inputs.len());
         let mut sources = Vec::with_capacity(inputs.len());

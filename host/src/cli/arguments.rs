@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use mwa::options::{About, Face, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
+use mwa::options::{About, Face, FileSize, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
 use mwa::{Error, ErrorKind, SearchOptions};
 use serde_json::{Map, Value as Json};
 
@@ -59,7 +59,7 @@ Examples:
         /// Merge nothing; take away what an unfinished merge left in a store
         #[arg(long)]
         abort: bool,
-        /// Do one of N shares of the work, 0/N to N-1/N, each in a process of its own on any machine that sees the files; then mwa finish
+        /// Do one of N shares of the work, 0/N to N-1/N, each in a process of its own on any machine that sees the files; then mwa finish. The files are the same: their size is --shard-size
         #[arg(long, value_name = "I/N", value_parser = share, conflicts_with = "abort")]
         shard: Option<Share>,
         #[command(flatten)]
@@ -145,7 +145,8 @@ Examples:
     /// Write a LoRA adapter in another program's format (kohya, diffusers, PEFT, MLX, GGUF), or any weights as safetensors or for torch.load()
     #[command(after_help = "\
 Examples:
-  mwa convert style.safetensors -o style-peft --format peft    a kohya file for PEFT")]
+  mwa convert style.safetensors -o style-peft --format peft    a kohya file for PEFT
+  mwa convert runs/fsdp/checkpoint-900 -o model --shard-size 5GB")]
     Convert {
         /// An adapter, or with formats safetensors and pt any checkpoint: a folder, or a file
         #[arg(value_name = "IN")]
@@ -168,6 +169,9 @@ Examples:
         /// The image model, where names do not tell: sd, sdxl, flux, sd3, wan, qwen-image
         #[arg(long, value_name = "NAME")]
         model: Option<String>,
+        /// With format safetensors, part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for
+        #[arg(long, value_name = "SIZE", value_parser = file_size)]
+        shard_size: Option<u64>,
         #[command(flatten)]
         show: Show,
     },
@@ -569,7 +573,7 @@ fn argument(row: &'static Row, verb: Verb) -> Arg {
         Kind::Path => argument.value_parser(clap::value_parser!(PathBuf)),
         Kind::Word(words) => argument.value_parser(PossibleValuesParser::new(words)),
         Kind::Numbers => argument.allow_hyphen_values(true).value_parser(move |text: &str| value(row, text)),
-        Kind::Number(_) | Kind::Count | Kind::Whole | Kind::Bytes | Kind::Rank => {
+        Kind::Number(_) | Kind::Count | Kind::Whole | Kind::Bytes | Kind::Size | Kind::Rank => {
             argument.allow_negative_numbers(true).value_parser(move |text: &str| value(row, text))
         }
         _ => argument.value_parser(move |text: &str| value(row, text)),
@@ -633,6 +637,10 @@ impl<V> Given<V> {
 
 fn share(text: &str) -> Result<Share, String> {
     text.parse().map_err(|error: Error| error.detail().to_owned())
+}
+
+fn file_size(text: &str) -> Result<u64, String> {
+    FileSize::parse(text).map(|size| size.0).ok_or_else(|| format!("it must be {}", Kind::Size))
 }
 
 /// The value of an option as JSON; or what it must be.

@@ -196,7 +196,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 return Err(last);
             }
         }
-        Command::Convert { input, output, format, dtype, base, key, model, show } => {
+        Command::Convert { input, output, format, dtype, base, key, model, shard_size, show } => {
             signals::stop_cleanly();
             let dtype = match dtype.as_deref() {
                 Some("f32") => Some(mwa::Float::F32),
@@ -213,6 +213,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 key,
                 like: None,
                 model,
+                shard_size,
             };
             let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;
             note(show, &converted.notes);

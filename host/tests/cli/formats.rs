@@ -99,6 +99,166 @@ fn shards_merge_shard_by_shard() {
     assert_eq!(place.read("out/config.json"), b"{}");
 }
 
+/// Run something that must succeed.
+fn does(place: &Place, arguments: &str) -> String {
+    let ran = place.mwa(arguments);
+    assert_eq!(ran.code, Some(0), "{arguments}: {}{}", ran.out, ran.err);
+    ran.err
+}
+
+/// What each file of weights in a folder holds.
+fn held(place: &Place, folder: &str) -> Vec<(String, Vec<String>)> {
+    let mut held = Vec::new();
+    for entry in std::fs::read_dir(place.path(folder)).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".safetensors") {
+            let bytes = place.read(&format!("{folder}/{name}"));
+            let header = mwa::safetensors::Header::parse(&bytes, bytes.len() as u64).unwrap();
+            held.push((name, header.tensors().iter().map(|tensor| tensor.name.clone()).collect()));
+        }
+    }
+    held.sort();
+    held
+}
+
+/// Two models of 4 kB, in two files each.
+fn to_part() -> Place {
+    let place = Place::new();
+    for (model, x) in [("a", 1.0), ("b", 3.0)] {
+        let files = [
+            [("a.weight", 300_u16, x), ("a.bias", 100, -x)],
+            [("b.weight", 500, 2.0 * x), ("c.weight", 100, 5.0 * x)],
+        ];
+        for (number, tensors) in files.iter().enumerate() {
+            let tensors = tensors.map(|(name, len, x)| {
+                let values: Vec<f32> = (0..len).map(|i| f32::from(i) * x).collect();
+                adapter::f32s(name, &[len.into()], &values)
+            });
+            let name = format!("{model}/model-0000{}-of-00002.safetensors", number + 1);
+            place.write(&name, adapter::safetensors(&tensors));
+        }
+        place.write(&format!("{model}/config.json"), "{}");
+    }
+    place
+}
+
+#[test]
+fn a_model_is_parted_by_size_as_hugging_face_does() {
+    let place = to_part();
+    place.merges("a b --scheme uniform");
+    does(&place, "merge a b --scheme uniform --shard-size 1.7KB -o parted");
+    let name = |number: usize| format!("model-0000{number}-of-00003.safetensors");
+    // what is larger stands before that in the making: huggingface_hub 2.4 makes the same of these sizes
+    let files = [(1, vec!["b.weight"]), (2, vec!["a.bias", "a.weight"]), (3, vec!["c.weight"])];
+    let expected =
+        files.map(|(number, tensors)| (name(number), tensors.into_iter().map(String::from).collect()));
+    assert_eq!(held(&place, "parted"), expected);
+    // as transformers loads them: by the index
+    let index: serde_json::Value =
+        serde_json::from_slice(&place.read("parted/model.safetensors.index.json")).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 4000);
+    let map = index["weight_map"].as_object().unwrap();
+    assert_eq!(map.len(), 4);
+    for (tensor, file) in map {
+        let parted = place.read(&format!("parted/{}", file.as_str().unwrap()));
+        let whole = if tensor.starts_with('a') { 1 } else { 2 };
+        let whole = place.read(&format!("out/model-0000{whole}-of-00002.safetensors"));
+        assert_eq!(adapter::values(&parted, tensor), adapter::values(&whole, tensor), "{tensor}");
+    }
+    let report: serde_json::Value = serde_json::from_slice(&place.read("parted/mwa-report.json")).unwrap();
+    assert_eq!(report["shard_size"], 1700);
+    does(&place, "verify parted");
+    // what fits is one file, and needs no index
+    does(&place, "merge a b --scheme uniform --shard-size 5GB -o one");
+    let all = ["a.bias", "a.weight", "b.weight", "c.weight"].map(String::from).to_vec();
+    assert_eq!(held(&place, "one"), [("model.safetensors".to_owned(), all.clone())]);
+    assert!(!place.path("one/model.safetensors.index.json").exists());
+    does(&place, "verify one");
+    // a copy is parted too, and files of other sizes are the same model
+    let said = does(&place, "merge parted --shard-size 2KB -o again");
+    assert!(!said.contains("copied"), "{said}");
+    assert_eq!(held(&place, "again").len(), 2);
+    does(&place, "verify again");
+    does(&place, "merge parted one --scheme uniform -o mean");
+    assert_eq!(held(&place, "mean").len(), 1);
+    // shares of the work are something else
+    for share in ["1/2", "0/2"] {
+        does(&place, &format!("merge a b --scheme uniform --shard-size 1.7KB --shard {share} -o shared"));
+    }
+    does(&place, "finish shared");
+    for (name, _) in held(&place, "parted") {
+        assert_eq!(place.read(&format!("shared/{name}")), place.read(&format!("parted/{name}")));
+    }
+    does(&place, "verify shared");
+    // without merging
+    does(&place, "convert a -o converted --shard-size 1.7KB");
+    assert_eq!(held(&place, "converted"), expected);
+    assert_eq!(
+        place.read("converted/model.safetensors.index.json"),
+        place.read("parted/model.safetensors.index.json")
+    );
+    does(&place, "merge converted -o whole --shard-size 1MiB");
+    assert_eq!(held(&place, "whole"), [("model.safetensors".to_owned(), all)]);
+}
+
+#[test]
+fn what_no_program_loads_in_parts_is_not_parted() {
+    let place = Place::new();
+    for (name, x) in [("style-1", 1.0), ("style-2", 3.0)] {
+        let factor = |name: &str, shape: [usize; 2]| adapter::f32s(name, &shape, &[x; 800]);
+        let factors = [
+            factor("lora_unet_q.lora_down.weight", [4, 200]),
+            factor("lora_unet_q.lora_up.weight", [200, 4]),
+        ];
+        place.write(&format!("{name}.safetensors"), adapter::safetensors(&factors));
+    }
+    assert_data_eq!(
+        place.fails_with(
+            2,
+            "merge style-1.safetensors style-2.safetensors -o out --scheme uniform --shard-size 4KB"
+        ),
+        str![[r#"
+error: merged.safetensors: would be 2 files, but programs load an adapter from one file
+help: leave out --shard-size, or give one from 6400 bytes on
+
+"#]]
+    );
+    does(&place, "merge style-1.safetensors style-2.safetensors -o out --scheme uniform --shard-size 5GB");
+    let place = to_part();
+    assert_data_eq!(
+        place.fails_with(2, "merge a b -o pt --format pt --shard-size 1KB"),
+        str![[r#"
+error: options format and shard_size contradict each other: pt is written whole
+help: leave out --shard-size, or --format
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "convert a -o a.gguf --format gguf --shard-size 1KB"),
+        str![[r#"
+error: option shard-size says nothing to the format gguf
+help: leave out --shard-size, or use --format safetensors
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails("convert a -o a.safetensors --shard-size 2KB"),
+        str![[r#"
+error: a.safetensors: cannot be one file: what is written is model-00001-of-00003.safetensors, model-00002-of-00003.safetensors, model-00003-of-00003.safetensors, model.safetensors.index.json
+help: name a folder
+
+"#]]
+    );
+    for size in ["0", "5", "5XB", "5G", "-1GB", "GB", "1e30TB", "NaNGB"] {
+        for command in ["merge a b -o no", "convert a -o no"] {
+            let ran = place.mwa(&format!("{command} --shard-size={size}"));
+            assert_eq!(ran.code, Some(2), "{size}");
+            assert!(ran.err.contains("a size from 1KB on, such as 5GB or 500MiB"), "{size}: {}", ran.err);
+        }
+    }
+    assert!(!place.path("no").exists());
+}
+
 #[test]
 fn a_shard_index_cannot_lead_outside_or_lie() {
     for (from, to, expected) in [

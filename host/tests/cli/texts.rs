@@ -70,37 +70,41 @@ Arguments:
   <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
 
 Options:
-  -o, --output <DIR>      Folder to write; it appears whole or not at all
-      --plot              Draw the metric and the weights into the folder too, for its README.md
-      --abort             Merge nothing; take away what an unfinished merge left in a store
-      --shard <I/N>       Do one of N shares of the work, 0/N to N-1/N, each in a process of its own
-                          on any machine that sees the files; then mwa finish
-      --progress <AS>     A line a second: bytes, GB/s, what is waited for [possible values: json]
-      --dtype <DTYPE>     Dtype of averaged tensors; keep takes the widest of the inputs [default:
-                          keep] [possible values: keep, f32, bf16, f16]
-      --format <FORMAT>   Container of what is merged: keep, pt, or for a LoRA as mwa convert writes
-                          it [default: that of the inputs] [possible values: keep, peft, diffusers,
-                          kohya, mlx, gguf, pt]
-      --base <PATH>       The base model of tasks, or of LoRA checkpoints an earlier one of their
-                          run; for formats gguf and mlx the base model's folder or its config.json
-      --model <NAME>      The image model, for format kohya where names do not tell it: flux, sd3,
-                          qwen-image, wan, sdxl, sd
-      --allow-non-finite  Let NaN and infinity through instead of failing
-      --rewrite           Write files anew where one checkpoint alone has weight, instead of copying
-                          its own
-      --force             Replace an earlier merge
-      --sha256            Put SHA-256 of every file into the report too, as model hubs show it: it
-                          costs more than the merge
-      --threads <N>       Threads [default: one per core]
-      --memory <SIZE>     Bytes of buffers; on the command line also 64M or 1G [default: 64M, or
-                          256M with a GPU]
-      --device <DEVICE>   auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a
-                          sandbox for files that are not trusted. The bytes are the same [default:
-                          auto]
-      --json              Print JSON
-  -q, --quiet             Print errors only
-  -v, --verbose           Print all notes, not only the first
-  -h, --help              Print help
+  -o, --output <DIR>       Folder to write; it appears whole or not at all
+      --plot               Draw the metric and the weights into the folder too, for its README.md
+      --abort              Merge nothing; take away what an unfinished merge left in a store
+      --shard <I/N>        Do one of N shares of the work, 0/N to N-1/N, each in a process of its
+                           own on any machine that sees the files; then mwa finish. The files are
+                           the same: their size is --shard-size
+      --progress <AS>      A line a second: bytes, GB/s, what is waited for [possible values: json]
+      --dtype <DTYPE>      Dtype of averaged tensors; keep takes the widest of the inputs [default:
+                           keep] [possible values: keep, f32, bf16, f16]
+      --format <FORMAT>    Container of what is merged: keep, pt, or for a LoRA as mwa convert
+                           writes it [default: that of the inputs] [possible values: keep, peft,
+                           diffusers, kohya, mlx, gguf, pt]
+      --shard-size <SIZE>  Part a model into files of at most this size, such as 5GB, with the index
+                           that transformers and diffusers look for [default: the newest
+                           checkpoint's files]
+      --base <PATH>        The base model of tasks, or of LoRA checkpoints an earlier one of their
+                           run; for formats gguf and mlx the base model's folder or its config.json
+      --model <NAME>       The image model, for format kohya where names do not tell it: flux, sd3,
+                           qwen-image, wan, sdxl, sd
+      --allow-non-finite   Let NaN and infinity through instead of failing
+      --rewrite            Write files anew where one checkpoint alone has weight, instead of
+                           copying its own
+      --force              Replace an earlier merge
+      --sha256             Put SHA-256 of every file into the report too, as model hubs show it: it
+                           costs more than the merge
+      --threads <N>        Threads [default: one per core]
+      --memory <SIZE>      Bytes of buffers; on the command line also 64M or 1G [default: 64M, or
+                           256M with a GPU]
+      --device <DEVICE>    auto, cpu, gpu (or some of what `mwa devices` lists: gpu:0,1), or wasm: a
+                           sandbox for files that are not trusted. The bytes are the same [default:
+                           auto]
+      --json               Print JSON
+  -q, --quiet              Print errors only
+  -v, --verbose            Print all notes, not only the first
+  -h, --help               Print help
 
 Selection:
       --last <N>            The newest N checkpoints

@@ -24,7 +24,7 @@ Weights    --method mean|median|trimmed-mean|task-arithmetic|magnitude-mask|ties
            --penalty P  --outliers F  --subspace R  --weights W,W,…
            --curve linear|cosine|1-sqrt|inverse|exponential  --floor R  --positions segments|megatron  --correct-for-lr
            --ema-decay D  --ema-per checkpoint|step  --run-weights V,V,…  --weights-file FILE
-Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
+Merge      -o, --output DIR  --dtype keep|f32|bf16|f16  --shard-size SIZE  --force  --rewrite  --allow-non-finite  --threads N  --device auto|cpu|gpu
 Space      --space factors|product  --rank R|auto|full  --energy E  --strict  --residual exact|sketch|off  --allow-cross-run
 Print      --json  -q, --quiet
 
@@ -42,7 +42,7 @@ const WEIGHING = {
 } as const; // prettier-ignore
 const MERGING = {
   ...WEIGHING, base: text, output: { ...text, short: "o" }, dtype: text, "allow-cross-run": flag, force: flag, threads: text, device: text,
-  space: text, rank: text, energy: text, strict: flag, residual: text, rewrite: flag, "allow-non-finite": flag,
+  space: text, rank: text, energy: text, strict: flag, residual: text, rewrite: flag, "allow-non-finite": flag, "shard-size": text,
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
@@ -120,8 +120,8 @@ function merging(given: Given): MergeRunOptions {
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 0)) throw usage(`--threads: ${given.threads} is not a valid number of threads`);
   const { device } = given;
   if (device !== undefined && !["auto", "cpu", "gpu"].includes(device)) throw usage(`--device: \`${device}\` is not a device; use auto, cpu or gpu`);
-  const { base, dtype, space, strict, residual, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite } = given;
-  const options = { base, device, dtype, allowCrossRun, allowNonFinite, rewrite, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
+  const { base, dtype, space, strict, residual, force, rewrite, "allow-cross-run": allowCrossRun, "allow-non-finite": allowNonFinite, "shard-size": shardSize } = given;
+  const options = { base, device, dtype, allowCrossRun, allowNonFinite, rewrite, shardSize, force, threads, space, rank: rank(given.rank), energy: number("energy", given.energy), strict, residual };
   return set<Record<string, unknown>>(options) as MergeRunOptions;
 }
 

@@ -89,6 +89,8 @@ export interface CoreOptions extends WeighOptions {
   allowCrossRun?: boolean;
   /** Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]. */
   dtype?: "keep" | "f32" | "bf16" | "f16";
+  /** Part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for [default: the newest checkpoint's files]. */
+  shardSize?: number | string;
   /** Let NaN and infinity through instead of failing. */
   allowNonFinite?: boolean;
   /** Write files anew where one checkpoint alone has weight, instead of copying its own. */

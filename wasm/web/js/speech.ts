@@ -51,6 +51,7 @@ const KINDS: Record<string, "switch" | "number" | "numbers" | "word" | "other"> 
   allowCrossRun: "switch",
   dtype: "word",
   format: "word",
+  shardSize: "word",
   base: "word",
   model: "word",
   allowNonFinite: "switch",

@@ -183,6 +183,8 @@ export interface Report {
   /** How much of what was changed of a base counts by second moments, of each checkpoint; `thresholds` are of v·τ², over the whole model. */
   grafted?: { thresholds?: number[]; kept: number[]; modules: { module: string; kept: number[] }[] };
   dtype: string;
+  /** The bytes that an output file has at most, where they were parted anew. */
+  shard_size?: number;
   adapter?: string;
   inputs: WeighedInput[];
   outputs: HashedFile[];

@@ -461,7 +461,7 @@ fn bad(detail: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
 }
 
 /// Bytes that a tensor needs; `None` when that overflows or ends within a byte.
-fn byte_size(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+pub(crate) fn byte_size(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim))?;
     let bits = elements.checked_mul(dtype.bitsize() as u64)?;
     (bits % 8 == 0).then_some(bits / 8)

@@ -269,6 +269,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         allow_cross_run: across,
         allow_non_finite,
         rewrite,
+        shard_size,
     } = how.merge;
     let dtype = match dtype {
         None => Value::Null,
@@ -297,7 +298,7 @@ fn told(options: &Options, how: &MergeOptions) -> Result<String> {
         "smooth": metric.smooth, "metric_tolerance": metric.tolerance, "strict_metrics": metric.strict,
         "space": space, "rank": rank, "energy": energy, "strict": strict, "residual": residual.word(),
         "allow_cross_run": *allow_cross_run || across, "dtype": dtype,
-        "allow_non_finite": allow_non_finite, "rewrite": rewrite,
+        "allow_non_finite": allow_non_finite, "rewrite": rewrite, "shard_size": shard_size,
     });
     told["method"] = blend.name().into();
     told["base"] = json!(role_base);

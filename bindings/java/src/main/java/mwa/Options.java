@@ -559,6 +559,16 @@ public final class Options {
     }
 
     /**
+     * Part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for [default: the newest checkpoint's files].
+     *
+     * @param shardSize a size, such as 5GB
+     * @return these options and that one
+     */
+    public Options shardSize(String shardSize) {
+        return with("shard_size", shardSize);
+    }
+
+    /**
      * The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json.
      *
      * @param base a name
