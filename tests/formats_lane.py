@@ -6,7 +6,8 @@ usage: python tests/formats_lane.py MWA_BINARY WORKDIR [TEST…]     needs what 
 PEFT's logits of a small Llama with an adapter are the truth for PEFT, MLX and GGUF, and mlx-lm's of what is written for it; diffusers'
 output of a small UNet with an adapter is that for kohya and diffusers; llama.cpp answers with a GGUF adapter as PEFT does; LyCORIS reads merged
 LoHa and LoKr; Lightning, timm and the loaders of nanoGPT, OpenNMT, fairseq and icefall, as their sources have them, load what merged their
-checkpoints. What needs a package that is not installed is left out and named. WORKDIR is emptied first where this script has filled it.
+checkpoints; torch.distributed.checkpoint and DeepSpeed load merges in their own layouts. What needs a package that is not installed is left out and
+named. WORKDIR is emptied first where this script has filled it.
 """
 
 import json
@@ -604,6 +605,56 @@ def icefall(run, work):
         checkpoint[name]
 
 
+def distributed(run, work):
+    """torch.distributed.checkpoint loads a merge in its own layout as it loads what it saved: weights, and the newest one's moments."""
+    import torch.distributed.checkpoint as dcp
+
+    def trained(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5))
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.randn(3, 7)).square().sum().backward()
+        optimizer.step()
+        return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    older, newer = trained(1), trained(2)
+    for step, state in [(10, older), (20, newer)]:
+        dcp.save(state, checkpoint_id=work / f"run/checkpoint-{step}", no_dist=True)
+    run("merge", work / "run", "--select", "all", "--scheme", "uniform", "--format", "own", "-o", work / "own")
+    loaded = trained(3)
+    dcp.load(loaded, checkpoint_id=work / "own", no_dist=True)
+    for name, value in loaded["model"].items():
+        assert torch.equal(value, older["model"][name] * 0.5 + newer["model"][name] * 0.5), name
+    for place, moments in loaded["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, newer["optimizer"]["state"][place][name]), (place, name)
+
+
+def zero(run, work):
+    """DeepSpeed gathers a merge in its own layout, and torch loads the model's 16-bit copy that it is rounded to."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    from safetensors.torch import load_file, save_file
+
+    data = Path(__file__).parents[1] / "core/tests/data/training"
+    for stage in ["zero2", "zero3"]:
+        newest = load_file(data / stage / "expected.safetensors")
+        run("convert", data / stage / "global_step3", "-o", work / f"{stage}-plain")
+        plain = load_file(work / f"{stage}-plain/model.safetensors")
+        save_file({name: value * 3 for name, value in plain.items()}, work / f"{stage}.safetensors")
+        inputs = [work / f"{stage}.safetensors", data / stage / "global_step3"]
+        run("merge", *inputs, "--weights", "1,1", "--format", "own", "-o", work / stage)
+        found = get_fp32_state_dict_from_zero_checkpoint(work, stage)
+        assert set(newest) <= set(found), set(newest) - set(found)
+        for name, value in plain.items():
+            mean = (value * 3).float() * 0.5 + value.float() * 0.5
+            assert torch.equal(found[name].float(), mean.to(value.dtype).float()), name
+            for file in (work / stage).glob("*_model_states.pt"):
+                copy = torch.load(file, weights_only=False)["module"].get(name)
+                if copy is not None and copy.shape == value.shape:
+                    assert torch.equal(copy, mean.to(copy.dtype)), (file.name, name)
+
+
 def main():
     binary, work = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     if work.exists() and any(work.iterdir()) and not (work / MARK).exists():
@@ -616,7 +667,7 @@ def main():
         subprocess.run([binary, *map(str, arguments), "--quiet"], check=True)
 
     toolkits = [lightning, nano_gpt, timm, open_nmt, fairseq, icefall]
-    tests = [language, images, llama_cpp, lycoris, states, *toolkits]
+    tests = [language, images, llama_cpp, lycoris, states, *toolkits, distributed, zero]
     if sys.argv[3:]:
         tests = [test for test in tests if test.__name__ in sys.argv[3:]]
     failed = ignored = 0

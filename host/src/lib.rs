@@ -22,6 +22,7 @@ mod io;
 mod masks;
 mod merge;
 mod options;
+mod own;
 mod plot;
 mod progress;
 mod recover;

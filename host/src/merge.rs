@@ -20,6 +20,7 @@ use crate::io::staging::{Staging, cannot_write, place_of, target_of};
 use crate::io::store::{Hashes, Known, Store};
 use crate::io::url::{clean, is_elsewhere, is_url, place};
 use crate::options::{MergeOptions, Options};
+use crate::own;
 use crate::plot::weights::picture;
 use crate::progress::Progress;
 
@@ -65,6 +66,9 @@ pub fn merge(options: &Options, how: &MergeOptions, out: &Path, progress: &dyn P
     let moments = options.moments.iter().flat_map(|it| &it.files);
     let others = options.role_base.iter().chain(moments).map(Path::new);
     Staging::make_way(out, how.force, named.map(PathBuf::as_path).chain(others), progress)?;
+    if how.own {
+        return own::merge(options, how, out, progress);
+    }
     if let Some(target) = how.format {
         return into_format(options, how, target, out, progress);
     }
@@ -112,6 +116,48 @@ pub fn abort(out: &Path) -> Result<Vec<String>> {
 /// How the folder is called in which a merge lies before it is converted.
 const PLAIN: &str = ".mwa-plain-";
 
+/// A merge before it is converted.
+pub(crate) struct Plain {
+    pub(crate) folder: Scratch,
+    pub(crate) report: Report,
+}
+
+impl Plain {
+    /// Merge beside `out`; the report's ways to the inputs are those from there.
+    pub(crate) fn new(
+        options: &Options,
+        how: &MergeOptions,
+        out: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
+        let parent = place.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
+        // at its side, so that the ways to the inputs are the same
+        let plain = Scratch::new(parent, PLAIN).map_err(|error| cannot_write(parent, &error))?;
+        let mut report = merge(
+            options,
+            &MergeOptions { format: None, own: false, force: false, ..*how },
+            plain.path(),
+            progress,
+        )?;
+        if is_elsewhere(out) {
+            for input in report.inputs.iter_mut().filter(|input| !is_url(&input.path)) {
+                if let Some(place) = place_of(&plain.path().join(&input.path))? {
+                    input.path = place.display().to_string();
+                }
+            }
+        }
+        Ok(Self { folder: plain, report })
+    }
+}
+
+/// An error that names no file of a folder that is gone with it.
+pub(crate) fn unnamed(error: Error, plain: &Scratch) -> Error {
+    let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
+    if is_ours { error.file_instead("the merge") } else { error }
+}
+
 /// Merge beside `out`, and write what comes out of it there, in another container. The report is of the merge, with the
 /// hashes of what was written of it.
 fn into_format(
@@ -128,26 +174,10 @@ fn into_format(
     let wanted = ConvertOptions { target, dtype: None, base, name, key, like, model, shard_size: None };
     // before anything is merged
     wanted.check()?;
-    let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
-    let parent = place.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
-    // at its side, so that the ways to the inputs are the same
-    let plain = Scratch::new(parent, PLAIN).map_err(|error| cannot_write(parent, &error))?;
-    let mut report =
-        merge(options, &MergeOptions { format: None, force: false, ..*how }, plain.path(), progress)?;
-    if is_elsewhere(out) {
-        for input in report.inputs.iter_mut().filter(|input| !is_url(&input.path)) {
-            if let Some(place) = place_of(&plain.path().join(&input.path))? {
-                input.path = place.display().to_string();
-            }
-        }
-    }
-    let unnamed = |error: Error| {
-        let is_ours = error.at_file().is_some_and(|file| Path::new(file).starts_with(plain.path()));
-        if is_ours { error.file_instead("the merge") } else { error }
-    };
+    let Plain { folder: plain, mut report } = Plain::new(options, how, out, progress)?;
+    let unnamed = |error: Error| unnamed(error, &plain);
     let Own { name, like } =
-        if target == Target::Pt { own(options, &report, plain.path())? } else { Own::default() };
+        if target == Target::Pt { own_file(options, &report, plain.path())? } else { Own::default() };
     let wanted = ConvertOptions { name, like, ..wanted };
     let (disk, text) = (Disk::default(), text_of(plain.path())?);
     let plan = disk.now(|| Conversion::new(&disk, &Readers::ALL, &text, &wanted)).map_err(unnamed)?;
@@ -177,7 +207,7 @@ struct Own {
     like: Option<(String, Option<String>)>,
 }
 
-fn own(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
+fn own_file(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
     let Some(input) = report.inputs.last() else { return Ok(Own::default()) };
     let wanted = OpenOptions {
         adapter: options.adapter.clone(),

@@ -9,6 +9,7 @@ use mwa::{ChooseOptions, Error, ErrorKind, Result};
 
 use crate::engine::device::DeviceChoice;
 use crate::io::url::is_elsewhere;
+use crate::own::OWN;
 
 pub use mwa::report::REPORT;
 
@@ -90,6 +91,8 @@ pub struct MergeOptions {
     pub merge: mwa::MergeOptions,
     /// The container of the output; that of the inputs without.
     pub format: Option<Target>,
+    /// The layout of the newest checkpoint, which training on several devices wrote, instead.
+    pub own: bool,
     /// Replace an earlier merge in the output's place.
     pub force: bool,
     /// SHA-256 of every file, too.
@@ -132,9 +135,11 @@ impl MergeOptions {
     /// # Errors
     /// [`mwa::ErrorKind::Usage`] for options of product space without it, and a device that cannot be.
     pub fn new(given: &mwa::Options) -> Result<Self> {
+        let named = given.format.as_deref();
         Ok(Self {
             merge: given.merging()?,
-            format: given.format.as_deref().filter(|name| *name != "keep").map(str::parse).transpose()?,
+            format: named.filter(|name| !["keep", OWN].contains(name)).map(str::parse).transpose()?,
+            own: named == Some(OWN),
             force: given.force,
             sha256: given.sha256,
             plot: false,

@@ -35,6 +35,7 @@ use crate::io::store::Store;
 use crate::io::url::is_elsewhere;
 use crate::merge::{Planned, at_output};
 use crate::options::{Machine, MergeOptions, Options};
+use crate::own;
 use crate::progress::Progress;
 use crate::report::{HashedFile, REPORT, Report};
 
@@ -586,8 +587,12 @@ fn refuse(given: &mwa::Options, machine: Machine) -> Result<()> {
             "leave it out; where a shard fails, name the checkpoints without the one that it names",
         );
     }
-    if given.format.as_deref().is_some_and(|format| format != "keep") {
-        return refused("--format converts a merge as a whole", "merge in shards, then use mwa convert");
+    match given.format.as_deref() {
+        None | Some("keep") => {}
+        Some(own::OWN) => return refused("--format own writes a merge as a whole", "leave out --shard"),
+        Some(_) => {
+            return refused("--format converts a merge as a whole", "merge in shards, then use mwa convert");
+        }
     }
     if matches!(machine.device, DeviceChoice::Gpu(_) | DeviceChoice::Wasm) {
         return refused("shards are computed on CPUs", "leave out --device: the bytes are the same");

@@ -111,7 +111,7 @@ class MergeOptions(WeightOptions, total=False):
     residual: How far averaged factors are from the average of their products: exact, sketch (an estimate in a fraction of a merge's time), or off [default: exact if that is quick, else sketch]
     allow_cross_run: Average the factors of adapters, or the models, that are not of one run
     dtype: Dtype of averaged tensors; keep takes the widest of the inputs [default: keep]
-    format: Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs]
+    format: Container of what is merged: keep, pt, own (checkpoints of torch distributed and DeepSpeed again), or for a LoRA as mwa convert writes it [default: that of the inputs]
     shard_size: Part a model into files of at most this size, such as 5GB, with the index that transformers and diffusers look for [default: the newest checkpoint's files]
     base: The base model of tasks, or of LoRA checkpoints an earlier one of their run; for formats gguf and mlx the base model's folder or its config.json
     model: The image model, for format kohya where names do not tell it: flux, sd3, qwen-image, wan, sdxl, sd
@@ -130,7 +130,7 @@ class MergeOptions(WeightOptions, total=False):
     residual: Literal["exact", "sketch", "off"] | None
     allow_cross_run: bool
     dtype: Literal["keep", "f32", "bf16", "f16"] | None
-    format: Literal["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt"] | None
+    format: Literal["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt", "own"] | None
     shard_size: int | str | None
     base: str | None
     model: str | None

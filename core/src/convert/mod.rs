@@ -23,11 +23,13 @@ mod base;
 mod gguf;
 mod matrix;
 mod names;
+mod own;
 mod pt;
 mod rank1;
 mod read;
 mod write;
 
+pub use own::Own;
 pub use rank1::{Factored, Factors};
 
 /// What is written.

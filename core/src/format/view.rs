@@ -85,6 +85,40 @@ impl View {
         }
     }
 
+    /// Put bytes where [`View::read`] finds those from `start` on. Of numbers that lie in no order all between the first and the last is read
+    /// and written again.
+    pub(crate) fn write<E>(
+        &self,
+        start: u64,
+        bytes: &[u8],
+        mut read: impl FnMut(Option<usize>, u64, &mut [u8]) -> Result<(), E>,
+        mut write: impl FnMut(Option<usize>, u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let from = start - self.range.start;
+        let asked = from..from + bytes.len() as u64;
+        for piece in &self.pieces {
+            let runs = Runs::of(self, piece);
+            let Some(lies) = runs.lies(&asked) else { continue };
+            let mut there = vec![0; index(lies.end - lies.start)];
+            if piece.steps.is_some() {
+                read(piece.file, lies.start, &mut there)?;
+            }
+            for (part, at) in runs.within(&asked).map(|number| runs.wanted(number, &asked)) {
+                let own = &bytes[index(part.start - from)..index(part.end - from)];
+                let Some(steps) = &piece.steps else {
+                    there[index(piece.start + at - lies.start)..][..own.len()].copy_from_slice(own);
+                    continue;
+                };
+                for (number, word) in (at / self.size..).zip(own.chunks_exact(index(self.size))) {
+                    let at = piece.offset(number, steps);
+                    there[at..at + word.len()].copy_from_slice(word);
+                }
+            }
+            write(piece.file, lies.start, &there)?;
+        }
+        Ok(())
+    }
+
     /// What [`View::read`] reads for a range, in its order: of which file, and what of it.
     pub(crate) fn reads(&self, range: &Range<u64>) -> Vec<(Option<usize>, Range<u64>)> {
         let asked = range.start - self.range.start..range.end - self.range.start;
@@ -351,6 +385,34 @@ mod tests {
             pieces.push(Piece { file: Some(number), start: number as u64, offsets, sizes, steps });
         }
         let view = View { range: 1000..1140, shape, size, pieces, mean: None };
+        // written anywhere from numbers' begins on, it is found there again, and all else is as it was
+        for (from, end) in [(0, 140), (0, 2), (26, 90), (56, 58), (100, 140), (62, 64)] {
+            let there = core::cell::RefCell::new(files.clone());
+            let bytes: Vec<u8> = (from..end).map(|at| 255 - at as u8).collect();
+            let at_file = |file: Option<usize>, at: u64, len: usize| {
+                let at = usize::try_from(at).unwrap();
+                (file.unwrap(), at..at + len)
+            };
+            let read = |file, at, into: &mut [u8]| {
+                let (file, range) = at_file(file, at, into.len());
+                into.copy_from_slice(&there.borrow()[file][range]);
+                Ok::<(), ()>(())
+            };
+            let write = |file, at, bytes: &[u8]| {
+                let (file, range) = at_file(file, at, bytes.len());
+                there.borrow_mut()[file][range].copy_from_slice(bytes);
+                Ok(())
+            };
+            view.write(1000 + from as u64, &bytes, read, write).unwrap();
+            let mut found = vec![0; 140];
+            view.read(1000, &mut found, read).unwrap();
+            let mut expected = whole.clone();
+            expected[from..end].copy_from_slice(&bytes);
+            assert_eq!(found, expected, "{from}..{end}");
+            for (number, file) in there.borrow().iter().enumerate() {
+                assert_eq!(file[..number], files[number][..number], "{from}..{end}");
+            }
+        }
         for from in 0..140 {
             for end in from..140 {
                 let mut found = vec![0; end - from];

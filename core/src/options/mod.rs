@@ -468,8 +468,8 @@ options! {
 
     /// Dtype of averaged tensors; keep takes the widest of the inputs
     dtype: OutputDtype = OutputDtype(None), Kind::Word(&["keep", "f32", "bf16", "f16"]), Facts { value: "DTYPE", usual: "keep", ..OUTPUT };
-    /// Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it
-    format: Option<String> = None, Kind::Word(&["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt"]), Facts {
+    /// Container of what is merged: keep, pt, own (checkpoints of torch distributed and DeepSpeed again), or for a LoRA as mwa convert writes it
+    format: Option<String> = None, Kind::Word(&["keep", "peft", "diffusers", "kohya", "mlx", "gguf", "pt", "own"]), Facts {
         value: "FORMAT",
         usual: "that of the inputs",
         verbs: CONVERTED,

@@ -79,9 +79,10 @@ Options:
       --progress <AS>      A line a second: bytes, GB/s, what is waited for [possible values: json]
       --dtype <DTYPE>      Dtype of averaged tensors; keep takes the widest of the inputs [default:
                            keep] [possible values: keep, f32, bf16, f16]
-      --format <FORMAT>    Container of what is merged: keep, pt, or for a LoRA as mwa convert
-                           writes it [default: that of the inputs] [possible values: keep, peft,
-                           diffusers, kohya, mlx, gguf, pt]
+      --format <FORMAT>    Container of what is merged: keep, pt, own (checkpoints of torch
+                           distributed and DeepSpeed again), or for a LoRA as mwa convert writes it
+                           [default: that of the inputs] [possible values: keep, peft, diffusers,
+                           kohya, mlx, gguf, pt, own]
       --shard-size <SIZE>  Part a model into files of at most this size, such as 5GB, with the index
                            that transformers and diffusers look for [default: the newest
                            checkpoint's files]

@@ -229,3 +229,198 @@ fn an_adapter_is_weighed_by_the_ranks_moments_beside_its_folder() {
     fs::remove_file(place.path("run/checkpoint-3/global_step3").join(&rank(1)[16..])).unwrap();
     assert_eq!(place.mwa("verify out").code, Some(1));
 }
+
+/// That each file in the zips that lie one behind the other has the checksum that it says, in its directory and beside it.
+fn assert_sums(name: &str, file: &[u8]) {
+    let number = |at: usize, bytes: usize| {
+        file[at..at + bytes].iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    };
+    let sum = |bytes: &[u8]| {
+        let bit = |sum: u32, _| (sum >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(sum & 1));
+        !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), bit))
+    };
+    let ends = (0..file.len() - 4).filter(|at| file[*at..].starts_with(b"PK\x05\x06"));
+    let mut checked = 0;
+    for end in ends {
+        // records of zip64 lie between, as torch writes them
+        let directory = end - 76 - number(end + 12, 4);
+        let base = directory - number(end + 16, 4);
+        let mut at = directory;
+        while file[at..].starts_with(b"PK\x01\x02") {
+            let header = base + number(at + 42, 4);
+            let data = header + 30 + number(header + 26, 2) + number(header + 28, 2);
+            let behind = data + number(at + 24, 4);
+            let expected = sum(&file[data..behind]) as usize;
+            assert_eq!(number(at + 16, 4), expected, "{name}: in the directory, at {at}");
+            if number(at + 8, 2) & 8 == 0 {
+                assert_eq!(number(header + 14, 4), expected, "{name}: before the data, at {header}");
+            } else {
+                assert!(file[behind..].starts_with(b"PK\x07\x08"));
+                assert_eq!(number(behind + 4, 4), expected, "{name}: behind the data, at {behind}");
+            }
+            (at, checked) =
+                (at + 46 + number(at + 28, 2) + number(at + 30, 2) + number(at + 32, 2), checked + 1);
+        }
+    }
+    assert!(checked > 5, "{name}: {checked} sums");
+}
+
+/// The names of files below a folder.
+fn tree(place: &Place, folder: &str) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![String::new()]);
+    while let Some(inner) = folders.pop() {
+        for entry in fs::read_dir(place.path(&format!("{folder}/{inner}"))).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{inner}{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() { folders.push(format!("{name}/")) } else { found.push(name) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The tensors of a safetensors file: name, dtype, bytes.
+fn tensors(place: &Place, file: &str) -> Vec<(String, mwa::Dtype, Vec<u8>)> {
+    let bytes = place.read(file);
+    let header = mwa::safetensors::Header::parse(&bytes, bytes.len() as u64).unwrap();
+    let of = |tensor: &mwa::safetensors::Tensor| {
+        let [start, end] = [tensor.range.start, tensor.range.end].map(|at| usize::try_from(at).unwrap());
+        (tensor.name.clone(), tensor.dtype, bytes[start..end].to_vec())
+    };
+    let mut all: Vec<_> = header.tensors().iter().map(of).collect();
+    all.sort();
+    all
+}
+
+/// What each of them becomes where it is merged with twice itself: half as much again, rounded once.
+#[test]
+fn a_merge_is_written_in_the_layout_that_its_checkpoints_have() {
+    for (data, newest, key) in [
+        ("dcp", "dcp/checkpoint-20", None),
+        ("masters", "masters/iter_0000005", Some("model")),
+        ("fsdp", "fsdp/checkpoint-20", None),
+        ("zero2", "zero2/global_step3", Some("module")),
+        ("zero3", "zero3/global_step3", None),
+        ("universal", "universal", None),
+    ] {
+        let place = Place::new();
+        copy(&place, data);
+        let does = |arguments: &str| {
+            let ran = place.mwa(arguments);
+            assert_eq!(ran.code, Some(0), "{data}: {arguments}: {}{}", ran.out, ran.err);
+            ran.err
+        };
+        does(&format!("convert {newest} -o plain"));
+        let plain = tensors(&place, "plain/model.safetensors");
+        let mut older = place.read("plain/model.safetensors");
+        let header = mwa::safetensors::Header::parse(&older, older.len() as u64).unwrap();
+        for tensor in header.tensors().iter().filter(|tensor| tensor.dtype != mwa::Dtype::I64) {
+            let size = if tensor.dtype == mwa::Dtype::F32 { 4 } else { 2 };
+            let [start, end] = [tensor.range.start, tensor.range.end].map(|at| usize::try_from(at).unwrap());
+            // one more in the exponent; what is 0 stays
+            for word in older[start..end].chunks_exact_mut(size).filter(|word| word.iter().any(|it| *it != 0))
+            {
+                let step = u16::from_le_bytes([word[size - 2], word[size - 1]]) + 0x80;
+                word[size - 2..].copy_from_slice(&step.to_le_bytes());
+            }
+        }
+        place.write("older.safetensors", older);
+        let said = does(&format!("merge older.safetensors {newest} --weights 1,1 --format own -o out"));
+        assert!(said.contains(&format!("written in the layout of {newest}: ")), "{said}");
+        assert!(!said.contains("left out"), "{said}");
+        does("verify out");
+        // all files are there, as long as they were, and whole
+        let own: Vec<_> = tree(&place, "out")
+            .into_iter()
+            .filter(|name| !["README.md", "mwa-report.json"].contains(&name.as_str()))
+            .collect();
+        let kept: Vec<_> =
+            tree(&place, newest).into_iter().filter(|name| !name.ends_with(".safetensors")).collect();
+        assert_eq!(own, kept, "{data}");
+        let mut changed = 0;
+        for name in &own {
+            let [was, is] = [newest, "out"].map(|folder| place.read(&format!("{folder}/{name}")));
+            assert_eq!(was.len(), is.len(), "{data}: {name}");
+            changed += usize::from(was != is);
+            if name.ends_with(".pt") || name.ends_with(".distcp") {
+                assert_sums(name, &is);
+            }
+        }
+        assert!(changed > 0);
+        // what is read of it again is the merge
+        does(&format!("merge older.safetensors {newest} --weights 1,1 -o merged"));
+        does("convert out -o back");
+        let merged = fs::read_dir(place.path("merged")).unwrap().map(|entry| entry.unwrap().file_name());
+        let merged = merged.into_iter().find(|name| name.to_str().unwrap().ends_with("safetensors")).unwrap();
+        let merged = tensors(&place, &format!("merged/{}", merged.to_str().unwrap()));
+        let back = tensors(&place, "back/model.safetensors");
+        assert!(back == merged, "{data}");
+        assert!(back != plain, "{data}");
+        // and so are its copies, each rounded once
+        if let Some(key) = key {
+            does(&format!("merge out --weights-key {key} --rewrite -o copies"));
+            does("convert out --dtype bf16 -o rounded");
+            let rounded = tensors(&place, "rounded/model.safetensors");
+            let copies = tensors(&place, "copies/model.safetensors");
+            let is_rounded = |(_, dtype, _): &&(String, mwa::Dtype, Vec<u8>)| *dtype == mwa::Dtype::BF16;
+            assert!(copies.iter().any(|copy| is_rounded(&copy)), "{data}");
+            for copy in copies.iter().filter(is_rounded) {
+                assert!(rounded.contains(copy), "{data}: {}", copy.0);
+            }
+        }
+        if data == "zero3" {
+            // buffers are in the files of all ranks
+            let (.., buffer) = merged.iter().find(|(name, ..)| name == "pos").unwrap();
+            for rank in 0..2 {
+                let file = place.read(&format!("out/zero_pp_rank_{rank}_mp_rank_00_model_states.pt"));
+                assert!(file.windows(buffer.len()).any(|window| window == buffer), "rank {rank}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_such_layout_is_not_written_in_it() {
+    let place = Place::with_run();
+    assert_data_eq!(
+        place.fails("merge run --format own -o out"),
+        str![[r#"
+error: run/checkpoint-30: is no checkpoint of torch distributed or DeepSpeed, and --format own is for those
+help: leave out --format own, and safetensors are written; --format pt is for files of torch.save()
+
+"#]]
+    );
+    copy(&place, "dcp");
+    assert_data_eq!(
+        place.fails_with(2, "merge dcp --format own --dtype f32 -o out"),
+        str![[r#"
+error: --format own keeps the dtypes that weights have in the checkpoint
+help: leave out --dtype
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge dcp --format own --model flux -o out"),
+        str![[r#"
+error: --format own needs to know of no model
+help: leave out --base and --model
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge dcp --format own --shard-size 5GB -o out"),
+        str![[r#"
+error: options format and shard_size contradict each other: own is written whole
+help: leave out --shard-size, or --format
+
+"#]]
+    );
+    assert_data_eq!(
+        place.fails_with(2, "merge dcp --format own --shard 0/2 -o out"),
+        str![[r#"
+error: --format own writes a merge as a whole
+help: leave out --shard
+
+"#]]
+    );
+}

@@ -362,6 +362,23 @@ impl Header {
         }
     }
 
+    /// Put bytes where [`Self::read`] finds those from `start` on; `read` is asked for what lies between numbers that are in no order.
+    ///
+    /// # Errors
+    /// Those of `read` and `write`.
+    pub(crate) fn write<E>(
+        &self,
+        start: u64,
+        bytes: &[u8],
+        read: impl FnMut(Option<usize>, u64, &mut [u8]) -> core::result::Result<(), E>,
+        mut write: impl FnMut(Option<usize>, u64, &[u8]) -> core::result::Result<(), E>,
+    ) -> core::result::Result<(), E> {
+        match self.view(start) {
+            Some(view) => view.write(start, bytes, read, write),
+            None => write(None, start, bytes),
+        }
+    }
+
     /// What [`Self::read`] asks for, in its order: of which file, and what of it.
     pub(crate) fn reads(&self, range: &Range<u64>) -> Vec<(Option<usize>, Range<u64>)> {
         match self.view(range.start) {

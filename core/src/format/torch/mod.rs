@@ -30,7 +30,7 @@ pub(in crate::format) mod pickle;
 #[cfg(test)]
 mod tests;
 pub(crate) mod write;
-mod zip;
+pub(crate) mod zip;
 
 /// Files of `torch.save()`.
 #[derive(Clone, Copy, Debug)]

@@ -29,6 +29,45 @@ pub(super) struct Member {
     is_stored: bool,
     /// Where the directory begins, before which all data ends.
     limit: u64,
+    /// Where its entry in the directory begins.
+    listed: u64,
+    /// Whether its checksum stands behind its data, not in front.
+    is_described: bool,
+}
+
+/// A checksum over bytes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// Of which bytes.
+    pub(crate) data: Range<u64>,
+    /// The places of their CRC-32, four bytes each.
+    pub(crate) at: Vec<u64>,
+}
+
+impl Sum {
+    /// The same of a file that begins so many bytes into another.
+    pub(crate) fn behind(self, bytes: u64) -> Self {
+        let data = self.data.start + bytes..self.data.end + bytes;
+        Self { data, at: self.at.into_iter().map(|at| at + bytes).collect() }
+    }
+}
+
+/// The checksums of all members of a zip of `size` bytes.
+pub(in crate::format) fn sums(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<Sum>> {
+    let mut sums = Vec::new();
+    for member in members(files, path, size)? {
+        let data = member.range(files, path)?;
+        let mut at = Vec::from([member.listed + 16]);
+        if member.is_described {
+            let behind = files.read(path, data.end..data.end + 4)?;
+            let signed = if &*behind == b"PK\x07\x08" { 4 } else { 0 };
+            at.push(data.end + signed);
+        } else {
+            at.push(member.header + 14);
+        }
+        sums.push(Sum { data, at });
+    }
+    Ok(sums)
 }
 
 /// Read the directory of a zip of `size` bytes.
@@ -43,7 +82,8 @@ pub(super) fn members(files: &dyn Files, path: &str, size: u64) -> Maybe<Vec<Mem
     let mut rest = &*bytes;
     let mut members = Vec::new();
     while let Some((member, after)) = entry(rest, range.start)? {
-        members.push(member);
+        let listed = range.end - rest.len() as u64;
+        members.push(Member { listed, ..member });
         rest = after;
     }
     if members.len() as u64 != entries {
@@ -138,7 +178,8 @@ fn entry(bytes: &[u8], limit: u64) -> Result<Option<(Member, &[u8])>> {
     if is_stored && len != stored {
         return Err(broken());
     }
-    Ok(Some((Member { name, header, len, is_stored, limit }, after)))
+    let is_described = flags & 8 != 0;
+    Ok(Some((Member { name, header, len, is_stored, limit, listed: 0, is_described }, after)))
 }
 
 /// Take the numbers that do not fit 32 bits from the zip64 field.

@@ -17,6 +17,7 @@ use crate::files::{Files, Kind, Maybe, all, is_file, is_inside, join, last, lead
 use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::optimizer::{self, SQUARES};
 use crate::format::torch::pickle::{Id, Node, Pickle, TABLE_VALUES, Trouble};
+use crate::format::torch::zip::{self, Sum};
 use crate::format::torch::{self, PICKLE_LIMIT};
 use crate::format::view::Piece;
 use crate::text::index::Index;
@@ -130,6 +131,28 @@ pub(super) fn squares(files: &dyn Files, checkpoint: &str, folder: &str) -> Mayb
     let counted = table.counted(files, folder, first.name).map_err(|stop| stop.file(&path))?;
     let (parts, tensors) = table.placed(files, folder, (&path, bytes.len()), &names, kept)?;
     Ok(Found { parts, tensors, counted })
+}
+
+/// The checksums of chunks, where [`super::sums`] wants them.
+pub(super) fn sums(
+    files: &dyn Files,
+    folder: &str,
+    wanted: &dyn Fn(&str, &Range<u64>) -> bool,
+) -> Maybe<Vec<(String, Sum)>> {
+    let (path, bytes) = read(files, folder)?;
+    let at = |error: Error| error.file(&*path);
+    let pickle = Pickle::read_most(&bytes, TABLE_VALUES).map_err(Trouble::error).map_err(at)?;
+    let table = Table::read(&pickle).map_err(at)?;
+    let mut found = Vec::new();
+    for stored in table.stored.iter().filter(|stored| stored.offsets.is_some()) {
+        let (file, range) = (join(folder, stored.file), stored.start..stored.start + stored.len);
+        if wanted(&file, &range) {
+            let slice = Slice::new(files, &file, range)?;
+            let sums = zip::sums(&slice, &file, stored.len).map_err(|stop| stop.file(&file))?;
+            found.extend(sums.into_iter().map(|sum| (file.clone(), sum.behind(stored.start))));
+        }
+    }
+    Ok(found)
 }
 
 /// The weight whose squares of gradients a tensor has: `optimizer.state.NAME.exp_avg_sq`, or as Megatron names it.

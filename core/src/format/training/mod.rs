@@ -8,13 +8,15 @@ use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::dtype::{Dtype, Float};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, is_file, is_folder, join, text};
+use crate::files::{Files, Maybe, is_file, is_folder, join, size, text};
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node, Pickle};
+use crate::format::torch::zip::{self, Sum};
 use crate::format::torch::{self, Lies};
 use crate::format::view::{Piece, View};
 use crate::run::step::step_of_folder;
@@ -174,6 +176,45 @@ pub(crate) fn open(
         Layout::Zero => zero::open(files, folder, key),
         Layout::Universal => universal::open(files, folder, key),
     }
+}
+
+/// The copies of weights that stand beside those that [`open`] takes, in the model's dtype or of other ranks: who loads the checkpoint may take
+/// these.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn copies(files: &dyn Files, (layout, folder): &(Layout, String)) -> Maybe<Vec<Opened>> {
+    match layout {
+        Layout::Dcp => Ok(Vec::from([dcp::open(files, folder, Some("model"))?])),
+        Layout::Zero => zero::copies(files, folder),
+        Layout::Universal => universal::copies(files, folder),
+    }
+}
+
+/// The checksums over numbers in `own` files of what [`find`] has found: of which file, of what in it, and where they stand; of files and
+/// ranges of these that are `wanted`.
+///
+/// # Errors
+/// What is wrong with the files.
+pub(crate) fn sums(
+    files: &dyn Files,
+    (layout, folder): &(Layout, String),
+    own: &[String],
+    wanted: &dyn Fn(&str, &Range<u64>) -> bool,
+) -> Maybe<Vec<(String, Sum)>> {
+    if *layout == Layout::Dcp {
+        return dcp::sums(files, folder, wanted);
+    }
+    let mut found = Vec::new();
+    for path in own {
+        let len = size(files, path)?;
+        // the streams of before torch 1.6 have none
+        if wanted(path, &(0..len)) && &*files.read(path, 0..2.min(len))? == b"PK" {
+            let sums = zip::sums(files, path, len).map_err(|stop| stop.file(path))?;
+            found.extend(sums.into_iter().map(|sum| (path.clone(), sum)));
+        }
+    }
+    Ok(found)
 }
 
 /// Open the second moments of a checkpoint in what [`find`] has found of it; `own` are the files that it has.

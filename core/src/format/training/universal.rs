@@ -5,12 +5,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::zero::{MODEL, Model, from_module, rest, whole};
-use super::{Found, Opened, alike, assembled, no_squares, steps, torn};
+use super::{Found, Opened, Part, alike, assembled, no_squares, steps, torn};
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, all, is_file, join, size};
 use crate::format::torch::choose::{Chosen, entry};
 use crate::format::torch::pickle::{Id, Node};
-use crate::format::torch::{self, optimizer};
+use crate::format::torch::{self, Lies, optimizer};
 use crate::text::index::Index;
 
 pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<Opened> {
@@ -70,6 +70,41 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     );
     let files = assembled(parts, tensors).map_err(|error| error.file(folder))?;
     Ok(Opened { files, step: model.step, notes: Vec::from([note]) })
+}
+
+/// What else has weights than what [`open`] takes: the module in 16 bits, unless it is cut, and the files of parameters' other names.
+pub(super) fn copies(files: &dyn Files, folder: &str) -> Maybe<Vec<Opened>> {
+    let names = files.list(folder)?;
+    let at = |error: Error| error.file(folder);
+    let models: Vec<_> = names.iter().filter(|name| name.ends_with(MODEL)).collect();
+    let is_cut = models.len() > 1 || names.iter().any(|name| name.starts_with("layer_"));
+    let mut copies = Vec::new();
+    let mut copy = |part: Part, tensors: Vec<(String, Lies)>| {
+        let tensors = tensors.into_iter().map(|(name, lies)| whole(name, 0, lies)).collect();
+        let files = assembled(Vec::from([part]), tensors).map_err(at)?;
+        copies.push(Opened { files, step: None, notes: Vec::new() });
+        Maybe::Ok(())
+    };
+    for name in models {
+        let path = join(folder, name);
+        let Model { module, shared, buffers, .. } =
+            Model::read(files, &path).map_err(|stop| stop.file(&path))?;
+        let len = size(files, &path)?;
+        copy(
+            (path, len),
+            module.into_iter().filter(|(name, _)| !is_cut || buffers.contains(name)).collect(),
+        )?;
+        for (alias, _) in shared {
+            let path = join(&join(&join(folder, "zero"), &alias), "fp32.pt");
+            if is_file(files, &path)? {
+                let len = size(files, &path)?;
+                let found = torch::picked(files, &path, len, &mut |pickle| take(pickle));
+                let mut found = found.map_err(|stop| stop.file(&path))?;
+                copy((path, len), Vec::from([(alias, found.remove(0).1)]))?;
+            }
+        }
+    }
+    Ok(copies)
 }
 
 /// The second moments, each in a file of its own.

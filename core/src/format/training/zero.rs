@@ -118,6 +118,31 @@ pub(super) fn open(files: &dyn Files, folder: &str, key: Option<&str>) -> Maybe<
     Ok(Opened { files: assembled(parts, tensors).map_err(at)?, step, notes })
 }
 
+/// What else has weights than what [`open`] takes: the module in 16 bits and the frozen weights beside it; of a model that is cut, the buffers of
+/// the other ranks.
+pub(super) fn copies(files: &dyn Files, folder: &str) -> Maybe<Vec<Opened>> {
+    let names = files.list(folder)?;
+    let at = |error: Error| error.file(folder);
+    let (models, _) = sorted(&names).map_err(at)?;
+    let is_whole = models.iter().all(|name| !name.contains("zero_pp_rank_"));
+    let mut copies = Vec::new();
+    for part in sized(files, folder, models.iter())? {
+        let model = Model::read(files, &part.0).map_err(|stop| stop.file(&part.0))?;
+        let Model { module, buffers, frozen, fragments, .. } = model;
+        let module = module.into_iter().filter(|(name, _)| is_whole || buffers.contains(name));
+        let is_frozen = |(name, lies): &(String, Lies)| {
+            frozen.iter().any(|(it, shape)| it == name && *shape == lies.shape)
+        };
+        let frozen = fragments.into_iter().filter(|it| is_whole && is_frozen(it));
+        for tensors in [module.collect::<Vec<_>>(), frozen.collect()] {
+            let tensors = tensors.into_iter().map(|(name, lies)| whole(name, 0, lies)).collect();
+            let files = assembled(Vec::from([part.clone()]), tensors).map_err(at)?;
+            copies.push(Opened { files, step: None, notes: Vec::new() });
+        }
+    }
+    Ok(copies)
+}
+
 /// The second moments, which lie as the f32 weights do.
 pub(super) fn squares(files: &dyn Files, folder: &str) -> Maybe<Found> {
     let names = files.list(folder)?;

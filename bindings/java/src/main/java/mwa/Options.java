@@ -549,7 +549,7 @@ public final class Options {
     }
 
     /**
-     * Container of what is merged: keep, pt, or for a LoRA as mwa convert writes it [default: that of the inputs].
+     * Container of what is merged: keep, pt, own (checkpoints of torch distributed and DeepSpeed again), or for a LoRA as mwa convert writes it [default: that of the inputs].
      *
      * @param format one of these
      * @return these options and that one
@@ -813,7 +813,9 @@ public final class Options {
         /** {@code gguf}. */
         GGUF,
         /** {@code pt}. */
-        PT
+        PT,
+        /** {@code own}. */
+        OWN
     }
 
     // end of what is made
