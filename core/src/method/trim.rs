@@ -401,9 +401,13 @@ impl Count<'_> {
                 let mut sweep = Sweep::new(self, max_bytes);
                 while let Some(block) = sweep.block(read)? {
                     let moments = sweep.widen(&block, &mut values)?;
-                    for moments in moments.chunks(LANES) {
-                        sums.iter_mut().zip(moments).for_each(|(sum, moment)| *sum += root(*moment, power));
+                    let (whole, rest) = moments.as_chunks::<LANES>();
+                    for moments in whole {
+                        for lane in 0..LANES {
+                            sums[lane] += root(moments[lane], power);
+                        }
                     }
+                    sums.iter_mut().zip(rest).for_each(|(sum, moment)| *sum += root(*moment, power));
                 }
                 let [a, b, c, d, e, f, g, h] = sums;
                 #[expect(clippy::cast_precision_loss, reason = "no tensor has 2^53 elements")]
@@ -530,7 +534,9 @@ impl<'a> Sweep<'a> {
     fn widen<'v>(&self, block: &Range<usize>, values: &'v mut [f64]) -> Result<&'v [f64]> {
         let (float, values) = (self.floats[0], &mut values[..block.len()]);
         widen(float, &self.buffers[0][block.start * float.bytes()..block.end * float.bytes()], values);
-        if !values.iter().all(|value| (0.0..f64::INFINITY).contains(value)) {
+        // all of them, without a branch at each
+        let are_fit = values.iter().fold(true, |all, value| all & (*value >= 0.0) & (*value < f64::INFINITY));
+        if !are_fit {
             self.part.check(&operands(&self.buffers, &self.floats), block, self.window.start)?;
         }
         Ok(values)
