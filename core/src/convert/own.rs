@@ -20,6 +20,10 @@ use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::text::index::Index;
 
+/// What reads bytes of a file from a place on, and what writes them; files are numbered.
+type ReadAt<'a> = dyn FnMut(usize, u64, &mut [u8]) -> Result<()> + 'a;
+type WriteAt<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
+
 /// What is written where.
 #[derive(Clone, Debug)]
 pub struct Own {
@@ -189,8 +193,8 @@ impl Own {
         &self,
         piece: &Piece,
         bytes: &[u8],
-        read: &mut dyn FnMut(usize, u64, &mut [u8]) -> Result<()>,
-        write: &mut dyn FnMut(usize, u64, &[u8]) -> Result<()>,
+        read: &mut ReadAt<'_>,
+        write: &mut WriteAt<'_>,
     ) -> Result<()> {
         let (_, head, start) = &self.places[piece.tensor];
         let (header, numbers) = &self.heads[*head];

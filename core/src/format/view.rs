@@ -388,7 +388,7 @@ mod tests {
         // written anywhere from numbers' begins on, it is found there again, and all else is as it was
         for (from, end) in [(0, 140), (0, 2), (26, 90), (56, 58), (100, 140), (62, 64)] {
             let there = core::cell::RefCell::new(files.clone());
-            let bytes: Vec<u8> = (from..end).map(|at| 255 - at as u8).collect();
+            let bytes: Vec<u8> = (from..end).map(|at| 255 - u8::try_from(at).unwrap()).collect();
             let at_file = |file: Option<usize>, at: u64, len: usize| {
                 let at = usize::try_from(at).unwrap();
                 (file.unwrap(), at..at + len)

@@ -103,11 +103,8 @@ fn parted_files_hold_the_bytes_of_the_whole() {
         for job in plan.jobs(7) {
             // bytes of integers are the same everywhere
             let byte = |read: &Read, at: u64| {
-                if plan.tensor_of(&job) == "c" {
-                    at as u8
-                } else {
-                    (at * 31 + read.input as u64) as u8 & 0x3f
-                }
+                let number = if plan.tensor_of(&job) == "c" { at } else { at * 31 + read.input as u64 };
+                u8::try_from(number % 64).unwrap()
             };
             let reads: Vec<Vec<u8>> =
                 job.reads().map(|read| read.range.clone().map(|at| byte(&read, at)).collect()).collect();
