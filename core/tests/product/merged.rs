@@ -162,7 +162,9 @@ impl Case {
         let found: Vec<_> = match rank {
             Rank::Energy(energy) => products
                 .surveys()
-                .map(|job| job.rank_for(&self.slices(job.reads()), energy).expect("finite factors"))
+                .map(|job| {
+                    job.run(Some(energy), &self.slices(job.reads()), &mut []).expect("finite factors").0
+                })
                 .collect(),
             _ => Vec::new(),
         };
@@ -183,7 +185,7 @@ impl Case {
                 job.writes().map(|write| write.range.start as usize..write.range.end as usize).collect();
             let mut outputs: Vec<Vec<u8>> = ranges.iter().map(|range| vec![0; range.len()]).collect();
             let mut slices: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-            let found = job.merge(&self.slices(job.reads()), &mut slices).expect("finite factors");
+            let (_, found) = job.run(None, &self.slices(job.reads()), &mut slices).expect("finite factors");
             lost.insert(job.module().to_owned(), found);
             ranges.into_iter().zip(&outputs).for_each(|(range, bytes)| file[range].copy_from_slice(bytes));
         }
