@@ -67,7 +67,7 @@ func Inspect(ctx context.Context, path string, options Options) (*Inspection, er
 
 // InspectFrom looks at what lies at a path in a source.
 func InspectFrom(ctx context.Context, source Source, path string, options Options) (*Inspection, error) {
-	what, err := asked("inspect", source, []string{path}, options)
+	what, err := asked(ctx, "inspect", source, []string{path}, options)
 	if err != nil {
 		return nil, err
 	}

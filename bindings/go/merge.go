@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 )
 
@@ -32,6 +33,7 @@ type merge struct {
 	// found is what jobs have found that some session has not heard of yet
 	found       map[uint64]*finding
 	failure     *failure
+	panicked    *Panic
 	files       *inputs
 	outputs     []*output
 	done, total int64
@@ -75,11 +77,13 @@ func mergeWith(ctx context.Context, source *watched, what request, options Optio
 		m.news.Broadcast()
 	})()
 	defer func() {
-		// after a merge that is done there is nothing to take back
-		_ = m.clear()
 		for _, s := range m.sessions {
 			s.close()
 		}
+	}()
+	defer func() {
+		// after a merge that is done there is nothing to take back
+		_ = m.clear()
 	}()
 	if err := m.open(); err != nil {
 		return nil, err
@@ -175,28 +179,74 @@ func (m *merge) next(s *session) (*job, error) {
 
 // answer tells a session what it asks, which is what all sessions ask.
 func (m *merge) answer(s *session, questions []question) error {
+	told, err := m.answerOf(s.looks, questions)
+	if err != nil {
+		return err
+	}
+	return s.tell(told)
+}
+
+// answerOf is what all sessions are told the nth time that they ask.
+func (m *merge) answerOf(n int, questions []question) ([]byte, error) {
 	m.looking.Lock()
-	if s.looks == len(m.answered) {
+	defer m.looking.Unlock()
+	if n == len(m.answered) {
 		told, err := answers(m.source, questions)
 		if err != nil {
-			m.looking.Unlock()
-			return err
+			return nil, err
 		}
 		m.answered = append(m.answered, told)
 	}
-	told := m.answered[s.looks]
-	m.looking.Unlock()
-	return s.tell(told)
+	return m.answered[n], nil
+}
+
+// Panic is what a callback panicked with in a goroutine of a merge. The goroutine that called the merge panics with it, once all others have ended
+// and nothing is left of the output.
+type Panic struct {
+	Value any    // what the callback panicked with
+	Stack []byte // where that was
+}
+
+func (p *Panic) Error() string { return fmt.Sprintf("%v\n\n%s", p.Value, p.Stack) }
+
+// Unwrap is what it panicked with, if that is an error.
+func (p *Panic) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
 }
 
 // round runs all jobs; what went wrong, if anything.
 func (m *merge) round() *failure {
 	var all sync.WaitGroup
 	for _, s := range m.sessions {
-		all.Go(func() { m.work(s) })
+		all.Go(func() {
+			s.isEnded = false
+			defer m.rescue(s)
+			m.work(s)
+			s.isEnded = true
+		})
 	}
 	all.Wait()
+	if m.panicked != nil {
+		panic(m.panicked)
+	}
 	return m.failure
+}
+
+// rescue is deferred where a session works: a callback may panic, or end its goroutine, and the others would wait for it.
+func (m *merge) rescue(s *session) {
+	value := recover()
+	if value == nil && s.isEnded {
+		return
+	}
+	if value != nil {
+		m.mutex.Lock()
+		if m.panicked == nil {
+			m.panicked = &Panic{value, debug.Stack()}
+		}
+		m.mutex.Unlock()
+	}
+	m.fail(nil, &Error{Kind: KindUsage, Detail: "a callback ended its goroutine", Help: "return from it instead"}, s)
 }
 
 // work runs jobs in a session until there are none, or something fails.

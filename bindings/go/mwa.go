@@ -13,6 +13,9 @@ import (
 
 // Merge merges a run, or a checkpoint folder or file, into the folder out, which appears whole or not at all: weights, config,
 // tokenizer, card and report. Inputs are opened for reading only. The error is an *[Error].
+//
+// A panic in a callback (Options.Progress, a [Source] or a [Sink]) ends the merge, leaves nothing, and goes on in the goroutine that called; one
+// from another goroutine is a *[Panic] then.
 func Merge(ctx context.Context, run, out string, options Options) (*Report, error) {
 	return MergeFrom(ctx, Disk(), []string{run}, Folder(out), options)
 }
@@ -29,8 +32,11 @@ func (f *folder) Create(string, int64) (io.WriteCloser, error) {
 
 // MergeFrom merges what lies at paths in a source, into a sink. Paths are run folders, checkpoint folders or files.
 func MergeFrom(ctx context.Context, source Source, paths []string, sink Sink, options Options) (*Report, error) {
-	what, err := asked("merge", source, paths, options)
+	what, err := asked(ctx, "merge", source, paths, options)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSink(sink); err != nil {
 		return nil, err
 	}
 	out, isFolder := sink.(*folder)
@@ -48,6 +54,13 @@ func mergeInto(ctx context.Context, source Source, what request, out string, opt
 	var made *staging
 	watched := watch(source)
 	what.HashedOutside = isOnDisk(source)
+	isDone := false
+	defer func() {
+		// a panic of a callback, too, leaves nothing
+		if made != nil && !isDone {
+			made.abandon()
+		}
+	}()
 	report, err := mergeWith(ctx, watched, what, options, func(known *state) (Sink, error) {
 		var inputs, read []string
 		if isOnDisk(source) {
@@ -60,16 +73,13 @@ func mergeInto(ctx context.Context, source Source, what request, out string, opt
 		made, err = stage(out, options.Force, inputs, read)
 		return made, err
 	})
-	if made == nil {
-		return report, err
-	}
-	if err == nil {
+	if err == nil && made != nil {
 		err = made.publish()
 	}
 	if err != nil {
-		made.abandon()
 		return nil, err
 	}
+	isDone = true
 	return report, nil
 }
 
@@ -78,10 +88,48 @@ func isOnDisk(source Source) bool {
 	return ok
 }
 
+// checkAsked refuses arguments that are nothing, before any work.
+func checkAsked(ctx context.Context, source Source, paths []string) error {
+	usage := func(detail, help string) error { return &Error{Kind: KindUsage, Detail: detail, Help: help} }
+	files, isFS := source.(fileSystem)
+	switch {
+	case ctx == nil:
+		return usage("the context is nil", "give context.Background()")
+	case source == nil || isFS && files.files == nil:
+		return usage("the source is nil", "give Disk(), FS(files), Files{…} or a Source of your own")
+	case len(paths) == 0:
+		return usage("no path is given", "give at least one path: a run folder, a checkpoint folder or a file")
+	case slices.Contains(paths, ""):
+		return usage("a path is empty: it would be the folder where paths begin", `give a run folder, a checkpoint folder or a file; "." is the folder where paths begin`)
+	}
+	return nil
+}
+
+// checkSink refuses a sink that takes nothing.
+func checkSink(sink Sink) error {
+	usage := func(detail, help string) error { return &Error{Kind: KindUsage, Detail: detail, Help: help} }
+	switch to := sink.(type) {
+	case nil:
+		return usage("the sink is nil", "give Folder(path), Memory{}, Writer(w) or a Sink of your own")
+	case Memory:
+		if to == nil {
+			return usage("the sink is a Memory that is nil", "make it: mwa.Memory{}")
+		}
+	case *single:
+		if to.to == nil {
+			return usage("the sink is a Writer of nil", "give Writer something to write to")
+		}
+	}
+	return nil
+}
+
 // asked is a request, on this machine's disk with paths as the core knows them.
-func asked(verb string, source Source, paths []string, options Options) (request, error) {
+func asked(ctx context.Context, verb string, source Source, paths []string, options Options) (request, error) {
 	what := request{Verb: verb, Paths: slices.Clone(paths), Chunk: options.chunk}
-	var err error
+	err := checkAsked(ctx, source, paths)
+	if err != nil {
+		return what, err
+	}
 	if isOnDisk(source) {
 		for i, path := range what.Paths {
 			if what.Paths[i], err = told(path); err != nil {
@@ -104,7 +152,7 @@ func Weights(ctx context.Context, run string, options Options) (*Report, error) 
 
 // WeightsFrom chooses and weighs what lies at paths in a source.
 func WeightsFrom(ctx context.Context, source Source, paths []string, options Options) (*Report, error) {
-	what, err := asked("weights", source, paths, options)
+	what, err := asked(ctx, "weights", source, paths, options)
 	if err != nil {
 		return nil, err
 	}

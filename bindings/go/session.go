@@ -91,6 +91,8 @@ type session struct {
 	ahead *job
 	// jobs that it was given and others run, of which it has not heard yet
 	owed []*job
+	// whether its work ended by itself
+	isEnded bool
 }
 
 // open starts a session in an instance of its own; it is to be closed.

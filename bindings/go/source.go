@@ -309,24 +309,29 @@ func newInputs(source Source, paths []string) *inputs {
 
 // with calls back with an open file.
 func (i *inputs) with(file int, use func(Reader) error) error {
-	i.mutex.Lock()
-	reader, ok := i.open[file]
-	keep := ok
-	if !ok {
-		var err error
-		if reader, err = i.source.Open(i.paths[file]); err != nil {
-			i.mutex.Unlock()
-			return refused("cannot open it", i.paths[file], err)
-		}
-		if keep = len(i.open) < mostOpen; keep {
-			i.open[file] = reader
-		}
+	reader, isKept, err := i.reader(file)
+	if err != nil {
+		return refused("cannot open it", i.paths[file], err)
 	}
-	i.mutex.Unlock()
-	if !keep {
+	if !isKept {
 		defer reader.Close()
 	}
 	return use(reader)
+}
+
+// reader is an open file, and whether it stays open.
+func (i *inputs) reader(file int) (Reader, bool, error) {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	if reader, ok := i.open[file]; ok {
+		return reader, true, nil
+	}
+	reader, err := i.source.Open(i.paths[file])
+	isKept := err == nil && len(i.open) < mostOpen
+	if isKept {
+		i.open[file] = reader
+	}
+	return reader, isKept, err
 }
 
 // fill reads ranges one after the other into a buffer.

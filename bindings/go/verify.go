@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -52,15 +53,30 @@ func (v *Verified) IsGood() bool {
 }
 
 // Verify merges again what the report in a merged folder says, and compares bytes and hashes. A file that differs is a
-// finding and no error. It writes nothing. Of the options only Threads and Progress count.
+// finding and no error. It writes nothing. Of the options only Threads and Progress count. What only the program makes (a conversion, a model
+// with its adapter folded in, a step of a server's optimizer and the like) is refused with an error of kind usage.
 func Verify(ctx context.Context, folder string, options Options) (*Verified, error) {
+	if err := checkAsked(ctx, Disk(), []string{folder}); err != nil {
+		return nil, err
+	}
 	v := verification{ctx: ctx, folder: folder}
 	if err := v.read(); err != nil {
 		return nil, err
 	}
 	what := request{Verb: "verify", Report: v.text, Paths: []string{}}
+	made := v.madeElsewhere()
+	if made == "" {
+		// names of what only the program makes need not lie in the folder
+		if err := v.checkNames(); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.isKnown(what); err != nil {
 		return nil, err
+	}
+	if made != "" {
+		return nil, &Error{Kind: KindUsage, File: filepath.Join(folder, reportName), Detail: made,
+			Help: "verify it with the program: mwa verify " + folder}
 	}
 	found := new(Verified)
 	var err error
@@ -115,7 +131,7 @@ type verification struct {
 	report Report
 }
 
-// read reads the report, whose names must not lead elsewhere: other files would be checked than those that are loaded.
+// read reads the report.
 func (v *verification) read() error {
 	path := filepath.Join(v.folder, reportName)
 	text, err := os.ReadFile(path)
@@ -125,13 +141,20 @@ func (v *verification) read() error {
 	if err != nil {
 		return refused("cannot read it", path, err)
 	}
-	damaged := func(detail string, cause error) error {
-		return &Error{Kind: KindInput, File: path, Detail: detail, Help: "the report was damaged or edited: merge again", cause: cause}
-	}
 	if err := json.Unmarshal(text, &v.report); err != nil {
-		return damaged("is not a merge report: "+err.Error(), err)
+		return v.damaged("is not a merge report: "+err.Error(), err)
 	}
 	v.text = text
+	return nil
+}
+
+func (v *verification) damaged(detail string, cause error) error {
+	return &Error{Kind: KindInput, File: filepath.Join(v.folder, reportName), Detail: detail,
+		Help: "the report was damaged or edited: merge again", cause: cause}
+}
+
+// checkNames refuses names that lead elsewhere: other files would be checked than those that are loaded.
+func (v *verification) checkNames() error {
 	names := []string{}
 	for i := range v.report.Inputs {
 		input := &v.report.Inputs[i]
@@ -149,10 +172,70 @@ func (v *verification) read() error {
 	}
 	for _, name := range names {
 		if !filepath.IsLocal(filepath.FromSlash(name)) {
-			return damaged("names `"+name+"`, which is not a file in the folder", nil)
+			return v.damaged("names `"+name+"`, which is not a file in the folder", nil)
 		}
 	}
 	return nil
+}
+
+// remade is all that a report says of what a session makes again, by the part of the report. What says more was made by something else, or by a
+// later version: to compare it with what a session makes would call it changed.
+var remade = map[string][]string{
+	"": {"mwa", "selected", "weighting", "ranking", "groups", "space", "rank", "residual", "quantised", "grafted", "dtype", "shard_size",
+		"adapter", "round", "inputs", "outputs", "companions", "advice", "notes"},
+	"weighting": {"scheme", "method", "penalty", "metric", "goal", "outliers", "scale", "density", "density_per", "subspace", "settings"},
+	"round":     {"rule", "discount", "period", "rate", "momentum", "clip", "clients", "samples", "dropped"},
+}
+
+// makers are the commands of the program that say something else.
+var makers = map[string]string{
+	"format":         "mwa merge --format",
+	"folded":         "mwa apply",
+	"extracted":      "mwa extract",
+	"recovered":      "mwa recover",
+	"round.server":   "mwa aggregate --server",
+	"round.partials": "mwa aggregate with exact sums (--partial)",
+}
+
+// madeElsewhere says what no session makes again; empty if there is nothing of that in the report.
+func (v *verification) madeElsewhere() string {
+	var whole map[string]json.RawMessage
+	if json.Unmarshal(v.text, &whole) != nil {
+		return "" // the core says what is wrong with it
+	}
+	odd := unknown("", whole)
+	for _, part := range []string{"weighting", "round"} {
+		var inner map[string]json.RawMessage
+		if json.Unmarshal(whole[part], &inner) == nil {
+			odd = append(odd, unknown(part, inner)...)
+		}
+	}
+	slices.Sort(odd)
+	for _, name := range odd {
+		if maker, ok := makers[name]; ok {
+			return "was made by " + maker + ", which Verify does not make again"
+		}
+	}
+	if len(odd) > 0 {
+		return "says `" + odd[0] + "`, which Verify does not know how to make again"
+	}
+	for _, input := range v.report.Inputs {
+		if strings.Contains(input.Path, "://") {
+			return "is of inputs in a store, such as " + input.Path + ", which Verify does not read"
+		}
+	}
+	return ""
+}
+
+// unknown are the members of a part of a report that are not of what a session makes again.
+func unknown(part string, members map[string]json.RawMessage) []string {
+	var odd []string
+	for name, value := range members {
+		if string(value) != "null" && !slices.Contains(remade[part], name) {
+			odd = append(odd, strings.TrimPrefix(part+"."+name, "."))
+		}
+	}
+	return odd
 }
 
 // isApart is whether a file of an input may have second moments, which may lie anywhere: where the method weighs by them, any but the

@@ -83,6 +83,61 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyElsewhere refuses what only the program makes again, and calls nothing of it changed.
+func TestVerifyElsewhere(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "merged")
+	if _, err := Merge(context.Background(), sampleRun, out, Options{Last: 2}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(out, reportName)
+	text := string(read(t, path))
+	round := `"round": {"rule": "fedavg", "discount": "constant", "rate": 1.0, "momentum": 0.0, "clients": 2, "samples": 60.0`
+	for _, it := range []struct{ more, says string }{
+		{`"format": "gguf"`, "was made by mwa merge --format, which Verify does not make again"},
+		{`"format": "own"`, "was made by mwa merge --format, which Verify does not make again"},
+		{`"folded": {"modules": 28, "changed": 28, "replaced": 0}`, "was made by mwa apply, which Verify does not make again"},
+		{`"extracted": {"base": "base", "rank": "8", "modules": 28}`, "was made by mwa extract, which Verify does not make again"},
+		{`"recovered": {"model": "../lost", "lost": "model.layers.1", "tensors": 9}`, "was made by mwa recover, which Verify does not make again"},
+		{round + `, "server": {"kind": "adam", "rate": 0.1, "beta1": 0.9, "beta2": 0.99, "tau": 0.001, "step": 1, "dtype": "keep"}}`,
+			"was made by mwa aggregate --server, which Verify does not make again"},
+		{round + `, "partials": "summed"}`, "was made by mwa aggregate with exact sums (--partial), which Verify does not make again"},
+		{round + `, "partials": "finished"}`, "was made by mwa aggregate with exact sums (--partial), which Verify does not make again"},
+		{round + `, "later": 1}`, "says `round.later`, which Verify does not know how to make again"},
+		{`"later": {}`, "says `later`, which Verify does not know how to make again"},
+	} {
+		if err := os.WriteFile(path, []byte(strings.Replace(text, "{", "{"+it.more+",", 1)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Verify(context.Background(), out, Options{})
+		failure := own(t, err)
+		if failure.Kind != KindUsage || failure.File != path || failure.Detail != it.says || failure.Help != "verify it with the program: mwa verify "+out {
+			t.Errorf("%s: %#v", it.more, failure)
+		}
+	}
+	for more, is := range map[string]string{
+		strings.Replace(text, `"scheme"`, `"later": 1, "scheme"`, 1):               "says `weighting.later`, which Verify does not know how to make again",
+		strings.Replace(text, `"path": "`, `"path": "s3://bucket/run", "x": "`, 1): "is of inputs in a store, such as s3://bucket/run, which Verify does not read",
+		// what was recovered lies in several places
+		strings.Replace(text, `{`, `{"recovered": {"model": "../lost", "lost": "x", "tensors": 9}, "adapter": "../lost",`, 1): "was made by mwa recover, which Verify does not make again",
+	} {
+		if err := os.WriteFile(path, []byte(more), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(context.Background(), out, Options{}); own(t, err).Detail != is {
+			t.Error(err)
+		}
+	}
+	// what is nothing, and a round that a session makes again
+	for _, more := range []string{`"format": null`, round + `, "server": null, "dropped": []}`} {
+		if err := os.WriteFile(path, []byte(strings.Replace(text, "{", "{"+more+",", 1)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if found := verified(t, out); found.Remade == nil || !*found.Remade {
+			t.Errorf("%s: %+v", more, found)
+		}
+	}
+}
+
 // TestVerifyMoments finds second moments wherever they lie, and nothing else there.
 func TestVerifyMoments(t *testing.T) {
 	here := t.TempDir()

@@ -1,4 +1,4 @@
-// Command mwa-go merges a run from the command line, as an example of the package: go run ./cmd/mwa-go RUN -o OUT.
+// Command mwa-go merges a run from the command line, as an example of the package: go run ./cmd/mwa-go -o OUT RUN.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	flag.StringVar(&options.Residual, "residual", "", "exact, sketch or off")
 	quiet := flag.Bool("quiet", false, "show no progress")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: mwa-go [flags] RUN")
+		fmt.Fprintln(os.Stderr, "usage: mwa-go [flags] RUN, flags first: mwa-go -last 5 -o OUT RUN")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
