@@ -5,6 +5,7 @@ import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.List;
+import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.BooleanSupplier;
 
@@ -64,6 +65,7 @@ final class Chicory implements Engine {
     }
 
     Report merge(Source source, List<String> paths, Path out, Options options, Progress progress, BooleanSupplier isStopped) {
+        Arguments.merge(paths, out, options, progress);
         try (Merging merging = new Merging(this, source, paths, out, options, progress, isStopped)) {
             return merging.run();
         }
@@ -75,6 +77,8 @@ final class Chicory implements Engine {
     }
 
     Report weights(Source source, List<String> paths, Options options) {
+        Objects.requireNonNull(options, "options");
+        Arguments.paths(paths);
         try (Session session = new Session(this, source, new Session.Request("weights", paths, options.ofCore(), null, false, null))) {
             session.next();
             return session.state().report();
@@ -93,7 +97,9 @@ final class Chicory implements Engine {
 
     @Override
     public Inspection inspect(Path path, Options options) {
-        Session.Request request = new Session.Request("inspect", List.of(Disk.text(path)), options.ofCore(), null, false, null);
+        String text = Arguments.path(path, "path");
+        Objects.requireNonNull(options, "options");
+        Session.Request request = new Session.Request("inspect", List.of(text), options.ofCore(), null, false, null);
         try (Session session = new Session(this, new Disk(), request)) {
             session.next();
             return session.state().inspection();
@@ -102,6 +108,7 @@ final class Chicory implements Engine {
 
     @Override
     public Verified verify(Path folder) {
+        Arguments.path(folder, "folder");
         return new Verifying(this, folder).run();
     }
 

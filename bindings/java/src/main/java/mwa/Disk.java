@@ -12,6 +12,7 @@ import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.FileTime;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.Stream;
 
@@ -32,7 +33,7 @@ final class Disk implements Source {
     }
 
     static List<String> texts(List<Path> paths) {
-        return paths.stream().map(Disk::text).toList();
+        return Objects.requireNonNull(paths, "inputs").stream().map(path -> text(Objects.requireNonNull(path, "a path is null"))).toList();
     }
 
     /** A path as the system knows it. */

@@ -2,6 +2,7 @@ package mwa;
 
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 
 /**
@@ -70,7 +71,7 @@ public final class Mwa {
      * @throws MergeException what keeps the checkpoints from being averaged or written; nothing is left behind
      */
     public static Report merge(Path run, Path out, Options options, Progress progress) {
-        return merge(List.of(run), out, options, progress);
+        return merge(List.of(Objects.requireNonNull(run, "run")), out, options, progress);
     }
 
     /**
@@ -99,6 +100,8 @@ public final class Mwa {
      * @throws MergeException what keeps the checkpoints from being averaged or written; nothing is left behind
      */
     public static Report merge(Source source, List<String> inputs, Path out, Options options, Progress progress) {
+        Objects.requireNonNull(source, "source");
+        Objects.requireNonNull(inputs, "inputs");
         return Holder.CHICORY.merge(source, inputs, out, options, progress, () -> false);
     }
 
@@ -125,7 +128,7 @@ public final class Mwa {
      * @throws MergeException of kind {@code metric} or {@code weights}, naming each checkpoint that is the reason
      */
     public static Report weights(Path run, Options options) {
-        return weights(List.of(run), options);
+        return weights(List.of(Objects.requireNonNull(run, "run")), options);
     }
 
     /**
@@ -156,7 +159,8 @@ public final class Mwa {
      *
      * @param folder what a merge wrote
      * @return what was found; a file that differs is no error
-     * @throws MergeException when there is no report, or it is damaged
+     * @throws MergeException when there is no report, or it is damaged; of kind {@code usage} where only the program, or {@code libmwa}, makes it
+     *     again: a conversion, a model with its adapter folded in, a step of a server's optimizer and the like
      */
     public static Verified verify(Path folder) {
         return Holder.BEST.verify(folder);

@@ -32,7 +32,14 @@ final class Verifying {
 
     Verified run() {
         Report report = report();
+        String elsewhere = Remaking.elsewhere(json);
+        // names of what only the program makes need not lie in the folder
+        if (elsewhere == null) checkNames(report);
         checkKnown();
+        if (elsewhere != null) {
+            String help = "verify it with the program: mwa verify " + folder + "; or with the engine libmwa";
+            throw new MergeException("usage", place.toString(), elsewhere, help);
+        }
         List<Verified.Checked> outputs = report.outputs().stream().map(this::checkHere).toList();
         List<Verified.Checked> companions = report.companions().stream().map(this::checkHere).toList();
         List<Verified.Checked> inputs = new ArrayList<>();
@@ -76,7 +83,11 @@ final class Verifying {
             throw damaged("is not a merge report: " + error.getMessage());
         }
         if (report == null || report.mwa() == null || report.inputs().isEmpty()) throw damaged("is not a merge report");
-        // names that lead elsewhere would have other files checked than those that are loaded from the folder
+        return report;
+    }
+
+    /** Names that lead elsewhere would have other files checked than those that are loaded from the folder. */
+    private void checkNames(Report report) {
         List<Report.HashedFile> files = new ArrayList<>(report.outputs());
         files.addAll(report.companions());
         for (int i = 0; i < report.inputs().size(); i++) {
@@ -89,7 +100,6 @@ final class Verifying {
         if (report.adapter() != null && !Staging.isInside(report.adapter())) {
             throw damaged("names `" + report.adapter() + "`, which is not in the folder");
         }
-        return report;
     }
 
     /**

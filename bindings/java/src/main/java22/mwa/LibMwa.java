@@ -19,6 +19,7 @@ import java.lang.invoke.MethodType;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 
 /** The native library, by Java's foreign-function interface: {@code bindings/c/include/mwa.h}. */
 @SuppressWarnings("restricted") // it is what this class is for
@@ -67,6 +68,7 @@ final class LibMwa implements Engine {
 
     @Override
     public Report merge(List<Path> inputs, Path out, Options options, Progress progress) {
+        Arguments.merge(Disk.texts(inputs), out, options, progress);
         try (Arena call = call()) {
             Listener listener = new Listener(progress);
             MemorySegment report = call.allocate(ADDRESS);
@@ -88,6 +90,8 @@ final class LibMwa implements Engine {
 
     @Override
     public Report weights(List<Path> inputs, Options options) {
+        Objects.requireNonNull(options, "options");
+        Arguments.paths(Disk.texts(inputs));
         try (Arena call = call()) {
             MemorySegment report = call.allocate(ADDRESS);
             check((MemorySegment) weights.invokeExact(paths(call, inputs), (long) inputs.size(), json(call, options), report));
@@ -99,9 +103,11 @@ final class LibMwa implements Engine {
 
     @Override
     public Inspection inspect(Path path, Options options) {
+        String name = Arguments.path(path, "path");
+        Objects.requireNonNull(options, "options");
         try (Arena call = call()) {
             MemorySegment found = call.allocate(ADDRESS);
-            check((MemorySegment) inspect.invokeExact(call.allocateFrom(Disk.text(path)), json(call, options), found));
+            check((MemorySegment) inspect.invokeExact(call.allocateFrom(name), json(call, options), found));
             return Json.read(Inspection.class, text(found));
         } catch (Throwable error) {
             throw unchecked(error);
@@ -110,10 +116,11 @@ final class LibMwa implements Engine {
 
     @Override
     public Verified verify(Path folder) {
+        String name = Arguments.path(folder, "folder");
         try (Arena call = call()) {
             MemorySegment found = call.allocate(ADDRESS);
             MemorySegment failed = (MemorySegment) verify.invokeExact(
-                    call.allocateFrom(Disk.text(folder)),
+                    call.allocateFrom(name),
                     MemorySegment.NULL,
                     MemorySegment.NULL,
                     MemorySegment.NULL,

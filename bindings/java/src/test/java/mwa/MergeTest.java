@@ -208,6 +208,79 @@ final class MergeTest {
         assertEquals("missing", engine.verify(out).inputs().get(3).state());
     }
 
+    @Test
+    void verifyRefusesWhatOnlyTheProgramMakesAgain() throws IOException {
+        Engine engine = Engine.chicory();
+        Path out = folder.resolve("out");
+        merge(engine, Repository.SAMPLE, out, Options.defaults().with("last", 2));
+        Path place = out.resolve("mwa-report.json");
+        String text = Files.readString(place);
+        String round = "'round': {'rule': 'fedavg', 'discount': 'constant', 'rate': 1.0, 'momentum': 0.0, 'clients': 2, 'samples': 60.0";
+        String sums = "was made by mwa aggregate with exact sums (--partial)";
+        Map<String, String> said = Map.of(
+                "'format': 'gguf'", "was made by mwa merge --format",
+                "'folded': {'modules': 28, 'changed': 28, 'replaced': 0}", "was made by mwa apply",
+                "'extracted': {'base': 'base', 'rank': '8', 'modules': 28}", "was made by mwa extract",
+                // what was recovered lies in several places
+                "'adapter': '../lost', 'recovered': {'model': '../lost', 'lost': 'layers.1', 'tensors': 9}", "was made by mwa recover",
+                round + ", 'server': {'kind': 'adam', 'rate': 0.1}}", "was made by mwa aggregate --server",
+                round + ", 'partials': 'summed'}", sums,
+                round + ", 'partials': 'finished'}", sums,
+                round + ", 'later': 1}", "says `round.later`",
+                "'later': {}", "says `later`");
+        for (Map.Entry<String, String> each : said.entrySet()) {
+            Files.writeString(place, with(text, each.getKey()));
+            MergeException error = assertThrows(MergeException.class, () -> engine.verify(out), each.getKey());
+            assertEquals(List.of("usage", place.toString()), List.of(error.kind(), error.file()), error.detail());
+            assertTrue(error.detail().startsWith(each.getValue() + ", which this engine does not"), error.detail());
+            assertTrue(error.help().startsWith("verify it with the program: mwa verify " + out), error.help());
+        }
+        Files.writeString(place, text.replaceFirst("\"scheme\"", "\"later\": 1, \"scheme\""));
+        assertTrue(assertThrows(MergeException.class, () -> engine.verify(out)).detail().startsWith("says `weighting.later`"));
+        Files.writeString(place, text.replaceFirst("\"path\": \"", "\"path\": \"s3://bucket/run\", \"x\": \""));
+        assertTrue(assertThrows(MergeException.class, () -> engine.verify(out)).detail().contains("in a store, such as s3://bucket/run"));
+        // what is nothing, and a round that a session makes again
+        for (String more : List.of("'format': null", round + ", 'server': null, 'dropped': []}")) {
+            Files.writeString(place, with(text, more));
+            assertEquals(true, engine.verify(out).remade(), more);
+        }
+    }
+
+    /** A report that says more. */
+    private static String with(String report, String more) {
+        return "{" + more.replace('\'', '"') + "," + report.substring(1);
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
+    void whatIsNothingIsRefusedByItsName(Engine engine) throws IOException {
+        Path out = folder.resolve("out");
+        List<Path> run = List.of(Repository.SAMPLE);
+        Options options = Options.defaults();
+        Map<String, Runnable> nulls = Map.of(
+                "run", () -> Mwa.merge((Path) null, out),
+                "out", () -> engine.merge(run, null, options, QUIET),
+                "inputs", () -> engine.merge(null, out, options, QUIET),
+                "options", () -> engine.weights(run, null),
+                "progress", () -> engine.merge(run, out, options, null),
+                "path", () -> engine.inspect(null, options),
+                "folder", () -> engine.verify(null),
+                "source", () -> Mwa.merge(null, List.of("run"), out, options, QUIET),
+                "a path is null", () -> engine.merge(java.util.Arrays.asList(Repository.SAMPLE, null), out, options, QUIET));
+        nulls.forEach((name, call) -> assertEquals(name, assertThrows(NullPointerException.class, call::run, name).getMessage()));
+        Path empty = Path.of("");
+        for (Runnable call : List.<Runnable>of(
+                () -> engine.merge(List.of(), out, options, QUIET),
+                () -> engine.merge(List.of(Repository.SAMPLE, empty), out, options, QUIET),
+                () -> engine.merge(run, empty, options, QUIET),
+                () -> engine.weights(List.of(empty), options),
+                () -> engine.inspect(empty, options),
+                () -> engine.verify(empty))) {
+            assertEquals("usage", assertThrows(MergeException.class, call::run).kind());
+        }
+        assertEquals(List.of(), Repository.names(folder));
+    }
+
     @ParameterizedTest
     @MethodSource("engines")
     void verifyMergesProductsAgain(Engine engine) {
