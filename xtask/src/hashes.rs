@@ -193,6 +193,13 @@ fn module_py() -> Result<Made> {
     host.current_dir(root());
     let told = output(host)?;
     let hash = told.split_whitespace().last().ok_or("wasm/module.py printed no hash")?;
+    // the run was named from here, and the report is read from the output
+    let report = fs::read_to_string(merged.join("mwa-report.json")).map_err(|error| error.to_string())?;
+    let report: Value = serde_json::from_str(&report).map_err(|error| error.to_string())?;
+    let is_there = |input: &Value| input["path"].as_str().is_some_and(|way| merged.join(way).is_dir());
+    if !report["inputs"].as_array().is_some_and(|inputs| inputs.iter().all(is_there)) {
+        return Err("the report of wasm/module.py does not lead to its inputs".into());
+    }
     Ok(Made { sample: hash.into(), vectors: Err("the sample alone") })
 }
 
