@@ -350,7 +350,10 @@ impl Run {
         let Some(names) = names else { return Ok(all.collect()) };
         let is_known = |name: &&String| self.checkpoints.iter().any(|it| it.name == **name);
         if let Some(odd) = names.iter().find(|name| !is_known(name)) {
-            return Err(Error::new(ErrorKind::Usage, format!("there is no checkpoint `{odd}`")));
+            let such = self.checkpoints.first().map_or("RUN/checkpoint-100", |it| it.name.as_str());
+            let help =
+                format!("name checkpoints as they were found, with the path of their run, such as {such}");
+            return Err(Error::new(ErrorKind::Usage, format!("there is no checkpoint `{odd}`")).help(help));
         }
         let named: Vec<_> = all.filter(|&at| names.contains(&self.checkpoints[at].name)).collect();
         if named.is_empty() {

@@ -128,7 +128,10 @@ fn weighing_again_needs_no_file() {
     };
     assert_eq!(run.weigh(&only).unwrap().indexes, [1]);
     let odd = WeighOptions { checkpoints: Some(["x".to_owned()].into()), ..WeighOptions::default() };
-    assert_eq!(run.weigh(&odd).unwrap_err().detail(), "there is no checkpoint `x`");
+    let refused = run.weigh(&odd).unwrap_err();
+    assert_eq!(refused.detail(), "there is no checkpoint `x`");
+    let help = "name checkpoints as they were found, with the path of their run, such as run/checkpoint-10";
+    assert_eq!(refused.advice(), Some(help));
     let without = WeighOptions { excluded: [2].into(), ..WeighOptions::default() };
     assert_eq!(run.weigh(&without).unwrap().indexes, [0, 1]);
     let table = UserTable {
