@@ -1,9 +1,10 @@
 /** The package in other people's apps: five lines, built by what they build with as it comes, opened in Chromium. */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { extname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import test, { after, before } from "node:test";
@@ -123,6 +124,45 @@ for (const [from, install] of [["a tarball", () => [tarball]], ["a copied folder
     }
   });
 }
+
+/** A development server as Vite's was before version 8: it bundles packages into a folder of its own, and answers what is not there with the page. */
+async function movingServer(folder) {
+  const deps = join(folder, "node_modules/.vite/deps");
+  await esbuild.build({ entryPoints: { "mwa-merge": join(folder, "node_modules/mwa-merge/dist/index.js") }, bundle: true, format: "esm", outdir: deps, logLevel: "silent" });
+  const main = await readFile(join(folder, "main.js"), "utf8");
+  await writeFile(join(folder, "main.js"), main.replace('"mwa-merge"', '"/node_modules/.vite/deps/mwa-merge.js"'));
+  const types = { ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json", ".html": "text/html" };
+  const server = createServer(async ({ url }, response) => {
+    const { pathname } = new URL(url, "http://localhost");
+    const places = [join(folder, pathname), join(folder, "public", pathname), join(folder, "index.html")];
+    for (const place of places) {
+      const bytes = await readFile(place).catch(() => undefined);
+      if (bytes) return response.writeHead(200, { "content-type": types[extname(place)] ?? "application/octet-stream" }).end(bytes);
+    }
+  });
+  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+  return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
+}
+
+test("a development server that moves scripts away from what they load leaves the package whole, or is told by name", async () => {
+  const folder = await app(tarball);
+  const server = await movingServer(folder);
+  const page = await browser.newPage();
+  try {
+    await merges(server.url);
+    // where the package lies elsewhere, nothing can be found
+    await rename(join(folder, "node_modules/mwa-merge"), join(folder, "node_modules/elsewhere"));
+    const error = new Promise((hear) => page.on("pageerror", hear));
+    await page.goto(server.url);
+    assert.match((await error).message, /cannot load http.*mwa_bg\.wasm: HTML came instead of WebAssembly/);
+    const { kind, help } = await page.evaluate(() => import("/node_modules/.vite/deps/mwa-merge.js").then(({ ready }) => ready()).catch(({ kind, help }) => ({ kind, help })));
+    assert.equal(kind, "io");
+    assert.match(help, /optimizeDeps: \{ exclude: \["mwa-merge"\] \}/);
+  } finally {
+    await page.close();
+    server.close();
+  }
+});
 
 test("a bundle for Node takes Node's side of the package", async () => {
   const folder = await app(tarball);

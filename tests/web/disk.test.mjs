@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import test, { after } from "node:test";
 
@@ -237,7 +237,7 @@ test("an output is whole or not there, and replaced by force only", async () => 
   await mergeRun(sample, out, { threads: 0 });
   assert.equal(await sha256(out, WEIGHTS), SAMPLE);
   const { kind, help } = await failure(mergeRun(sample, out));
-  assert.deepEqual([kind, help], ["output", "choose another output folder, or replace an earlier merge with force"]);
+  assert.deepEqual([kind, help], ["output", "choose another output folder, or replace an earlier merge with force: true"]);
   await mergeRun(sample, out, { force: true, last: 2, threads: 0 });
   assert.notEqual(await sha256(out, WEIGHTS), SAMPLE);
   assert.deepEqual(await readdir(join(folder, "new/folders")), ["out"]);
@@ -372,6 +372,9 @@ test("npx, and what type checkers see, from the packed package", async () => {
     assert.deepEqual([code, stderr.includes("error: ")], [2, true], `${wrong.map((word) => basename(word))}: ${stderr}`);
   }
   assert.ok((await npx("--help")).stdout.includes("-o DIR"));
+  for (const name of ["LICENSE-MIT", "LICENSE-APACHE"]) {
+    assert.equal(await readFile(join(folder, "node_modules/mwa-merge", name), "utf8"), await readFile(join(root, name), "utf8"));
+  }
 
   await cp(fileURLToPath(new URL("typed.ts", import.meta.url)), join(folder, "typed.ts"));
   const tsc = join(root, "wasm/web/node_modules/typescript/bin/tsc");
@@ -380,5 +383,72 @@ test("npx, and what type checkers see, from the packed package", async () => {
     const how = ["--module", module, "--moduleResolution", resolution];
     const checked = await run(process.execPath, [tsc, ...options, ...how, "typed.ts"], { cwd: folder }).catch((error) => error);
     assert.equal(checked.stdout, "");
+  }
+  // a program for Node, whose own library has no page in it
+  await writeFile(join(folder, "node.ts"), 'import { mergeRun } from "mwa-merge/node";\nimport { openRun } from "mwa-merge";\nconsole.log(mergeRun, openRun);\n');
+  await cp(join(root, "wasm/web/node_modules/@types"), join(folder, "node_modules/@types"), { recursive: true });
+  await cp(join(root, "wasm/web/node_modules/undici-types"), join(folder, "node_modules/undici-types"), { recursive: true });
+  const checked = await run(process.execPath, [tsc, ...options, "--lib", "es2022", "--types", "node", "--module", "nodenext", "node.ts"], { cwd: folder }).catch((error) => error);
+  assert.equal(checked.stdout, "");
+});
+
+test("the command line says what is wrong in its own words, and what to write instead", async () => {
+  const folder = await fresh();
+  const cli = fileURLToPath(new URL("../../wasm/web/dist/cli.js", import.meta.url));
+  const says = async (...args) => {
+    const { code = 0, stdout, stderr } = await run(process.execPath, [cli, ...args], { cwd: folder }).catch((error) => error);
+    return [code, stderr, stdout];
+  };
+  for (const [args, said] of [
+    [["merg", sample], "error: there is no command `merg`\nhelp: did you mean merge?\n"],
+    [["inspect", sample], "error: `inspect` is a command of the native mwa; here there are merge and weights\nhelp: see mwa-merge --help\n"],
+    [["weights", sample, "--penality", "1"], "error: there is no option --penality\nhelp: did you mean --penalty?\n"],
+    [["weights", sample, "--last"], "error: --last has no value\nhelp: see mwa-merge --help\n"],
+    [["weights", sample, "--metric", "--drop-bad"], "error: --metric has no value\nhelp: see mwa-merge --help\n"],
+    [["weights", sample, "--drop-bad=3"], "error: --drop-bad takes no value, but has `3`\nhelp: see mwa-merge --help\n"],
+    [["weights", sample, "-o", "out"], "error: -o is an option of merge, not of weights\nhelp: see mwa-merge --help\n"],
+    [["weights", sample, "-x"], "error: there is no option -x\nhelp: see mwa-merge --help\n"],
+    [[], "error: no command: begin with merge or weights\nhelp: see mwa-merge --help\n"],
+  ]) assert.deepEqual((await says(...args)).slice(0, 2), [2, said]);
+  // a number may be negative
+  assert.deepEqual((await says("weights", sample, "--penalty", "-3")).slice(0, 2), [1, "error: penalty -3 is out of range for the linear scheme\nhelp: it must be between 0 and 1\n"]);
+  const [code, , one] = await says("merge", sample, "--last", "1", "-o", "one");
+  assert.deepEqual([code, /^merged 1 checkpoint \(241 kB\) into one in [\d.]+ s$/m.test(one)], [0, true], one);
+  assert.match((await says("merge", sample, "-o", "one"))[1], /replace an earlier merge with --force\n$/);
+  const [, , ten] = await says("merge", sample, "-o", "ten", "--threads", "0");
+  assert.match(ten, /\n  averaging factors changes what the adapters do by 1\.8 %, which is little\n  \(at most 4\.2 %, in model\.layers\.2\.self_attn\.o_proj\)\n  adapter_model\.safetensors  241 kB  blake3 [0-9a-f]{64}\n/);
+  if (!process.env.MWA_BINARY) return;
+  const { stdout } = await run(process.env.MWA_BINARY, ["merge", sample, "-o", join(folder, "native")]);
+  const residual = (text) => text.split("\n").filter((line) => /averaging factors|at most \d/.test(line) && line.startsWith("  "));
+  assert.deepEqual(residual(ten), residual(stdout));
+});
+
+test("Ctrl-C is told, leaves nothing, and ends with 130, whenever it comes", { skip: process.platform === "win32" && "there are no signals" }, async () => {
+  const folder = await fresh();
+  const cli = fileURLToPath(new URL("../../wasm/web/dist/cli.js", import.meta.url));
+  // large enough that it is under way when the signal comes, and all holes
+  for (const step of [1, 2]) {
+    await mkdir(join(folder, `run/checkpoint-${step}`), { recursive: true });
+    const size = 96 << 20;
+    const header = Buffer.from(JSON.stringify({ w: { dtype: "F32", shape: [size / 4], data_offsets: [0, size] } }).padEnd(128));
+    const file = join(folder, `run/checkpoint-${step}/model.safetensors`);
+    await writeFile(file, Buffer.concat([Buffer.from(BigUint64Array.of(128n).buffer), header]));
+    await truncate(file, 136 + size);
+  }
+  // at the first file that is opened, and in the middle of the merge
+  for (const open of [1, 20]) {
+    const patch = join(folder, `${open}.mjs`);
+    await writeFile(patch, `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+      const { open } = fs.promises; let count = 0;
+      fs.promises.open = async (...given) => {
+        if ((count += 1) === ${open}) { process.kill(process.pid, "SIGINT"); await new Promise((done) => setTimeout(done, 50)); }
+        return open(...given);
+      };
+      syncBuiltinESMExports();`);
+    const child = run(process.execPath, ["--import", pathToFileURL(patch).href, cli, "merge", "run", "-o", "out", "--scheme", "uniform", "--threads", "1"], { cwd: folder });
+    const { code, stderr } = await child.catch((error) => error);
+    assert.deepEqual([open, code], [open, 130], stderr);
+    assert.match(stderr, /^error: stopped; nothing was (opened|written)\n$/);
+    assert.ok(!(await readdir(folder)).some((name) => name.startsWith("out") || name.startsWith(".mwa")));
   }
 });

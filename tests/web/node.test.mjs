@@ -116,6 +116,84 @@ test("what is not an input, a device or a number of threads is refused", async (
   ]) await assert.rejects(work, (error) => error.kind === "usage" && says.test(error.message) && error.help.length > 0);
 });
 
+test("numbers that JSON does not have are refused, wherever they stand", async () => {
+  const run = await sample();
+  for (const [options, name] of [
+    [{ penalty: NaN }, "penalty: NaN"],
+    [{ penalty: Infinity }, "penalty: Infinity"],
+    [{ last: NaN }, "last: NaN"],
+    [{ scheme: "ema", emaDecay: -Infinity }, "emaDecay: -Infinity"],
+    [{ last: 2, weights: [NaN, 1] }, "weights[0]: NaN"],
+    [{ steps: [500, Infinity] }, "steps[1]: Infinity"],
+  ]) {
+    const refused = (error) => error instanceof mwa.MergeError && error.kind === "usage" && error.message.startsWith(`option ${name}`);
+    for (const call of [mwa.weigh, mwa.preview, (...given) => run.readings(given[1])]) assert.throws(() => call(run, options), refused, name);
+    await assert.rejects(mwa.merge(run, { ...options, threads: 0 }), refused);
+  }
+  const search = mwa.search(run, { goal: "min", evaluate: () => 1, budget: NaN, threads: 0 });
+  await assert.rejects(search, (error) => error.kind === "usage" && error.message.startsWith("option budget: NaN"));
+});
+
+test("what has no name has no step either", async () => {
+  const steps = [900, 950];
+  const data = await Promise.all(steps.map((step) => readFile(`${root}/examples/sample-run/checkpoint-${step}/adapter_model.safetensors`)));
+  const refusal = async (inputs) => {
+    const run = await mwa.openRun(inputs);
+    assert.deepEqual(run.checkpoints.map(({ step }) => step), inputs.map(() => null));
+    try {
+      mwa.weigh(run);
+    } catch ({ kind, detail, help }) {
+      return { kind, detail, help };
+    }
+    return assert.fail("it was weighed");
+  };
+  const expected = await refusal(data.map((data, i) => ({ name: `${"ab"[i]}.safetensors`, data })));
+  assert.match(expected.detail, /has no step/);
+  for (const make of [(bytes) => new Blob([bytes]), (bytes) => Uint8Array.from(bytes).buffer, (bytes) => Uint8Array.from(bytes), (bytes) => new File([bytes], "adapter.safetensors")]) {
+    assert.deepEqual(await refusal(data.map(make)), expected);
+  }
+  const many = await mwa.openRun(Array.from({ length: 30 }, (_, i) => new Blob([data[i % 2]])));
+  assert.deepEqual(many.checkpoints.map(({ name }) => name).filter((_, i) => [0, 25, 26, 29].includes(i)), ["input-a.safetensors", "input-z.safetensors", "input-aa.safetensors", "input-ad.safetensors"]);
+});
+
+test("slips of programs are named", async () => {
+  const run = await sample();
+  const opening = sample();
+  for (const [work, says] of [
+    [() => mwa.weigh(), /the run is undefined/],
+    [() => mwa.weigh(opening), /the run is a Promise/],
+    [() => mwa.preview(), /the run is undefined/],
+    [() => mwa.merge(opening), /the run is a Promise/],
+    [() => mwa.compare(), /the run is undefined/],
+    [() => mwa.search(opening, { goal: "min", evaluate: () => 1 }), /the run is a Promise/],
+    [() => mwa.search(run, { goal: "min" }), /evaluate is undefined, which is not a function/],
+    [() => mwa.search(run, { goal: "minimize", evaluate: () => 1 }), /^option goal: "minimize" does not fit/],
+    [() => mwa.search(run, { goal: "min", metricGoal: "up", evaluate: () => 1 }), /^option metricGoal: "up" does not fit/],
+    [() => mwa.merge(run, { onProgress: 5 }), /onProgress is 5, which is not a function/],
+    [() => mwa.merge(run, { signal: "x" }), /the signal is "x"/],
+    [() => mwa.openRun(opening), /an input is a Promise, which is not a file/],
+    [() => mwa.openRun([{ data: new Blob() }]), /an input is an object with data, which is not a file/],
+    [() => mwa.weigh(run, { dropBad: 3 }), /^option dropBad: 3 does not fit/],
+    [() => mwa.weigh(run, { checkpoints: ["checkpoint-7"] }), /there is no checkpoint `checkpoint-7`/],
+  ]) await assert.rejects(async () => work(), (error) => error instanceof mwa.MergeError && error.kind === "usage" && says.test(error.message), `${says}`);
+  assert.throws(() => mwa.weigh(run, { checkpoints: ["checkpoint-7"] }), ({ help }) => /^there are \S*sample-run\/checkpoint-550, /.test(help));
+  assert.throws(() => mwa.weigh(run, { drop_bda: true }), ({ help }) => help === "did you mean `dropBad`?");
+  await opening;
+  const aborted = mwa.openRun(await disk(`${root}/examples/sample-run`), { signal: AbortSignal.abort() });
+  await assert.rejects(aborted, { kind: "stopped" });
+});
+
+test("checkpoints are called by their names, or by labels that fit one alone", async () => {
+  const run = await sample();
+  const [short, long] = [["checkpoint-900", "checkpoint-950"], ["sample-run/checkpoint-900", "sample-run/checkpoint-950"]];
+  assert.deepEqual(mwa.weigh(run, { checkpoints: short }), mwa.weigh(run, { checkpoints: long }));
+  const { report } = await mwa.merge(run, { checkpoints: short, threads: 0 });
+  assert.deepEqual(report.inputs.map(({ step }) => step), [900, 950]);
+  const twice = (await disk(`${root}/examples/sample-run`)).filter(({ name }) => name.includes("sample-run/./")).flatMap((file) => ["a", "b"].map((run) => ({ ...file, name: file.name.replace(/^.*sample-run/, run).replace("/./", "/") })));
+  const runs = await mwa.openRun(twice);
+  assert.throws(() => mwa.weigh(runs, { checkpoints: short }), ({ message, help }) => message === "2 checkpoints are called `checkpoint-900`" && /a\/checkpoint-900, b\/checkpoint-900/.test(help));
+});
+
 test("a stream takes the weights", async () => {
   const hash = createHash("sha256");
   const output = new WritableStream({ write: (bytes) => void hash.update(bytes) });
@@ -247,7 +325,7 @@ test("what cannot be searched is refused", async () => {
   const run = await sample();
   const options = { goal: "min", evaluate: () => 1, threads: 0 };
   for (const [more, kind, says] of [
-    [{ method: "grid" }, "usage", /option search_?[mM]ethod: "grid" does not fit/],
+    [{ method: "grid" }, "usage", /option method: "grid" does not fit/],
     [{ budgt: 3 }, "usage", /there is no option `budgt`/],
     [{ goal: undefined }, "usage", /nothing says whether lower or higher/],
     [{ last: 1 }, "usage", /there is nothing to search/],

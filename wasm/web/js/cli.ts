@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { version } from "./wasm/mwa.js";
 import { load } from "./core.js";
 import { MergeError } from "./error.js";
+import { nearest } from "./near.js";
 import { mergeRun, weighRun, type MergeRunOptions, type Progress, type WeighRunOptions } from "./node.js";
 import { speech } from "./speech.js";
 import type { Report, WeighedInput } from "./types.js";
@@ -46,23 +47,45 @@ const MERGING = {
 } as const; // prettier-ignore
 type Given = ReturnType<typeof parseArgs<{ options: typeof MERGING; allowPositionals: true }>>["values"];
 
-const usage = (message: string) => new MergeError("usage", message, "see mwa-merge --help");
+const usage = (message: string, help = "see mwa-merge --help") => new MergeError("usage", message, help);
+
+/** What the native program can do besides. */
+const NATIVE = ["search", "inspect", "verify", "convert", "moments", "aggregate", "recover", "apply", "extract", "masks", "finish", "devices"];
+
+function unknown(command: string): MergeError {
+  if (NATIVE.includes(command)) return usage(`\`${command}\` is a command of the native mwa; here there are merge and weights`);
+  const near = nearest(command, ["merge", "weights"]);
+  return usage(`there is no command \`${command}\``, near ? `did you mean ${near}?` : undefined);
+}
+
+/** Options and inputs, as Node takes them apart; what is wrong is told as everything else is. */
+function parsed(args: string[], isMerge: boolean): { given: Given; inputs: string[] } {
+  const options: Record<string, { type: "string" | "boolean" }> = isMerge ? MERGING : WEIGHING;
+  const { tokens, values, positionals } = parseArgs({ args, options, allowPositionals: true, strict: false, tokens: true });
+  for (const token of tokens) {
+    if (token.kind !== "option") continue;
+    const { name, rawName, value, inlineValue } = token;
+    const option = Object.hasOwn(options, name) ? options[name] : undefined;
+    if (!option && (name in MERGING || rawName === "-o")) throw usage(`${rawName} is an option of merge, not of weights`);
+    const near = rawName.startsWith("--") ? nearest(name, Object.keys(options)) : undefined;
+    if (!option) throw usage(`there is no option ${rawName}`, near && `did you mean --${near}?`);
+    if (option.type === "boolean" && value !== undefined) throw usage(`${rawName} takes no value, but has \`${value}\``);
+    // a number may be negative
+    const isMissing = value === undefined || (!inlineValue && /^-[^\d.]/.test(value));
+    if (option.type === "string" && isMissing) throw usage(`${rawName} has no value`);
+  }
+  return { given: values as Given, inputs: positionals };
+}
 
 async function main(): Promise<number> {
   const [command, ...rest] = process.argv.slice(2);
   const isMerge = command === "merge";
   const args = isMerge || command === "weights" ? rest : process.argv.slice(2);
-  let given: Given;
-  let inputs: string[];
-  try {
-    const parsed = parseArgs({ args, options: isMerge ? MERGING : WEIGHING, allowPositionals: true });
-    [given, inputs] = [parsed.values as Given, parsed.positionals];
-  } catch (error) {
-    throw usage((error as Error).message);
-  }
-  if (given.help) return print(HELP);
-  if (given.version) return load().then(() => print(`mwa-merge ${version()}\n`));
-  if (args !== rest) throw usage(command === undefined ? "no command" : `there is no command \`${command}\``);
+  const has = (...flags: string[]) => args.slice(0, (args.indexOf("--") + 1 || args.length + 1) - 1).some((arg) => flags.includes(arg));
+  if (has("--help", "-h")) return print(HELP);
+  if (has("--version", "-V")) return load().then(() => print(`mwa-merge ${version()}\n`));
+  if (args !== rest) throw command === undefined || command.startsWith("-") ? usage("no command: begin with merge or weights") : unknown(command);
+  const { given, inputs } = parsed(args, isMerge);
   if (inputs.length === 0) throw usage("no run, checkpoint or file");
   if (!isMerge) return weights(inputs, given);
   if (given.output === undefined) throw usage("no output: give -o DIR");
@@ -71,7 +94,7 @@ async function main(): Promise<number> {
 
 async function merge(inputs: string[], out: string, given: Given): Promise<number> {
   const stop = new AbortController();
-  process.once("SIGINT", () => stop.abort());
+  for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => stop.abort());
   const began = performance.now();
   const bar = given.quiet || !process.stderr.isTTY ? undefined : new Bar(process.stderr);
   const options: MergeRunOptions = { ...weighing(given), ...merging(given), signal: stop.signal, onProgress: (progress) => bar?.draw(progress) };
@@ -79,8 +102,11 @@ async function merge(inputs: string[], out: string, given: Given): Promise<numbe
   if (given.json) return print(`${JSON.stringify(report, null, 2)}\n`);
   if (given.quiet) return 0;
   const seconds = ((performance.now() - began) / 1000).toFixed(2);
-  const files = report.outputs.map(({ name, bytes, blake3 }) => `  ${name}  ${bytes} bytes  blake3 ${blake3}\n`);
-  print(`${chosen(report)}${table(report)}merged ${report.inputs.length} checkpoints into ${out} in ${seconds} s\n${files.join("")}${advice(report)}`);
+  const files = report.outputs.map(({ name, bytes, blake3 }) => `  ${name}  ${human(bytes)}  blake3 ${blake3}\n`);
+  const count = report.inputs.filter(({ role }) => role === undefined).length;
+  const read = report.inputs.flatMap(({ files }) => files ?? []).reduce((sum, { bytes }) => sum + bytes, 0);
+  const done = `merged ${count} ${count === 1 ? "checkpoint" : "checkpoints"}${read > 0 ? ` (${human(read)})` : ""} into ${out} in ${seconds} s\n`;
+  print(`${chosen(report)}${table(report)}${done}${residual(report)}${files.join("")}${advice(report)}`);
   return note(report.notes);
 }
 
@@ -145,6 +171,39 @@ function steps(given: string | undefined): [number, number] | undefined {
 
 const chosen = ({ selected }: Pick<Report, "selected">) => (selected ? `chosen: ${selected.line}\n` : "");
 const advice = ({ advice }: Pick<Report, "advice">) => (advice ?? []).map(({ text }) => `advice: ${text}\n`).join("");
+
+/** How far the result is from the average of what the adapters do, as the native command says it. */
+function residual({ residual, space, advice }: Report): string {
+  if (!residual) return "";
+  const error = residual.standard_error ? ` ± ${percent(residual.standard_error)}` : "";
+  const share = `${percent(residual.overall)}${error}`;
+  const isNothing = share === "0 %";
+  const text = space === "product"
+    ? isNothing ? "keeps all of what the adapters do on average" : `at this rank ${share} of what the adapters do on average is lost`
+    : isNothing ? "averaging factors is exact here"
+    : `averaging factors changes what the adapters do by ${share}, which is ${advice?.some(({ about }) => about === "residual") ? "much: see the advice" : "little"}`; // prettier-ignore
+  const worst = residual.modules.reduce((worst, one) => (one.relative >= worst.relative ? one : worst), residual.modules[0]!);
+  const most = worst && worst.relative > 0 && !isNothing ? `  (at most ${percent(worst.relative)}, in ${worst.module})\n` : "";
+  return `  ${text}\n${most}`;
+}
+
+/** Two digits of a share. */
+function percent(share: number): string {
+  const value = share * 100;
+  if (value < 1e-5) return "0 %";
+  const decimals = Math.min(Math.max(1 - Math.floor(Math.log10(value)), 0), 6);
+  return `${value.toFixed(decimals)} %`;
+}
+
+/** `237 kB`, `1.1 GB`. */
+function human(bytes: number): string {
+  let value = bytes;
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (value < 999.5) return unit === "B" || value >= 99.95 ? `${value.toFixed(0)} ${unit}` : `${value.toFixed(1)} ${unit}`;
+    value /= 1000;
+  }
+  return `${value.toFixed(1)} TB`;
+}
 
 /** The checkpoints, as the native command shows them: name, step, metric and its source, updates, weight with a bar. */
 function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): string {

@@ -23,7 +23,7 @@ export async function compare(run: Run, options: Pick<MergeOptions, keyof WeighO
   const { inputs } = weigh(run, options);
   return withPool(options.threads, async (pool) => {
     const jobBytes = bytesOfJobs(pool, inputs.length);
-    const core = call(() => run.core.compare(wanted(options), jobBytes));
+    const core = call(() => run.core.compare(wanted(run, options), jobBytes));
     try {
       const k = core.inputs();
       await pool.begin(begin(run, options, { what: "compare", excluded: [], jobBytes }));

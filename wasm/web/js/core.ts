@@ -14,10 +14,31 @@ export function load(): Promise<WebAssembly.Module> {
   return loading;
 }
 
-function compiled(): Promise<WebAssembly.Module> {
+async function compiled(): Promise<WebAssembly.Module> {
   const { files } = platform;
-  // bundlers see the second and take the file along
-  return platform.compile(files ? new URL("wasm/mwa_bg.wasm", files) : new URL("./wasm/mwa_bg.wasm", import.meta.url));
+  if (files) return platform.compile(new URL("wasm/mwa_bg.wasm", files));
+  // bundlers see this and take the file along
+  const url = new URL("./wasm/mwa_bg.wasm", import.meta.url);
+  try {
+    return await platform.compile(url);
+  } catch (error) {
+    const own = besidePrebundled(url);
+    if (!own) throw error;
+    const module = await platform.compile(new URL("wasm/mwa_bg.wasm", own)).catch(() => undefined);
+    if (!module) throw error;
+    // workers are there too
+    platform.files = own;
+    return module;
+  }
+}
+
+/**
+ * Where the package is, if this script was moved away from it: Vite's development server before version 8 copies the scripts of
+ * packages, and leaves behind what `new URL(…, import.meta.url)` names.
+ */
+function besidePrebundled({ href }: URL): URL | undefined {
+  const [before, after] = href.split("/.vite/deps/");
+  return after === undefined ? undefined : new URL(`${before}/mwa-merge/dist/`);
 }
 
 /**

@@ -13,16 +13,19 @@
  * what `search` returned): `element.search = { evaluate: async (files) => loss(await load(files)), goal: "min", budget: 30 }`.
  *
  * It speaks the language that `lang` says, of itself or around it, if `MwaMerge.texts` has it; English is there, and a page adds others, or its
- * own words, before the element is made: `MwaMerge.texts.de = { drop: "Ordner hierher ziehen.", choose: "Ordner wählen…" }`. What a language
- * lacks is said in English, and so are errors.
+ * own words, at any time: `MwaMerge.texts.de = { drop: "Ordner hierher ziehen.", choose: "Ordner wählen…" }`. What a language lacks is said in
+ * English, and so are errors.
  *
  * @module
  */
+/// <reference lib="dom" preserve="true" />
 import { dropped } from "./dropped.js";
 import { merge, type Merged, type MergeOptions } from "./merge.js";
 import { openRun, type Run } from "./run.js";
 import { search, type SearchOptions } from "./search.js";
-import { optionOf } from "./speech.js";
+import { MergeError } from "./error.js";
+import { nearest } from "./near.js";
+import { attributes, optionOf } from "./speech.js";
 
 const STYLE = `
   :host { display: block; border: 2px dashed currentColor; border-radius: 10px; padding: 1rem; font: inherit; }
@@ -55,10 +58,29 @@ const ENGLISH: Texts = {
   searching: "Trial {trial} of {budget}; the best scores {score}.",
 };
 
+declare global {
+  interface HTMLElementTagNameMap {
+    "mwa-merge": MwaMerge;
+  }
+}
+
+/** The elements in the page. */
+const present = new Set<MwaMerge>();
+/** What HTML and its frameworks put on any element. */
+const ANYONES = /^(?:class|style|is|role|xmlns|lang|data|aria|on\w+|item\w+|[vx]|ng)$|^(?:data|aria|[vx]|ng)-|[:@.#_$()[\]]/;
+
 /** The element; `<mwa-merge>` once this module is loaded. */
 export class MwaMerge extends HTMLElement {
-  /** What it says, by language. */
-  static readonly texts: Record<string, Partial<Texts>> = { en: ENGLISH };
+  static readonly observedAttributes = ["lang"];
+
+  /** What it says, by language. What is put here is shown at once. */
+  static readonly texts: Record<string, Partial<Texts>> = new Proxy({ en: ENGLISH } as Record<string, Partial<Texts>>, {
+    set(texts, lang, said) {
+      const isSet = Reflect.set(texts, lang, said);
+      for (const element of present) element.#label();
+      return isSet;
+    },
+  });
 
   /** Search by this score instead of merging once; its other fields are what `search` takes beside the element's attributes. */
   search: Pick<SearchOptions, "evaluate" | "goal"> & Partial<SearchOptions> | undefined;
@@ -70,6 +92,10 @@ export class MwaMerge extends HTMLElement {
   readonly #bar = make("progress", { part: "progress", max: "1", value: "0", "aria-label": "Merge", hidden: "" });
   readonly #files = make("div", { part: "files" });
   #running: AbortController | undefined;
+  /** Whether it waits for files, and has said nothing else. */
+  #isFresh = true;
+  /** Attributes that the console was told of. */
+  readonly #told = new Set<string>();
 
   constructor() {
     super();
@@ -89,27 +115,51 @@ export class MwaMerge extends HTMLElement {
   }
 
   connectedCallback(): void {
-    this.#status.textContent ||= this.#say("drop");
+    present.add(this);
+    this.#label();
+    this.#warn();
+  }
+
+  disconnectedCallback(): void {
+    present.delete(this);
+    this.#running?.abort();
+  }
+
+  attributeChangedCallback(): void {
+    if (this.isConnected) this.#label();
+  }
+
+  #label(): void {
+    if (this.#isFresh) this.#status.textContent = this.#say("drop");
     this.#button.textContent = this.#say("choose");
     this.#cancel.textContent = this.#say("cancel");
   }
 
-  disconnectedCallback(): void {
-    this.#running?.abort();
+  /** Tell the console of attributes that are neither options nor HTML's. */
+  #warn(): void {
+    for (const { name } of this.attributes) {
+      if (this.#told.has(name) || optionOf(name, "") || ANYONES.test(name) || properties(this).has(name)) continue;
+      this.#told.add(name);
+      const near = nearest(name, attributes());
+      console.warn(`<mwa-merge>: there is no option "${name}"${near ? `; did you mean ${near}?` : ""}`);
+    }
   }
 
   /** Merge these files with the element's options, and offer the result. */
   async merge(inputs: Parameters<typeof openRun>[0]): Promise<Merged | undefined> {
     const { signal } = (this.#running = new AbortController());
+    this.#isFresh = false;
     this.#files.replaceChildren();
     this.#busy(true);
+    this.#warn();
     try {
+      const options = this.#options();
       const run = await openRun(inputs, { signal });
       const onProgress: MergeOptions["onProgress"] = ({ done, total, device }) => {
         this.#bar.value = done / Math.max(total, 1);
         this.#status.textContent = this.#say("merging", { device });
       };
-      const merged = this.search ? await this.#search(run, this.search, signal) : await merge(run, { ...this.#options(), signal, onProgress });
+      const merged = this.search ? await this.#search(run, this.search, signal) : await merge(run, { ...options, signal, onProgress });
       this.#status.textContent = this.#say("merged", { count: `${merged.report.inputs.length}`, seconds: merged.seconds.toFixed(1) });
       this.#files.replaceChildren(...merged.files.map(({ name, blob }) => offer(name, blob!)));
       this.dispatchEvent(new CustomEvent("merged", { detail: merged }));
@@ -151,10 +201,20 @@ export class MwaMerge extends HTMLElement {
   #options(): MergeOptions {
     const given = [...this.attributes].flatMap(({ name, value }) => {
       const option = optionOf(name, value);
+      if (option && [option[1]].flat().some((number) => Number.isNaN(number))) {
+        throw new MergeError("usage", `${name}="${value}" is not a number`, `give the attribute ${name} a number, or leave it out`);
+      }
       return option ? [option] : [];
     });
     return Object.fromEntries(given) as MergeOptions;
   }
+}
+
+/** What every element has, by the attributes of it. */
+function properties(element: HTMLElement): Set<string> {
+  const names = new Set<string>();
+  for (const name in HTMLElement.prototype) if (name in element) names.add(name.toLowerCase());
+  return names;
 }
 
 function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Record<string, string>, text = ""): HTMLElementTagNameMap[K] {

@@ -3,6 +3,7 @@
  *
  * @module
  */
+/// <reference lib="dom" preserve="true" />
 export { MergeError, type ErrorKind } from "./error.js";
 export { ready } from "./core.js";
 export { spoken } from "./speech.js";

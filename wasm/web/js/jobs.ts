@@ -1,6 +1,6 @@
 /** The jobs of a merge or a comparison: read what they need, have threads or the GPU run them, hand results on in order. */
 import { AT_ONCE } from "./desk.js";
-import { call } from "./error.js";
+import { call, MergeError } from "./error.js";
 import type { MergeOptions } from "./merge.js";
 import { toJson } from "./options.js";
 import { jobsOf, type Job, type Lot } from "./order.js";
@@ -18,8 +18,22 @@ const LEAST = 256 << 10;
 const MEMORY = 256 << 20;
 
 /** Options as the core reads them, without those that are JavaScript's own. */
-export function wanted({ output, onProgress, signal, threads, device, ...options }: MergeOptions): string {
-  return toJson(options);
+export function wanted(run: Run, { output, onProgress, signal, threads, device, ...options }: MergeOptions): string {
+  return toJson({ ...options, ...named(run, options) });
+}
+
+/** Checkpoints by their whole names, which a label stands for as long as it fits one alone. */
+export function named({ checkpoints: found }: Run, { checkpoints }: MergeOptions): Pick<MergeOptions, "checkpoints"> {
+  if (!Array.isArray(checkpoints)) return {};
+  const names = checkpoints.map((wanted) => {
+    if (typeof wanted !== "string" || found.some(({ name }) => name === wanted)) return wanted;
+    const fitting = found.filter(({ label, name }) => label === wanted || name.endsWith(`/${wanted}`));
+    if (fitting.length === 1) return fitting[0]!.name;
+    const list = (fitting.length > 0 ? fitting : found).map(({ name }) => name).join(", ");
+    const why = fitting.length > 0 ? `${fitting.length} checkpoints are called \`${wanted}\`` : `there is no checkpoint \`${wanted}\``;
+    throw new MergeError("usage", why, `${fitting.length > 0 ? "give one of" : "there are"} ${list}`);
+  });
+  return { checkpoints: names };
 }
 
 /** How much a job reads of each input. */
@@ -44,7 +58,7 @@ export function begin(run: Run, options: MergeOptions, work: Pick<Begin, "what" 
   const { sources, given, opening } = run;
   const blobs = sources.map(({ blob }) => (clonesBlobs() ? (blob ?? null) : null));
   const [paths, sizes] = [sources.map(({ path }) => path), sources.map(({ size }) => size)];
-  return { blobs, paths, sizes, opening, given, options: wanted(options), ...work };
+  return { blobs, paths, sizes, opening, given, options: wanted(run, options), ...work };
 }
 
 /** Run the jobs of a lot; `take` hears their results in the order in which they are written. */

@@ -8,8 +8,8 @@ import type { CoreOptions } from "./options.js";
 import { lotOf } from "./order.js";
 import { checkOutput, openOutput, type Output, type Writer } from "./output.js";
 import { withPool, type Pool } from "./pool.js";
-import type { Run } from "./run.js";
-import type { Source } from "./source.js";
+import { runOf, type Run } from "./run.js";
+import { said, type Source } from "./source.js";
 import type { HashedFile, Report } from "./types.js";
 import { Hash } from "./wasm/mwa.js";
 
@@ -71,7 +71,7 @@ export interface Preview {
  * @throws {MergeError} what keeps the checkpoints from being averaged
  */
 export function preview(run: Run, options: MergeOptions = {}): Preview {
-  const { report, texts, copies }: Finished = JSON.parse(call(() => run.core.preview(wanted(options))));
+  const { report, texts, copies }: Finished = JSON.parse(call(() => runOf(run).core.preview(wanted(run, options))));
   const names = [...texts, ...CLOSING, ...copies].map(([name]) => name);
   return { report, files: [...report.outputs.map(({ name }) => name), ...names] };
 }
@@ -87,9 +87,12 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
  * @throws {MergeError} what keeps the checkpoints from being averaged or written; nothing is left behind
  */
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
-  const { device = "auto", threads = 0 } = options;
+  runOf(run);
+  const { device = "auto", threads = 0, onProgress, signal } = options;
   if (!["auto", "gpu", "cpu"].includes(device)) throw new MergeError("usage", `there is no device \`${device}\``, "use auto, gpu or cpu");
   if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is not a valid number of threads`, "use a whole number, or 0 for this thread");
+  if (onProgress !== undefined && typeof onProgress !== "function") throw new MergeError("usage", `onProgress is ${said(onProgress)}, which is not a function`);
+  if (signal !== undefined && typeof signal?.throwIfAborted !== "function") throw new MergeError("usage", `the signal is ${said(signal)}, which is not an AbortSignal`);
   return withPool(options.threads, async (pool) => {
     for (const excluded: number[] = [], notes: string[] = []; ; ) {
       const merged = await once(run, options, excluded, notes, pool);
@@ -122,8 +125,8 @@ const CLOSING = [["README.md"], ["mwa-report.json"]] as const;
 /** One try without the `excluded` checkpoints. */
 async function once(run: Run, options: MergeOptions, excluded: number[], notes: string[], pool: Pool): Promise<Merged | Bad> {
   const began = performance.now();
-  const jobBytes = bytesOfJobs(pool, call(() => run.core.count(wanted(options))));
-  const core = call(() => run.core.merge(wanted(options), Uint32Array.from(excluded), notes, jobBytes));
+  const jobBytes = bytesOfJobs(pool, call(() => run.core.count(wanted(run, options))));
+  const core = call(() => run.core.merge(wanted(run, options), Uint32Array.from(excluded), notes, jobBytes));
   const written: Writer[] = [];
   const next = () => call(() => lotOf(core.next()));
   try {

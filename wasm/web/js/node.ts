@@ -3,6 +3,7 @@
  *
  * @module
  */
+/// <reference lib="dom" preserve="true" />
 import "./platform-node.js";
 import { readFile, realpath, stat } from "node:fs/promises";
 import { relative, sep } from "node:path";

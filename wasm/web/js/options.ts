@@ -1,4 +1,6 @@
 /** The options of the core's table, under JavaScript's names. */
+import { MergeError } from "./error.js";
+
 // made from core/src/options/mod.rs
 
 /** How checkpoints are chosen and weighed. */
@@ -98,8 +100,16 @@ export interface CoreOptions extends WeighOptions {
 }
 // end of what is made
 
-/** Options under the core's names, as JSON. */
+/** Options under the core's names, as JSON, which has no NaN and no infinities. */
 export function toJson(options: object): string {
+  for (const [name, value] of Object.entries(options)) refuseNonFinite(name, value);
   const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]);
   return JSON.stringify(Object.fromEntries(named));
+}
+
+/** JSON would make null of them, which is as good as no option at all. */
+function refuseNonFinite(name: string, value: unknown): void {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new MergeError("usage", `option ${name}: ${value} is not a finite number`, "give a number, or leave the option out");
+  if (typeof value !== "object" || value === null) return;
+  for (const [inner, one] of Object.entries(value)) refuseNonFinite(Array.isArray(value) ? `${name}[${inner}]` : `${name}.${inner}`, one);
 }

@@ -3,7 +3,7 @@ import { load } from "./core.js";
 import { call, MergeError } from "./error.js";
 import { wanted } from "./jobs.js";
 import type { Given, Opening } from "./reopen.js";
-import { hasRoot, rootOf, sources, type Input, type Source } from "./source.js";
+import { hasRoot, rootOf, said, sources, type Input, type Source } from "./source.js";
 import type { Advice, BrokenCheckpoint, Checkpoint, Curve, MetricInfo, Readings, Report, Selected, WeighOptions } from "./types.js";
 import { Run as Core, weights as coreWeights } from "./wasm/mwa.js";
 
@@ -49,7 +49,7 @@ export class Run {
 
   /** What the metric of `options` says of every checkpoint found, bad and missing ones too. */
   readings(options: WeighOptions = {}): Readings {
-    return JSON.parse(call(() => this.core.readings(wanted(options))));
+    return JSON.parse(call(() => this.core.readings(wanted(this, options))));
   }
 }
 
@@ -80,6 +80,7 @@ export async function openRun(input: Input | Iterable<Input>, options: OpenOptio
     }
   } catch (error) {
     core.free();
+    if (signal?.aborted) throw new MergeError("stopped", "stopped; nothing was opened");
     throw error;
   }
   return new Run(core, found, given, opening);
@@ -106,7 +107,14 @@ export interface Weighing {
  * @throws {MergeError} of kind `metric` or `weights`, naming each checkpoint that is the reason
  */
 export function weigh(run: Run, options: WeighOptions = {}): Weighing {
-  return JSON.parse(call(() => run.core.weigh(wanted(options))));
+  return JSON.parse(call(() => runOf(run).core.weigh(wanted(run, options))));
+}
+
+/** Refuse what is no run, such as one that was not awaited. */
+export function runOf(run: Run): Run {
+  // of whichever copy of the package
+  if (typeof run === "object" && run !== null && "core" in run) return run;
+  throw new MergeError("usage", `the run is ${said(run)}, which is not an open run`, "open it first: const run = await openRun(…)");
 }
 
 /**

@@ -1,8 +1,10 @@
 /** Search: the core proposes weights, a function of yours scores each merge, and the best is merged for good. */
 import { asError, call, MergeError } from "./error.js";
+import { named } from "./jobs.js";
 import { merge, type Merged, type MergedFile, type MergeOptions } from "./merge.js";
 import { toJson, type CoreOptions } from "./options.js";
-import { eachOf, type Run } from "./run.js";
+import { eachOf, runOf, type Run } from "./run.js";
+import { said } from "./source.js";
 import { spoken } from "./speech.js";
 import type { Search as Core } from "./wasm/mwa.js";
 
@@ -124,10 +126,12 @@ interface Told {
  * @throws {MergeError} what cannot be searched or merged, and where no candidate can be scored; that one fails is no error
  */
 export async function search(run: Run, options: SearchOptions): Promise<Searched> {
+  runOf(run);
+  if (typeof options?.evaluate !== "function") throw new MergeError("usage", `evaluate is ${said(options?.evaluate)}, which is not a function`, "give a function that scores the files of a merge: evaluate: async (files) => number");
   const { evaluate, holdout, known = [], onTrial, output, signal, threads, device, ...given } = options;
   const { goal, questions, metricGoal, method, groups, budget, seed, workers = 1, ...merging } = given;
-  const wanted = { ...merging, goal: metricGoal, scoreGoal: goal, scoreQuestions: questions, searchMethod: method, groups, budget, seed, workers };
-  const core: Core = call(() => run.core.search(toJson(wanted)));
+  const wanted = { ...merging, ...named(run, merging), goal: metricGoal, scoreGoal: goal, scoreQuestions: questions, searchMethod: method, groups, budget, seed, workers };
+  const core: Core = ownNames(() => call(() => run.core.search(toJson(wanted))));
   const pooled = { ...(threads === undefined ? {} : { threads }), ...(device === undefined ? {} : { device }), ...(signal ? { signal } : {}) };
   let last: Promise<unknown> = Promise.resolve();
   /** Merge with the weights of a trial; one after the other, as each takes all threads. */
@@ -210,6 +214,17 @@ export async function search(run: Run, options: SearchOptions): Promise<Searched
     return { ...told, reason: told.reason ?? undefined, winner, trials, compared, doubts: said, merged };
   } finally {
     core.free();
+  }
+}
+
+/** The core calls some options otherwise than a search here does: its goal and questions are those of the metric. */
+function ownNames<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof MergeError)) throw error;
+    const own = (text: string) => text.replace(/\boption goal\b/, "option metricGoal").replace(/\bsearchMethod\b/g, "method").replace(/\bscore(Goal|Questions)\b/g, (_, name: string) => name.toLowerCase());
+    throw new MergeError(error.kind, own(error.message), error.help && own(error.help), error.file, error.tensor, own(error.detail));
   }
 }
 

@@ -29,7 +29,7 @@ export interface NamedData {
 
 /**
  * What can be opened. A `File` from a folder picker keeps its place in the folder (`webkitRelativePath`); a `Blob` or an
- * `ArrayBuffer` has no name, and is called `input-1.safetensors` and so on.
+ * `ArrayBuffer` has no name, and is called `input-a.safetensors`, `input-b.safetensors` and so on, which tell no step.
  */
 export type Input =
   | File | Blob | ArrayBuffer | FileSystemDirectoryHandle | FileSystemFileHandle | RangeFile | NamedData;
@@ -46,19 +46,34 @@ export interface Source {
 /** Folders that hold nothing to merge, and may hold a great many files. */
 const SKIPPED = new Set([".git", "node_modules", "__pycache__"]);
 
+const HELP = "give files, Blobs, buffers or folders; disk() of mwa-merge/node opens paths";
+
+/** What was given instead of something else, in a message. */
+export function said(value: unknown): string {
+  if (value instanceof Promise) return "a Promise";
+  if (typeof value !== "object" || value === null) return typeof value === "function" ? "a function" : JSON.stringify(value) ?? String(value);
+  return Array.isArray(value) ? "an array" : `an object with ${Object.keys(value).join(", ") || "nothing in it"}`;
+}
+
+/** `a`, `b`, …, `z`, `aa`: a number in a name would be read as a step. */
+function letters(count: number): string {
+  const rest = Math.floor((count - 1) / 26);
+  return `${rest > 0 ? letters(rest) : ""}${String.fromCharCode(97 + ((count - 1) % 26))}`;
+}
+
 /** List all files of all inputs. */
 export async function sources(inputs: Iterable<Input>): Promise<Source[]> {
   const found: Source[] = [];
   let unnamed = 0;
+  const nameless = () => `input-${letters((unnamed += 1))}.safetensors`;
   for (const input of inputs) {
-    if (typeof input !== "object" || input === null) {
-      const help = "give files, Blobs, buffers or folders; disk() of mwa-merge/node opens paths";
-      throw new MergeError("usage", `an input is ${JSON.stringify(input)}, which is not a file`, help);
-    }
+    if (typeof input !== "object" || input === null) throw new MergeError("usage", `an input is ${said(input)}, which is not a file`, HELP);
     if (isHandle(input)) await walk(input, input.name, found);
-    else if (input instanceof ArrayBuffer) found.push(fromBlob(`input-${++unnamed}.safetensors`, new Blob([input])));
-    else if (input instanceof Blob) found.push(fromBlob(pathOf(input) ?? `input-${++unnamed}.safetensors`, input));
-    else if ("read" in input) found.push(fromRanges(input));
+    else if (input instanceof ArrayBuffer || ArrayBuffer.isView(input)) found.push(fromBlob(nameless(), new Blob([input as ArrayBuffer])));
+    else if (input instanceof Blob) found.push(fromBlob(pathOf(input) ?? nameless(), input));
+    else if (typeof input.name !== "string" || !("read" in input || "data" in input)) {
+      throw new MergeError("usage", `an input is ${said(input)}, which is not a file`, HELP);
+    } else if ("read" in input) found.push(fromRanges(input));
     else found.push(fromBlob(input.name, input.data instanceof Blob ? input.data : new Blob([input.data])));
   }
   return distinct(together(found));
@@ -143,7 +158,7 @@ function distinct(found: Source[]): Source[] {
     let path = source.path;
     for (let i = 2; taken.has(path); i += 1) {
       const [root, ...rest] = source.path.split("/");
-      path = [rest.length > 0 ? `${root} (${i})` : `${i}-${root}`, ...rest].join("/");
+      path = [rest.length > 0 ? `${root} (${i})` : `${letters(i)}-${root}`, ...rest].join("/");
     }
     taken.add(path);
     return { ...source, path };

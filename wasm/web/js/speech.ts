@@ -73,6 +73,7 @@ export const speech = { flags: false };
 /** `--drop-bad` as `dropBad: true`, `--metric loss` as `metric: "loss"`; whole command lines stay as they are. */
 export function spoken(text: string): string {
   if (speech.flags) return text;
+  text = text.replace(/\b(?:option|did you mean) `?([a-z]+(?:_[a-z0-9]+)+)/g, (whole, name: string) => whole.replace(name, camel(name)));
   const said = (name: string, value?: string | number | true) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`;
   const end = text.search(COMMAND);
   const [before, command] = end < 0 ? [text, ""] : [text.slice(0, end), text.slice(end)];
@@ -92,18 +93,22 @@ export function spoken(text: string): string {
 
 /** `drop-bad` as `dropBad`. */
 function camel(name: string): string {
-  return name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+  return name.replace(/[-_](.)/g, (_, letter: string) => letter.toUpperCase());
 }
 
-/** An option by its attribute in HTML, such as `drop-bad`; undefined for what is none. */
+/** The attributes in HTML that are options. */
+export const attributes = () => Object.keys(KINDS).map((name) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`));
+
+/** An option by its attribute in HTML, such as `drop-bad`, with NaN for what is no number; undefined for what is none. */
 export function optionOf(attribute: string, value: string): [name: string, value: unknown] | undefined {
   const name = camel(attribute);
   const kind = KINDS[name];
   if (!kind) return undefined;
   if (kind === "switch") return [name, value !== "false"];
+  const number = (text: string) => (text.trim() === "" ? NaN : Number(text));
   const isNumber = kind === "number" || (name === "rank" && /^\d+$/.test(value));
-  if (isNumber) return [name, Number(value)];
-  if (name === "steps") return [name, value.split("..").map((step) => (step === "" ? null : Number(step)))];
-  if (kind === "numbers") return [name, value.split(",").map(Number)];
+  if (isNumber) return [name, number(value)];
+  if (name === "steps") return [name, value.split("..").map((step) => (step === "" ? null : number(step)))];
+  if (kind === "numbers") return [name, value.split(",").map(number)];
   return [name, value];
 }

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { mkdir, open, readdir, realpath, rename, rm, stat, writeFile, type FileHandle } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { MergeError } from "./error.js";
+import { speech } from "./speech.js";
 
 const REPORT = "mwa-report.json";
 /** What to do where writing fails. */
@@ -34,7 +35,7 @@ export class Staging {
       return (await exists(target)) ? refuse("exists and is not a folder", "choose another output folder") : [];
     });
     if (entries.length === 0 || (force && entries.includes(REPORT))) return;
-    if (!force) refuse("exists already", "choose another output folder, or replace an earlier merge with force");
+    if (!force) refuse("exists already", `choose another output folder, or replace an earlier merge with ${speech.flags ? "--force" : "force: true"}`);
     refuse(`is not an earlier merge (it has no ${REPORT}); it is not replaced`, "choose another output folder, or remove this one yourself");
   }
 
