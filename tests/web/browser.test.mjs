@@ -213,6 +213,120 @@ test("what cannot be is told where its cause is", async () => {
   await page.getByText("by learning_rate (lower is better)").waitFor();
 });
 
+test("an emptied or wrong number is marked and refused, and the boxes stay as they were", async () => {
+  await openPage();
+  await openSample();
+  const ticked = () => page.locator("tbody input:checked").evaluateAll((boxes) => boxes.map((box) => box.getAttribute("aria-label")));
+  assert.equal((await ticked()).length, 5);
+  const number = page.getByLabel("Penalty as a number");
+  const field = (id) => page.locator(`#${id}`);
+  for (const [scheme, input, wrong] of [["linear", number, ["", "5"]], ["ema", field("ema-decay"), ["", "1.5"]], ["krum", field("outliers"), ["", "2.5"]], ["flag", field("subspace"), ["", "0"]]]) {
+    await page.selectOption("#scheme", scheme);
+    const [before, rule] = [await input.inputValue(), await ticked()];
+    for (const value of wrong) {
+      await input.fill(value);
+      await page.locator("#work .problem:visible").waitFor();
+      assert.deepEqual([scheme, value, await input.getAttribute("aria-invalid"), await page.locator("#merge").isDisabled()], [scheme, value, "true", true]);
+      assert.deepEqual(await ticked(), rule);
+    }
+    await input.fill(before);
+    assert.deepEqual([scheme, await input.getAttribute("aria-invalid")], [scheme, "false"]);
+  }
+  // a click while something is wrong takes what was ticked, and no more
+  await page.selectOption("#scheme", "linear");
+  await number.fill("");
+  await page.getByText("is not a number").waitFor();
+  await page.getByLabel("merge sample-run/checkpoint-750").uncheck();
+  await number.fill("0.8");
+  await page.getByText("4 of 10 checkpoints").first().waitFor();
+  await page.selectOption("#space", "product");
+  await page.selectOption("#rank-by", "number");
+  await page.locator("#rank").fill("");
+  await page.getByText("“Rank” is not a number").waitFor();
+  assert.deepEqual([await page.locator("#rank").getAttribute("aria-invalid"), await page.locator("#merge").isDisabled()], ["true", true]);
+  await page.locator("#rank").fill("4");
+  await page.locator("#search-budget").fill("");
+  await page.click("#search");
+  await page.locator("#search-panel .problem", { hasText: "is not a number" }).waitFor();
+  assert.equal(await page.locator("#search-budget").getAttribute("aria-invalid"), "true");
+});
+
+test("Merge leaves the page where it is, and the result comes into view", async () => {
+  await page.setViewportSize({ width: 1280, height: 700 });
+  await openPage();
+  await openSample();
+  // every place that the page was scrolled to, with whether the merge was done
+  await page.evaluate(() => {
+    window.places = [];
+    addEventListener("scroll", () => window.places.push([scrollY, document.querySelector("#result").childElementCount > 0]));
+  });
+  // Playwright's own click scrolls
+  const { x, y: top } = await page.locator("#merge").boundingBox();
+  await page.mouse.click(x + 10, top + 10);
+  await page.locator("#result .hash").waitFor();
+  await page.waitForTimeout(200);
+  assert.deepEqual((await page.evaluate(() => window.places)).filter(([, isDone]) => !isDone), []);
+  const { y } = await page.locator("#result h3").boundingBox();
+  assert.ok(y >= 0 && y < 700, `the result lies at ${y}`);
+  assert.equal(await page.locator("#reason").count(), 0);
+  assert.match(await page.locator("#loads").textContent(), /PeftModel/);
+});
+
+/** Drop files from Node on the page, as people do. */
+async function dropFiles(files) {
+  const data = await page.evaluateHandle((files) => {
+    const data = new DataTransfer();
+    for (const [name, text] of files) data.items.add(new File([text], name));
+    return data;
+  }, files);
+  await page.dispatchEvent("body", "drop", { dataTransfer: data });
+}
+
+test("what cannot be opened leaves what is open, and a table alone is that of the open run", async () => {
+  await openPage();
+  await dropFiles([["scores.csv", "step,score\n950,1\n1000,3\n"]]);
+  await page.locator("#open-error", { hasText: "scores.csv is a table of metrics, and no run is open" }).waitFor();
+  await openSample();
+  assert.ok(!(await page.locator("#open-error").isVisible()));
+  await page.click("#merge");
+  await page.locator("#save-files").waitFor();
+  await dropFiles([["notes.txt", "nothing"]]);
+  await page.locator("#open-error").waitFor();
+  assert.match(await page.locator("#open-error").textContent(), /What was open still is: sample-run: 10 checkpoints\./);
+  assert.equal(await page.locator("#opening").textContent(), "sample-run: 10 checkpoints");
+  assert.ok((await page.locator("#save-files").isVisible()) && (await page.getByText(BLAKE3).count()) > 0);
+  const rows = Array.from({ length: 10 }, (_, i) => [550 + i * 50, 10 - i]);
+  for (const [name, text] of [["scores.csv", `step,accuracy\n${rows.map((row) => row.join()).join("\n")}\n`], ["scores.jsonl", rows.map(([step, accuracy]) => JSON.stringify({ step, accuracy })).join("\n")]]) {
+    await dropFiles([[name, text]]);
+    await page.getByText(`sample-run: 10 checkpoints, weighed by ${name}`).waitFor();
+    await page.getByText("by accuracy (higher is better)").first().waitFor();
+    assert.ok(!(await page.locator("#open-error").isVisible()));
+  }
+});
+
+test("how a result is loaded is said of what it is", async () => {
+  const loads = async (paths, picker) => {
+    await openPage();
+    await page.setInputFiles(picker, paths);
+    await page.locator("#merge:enabled").waitFor();
+    await page.click("#merge");
+    await page.locator("#loads").waitFor();
+    return page.locator("#loads").textContent();
+  };
+  const whole = await mkdtemp(join(tmpdir(), "mwa-whole-"));
+  await writeFile(join(whole, "model.safetensors"), single(2));
+  await writeFile(join(whole, "config.json"), JSON.stringify({ model_type: "llama", architectures: ["LlamaForCausalLM"] }));
+  assert.equal(await loads(whole, "#folder"), 'In Python: LlamaForCausalLM.from_pretrained("path/to/the/folder")');
+  assert.match(await loads([join(whole, "model.safetensors")], "#files"), /No config came with these files.*adapter_config\.json/);
+  await rm(whole, { recursive: true });
+});
+
+/** A file of one tensor. */
+function single(elements) {
+  const header = Buffer.from(JSON.stringify({ w: { dtype: "F32", shape: [elements], data_offsets: [0, elements * 4] } }).padEnd(72));
+  return Buffer.concat([Buffer.from(BigUint64Array.of(72n).buffer), header, Buffer.from(new Float32Array(elements).fill(1).buffer)]);
+}
+
 test("a run of .bin files opens and merges", async () => {
   await openFolder(`${root}/host/tests/cli/hunt/adapter-in-subfolder/run`);
   await page.getByText("3 checkpoints").first().waitFor();
@@ -259,7 +373,7 @@ test("product space at a rank gives the native bytes", async () => {
   // mwa merge examples/sample-run --space product --rank 4
   await page.getByText("38306ffa99481c63c775777aa840d721d51f3ba6f02fc6a22caa656362f78a54").first().waitFor();
   await page.locator("#rank").fill("0");
-  await page.getByText("option rank: 0 does not fit").first().waitFor();
+  await page.getByText("Rank: 0 does not fit").first().waitFor();
   assert.ok(await page.locator("#merge").isDisabled());
 });
 
@@ -417,6 +531,38 @@ test("a log that ends in NaN marks the checkpoints that had diverged", async () 
   await run.remove();
 });
 
+test("a metric that is NaN at every checkpoint is not used, and that is said", async () => {
+  const run = await changed(async (folder) => {
+    for (let step = 550; step <= 1000; step += 50) {
+      const path = join(folder, `checkpoint-${step}/trainer_state.json`);
+      const state = JSON.parse(await readFile(path, "utf8"));
+      for (const record of state.log_history) if ("eval_loss" in record) record.eval_loss = "NaN";
+      await writeFile(path, JSON.stringify(state).replaceAll('"NaN"', "NaN"));
+    }
+  });
+  await openFolder(run.path);
+  await page.locator("#work > .notes", { hasText: "eval_loss is not used, as it is NaN or infinite at every checkpoint" }).waitFor();
+  // whoever asks for it is told why not
+  await page.selectOption("#metric", "eval_loss");
+  await page.locator("#work .problem:visible").waitFor();
+  await run.remove();
+});
+
+test("a warning has the place of the weight and the bar", async () => {
+  for (const width of [360, 1280, 2560]) {
+    await page.setViewportSize({ width, height: 900 });
+    await openPage();
+    await openSample();
+    await dropFiles([["scores.csv", `checkpoint,accuracy\n${[900, 950, 1000].map((step, i) => `checkpoint-${step},${i + 1}`).join("\n")}\n`]]);
+    const warning = page.locator("tbody .warning", { hasText: "no value" }).first();
+    await warning.waitFor();
+    const head = await page.locator("thead th", { hasText: "weight" }).boundingBox();
+    const cell = await warning.locator("xpath=..").boundingBox();
+    assert.ok(cell.x <= head.x + 1 && cell.width > head.width * 1.5, `${width}: ${JSON.stringify([cell, head])}`);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+  }
+});
+
 test("two runs mixed are told apart, and refused", async () => {
   const run = await changed(async (folder) => {
     const path = join(folder, "checkpoint-1000/adapter_model.safetensors");
@@ -537,8 +683,38 @@ test("the element takes options as attributes and speaks other languages", async
     return [root.querySelector("button").textContent, root.querySelector("p").textContent];
   });
   assert.deepEqual(told, ["Ordner wählen…", "Drop a LoRA run folder here. Nothing is uploaded."]);
+  // what comes later is shown at once, as when the element's own language changes
+  const later = await page.evaluate(() => {
+    const [MwaMerge, element] = [customElements.get("mwa-merge"), document.getElementById("other")];
+    const texts = () => [...element.shadowRoot.querySelectorAll("p, button")].slice(0, 2).map(({ textContent }) => textContent);
+    MwaMerge.texts.de = { drop: "Ordner hierher ziehen.", choose: "Ordner wählen…" };
+    const german = texts();
+    element.lang = "en";
+    const english = texts();
+    element.removeAttribute("lang");
+    MwaMerge.texts.de = { ...MwaMerge.texts.de, merged: "{count} zusammengeführt." };
+    return [german, english];
+  });
+  assert.deepEqual(later, [["Ordner hierher ziehen.", "Ordner wählen…"], ["Drop a LoRA run folder here. Nothing is uploaded.", "Choose a folder…"]]);
   await page.locator("#other input[type=file]").setInputFiles(`${root}/examples/sample-run`);
   await page.getByText("4 zusammengeführt.").waitFor();
+});
+
+test("the element refuses what is no number, and tells the console of what is no option", async () => {
+  await page.goto(`${server.url}/some/path/embed.html`);
+  await page.locator("mwa-merge button").first().waitFor();
+  const warnings = [];
+  page.on("console", (message) => message.type() === "warning" && warnings.push(message.text()));
+  for (const [attributes, says] of [['penalty="abc"', 'penalty="abc" is not a number'], ['penalty=""', 'penalty="" is not a number'], ['last="NaN"', 'last="NaN" is not a number'], ['scheme="ema" ema-decay="x"', 'ema-decay="x" is not a number'], ['weights="1,b"', 'weights="1,b" is not a number'], ['steps="500..x"', 'steps="500..x" is not a number']]) {
+    await page.evaluate((attributes) => (document.body.innerHTML = `<mwa-merge ${attributes}></mwa-merge>`), attributes);
+    await page.locator("mwa-merge input[type=file]").setInputFiles(`${root}/examples/sample-run`);
+    await page.locator("mwa-merge p", { hasText: says }).waitFor();
+  }
+  assert.deepEqual(warnings, []);
+  await page.evaluate(() => {
+    document.body.innerHTML = '<mwa-merge penality="0.5" frobnicate class="a" id="b" lang="en" title="c" role="group" tabindex="0" data-a="1" aria-label="d" slot="e" part="f" hidden drop-bad space="product"></mwa-merge>';
+  }).catch(() => {});
+  assert.deepEqual(warnings, ['<mwa-merge>: there is no option "penality"; did you mean penalty?', '<mwa-merge>: there is no option "frobnicate"']);
 });
 
 test("the element merges on another page", async () => {

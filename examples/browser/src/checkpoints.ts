@@ -11,7 +11,7 @@ export class Checkpoints {
   readonly element: HTMLElement;
   readonly #scroll = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" });
   readonly #metric = h("th", { scope: "col", class: "number" }, "metric");
-  readonly #rows: { name: string; box: HTMLInputElement; value: HTMLElement; source: HTMLElement; weight: HTMLElement; bar: HTMLElement; row: HTMLElement }[];
+  readonly #rows: { name: string; box: HTMLInputElement; value: HTMLElement; source: HTMLTableCellElement; beside: HTMLElement; weight: HTMLElement; bar: HTMLElement; row: HTMLElement }[];
 
   /** Whether somebody picked; until then the boxes follow the rule. */
   #isPicked = false;
@@ -29,13 +29,14 @@ export class Checkpoints {
       const other = cosine !== null && cosine < OTHER_RUN;
       const facts = [rank === null ? null : `rank ${rank}`, dtypes.join("/"), bytes(size)].filter(Boolean).join(", ");
       const source = h("td", { class: "source" });
+      const beside = h("span", { class: "warning beside" });
       const row = h("tr", {},
         h("td", {}, box),
-        h("th", { scope: "row", title: facts }, severalRuns ? name : label, other ? h("span", { class: "warning" }, `another run: its factors point elsewhere (cosine ${cosine.toFixed(2)})`) : null),
+        h("th", { scope: "row", title: facts }, severalRuns ? name : label, other ? h("span", { class: "warning" }, `another run: its factors point elsewhere (cosine ${cosine.toFixed(2)})`) : null, beside),
         h("td", { class: "number" }, step === null ? "–" : String(step)),
         value, source, weight,
         h("td", { class: "bar-cell", "aria-hidden": "true" }, bar));
-      return { name, box, value, source, weight, bar, row };
+      return { name, box, value, source, beside, weight, bar, row };
     });
     const pick = (label: string, keep: (i: number) => boolean) =>
       h("button", { type: "button", class: "small", click: () => {
@@ -70,14 +71,22 @@ export class Checkpoints {
     // a weight that only a merge finds is not a number yet
     const largest = Math.max(...[...weight.values()].filter(Number.isFinite).map(Math.abs), 1e-9);
     const told = column((readings?.readings ?? []).flatMap(({ value }) => (value === undefined ? [] : [value])));
-    for (const { name, value, source, weight: cell, bar, row, box } of this.#rows) {
+    for (const { name, value, source, beside, weight: cell, bar, row, box } of this.#rows) {
       const one = reading.get(name);
       value.textContent = one?.value === undefined ? "–" : told(one.value);
       source.replaceChildren(...from(one));
       const share = weight.get(name);
+      // a warning has the place of the weight that is not there; beside one it stands under the name where that column is not shown
+      const isWide = share === undefined && (one?.state === "bad" || one?.state === "missing");
+      source.colSpan = isWide ? 3 : 1;
+      source.classList.toggle("wide", isWide);
+      cell.hidden = isWide;
+      (bar.parentElement as HTMLElement).hidden = isWide;
+      beside.textContent = !isWide && one && one.state !== "read" ? one.source : "";
       cell.textContent = share === undefined ? "" : Number.isNaN(share) ? "?" : share.toFixed(4);
       bar.style.width = `${(Math.abs(share || 0) / largest) * 100}%`;
-      if (!this.#isPicked) box.checked = !inputs || weight.has(name);
+      // where it cannot be weighed, the boxes stay as they were
+      if (!this.#isPicked && inputs) box.checked = weight.has(name);
       row.classList.toggle("out", !box.checked);
     }
     this.#reveal();

@@ -1,5 +1,5 @@
 /** Make elements, and say numbers and errors in words. */
-import { spoken as optionsIn } from "mwa-merge";
+import { MergeError, spoken as optionsIn } from "mwa-merge";
 
 type Child = Node | string | null | undefined;
 type Attributes = Record<string, string | number | boolean | undefined | ((event: never) => void)>;
@@ -60,7 +60,7 @@ export function column(values: number[]): (value: number) => string {
 }
 
 /** What the options of messages are called on this page. */
-const CONTROLS: [RegExp, string][] = [
+const CONTROLS: [RegExp, string | ((...found: never[]) => string)][] = [
   [/dropBad: true( does)?/g, "unticking them in the table"],
   [/space: "product"/g, "Average: Products B·A"],
   [/allowCrossRun: true/g, "Allow mixing runs"],
@@ -72,11 +72,20 @@ const CONTROLS: [RegExp, string][] = [
   [/\(metricsFile\)/g, "dropped together with the run, as .csv"],
   [/metricsFile/g, "a table (.csv) dropped together with the run"],
   [/ or weights$/g, ""],
+  [/choose space product too/g, "choose Average: Products B·A too"],
+  [/select: "all"/g, "the button All"],
+  [/last: (\d+)/g, "the last $1 ticked"],
+  [/\(metric\)/g, "(Metric)"],
+  [/option (penalty|rank|emaDecay|outliers|subspace):/g, (_, name: keyof typeof FIELDS) => `${FIELDS[name]}:`],
+  [/(, or | or )only checkpoints that have this one \([^)]*\)/g, "$1untick those that lack it"],
 ];
+
+/** What the fields for numbers are called. */
+const FIELDS = { penalty: "Penalty", rank: "Rank", emaDecay: "Kept of itself", outliers: "Bad ones expected", subspace: "Directions kept" };
 
 /** A message with the names of this page's controls. */
 export function spoken(text: string): string {
-  return CONTROLS.reduce((text, [option, control]) => text.replace(option, control), optionsIn(text));
+  return CONTROLS.reduce((text, [option, control]) => text.replace(option, control as string), optionsIn(text));
 }
 
 /** What went wrong, and what to do. */
@@ -84,6 +93,12 @@ export function problem(error: unknown): (Node | string)[] {
   const message = error instanceof Error ? error.message : String(error);
   const help = error instanceof Error && "help" in error ? (error.help as string | undefined) : undefined;
   return [h("p", {}, spoken(message)), ...(help ? [h("p", { class: "hint" }, sentence(spoken(help)))] : [])];
+}
+
+/** A field for a number is empty, or holds something else. */
+export function noNumber(input: HTMLInputElement): MergeError {
+  const label = input.closest(".field")?.querySelector("label")?.textContent ?? input.ariaLabel;
+  return new MergeError("usage", `“${label}” is not a number`, "write one");
 }
 
 /** With a capital letter and a full stop. */

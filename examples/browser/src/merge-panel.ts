@@ -1,7 +1,7 @@
 /** Merge: how it is done, in a panel; Merge, the progress and Save, in a bar that stays in sight; and the result. */
 import { merge, type Merged, type MergeOptions, type Preview, type Progress, type Run } from "mwa-merge";
-import { bytes, h, problem, sentence, spoken } from "./dom";
-import { download, saveButtons } from "./save";
+import { bytes, h, noNumber, problem, sentence, spoken } from "./dom";
+import { download, loader, saveButtons } from "./save";
 
 /** A select of these values, each with what people call it. */
 function choice(id: string, values: Record<string, string>): HTMLSelectElement {
@@ -49,6 +49,11 @@ export class MergePanel {
     this.#fit();
   }
 
+  /** Refuse a rank that is not a number. */
+  check(): void {
+    if (this.options().rank !== undefined && Number.isNaN(this.options().rank)) throw noNumber(this.#rank);
+  }
+
   /** The options that belong to this panel. */
   options(): Pick<MergeOptions, "dtype" | "space" | "rank" | "device" | "allowCrossRun"> {
     const isProduct = this.#space.value === "product";
@@ -68,12 +73,14 @@ export class MergePanel {
   show({ files, report }: Preview): void {
     this.#stale();
     this.#problem.hidden = true;
+    this.#rank.setAttribute("aria-invalid", "false");
     this.#go.disabled = this.#running !== undefined;
     const sizes = new Map(report.outputs.map((file) => [file.name, file.bytes]));
     // a rank that is yet to be found leaves the size open
     const isKnown = this.options().rank !== "auto";
     const list = files.map((name) => `${name}${isKnown && sizes.has(name) ? ` (${bytes(sizes.get(name)!)})` : ""}`);
-    this.#plan.textContent = `Will be written: ${list.join(", ")}.`;
+    const isAlone = report.notes.some((note) => note.includes("there is nothing to average"));
+    this.#plan.textContent = `Will be written: ${list.join(", ")}.${isAlone ? " One checkpoint is copied as it is: there is nothing to average." : ""}`;
     const rest = files.length - report.outputs.length;
     const [first] = list;
     // what a result, progress or a change says stays
@@ -89,6 +96,7 @@ export class MergePanel {
     this.#go.disabled = true;
     this.#plan.textContent = "";
     this.#problem.hidden = error === undefined;
+    this.#rank.setAttribute("aria-invalid", String(error instanceof Error && /\brank\b/.test(error.message)));
     if (error !== undefined) this.#problem.replaceChildren(...problem(error));
     this.#say(why, true);
   }
@@ -132,15 +140,18 @@ export class MergePanel {
     this.#say("");
     try {
       const merged = await merge(this.run, { ...this.weighOptions(), ...this.options(), signal, onProgress: (progress) => this.#hear(progress, signal) });
-      this.#tell(merged);
+      await this.#tell(merged);
       this.done(merged);
+      this.#result.scrollIntoView({ block: "nearest" });
     } catch (error) {
       if (!signal.aborted) {
         this.#problem.replaceChildren(...problem(error));
         this.#problem.hidden = false;
-        this.#say("It could not be merged; the reason stands below.");
+        this.#say("It could not be merged; the reason stands under “How it is merged”.");
         this.#problem.scrollIntoView({ block: "nearest" });
       } else if (this.#made !== undefined) this.#say("Cancelled; nothing was written.");
+      // a change says anew what there is
+      this.#isIdle = true;
       this.#made = undefined;
     } finally {
       if (this.#running === running) this.#running = undefined;
@@ -152,8 +163,9 @@ export class MergePanel {
     this.#go.disabled = is || this.#said.classList.contains("refused");
     this.#cancel.hidden = this.#bar.hidden = !is;
     this.bar.setAttribute("aria-busy", String(is));
-    if (is) this.#cancel.focus();
-    else if (document.activeElement === document.body || document.activeElement === this.#cancel) this.#go.focus();
+    // the bar is in sight wherever the page is scrolled to
+    if (is) this.#cancel.focus({ preventScroll: true });
+    else if (document.activeElement === document.body || document.activeElement === this.#cancel) this.#go.focus({ preventScroll: true });
   }
 
   #hear({ done, total, speed, device }: Progress, signal: AbortSignal): void {
@@ -163,7 +175,8 @@ export class MergePanel {
     this.#say(`${bytes(done)} of ${bytes(total)}, ${bytes(speed)}/s on ${device}`);
   }
 
-  #tell({ files, report, device, reason, seconds }: Merged): void {
+  async #tell({ files, report, device, reason, seconds }: Merged): Promise<void> {
+    const loads = await loader(files);
     const read = report.inputs.flatMap((input) => input.files ?? []).reduce((sum, file) => sum + file.bytes, 0);
     const count = report.inputs.length;
     this.#say("");
@@ -175,13 +188,16 @@ export class MergePanel {
     const notes = [...new Set([...report.notes, ...(report.advice ?? []).filter(({ about }) => about === "residual").map(({ text }) => text)])];
     this.#result.replaceChildren(
       h("h3", {}, "The result"),
-      h("p", { class: "hint", id: "reason" }, sentence(reason.replace(/^gpu:/, "GPU:"))),
       ...told(report.residual?.overall, report.space),
       ...report.outputs.map(({ name, blake3 }) => h("p", { class: "hash" }, `${name} blake3 `, h("code", {}, blake3))),
       h("ul", { class: "files" }, ...files.map((file) => h("li", {}, h("button", { type: "button", class: "link", click: () => download(file) }, file.name), ` ${bytes(file.size)}`))),
       ...(notes.length > 0 ? [h("ul", { class: "notes", "aria-label": "Notes of the merge" }, ...notes.map((note) => h("li", {}, spoken(note))))] : []),
       h("details", {}, h("summary", {}, "The report, mwa-report.json"), h("pre", { tabindex: 0 }, JSON.stringify(report, null, 2))),
-      h("p", { class: "hint" }, "In Python: ", h("code", {}, "PeftModel.from_pretrained(base, \"path/to/the/folder\")")));
+      // why no GPU helped with a small merge is nobody's question, unless one was asked for
+      ...(this.#device.value === "auto" && device.startsWith("cpu") ? [] : [h("p", { class: "hint", id: "reason" }, sentence(reason.replace(/^gpu:/, "GPU:")))]),
+      loads
+        ? h("p", { class: "hint", id: "loads" }, "In Python: ", h("code", {}, loads.code))
+        : h("p", { class: "hint", id: "loads" }, "No config came with these files, so no adapter_config.json is in the result: put that of the training run beside the weights, and PEFT loads the folder."));
   }
 }
 

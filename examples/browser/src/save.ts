@@ -49,12 +49,33 @@ async function fresh(parent: FileSystemDirectoryHandle): Promise<FileSystemDirec
   }
 }
 
+/** Which program loads the folder of these files, and how. */
+export async function loader(files: MergedFile[]): Promise<{ program: string; code: string } | undefined> {
+  const text = (wanted: string) => files.find(({ name }) => name === wanted)?.blob?.text();
+  if (await text("adapter_config.json")) return { program: "PEFT", code: 'PeftModel.from_pretrained(base, "path/to/the/folder")' };
+  const config = await text("config.json");
+  if (config === undefined) return undefined;
+  const [architecture = "AutoModel"] = namesIn(config);
+  return { program: "transformers", code: `${architecture}.from_pretrained("path/to/the/folder")` };
+}
+
+/** The classes of a model, as its config has them. */
+function namesIn(config: string): string[] {
+  try {
+    const { architectures } = JSON.parse(config) as { architectures?: unknown };
+    return Array.isArray(architectures) ? architectures.filter((name) => typeof name === "string" && /^\w+$/.test(name)) : [];
+  } catch {
+    return [];
+  }
+}
+
 /** The buttons that save all files: into a folder where the browser can, and one by one; `say` hears what became of it. */
 export function saveButtons(files: MergedFile[], say: (text: string) => void, id: string, [folder, all]: [string, string]): HTMLElement[] {
   const save = async () => {
     try {
       const name = await saveFolder(files);
-      if (name) say(`Saved into ${name}. PEFT loads that folder.`);
+      const loads = await loader(files);
+      if (name) say(`Saved into ${name}.${loads ? ` ${loads.program} loads that folder.` : ""}`);
     } catch (error) {
       say(error instanceof Error ? error.message : String(error));
     }

@@ -1,6 +1,6 @@
 /** Search for the weights whose merge scores best: by the sample's base model, by a module of the user's, or by scores that they fill in. */
 import { search, weigh, type Candidate, type Evaluate, type MergedFile, type MergeOptions, type Run, type Searched, type Score, type Trial } from "mwa-merge";
-import { h, problem, s, short, spoken } from "./dom";
+import { h, noNumber, problem, s, short, spoken } from "./dom";
 import { ModuleEvaluator, TEMPLATE } from "./evaluator";
 import { download, saveButtons } from "./save";
 import { adapterOf, score } from "./score";
@@ -110,8 +110,15 @@ export class SearchPanel {
     const { signal } = running;
     const goal = source === "sample" ? "min" : (this.#goal.value as "min" | "max");
     const budget = this.#budget.valueAsNumber;
+    const wrong = [this.#budget, this.#seed].find(({ valueAsNumber }) => !Number.isFinite(valueAsNumber));
+    for (const input of [this.#budget, this.#seed]) input.setAttribute("aria-invalid", String(input === wrong));
+    if (wrong) {
+      this.#problem.replaceChildren(...problem(noNumber(wrong)));
+      this.#problem.hidden = false;
+      return;
+    }
     const { goal: metricGoal, ...options } = this.options();
-    const wanted = { ...options, ...(metricGoal && { metricGoal }), goal, method: this.#method.value as Method, seed: this.#seed.valueAsNumber || 0, signal };
+    const wanted = { ...options, ...(metricGoal && { metricGoal }), goal, method: this.#method.value as Method, seed: this.#seed.valueAsNumber, signal };
     const module = source === "module" ? new ModuleEvaluator(this.#module.value) : undefined;
     const asked = Number(this.#problems.value);
     const of = JSON.stringify([source, goal, options, source === "sample" ? asked : this.#module.value]);
@@ -132,7 +139,7 @@ export class SearchPanel {
       const found = await search(this.run, {
         ...wanted,
         evaluate,
-        budget: Number.isFinite(budget) ? budget : 24,
+        budget,
         // scores by hand need not be given one after the other
         workers: source === "module" ? 1 : source === "table" ? 8 : Math.min(Math.max((navigator.hardwareConcurrency || 2) - 1, 1), 4),
         known,
@@ -171,8 +178,8 @@ export class SearchPanel {
     this.#go.disabled = is;
     this.#stop.hidden = !is;
     this.element.setAttribute("aria-busy", String(is));
-    if (is) this.#stop.focus();
-    else if (document.activeElement === document.body) this.#go.focus();
+    if (is) this.#stop.focus({ preventScroll: true });
+    else if (document.activeElement === document.body) this.#go.focus({ preventScroll: true });
   }
 
   /** The chosen checkpoints, oldest first. */

@@ -3,7 +3,7 @@ import { MergeError, preview, weigh, type Merged, type MergeOptions, type Readin
 import { draw, type ChartData } from "./chart";
 import { Checkpoints } from "./checkpoints";
 import { ComparePanel } from "./compare-panel";
-import { h, problem, s, spoken } from "./dom";
+import { h, noNumber, problem, s, spoken } from "./dom";
 import { MergePanel } from "./merge-panel";
 import { ScorePanel } from "./score-panel";
 import { SearchPanel } from "./search-panel";
@@ -41,7 +41,9 @@ const FROM_TENSORS: Scheme[] = ["geometric-median", "multi-krum", "krum", "flag"
 export class RunView {
   readonly element: HTMLElement;
   readonly #chart = s("svg", { class: "chart", role: "img" }) as SVGSVGElement;
-  readonly #metric = h("select", { id: "metric", change: () => this.#update() });
+  readonly #metric = h("select", { id: "metric", change: () => this.#choose() });
+  /** Whether somebody chose the metric; until then the core does, and says why. */
+  #isChosen = false;
   readonly #goal = h("select", { id: "goal", change: () => this.#update() }, h("option", { value: "" }, "choose…"), h("option", { value: "min" }, "lower is better"), h("option", { value: "max" }, "higher is better"));
   readonly #goalField = field("Better", "goal", this.#goal);
   readonly #scheme = h("select", { id: "scheme", change: () => this.#rescale() },
@@ -86,7 +88,7 @@ export class RunView {
     this.#metric.append(h("option", { value: "step" }, "step (later is better)"));
     // files without a step have no metric in any log
     if (run.metrics.length === 0 && run.checkpoints.some(({ step }) => step === null)) this.#metric.prepend(h("option", { value: "" }, "none"));
-    if (table) this.#metric.prepend(h("option", { value: "" }, "the table you gave"));
+    if (table !== undefined) this.#metric.prepend(h("option", { value: "" }, "the table you gave"));
     this.element = h("div", { class: "run" },
       h("section", { id: "work", "aria-labelledby": "weights-title" },
         h("div", { id: "choice" },
@@ -110,7 +112,7 @@ export class RunView {
   /** Begin, once the element is in the page. */
   start(): void {
     try {
-      this.#metric.value = this.table ? "" : this.run.readings().metric;
+      this.#metric.value = this.table !== undefined ? "" : this.run.readings().metric;
     } catch {
       this.#metric.selectedIndex = 0;
     }
@@ -133,15 +135,15 @@ export class RunView {
     const picked = this.#checkpoints.picked();
     const scheme = this.#scheme.value as Scheme;
     const options: MergeOptions = { ...(picked && { checkpoints: picked }), scheme };
-    if (scheme in REACH) options.penalty = Number.isFinite(this.#number.valueAsNumber) ? this.#number.valueAsNumber : this.#slider.valueAsNumber;
+    if (scheme in REACH) options.penalty = this.#number.valueAsNumber;
     if (scheme === "decay") options.curve = this.#curve.value as NonNullable<MergeOptions["curve"]>;
     if (scheme === "ema") options.emaDecay = this.#emaDecay.valueAsNumber;
     if (scheme === "krum" || scheme === "multi-krum") options.outliers = this.#outliers.valueAsNumber;
     if (scheme === "flag") options.subspace = this.#subspace.valueAsNumber;
     if (scheme in REACH || scheme === "uniform") {
-      if (metric) options.metric = metric;
+      if (metric && this.#isChosen) options.metric = metric;
       if (!this.#goalField.hidden && this.#goal.value) options.goal = this.#goal.value as "min" | "max";
-      if (this.table && !metric) options.metricsFile = this.table;
+      if (this.table !== undefined && !metric) options.metricsFile = this.table;
     }
     return options;
   }
@@ -157,10 +159,19 @@ export class RunView {
   }
 
   #type(): void {
-    if (!Number.isFinite(this.#number.valueAsNumber)) return;
     // the slider stays within its reach; what lies beyond is the core's to judge
-    this.#slider.value = this.#number.value;
+    if (Number.isFinite(this.#number.valueAsNumber)) this.#slider.value = this.#number.value;
     this.#update();
+  }
+
+  #choose(): void {
+    this.#isChosen = true;
+    this.#update();
+  }
+
+  /** The fields for numbers that the scheme has. */
+  #numbers(): HTMLInputElement[] {
+    return [this.#number, this.#emaDecay, this.#outliers, this.#subspace].filter((input) => !input.closest<HTMLElement>(".field")!.hidden);
   }
 
   #rescale(): void {
@@ -193,7 +204,9 @@ export class RunView {
     } catch (error) {
       failure = error;
     }
+    const empty = this.#numbers().find(({ valueAsNumber }) => !Number.isFinite(valueAsNumber));
     try {
+      if (empty) throw noNumber(empty);
       if (!isNone) {
         weighing = FROM_TENSORS.includes(scheme!) ? this.#unweighed(options) : weigh(this.run, options);
         // a file alone weighs 1, whether or not it has a metric
@@ -202,8 +215,11 @@ export class RunView {
     } catch (error) {
       failure = error;
     }
-    const isWrong = failure instanceof MergeError && failure.kind === "weights" && failure.message.startsWith("penalty");
-    this.#number.setAttribute("aria-invalid", String(isWrong));
+    const said = failure instanceof MergeError && ["weights", "usage"].includes(failure.kind) ? failure.message.replace(/[A-Z_ ]/g, (letter) => `-${letter.toLowerCase().trim()}`) : "";
+    for (const input of this.#numbers()) {
+      const isWrong = input === empty || (!empty && new RegExp(`\\b${input.id.replace("-number", "")}\\b`).test(said));
+      input.setAttribute("aria-invalid", String(isWrong));
+    }
     this.#error.hidden = failure === undefined;
     if (failure !== undefined) this.#error.replaceChildren(...problem(failure));
     if (weighing) this.#preview(options);
@@ -219,7 +235,7 @@ export class RunView {
     const weight = new Map(weighing?.inputs.map((input) => [input.name, input.weight]));
     this.#data = {
       metric,
-      curves: metric === "step" || this.table ? [] : this.run.curves(metric),
+      curves: metric === "step" || this.table !== undefined ? [] : this.run.curves(metric),
       marks: this.run.checkpoints.flatMap(({ name, label, step }) => (step === null ? [] : [{ label, step, value: value.get(name), weight: weight.get(name) }])),
     };
     this.#draw();
@@ -252,6 +268,7 @@ export class RunView {
   /** Whether it can be merged, and what will be written. */
   #preview(options: MergeOptions): void {
     try {
+      this.#merge.check();
       this.#merge.show(preview(this.run, { ...options, ...this.#merge.options() }));
     } catch (error) {
       this.#merge.refuse("It cannot be merged so; the reason stands under “How it is merged”.", error);
