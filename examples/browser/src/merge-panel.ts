@@ -96,7 +96,7 @@ export class MergePanel {
     this.#go.disabled = true;
     this.#plan.textContent = "";
     this.#problem.hidden = error === undefined;
-    this.#rank.setAttribute("aria-invalid", String(error instanceof Error && /\brank\b/.test(error.message)));
+    this.#rank.setAttribute("aria-invalid", String(error instanceof Error && /\brank\b/i.test(error.message)));
     if (error !== undefined) this.#problem.replaceChildren(...problem(error));
     this.#say(why, true);
   }
