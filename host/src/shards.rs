@@ -13,10 +13,12 @@
 
 use core::ops::Range;
 use core::str::FromStr;
+use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use mwa::digest::{Digest, Part, hash};
 use mwa::merge::{Findings, Found, Next};
@@ -174,17 +176,62 @@ pub fn shard(
     Ok(Shared { shard: share.number, was_done, of: share.of, missing: begun.missing() })
 }
 
-/// Put together what all shards of a merge into `out` have done; with `complete`, do here what is missing.
+/// Put together what all shards of a merge into `out` have done; with `complete`, do here what is missing. What is finished
+/// already, by an earlier call or by another process meanwhile, is noted and well.
 ///
 /// # Errors
-/// [`ErrorKind::Output`] where there are no shards, or some are missing; as [`crate::merge()`].
+/// [`ErrorKind::Output`] where there is neither a merge nor shards, or some are missing; as [`crate::merge()`].
 pub fn finish(out: &Path, machine: Machine, complete: bool, progress: &dyn Progress) -> Result<Report> {
-    let (claim, order) = ordered(out)?;
+    let claim = claim_of(out)?;
+    let before = stamp(out);
+    if !claim.join(ORDER).is_file() {
+        return done_before(out, progress).ok_or_else(|| no_shards(out));
+    }
     if let Some(report) = published(&claim, out) {
-        // whoever finished it was killed right after
-        fs::remove_dir_all(&claim).map_err(|error| cannot_write(&claim, &error))?;
+        // whoever finished it was killed right after, or is about to do the same
+        remove(&claim)?;
         return Ok(report);
     }
+    put_together(out, machine, complete, progress).or_else(|error| {
+        // another process may have put the same together, and be clearing its shards away
+        for _ in 0..50 {
+            if error.kind() == ErrorKind::Stopped || stamp(out) == before {
+                break;
+            }
+            if !claim.join(ORDER).is_file() {
+                return done_before(out, progress).ok_or(error);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(error)
+    })
+}
+
+/// What tells whether another merge has taken the place of `out`.
+fn stamp(out: &Path) -> Option<(SystemTime, Vec<u8>)> {
+    let path = out.join(REPORT);
+    Some((fs::metadata(&path).ok()?.modified().ok()?, fs::read(&path).ok()?))
+}
+
+/// The report of a merge that is there, which is said.
+fn done_before(out: &Path, progress: &dyn Progress) -> Option<Report> {
+    let report = serde_json::from_str(&fs::read_to_string(out.join(REPORT)).ok()?).ok()?;
+    progress.note(&format!("{} is merged already: no shards of a merge into it are left", out.display()));
+    Some(report)
+}
+
+/// Remove the folder of the shards, as others may do at the same time.
+fn remove(claim: &Path) -> Result<()> {
+    match fs::remove_dir_all(claim) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound || claim.exists() => {
+            Err(cannot_write(claim, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn put_together(out: &Path, machine: Machine, complete: bool, progress: &dyn Progress) -> Result<Report> {
+    let (claim, order) = ordered(out)?;
     if !order.folder.is_empty() && order.folder != here()? {
         let detail = format!("its shards name their inputs from {}", order.folder);
         return Err(Error::new(ErrorKind::Usage, detail)
@@ -212,8 +259,8 @@ pub fn finish(out: &Path, machine: Machine, complete: bool, progress: &dyn Progr
     }
     let report = begun.join(progress)?;
     // the merge is there: what is left of the shards is litter
-    if let Err(error) = fs::remove_dir_all(&claim) {
-        progress.note(&format!("{} could not be removed: {error}", claim.display()));
+    if let Err(error) = remove(&claim) {
+        progress.note(&error.to_string());
     }
     Ok(report)
 }
@@ -230,16 +277,15 @@ pub fn shards_of(out: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// Give up a merge by shards: nothing is left of it.
+/// Give up a merge by shards: nothing is left of it. Whether there was anything.
 ///
 /// # Errors
-/// [`ErrorKind::Output`] where there are no shards, and what the system refuses.
-pub fn abort_shards(out: &Path) -> Result<()> {
+/// What the system refuses.
+pub fn abort_shards(out: &Path) -> Result<bool> {
     let claim = claim_of(out)?;
-    if !claim.join(ORDER).is_file() {
-        return Err(no_shards(out));
-    }
-    fs::remove_dir_all(&claim).map_err(|error| cannot_write(&claim, &error))
+    let is_there = claim.is_dir();
+    remove(&claim)?;
+    Ok(is_there)
 }
 
 /// The folder that the shards of an output share.
@@ -277,7 +323,7 @@ fn is_one_file(_: &Path, _: &Path) -> bool {
 fn no_shards(out: &Path) -> Error {
     Error::new(ErrorKind::Output, "no shards of a merge into it are here")
         .file(out.display().to_string())
-        .help("first run mwa merge … --shard I/N for each of N shards")
+        .help("first run mwa merge … --shard I/N for each of N shards, with this as their output")
 }
 
 fn ordered(out: &Path) -> Result<(PathBuf, Order)> {
@@ -288,16 +334,55 @@ fn ordered(out: &Path) -> Result<(PathBuf, Order)> {
     }
     let order = serde_json::from_str(&read_text(&path)?).map_err(|error| {
         let detail = format!("is not the order of a merge by shards of this version: {error}");
-        Error::new(ErrorKind::Output, detail).file(path.display().to_string()).help(another(&claim))
+        Error::new(ErrorKind::Output, detail).file(path.display().to_string()).help(another(out))
     })?;
     Ok((claim, order))
 }
 
-fn another(claim: &Path) -> String {
+fn another(out: &Path) -> String {
     format!(
-        "finish that with the mwa and the options that it was begun with, or remove {} to begin anew",
-        claim.display()
+        "finish that with the mwa and the options that it was begun with, or give it up to begin anew: mwa finish {} --abort",
+        out.display()
     )
+}
+
+/// What to do where a merge lies in the place that shards are under way for: `--force` now would be another merge than theirs.
+fn in_the_way(error: Error, out: &Path) -> Error {
+    let out = out.display();
+    let way_out = format!(
+        "move {out} away and do the same again, or keep it and give the shards up: mwa finish {out} --abort"
+    );
+    without_force(error, way_out)
+}
+
+/// What differs between two orders' options, as each has it.
+fn differing(a: &Order, b: &Order) -> [String; 2] {
+    fn text(value: &Value) -> String {
+        match value {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
+            other => other.to_string(),
+        }
+    }
+    let given = |order: &Order| {
+        let mut options = order.options.clone();
+        options.extend(order.plot.then(|| ("plot".to_owned(), Value::Bool(true))));
+        options
+    };
+    let (a, b) = (given(a), given(b));
+    let names: BTreeSet<_> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
+    [&a, &b].map(|own| {
+        let each = names.iter().map(|name| {
+            let flag = name.replace('_', "-");
+            match own.get(*name) {
+                None => format!("no --{flag}"),
+                Some(Value::Bool(true)) => format!("--{flag}"),
+                Some(value) => format!("--{flag} {}", text(value)),
+            }
+        });
+        each.collect::<Vec<_>>().join(" and ")
+    })
 }
 
 /// What is read, as it was named.
@@ -344,10 +429,12 @@ impl<'a> Begun<'a> {
         let alike = Machine { threads: Some(1), memory: None, device: DeviceChoice::Cpu };
         let how = MergeOptions { plot: wanted.plot, machine: alike, ..MergeOptions::new(&given)? };
         let choosing = Options::new(wanted.inputs.clone(), &given)?;
-        Staging::make_way(out, how.force, named(wanted), progress)?;
+        let claim = claim_of(out)?;
+        let refused = |error| if claim.join(ORDER).is_file() { in_the_way(error, out) } else { error };
+        Staging::make_way(out, how.force, named(wanted), progress).map_err(refused)?;
         let mut planned = Planned::new(Choice::new(&choosing, &[], how.plot)?, &how)?;
         // said before any byte is read: whether the output may be there
-        drop(Staging::begin(out, how.force, planned.checkpoints())?);
+        drop(Staging::begin(out, how.force, planned.checkpoints()).map_err(refused)?);
         let store = planned.store(&how);
         let next = execute::survey(planned.merge_mut(), &store, machine, progress)?;
         let mut plan = planned.merge().preview();
@@ -363,7 +450,7 @@ impl<'a> Begun<'a> {
             borders: borders(&planned, &next, of),
             plan: hash(plan.to_json().as_bytes()),
         };
-        Ok(Self { planned, store, next, id: order.id(), order, how, machine, out, claim: claim_of(out)? })
+        Ok(Self { planned, store, next, id: order.id(), order, how, machine, out, claim })
     }
 
     /// Be the first with this order, or find that the first had the same.
@@ -393,10 +480,12 @@ impl<'a> Begun<'a> {
         } else if own.of != other.of {
             format!("it is merged in {} shards, not in {}", other.of, own.of)
         } else if (&own.options, own.plot) != (&other.options, other.plot) {
-            let text = |order: &Order| Value::from(order.options.clone()).to_string();
-            format!("its shards are merged with the options {}, not with {}", text(other), text(own))
-        } else if own.inputs != other.inputs || own.folder != other.folder {
-            format!("its shards merge {} in {}", other.inputs.join(" "), other.folder)
+            let [other, own] = differing(other, own);
+            format!("its shards are merged with {other}, and this is with {own}")
+        } else if own.inputs != other.inputs {
+            format!("its shards merge {}, not {}", other.inputs.join(" "), own.inputs.join(" "))
+        } else if own.folder != other.folder {
+            format!("its shards name their inputs from {}, not from {}", other.folder, own.folder)
         } else if let Some((path, ..)) = changed {
             format!("its shards were begun when {path} was another file")
         } else {
@@ -404,7 +493,7 @@ impl<'a> Begun<'a> {
         };
         Err(Error::new(ErrorKind::Output, detail)
             .file(self.out.display().to_string())
-            .help(another(&self.claim)))
+            .help(another(self.out)))
     }
 
     /// A value as a file that is on the disk, but has no name yet.
@@ -494,9 +583,10 @@ impl<'a> Begun<'a> {
         let lens: Vec<_> = self.planned.merge().outputs().iter().map(|file| file.header.file_len()).collect();
         let mut written: Vec<_> = lens.iter().map(|len| Digest::new(*len)).collect();
         for number in 0..self.order.of {
-            let done = self.done(number)?.expect("none is missing");
             let path = self.path(number);
             let foreign = || foreign(&path);
+            // it was there a moment ago
+            let done = self.done(number)?.ok_or_else(foreign)?;
             let mut found = Findings::default();
             let tally = mwa::kernel::Tally { non_finite: done.non_finite, underflowed: done.underflowed };
             found.add_many(done.tallied, tally);
@@ -519,16 +609,11 @@ impl<'a> Begun<'a> {
             let detail = "what its shards have found is not all";
             return Err(Error::new(ErrorKind::Output, detail)
                 .file(self.out.display().to_string())
-                .help(another(&self.claim)));
+                .help(another(self.out)));
         }
         // it was begun with --force, or without
         let begun = Staging::begin(self.out, self.how.force, self.planned.checkpoints());
-        let staging = begun.map_err(|error| {
-            let out = self.out.display();
-            let way_out =
-                format!("take it away and finish again, or give the shards up: mwa finish {out} --abort");
-            without_force(error, way_out)
-        })?;
+        let staging = begun.map_err(|error| in_the_way(error, self.out))?;
         let mut paths = Vec::new();
         for (file, len) in lens.iter().enumerate() {
             let name = &self.planned.merge().outputs()[file].name;
@@ -562,8 +647,8 @@ impl<'a> Begun<'a> {
                 let detail =
                     format!("{name} is not what its shards wrote: the file system has lost some of it");
                 return Err(Error::new(ErrorKind::Output, detail).file(self.out.display().to_string()).help(format!(
-                    "remove {} and merge again, with no more shards than output files, so that no two machines write one file",
-                    self.claim.display()
+                    "give the shards up (mwa finish {} --abort) and merge again, with no more shards than output files, so that no two machines write one file",
+                    self.out.display()
                 )));
             }
         }

@@ -173,7 +173,7 @@ mod _mwa {
     /// Remove what shards have written.
     #[pyfunction]
     fn abort_shards(py: Python<'_>, out: PathBuf) -> PyResult<()> {
-        call(py, None, |_| mwa_host::abort_shards(&out))
+        call(py, None, |_| mwa_host::abort_shards(&out).map(drop))
     }
 
     /// Raise what is wrong with options, before there is anything to merge.

@@ -1,9 +1,10 @@
 //! The command line: arguments to options, those of the core's table among them.
 
 use core::marker::PhantomData;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use mwa::options::{About, Face, FileSize, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
@@ -410,7 +411,7 @@ pub(crate) struct Round {
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// How samples and staleness become weights [default: fedavg]
-    #[arg(long, value_name = "RULE", value_parser = PossibleValuesParser::new(mwa::federated::Rule::NAMES))]
+    #[arg(long, value_name = "RULE", value_parser = Rules)]
     rule: Option<String>,
     /// What staleness takes: constant (nothing), polynomial[:A] or hinge[:A,B] [default: constant]
     #[arg(long, value_name = "HOW")]
@@ -635,6 +636,35 @@ impl<V> Given<V> {
     }
 }
 
+/// The rules of a round; what is no rule but the server's step is told its own option.
+#[derive(Clone)]
+struct Rules;
+
+impl TypedValueParser for Rules {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let names = PossibleValuesParser::new(mwa::federated::Rule::NAMES);
+        if value
+            .to_str()
+            .is_some_and(|text| ["fedadam", "adam", "fedopt"].contains(&text.to_ascii_lowercase().as_str()))
+        {
+            let text = "invalid value for '--rule <RULE>': the server's step is no rule of weights\n\n  tip: FedAdam is --server adam, with any rule\n";
+            return Err(clap::Error::raw(clap::error::ErrorKind::InvalidValue, text).with_cmd(command));
+        }
+        names.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(mwa::federated::Rule::NAMES.into_iter().map(PossibleValue::new)))
+    }
+}
+
 fn share(text: &str) -> Result<Share, String> {
     text.parse().map_err(|error: Error| error.detail().to_owned())
 }
@@ -677,18 +707,29 @@ fn steps(text: &str) -> Result<Json, String> {
     }
 }
 
+/// Bytes of memory: `64M`, `1.5G`, or as Kubernetes writes it, `512Mi`; all are powers of two.
 fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text[number.len()..].to_ascii_lowercase();
+    let bare = unit.strip_suffix('b').unwrap_or(&unit);
+    let shift = match bare.strip_suffix('i').unwrap_or(bare) {
+        "" if bare.is_empty() => 0,
         "k" => 10,
         "m" => 20,
         "g" => 30,
         "t" => 40,
-        unit => return Err(format!("`{unit}` is not a unit; use K, M, G or T")),
+        _ => return Err(format!("`{unit}` is not a unit; use K, M, G or T, also as Mi or MiB")),
     };
-    let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".into())
+    let wrong = || format!("`{text}` is no size, such as 64M, 512Mi or 1.5G");
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| text.parse::<u64>().ok().filter(|_| !text.starts_with('+')).ok_or_else(wrong);
+    let whole = digits(whole)?.checked_mul(1 << shift).ok_or("it is too large")?;
+    // as many digits as any unit has
+    let part = &part[..part.len().min(13)];
+    let scale = 10_u128.pow(u32::try_from(part.len()).unwrap_or_default());
+    let part = (u128::from(digits(part)?) << shift) / scale;
+    let bytes = whole.checked_add(u64::try_from(part).map_err(|_| wrong())?).ok_or("it is too large")?;
+    if bytes == 0 { Err("it must be more than 0 bytes".into()) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
@@ -709,7 +750,36 @@ mod tests {
         assert_eq!(size("64M"), Ok(64 << 20));
         assert_eq!(size("1GiB"), Ok(1 << 30));
         assert_eq!(size("17"), Ok(17));
-        assert!(size("1X").is_err());
+        for (text, bytes) in [
+            ("64Mi", 64 << 20),
+            ("512Ki", 512 << 10),
+            ("1Gi", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("0.25MiB", 1 << 18),
+            ("1.9", 1),
+            ("2tb", 2 << 40),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in [
+            "1X",
+            "1i",
+            "iB",
+            "",
+            ".5G",
+            "1.G",
+            "1.5.5G",
+            "-1M",
+            "+1M",
+            "1.+5M",
+            "1ii",
+            "1e3",
+            "99999999999T",
+        ] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(size("0"), Err("it must be more than 0 bytes".into()));
+        assert_eq!(size("0.0G"), size("0"));
     }
 
     #[test]

@@ -49,9 +49,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::signal::SIGXFSZ, &LIMIT_REACHED) {
         eprintln!("note: a file size limit will not be reported: {error}");
     }
-    let command = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let command = match Cli::try_parse_from(&arguments) {
         Ok(parsed) => parsed.command,
         Err(error) => {
+            let given = arguments.iter().take_while(|it| *it != "--");
+            if error.use_stderr() && given.clone().any(|it| it == "--json") {
+                print_facts(&unparsed(&error));
+            }
             // help and version come this way too, with exit code 0
             let printed = told(error.print().and_then(|()| std::io::stdout().flush()));
             return match printed {
@@ -106,12 +111,16 @@ fn run(command: Command) -> mwa::Result<u8> {
             let bar = Bar::new(show, false).with_lines(lines.progress.is_some());
             let wanted = Sharded { inputs: inputs.inputs, options: given.json, plot };
             let shared = crate::shard(&wanted, share, machine, &output, &bar)?;
-            print(show, &shared, || show::shared(&shared, &output.display().to_string()))?;
+            bar.end();
+            let printed = print(show, &shared, || show::shared(&shared, &output.display().to_string()));
+            written(printed, "the shard is done")?;
         }
         Command::Finish { output, complete, abort, given, show } => {
             signals::stop_cleanly();
             if abort {
-                crate::abort_shards(&output)?;
+                let was_there = crate::abort_shards(&output)?;
+                let given_up = serde_json::json!({ "given_up": was_there });
+                print(show, &given_up, || show::given_up(was_there, &output.display().to_string()))?;
                 return Ok(DONE);
             }
             let start = Instant::now();
@@ -122,7 +131,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
             note(show, &report.notes);
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Merge { inputs, output, plot, abort: _, shard: None, lines, given, timings, show } => {
             signals::stop_cleanly();
@@ -135,7 +144,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 show::merged(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
             note(show, &report.notes);
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Search { inputs, output, given, show } => {
             signals::stop_cleanly();
@@ -146,7 +155,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             line.end();
             let printed = print(show, &report, || show::searched(&report, &output.display().to_string()));
             note(show, &report.merge.notes);
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Weights { inputs, plot, given, show } => {
             let options = given.choosing(inputs.inputs)?;
@@ -217,13 +226,16 @@ fn run(command: Command) -> mwa::Result<u8> {
             };
             let converted = crate::convert(&input, &options, &output, &Bar::new(show, false))?;
             note(show, &converted.notes);
-            print(show, &converted, || show::converted(&converted, &output.display().to_string()))?;
+            let printed =
+                print(show, &converted, || show::converted(&converted, &output.display().to_string()));
+            written_to(printed, &output)?;
         }
         Command::Moments { input, output, state, rank1, show } => {
             signals::stop_cleanly();
             let taken = crate::moments(&input, state.as_deref(), rank1, &output, &Bar::new(show, false))?;
             note(show, &taken.notes);
-            print(show, &taken, || show::converted(&taken, &output.display().to_string()))?;
+            let printed = print(show, &taken, || show::converted(&taken, &output.display().to_string()));
+            written_to(printed, &output)?;
         }
         Command::Verify { folder, given, timings, show } => {
             signals::stop_cleanly();
@@ -247,7 +259,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::aggregated(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Recover { model, lost, from, weights, copy_ends, output, force, show } => {
             signals::stop_cleanly();
@@ -266,9 +278,10 @@ fn run(command: Command) -> mwa::Result<u8> {
             let wanted = Wanted { lost, from, weights, copy_ends };
             let report = crate::recover(&model, &wanted, &how, &output, &bar)?;
             note(show, &report.notes);
-            print(show, &report, || {
+            let printed = print(show, &report, || {
                 show::recovered(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
-            })?;
+            });
+            written_to(printed, &output)?;
         }
         Command::Apply { adapter, base, output, given, show } => {
             signals::stop_cleanly();
@@ -280,7 +293,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::applied(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Extract { tuned, base, rank, error, base_name, output, given, show } => {
             signals::stop_cleanly();
@@ -300,7 +313,7 @@ fn run(command: Command) -> mwa::Result<u8> {
             let printed = print(show, &report, || {
                 show::extracted(&report, &output.display().to_string(), start.elapsed().as_secs_f64())
             });
-            note_unprinted(show, printed);
+            written_to(printed, &output)?;
         }
         Command::Masks { inputs, base, lambda, task, output, threads, show } => {
             signals::stop_cleanly();
@@ -326,7 +339,8 @@ fn run(command: Command) -> mwa::Result<u8> {
                 }
                 let back = crate::unmask(masks, &task, base.as_deref(), &how, &output, &bar)?;
                 note(show, &back.notes);
-                print(show, &back, || show::unmasked(&back, &folder))?;
+                let printed = print(show, &back, || show::unmasked(&back, &folder));
+                written_to(printed, &output)?;
                 return Ok(DONE);
             }
             if task.is_some() {
@@ -344,7 +358,8 @@ fn run(command: Command) -> mwa::Result<u8> {
             let tasks: Vec<_> = inputs.iter().map(std::path::PathBuf::as_path).collect();
             let lambdas = lambda.unwrap_or_else(|| vec![mwa::LAMBDA]);
             let kept = crate::masks(&tasks, &base, &lambdas, &how, &output, &bar)?;
-            print(show, &kept, || show::masked(&kept, &folder))?;
+            let printed = print(show, &kept, || show::masked(&kept, &folder));
+            written_to(printed, &output)?;
         }
         Command::Devices { show } => {
             let found = crate::engine::gpu::devices();
@@ -462,11 +477,14 @@ fn note(show: Show, notes: &[String]) {
     }
 }
 
-/// Say why the result was not printed. The work is done, and so is its report: it did not fail.
-fn note_unprinted(show: Show, printed: mwa::Result<()>) {
-    if let Err(error) = printed {
-        note(Show { json: false, ..show }, &[error.to_string()]);
-    }
+/// What became of printing a result: an error says that what was asked for is done.
+fn written(printed: mwa::Result<()>, done: &str) -> mwa::Result<()> {
+    printed.map_err(|error| error.help_instead(format!("{done}: only what was to be printed is lost")))
+}
+
+/// The same, where it is in a file or folder.
+fn written_to(printed: mwa::Result<()>, output: &Path) -> mwa::Result<()> {
+    written(printed, &format!("{} is written and whole", output.display()))
 }
 
 /// Write to standard output.
@@ -485,18 +503,34 @@ fn told(written: std::io::Result<()>) -> mwa::Result<()> {
     }
 }
 
+/// Print an error for programs.
+fn print_facts(error: &Error) {
+    let facts = serde_json::json!({ "error": {
+        "kind": error.kind().name(),
+        "file": error.at_file(),
+        "tensor": error.at_tensor(),
+        "message": error.detail(),
+        "help": error.advice(),
+    }});
+    // if that fails there is standard error, which is written anyway
+    let _ = write_out(format!("{facts:#}\n").as_bytes());
+}
+
+/// What is wrong with arguments that could not be parsed, as any other error.
+fn unparsed(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let line = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    let parts: Vec<_> = text.split("\n\n").map(line).collect();
+    let detail = parts[0].strip_prefix("error: ").unwrap_or(&parts[0]).to_owned();
+    let tip = parts.iter().find_map(|part| part.strip_prefix("tip: "));
+    let help = tip.unwrap_or("see mwa --help, or that of the command");
+    Error::new(ErrorKind::Usage, detail).help(help.to_owned())
+}
+
 /// Print an error: where, what, and what to do.
 fn complain(error: &Error, json: bool) {
     if json {
-        let facts = serde_json::json!({ "error": {
-            "kind": error.kind().name(),
-            "file": error.at_file(),
-            "tensor": error.at_tensor(),
-            "message": error.detail(),
-            "help": error.advice(),
-        }});
-        // if that fails there is standard error, which is written anyway
-        let _ = write_out(format!("{facts:#}\n").as_bytes());
+        print_facts(error);
     }
     const RED: Style = AnsiColor::Red.on_default().bold();
     const CYAN: Style = AnsiColor::Cyan.on_default().bold();
@@ -543,6 +577,11 @@ impl Bar {
             (self.is_shown, self.lines) = (false, Some(Mutex::default()));
         }
         self
+    }
+
+    /// Tell that the work is at its end, where its size was an estimate.
+    fn end(&self) {
+        self.tell(true, |told| (told.total, told.waiting) = (told.done, None));
     }
 
     /// Change what is told, and tell it if a second has passed or the work is at its end.

@@ -207,6 +207,14 @@ pub(crate) fn shared(shared: &Shared, folder: &str) -> String {
     format!("{GOOD}shard{GOOD:#} {shard}/{of} of {BOLD}{folder}{BOLD:#} {done}; {rest}\n")
 }
 
+/// A merge by shards that was given up, if there was one.
+pub(crate) fn given_up(was_there: bool, folder: &str) -> String {
+    match was_there {
+        true => format!("the shards of {BOLD}{folder}{BOLD:#} are removed\n"),
+        false => format!("nothing to remove: no shards of a merge into {BOLD}{folder}{BOLD:#} are here\n"),
+    }
+}
+
 /// A finished merge.
 pub(crate) fn merged(report: &Report, folder: &str, seconds: f64) -> String {
     weighed(report) + &made(report, "checkpoint", folder, seconds)

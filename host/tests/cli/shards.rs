@@ -193,7 +193,7 @@ fn what_does_not_belong_together_is_refused() {
         place.fails("finish out"),
         str![[r#"
 error: out: no shards of a merge into it are here
-help: first run mwa merge … --shard I/N for each of N shards
+help: first run mwa merge … --shard I/N for each of N shards, with this as their output
 
 "#]]
     );
@@ -206,21 +206,30 @@ help: run these with --shard, the options as before; or do all that is missing h
 
 "#]]
     );
-    let refused =
-        |arguments: &str| place.fails(arguments).replace(place.path("").to_str().unwrap(), "PLACE/");
+    let refused = |arguments: &str| place.fails(arguments);
+    let differs = |options: &str| refused(&format!("merge run {options} -o out --shard 0/3"));
+    let told = differs("--steps 10..20 --select all --plot");
+    assert!(
+        told.contains("merged with no --plot and no --steps, and this is with --plot and --steps 10,20"),
+        "{told}"
+    );
+    let told = differs("");
+    assert!(told.contains("merged with --select all, and this is with no --select"), "{told}");
+    let told = refused("merge run/checkpoint-10 run/checkpoint-20 --select all -o out --shard 0/3");
+    assert!(told.contains("its shards merge run, not run/checkpoint-10 run/checkpoint-20"), "{told}");
     assert_data_eq!(
         refused("merge run --select all -o out --shard 0/2"),
         str![[r#"
 error: out: it is merged in 3 shards, not in 2
-help: finish that with the mwa and the options that it was begun with, or remove PLACE/.out.mwa-shards to begin anew
+help: finish that with the mwa and the options that it was begun with, or give it up to begin anew: mwa finish out --abort
 
 "#]]
     );
     assert_data_eq!(
         refused("merge run --select all --dtype bf16 -o out --shard 0/3"),
         str![[r#"
-error: out: its shards are merged with the options {"select":"all"}, not with {"dtype":"bf16","select":"all"}
-help: finish that with the mwa and the options that it was begun with, or remove PLACE/.out.mwa-shards to begin anew
+error: out: its shards are merged with no --dtype, and this is with --dtype bf16
+help: finish that with the mwa and the options that it was begun with, or give it up to begin anew: mwa finish out --abort
 
 "#]]
     );
@@ -233,12 +242,94 @@ help: finish that with the mwa and the options that it was begun with, or remove
         refused("merge run --select all -o out --shard 0/3"),
         str![[r#"
 error: out: its shards were begun when run/checkpoint-20/model-00002-of-00002.safetensors was another file
-help: finish that with the mwa and the options that it was begun with, or remove PLACE/.out.mwa-shards to begin anew
+help: finish that with the mwa and the options that it was begun with, or give it up to begin anew: mwa finish out --abort
 
 "#]]
     );
     does(&place, "finish out --abort");
     assert!(!place.path(".out.mwa-shards").exists());
+}
+
+/// A job that is put in line again after it has succeeded.
+#[test]
+fn what_is_finished_or_given_up_already_is_well() {
+    let place = models();
+    let told = does(&place, "finish out --abort");
+    assert_eq!(told, "nothing to remove: no shards of a merge into out are here\n");
+    does(&place, "merge run --select all -o out --shard 0/2");
+    assert_eq!(does(&place, "finish out --abort"), "the shards of out are removed\n");
+    assert_eq!(does(&place, "finish out --abort --json").trim(), "{\n  \"given_up\": false\n}");
+    does(&place, "merge run --select all -o whole");
+    does(&place, "merge run --select all -o out --shard 0/1");
+    does(&place, "finish out");
+    let before = place.tree();
+    let again = place.mwa("finish out");
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert!(again.err.contains("note: out is merged already"), "{}", again.err);
+    let report = String::from_utf8(place.read("out/mwa-report.json")).unwrap();
+    assert_eq!(does(&place, "finish out --complete --json").trim(), report.trim());
+    does(&place, "finish out --abort");
+    place.assert_unchanged(&before);
+    assert_same(&place);
+    // what is no merge is not taken for one
+    place.write("notes/notes.txt", "x");
+    assert!(place.fails("finish notes").contains("no shards of a merge into it are here"));
+}
+
+#[test]
+fn of_several_that_finish_at_once_all_end_well() {
+    let place = models();
+    does(&place, "merge run --select all -o whole");
+    for wait in [0, 3, 10, 30] {
+        does(&place, "merge run --select all -o out --shard 0/2");
+        does(&place, "merge run --select all -o out --shard 1/2");
+        let all = [0, 1, 2].map(|_| {
+            std::thread::sleep(Duration::from_millis(wait));
+            let mut finish = place.command("finish out --complete --quiet");
+            finish.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        });
+        for finish in all {
+            let ran = finish.wait_with_output().unwrap();
+            assert!(ran.status.success(), "{wait}: {}", String::from_utf8_lossy(&ran.stderr));
+        }
+        assert_same(&place);
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+}
+
+/// Another merge took the place that shards are under way for: what is advised works.
+#[test]
+fn a_merge_in_the_way_of_shards_has_ways_out() {
+    let place = models();
+    does(&place, "merge run --select all -o whole");
+    does(&place, "merge run --select all -o out --shard 0/2");
+    does(&place, "merge run --last 1 -o out");
+    let help = "help: move out away and do the same again, or keep it and give the shards up: mwa finish out --abort";
+    for refused in ["merge run --select all -o out --shard 1/2", "finish out", "finish out --complete"] {
+        let told = place.fails(refused);
+        assert!(told.contains("error: out: exists already") && told.contains(help), "{told}");
+    }
+    fs::rename(place.path("out"), place.path("kept")).unwrap();
+    does(&place, "merge run --select all -o out --shard 1/2");
+    fs::rename(place.path("kept"), place.path("out")).unwrap();
+    assert!(place.fails("finish out").contains(help));
+    fs::rename(place.path("out"), place.path("kept")).unwrap();
+    does(&place, "finish out");
+    assert_same(&place);
+    does(&place, "merge run --select all -o out --force --shard 0/1");
+    does(&place, "finish out --abort");
+    assert_same(&place);
+}
+
+#[test]
+fn the_last_line_of_a_shard_s_progress_is_its_end() {
+    let place = models();
+    for shard in ["0/3", "1/3", "2/3"] {
+        let ran =
+            place.mwa(&format!("merge run --select all -o out --progress json --quiet --shard {shard}"));
+        let last: Value = serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+        assert!(last["bytes"].as_u64().unwrap() > 0 && last["bytes"] == last["total"], "{}", ran.err);
+    }
 }
 
 #[test]

@@ -761,7 +761,7 @@ error: invalid value '0' for '--threads <N>': it must be a whole number from 1 o
 For more information, try '--help'.
 
 $ mwa merge run -o out --memory 1Q
-error: invalid value '1Q' for '--memory <SIZE>': `q` is not a unit; use K, M, G or T
+error: invalid value '1Q' for '--memory <SIZE>': `q` is not a unit; use K, M, G or T, also as Mi or MiB
 
 For more information, try '--help'.
 
@@ -832,4 +832,57 @@ fn pipes_get_no_colours_unless_forced() {
     };
     assert!(forced(&[("CLICOLOR_FORCE", "1")]).contains("\x1b[36m"));
     assert!(!forced(&[("NO_COLOR", "1")]).contains('\x1b'));
+}
+
+/// Programs read what is wrong with their arguments as they read all other errors.
+#[test]
+fn arguments_that_are_wrong_are_told_as_json_too() {
+    let place = Place::new();
+    for (arguments, message, help) in [
+        (
+            "merge run --json",
+            "the following required arguments were not provided: --output <DIR>",
+            "see mwa --help, or that of the command",
+        ),
+        (
+            "weights run --metrik x --json",
+            "unexpected argument '--metrik' found",
+            "a similar argument exists: '--metric'",
+        ),
+        (
+            "weights --json run --penalty x",
+            "invalid value 'x' for '--penalty <P>': it must be a number",
+            "see mwa --help, or that of the command",
+        ),
+    ] {
+        let ran = place.mwa(arguments);
+        assert_eq!(ran.code, Some(2), "{arguments}");
+        let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        let error = &told["error"];
+        assert_eq!(error["kind"], "usage");
+        assert_eq!((error["message"].as_str(), error["help"].as_str()), (Some(message), Some(help)));
+        assert!(error["file"].is_null() && error["tensor"].is_null());
+        // and for people as ever
+        assert!(ran.err.starts_with("error: "), "{}", ran.err);
+    }
+    // an input of that name is none of it, nor is help
+    assert_eq!(place.mwa("weights run --metrik x -- --json").out, "");
+    assert!(place.mwa("merge --json --help").out.contains("Usage: mwa merge"));
+}
+
+#[test]
+fn sizes_of_memory_are_written_as_elsewhere() {
+    let place = Place::with_run();
+    for size in ["1.5M", "64Mi", "65536Ki", "0.5GiB"] {
+        place.merges(&format!("run --memory {size}"));
+        std::fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    for (size, told) in [
+        ("0", "it must be more than 0 bytes"),
+        ("1.5Q", "`q` is not a unit; use K, M, G or T, also as Mi or MiB"),
+        ("x", "`x` is not a unit"),
+    ] {
+        let err = place.fails_with(2, &format!("merge run -o out --memory {size}"));
+        assert!(err.contains(told), "{err}");
+    }
 }

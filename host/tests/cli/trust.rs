@@ -280,11 +280,21 @@ fn a_full_standard_output_is_an_error() {
         let said = String::from_utf8(ran.stderr).unwrap();
         assert!(said.contains("error: standard output: cannot write it: No space left"), "{said}");
     }
-    // what was asked for is done, and may not be done again
-    let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let ran = place.command("merge run -o again").stdout(full).output().unwrap();
-    assert_eq!(ran.status.code(), Some(0));
-    assert!(String::from_utf8(ran.stderr).unwrap().contains("note: standard output: cannot write it"));
+    // what was asked for is done, which is said
+    for (arguments, output) in [
+        ("merge run -o again", "again"),
+        ("merge run -o twice --json", "twice"),
+        ("convert run/checkpoint-30 -o plain", "plain"),
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let ran = place.command(arguments).stdout(full).output().unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{arguments}");
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(said.contains("error: standard output: cannot write it: No space left"), "{said}");
+        assert!(said.contains(&format!("help: {output} is written and whole: only what was")), "{said}");
+        assert!(place.path(output).exists(), "{arguments}");
+    }
+    assert_eq!(place.mwa("verify twice").code, Some(0));
 }
 
 #[test]
