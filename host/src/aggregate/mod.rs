@@ -108,6 +108,8 @@ struct Client {
     name: String,
     path: PathBuf,
     told: Told,
+    /// Whether its samples were told.
+    is_counted: bool,
     sent: Option<PathBuf>,
 }
 
@@ -237,6 +239,16 @@ fn listed(inputs: &[PathBuf], round: &RoundOptions) -> Result<Vec<Client>> {
             Some(found) => paths.extend(found),
             None if !is_elsewhere(input) && !input.exists() => {
                 let error = Error::new(ErrorKind::Input, "does not exist").file(input.display().to_string());
+                let is_number = input.to_str().is_some_and(|text| text.parse::<f64>().is_ok());
+                let told = [("--samples", &round.samples), ("--staleness", &round.staleness)];
+                let told = told.into_iter().find_map(|(name, told)| Some((name, told.as_deref()?)));
+                if let (true, Some((name, told))) = (is_number, told) {
+                    let first = told.last().copied().unwrap_or_default();
+                    return Err(error.help(format!(
+                        "the numbers of {name} have commas between them: {name} {first},{}",
+                        input.display()
+                    )));
+                }
                 return Err(meant::suggest(error)
                     .help("give the folder of a round, or the files and folders of its clients"));
             }
@@ -274,10 +286,11 @@ fn listed(inputs: &[PathBuf], round: &RoundOptions) -> Result<Vec<Client>> {
     let staleness = of(&round.staleness, "numbers of staleness", 0.0)?;
     let told = samples.into_iter().zip(staleness);
     let told = told.map(|(samples, staleness)| Told { samples, staleness, time: None });
+    let is_counted = round.samples.is_some();
     Ok(paths
         .into_iter()
         .zip(told)
-        .map(|((name, path), told)| Client { name, path, told, sent: None })
+        .map(|((name, path), told)| Client { name, path, told, is_counted, sent: None })
         .collect())
 }
 
@@ -345,6 +358,7 @@ fn rows(path: &Path) -> Result<Vec<Client>> {
                 staleness: row.staleness.unwrap_or(0.0),
                 time: row.time,
             },
+            is_counted: row.samples.is_some(),
             sent: row.sent.as_deref().map(place).transpose()?,
         })
     };
@@ -459,6 +473,7 @@ fn choose(
     chosen.robust = robust.map(|(_, robust)| robust);
     chosen.adapter.clone_from(&options.adapter);
     chosen.notes = dropped.iter().map(|it| format!("{} is dropped: {}", it.name, it.reason)).collect();
+    chosen.notes.extend(uncounted(clients).filter(|_| chosen.robust.is_none()));
     chosen.round = Some(Round {
         roles,
         shares: parts,
@@ -478,6 +493,14 @@ fn choose(
     });
     let checkpoints = found.into_iter().map(|it| Checkpoint::of(it, &disk)).collect::<Result<Vec<_>>>()?;
     Ok(Choice { chosen, checkpoints: Arc::new(checkpoints), picture: None })
+}
+
+/// What to say where nobody told the samples of the clients.
+fn uncounted(clients: &[Client]) -> Option<String> {
+    let is_told = clients.len() < 2 || clients.iter().any(|client| client.is_counted);
+    (!is_told).then(|| {
+        format!("nothing says how many samples the {} clients had: they count alike (--samples N,N,…, or a manifest)", clients.len())
+    })
 }
 
 /// Refuse numbers that go together with nothing.

@@ -14,7 +14,7 @@ use mwa::{Dtype, Error, ErrorKind, Float, Result, Shard, Space};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{Making, PIECE, Place, Tensors, elements, open, pieces};
-use super::{Client, RoundOptions, card, choose, hashed, usage};
+use super::{Client, RoundOptions, card, choose, hashed, uncounted, usage};
 use crate::find::checkpoint::{Checkpoint, read_text};
 use crate::io::disk::InputFile;
 use crate::io::staging::{Staging, leads_out};
@@ -117,6 +117,7 @@ pub(super) fn aggregate(
         Work::Sum(named, base)
     };
     let mut report = work.report(dropped);
+    report.notes.extend(uncounted(clients).filter(|_| sums == 0));
     let staging = Staging::begin(out, how.force, &[])?;
     let threads = how.machine.threads();
     work.run(&mut report, options.adapter.as_deref(), &staging, threads, progress)?;

@@ -400,3 +400,26 @@ fn sums_that_do_not_belong_together_are_refused() {
     let damaged = place.fails("aggregate ab -o newer");
     assert!(damaged.contains("has a damaged head"), "{damaged}");
 }
+
+#[test]
+fn samples_that_are_told_otherwise_or_not_at_all() {
+    let place = with_round(&[("a", 0.0), ("b", 1.0), ("c", 2.0)]);
+    let told = place.fails("aggregate round --samples 1 2 3 -o out");
+    assert!(
+        told.contains("error: 2: does not exist")
+            && told.contains("help: the numbers of --samples have commas between them: --samples 1,2"),
+        "{told}"
+    );
+    let note = "nothing says how many samples the 3 clients had: they count alike";
+    let ran = place.mwa("aggregate round -o out");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains(note), "{}", ran.err);
+    for told in ["round --samples 1,1,1", "round --scheme geometric-median"] {
+        let ran = place.mwa(&format!("aggregate {told} -o out --force"));
+        assert!(ran.code == Some(0) && !ran.err.contains("nothing says"), "{}", ran.err);
+    }
+    let told = place.fails_with(2, "aggregate round --rule fedadam -o out");
+    assert!(told.contains("FedAdam is --server adam, with any rule"), "{told}");
+    let told = place.fails_with(2, "aggregate round --rule fedavgg -o out");
+    assert!(told.contains("a similar value exists: 'fedavg'"), "{told}");
+}
