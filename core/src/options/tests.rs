@@ -186,6 +186,12 @@ fn what_suits_no_checkpoints_is_refused_at_once() {
 }
 
 #[test]
+fn no_memory_at_all_is_none_to_merge_in() {
+    assert_eq!(read(r#"{"memory": 1}"#).memory, Some(1));
+    assert!(refused(r#"{"memory": 0}"#).contains("a whole number of bytes from 1 on"));
+}
+
+#[test]
 fn sizes_of_files_are_those_of_hugging_face() {
     for (text, bytes) in [
         ("5GB", 5_000_000_000),

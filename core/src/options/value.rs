@@ -62,7 +62,7 @@ impl fmt::Display for Kind {
             Self::Switch => "true or false",
             Self::Count => "a whole number from 1 on",
             Self::Whole => "a whole number from 0 on",
-            Self::Bytes => "a whole number of bytes",
+            Self::Bytes => "a whole number of bytes from 1 on",
             Self::Size => "a size from 1KB on, such as 5GB or 500MiB",
             Self::Number(Some(span)) => return write!(f, "a number, {span}"),
             Self::Number(None) => "a number",
@@ -111,7 +111,7 @@ impl Value for u64 {
     fn read(value: &Json, kind: Kind) -> Option<Self> {
         // JavaScript and NumPy may write 4.0 for 4
         let whole = value.as_u64().or_else(|| json::whole(value.as_f64()?))?;
-        (kind != Kind::Count || whole > 0).then_some(whole)
+        (!matches!(kind, Kind::Count | Kind::Bytes) || whole > 0).then_some(whole)
     }
 }
 
