@@ -334,10 +334,23 @@ test("a run of .bin files opens and merges", async () => {
   await page.locator(".good").getByText("Merged 2 checkpoints").waitFor();
 });
 
+test("what a merge failed for is told, and goes with the next change", async () => {
+  await openPage();
+  await openSample();
+  await page.selectOption("#scheme", "flag");
+  await page.locator("#subspace").fill("500");
+  await page.click("#merge");
+  await page.locator("#said", { hasText: "It could not be merged" }).waitFor();
+  await page.locator("#subspace").fill("1");
+  await page.locator("#said", { hasText: "into adapter_model.safetensors" }).waitFor();
+  assert.equal(await page.locator(".problem:visible").count(), 0);
+});
+
 test("a file alone opens without a metric", async () => {
   await openPage();
   await page.setInputFiles("#files", `${root}/examples/sample-run/checkpoint-1000/adapter_model.safetensors`);
   await page.getByText("1 of 1 into adapter_model.safetensors").waitFor();
+  await page.getByText("One checkpoint is copied as it is: there is nothing to average.").waitFor();
   assert.equal(await page.locator(".problem:visible").count(), 0);
 });
 

@@ -76,9 +76,10 @@ export class Checkpoints {
       value.textContent = one?.value === undefined ? "–" : told(one.value);
       source.replaceChildren(...from(one));
       const share = weight.get(name);
-      // a warning has the place of the weight that is not there; beside one it stands under the name where that column is not shown
+      // a warning has the place of the value and the weight that are not there; beside one it stands under the name where its column is not shown
       const isWide = share === undefined && (one?.state === "bad" || one?.state === "missing");
-      source.colSpan = isWide ? 3 : 1;
+      value.hidden = isWide && one.value === undefined;
+      source.colSpan = value.hidden ? 3 : isWide ? 2 : 1;
       source.classList.toggle("wide", isWide);
       cell.hidden = isWide;
       (bar.parentElement as HTMLElement).hidden = isWide;

@@ -70,6 +70,7 @@ const CONTROLS: [RegExp, string | ((...found: never[]) => string)][] = [
   [/goal: "max"/g, "Better: higher"],
   [/metric: "([^"]+)"/g, "Metric: $1"],
   [/\(metricsFile\)/g, "dropped together with the run, as .csv"],
+  [/a table of metrics goes to metricsFile/g, "a table of metrics (.csv, .jsonl) is dropped together with the run, or after it"],
   [/metricsFile/g, "a table (.csv) dropped together with the run"],
   [/ or weights$/g, ""],
   [/choose space product too/g, "choose Average: Products B·A too"],

@@ -11,7 +11,7 @@ export { dropped } from "./dropped.js";
 export { openRun, weigh, weights, Run, type OpenOptions, type Weighing } from "./run.js";
 export { compare, type Comparison } from "./compare.js";
 export type { DeviceChoice } from "./gpu.js";
-export { merge, preview, type Merged, type MergedFile, type MergeOptions, type Preview, type Progress } from "./merge.js";
+export { merge, preview, type Merged, type MergedFile, type MergedInMemory, type MergeOptions, type Preview, type Progress } from "./merge.js";
 export { search, type Candidate, type Compared, type Evaluate, type Score, type Searched, type SearchOptions, type Trial } from "./search.js";
 export type { Output } from "./output.js";
 export type { Input, NamedData, RangeFile } from "./source.js";

@@ -59,6 +59,11 @@ export interface Merged {
   seconds: number;
 }
 
+/** A finished merge that was written nowhere. */
+export interface MergedInMemory extends Merged {
+  files: (MergedFile & { blob: Blob })[];
+}
+
 /** What a merge would write. */
 export interface Preview {
   report: Report;
@@ -86,6 +91,8 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
  *
  * @throws {MergeError} what keeps the checkpoints from being averaged or written; nothing is left behind
  */
+export function merge(run: Run, options?: Omit<MergeOptions, "output"> & { output?: never }): Promise<MergedInMemory>;
+export function merge(run: Run, options?: MergeOptions): Promise<Merged>;
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
   runOf(run);
   const { device = "auto", threads = 0, onProgress, signal } = options;
