@@ -7,6 +7,12 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind};
 use crate::format::stem;
 
+/// What is wrong with a folder in which nothing is known.
+pub(crate) const NOTHING: &str = "holds no weights, and no folders named checkpoint-N";
+
+/// What to do where a checkpoint has none.
+pub(crate) const WEIGHTS: &str = "copy or download its weights again";
+
 /// How the names of files begin that hold a trainer's state, not weights.
 const STATES: [&str; 16] = [
     "optimizer",
@@ -234,10 +240,19 @@ pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) 
         return Error::new(ErrorKind::Input, format!("holds {name}, {what}, which is not read here"))
             .help(help);
     } else {
-        return Error::new(ErrorKind::Input, "holds no weights, and no folders named checkpoint-N")
+        return Error::new(ErrorKind::Input, NOTHING)
             .help("give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights");
     };
     Error::new(ErrorKind::Input, format!("{what}: {}", some(found))).help(help)
+}
+
+/// Why the folder of a checkpoint, in which all of this lies, has no weights.
+pub(crate) fn bare(names: &[String]) -> Error {
+    let detail = match names {
+        [] => "holds no weights: it is empty".into(),
+        names => format!("holds no weights, only {}", some(&names.iter().collect::<Vec<_>>())),
+    };
+    Error::new(ErrorKind::Input, detail).help(WEIGHTS)
 }
 
 /// Whether a folder holds the parts of an image model, each in a folder of its own, by the names in it.

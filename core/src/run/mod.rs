@@ -9,7 +9,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, all};
+use crate::files::{Files, Maybe, all, last, parent};
 use crate::logs::history::History;
 use crate::logs::metric::{Metric, MetricOptions, Reading};
 use crate::merge::report;
@@ -198,6 +198,7 @@ impl Run {
     /// # Errors
     /// Those of [`choose`], of the logs and of the table.
     pub fn weigh(&self, options: &WeighOptions) -> Result<Weighed> {
+        self.whole(options)?;
         let named = self.named(options.checkpoints.as_deref())?;
         let listed: Vec<_> =
             named.iter().map(|&at| self.listed(at, options.excluded.contains(&at))).collect();
@@ -342,6 +343,41 @@ impl Run {
         let (name, label, run) = (&checkpoint.name, checkpoint.label(), log::shown(checkpoint.run()));
         let (step, number) = (checkpoint.step, checkpoint.number);
         Listed { name, label, run, step, number, is_bad }
+    }
+
+    /// Refuse to leave out a checkpoint that lacks a file, unless nothing is wanted of it.
+    fn whole(&self, options: &WeighOptions) -> Result<()> {
+        let (choose, select) = (&options.choose, &options.choose.select);
+        if choose.drop_bad || options.checkpoints.is_some() {
+            return Ok(());
+        }
+        for (path, error) in self.broken.iter().filter(|(_, error)| search::lacks(error)) {
+            let Some(number) = checkpoint::step_of_folder(last(path)) else { continue };
+            let of_run = || self.checkpoints.iter().filter(|it| it.run() == parent(path));
+            // names may count epochs
+            let is_by_steps = of_run().all(|it| it.step.is_some() && it.step == it.number);
+            let is_within = |step: u64| select.steps.is_none_or(|(from, to)| (from..=to).contains(&step));
+            let is_newer = |it: &&Checkpoint| it.number.is_some_and(|other| other > number);
+            let newer = of_run().filter(is_newer);
+            let is_counted = |it: &&Checkpoint| it.step.is_some_and(is_within);
+            let is_passed = select.last.is_some_and(|last| newer.clone().filter(is_counted).count() >= last);
+            if is_by_steps && (!is_within(number) || is_passed && select.every.is_none()) {
+                continue;
+            }
+            let older = of_run().filter_map(|it| it.number).filter(|other| *other < number).max();
+            let other = match (newer.count(), older) {
+                _ if !is_by_steps => String::new(),
+                (0, None) => String::new(),
+                (0, Some(older)) => format!(", or --steps ..{older}"),
+                (newer, _) => format!(", or --last {newer}"),
+            };
+            let help = error.advice().unwrap_or_default();
+            let help = format!(
+                "{help}; or merge without {path}: move the folder out of the run, or give --drop-bad{other}"
+            );
+            return Err(error.clone().help_instead(help));
+        }
+        Ok(())
     }
 
     /// Places of the checkpoints with these names; of all without.

@@ -12,7 +12,7 @@ use crate::merge::report::REPORT;
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{BARE, file_row, folder_row, step_of_folder};
-use crate::run::weights::{broken_link, weights_in};
+use crate::run::weights::{ITS_CONFIG, REST, broken_link, weights_in};
 
 /// What the paths lead to.
 #[derive(Debug, Default)]
@@ -179,6 +179,18 @@ fn numbered_files(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
     Ok(found)
 }
 
+/// Open a checkpoint; of a folder that is named as one and has no weights it is told what it has.
+fn open(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Checkpoint> {
+    match Checkpoint::open(files, readers, path, options) {
+        Err(Stop::Failed(error))
+            if error.detail() == foreign::NOTHING && step_of_folder(last(path)).is_some() =>
+        {
+            Err(foreign::bare(&files.list(path)?).file(path).into())
+        }
+        opened => opened,
+    }
+}
+
 /// Open the checkpoints of a run.
 fn search(
     files: &dyn Files,
@@ -190,7 +202,7 @@ fn search(
     let logged = all(folders.iter().map(|(_, path)| is_logged(files, readers, path)))?;
     let any_logged = logged.contains(&true);
     let mut found = Found { searched: true, ..Found::default() };
-    let open = |((_, path), is_logged): (&(u64, String), bool)| {
+    let open_logged = |((_, path), is_logged): (&(u64, String), bool)| {
         if is_folder(files, &join(path, "relora"))? {
             let detail = "was trained with ReLoRA: its adapters belong to different bases";
             return Err(Error::new(ErrorKind::Config, detail)
@@ -204,16 +216,19 @@ fn search(
             let detail = "has no trainer_state.json, so its save was interrupted";
             return Ok(Err(Error::new(ErrorKind::Input, detail).file(path)));
         }
-        match Checkpoint::open(files, readers, path, options) {
+        match open(files, readers, path, options) {
             Ok(checkpoint) => Ok(Ok(checkpoint)),
-            // what lacks a file is not whole, and what the system refuses says nothing of the checkpoint
-            Err(Stop::Failed(error)) if is_content(&error, is_folder(files, path)?.then_some(path)) => {
+            // what the system refuses says nothing of the checkpoint, and what cannot be told apart is for the user to tell; what
+            // lacks a file stops a merge that may want it
+            Err(Stop::Failed(error))
+                if lacks(&error) || is_content(&error, is_folder(files, path)?.then_some(path)) =>
+            {
                 Ok(Err(error))
             }
             Err(stop) => Err(stop),
         }
     };
-    let opened = all(folders.iter().zip(logged).map(open))?;
+    let opened = all(folders.iter().zip(logged).map(open_logged))?;
     for ((_, path), opened) in folders.iter().zip(opened) {
         match opened {
             Ok(checkpoint) => found.checkpoints.push(checkpoint),
@@ -236,10 +251,15 @@ fn search(
     Ok(found)
 }
 
-/// Whether a file of a checkpoint is bad, rather than one missing or unreadable.
+/// Whether a file of a checkpoint is bad, rather than one unreadable.
 fn is_content(error: &Error, folder: Option<&String>) -> bool {
-    let lacks = folder.is_some_and(|folder| error.at_file() == Some(folder));
-    error.kind() != ErrorKind::Io && !lacks
+    let is_of_folder = folder.is_some_and(|folder| error.at_file() == Some(folder));
+    error.kind() != ErrorKind::Io && !is_of_folder
+}
+
+/// Whether a file of a checkpoint is missing, rather than bad: it may be on its way, or was moved by mistake.
+pub(crate) fn lacks(error: &Error) -> bool {
+    [REST, foreign::WEIGHTS, ITS_CONFIG].iter().any(|help| error.advice() == Some(help))
 }
 
 /// Whether the checkpoint has a log of its own.
@@ -288,7 +308,7 @@ fn open_named(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOp
                 .into());
         }
     }
-    let checkpoint = Checkpoint::open(files, readers, path, options)?;
+    let checkpoint = open(files, readers, path, options)?;
     if is_folder && is_unfinished(files, readers, path)? {
         let detail = "has no trainer_state.json, though its neighbours have: its save was interrupted";
         return Err(Error::new(ErrorKind::Input, detail).file(path).help("leave it out").into());

@@ -616,11 +616,28 @@ fn a_set_of_shards_is_one_checkpoint_and_must_be_whole() {
 }
 
 #[test]
-fn a_missing_file_stops_the_merge() {
+fn a_missing_file_stops_the_merge_that_may_want_it() {
     let mut files = run();
+    for lost in ["adapter_config.json", "adapter_model.safetensors"] {
+        let mut files = run();
+        files.files.retain(|(path, _)| *path != format!("run/checkpoint-20/{lost}"));
+        let run = open(&files, &["run"]).unwrap();
+        assert_eq!((run.checkpoints.len(), run.broken.len(), run.notes.len()), (2, 1, 1));
+        let error = run.weigh(&by_loss()).unwrap_err();
+        assert_eq!(error.at_file(), Some("run/checkpoint-20"));
+        assert!(error.advice().unwrap().ends_with("or give --drop-bad, or --last 1"), "{:?}", error.advice());
+        let mut wanted = by_loss();
+        wanted.choose.select.last = Some(2);
+        assert!(run.weigh(&wanted).is_err());
+        wanted.choose.drop_bad = true;
+        assert_eq!(run.weigh(&wanted).unwrap().indexes, [0, 1]);
+        let mut newest = by_loss();
+        newest.choose.select.last = Some(1);
+        assert_eq!(run.weigh(&newest).unwrap().indexes, [1]);
+        let ticked = WeighOptions { checkpoints: Some(["run/checkpoint-10".to_owned()].into()), ..by_loss() };
+        assert_eq!(run.weigh(&ticked).unwrap().indexes, [0]);
+    }
     files.files.retain(|(path, _)| path != "run/checkpoint-20/adapter_model.safetensors");
-    let error = open(&files, &["run"]).unwrap_err();
-    assert_eq!(error.at_file(), Some("run/checkpoint-20"));
     // a link to a file that is gone is no reason to take another file
     files.write("run/checkpoint-20/model.safetensors", file("w", &[1.0], &[]));
     files.odd.push(("run/checkpoint-20/adapter_model.safetensors".into(), Kind::Missing));

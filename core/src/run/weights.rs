@@ -9,6 +9,12 @@ use crate::files::{Files, Kind, Maybe, NO_FILE, is_file, is_folder, join};
 use crate::format::{STEMS, foreign, stem};
 use crate::merge::report::CONFIG;
 
+/// What to do where some of several files are missing.
+pub(crate) const REST: &str = "download or copy the rest of the checkpoint";
+
+/// What to do where an adapter's config is.
+pub(crate) const ITS_CONFIG: &str = "copy adapter_config.json from another checkpoint of the run";
+
 /// Where the weights of a folder are.
 #[derive(Debug)]
 pub(crate) enum Place {
@@ -88,7 +94,7 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
         Some((first, count)) if found.len() != *count => {
             let detail = format!("is one of {count} shards, of which {} are there", found.len());
             let error = Error::new(ErrorKind::Io, detail).file(first.as_str());
-            Err(error.help("download or copy the rest of the checkpoint").into())
+            Err(error.help(REST).into())
         }
         _ => Ok(found.into_iter().map(|(path, _)| path).collect()),
     }

@@ -101,6 +101,52 @@ help: copy or download the file again
     );
 }
 
+/// It is never left out unasked, and every way out that is told works.
+#[test]
+fn a_checkpoint_that_lacks_its_weights_stops_what_may_want_it_and_nothing_else() {
+    let place = Place::with_run();
+    fs::remove_file(place.path("run/checkpoint-20/adapter_model.safetensors")).unwrap();
+    let stopped = str![[r#"
+error: run/checkpoint-20: holds no weights, only adapter_config.json, trainer_state.json
+help: copy or download its weights again; or merge without run/checkpoint-20: move the folder out of the run, or give --drop-bad, or --last 1
+
+"#]];
+    for arguments in
+        ["merge run -o out", "merge run --last 2 -o out", "weights run", "weights run --select all"]
+    {
+        assert_data_eq!(place.fails(arguments), stopped.clone());
+    }
+    let note = "note: run/checkpoint-20 is left out: it holds no weights, only adapter_config.json, trainer_state.json";
+    for (arguments, taken) in [
+        ("weights run --last 1", "checkpoint-30"),
+        ("weights run --steps 21..1000", "checkpoint-30"),
+        ("weights run --steps ..10", "checkpoint-10"),
+        ("weights run --drop-bad --select all", "checkpoint-10"),
+        ("inspect run", "2 checkpoints"),
+    ] {
+        let ran = place.mwa(arguments);
+        assert_eq!(ran.code, Some(0), "{arguments}: {}", ran.err);
+        assert!(ran.err.contains(note) && ran.out.contains(taken), "{arguments}: {}{}", ran.out, ran.err);
+    }
+    place.merges("run --select all --drop-bad");
+    // the newest; and one that has a part of its weights
+    fs::rename(
+        place.path("run/checkpoint-30/adapter_model.safetensors"),
+        place.path("run/checkpoint-30/adapter_model-00001-of-00002.safetensors"),
+    )
+    .unwrap();
+    fs::rename(place.path("run/checkpoint-20"), place.path("checkpoint-20")).unwrap();
+    assert_data_eq!(
+        place.fails("weights run"),
+        str![[r#"
+error: run/checkpoint-30/adapter_model-00001-of-00002.safetensors: is one of 2 shards, of which 1 are there
+help: download or copy the rest of the checkpoint; or merge without run/checkpoint-30: move the folder out of the run, or give --drop-bad, or --steps ..10
+
+"#]]
+    );
+    assert_eq!(place.mwa("weights run --steps ..10").code, Some(0));
+}
+
 #[test]
 fn checkpoints_of_other_frameworks_are_recognised() {
     let place = Place::new();
