@@ -174,10 +174,13 @@ test("slips of programs are named", async () => {
     [() => mwa.openRun(opening), /an input is a Promise, which is not a file/],
     [() => mwa.openRun([{ data: new Blob() }]), /an input is an object with data, which is not a file/],
     [() => mwa.weigh(run, { dropBad: 3 }), /^option dropBad: 3 does not fit/],
+    [() => mwa.weigh(run, null), /the options are null, which is not an object/],
+    [() => mwa.merge(run, [4]), /the options are an array, which is not an object/],
     [() => mwa.weigh(run, { checkpoints: ["checkpoint-7"] }), /there is no checkpoint `checkpoint-7`/],
   ]) await assert.rejects(async () => work(), (error) => error instanceof mwa.MergeError && error.kind === "usage" && says.test(error.message), `${says}`);
   assert.throws(() => mwa.weigh(run, { checkpoints: ["checkpoint-7"] }), ({ help }) => /^there are \S*sample-run\/checkpoint-550, /.test(help));
   assert.throws(() => mwa.weigh(run, { drop_bda: true }), ({ help }) => help === "did you mean `dropBad`?");
+  assert.throws(() => mwa.weigh(run, { correctForLr: true }), ({ help }) => help.endsWith("or leave correctForLr out"));
   await opening;
   const aborted = mwa.openRun(await disk(`${root}/examples/sample-run`), { signal: AbortSignal.abort() });
   await assert.rejects(aborted, { kind: "stopped" });

@@ -6,6 +6,7 @@ import { toJson } from "./options.js";
 import { jobsOf, type Job, type Lot } from "./order.js";
 import type { Begin, Piece, Pool, Reply } from "./pool.js";
 import type { Run } from "./run.js";
+import { said } from "./source.js";
 import type { Comparison, Merge } from "./wasm/mwa.js";
 
 /** Most bytes that a job reads of one input: caches like small pieces. */
@@ -18,7 +19,9 @@ const LEAST = 256 << 10;
 const MEMORY = 256 << 20;
 
 /** Options as the core reads them, without those that are JavaScript's own. */
-export function wanted(run: Run, { output, onProgress, signal, threads, device, ...options }: MergeOptions): string {
+export function wanted(run: Run, given: MergeOptions): string {
+  if (typeof given !== "object" || given === null || Array.isArray(given)) throw new MergeError("usage", `the options are ${said(given)}, which is not an object with options`);
+  const { output, onProgress, signal, threads, device, ...options } = given;
   return toJson({ ...options, ...named(run, options) });
 }
 

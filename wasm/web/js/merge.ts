@@ -94,7 +94,8 @@ export function preview(run: Run, options: MergeOptions = {}): Preview {
 export function merge(run: Run, options?: Omit<MergeOptions, "output"> & { output?: never }): Promise<MergedInMemory>;
 export function merge(run: Run, options?: MergeOptions): Promise<Merged>;
 export async function merge(run: Run, options: MergeOptions = {}): Promise<Merged> {
-  runOf(run);
+  // before any worker is started
+  wanted(runOf(run), options);
   const { device = "auto", threads = 0, onProgress, signal } = options;
   if (!["auto", "gpu", "cpu"].includes(device)) throw new MergeError("usage", `there is no device \`${device}\``, "use auto, gpu or cpu");
   if (!Number.isSafeInteger(threads) || threads < 0) throw new MergeError("usage", `${threads} is not a valid number of threads`, "use a whole number, or 0 for this thread");

@@ -73,7 +73,7 @@ export const speech = { flags: false };
 /** `--drop-bad` as `dropBad: true`, `--metric loss` as `metric: "loss"`; whole command lines stay as they are. */
 export function spoken(text: string): string {
   if (speech.flags) return text;
-  text = text.replace(/\b(?:option|did you mean) `?([a-z]+(?:_[a-z0-9]+)+)/g, (whole, name: string) => whole.replace(name, camel(name)));
+  text = text.replace(/\b(option `?)?([a-z]+(?:_[a-z0-9]+)+)\b/g, (whole, before: string | undefined, name: string) => (before || camel(name) in KINDS ? `${before ?? ""}${camel(name)}` : whole));
   const said = (name: string, value?: string | number | true) => `${name}${value === undefined ? "" : `: ${typeof value === "string" ? JSON.stringify(value) : value}`}`;
   const end = text.search(COMMAND);
   const [before, command] = end < 0 ? [text, ""] : [text.slice(0, end), text.slice(end)];
