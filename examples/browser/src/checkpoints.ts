@@ -82,7 +82,7 @@ export class Checkpoints {
       source.colSpan = value.hidden ? 3 : isWide ? 2 : 1;
       source.classList.toggle("wide", isWide);
       cell.hidden = isWide;
-      (bar.parentElement as HTMLElement).hidden = isWide;
+      bar.parentElement!.classList.toggle("spare", isWide);
       beside.textContent = !isWide && one && one.state !== "read" ? one.source : "";
       cell.textContent = share === undefined ? "" : Number.isNaN(share) ? "?" : share.toFixed(4);
       bar.style.width = `${(Math.abs(share || 0) / largest) * 100}%`;
