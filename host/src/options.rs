@@ -53,8 +53,17 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// [`mwa::ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all.
+    /// [`mwa::ErrorKind::Weights`] for a penalty or weights that suit no checkpoints at all; [`ErrorKind::Usage`] for an empty path,
+    /// and for checkpoints by name.
     pub fn new(inputs: Vec<PathBuf>, given: &mwa::Options) -> Result<Self> {
+        if inputs.iter().any(|path| path.as_os_str().is_empty()) {
+            let error = Error::new(ErrorKind::Usage, "a path is empty");
+            return Err(error.help("name the run: an empty path is no folder"));
+        }
+        if given.checkpoints.is_some() {
+            let error = Error::new(ErrorKind::Usage, "option checkpoints is not for here");
+            return Err(error.help("give the paths of these checkpoints instead of their run's"));
+        }
         let mut moments = given.role_moments();
         // reports name them from the checkpoints on, which a path from here does not lead to
         if inputs.iter().any(|path| path.is_absolute() || is_elsewhere(path)) {
@@ -81,6 +90,23 @@ impl Options {
             model: given.model.clone(),
             weights_file: given.weights_file.as_ref().map(PathBuf::from),
         })
+    }
+}
+
+/// Options of a JSON object, all of which must be among these names; null is none.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for one that says nothing there; those of [`mwa::Options::parse`].
+pub fn parse(text: &str, names: &[&str]) -> Result<mwa::Options> {
+    let given = mwa::Options::parse(text)?;
+    let named: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
+    let is_idle = |name: &str, value: &serde_json::Value| !value.is_null() && !names.contains(&name);
+    match named.iter().find(|(name, value)| is_idle(name, value)) {
+        Some((idle, _)) => {
+            let error = Error::new(ErrorKind::Usage, format!("option {idle} says nothing here"));
+            Err(error.help(format!("options are {}", names.join(", "))))
+        }
+        None => Ok(given),
     }
 }
 
@@ -114,20 +140,10 @@ impl MergeOptions {
     /// Those of a JSON object, all of which must be options of the verb.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an option of other verbs; those of [`mwa::Options::parse`] and [`Self::new`].
+    /// Those of [`parse`] and [`Self::new`].
     pub fn parse(text: &str, verb: Verb) -> Result<Self> {
-        let given = mwa::Options::parse(text)?;
-        let named: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(text).unwrap_or_default();
-        let rows = || OPTIONS.iter().filter(|row| row.is_on_face(Face::Native, verb));
-        if let Some(idle) = named.keys().find(|name| rows().all(|row| row.name != **name)) {
-            let names: Vec<_> = rows().map(|row| row.name).collect();
-            let detail = format!("option {idle} says nothing here");
-            return Err(
-                Error::new(ErrorKind::Usage, detail).help(format!("options are {}", names.join(", ")))
-            );
-        }
-        Self::new(&given)
+        let rows = OPTIONS.iter().filter(|row| row.is_on_face(Face::Native, verb));
+        Self::new(&parse(text, &rows.map(|row| row.name).collect::<Vec<_>>())?)
     }
 
     /// Those of `given` that say how to merge.

@@ -91,13 +91,25 @@ pub(crate) unsafe fn given(options: *const c_char) -> Result<mwa::Options> {
     mwa::Options::parse(if options.is_null() { "" } else { unsafe { text(options, "options") }? })
 }
 
-/// A path.
+/// The same, of these names alone.
+///
+/// # Safety
+/// As [`text`].
+pub(crate) unsafe fn given_of(options: *const c_char, names: &[&str]) -> Result<mwa::Options> {
+    // SAFETY: the caller's promise.
+    mwa_host::parse_options(if options.is_null() { "" } else { unsafe { text(options, "options") }? }, names)
+}
+
+/// A path, which is not empty: that would be the folder that the program happens to be in.
 ///
 /// # Safety
 /// As [`text`].
 pub(crate) unsafe fn path(pointer: *const c_char, what: &str) -> Result<PathBuf> {
     // SAFETY: the caller's promise.
-    unsafe { text(pointer, what) }.map(PathBuf::from)
+    match unsafe { text(pointer, what) }? {
+        "" => Err(usage(format!("{what} is empty"))),
+        path => Ok(PathBuf::from(path)),
+    }
 }
 
 /// An array; NULL only if it is empty.

@@ -8,7 +8,7 @@ use mwa::safetensors::Header;
 use mwa::{AdapterConfig, Error, ErrorKind, Input, Read, Result, Shard};
 use mwa_host::{InstructionSet, resize};
 
-use crate::border::{free, give, given, guarded, list, text, usage};
+use crate::border::{free, give, given_of, guarded, list, text, usage};
 use crate::{mwa_error, mwa_text};
 
 /// One checkpoint: a safetensors file, by its head.
@@ -44,6 +44,21 @@ pub type mwa_read = Option<
 pub type mwa_write =
     Option<unsafe extern "C" fn(user: *mut c_void, offset: u64, bytes: *const u8, size: usize) -> c_int>;
 
+/// The options that say how the inputs of a plan are merged; what chooses and weighs them, and one that parts the output, does not.
+const PLANNED: [&str; 11] = [
+    "dtype",
+    "method",
+    "outliers",
+    "space",
+    "rank",
+    "energy",
+    "strict",
+    "residual",
+    "allow_cross_run",
+    "allow_non_finite",
+    "rewrite",
+];
+
 /// Most bytes that a residual reads at once: they stay in a second-level cache.
 const WINDOW: usize = 2 << 20;
 
@@ -73,7 +88,8 @@ pub unsafe extern "C" fn mwa_header_size(
 
 /// Check inputs against each other, oldest first, and lay out the output, which has the tensors of the last. `weights` are one
 /// per input and are divided by their sum. `options` is a JSON object with the options of `mwa merge` that say how is merged
-/// (dtype, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL.
+/// (dtype, method, outliers, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL; any other
+/// is refused.
 ///
 /// # Safety
 /// Pointers are what they are said to be; `inputs` and `weights` have `count` elements; `plan` can be written.
@@ -89,11 +105,7 @@ pub unsafe extern "C" fn mwa_plan_new(
         // SAFETY: the caller's promise.
         let (read, weights) = unsafe { (list(inputs, count, "inputs")?, list(weights, count, "weights")?) };
         // SAFETY: the caller's promise.
-        let options = unsafe { given(options) }?.merging()?;
-        if options.shard_size.is_some() {
-            let detail = "option shard_size parts the output into files, and a plan has one";
-            return Err(Error::new(ErrorKind::Usage, detail).help("leave it out, or merge by paths").into());
-        }
+        let options = unsafe { given_of(options, &PLANNED) }?.merging()?;
         let (mut inputs, mut configs) = (Vec::new(), Vec::new());
         for input in read {
             // SAFETY: the caller's promise.

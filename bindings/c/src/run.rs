@@ -6,7 +6,7 @@ use mwa::Result;
 use mwa_host::{Machine, MergeOptions, Options, Paced, Progress};
 use serde::Serialize;
 
-use crate::border::{give, given, guarded, list, path};
+use crate::border::{give, given, given_of, guarded, list, path};
 use crate::{mwa_error, mwa_text};
 
 /// Called now and then with bytes of input done and in all, on the thread that called the function; anything but 0 stops
@@ -75,8 +75,9 @@ pub unsafe extern "C" fn mwa_inspect(
     found: *mut *mut mwa_text,
 ) -> *mut mwa_error {
     guarded(|| {
+        let names = ["adapter", "weights_key", "metrics_from"];
         // SAFETY: the caller's promise.
-        let (wanted, place) = unsafe { (given(options)?, path(place, "place")?) };
+        let (wanted, place) = unsafe { (given_of(options, &names)?, path(place, "place")?) };
         let made = mwa_host::inspect(&place, &wanted)?;
         // SAFETY: the caller's promise.
         unsafe { give_json(found, &made) };
@@ -99,8 +100,9 @@ pub unsafe extern "C" fn mwa_verify(
     found: *mut *mut mwa_text,
 ) -> *mut mwa_error {
     guarded(|| {
+        let names = ["threads", "memory", "device"];
         // SAFETY: the caller's promise.
-        let (wanted, folder) = unsafe { (given(options)?, path(folder, "folder")?) };
+        let (wanted, folder) = unsafe { (given_of(options, &names)?, path(folder, "folder")?) };
         let machine = Machine::new(&wanted)?;
         let made = listened(progress, user, |progress| mwa_host::verify(&folder, machine, progress))?;
         // SAFETY: the caller's promise.

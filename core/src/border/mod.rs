@@ -142,9 +142,18 @@ impl Session {
         if order.verb == Verb::Inspect && order.paths.len() != 1 {
             return Err(Error::new(ErrorKind::Usage, "one path is inspected at a time"));
         }
+        if order.paths.iter().any(String::is_empty) {
+            let error = Error::new(ErrorKind::Usage, "a path is empty");
+            return Err(error.help("name the run, or leave the path out: an empty one is no folder"));
+        }
+        order.options.suits_a_session()?;
         order.options.choosing()?;
         order.options.merging()?;
-        Ok(Self {
+        Ok(Self::of(order, readers))
+    }
+
+    fn of(order: Order, readers: &'static Readers) -> Self {
+        Self {
             order,
             readers,
             files: Asked::default(),
@@ -156,7 +165,7 @@ impl Session {
             weighed: None,
             inspection: None,
             report: None,
-        })
+        }
     }
 
     /// To verify a merge: merge again as its report says, from the paths of its inputs, one for each in order.
@@ -171,7 +180,7 @@ impl Session {
     ) -> Result<Self> {
         let options = Options::default();
         let order = Order { verb: Verb::Merge, paths, options, chunk, hashed_outside: false };
-        Ok(Self { report: Some(report), ..Self::open(order, readers)? })
+        Ok(Self { report: Some(report), ..Self::of(order, readers) })
     }
 
     /// What to do next. Many jobs may be under way, and finish in any order, as far as one does not depend on another.

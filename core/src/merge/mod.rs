@@ -400,7 +400,7 @@ fn over_base(chosen: &Chosen, blend: Blend) -> Result<()> {
         let detail = format!("is {}, but the base {} is {}", kind(of_task), base.name, kind(of_base));
         return Err(Error::new(ErrorKind::Config, detail).file(&*task.name).help(
             "what an adapter changes is the adapter itself: of LoRA checkpoints give an earlier one of their run as the base, of whole \
-             models the model that they were trained from",
+             models the model that they were trained from; adapters of different tasks become such models by mwa apply, and these merge",
         ));
     }
     if blend.curvature().is_some() && moments.len() != inputs.len() - usize::from(*has_base) {

@@ -750,6 +750,8 @@ impl Weighting {
             None => {}
         }
         match (&self.metric, self.goal.as_deref()) {
+            // by steps alone
+            _ if ["ema", "decay"].contains(&&*self.scheme) => {}
             (Some(metric), Some("min")) => text += &format!(", by {metric} (lower is better)"),
             (Some(metric), Some(_)) => text += &format!(", by {metric} (higher is better)"),
             (Some(metric), None) => text += &format!(", by {metric}"),
@@ -882,12 +884,25 @@ impl Report {
 
     /// Add what the residual says of the merge; once, when it is known.
     pub fn advise_residual(&mut self) {
-        if let (Some(distance), FACTORS) = (&self.residual, self.space.as_str()) {
-            let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
-            let is_one_run = self.inputs.windows(2).all(|pair| run(&pair[0]) == run(&pair[1]));
-            let is_beyond = self.inputs.iter().any(|input| input.weight < 0.0);
-            self.advice.extend(Advice::on_residual(distance.overall, is_one_run, is_beyond));
+        match (&self.residual, self.space.as_str()) {
+            (Some(distance), FACTORS) => {
+                let is_beyond = self.inputs.iter().any(|input| input.weight < 0.0);
+                self.advice.extend(Advice::on_residual(distance.overall, self.is_one_run(), is_beyond));
+            }
+            (Some(distance), _) => self.advice.extend(Advice::on_rank(distance.overall)),
+            (None, _) => {}
         }
+        let of_tasks = [BlendName::Ties, BlendName::Consensus, BlendName::MagnitudeMask];
+        let method = self.weighting.named().filter(|method| of_tasks.contains(method));
+        if let Some(method) = method.filter(|_| self.inputs.len() > 1 && self.is_one_run()) {
+            self.advice.push(Advice::on_one_task(method.name(), self.inputs.len()));
+        }
+    }
+
+    /// Whether the inputs lie in one folder.
+    fn is_one_run(&self) -> bool {
+        let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
+        self.inputs.windows(2).all(|pair| run(&pair[0]).is_some() && run(&pair[0]) == run(&pair[1]))
     }
 
     /// What was filled in and where it comes from, if layers were lost.

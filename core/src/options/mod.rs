@@ -680,6 +680,26 @@ impl Options {
         })
     }
 
+    /// Refuse what a [`crate::border::Session`] would have no use for, rather than leave it undone.
+    pub(crate) fn suits_a_session(&self) -> Result<()> {
+        let is_named =
+            |name: &Option<String>, idle: &[&str]| name.as_deref().is_some_and(|it| !idle.contains(&it));
+        let asked = [
+            (
+                "format",
+                is_named(&self.format, &["keep"]),
+                "the native program converts: merge, then mwa convert",
+            ),
+            ("model", self.model.is_some(), "it is for mwa convert of the native program"),
+            ("sha256", self.sha256, "no file is read from front to back here: leave it out"),
+            ("device", is_named(&self.device, &["auto", "cpu"]), "WebAssembly computes here: leave it out"),
+        ];
+        match asked.iter().find(|(_, is_asked, _)| *is_asked) {
+            Some((name, _, help)) => Err(usage(format!("option {name} is not for here")).help(*help)),
+            None => Ok(()),
+        }
+    }
+
     fn shard_size(&self) -> Result<Option<u64>> {
         match self.format.as_deref() {
             Some(format) if format != "keep" && self.shard_size.is_some() => {

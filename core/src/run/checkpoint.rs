@@ -16,7 +16,7 @@ use crate::format::training::{self, Layout};
 use crate::format::{foreign, open, quantised, stem};
 use crate::merge::report::{CONFIG, MODEL_CONFIG};
 use crate::method::scaled::Block;
-use crate::run::moments::FoundMoments;
+use crate::run::moments::{FoundMoments, are_moments};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{folder_row, home};
 use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
@@ -134,6 +134,11 @@ impl Checkpoint {
         }
         let mut checkpoint = Self::of(path);
         checkpoint.take(open_weights(files, readers, path, options)?);
+        if checkpoint.files.iter().any(|file| are_moments(&file.header)) {
+            let error =
+                Error::new(ErrorKind::Input, "holds second moments of a training, and no weights").file(path);
+            return Err(error.help("give it by --moments, with --method ota or ffg").into());
+        }
         if last(path).starts_with("adapter_model") {
             // a program that loads the merge needs it as much as if its folder had been named
             checkpoint.config = config_in(files, parent(path), false)?;

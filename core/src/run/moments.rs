@@ -32,6 +32,11 @@ const NAMES: &str = "names.json";
 pub(crate) const BETA2: &str = "beta2";
 pub(crate) const STEP: &str = "step";
 
+/// Whether a file is one of moments, as `mwa moments` writes it.
+pub(crate) fn are_moments(header: &Header) -> bool {
+    [BETA2, "rank1"].iter().any(|name| header.metadata().get(name).is_some())
+}
+
 /// The second moments of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct FoundMoments {
@@ -226,8 +231,8 @@ fn missing(files: &dyn Files, folder: &str) -> Maybe<Error> {
         None => detail,
     };
     Ok(Error::new(ErrorKind::Input, detail).help(
-        "give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer keeps the \
-         state of its optimizer unless save_only_model is set",
+        "a Trainer keeps the state of its optimizer unless save_only_model is set; where it lies elsewhere, name it: of a merge by --moments, \
+         one for each checkpoint, of mwa moments by --state",
     ))
 }
 

@@ -175,6 +175,29 @@ impl Advice {
         );
         Some(Self::new("residual", overall, text))
     }
+
+    /// Merged products lose much of what the adapters do, for the output's rank is too small for it.
+    pub(crate) fn on_rank(overall: f64) -> Option<Self> {
+        if overall.is_nan() || overall <= FAR {
+            return None;
+        }
+        let text = format!(
+            "the rank is too small for what the adapters do together, of which {:.0} % is lost: --rank full keeps all of it, and \
+             --rank auto what counts",
+            overall * 100.0
+        );
+        Some(Self::new("residual", overall, text))
+    }
+
+    /// Checkpoints of one run were merged as if they were different tasks, with the method of this name.
+    pub(crate) fn on_one_task(method: &str, count: usize) -> Self {
+        let text = format!(
+            "these {count} checkpoints are of one run, and so of one task: {method}, which is for models of different tasks, is worse there \
+             than their mean (leave out --method)"
+        );
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 checkpoints")]
+        Self::new("checkpoints", count as f64, text)
+    }
 }
 
 /// Two significant digits of a positive number.

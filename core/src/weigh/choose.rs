@@ -321,6 +321,14 @@ pub fn choose(
     {
         notes.push(format!("{} has no penalty: {penalty} is not used", scheme.name));
     }
+    if let (Some(metric), Some(goal)) = (&metric, options.metric.goal)
+        && let Some(usual) = Goal::infer(&metric.name).filter(|usual| *usual != goal)
+    {
+        notes.push(format!(
+            "of {} {usual} is the goal by its name, and goal {goal} prefers what is worst by it: leave the goal out if that was not meant",
+            metric.name
+        ));
+    }
     let equal = metric.as_ref().filter(|_| !is_uniform);
     notes.extend(equal.and_then(|metric| note_of_equal(&weights, &weighting, metric)));
     let (indexes, readings): (Vec<_>, Vec<_>) =
