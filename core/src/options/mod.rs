@@ -194,6 +194,8 @@ pub enum Face {
     Node,
     /// The Go package.
     Go,
+    /// The Java package, whose engine is the core module or the native library.
+    Java,
 }
 
 const WEIGHING: &[Verb] = &[Verb::Merge, Verb::Weights, Verb::Search];
@@ -340,7 +342,11 @@ options! {
     };
     /// Exactly these checkpoints, by name
     checkpoints: Option<Vec<String>> = None, Kind::Texts, Facts {
-        lacking: &[(Face::CommandLine, "give their paths"), (Face::Native, "give their paths")],
+        lacking: &[
+            (Face::CommandLine, "give their paths"),
+            (Face::Native, "give their paths"),
+            (Face::Java, "give their paths"),
+        ],
         ..SELECTION
     };
     /// The adapter inside checkpoints that hold several
@@ -505,6 +511,7 @@ options! {
             (Face::Browser, "no file is read from front to back"),
             (Face::Node, "no file is read from front to back"),
             (Face::Go, "no file is read from front to back"),
+            (Face::Java, "no file is read from front to back"),
         ],
         ..OUTPUT
     };
@@ -520,6 +527,7 @@ options! {
             (Face::Browser, "buffers are a few MiB per worker"),
             (Face::Node, "buffers are a few MiB per worker"),
             (Face::Go, "buffers are a few MiB per goroutine"),
+            (Face::Java, "its engine decides"),
         ],
         ..MACHINE
     };
@@ -528,7 +536,7 @@ options! {
     device: Option<String> = None, Kind::Device, Facts {
         value: "DEVICE",
         usual: "auto",
-        lacking: &[(Face::Go, "WebAssembly computes")],
+        lacking: &[(Face::Go, "WebAssembly computes"), (Face::Java, "its engine decides")],
         ..MACHINE
     };
 }
