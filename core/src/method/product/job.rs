@@ -20,8 +20,8 @@ use crate::linalg::matrix::{Matrix, WIDTH, multiply};
 use crate::plan::{Read, Write};
 use crate::room::zeros;
 
-/// One module's work: [`Self::residual`] reads in pieces, [`Self::rank_for`] and [`Self::merge`] take whole tensors, so that
-/// their memory is what they read and write.
+/// One module's work: [`Self::residual`] reads in pieces; [`Self::run`] takes whole tensors, and its memory is what it reads and
+/// writes.
 #[derive(Clone, Debug)]
 pub struct ModuleJob<'a> {
     pub(super) module: &'a Module,
@@ -81,7 +81,7 @@ impl ModuleJob<'_> {
         &self.writes
     }
 
-    /// Where the results of [`Self::merge`] go: A, B and, where there is one, the bias.
+    /// Where the results of [`Self::run`] go: A, B and, where there is one, the bias.
     pub fn writes(&self) -> impl ExactSizeIterator<Item = &Write> {
         self.writes.iter().map(|(write, _)| write)
     }

@@ -381,7 +381,7 @@ impl Products {
         layout
     }
 
-    /// One job per module for [`ModuleJob::merge`], into the outputs of `plan`, which was made with [`Self::layout`].
+    /// One job per module for [`ModuleJob::run`], into the outputs of `plan`, which was made with [`Self::layout`].
     ///
     /// # Panics
     /// If `plan` was not.
