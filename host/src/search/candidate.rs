@@ -234,8 +234,11 @@ impl Kitchen {
         let score = evaluator.score(worker, candidate, stopped);
         entry.seconds = seconds(start.elapsed());
         if stopped() {
-            return Err(Error::new(ErrorKind::Stopped, "stopped; what was scored is in the journal")
-                .help("go on with --resume"));
+            let (detail, help) = match number {
+                0 => ("stopped before anything was scored", "begin anew by the same command"),
+                _ => ("stopped; what was scored is in the journal", "go on with --resume"),
+            };
+            return Err(Error::new(ErrorKind::Stopped, detail).help(help));
         }
         match score {
             Ok(score) if score.value.is_finite() => {
