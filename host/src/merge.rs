@@ -141,6 +141,10 @@ impl Plain {
             plain.path(),
             progress,
         )?;
+        // the merge itself lies apart from all inputs, and what is written of it must too
+        let inputs: Vec<_> =
+            report.inputs.iter().map(|input| crate::io::url::place(plain.path(), &input.path)).collect();
+        Staging::check_apart(out, inputs.iter().map(PathBuf::as_path))?;
         if is_elsewhere(out) {
             for input in report.inputs.iter_mut().filter(|input| !is_url(&input.path)) {
                 if let Some(place) = place_of(&plain.path().join(&input.path))? {
@@ -174,6 +178,11 @@ fn into_format(
     let wanted = ConvertOptions { target, dtype: None, base, name, key, like, model, shard_size: None };
     // before anything is merged
     wanted.check()?;
+    if target == Target::Pt && how.machine.device == DeviceChoice::Wasm {
+        let detail =
+            "--format pt reads the newest checkpoint's own file, which --device wasm leaves to the sandbox";
+        return Err(Error::new(ErrorKind::Usage, detail).help("leave out one of them"));
+    }
     let Plain { folder: plain, mut report } = Plain::new(options, how, out, progress)?;
     let unnamed = |error: Error| unnamed(error, &plain);
     let Own { name, like } =

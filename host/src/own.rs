@@ -8,10 +8,11 @@ use mwa::convert::{Own, crc32};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
 use mwa::{Error, ErrorKind, Readers, Result};
 
+use crate::engine::device::DeviceChoice;
 use crate::find::choose::weigh;
 use crate::io::disk::{Disk, Opened, io_error, read_at, text_of, write_at};
 use crate::io::hash::blake3_of;
-use crate::io::staging::{Staging, cannot_write, leads_out};
+use crate::io::staging::{Staging, cannot_write};
 use crate::io::url::{is_elsewhere, place};
 use crate::merge::{Plain, close, unnamed};
 use crate::options::{MergeOptions, Options};
@@ -75,6 +76,24 @@ fn check(options: &Options, how: &MergeOptions, out: &Path) -> Result<()> {
             "leave out --dtype",
         );
     }
+    if how.machine.device == DeviceChoice::Wasm {
+        return usage(
+            "--format own reads the checkpoint's files outside of the sandbox that --device wasm is for",
+            "leave out one of them",
+        );
+    }
+    if how.merge.allow_non_finite {
+        return usage(
+            "--format own writes numbers alone, and --allow-non-finite has nothing to say there",
+            "leave out one of them",
+        );
+    }
+    if options.weights_key.is_some() || options.adapter.is_some() {
+        return usage(
+            "--format own writes all weights of the checkpoint, and not those of one key or adapter",
+            "leave out --weights-key and --adapter, or --format",
+        );
+    }
     if options.model.is_some() || options.base.is_some() && options.role_base.is_none() {
         return usage("--format own needs to know of no model", "leave out --base and --model");
     }
@@ -104,6 +123,7 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
     let mut copied = Copied { files: Vec::new(), changed: Vec::new(), notes: Vec::new() };
     let changing: Vec<_> = own.files.iter().map(Path::new).collect();
     let mut names = vec![None; changing.len()];
+    let has_report = newest.join(REPORT).is_file();
     let mut folders = vec![String::new()];
     while let Some(inner) = folders.pop() {
         let folder = newest.join(&inner);
@@ -115,19 +135,33 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
             let path = entry.path();
             let own_name = text_of(Path::new(&entry.file_name()))?;
             let name = if inner.is_empty() { own_name.clone() } else { format!("{inner}/{own_name}") };
-            let kind = fs::metadata(&path)
-                .map_err(|error| io_error("cannot look at it", &error).file(path.display().to_string()))?;
             if progress.stopped() {
                 return Err(stopped());
             }
-            if leads_out(&path)?.is_some() {
-                copied
-                    .notes
-                    .push(format!("{} is left out: it is a link out of the checkpoint", path.display()));
+            let left_out = |why: &str| format!("{} is left out: it is a link {why}", path.display());
+            let is_link = fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
+            let Ok(kind) = fs::metadata(&path) else {
+                if !is_link {
+                    let detail = "is gone since its folder was listed";
+                    return Err(Error::new(ErrorKind::Input, detail).file(path.display().to_string()));
+                }
+                copied.notes.push(left_out("to something that is not there"));
+                continue;
+            };
+            let leads_to =
+                |other: &Path| is_link && fs::canonicalize(&path).ok() == fs::canonicalize(other).ok();
+            if is_link && !is_inside(&path, newest) {
+                copied.notes.push(left_out("out of the checkpoint"));
+            } else if kind.is_dir() && is_link || changing.iter().any(|other| leads_to(other)) {
+                // a copy would have what was there before the merge
+                copied.notes.push(left_out("to what lies in the checkpoint: make it anew"));
             } else if kind.is_dir() {
                 folders.push(name);
             } else if inner.is_empty() && [CARD, REPORT, PICTURE].contains(&&*name) || !kind.is_file() {
                 // an earlier merge's words are of that
+                if !has_report && kind.is_file() {
+                    copied.notes.push(format!("{} is left out: the merge has its own", path.display()));
+                }
             } else if let Some(number) = changing.iter().position(|changing| **changing == *path) {
                 let from = File::open(&path)
                     .map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))?;
@@ -145,6 +179,11 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
         })?);
     }
     Ok(copied)
+}
+
+/// Whether a link leads to a place in the folder.
+fn is_inside(link: &Path, folder: &Path) -> bool {
+    matches!((fs::canonicalize(link), fs::canonicalize(folder)), (Ok(link), Ok(folder)) if link.starts_with(&folder))
 }
 
 /// Put the merged weights into their places, and make the checksums right again.
@@ -176,6 +215,7 @@ fn write(own: &Own, copied: &Copied, staging: &Staging, progress: &dyn Progress)
         read.map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))?;
         Ok(bytes)
     };
+    own.check_shared(&mut read)?;
     for piece in own.pieces() {
         if progress.stopped() {
             return Err(stopped());

@@ -195,11 +195,17 @@ pub fn finish(out: &Path, machine: Machine, complete: bool, progress: &dyn Progr
     put_together(out, machine, complete, progress).or_else(|error| {
         // another process may have put the same together, and be clearing its shards away
         for _ in 0..50 {
-            if error.kind() == ErrorKind::Stopped || stamp(out) == before {
+            if error.kind() == ErrorKind::Stopped {
                 break;
             }
             if !claim.join(ORDER).is_file() {
-                return done_before(out, progress).ok_or(error);
+                let report = done_before(out, progress).ok_or(error)?;
+                // what was begun here after the other had cleared it away
+                let _ = remove(&claim);
+                return Ok(report);
+            }
+            if stamp(out) == before {
+                break;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -220,8 +226,9 @@ fn done_before(out: &Path, progress: &dyn Progress) -> Option<Report> {
     Some(report)
 }
 
-/// Remove the folder of the shards, as others may do at the same time.
+/// Remove the folder of the shards, as others may do at the same time: first what says that there are any.
 fn remove(claim: &Path) -> Result<()> {
+    let _ = fs::remove_file(claim.join(ORDER));
     match fs::remove_dir_all(claim) {
         Err(error) if error.kind() != io::ErrorKind::NotFound || claim.exists() => {
             Err(cannot_write(claim, &error))

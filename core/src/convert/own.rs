@@ -5,6 +5,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -31,10 +32,12 @@ pub struct Own {
     pub inputs: Vec<(String, Header)>,
     /// The checkpoint's files in which something changes.
     pub files: Vec<String>,
-    /// How each opening of the checkpoint reads it: heads, and the numbers of their files here.
-    heads: Vec<(Header, Vec<usize>)>,
+    /// How each opening of the checkpoint reads it: heads, the number of its own file here, and those of all that were opened with it.
+    heads: Vec<(Header, usize, Arc<[usize]>)>,
     /// Each tensor, the head that it is of, and where it begins by that.
     places: Vec<(Made, usize, u64)>,
+    /// Tensors of one place, by their numbers: what is tied in the checkpoint has several names there.
+    shared: Vec<(usize, usize)>,
     /// Of which file each checksum is.
     sums: Vec<(usize, Sum)>,
     /// What the user should know.
@@ -55,6 +58,7 @@ impl Own {
             files: Vec::new(),
             heads: Vec::new(),
             places: Vec::new(),
+            shared: Vec::new(),
             sums: Vec::new(),
             notes: Vec::new(),
         };
@@ -105,10 +109,9 @@ impl Own {
         let mut before = self.written();
         before.sort_unstable_by_key(order);
         let first = self.heads.len();
+        let together: Arc<[usize]> = numbers.into();
         for (at, (_, header)) in opened.iter().enumerate() {
-            // the first of them is the file that the head is of
-            let own = [numbers[at]].into_iter().chain(numbers.iter().copied());
-            self.heads.push((header.clone(), own.collect()));
+            self.heads.push((header.clone(), together[at], together.clone()));
         }
         let tensors = opened
             .iter()
@@ -145,6 +148,12 @@ impl Own {
                 }
             }
         }
+        let mut by_place: Vec<_> =
+            placed.iter().enumerate().map(|(at, (_, head, start))| (*head, *start, at)).collect();
+        by_place.sort_unstable();
+        let first = self.places.len();
+        let pairs = by_place.windows(2).filter(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
+        self.shared.extend(pairs.map(|pair| (first + pair[0].2, first + pair[1].2)));
         let count = placed.len();
         self.places.extend(placed);
         Ok(count)
@@ -152,9 +161,9 @@ impl Own {
 
     /// Where the bytes of a range lie, by the numbers of the files.
     fn lies(&self, head: usize, range: &Range<u64>) -> Vec<(usize, Range<u64>)> {
-        let (header, numbers) = &self.heads[head];
+        let (header, own, together) = &self.heads[head];
         let reads = header.reads(range).into_iter();
-        reads.map(|(file, range)| (number(numbers, file), range)).collect()
+        reads.map(|(file, range)| (file.map_or(*own, |file| together[file]), range)).collect()
     }
 
     /// All that is written.
@@ -182,7 +191,10 @@ impl Own {
         piece: &Piece,
         read: &mut dyn FnMut(usize, Range<u64>) -> Result<Vec<u8>>,
     ) -> Result<Vec<u8>> {
-        self.places[piece.tensor].0.make(&piece.rows, read)
+        self.places[piece.tensor].0.make(&piece.rows, read).map_err(|error| match error.kind() {
+            ErrorKind::NonFinite | ErrorKind::Overflow => error.help_instead(OTHERS),
+            _ => error,
+        })
     }
 
     /// Put them where they lie: `read` and `write` are of [`Self::files`], by their numbers.
@@ -197,13 +209,32 @@ impl Own {
         write: &mut WriteAt<'_>,
     ) -> Result<()> {
         let (_, head, start) = &self.places[piece.tensor];
-        let (header, numbers) = &self.heads[*head];
+        let (header, own, together) = &self.heads[*head];
+        let number = |file: Option<usize>| file.map_or(*own, |file| together[file]);
         header.write(
             start + piece.at,
             bytes,
-            |file, at, into| read(number(numbers, file), at, into),
-            |file, at, bytes| write(number(numbers, file), at, bytes),
+            |file, at, into| read(number(file), at, into),
+            |file, at, bytes| write(number(file), at, bytes),
         )
+    }
+
+    /// Refuse merged tensors that have one place in the checkpoint and are not the same: one of them would be lost.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Differs`], and those of [`Self::make`].
+    pub fn check_shared(&self, read: &mut dyn FnMut(usize, Range<u64>) -> Result<Vec<u8>>) -> Result<()> {
+        for (one, other) in &self.shared {
+            let (one, other) = (&self.places[*one].0, &self.places[*other].0);
+            for (rows, _) in one.panels() {
+                if one.make(&rows, read)? != other.make(&rows, read)? {
+                    let detail =
+                        format!("is one with {} in the checkpoint, but they differ in the merge", one.name);
+                    return Err(Error::new(ErrorKind::Differs, detail).tensor(&*other.name).help(OTHERS));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The checksums that are others when all is written: of which file, of what in it, and the places that the CRC-32 of that has there.
@@ -234,9 +265,4 @@ const OTHERS: &str =
 /// Sorts what lies somewhere.
 fn order((file, range): &(usize, Range<u64>)) -> (usize, u64, u64) {
     (*file, range.start, range.end)
-}
-
-/// The number of a file by that which a head calls it.
-fn number(numbers: &[usize], file: Option<usize>) -> usize {
-    file.map_or(numbers[0], |file| numbers[file + 1])
 }

@@ -18,6 +18,7 @@ use crate::logs::metric::Metric;
 use crate::method::blend::{Blend, BlendName};
 use crate::method::product::{Method, Rank, Residual, Space};
 use crate::run::checkpoint::Checkpoint;
+use crate::run::step::step_of_folder;
 use crate::text::escape::readable;
 use crate::text::index::Index;
 use crate::text::json::float;
@@ -894,15 +895,21 @@ impl Report {
         }
         let of_tasks = [BlendName::Ties, BlendName::Consensus, BlendName::MagnitudeMask];
         let method = self.weighting.named().filter(|method| of_tasks.contains(method));
-        if let Some(method) = method.filter(|_| self.inputs.len() > 1 && self.is_one_run()) {
-            self.advice.push(Advice::on_one_task(method.name(), self.inputs.len()));
+        let tasks = || self.inputs.iter().filter(|input| input.role.is_none());
+        // models in one folder are of one run only where their names say so
+        let are_checkpoints = tasks().all(|input| step_of_folder(last(&input.name)).is_some());
+        let is_one_task = tasks().count() > 1 && are_checkpoints && self.is_one_run();
+        if let Some(method) = method.filter(|_| is_one_task) {
+            self.advice.push(Advice::on_one_task(method.name(), tasks().count()));
         }
     }
 
-    /// Whether the inputs lie in one folder.
+    /// Whether the inputs lie in one folder; a base may lie elsewhere.
     fn is_one_run(&self) -> bool {
         let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
-        self.inputs.windows(2).all(|pair| run(&pair[0]).is_some() && run(&pair[0]) == run(&pair[1]))
+        let mut runs = self.inputs.iter().filter(|input| input.role.is_none()).map(run);
+        let first = runs.next().flatten();
+        first.is_some() && runs.all(|other| other == first)
     }
 
     /// What was filled in and where it comes from, if layers were lost.

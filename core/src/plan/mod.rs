@@ -157,8 +157,9 @@ impl Plan {
         let mut unplaced: Vec<_> = unplaced.cloned().collect();
         let mut outputs: Vec<Shard> = Vec::new();
         let mut segments: Vec<Segment> = Vec::new();
-        let limit = |file: &Shard| recipe.shard_size.filter(|_| file.header.beside().is_none());
-        let name = |file: &Shard| limit(file).map_or_else(|| file.name.clone(), |_| whole_name(&file.name));
+        let is_parted = |file: &Shard| recipe.shard_size.is_some() && file.header.beside().is_none();
+        let limit = |file: &Shard| if is_parted(file) { recipe.shard_size } else { None };
+        let name = |file: &Shard| if is_parted(file) { whole_name(&file.name) } else { file.name.clone() };
         // files of one name make one output
         let mut files: Vec<(String, Vec<&Shard>)> = Vec::new();
         for file in &newest.files {

@@ -365,8 +365,8 @@ impl Run {
                 continue;
             }
             let older = of_run().filter_map(|it| it.number).filter(|other| *other < number).max();
-            let other = match (newer.count(), older) {
-                _ if !is_by_steps => String::new(),
+            let other = match (newer.filter(is_counted).count(), older) {
+                _ if !is_by_steps || select.every.is_some() => String::new(),
                 (0, None) => String::new(),
                 (0, Some(older)) => format!(", or --steps ..{older}"),
                 (newer, _) => format!(", or --last {newer}"),

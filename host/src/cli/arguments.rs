@@ -724,6 +724,9 @@ fn size(text: &str) -> Result<u64, String> {
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| text.parse::<u64>().ok().filter(|_| !text.starts_with('+')).ok_or_else(wrong);
     let whole = digits(whole)?.checked_mul(1 << shift).ok_or("it is too large")?;
+    if !part.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(wrong());
+    }
     // as many digits as any unit has
     let part = &part[..part.len().min(13)];
     let scale = 10_u128.pow(u32::try_from(part.len()).unwrap_or_default());
@@ -762,6 +765,7 @@ mod tests {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for wrong in [
+            "1.ééééééé",
             "1X",
             "1i",
             "iB",

@@ -204,21 +204,18 @@ impl Staging {
             }
         };
         let target = parent.join(name);
-        for input in inputs.iter().filter(|input| !is_elsewhere(&input.path)) {
-            let place = place_of(&input.path)?.unwrap_or_else(|| input.path.clone());
-            if target.starts_with(&place) && target != place {
-                return Err(lies_in(&shown, &input.path));
-            }
-            if place.starts_with(&target) {
-                return Err(overwrites(&shown, &input.path.display().to_string()));
-            }
-        }
+        apart(&target, &shown, inputs.iter().map(|input| input.path.as_path()))?;
         for path in files_read(inputs)? {
             if place_of(&path)?.is_some_and(|place| place.starts_with(&target)) {
                 return Err(overwrites(&shown, &path.display().to_string()));
             }
         }
         Ok(Self { folder, above, target, shown, force })
+    }
+
+    /// Refuse an output on this machine that would replace one of these inputs, or lie in it.
+    pub(crate) fn check_apart<'a>(target: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
+        if is_elsewhere(target) { Ok(()) } else { apart(&target_of(target)?, target, inputs) }
     }
 
     /// The same for a folder in a store, which is made ready on this machine.
@@ -603,6 +600,20 @@ fn lies_in(target: &Path, checkpoint: &Path) -> Error {
     Error::new(ErrorKind::Output, format!("lies in the checkpoint {}", checkpoint.display()))
         .file(target.display().to_string())
         .help("choose an output folder beside the checkpoints, or elsewhere")
+}
+
+/// Refuse an output in an input, or around one; `target` is where `shown` lies.
+fn apart<'a>(target: &Path, shown: &Path, inputs: impl Iterator<Item = &'a Path>) -> Result<()> {
+    for input in inputs.filter(|input| !is_elsewhere(input)) {
+        let place = place_of(input)?.unwrap_or_else(|| input.to_owned());
+        if target.starts_with(&place) && target != place {
+            return Err(lies_in(shown, input));
+        }
+        if place.starts_with(target) {
+            return Err(overwrites(shown, &input.display().to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// What to do about an output that exists, where there is no `--force`.

@@ -88,8 +88,8 @@ fn moments_lie_elsewhere_too() {
     assert_eq!(
         told,
         "error: run/checkpoint-50: has no optimizer.pt, in which the second moments would be that the method weighs by\n\
-         help: give states, or what mwa moments took out of them, by --moments, one for each checkpoint, or leave out --method; a Trainer \
-         keeps the state of its optimizer unless save_only_model is set\n"
+         help: a Trainer keeps the state of its optimizer unless save_only_model is set; where it lies elsewhere, name it: of a merge by \
+         --moments, one for each checkpoint, of mwa moments by --state\n"
     );
     // as accelerate leaves it
     for step in [50, 100] {

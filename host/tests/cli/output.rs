@@ -446,3 +446,25 @@ fn a_panicking_thread_ends_the_merge_and_leaves_nothing() {
     assert!(catch_unwind(AssertUnwindSafe(merge)).is_err());
     place.assert_unchanged(&before);
 }
+
+#[test]
+fn a_merge_in_another_container_replaces_no_input() {
+    let place = Place::with_run();
+    let does = |arguments: &str| assert_eq!(place.mwa(arguments).code, Some(0), "{arguments}");
+    // without logs nothing tells that the merge has none
+    for name in ["adapter_model.safetensors", "adapter_config.json"] {
+        for step in [10, 20] {
+            let bytes = place.read(&format!("run/checkpoint-{step}/{name}"));
+            place.write(&format!("bare/checkpoint-{step}/{name}"), bytes);
+        }
+    }
+    does("merge bare/checkpoint-10 bare/checkpoint-20 --scheme uniform -o bare/checkpoint-90");
+    let file = "bare/checkpoint-90/adapter_model.safetensors";
+    let before = place.read(file);
+    let again = "merge bare --select all --scheme uniform --force -o bare/checkpoint-90";
+    for format in ["", " --format pt", " --format mlx"] {
+        let error = place.fails(&format!("{again}{format}"));
+        assert!(error.contains("would overwrite the input"), "{format}: {error}");
+        assert_eq!(place.read(file), before, "{format}");
+    }
+}

@@ -380,6 +380,48 @@ fn a_merge_is_written_in_the_layout_that_its_checkpoints_have() {
 }
 
 #[test]
+fn names_of_one_place_must_have_one_value() {
+    let place = Place::new();
+    copy(&place, "zero2");
+    assert_eq!(place.mwa("convert zero2/global_step3 -o plain").code, Some(0));
+    let mut older = place.read("plain/model.safetensors");
+    let header = mwa::safetensors::Header::parse(&older, older.len() as u64).unwrap();
+    let tied = header.tensors().iter().find(|tensor| tensor.name == "lm_head.weight").unwrap();
+    let [start, end] = [tied.range.start, tied.range.end].map(|at| usize::try_from(at).unwrap());
+    older[start..end].chunks_exact_mut(4).for_each(|word| word[2] ^= 0x40);
+    place.write("older.safetensors", older);
+    let error = place.fails("merge older.safetensors zero2/global_step3 --weights 1,1 --format own -o out");
+    assert!(error.contains("but they differ in the merge"), "{error}");
+    assert!(!place.path("out").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_checkpoint_are_no_copies_of_what_was_there() {
+    let place = Place::new();
+    copy(&place, "fsdp");
+    let newest = place.path("fsdp/checkpoint-20");
+    assert_eq!(place.mwa("convert fsdp/checkpoint-20 -o plain").code, Some(0));
+    let file =
+        fs::read_dir(newest.join("pytorch_model_fsdp_0")).unwrap().next().unwrap().unwrap().file_name();
+    std::os::unix::fs::symlink("pytorch_model_fsdp_0", newest.join("last")).unwrap();
+    std::os::unix::fs::symlink(Path::new("pytorch_model_fsdp_0").join(file), newest.join("copy.bin"))
+        .unwrap();
+    std::os::unix::fs::symlink("/nowhere/x", newest.join("wandb")).unwrap();
+    let ran = place
+        .mwa("merge plain/model.safetensors fsdp/checkpoint-20 --weights 1,1 --format own -o out --verbose");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for name in ["last", "copy.bin", "wandb"] {
+        assert!(
+            ran.err.contains(&format!("fsdp/checkpoint-20/{name} is left out: it is a link")),
+            "{}",
+            ran.err
+        );
+        assert!(place.path(&format!("out/{name}")).symlink_metadata().is_err(), "{name}");
+    }
+}
+
+#[test]
 fn what_has_no_such_layout_is_not_written_in_it() {
     let place = Place::with_run();
     assert_data_eq!(
