@@ -105,7 +105,8 @@ struct mwa_error *mwa_header_size(const uint8_t *start,
 
 // Check inputs against each other, oldest first, and lay out the output, which has the tensors of the last. `weights` are one
 // per input and are divided by their sum. `options` is a JSON object with the options of `mwa merge` that say how is merged
-// (dtype, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL.
+// (dtype, method, outliers, space, rank, energy, strict, residual, allow_cross_run, allow_non_finite, rewrite), or NULL; any other
+// is refused.
 //
 // # Safety
 // Pointers are what they are said to be; `inputs` and `weights` have `count` elements; `plan` can be written.
