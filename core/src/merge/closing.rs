@@ -190,7 +190,7 @@ impl Merge {
             advice: self.chosen.advice.clone(),
             notes: self.notes().into_iter().chain(closing.notes.iter().cloned()).collect(),
         };
-        report.advise_residual();
+        report.advise();
         report
     }
 

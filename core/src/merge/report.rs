@@ -27,7 +27,7 @@ pub use crate::weigh::combine::{Ranked, Ranking};
 pub use crate::weigh::modules::Group;
 use crate::weigh::modules::module_of;
 use crate::weigh::robust::{Robust, Rule};
-use crate::weigh::scheme::Scheme;
+use crate::weigh::scheme::{Needs, Scheme};
 pub use crate::weigh::window::Selected;
 
 /// Refuse a report of a version of a later series than this one: reports and bytes change with those.
@@ -751,8 +751,8 @@ impl Weighting {
             None => {}
         }
         match (&self.metric, self.goal.as_deref()) {
-            // by steps alone
-            _ if ["ema", "decay"].contains(&&*self.scheme) => {}
+            // the metric is told, and steps alone decide
+            _ if self.scheme.parse::<Scheme>().is_ok_and(|scheme| scheme.needs == Needs::Steps) => {}
             (Some(metric), Some("min")) => text += &format!(", by {metric} (lower is better)"),
             (Some(metric), Some(_)) => text += &format!(", by {metric} (higher is better)"),
             (Some(metric), None) => text += &format!(", by {metric}"),
@@ -883,8 +883,8 @@ impl Report {
         }
     }
 
-    /// Add what the residual says of the merge; once, when it is known.
-    pub fn advise_residual(&mut self) {
+    /// Add what the residual, and the method, say of the merge; once, when it is made.
+    pub fn advise(&mut self) {
         match (&self.residual, self.space.as_str()) {
             (Some(distance), FACTORS) => {
                 let is_beyond = self.inputs.iter().any(|input| input.weight < 0.0);
@@ -908,8 +908,8 @@ impl Report {
     fn is_one_run(&self) -> bool {
         let run = |input: &Input| input.name.rsplit_once(['/', '\\']).map(|(run, _)| run.to_string());
         let mut runs = self.inputs.iter().filter(|input| input.role.is_none()).map(run);
-        let first = runs.next().flatten();
-        first.is_some() && runs.all(|other| other == first)
+        let first = runs.next();
+        runs.all(|other| Some(&other) == first.as_ref())
     }
 
     /// What was filled in and where it comes from, if layers were lost.

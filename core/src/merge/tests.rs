@@ -101,6 +101,41 @@ fn averages_elements_and_measures_the_residual() {
     assert_eq!(merge.next(), Ok(Next::Done));
 }
 
+#[test]
+fn advice_tells_one_run_from_several_by_the_folders_of_the_inputs() {
+    let files = [adapter(0.0, 1.0), adapter(0.25, 3.0)];
+    let mut merge = open(&files, CONFIG, &[0.5, 0.5], MergeOptions::default()).unwrap();
+    run(&mut merge, &files).unwrap();
+    let mut report = merge.finish(&closing(&files)).unwrap().report;
+    report.residual.as_mut().unwrap().overall = 0.5;
+    for (names, is_one) in [
+        (["run/checkpoint-1", "run/checkpoint-2"], true),
+        // named from within the run
+        (["checkpoint-1", "checkpoint-2"], true),
+        (["run/checkpoint-1", "other/checkpoint-2"], false),
+        (["checkpoint-1", "other/checkpoint-2"], false),
+    ] {
+        report.inputs.iter_mut().zip(names).for_each(|(input, name)| input.name = name.into());
+        report.advice.clear();
+        report.advise();
+        let [advice] = report.advice.as_slice() else { panic!("{:?}", report.advice) };
+        assert_eq!(advice.text.contains("are of different runs"), !is_one, "{names:?}: {}", advice.text);
+    }
+    // tasks that are one: models in one folder are not, but by their names
+    report.residual = None;
+    report.weighting.method = Some("ties".into());
+    for (names, is_told) in [(["a/checkpoint-1", "a/checkpoint-2"], true), (["a/math", "a/code"], false)] {
+        report.inputs.iter_mut().zip(names).for_each(|(input, name)| input.name = name.into());
+        report.advice.clear();
+        report.advise();
+        assert_eq!(
+            report.advice.iter().any(|it| it.text.contains("these 2 checkpoints")),
+            is_told,
+            "{names:?}"
+        );
+    }
+}
+
 /// A base and tasks of one tensor, whose values differ from it by these.
 fn tasks(changes: &[&[f32]]) -> Vec<Vec<u8>> {
     let base = [1.0, -2.0, 0.5, 4.0, -8.0, 0.25, 3.0, 1.5];
