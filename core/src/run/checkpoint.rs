@@ -19,7 +19,7 @@ use crate::method::scaled::Block;
 use crate::run::moments::{FoundMoments, are_moments};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{folder_row, home};
-use crate::run::weights::{Place, inside, is_part, is_state, lone, weights_in};
+use crate::run::weights::{ITS_CONFIG, Place, REST, inside, is_part, is_state, lone, weights_in};
 use crate::text::json;
 
 pub use crate::format::shards::ShardIndex;
@@ -172,7 +172,7 @@ impl Checkpoint {
         if checkpoint.config.is_none() && last(place.path()).starts_with("adapter_model") {
             return Err(Error::new(ErrorKind::Config, "has adapter weights but no adapter_config.json")
                 .file(path)
-                .help("copy adapter_config.json from another checkpoint of the run")
+                .help(ITS_CONFIG)
                 .into());
         }
         checkpoint.step = checkpoint.number.or(checkpoint.counted);
@@ -454,7 +454,7 @@ fn open_shards(
         let path = join(parent(index), shard);
         if files.kind(&path)? == Kind::Missing {
             let detail = format!("names the shard {shard}, which is missing");
-            let error = Error::new(ErrorKind::Io, detail).help("download or copy the rest of the checkpoint");
+            let error = Error::new(ErrorKind::Io, detail).help(REST);
             return Err(at(error).into());
         }
         if leads_out(files, parent(index), &path)? {
