@@ -219,18 +219,13 @@ impl<'a> Job<'a> {
     ///
     /// # Panics
     /// As [`Job::run`].
+    // compiled where it is called, or this crate would have all loops
     #[inline]
     pub fn run_reference(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<Found> {
         match &self.0 {
-            Work::Elements(_) => self.run_elements(inputs, outputs[0]),
+            Work::Elements(job) => job.run_reference(inputs, outputs[0]).map(Found::Tally),
             _ => self.run(Bytes::Whole(inputs), outputs),
         }
-    }
-
-    /// [`Job::run_reference`] of elements.
-    pub(super) fn run_elements(&self, inputs: &[&[u8]], out: &mut [u8]) -> Result<Found> {
-        let Work::Elements(job) = &self.0 else { unreachable!("it is about elements") };
-        job.run_reference(inputs, out).map(Found::Tally)
     }
 
     /// What a GPU may compute: the kernel, the dtype of the result, dtype and weight of each operand. `None` for whatever is the
