@@ -54,7 +54,7 @@ pub use mwa::Inspection;
 pub use mwa::extract::ExtractRank;
 pub use mwa::report::{self, Report};
 pub use mwa::{ChooseOptions, PENALTY, Rank, SearchOptions, Selection, Space, WeightRule};
-pub use options::{Machine, MergeOptions, Options, REPORT, parse as parse_options};
+pub use options::{Machine, MergeOptions, Options, REPORT, names_of, parse as parse_options};
 pub use progress::Progress;
 pub use recover::{Wanted, recover};
 pub use search::{

@@ -93,6 +93,12 @@ impl Options {
     }
 }
 
+/// The names of a verb's options, as they are given to this library.
+#[must_use]
+pub fn names_of(verb: Verb) -> Vec<&'static str> {
+    OPTIONS.iter().filter(|row| row.is_on_face(Face::Native, verb)).map(|row| row.name).collect()
+}
+
 /// Options of a JSON object, all of which must be among these names; null is none.
 ///
 /// # Errors
@@ -142,8 +148,7 @@ impl MergeOptions {
     /// # Errors
     /// Those of [`parse`] and [`Self::new`].
     pub fn parse(text: &str, verb: Verb) -> Result<Self> {
-        let rows = OPTIONS.iter().filter(|row| row.is_on_face(Face::Native, verb));
-        Self::new(&parse(text, &rows.map(|row| row.name).collect::<Vec<_>>())?)
+        Self::new(&parse(text, &names_of(verb))?)
     }
 
     /// Those of `given` that say how to merge.

@@ -3,7 +3,8 @@
 use core::ffi::{c_char, c_int, c_void};
 
 use mwa::Result;
-use mwa_host::{Machine, MergeOptions, Options, Paced, Progress};
+use mwa::options::Verb;
+use mwa_host::{Machine, MergeOptions, Options, Paced, Progress, names_of};
 use serde::Serialize;
 
 use crate::border::{give, given, given_of, guarded, list, path};
@@ -75,9 +76,9 @@ pub unsafe extern "C" fn mwa_inspect(
     found: *mut *mut mwa_text,
 ) -> *mut mwa_error {
     guarded(|| {
-        let names = ["adapter", "weights_key", "metrics_from"];
         // SAFETY: the caller's promise.
-        let (wanted, place) = unsafe { (given_of(options, &names)?, path(place, "place")?) };
+        let (wanted, place) =
+            unsafe { (given_of(options, &names_of(Verb::Inspect))?, path(place, "place")?) };
         let made = mwa_host::inspect(&place, &wanted)?;
         // SAFETY: the caller's promise.
         unsafe { give_json(found, &made) };
@@ -100,9 +101,9 @@ pub unsafe extern "C" fn mwa_verify(
     found: *mut *mut mwa_text,
 ) -> *mut mwa_error {
     guarded(|| {
-        let names = ["threads", "memory", "device"];
         // SAFETY: the caller's promise.
-        let (wanted, folder) = unsafe { (given_of(options, &names)?, path(folder, "folder")?) };
+        let (wanted, folder) =
+            unsafe { (given_of(options, &names_of(Verb::Verify))?, path(folder, "folder")?) };
         let machine = Machine::new(&wanted)?;
         let made = listened(progress, user, |progress| mwa_host::verify(&folder, machine, progress))?;
         // SAFETY: the caller's promise.
