@@ -1,10 +1,12 @@
 //! Write an adapter in another container: the core's plan over this machine's files.
 
+use core::ops::Range;
 use std::fs::{self, File};
 use std::path::Path;
 
 use mwa::convert::{Conversion, ConvertOptions, Target, crc32};
 use mwa::report::HashedFile;
+use mwa::safetensors::Header;
 use mwa::{Error, ErrorKind, Readers, Result};
 use serde::Serialize;
 
@@ -183,6 +185,34 @@ fn named(error: Error, path: &Path) -> Error {
     if error.kind() == ErrorKind::Io { error.file(path.display().to_string()) } else { error }
 }
 
+/// The files that numbers are read from, each opened when it is first asked for.
+pub(crate) struct Sources<'a> {
+    files: &'a [(String, Header)],
+    opened: Vec<Option<Opened>>,
+}
+
+impl<'a> Sources<'a> {
+    pub(crate) fn new(files: &'a [(String, Header)]) -> Self {
+        Self { files, opened: files.iter().map(|_| None).collect() }
+    }
+
+    /// The bytes of a range, as the head of the file has it.
+    pub(crate) fn read(&mut self, file: usize, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
+        self.files[file].1.read(range.start, &mut bytes, |other, at, into| {
+            let file = other.unwrap_or(file);
+            let path = &self.files[file].0;
+            if self.opened[file].is_none() {
+                self.opened[file] = Some(Opened::new(Path::new(path))?);
+            }
+            let source = self.opened[file].as_ref().expect("it was opened");
+            let read = source.by_ref().read_at(into, at);
+            read.map_err(|error| io_error("cannot read it", &error).file(path.clone()))
+        })?;
+        Ok(bytes)
+    }
+}
+
 /// Write a file's head and its pieces, and hash them; `lost` is what matrices that are kept by means lose.
 fn write(
     plan: &Conversion,
@@ -193,21 +223,8 @@ fn write(
     progress: &dyn Progress,
 ) -> Result<HashedFile> {
     let failed = |error: std::io::Error| io_error("cannot write it", &error);
-    let mut inputs: Vec<Option<Opened>> = plan.inputs.iter().map(|_| None).collect();
-    let mut read = |input: usize, range: core::ops::Range<u64>| {
-        let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
-        plan.inputs[input].1.read(range.start, &mut bytes, |other, at, into| {
-            let input = other.unwrap_or(input);
-            let path = &plan.inputs[input].0;
-            if inputs[input].is_none() {
-                inputs[input] = Some(Opened::new(Path::new(path))?);
-            }
-            let source = inputs[input].as_ref().expect("it was opened");
-            let read = source.by_ref().read_at(into, at);
-            read.map_err(|error| io_error("cannot read it", &error).file(path.clone()))
-        })?;
-        Ok(bytes)
-    };
+    let mut sources = Sources::new(&plan.inputs);
+    let mut read = |input: usize, range: Range<u64>| sources.read(input, range);
     write_at(file, plan.head(number), 0).map_err(failed)?;
     for (at, bytes) in plan.between(number) {
         write_at(file, bytes, *at).map_err(failed)?;

@@ -130,8 +130,8 @@ impl Plain {
         out: &Path,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let place = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
-        let parent = place.parent().unwrap_or(Path::new("/"));
+        let target = if is_elsewhere(out) { std::env::temp_dir().join("merge") } else { target_of(out)? };
+        let parent = target.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
         // at its side, so that the ways to the inputs are the same
         let plain = Scratch::new(parent, PLAIN).map_err(|error| cannot_write(parent, &error))?;
@@ -142,8 +142,7 @@ impl Plain {
             progress,
         )?;
         // the merge itself lies apart from all inputs, and what is written of it must too
-        let inputs: Vec<_> =
-            report.inputs.iter().map(|input| crate::io::url::place(plain.path(), &input.path)).collect();
+        let inputs: Vec<_> = report.inputs.iter().map(|input| place(plain.path(), &input.path)).collect();
         Staging::check_apart(out, inputs.iter().map(PathBuf::as_path))?;
         if is_elsewhere(out) {
             for input in report.inputs.iter_mut().filter(|input| !is_url(&input.path)) {

@@ -1,5 +1,6 @@
 //! Merge into the layout of the newest checkpoint, which training on several devices wrote: the core's plan over a copy of its folder.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,12 @@ use mwa::convert::{Own, crc32};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
 use mwa::{Error, ErrorKind, Readers, Result};
 
+use crate::convert::Sources;
 use crate::engine::device::DeviceChoice;
 use crate::find::choose::weigh;
-use crate::io::disk::{Disk, Opened, io_error, read_at, text_of, write_at};
+use crate::io::disk::{Disk, io_error, read_at, text_of, write_at};
 use crate::io::hash::blake3_of;
-use crate::io::staging::{Staging, cannot_write};
+use crate::io::staging::{Staging, cannot_write, leads_out_of, place_of};
 use crate::io::url::{is_elsewhere, place};
 use crate::merge::{Plain, close, unnamed};
 use crate::options::{MergeOptions, Options};
@@ -40,9 +42,13 @@ pub(crate) fn merge(
     let own = disk
         .now(|| Own::new(&disk, &Readers::ALL, &merged, &text))
         .map_err(|error| unnamed(error, &plain))?;
+    let mut sources = Sources::new(&own.inputs);
+    // before anything is copied
+    own.check_shared(&mut |input, range| sources.read(input, range))
+        .map_err(|error| unnamed(error, &plain))?;
     let staging = Staging::begin(out, how.force, &[])?;
     let copied = copy(&own, &newest, &staging, progress)?;
-    write(&own, &copied, &staging, progress).map_err(|error| unnamed(error, &plain))?;
+    write(&own, &mut sources, &copied, &staging, progress).map_err(|error| unnamed(error, &plain))?;
     let mut files = copied.files;
     for name in &copied.changed {
         let path = staging.path(name);
@@ -121,8 +127,10 @@ struct Copied {
 
 fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) -> Result<Copied> {
     let mut copied = Copied { files: Vec::new(), changed: Vec::new(), notes: Vec::new() };
-    let changing: Vec<_> = own.files.iter().map(Path::new).collect();
-    let mut names = vec![None; changing.len()];
+    let changing: HashMap<_, _> =
+        own.files.iter().enumerate().map(|(at, path)| (Path::new(path), at)).collect();
+    let mut names = vec![None; own.files.len()];
+    let root = place_of(newest)?.unwrap_or_else(|| newest.to_owned());
     let has_report = newest.join(REPORT).is_file();
     let mut folders = vec![String::new()];
     while let Some(inner) = folders.pop() {
@@ -139,20 +147,23 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
                 return Err(stopped());
             }
             let left_out = |why: &str| format!("{} is left out: it is a link {why}", path.display());
-            let is_link = fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
-            let Ok(kind) = fs::metadata(&path) else {
-                if !is_link {
-                    let detail = "is gone since its folder was listed";
-                    return Err(Error::new(ErrorKind::Input, detail).file(path.display().to_string()));
+            let failed = |error| io_error("cannot look at it", &error).file(path.display().to_string());
+            let is_link = entry.file_type().map_err(failed)?.is_symlink();
+            let kind = match fs::metadata(&path) {
+                Err(error) if is_link && error.kind() == io::ErrorKind::NotFound => {
+                    copied.notes.push(left_out("to something that is not there"));
+                    continue;
                 }
-                copied.notes.push(left_out("to something that is not there"));
-                continue;
+                kind => kind.map_err(failed)?,
             };
-            let leads_to =
-                |other: &Path| is_link && fs::canonicalize(&path).ok() == fs::canonicalize(other).ok();
-            if is_link && !is_inside(&path, newest) {
+            let is_of_changing = || -> Result<bool> {
+                let target = place_of(&path)?;
+                let inner = target.as_ref().and_then(|target| target.strip_prefix(&root).ok());
+                Ok(inner.is_some_and(|inner| changing.contains_key(&*newest.join(inner))))
+            };
+            if is_link && leads_out_of(newest, &path)?.is_some() {
                 copied.notes.push(left_out("out of the checkpoint"));
-            } else if kind.is_dir() && is_link || changing.iter().any(|other| leads_to(other)) {
+            } else if is_link && (kind.is_dir() || is_of_changing()?) {
                 // a copy would have what was there before the merge
                 copied.notes.push(left_out("to what lies in the checkpoint: make it anew"));
             } else if kind.is_dir() {
@@ -162,7 +173,7 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
                 if !has_report && kind.is_file() {
                     copied.notes.push(format!("{} is left out: the merge has its own", path.display()));
                 }
-            } else if let Some(number) = changing.iter().position(|changing| **changing == *path) {
+            } else if let Some(&number) = changing.get(&*path) {
                 let from = File::open(&path)
                     .map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))?;
                 let mut to = staging.create(&name, 0)?;
@@ -173,21 +184,24 @@ fn copy(own: &Own, newest: &Path, staging: &Staging, progress: &dyn Progress) ->
             }
         }
     }
-    for (name, path) in names.into_iter().zip(changing) {
-        copied.changed.push(name.ok_or_else(|| {
-            Error::new(ErrorKind::Input, "is gone since it was read").file(path.display().to_string())
-        })?);
+    for (name, path) in names.into_iter().zip(&own.files) {
+        copied.changed.push(
+            name.ok_or_else(|| {
+                Error::new(ErrorKind::Input, "is gone since it was read").file(path.as_str())
+            })?,
+        );
     }
     Ok(copied)
 }
 
-/// Whether a link leads to a place in the folder.
-fn is_inside(link: &Path, folder: &Path) -> bool {
-    matches!((fs::canonicalize(link), fs::canonicalize(folder)), (Ok(link), Ok(folder)) if link.starts_with(&folder))
-}
-
 /// Put the merged weights into their places, and make the checksums right again.
-fn write(own: &Own, copied: &Copied, staging: &Staging, progress: &dyn Progress) -> Result<()> {
+fn write(
+    own: &Own,
+    sources: &mut Sources<'_>,
+    copied: &Copied,
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<()> {
     let paths: Vec<PathBuf> = copied.changed.iter().map(|name| staging.path(name)).collect();
     let open = |path: &PathBuf| {
         File::options().read(true).write(true).open(path).map_err(|error| cannot_write(path, &error))
@@ -203,24 +217,11 @@ fn write(own: &Own, copied: &Copied, staging: &Staging, progress: &dyn Progress)
         last = Some((number, file));
         Ok(())
     };
-    let mut sources: Vec<Option<Opened>> = own.inputs.iter().map(|_| None).collect();
-    let mut read = |input: usize, range: core::ops::Range<u64>| {
-        let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a piece is in memory")];
-        let path = Path::new(&own.inputs[input].0);
-        if sources[input].is_none() {
-            sources[input] = Some(Opened::new(path)?);
-        }
-        let source = sources[input].as_ref().expect("it was opened");
-        let read = source.by_ref().read_at(&mut bytes, range.start);
-        read.map_err(|error| io_error("cannot read it", &error).file(path.display().to_string()))?;
-        Ok(bytes)
-    };
-    own.check_shared(&mut read)?;
     for piece in own.pieces() {
         if progress.stopped() {
             return Err(stopped());
         }
-        let bytes = own.make(&piece, &mut read)?;
+        let bytes = own.make(&piece, &mut |input, range| sources.read(input, range))?;
         let at_file = core::cell::RefCell::new(&mut at_file);
         own.put(
             &piece,

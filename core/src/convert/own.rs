@@ -63,15 +63,14 @@ impl Own {
             notes: Vec::new(),
         };
         let at = |error: Error| error.file(path);
-        let tensors =
-            own.place(opened.files.into_iter().map(|file| (file.path, file.header)), true).map_err(at)?;
+        let mut written = Vec::new();
+        let heads = opened.files.into_iter().map(|file| (file.path, file.header));
+        let tensors = own.place(heads, true, &mut written).map_err(at)?;
         let mut copies = 0;
         for copy in training::copies(files, &place)? {
             let heads = copy.files.into_iter().map(|(path, _, header)| (path, header));
-            copies += own.place(heads, false).map_err(at)?;
+            copies += own.place(heads, false, &mut written).map_err(at)?;
         }
-        let mut written = own.written();
-        written.sort_unstable_by_key(|(file, range)| (*file, range.start));
         let names = Index::new(own.files.iter().map(String::as_str));
         let is_written = |path: &str, range: &Range<u64>| {
             let Some(file) = names.place(path) else { return false };
@@ -95,19 +94,23 @@ impl Own {
     }
 
     /// Find the places in files that were opened together, of what was merged; of all of it, or of what is there. Gives how many are others than
-    /// those that are known.
-    fn place(&mut self, opened: impl Iterator<Item = (String, Header)>, is_all: bool) -> Result<usize> {
+    /// those that are `written`, which they are added to; that is sorted.
+    fn place(
+        &mut self,
+        opened: impl Iterator<Item = (String, Header)>,
+        is_all: bool,
+        written: &mut Vec<(usize, Range<u64>)>,
+    ) -> Result<usize> {
         let opened: Vec<_> = opened.collect();
+        let known = Index::new(self.files.iter().map(String::as_str));
+        let known: Vec<_> = opened.iter().map(|(path, _)| known.place(path)).collect();
         let mut numbers = Vec::new();
-        for (path, _) in &opened {
-            let known = self.files.iter().position(|known| known == path);
+        for ((path, _), known) in opened.iter().zip(known) {
             numbers.push(known.unwrap_or_else(|| {
                 self.files.push(path.clone());
                 self.files.len() - 1
             }));
         }
-        let mut before = self.written();
-        before.sort_unstable_by_key(order);
         let first = self.heads.len();
         let together: Arc<[usize]> = numbers.into();
         for (at, (_, header)) in opened.iter().enumerate() {
@@ -142,7 +145,7 @@ impl Own {
                 let made = Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(input, tensor));
                 let lies = self.lies(head, &there.range);
                 if made.len() > 0
-                    && !lies.iter().all(|range| before.binary_search_by_key(&order(range), order).is_ok())
+                    && !lies.iter().all(|range| written.binary_search_by_key(&order(range), order).is_ok())
                 {
                     placed.push((made.to(float), head, there.range.start));
                 }
@@ -154,6 +157,10 @@ impl Own {
         let first = self.places.len();
         let pairs = by_place.windows(2).filter(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
         self.shared.extend(pairs.map(|pair| (first + pair[0].2, first + pair[1].2)));
+        for (made, head, start) in &placed {
+            written.extend(self.lies(*head, &(*start..start + made.len())));
+        }
+        written.sort_unstable_by_key(order);
         let count = placed.len();
         self.places.extend(placed);
         Ok(count)
@@ -164,12 +171,6 @@ impl Own {
         let (header, own, together) = &self.heads[head];
         let reads = header.reads(range).into_iter();
         reads.map(|(file, range)| (file.map_or(*own, |file| together[file]), range)).collect()
-    }
-
-    /// All that is written.
-    fn written(&self) -> Vec<(usize, Range<u64>)> {
-        let lies = |(made, head, start): &(Made, usize, u64)| self.lies(*head, &(*start..start + made.len()));
-        self.places.iter().flat_map(lies).collect()
     }
 
     /// What is written, in pieces of a few MiB.

@@ -648,8 +648,12 @@ pub(crate) fn place_of(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Where a link in a checkpoint leads, if that is out of the checkpoint.
 pub(crate) fn leads_out(path: &Path) -> Result<Option<PathBuf>> {
-    let folder = path.parent().map(place_of).transpose()?.flatten();
-    let (Some(place), Some(folder)) = (place_of(path)?, folder) else { return Ok(None) };
+    path.parent().map_or(Ok(None), |folder| leads_out_of(folder, path))
+}
+
+/// The same of a checkpoint that the link may lie anywhere in.
+pub(crate) fn leads_out_of(checkpoint: &Path, path: &Path) -> Result<Option<PathBuf>> {
+    let (Some(place), Some(folder)) = (place_of(path)?, place_of(checkpoint)?) else { return Ok(None) };
     let is_inside = is_within(&folder.to_string_lossy(), &place.to_string_lossy());
     Ok((!is_inside).then_some(place))
 }
