@@ -88,9 +88,10 @@ func isOnDisk(source Source) bool {
 	return ok
 }
 
+func usage(detail, help string) error { return &Error{Kind: KindUsage, Detail: detail, Help: help} }
+
 // checkAsked refuses arguments that are nothing, before any work.
 func checkAsked(ctx context.Context, source Source, paths []string) error {
-	usage := func(detail, help string) error { return &Error{Kind: KindUsage, Detail: detail, Help: help} }
 	files, isFS := source.(fileSystem)
 	switch {
 	case ctx == nil:
@@ -107,7 +108,6 @@ func checkAsked(ctx context.Context, source Source, paths []string) error {
 
 // checkSink refuses a sink that takes nothing.
 func checkSink(sink Sink) error {
-	usage := func(detail, help string) error { return &Error{Kind: KindUsage, Detail: detail, Help: help} }
 	switch to := sink.(type) {
 	case nil:
 		return usage("the sink is nil", "give Folder(path), Memory{}, Writer(w) or a Sink of your own")
