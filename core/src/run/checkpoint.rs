@@ -14,12 +14,14 @@ use crate::files::{
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::training::{self, Layout};
 use crate::format::{foreign, open, quantised, stem};
-use crate::merge::report::{CONFIG, MODEL_CONFIG};
+use crate::merge::report::{CONFIG, MODEL_CONFIG, REPORT};
 use crate::method::scaled::Block;
 use crate::run::moments::{FoundMoments, are_moments};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{folder_row, home};
-use crate::run::weights::{ITS_CONFIG, Place, REST, inside, is_part, is_state, lone, weights_in};
+use crate::run::weights::{
+    INDEX_LIMIT, ITS_CONFIG, Place, REST, inside, is_part, is_shard, is_state, lone, weights_in,
+};
 use crate::text::json;
 
 pub use crate::format::shards::ShardIndex;
@@ -27,8 +29,6 @@ pub use crate::run::step::{run_around, step_of_folder};
 
 /// The most bytes that a config may have.
 pub(crate) const CONFIG_LIMIT: u64 = 16 << 20;
-/// The most bytes that a shard index may have: as many as the heads that it lists.
-const INDEX_LIMIT: u64 = 100_000_000;
 
 /// A checkpoint that can be merged.
 #[derive(Clone, Debug)]
@@ -131,6 +131,9 @@ impl Checkpoint {
     fn open_file(files: &dyn Files, readers: &Readers, path: &str, options: &OpenOptions) -> Maybe<Self> {
         if let Some((what, help)) = foreign::file(last(path)) {
             return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
+        }
+        if let Some(error) = is_shard(files, path)? {
+            return Err(error.file(path).into());
         }
         let mut checkpoint = Self::of(path);
         checkpoint.take(open_weights(files, readers, path, options)?);
@@ -488,9 +491,21 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
     if let Some(file) = lone(&names) {
         return Ok(Elsewhere::File(Place::File(join(folder, file))));
     }
-    let found = inside(files, folder, &names)?;
+    let mut found = inside(files, folder, &names)?;
+    let newest = names.iter().rfind(|name| folder_row(name).is_some());
+    if newest.is_some() {
+        // a merge of a run is none of its checkpoints
+        let own = all(found.iter().map(|name| is_file(files, &join(&join(folder, name), REPORT))))?;
+        let mut own = own.into_iter();
+        found.retain(|_| !own.next().unwrap_or_default());
+    }
     match found.as_slice() {
-        [only] => return Ok(Elsewhere::Folder(only.clone(), None)),
+        [only] => {
+            let note = newest.map(|_| {
+                format!("the weights in {only} are taken, and none of the checkpoints beside it in {folder}")
+            });
+            return Ok(Elsewhere::Folder(only.clone(), note));
+        }
         // a running average beside the weights themselves
         [one, other] if *other == format!("{one}_ema") || *other == format!("{one}-ema") => {
             let note = format!(
@@ -507,7 +522,7 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
             Error::new(ErrorKind::Input, detail)
                 .help(format!("choose one of them, for example --adapter {first}"))
         }
-        _ => match names.iter().rfind(|name| folder_row(name).is_some()) {
+        _ => match newest {
             Some(last) => {
                 let detail = "holds checkpoints, and one checkpoint is wanted";
                 let help =

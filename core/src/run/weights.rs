@@ -5,7 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, NO_FILE, is_file, is_folder, join};
+use crate::files::{Files, Kind, Maybe, NO_FILE, Stop, is_file, is_folder, join, last, parent, text};
+use crate::format::shards::ShardIndex;
 use crate::format::{STEMS, foreign, stem};
 use crate::merge::report::CONFIG;
 
@@ -14,6 +15,9 @@ pub(crate) const REST: &str = "download or copy the rest of the checkpoint";
 
 /// What to do where an adapter's config is.
 pub(crate) const ITS_CONFIG: &str = "copy adapter_config.json from another checkpoint of the run";
+
+/// The most bytes that a shard index may have: as many as the heads that it lists.
+pub(crate) const INDEX_LIMIT: u64 = 100_000_000;
 
 /// Where the weights of a folder are.
 #[derive(Debug)]
@@ -97,6 +101,82 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
             Err(error.help(REST).into())
         }
         _ => Ok(found.into_iter().map(|(path, _)| path).collect()),
+    }
+}
+
+/// Why a file is no whole model, if it is one of several shards of one: its name says so, or the index beside it.
+pub(crate) fn is_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
+    let (folder, name) = (parent(path), last(path));
+    let Some(own) = stem(name) else { return Ok(None) };
+    let ending = &name[own.len()..];
+    let (is_known, all) = match numbered(own) {
+        Some((stem, count)) => {
+            let shard = |number| format!("{stem}-{number:05}-of-{count:05}{ending}");
+            let is_known = STEMS.contains(&stem) && [".safetensors", ".bin"].contains(&ending);
+            (is_known, (1..=count).map(shard).collect())
+        }
+        None => (true, indexed(files, folder, own, ending)?),
+    };
+    let Some(place) = all.iter().position(|shard| shard == name).filter(|_| all.len() > 1) else {
+        return Ok(None);
+    };
+    let listed = match files.list(folder) {
+        Ok(names) => names,
+        Err(Stop::Later) => return Err(Stop::Later),
+        // the folder may be closed to the user
+        Err(Stop::Failed(_)) => all.clone(),
+    };
+    let missing: Vec<_> = all.iter().filter(|shard| listed.binary_search(shard).is_err()).collect();
+    let mut detail = format!("is shard {} of {} of a model, ", place + 1, all.len());
+    detail += &match missing.as_slice() {
+        [] => "and the others are not given".into(),
+        [only] => format!("and {only} is not there"),
+        [first, ..] => format!("and {} others, from {first} on, are not there", missing.len()),
+    };
+    let mut help = String::new();
+    if !missing.is_empty() {
+        help += "download or copy the rest of the checkpoint, and ";
+    }
+    if !is_known {
+        help += "name its files as transformers does (model-00001-of-00002.safetensors), and ";
+    }
+    help += "give the folder that it lies in, which is taken as one";
+    if !folder.is_empty() {
+        help += &format!(": {folder}");
+    }
+    Ok(Some(Error::new(ErrorKind::Input, detail).help(help)))
+}
+
+/// `model` and 3 of `model-00001-of-00003`.
+fn numbered(stem: &str) -> Option<(&str, usize)> {
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|digit| digit.is_ascii_digit());
+    if is_number(number) && is_number(count) { Some((stem, count.parse().ok()?)) } else { None }
+}
+
+/// The shards that the index of a folder names, if there is one for a file of this name.
+fn indexed(files: &dyn Files, folder: &str, stem: &str, ending: &str) -> Maybe<Vec<String>> {
+    let index = match ending {
+        _ if STEMS.contains(&stem) => return Ok(Vec::new()),
+        ".safetensors" => "model.safetensors.index.json",
+        ".bin" => "pytorch_model.bin.index.json",
+        _ => return Ok(Vec::new()),
+    };
+    let index = join(folder, index);
+    // one that cannot be read says nothing of this file
+    let text = match files.kind(&index) {
+        Ok(Kind::File(_)) => text(files, &index, INDEX_LIMIT),
+        Err(Stop::Later) => return Err(Stop::Later),
+        _ => return Ok(Vec::new()),
+    };
+    match text {
+        Err(Stop::Later) => Err(Stop::Later),
+        Err(Stop::Failed(_)) => Ok(Vec::new()),
+        Ok(text) => {
+            let index = ShardIndex::parse(&text);
+            Ok(index.iter().flat_map(ShardIndex::files).map(String::from).collect())
+        }
     }
 }
 

@@ -148,6 +148,75 @@ help: download or copy the rest of the checkpoint; or merge without run/checkpoi
 }
 
 #[test]
+fn a_shard_by_itself_is_no_model() {
+    let place = Place::new();
+    let tensor = |name: &str| adapter::safetensors(&[adapter::f32s(name, &[2], &[1.0, 2.0])]);
+    let map = |[a, b]: [&str; 2]| format!(r#"{{"weight_map": {{"a": "{a}", "b": "{b}"}}}}"#);
+    let named = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let other = ["first.safetensors", "second.safetensors"];
+    for (run, [a, b]) in [("run", named), ("odd", other)] {
+        for step in [1, 2] {
+            let folder = format!("{run}/checkpoint-{step}");
+            place.write(&format!("{folder}/{a}"), tensor("a"));
+            place.write(&format!("{folder}/{b}"), tensor("b"));
+            place.write(&format!("{folder}/model.safetensors.index.json"), map([a, b]));
+        }
+        // what is said helps
+        assert_eq!(
+            place.mwa(&format!("merge {run}/checkpoint-1 {run}/checkpoint-2 -o {run}-out")).code,
+            Some(0)
+        );
+    }
+    let both =
+        "run/checkpoint-1/model-00001-of-00002.safetensors run/checkpoint-2/model-00001-of-00002.safetensors";
+    for command in ["merge", "weights", "inspect", "convert"] {
+        let paths =
+            if ["merge", "weights"].contains(&command) { both } else { both.split(' ').next().unwrap() };
+        let out = if ["merge", "convert"].contains(&command) { " -o out" } else { "" };
+        assert_data_eq!(
+            place.fails(&format!("{command} {paths}{out}")),
+            str![[r#"
+error: run/checkpoint-1/model-00001-of-00002.safetensors: is shard 1 of 2 of a model, and the others are not given
+help: give the folder that it lies in, which is taken as one: run/checkpoint-1
+
+"#]]
+        );
+    }
+    assert_data_eq!(
+        place.fails("merge odd/checkpoint-1/second.safetensors odd/checkpoint-2/second.safetensors -o out"),
+        str![[r#"
+error: odd/checkpoint-1/second.safetensors: is shard 2 of 2 of a model, and the others are not given
+help: give the folder that it lies in, which is taken as one: odd/checkpoint-1
+
+"#]]
+    );
+    fs::remove_file(place.path("run/checkpoint-1/model-00002-of-00002.safetensors")).unwrap();
+    fs::remove_file(place.path("run/checkpoint-1/model.safetensors.index.json")).unwrap();
+    assert_data_eq!(
+        place.fails(&format!("merge {both} -o out")),
+        str![[r#"
+error: run/checkpoint-1/model-00001-of-00002.safetensors: is shard 1 of 2 of a model, and model-00002-of-00002.safetensors is not there
+help: download or copy the rest of the checkpoint, and give the folder that it lies in, which is taken as one: run/checkpoint-1
+
+"#]]
+    );
+    place.write("my-00002-of-00004.safetensors", tensor("a"));
+    assert_data_eq!(
+        place.fails("inspect my-00002-of-00004.safetensors"),
+        str![[r#"
+error: my-00002-of-00004.safetensors: is shard 2 of 4 of a model, and 3 others, from my-00001-of-00004.safetensors on, are not there
+help: download or copy the rest of the checkpoint, and name its files as transformers does (model-00001-of-00002.safetensors), and give the folder that it lies in, which is taken as one
+
+"#]]
+    );
+    // a model of one shard is whole, and so is what only looks like one
+    for whole in ["model-00001-of-00001.safetensors", "epoch-1-of-3.safetensors"] {
+        place.write(whole, tensor("a"));
+        assert_eq!(place.mwa(&format!("inspect {whole}")).code, Some(0), "{whole}");
+    }
+}
+
+#[test]
 fn checkpoints_of_other_frameworks_are_recognised() {
     let place = Place::new();
     for file in [

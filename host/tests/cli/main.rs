@@ -20,6 +20,7 @@
 //! | the root's copy, `best` and `last` links, twins | `inputs::the_model_in_the_run_s_root_…`, `inputs::one_checkpoint_under_two_names_…`, `unix::symbolic_links_…` |
 //! | an interrupted save, a file cut short, a temporary folder | `inputs::an_unfinished_checkpoint_is_skipped_in_a_run_and_an_error_by_name` |
 //! | a git-lfs pointer, an HTML page, an empty file | `damaged::files_that_are_not_safetensors_are_called_what_they_are` |
+//! | one shard of a model by itself | `inputs::a_shard_by_itself_is_no_model` |
 //! | both `.safetensors` and `.bin` | `formats::safetensors_win_over_a_bin_beside_them` |
 //! | a pickle with foreign globals | `formats::a_pickle_with_foreign_globals_is_never_executed` |
 //! | other rank, alpha, scaling or patterns | `agreement::rank_alpha_scaling_and_patterns_must_agree` |

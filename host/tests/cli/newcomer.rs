@@ -72,6 +72,33 @@ help: give one weight per checkpoint, in this order
 }
 
 #[test]
+fn a_merge_in_a_run_folder_is_none_of_its_checkpoints() {
+    let place = Place::with_run();
+    assert_eq!(place.mwa("merge run -o run/merged").code, Some(0));
+    place.write("base/model.safetensors", safetensors(&[adapter::f32s("q.weight", &[4, 4], &[0.5; 16])]));
+    for command in ["convert run -o out", "apply run --base base -o out", "moments run -o out.safetensors"] {
+        assert_data_eq!(
+            place.fails(command),
+            str![[r#"
+error: run: holds checkpoints, and one checkpoint is wanted
+help: give one of them, such as run/checkpoint-30, or what mwa merge makes of all
+
+"#]]
+        );
+    }
+    assert_eq!(place.mwa("convert run/merged -o out").code, Some(0));
+    // what a trainer saved in the end is taken, and named
+    place.checkpoint("run/final", &adapter::lora(0.5));
+    assert_data_eq!(
+        place.mwa("convert run -o last").err,
+        str![[r#"
+note: the weights in final are taken, and none of the checkpoints beside it in run
+
+"#]]
+    );
+}
+
+#[test]
 fn what_was_probably_meant_is_said_of_paths_options_and_values() {
     let place = Place::with_run();
     assert_data_eq!(
