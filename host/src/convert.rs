@@ -62,9 +62,13 @@ pub fn convert(
     let names: Vec<_> = plan.outputs().map(|(name, _)| name.to_owned()).collect();
     let out = &*clean(out);
     let ending = |name: &str| name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    let is_any = matches!(options.target, Target::Pt | Target::Safetensors);
     let is_file = match (names.as_slice(), out.to_str()) {
         // into a store, folders are written
-        ([only], Some(text)) if !is_elsewhere(out) => plan.texts.is_empty() && ending(only) == ending(text),
+        ([only], Some(text)) if !is_elsewhere(out) => {
+            let is_alone = is_any || plan.texts.is_empty();
+            is_alone && ending(only) == ending(text)
+        }
         _ => false,
     };
     let format = match out.to_str().and_then(ending).as_deref() {
@@ -85,7 +89,11 @@ pub fn convert(
     }
     Staging::check_outside(out, Path::new(&input))?;
     let files = if is_file { single(&plan, out, None, progress)? } else { folder(&plan, out, progress)? };
-    Ok(Converted { files, rank1: None, notes: plan.notes })
+    let left_out = plan.texts.iter().filter(|_| is_file).map(|(name, _)| {
+        format!("{name}, which PEFT wants beside the weights, is left out: into a folder it is copied along")
+    });
+    let notes = left_out.chain(plan.notes.iter().cloned()).collect();
+    Ok(Converted { files, rank1: None, notes })
 }
 
 /// Take the second moments of the checkpoint at `input` out of the state of its optimizer, or of that at `state`, into the file `out`;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Files, Maybe};
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::torch::frame::frame;
+use crate::merge::report::CONFIG;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::readers::{OpenOptions, Readers};
 use matrix::{Made, Matrix};
@@ -167,7 +168,12 @@ impl Conversion {
         options.check()?;
         if matches!(options.target, Target::Pt | Target::Safetensors) {
             let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
-            let merged = opened.files.first().and_then(|file| file.merged).unwrap_or("model.safetensors");
+            // what PEFT loads, for its config comes along
+            let [bin, plain] = match opened.config {
+                Some(_) => ["adapter_model.bin", "adapter_model.safetensors"],
+                None => ["weights.pt", "model.safetensors"],
+            };
+            let merged = opened.files.first().and_then(|file| file.merged).unwrap_or(plain);
             let own = match opened.files.as_slice() {
                 [only] if only.merged.is_none() && !only.header.is_safetensors() => Some(only),
                 _ => None,
@@ -180,7 +186,7 @@ impl Conversion {
             };
             let mut inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
             let written = if options.target == Target::Pt {
-                let name = options.name.as_deref().unwrap_or("weights.pt");
+                let name = options.name.as_deref().unwrap_or(bin);
                 let around = frame.as_ref().map(|(_, frame)| frame);
                 let written = pt::write(&inputs, name, options.key.as_deref(), around, options.dtype);
                 written.map(|(outputs, texts, mut notes)| {
@@ -193,7 +199,8 @@ impl Conversion {
             } else {
                 write::plain(&inputs, merged, options.dtype, options.shard_size)
             };
-            let (outputs, texts, mut notes) = written.map_err(|error| error.file(path))?;
+            let (outputs, mut texts, mut notes) = written.map_err(|error| error.file(path))?;
+            texts.extend(opened.config.map(|config| (CONFIG.into(), config.text().into())));
             notes.splice(0..0, opened.notes);
             return Ok(Self { inputs, outputs, factored: Vec::new(), texts, notes });
         }

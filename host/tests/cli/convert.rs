@@ -374,6 +374,37 @@ fn configs_say_how_strong_modules_are() {
 }
 
 #[test]
+fn a_config_comes_along_with_the_adapter_or_is_named() {
+    let place = Place::with_run();
+    let config = place.read("run/checkpoint-10/adapter_config.json");
+    for (command, weights) in [
+        ("convert run/checkpoint-10 -o a", "a/adapter_model.safetensors"),
+        ("convert run/checkpoint-10 --format pt -o b", "b/adapter_model.bin"),
+        ("merge run --format pt -o c", "c/adapter_model.bin"),
+    ] {
+        let ran = place.mwa(command);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{command}");
+        assert_eq!(place.read(&format!("{}/adapter_config.json", &weights[..1])), config, "{command}");
+        // it is an adapter to whoever loads it
+        assert_eq!(place.mwa(&format!("inspect {}", &weights[..1])).code, Some(0), "{command}");
+        assert!(place.path(weights).is_file(), "{command}");
+    }
+    assert_eq!(place.mwa("verify c").code, Some(0));
+    for out in ["d.safetensors", "d.pt --format pt"] {
+        assert_data_eq!(
+            place.mwa(&format!("convert run/checkpoint-10 -o {out}")).err,
+            str![[r#"
+note: adapter_config.json, which PEFT wants beside the weights, is left out: into a folder it is copied along
+
+"#]]
+        );
+    }
+    // what is no adapter has none
+    assert_eq!(place.mwa("convert d.safetensors -o e").code, Some(0));
+    assert!(place.path("e/model.safetensors").is_file() && !place.path("e/adapter_config.json").exists());
+}
+
+#[test]
 fn merges_are_written_in_other_containers_and_verified() {
     let place = place();
     for step in [1, 2] {
