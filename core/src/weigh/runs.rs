@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
 use crate::merge::report::{Weighting, distinct};
+use crate::weigh::advice::Advice;
 use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, choose};
 use crate::weigh::explicit::wrong_count_of;
 use crate::weigh::scheme::Weights;
@@ -64,6 +65,7 @@ pub(crate) fn choose_each(
     let described = |share: &f64| format!("{}", libm::round(share * 1e4) / 1e4);
     let shared = shares.values().iter().map(described).collect::<Vec<_>>().join(", ");
     let weighting = joined(choices.iter().map(|choice| &choice.weighting), shared);
+    let far = far_worse(&called, &choices, &weighting);
     let mut whole = Choice {
         indexes: Vec::new(),
         readings: Vec::new(),
@@ -73,7 +75,7 @@ pub(crate) fn choose_each(
         robust: None,
         ranking: None,
         selected: selected(&called, &choices),
-        advice: Vec::new(),
+        advice: far.into_iter().collect(),
         notes: Vec::new(),
     };
     let (mut rows, mut updates) = (Vec::new(), Vec::new());
@@ -104,6 +106,20 @@ pub(crate) fn choose_each(
     whole.updates = order.iter().filter_map(|&at| updates.get(at).copied()).collect();
     whole.weights = Weights::explicit(&order.iter().map(|&at| rows[at].2).collect::<Vec<_>>())?;
     Ok(whole)
+}
+
+/// What to say where one metric weighs all runs, and shows one of them far behind another.
+fn far_worse(runs: &[&str], choices: &[Choice], weighting: &Weighting) -> Option<Advice> {
+    let goal = weighting.goal.as_deref()?.parse().ok()?;
+    // of several metrics their names are joined
+    let name = weighting.metric.as_deref().filter(|name| *name != "step")?;
+    let is_one = choices.iter().all(|choice| choice.weighting.metric.as_deref() == Some(name));
+    let mut all = Vec::new();
+    for (run, choice) in runs.iter().zip(choices) {
+        let values = choice.readings.iter().map(|reading| reading.map(|it| it.value));
+        all.push((*run, values.collect::<Option<Vec<_>>>()?));
+    }
+    Advice::on_runs(name, goal, &all).filter(|_| is_one)
 }
 
 /// A table names checkpoints as their folders are called.

@@ -99,6 +99,29 @@ note: the weights in final are taken, and none of the checkpoints beside it in r
 }
 
 #[test]
+fn a_run_that_is_far_worse_is_told_with_what_to_do() {
+    let place = two_runs();
+    for (step, loss) in [(5, 40.0), (10, 39.0)] {
+        place.log(
+            &format!("other/checkpoint-{step}"),
+            &[format!(r#"{{"step": {step}, "eval_loss": {loss}}}"#)],
+        );
+    }
+    let told = "by eval_loss other is far worse than run (its best checkpoint has 39, the worst of run 3.0), so averaging them \
+                will hardly be better than run alone: merge that run by itself (mwa merge RUN)";
+    for command in ["weights run other", "merge run other --space product -o out"] {
+        let ran = place.mwa(&format!("{command} --select all"));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(ran.out.contains(&format!("advice: {told}\n")), "{command}: {}", ran.out);
+    }
+    let report: serde_json::Value = serde_json::from_slice(&place.read("out/mwa-report.json")).unwrap();
+    assert_eq!(report["advice"][0]["text"], told);
+    let card = String::from_utf8(place.read("out/README.md")).unwrap();
+    assert!(card.contains("What to expect: by eval_loss other"), "{card}");
+    assert!(!place.mwa("weights run --select all").out.contains("far worse"));
+}
+
+#[test]
 fn what_was_probably_meant_is_said_of_paths_options_and_values() {
     let place = Place::with_run();
     assert_data_eq!(
