@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{BadInput, Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Blend, Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
+use mwa::{Blend, CARD_END, Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
 
 use crate::convert;
 use crate::engine::device::DeviceChoice;
@@ -257,6 +257,8 @@ pub(crate) struct Planned {
     picture: Option<String>,
     /// The hashes of the inputs, where they were merged before.
     known: Option<Known>,
+    /// What the card says of how the weights were found.
+    found: String,
 }
 
 impl Planned {
@@ -275,7 +277,12 @@ impl Planned {
                 companions.push((name.clone(), path.clone()));
             }
         }
-        Ok(Self { merge, checkpoints, companions, picture, known: None })
+        Ok(Self { merge, checkpoints, companions, picture, known: None, found: String::new() })
+    }
+
+    /// The same, with a part of the card that says how the weights were found.
+    pub(crate) fn telling(self, found: String) -> Self {
+        Self { found, ..self }
     }
 
     /// The same, of inputs whose hashes are known.
@@ -375,7 +382,7 @@ impl Planned {
         how: &MergeOptions,
         progress: &dyn Progress,
     ) -> Result<Report> {
-        let Self { merge, checkpoints, companions, picture, .. } = self;
+        let Self { merge, checkpoints, companions, picture, found, .. } = self;
         self.check_unchanged()?;
         let (companions, notes) = beside(&staging, &merge.texts(), companions, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
@@ -386,7 +393,10 @@ impl Planned {
         }
         let has_picture = picture.is_some();
         let closing = Closing { paths, inputs, outputs, companions, notes, has_picture };
-        let finished = merge.finish(&closing)?;
+        let mut finished = merge.finish(&closing)?;
+        // behind the table of weights
+        let cards = finished.texts.iter_mut().filter(|(name, _)| name == CARD);
+        cards.for_each(|(_, card)| *card = card.replacen(CARD_END, &(found.clone() + CARD_END), 1));
         close(staging, &finished.texts, progress)?;
         Ok(finished.report)
     }

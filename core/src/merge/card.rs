@@ -97,17 +97,23 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
         let role = if input.role.is_some() { " (base)" } else { "" };
         let update = input.update.map_or_else(String::new, |update| format!(" {update:.4} |"));
-        text +=
-            &format!("| {} | {step} | {metric} |{update} {:.4} |\n", markdown(label) + role, input.weight);
+        let weight = match report.weighting.instead_of_weights() {
+            Some(_) if input.role.is_some() => "–".to_string(),
+            Some(instead) => instead.to_string(),
+            None => format!("{:.4}", input.weight),
+        };
+        text += &format!("| {} | {step} | {metric} |{update} {weight} |\n", markdown(label) + role);
     }
     text + &closing(config.is_some())
 }
 
+/// How the end of a card begins, before which a host may tell more.
+pub const END: &str =
+    "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
+
 /// What is said in the end of all.
 fn closing(is_adapter: bool) -> String {
-    let mut text = String::from(
-        "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n",
-    );
+    let mut text = String::from(END);
     if is_adapter {
         text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
     }

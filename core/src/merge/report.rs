@@ -718,6 +718,16 @@ impl Weighting {
         self.method.as_deref()?.parse().ok()
     }
 
+    /// What tables say instead of weights, where the method asks for none.
+    #[must_use]
+    pub fn instead_of_weights(&self) -> Option<&'static str> {
+        match self.named()? {
+            name if name.weighs() => None,
+            BlendName::Ota | BlendName::Ffg => Some("by moments"),
+            _ => Some("alike"),
+        }
+    }
+
     /// Whether the angles between inputs decide what becomes of each tensor.
     #[must_use]
     pub fn is_angled(&self) -> bool {
@@ -729,7 +739,7 @@ impl Weighting {
     pub fn describe(&self) -> String {
         let mut text = match &self.method {
             // it takes all inputs alike
-            Some(method) if !self.named().is_some_and(BlendName::weighs) => format!("none, method {method}"),
+            Some(method) if self.instead_of_weights().is_some() => format!("none, method {method}"),
             Some(method) => format!("{}, method {method}", self.scheme),
             None => self.scheme.clone(),
         };
@@ -751,7 +761,9 @@ impl Weighting {
             None => {}
         }
         match (&self.metric, self.goal.as_deref()) {
-            // the metric is told, and steps alone decide
+            // the metric is told, and scores alone decide
+            _ if self.scheme.starts_with("search ") => {}
+            // the same of steps
             _ if self.scheme.parse::<Scheme>().is_ok_and(|scheme| scheme.needs == Needs::Steps) => {}
             (Some(metric), Some("min")) => text += &format!(", by {metric} (lower is better)"),
             (Some(metric), Some(_)) => text += &format!(", by {metric} (higher is better)"),

@@ -141,7 +141,9 @@ impl Weighed {
         };
         let mut other = Self { weights: Weights::normalised(&weights)?, groups, ..self.clone() };
         other.inputs.iter_mut().zip(&weights).for_each(|(input, weight)| input.weight = *weight);
-        other.weighting = Weighting { scheme: scheme.into(), ..Weighting::explicit() };
+        // what their table shows is still that metric
+        let metric = other.weighting.metric.take();
+        other.weighting = Weighting { scheme: scheme.into(), metric, ..Weighting::explicit() };
         other.robust = None;
         // nor do they stand for a schedule
         other.inputs.iter_mut().for_each(|input| input.update = None);

@@ -27,7 +27,7 @@ pub fn readable(text: &str) -> Cow<'_, str> {
 
 /// As [`readable`], with all that means something in Markdown or HTML made plain.
 #[must_use]
-pub(crate) fn markdown(text: &str) -> String {
+pub fn markdown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in readable(text).chars() {
         match character {

@@ -58,7 +58,9 @@ pub(crate) fn picture(run: &Run, options: &WeighOptions, weighed: &Weighed) -> S
     }
     let weights = || chosen.iter().map(|input| input.weight);
     let y = Axis::new([0.0].into_iter().chain(weights().map(f64::abs)), (WEIGHTS.1 - top, WEIGHTS.0 - top));
-    let panel = Panel::new(&mut svg, "weight", x, y, 2.0);
+    let instead = weighed.weighting.instead_of_weights();
+    let taken = instead.map(|how| format!("taken {how}"));
+    let panel = Panel::new(&mut svg, taken.as_deref().unwrap_or("weight"), x, y, 2.0);
     let slots = number(run.checkpoints.len().max(8) as u64);
     let width = ((RIGHT - LEFT) / slots * 0.4).clamp(2.0, BAR);
     for (row, &at) in weighed.indexes.iter().enumerate() {
@@ -67,7 +69,10 @@ pub(crate) fn picture(run: &Run, options: &WeighOptions, weighed: &Weighed) -> S
         let beside = weighed.indexes[..row].iter().filter(|other| place(**other) == place(at)).count();
         let aside = number(beside as u64) * width;
         let class = if weight < 0.0 { "minus" } else { "bar" };
-        let title = format!("{}: weight {weight:.4}", labels[row]);
+        let title = match &taken {
+            Some(taken) => format!("{}: {taken}", labels[row]),
+            None => format!("{}: weight {weight:.4}", labels[row]),
+        };
         panel.bar(&mut svg, class, (place(at), weight.abs()), (width, aside), &title);
     }
     let last = if has_rate {

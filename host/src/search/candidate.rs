@@ -250,17 +250,18 @@ impl Kitchen {
         Ok(entry)
     }
 
-    /// Merge the winner for good.
+    /// Merge the winner for good; `note` is for the report, `found` for the card.
     pub(super) fn serve(
         &self,
         weights: &[f64],
         scheme: &str,
-        note: String,
+        (note, found): (String, String),
         how: &MergeOptions,
         out: &Path,
         watch: &dyn Watch,
     ) -> Result<Report> {
-        self.planned(weights, scheme, how, Some(note))?.run(how, out, &Merging(&|| watch.stopped()))
+        let mut planned = self.planned(weights, scheme, how, Some(note))?.telling(found);
+        planned.run(how, out, &Merging(&|| watch.stopped()))
     }
 }
 

@@ -16,7 +16,7 @@ mod watch;
 
 use std::path::Path;
 
-use mwa::report::labels;
+use mwa::report::{Report, labels};
 use mwa::search::{Lead, Search};
 use mwa::{Error, ErrorKind, Result, SearchOptions, WeightRule};
 
@@ -136,8 +136,8 @@ pub fn search(
         search.trials().len(),
         evaluators.search.name()
     );
-    let merge = kitchen.serve(&trial.weights, &scheme, note, how, out, watch)?;
-    Ok(SearchReport {
+    let (score, trials) = (trial.score().expect("the winner was scored"), tried);
+    let mut report = SearchReport {
         method: wanted.search_method.name.into(),
         groups,
         reason: search.reason().map(str::to_owned),
@@ -148,15 +148,18 @@ pub fn search(
         holdout: evaluators.holdout.map(Evaluator::name),
         journal: journal_at.display().to_string(),
         winner: winner + 1,
-        score: trial.score().expect("the winner was scored"),
+        score,
         standard_error: own,
-        trials: tried,
+        trials,
         compared,
         doubts,
         basin,
         files,
-        merge,
-    })
+        merge: Report::unweighed("search", Vec::new()),
+    };
+    let told = (note, report.section());
+    report.merge = kitchen.serve(&trial.weights, &scheme, told, how, out, watch)?;
+    Ok(report)
 }
 
 /// Write what two or three checkpoints look like: a table and a picture beside the output.

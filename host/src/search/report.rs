@@ -1,7 +1,8 @@
 //! What a search found: every trial, the winner beside what it is compared with, and what must be said of it.
 
+use mwa::markdown;
 use mwa::report::Report;
-use mwa::search::Trial;
+use mwa::search::{Trial, called};
 use serde::Serialize;
 
 use super::entry::Entry;
@@ -51,6 +52,43 @@ pub struct SearchReport {
     pub files: Vec<String>,
     /// The merge of the winner.
     pub merge: Report,
+}
+
+impl SearchReport {
+    /// How the weights were found, for the card: who scored, the scores beside each other, and what must be said of them.
+    pub(super) fn section(&self) -> String {
+        let failed = self.trials.iter().filter(|trial| trial.failed.is_some()).count();
+        let failed = if failed > 0 { format!(", of which {failed} failed") } else { String::new() };
+        let better = if self.goal == "min" { "lower" } else { "higher" };
+        let mut text = format!(
+            "\n## How the weights were found\n\nBy the scores of {} trials{failed}: `mwa search`, method {}, seed {}. Each was merged and \
+             scored by {} ({better} is better).\n\n",
+            self.trials.len(),
+            self.method,
+            self.seed,
+            markdown(&self.evaluator)
+        );
+        if let Some(holdout) = &self.holdout {
+            text += &format!("The holdout was scored by {}.\n\n", markdown(holdout));
+        }
+        let (head, rule) = if self.holdout.is_some() { (" holdout |", "---|") } else { ("", "") };
+        text += &format!("| merge | score |{head} trial | weights by |\n|---|---|{rule}---|---|\n");
+        let number = |score: Option<f64>| score.map_or_else(|| "–".into(), |score| format!("{score:.6}"));
+        for row in &self.compared {
+            let by = self.trials.get(row.trial - 1).map_or("", |trial| &trial.by);
+            let held =
+                self.holdout.as_ref().map(|_| format!(" {} |", number(row.holdout))).unwrap_or_default();
+            text += &format!(
+                "| {} | {} |{held} {} | {} |\n",
+                called(&row.name),
+                number(row.score),
+                row.trial,
+                markdown(by)
+            );
+        }
+        let doubts = self.doubts.iter().map(|doubt| format!("\nCareful: {}.\n", markdown(doubt)));
+        text + &doubts.collect::<String>()
+    }
 }
 
 /// A trial.

@@ -26,11 +26,14 @@ fn the_median_is_told_reported_and_verified() {
     let ran = place.merges("run --select all --method median");
     assert!(ran.out.contains("weights: none, method median"), "{}", ran.out);
     assert!(!ran.out.contains("averaging factors"), "{}", ran.out);
+    // nothing weighs, and nothing looks as if it did
+    assert!(ran.out.contains("\ncheckpoint-5     5   alike\n") && !ran.out.contains('█'), "{}", ran.out);
     assert_eq!(place.merged(B), [0.3125; 8]);
     let report: serde_json::Value = serde_json::from_slice(&place.read("out/mwa-report.json")).unwrap();
     assert_eq!(report["weighting"], serde_json::json!({ "scheme": "uniform", "method": "median" }));
     let card = String::from_utf8(place.read("out/README.md")).unwrap();
     assert!(card.contains("The median, element by element, of 5 checkpoints, made with mwa"), "{card}");
+    assert!(card.contains("| checkpoint-5 | 5 | – | alike |\n"), "{card}");
     let verified = place.mwa("verify out");
     assert_eq!(verified.code, Some(0), "{}", verified.out);
     place.edit("out/mwa-report.json", "\"median\"", "\"mean\"");

@@ -559,6 +559,37 @@ fn a_killed_search_goes_on_where_it_was() {
     assert_eq!((weights.len(), entries.len()), (40, 40), "nothing is in the journal twice");
 }
 
+#[test]
+fn the_card_tells_who_scored_what_came_of_it_and_what_to_mind() {
+    let place = place(BOWL);
+    script(&place, "other", "echo $MWA_WEIGHTS | awk -F, '{print ($1-1/3)^2 + ($2-1/3)^2}'");
+    let ran = search(&place, "--method lcsc --budget 30 --holdout ./other");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let card = String::from_utf8(place.read("best/README.md")).unwrap();
+    for line in [
+        "| checkpoint | step | eval_loss | weight |",
+        "By the scores of 30 trials: `mwa search`, method lcsc, seed 42. Each was merged and scored by ./score {path} (lower is better).",
+        "The holdout was scored by ./other.",
+        "| merge | score | holdout | trial | weights by |",
+    ] {
+        assert!(card.contains(&format!("{line}\n")), "{line}: {card}");
+    }
+    for row in
+        ["| the last checkpoint | ", "| the best single checkpoint | ", "| the plain mean | ", "| winner | "]
+    {
+        assert!(card.contains(row), "{row}: {card}");
+    }
+    // all that the terminal says
+    let careful: Vec<_> = ran.out.lines().filter_map(|line| line.strip_prefix("careful: ")).collect();
+    assert!(!careful.is_empty(), "{}", ran.out);
+    for line in careful {
+        assert!(card.contains(&format!("\nCareful: {line}.\n")), "{line}: {card}");
+    }
+    assert!(ran.out.contains("  eval_loss  "), "{}", ran.out);
+    assert!(!ran.out.contains("by eval_loss"), "it weighs nothing here: {}", ran.out);
+    assert_eq!(place.mwa("verify best").code, Some(0));
+}
+
 fn journal(place: &Place) -> Vec<Value> {
     let text = String::from_utf8(place.read("best.search.jsonl")).unwrap();
     text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
