@@ -229,7 +229,7 @@ def weights(inputs: Path | Iterable[Path], **options: Unpack[WeightOptions]) -> 
 
 def inspect(path: Path, *, adapter: str | None = None) -> Inspection:
     """Say what a path is: kind, ranks, dtypes, steps, metrics and their coverage."""
-    return read(Inspection, json.loads(_mwa.inspect(path, to_json({"adapter": adapter}))))
+    return read(Inspection, json.loads(_mwa.inspect(_path(path, "inspect"), to_json({"adapter": adapter}))))
 
 
 def verify(
@@ -243,7 +243,7 @@ def verify(
     """Merge again from the report in a merged folder, and compare bytes and hashes."""
     options = to_json({"threads": threads, "memory": memory, "device": device})
     with heard(progress, "verify") as hear:
-        return read(Verified, json.loads(_mwa.verify(folder, options, hear)))
+        return read(Verified, json.loads(_mwa.verify(_path(folder, "verify"), options, hear)))
 
 
 def _scoring(evaluate: Evaluate) -> Callable[[str], str]:
@@ -257,6 +257,14 @@ def _scoring(evaluate: Evaluate) -> Callable[[str], str]:
         return json.dumps({name: float(value) for name, value in known.items() if value is not None})
 
     return score
+
+
+def _path(path: Path, function: str) -> Path:
+    """The one path that a function takes."""
+    if isinstance(path, (list, tuple, set)):
+        help = f"call it once for each: [mwa.{function}(path) for path in paths]"
+        raise MergeError("usage", f"{function} takes one path, and here is a {type(path).__name__} of {len(path)}", help=help)
+    return path
 
 
 def _paths(inputs: Path | Iterable[Path]) -> list[Path]:

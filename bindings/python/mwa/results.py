@@ -271,27 +271,45 @@ class Report:
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""
         metric = self.weighting.metric
+        # as the command line's tables: other methods ask for no weights
+        is_weighed = self.weighting.method in (None, "mean", "task-arithmetic", "slerp", "multi-slerp", "karcher")
         largest = max((abs(row.weight) for row in self.inputs), default=0) or 1
-        head = ["checkpoint", "step", *([metric] if metric else []), "weight", ""]
+        head = ["checkpoint", "step", *([metric] if metric else []), "weight"]
 
         def cells(row: Input) -> list[str]:
-            value = [] if metric is None else ["" if row.metric is None else f"{row.metric:.5g}"]
-            width = round(100 * abs(row.weight) / largest)
-            bar = f'<div style="width:{width}%;min-width:1px;height:.8em;background:#c26a10"></div>'
-            return [*map(escape, [_tail(row.name, self.inputs), str(row.step or "–"), *value, f"{row.weight:.4f}"]), bar]
+            value = [] if metric is None else [_number(row.metric)]
+            weight = f"{row.weight:.4f}" if is_weighed else "–" if row.role else "alike"
+            return [_tail(row.name, self.inputs), str(row.step or "–"), *value, weight]
 
-        def line(tag: str, texts: list[str]) -> str:
-            last = len(texts) - 1
-            styles = ("left", *("right",) * (last - 1), "left")
-            wide = [""] * last + [";width:12em"]
-            return "".join(f'<{tag} style="text-align:{styles[i]}{wide[i]}">{text}</{tag}>' for i, text in enumerate(texts))
-
-        rows = "".join(f"<tr>{line('td', cells(row))}</tr>" for row in self.inputs)
+        bars = [abs(row.weight) / largest for row in self.inputs] if is_weighed else None
         said = [] if self.selected is None else [f"chosen: {self.selected.line}"]
         said += [f"merged into {file.name}, {file.bytes:,} bytes" for file in self.outputs]
         said += [spoken(advice.text) for advice in self.advice] + [spoken(note) for note in self.notes]
-        notes = "".join(f"<li>{escape(text)}</li>" for text in said)
-        return f"<table><thead><tr>{line('th', [*map(escape, head)])}</tr></thead><tbody>{rows}</tbody></table><ul>{notes}</ul>"
+        return _table(head, [cells(row) for row in self.inputs], bars) + _list(said)
+
+
+def _table(head: list[str], rows: list[list[str]], bars: list[float] | None = None) -> str:
+    """A table of texts, numbers to the right; the bars, if there are any, are shares of the longest."""
+
+    def line(tag: str, texts: list[str], last: str) -> str:
+        cells = (f'<{tag} style="text-align:{"right" if i else "left"}">{escape(text)}</{tag}>' for i, text in enumerate(texts))
+        return f"<tr>{''.join(cells)}{last}</tr>"
+
+    def bar(share: float) -> str:
+        style = f"width:{round(100 * share)}%;min-width:1px;height:.8em;background:#c26a10"
+        return f'<td style="text-align:left;width:12em"><div style="{style}"></div></td>'
+
+    lasts = [""] * len(rows) if bars is None else [bar(share) for share in bars]
+    body = "".join(line("td", row, last) for row, last in zip(rows, lasts))
+    return f"<table><thead>{line('th', head, '' if bars is None else '<th></th>')}</thead><tbody>{body}</tbody></table>"
+
+
+def _list(said: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in said)}</ul>" if said else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
 def _tail(name: str, rows: tuple[Input, ...]) -> str:
@@ -361,6 +379,24 @@ class SearchReport:
     standard_error: float | None = None
     basin: str | None = None
     files: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """The scores and the winner's weights with bars, for notebooks."""
+        better = "lower" if self.goal == "min" else "higher"
+        has_holdout = self.holdout is not None
+        head = ["", "score", *(["holdout"] if has_holdout else []), "trial"]
+        rows = [
+            [row.name, _number(row.score), *([_number(row.holdout)] if has_holdout else []), str(row.trial)] for row in self.compared
+        ]
+        scores = [row.score for row in self.compared if row.score is not None]
+        # of a loss the longest bar is no praise: how far each is from the worst
+        low, span = min(scores, default=0.0), (max(scores, default=0.0) - min(scores, default=0.0)) or 1.0
+        share = [0.0 if row.score is None else (row.score - low) / span for row in self.compared]
+        bars = [1 - one if self.goal == "min" else one for one in share]
+        said = [f"{len(self.trials)} trials by {self.evaluator}, {better} is better; the longest bar is the best score"]
+        said += [] if self.basin is None else [self.basin]
+        said += [f"careful: {spoken(doubt)}" for doubt in self.doubts]
+        return _table(head, rows, bars) + _list(said) + self.merge._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -432,6 +468,28 @@ class Inspection:
     logs: tuple[FoundLog, ...] = ()
     known: Known | None = None
 
+    def _repr_html_(self) -> str:
+        """The checkpoints, and how many of them have which metric, for notebooks."""
+        head = ["checkpoint", "step", "kind", "rank", "parameters", "bytes"]
+        rows = [
+            [
+                row.name.replace("\\", "/").rstrip("/").rpartition("/")[2],
+                "–" if row.step is None else str(row.step),
+                row.method or row.container or "no adapter config",
+                "/".join(map(str, row.ranks)) or "–",
+                f"{row.parameters:,}",
+                f"{row.bytes:,}",
+            ]
+            for row in self.checkpoints
+        ]
+        told = {True: "tells them apart", False: "noise", None: ""}
+        metrics = [[row.name, str(row.covered), "" if row.separation is None else told[row.separation.separates]] for row in self.metrics]
+        bars = [row.covered / (len(self.checkpoints) or 1) for row in self.metrics]
+        said = [] if self.known is None else [self.known.what, spoken(self.known.can)]
+        said += [spoken(note) for note in self.notes]
+        tables = (_table(head, rows) if rows else "") + (_table(["metric", "checkpoints", ""], metrics, bars) if metrics else "")
+        return f"<p>{escape(self.path)}</p>{tables}{_list(said)}"
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -459,6 +517,14 @@ class Verified:
         """Everything is there, unchanged, merges to the same bytes, and nothing else may be loaded."""
         files = self.outputs + self.companions + self.others + self.inputs
         return self.remade is True and all(file.state in ("same", "beside") for file in files)
+
+    def _repr_html_(self) -> str:
+        """The files and the verdict, for notebooks."""
+        verdict = {True: "merging again gives the same bytes", False: "merging again gives other bytes"}
+        said = verdict.get(self.remade is True, "") if self.remade is not None else "not merged again: inputs are missing or have changed"
+        files = self.outputs + self.companions + self.others + self.inputs
+        word = "verified" if self.is_good else "differs" if self.remade is not None else "not verified"
+        return f"<p>{word}: {said}</p>" + _table(["file", "state"], [[file.path, file.state] for file in files])
 
 
 def read(kind: type[T], value: dict[str, Any]) -> T:

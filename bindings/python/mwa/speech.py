@@ -13,6 +13,10 @@ _TYPES = {**MergeOptions.__annotations__, "error": "float | None", "base_name": 
 _COMMAND = re.compile(
     r"\bmwa (?:merge|finish|search|weights|inspect|convert|moments|verify|aggregate|recover|apply|extract|masks|devices|man) "
 )
+_STEPS = re.compile(r"(?:--)?\bsteps (\d*)\.\.(\d*)")
+# words of JSON, which the core's sentences have
+_WORDS = {"null": "None", "true or false": "True or False"}
+_WORD = re.compile(r"\b(?:" + "|".join(_WORDS) + r")\b")
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([^\s,;:?()]*[^\s,;:?().]))?")
 
 
@@ -23,10 +27,14 @@ def spoken(text: str) -> str:
     'leave them out with drop_bad=True, or give metric="loss"'
     >>> spoken("leave out --dtype, or first: mwa convert IN --dtype f32 -o OUT")
     'leave out dtype, or first: mwa convert IN --dtype f32 -o OUT'
+    >>> spoken("give --steps ..10; it must be true or false")
+    'give steps=(None, 10); it must be True or False'
     """
     command = _COMMAND.search(text)
     end = len(text) if command is None else command.start()
-    return _FLAG.sub(_option, text[:end]) + text[end:]
+    own = _STEPS.sub(lambda match: f"steps=({match[1] or None}, {match[2] or None})", text[:end])
+    own = _WORD.sub(lambda match: _WORDS[match[0]], own)
+    return _FLAG.sub(_option, own) + text[end:]
 
 
 def _option(match: re.Match[str]) -> str:

@@ -7,23 +7,42 @@ use mwa_host::{Candidate, Evaluator};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-/// What a function raised that is no mere failure of a candidate, such as `KeyboardInterrupt`: it stops the search.
+/// What functions raised.
 #[derive(Default)]
-pub(crate) struct Raised(Mutex<Option<PyErr>>);
+pub(crate) struct Raised {
+    /// What is no mere failure of a candidate, such as `KeyboardInterrupt`: it stops the search.
+    stops: Mutex<Option<PyErr>>,
+    /// The last that failed a candidate.
+    fails: Mutex<Option<PyErr>>,
+}
 
 impl Raised {
-    fn set(&self, error: PyErr) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    fn set(&self, py: Python<'_>, error: PyErr) {
+        let place = if error.is_instance_of::<PyException>(py) { &self.fails } else { &self.stops };
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
     pub(crate) fn is_some(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    pub(crate) fn take(self) -> Option<PyErr> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// What came of the search: what stopped it, and of what failed it for want of scores the cause, traceback and all.
+    pub(crate) fn of<T>(self, py: Python<'_>, result: PyResult<T>) -> PyResult<T> {
+        let taken = |it: Mutex<Option<PyErr>>| it.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = taken(self.stops) {
+            return Err(error);
+        }
+        let cause = taken(self.fails);
+        result.inspect_err(|error| {
+            if cause.is_some() && error.to_string().contains(NO_SCORE) {
+                error.set_cause(py, cause);
+            }
+        })
     }
 }
+
+/// What the errors have in common that a failing evaluator ends a search with.
+const NO_SCORE: &str = "no score";
 
 /// Called with a candidate's folder; returns JSON with its `score`. An exception fails the candidate.
 pub(crate) struct Function<'a> {
@@ -53,9 +72,7 @@ impl Evaluator for Function<'_> {
             let called = self.function.call1(py, (candidate.path.display().to_string(),));
             called.and_then(|answer| answer.extract::<String>(py)).map_err(|error| {
                 let text = error.to_string();
-                if !error.is_instance_of::<PyException>(py) {
-                    self.raised.set(error);
-                }
+                self.raised.set(py, error);
                 text
             })
         });

@@ -111,7 +111,7 @@ mod _mwa {
             let watch = Trials::new(progress, &is_stopped);
             mwa_host::search(&options, &how, &wanted, evaluators, &out, &watch).map(json)
         });
-        raised.take().map_or(result, Err)
+        raised.of(py, result)
     }
 
     #[pyfunction]

@@ -44,7 +44,7 @@ pub(crate) fn merge_tensors<'py>(
     for ((name, tensors, config), views) in inputs.iter().zip(&views) {
         let tensors = tensors.iter().zip(views).map(|((name, _), view)| view.tensor(name));
         let config = config.as_deref().map(AdapterConfig::parse).transpose();
-        let config = config.map_err(|error| raise(error.file(name)))?;
+        let config = config.map_err(|error| raise(error.file(format!("{name}'s adapter_config.json"))))?;
         given.push(Input { name: name.clone(), config, tensors: tensors.collect() });
     }
     // nothing tells of a residual here

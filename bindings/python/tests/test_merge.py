@@ -113,6 +113,9 @@ def test_messages_name_options_as_python_does() -> None:
         ("name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv", "name those: mwa merge a/1.pt … -o OUT --metrics-file x.csv"),
         ("leave out --dtype, or: mwa convert IN --dtype f32", "leave out dtype, or: mwa convert IN --dtype f32"),
         ("--no-such thing", "--no-such thing"),
+        ("or give --drop-bad, or --steps ..10", "or give drop_bad=True, or steps=(None, 10)"),
+        ("take --steps 5..20, or --steps 7..", "take steps=(5, 20), or steps=(7, None)"),
+        ("a first and a last step, null for an open end", "a first and a last step, None for an open end"),
     ):
         assert spoken(core) == python
 
@@ -182,6 +185,23 @@ def test_wrong_options(options: dict[str, Any], kind: str, says: str, sample_run
         mwa.merge(sample_run, tmp_path / "out", **options)
     assert caught.value.kind == kind and says in str(caught.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_all_results_are_shown_in_notebooks(sample_run: Path, tmp_path: Path) -> None:
+    mwa.merge(sample_run, tmp_path / "out", method="median")
+    verified = mwa.verify(tmp_path / "out")._repr_html_()
+    assert "<p>verified: merging again gives the same bytes</p>" in verified and "adapter_model.safetensors" in verified
+    looked = mwa.inspect(sample_run)._repr_html_()
+    assert looked.count("<td style=\"text-align:left\">checkpoint-") == 10 and "eval_loss" in looked and "width:100%" in looked
+    alike = mwa.weights(sample_run, method="median")._repr_html_()
+    assert "alike" in alike and "background" not in alike
+
+
+def test_one_path_is_wanted(tmp_path: Path) -> None:
+    for function in (mwa.inspect, mwa.verify):
+        with pytest.raises(mwa.MergeError, match="takes one path, and here is a list of 2") as caught:
+            function([tmp_path, tmp_path])  # type: ignore[arg-type]
+        assert caught.value.kind == "usage" and "for path in paths" in (caught.value.help or "")
 
 
 def test_wrong_paths(sample_run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_what_a_function_raises_fails_its_candidate(sample_run: Path, tmp_path: 
     assert failed[2] == "RuntimeError: out of memory" and failed[3] == "its score is NaN"
     assert failed[4].startswith("ValueError") and failed[5] == "its JSON has no `score`"
     assert found.winner == 6
+
+
+def test_what_failed_all_is_the_cause(sample_run: Path, tmp_path: Path) -> None:
+    def evaluate(path: str) -> float:
+        raise ValueError("no such task")
+
+    for functions in ({"evaluate": evaluate}, {"evaluate": size, "holdout": evaluate}):
+        with pytest.raises(mwa.MergeError, match="ValueError: no such task") as caught:
+            mwa.search(sample_run, tmp_path / "best", goal="min", method="sweep", budget=8, last=4, **functions)  # type: ignore[arg-type]
+        cause = caught.value.__cause__
+        assert isinstance(cause, ValueError)
+        assert [frame.name for frame in traceback.extract_tb(cause.__traceback__)][-1] == "evaluate"
+        (tmp_path / "best.search.jsonl").unlink(missing_ok=True)
+
+
+def test_a_notebook_shows_scores_and_weights(sample_run: Path, tmp_path: Path) -> None:
+    found = mwa.search(sample_run, tmp_path / "best", evaluate=size, goal="min", method="sweep", budget=8, last=4)
+    html = found._repr_html_()
+    assert "best single" in html and "careful: " in html and html.count("width:100%") >= 2
+    assert f"{found.score:.5g}" in html
 
 
 def test_an_interrupt_stops_and_is_gone_on_from(sample_run: Path, tmp_path: Path) -> None:
