@@ -113,8 +113,8 @@ func (i *instance) close() {
 func (i *instance) call(name string, arguments ...uint64) (uint64, error) {
 	function := i.module.ExportedFunction(name)
 	if function == nil {
-		return 0, &Error{Kind: KindBug, Detail: "the embedded core has no " + name,
-			Help: "build it with `cargo xtask build go` from the same version as this package"}
+		return 0, &Error{Kind: KindBug, Detail: "the embedded core is of another version than this package",
+			Help: "build it with `cargo xtask build go` from the same sources", cause: errors.New("it has no " + name)}
 	}
 	i.stack[0] = 0
 	copy(i.stack[:], arguments)
@@ -123,7 +123,7 @@ func (i *instance) call(name string, arguments ...uint64) (uint64, error) {
 		if errors.As(err, &own) {
 			return 0, own
 		}
-		return 0, &Error{Kind: KindDevice, Detail: "the core failed in " + name + ": " + firstLine(err.Error()),
+		return 0, &Error{Kind: KindDevice, Detail: "the core stopped itself: " + firstLine(err.Error()),
 			Help: "it has at most 4 GiB of memory; if it cannot be out of that, this is a mistake in mwa", cause: err}
 	}
 	return i.stack[0], nil

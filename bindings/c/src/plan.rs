@@ -292,7 +292,8 @@ unsafe fn read_head(input: &mwa_input) -> Result<(Input, Option<AdapterConfig>)>
         None
     } else {
         // SAFETY: the caller's promise.
-        Some(AdapterConfig::parse(unsafe { text(input.config, "an input's config") }?).map_err(at)?)
+        let parsed = AdapterConfig::parse(unsafe { text(input.config, "an input's config") }?);
+        Some(parsed.map_err(|error| error.file(format!("{name}'s adapter_config.json")))?)
     };
     let files = vec![Shard { name: "adapter_model.safetensors".into(), header }];
     Ok((Input { name: name.into(), files }, config))

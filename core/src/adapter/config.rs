@@ -148,6 +148,9 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// What to do where a config is not JSON.
+pub(crate) const MEND: &str = "mend that place, or copy the file again from where it is whole";
+
 fn bad(detail: String) -> Error {
     Error::new(ErrorKind::Config, detail)
 }
@@ -169,7 +172,7 @@ fn not_json(text: &str, error: &serde_json::Error) -> Error {
             line.trim()
         ));
     }
-    failure
+    failure.help(MEND)
 }
 
 /// Other tools name their file `adapter_config.json` too.

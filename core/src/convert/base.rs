@@ -5,6 +5,7 @@ use alloc::string::{String, ToString as _};
 
 use serde_json::{Map, Value};
 
+use crate::adapter::config::MEND;
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Maybe, is_file, is_folder, join, text};
 use crate::run::checkpoint::CONFIG_LIMIT;
@@ -45,7 +46,7 @@ impl Base {
         let text = text(files, &path, CONFIG_LIMIT)?;
         let bad = |detail: String| Error::new(ErrorKind::Config, detail).file(path.clone());
         let all: Map<String, Value> =
-            json::parse(&text).map_err(|error| bad(format!("is not the config of a model: {error}")))?;
+            json::parse(&text).map_err(|error| bad(format!("is not JSON: {error}")).help(MEND))?;
         // of models with several parts, that of the language
         let inner = all.get("text_config").and_then(Value::as_object);
         let field = |name: &str| all.get(name).or_else(|| inner?.get(name));

@@ -13,7 +13,7 @@ use super::base::Base;
 use super::gguf;
 use super::matrix::Matrix;
 use super::names::{Model, Rows, natural, unflatten};
-use crate::adapter::config::AdapterConfig;
+use crate::adapter::config::{AdapterConfig, MEND};
 use crate::adapter::scale::Scaling;
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
@@ -397,8 +397,8 @@ impl Adapter {
 
     fn mlx(&mut self, tensors: &[(usize, Tensor)], config: &str) -> Result<()> {
         let bad = |detail: String| Error::new(ErrorKind::Config, detail);
-        let config: Map<String, Value> = json::parse(config)
-            .map_err(|error| bad(format!("is not the config of an MLX adapter: {error}")))?;
+        let config: Map<String, Value> =
+            json::parse(config).map_err(|error| bad(format!("is not JSON: {error}")).help(MEND))?;
         let number =
             |name: &str| config.get("lora_parameters").and_then(|it| it.get(name)).and_then(json::number);
         if config.get("fine_tune_type").and_then(Value::as_str) == Some("full") {
@@ -450,7 +450,7 @@ impl Adapter {
                 .help("torchtune writes one, and an adapter_model.safetensors in PEFT's names: give their folder")
         })?;
         let fields: Map<String, Value> = json::parse(config).map_err(|error| {
-            Error::new(ErrorKind::Config, format!("has a damaged adapter_config.json: {error}"))
+            Error::new(ErrorKind::Config, format!("its adapter_config.json is not JSON: {error}")).help(MEND)
         })?;
         let mut fields = fields;
         fields.entry("peft_type").or_insert_with(|| "LORA".into());
