@@ -273,12 +273,13 @@ class Report:
         metric = self.weighting.metric
         # as the command line's tables: other methods ask for no weights
         is_weighed = self.weighting.method in (None, "mean", "task-arithmetic", "slerp", "multi-slerp", "karcher")
+        instead = "by moments" if self.weighting.method in ("ota", "ffg") else "alike"
         largest = max((abs(row.weight) for row in self.inputs), default=0) or 1
         head = ["checkpoint", "step", *([metric] if metric else []), "weight"]
 
         def cells(row: Input) -> list[str]:
             value = [] if metric is None else [_number(row.metric)]
-            weight = f"{row.weight:.4f}" if is_weighed else "–" if row.role else "alike"
+            weight = f"{row.weight:.4f}" if is_weighed else "–" if row.role else instead
             return [_tail(row.name, self.inputs), str(row.step or "–"), *value, weight]
 
         bars = [abs(row.weight) / largest for row in self.inputs] if is_weighed else None

@@ -213,9 +213,11 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
   const updates = (text: (input: WeighedInput) => string, input: WeighedInput) => (input.update === undefined ? [] : [text(input)]);
   const heads = inputs.slice(0, 1).flatMap((input) => updates(() => "update", input));
   const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), ...heads, "weight"];
+  const instead = insteadOfWeights(weighting.method);
+  const weight = (input: WeighedInput) => (instead === undefined ? input.weight.toFixed(4) : input.role ? "–" : instead);
   const rows = inputs.map((input) => [
     ...[label(input), `${input.step ?? "–"}`, ...ofMetric(significant(input.metric), input.source ?? "")],
-    ...[...updates(({ update }) => update!.toFixed(4), input), input.weight.toFixed(4)],
+    ...[...updates(({ update }) => update!.toFixed(4), input), weight(input)],
   ]); // prettier-ignore
   const widths = header.map((name, i) => Math.max(name.length, ...rows.map((row) => row[i]!.length)));
   // text leans left, numbers right
@@ -225,8 +227,14 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
   // a terminal too narrow for the bars would break every line
   const free = Math.min(BAR_WIDTH, (process.stdout.columns ?? taken + BAR_WIDTH) - taken);
   const largest = Math.max(...inputs.map(({ weight }) => Math.abs(weight)));
-  const bars = inputs.map(({ weight }) => (free < LEAST_BAR ? "" : `  ${eighths(weight, largest, free)}`));
+  const bars = inputs.map(({ weight }) => (free < LEAST_BAR || instead !== undefined ? "" : `  ${eighths(weight, largest, free)}`));
   return `${line(header)}\n${rows.map((row, i) => `${line(row)}${bars[i]}\n`).join("")}`;
+}
+
+/** What the table says where a method asks for no weights, as the native command does. */
+function insteadOfWeights(method?: string): string | undefined {
+  if (method === undefined || ["mean", "task-arithmetic", "slerp", "multi-slerp", "karcher"].includes(method)) return undefined;
+  return ["ota", "ffg"].includes(method) ? "by moments" : "alike";
 }
 
 /** The end of a path that tells it from the others, parts whole. */
