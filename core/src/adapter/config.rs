@@ -242,6 +242,6 @@ mod tests {
         assert!(nan.advice().unwrap().contains("NaN"));
         assert!(refused(" ").advice().unwrap().contains("empty"));
         assert!(refused("{\"peft_type\": ").advice().unwrap().contains("cut short"));
-        assert!(refused("{\"peft_type\": }").advice().is_none());
+        assert!(refused("{\"peft_type\": }").advice().unwrap().contains("mend that place"));
     }
 }

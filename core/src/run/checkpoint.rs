@@ -14,7 +14,7 @@ use crate::files::{
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::training::{self, Layout};
 use crate::format::{foreign, open, quantised, stem};
-use crate::merge::report::{CONFIG, MODEL_CONFIG, REPORT};
+use crate::merge::report::{CONFIG, MODEL_CONFIG};
 use crate::method::scaled::Block;
 use crate::run::moments::{FoundMoments, are_moments};
 use crate::run::readers::{OpenOptions, Readers};
@@ -133,7 +133,7 @@ impl Checkpoint {
             return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
         }
         if let Some(error) = is_shard(files, path)? {
-            return Err(error.file(path).into());
+            return Err(error.into());
         }
         let mut checkpoint = Self::of(path);
         checkpoint.take(open_weights(files, readers, path, options)?);
@@ -491,14 +491,8 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
     if let Some(file) = lone(&names) {
         return Ok(Elsewhere::File(Place::File(join(folder, file))));
     }
-    let mut found = inside(files, folder, &names)?;
     let newest = names.iter().rfind(|name| folder_row(name).is_some());
-    if newest.is_some() {
-        // a merge of a run is none of its checkpoints
-        let own = all(found.iter().map(|name| is_file(files, &join(&join(folder, name), REPORT))))?;
-        let mut own = own.into_iter();
-        found.retain(|_| !own.next().unwrap_or_default());
-    }
+    let found = inside(files, folder, &names, newest.is_some())?;
     match found.as_slice() {
         [only] => {
             let note = newest.map(|_| {
@@ -537,7 +531,7 @@ fn elsewhere(files: &dyn Files, folder: &str) -> Maybe<Elsewhere> {
 
 /// The folder has no adapter of that name.
 fn no_adapter(files: &dyn Files, path: &str, adapter: &str) -> Maybe<Error> {
-    let found = inside(files, path, &files.list(path)?)?;
+    let found = inside(files, path, &files.list(path)?, false)?;
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
     let detail = format!("has no weights in a folder `{adapter}`; folders with weights: {found}");
     Ok(Error::new(ErrorKind::Input, detail).help("choose one of these with --adapter, or leave it out"))

@@ -610,7 +610,7 @@ fn a_set_of_shards_is_one_checkpoint_and_must_be_whole() {
     files.files.pop();
     assert_eq!(
         told(&open(&files, &["c"])),
-        "error: c/model-00001-of-00002.safetensors: is one of 2 shards, of which 1 are there\n\
+        "error: c/model-00001-of-00002.safetensors: is one of 2 shards, of which model-00002-of-00002.safetensors is not there\n\
          help: download or copy the rest of the checkpoint"
     );
 }

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
 use crate::files::{Files, Kind, Maybe, NO_FILE, Stop, is_file, is_folder, join, last, parent, text};
-use crate::format::shards::ShardIndex;
 use crate::format::{STEMS, foreign, stem};
-use crate::merge::report::CONFIG;
+use crate::merge::report::{CONFIG, REPORT};
+use crate::text::json::quoted;
 
 /// What to do where some of several files are missing.
 pub(crate) const REST: &str = "download or copy the rest of the checkpoint";
@@ -96,7 +96,10 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
     let found: Vec<_> = names.iter().filter_map(parts).collect();
     match found.first() {
         Some((first, count)) if found.len() != *count => {
-            let detail = format!("is one of {count} shards, of which {} are there", found.len());
+            let name = |number| format!("{stem}-{number:05}-of-{count:05}{ending}");
+            let missing = (1..=*count).map(name).find(|name| names.binary_search(name).is_err());
+            let missing = missing.unwrap_or_default();
+            let detail = format!("is one of {count} shards, of which {missing} is not there");
             let error = Error::new(ErrorKind::Io, detail).file(first.as_str());
             Err(error.help(REST).into())
         }
@@ -104,80 +107,55 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
     }
 }
 
-/// Why a file is no whole model, if it is one of several shards of one: its name says so, or the index beside it.
+/// Why a file by itself is no model, if it is one of several shards of one: its name says so, or the index beside it.
 pub(crate) fn is_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
     let (folder, name) = (parent(path), last(path));
     let Some(own) = stem(name) else { return Ok(None) };
     let ending = &name[own.len()..];
-    let (is_known, all) = match numbered(own) {
+    let is_read = [".safetensors", ".bin"].contains(&ending);
+    let (of, help) = match numbered(own) {
+        Some((_, "00001")) => return Ok(None),
         Some((stem, count)) => {
-            let shard = |number| format!("{stem}-{number:05}-of-{count:05}{ending}");
-            let is_known = STEMS.contains(&stem) && [".safetensors", ".bin"].contains(&ending);
-            (is_known, (1..=count).map(shard).collect())
+            match files.list(folder) {
+                Ok(names) => drop(shards(folder, &names, stem, ending)?),
+                Err(Stop::Later) => return Err(Stop::Later),
+                // the folder may be closed to the user
+                Err(Stop::Failed(_)) => {}
+            }
+            let help = if is_read && STEMS.contains(&stem) { ITS_FOLDER } else { NAMED };
+            (count.trim_start_matches('0'), help)
         }
-        None => (true, indexed(files, folder, own, ending)?),
+        None if !is_read || STEMS.contains(&own) => return Ok(None),
+        None => {
+            let stem = if ending == ".bin" { "pytorch_model" } else { "model" };
+            let index = join(folder, &format!("{stem}{ending}.index.json"));
+            let named = || text(files, &index, INDEX_LIMIT).map(|text| text.contains(&quoted(name)));
+            // one that is not there, or cannot be read, says nothing of this file
+            match files.kind(&index) {
+                Err(Stop::Later) => return Err(Stop::Later),
+                Ok(Kind::File(_)) => match named() {
+                    Err(Stop::Later) => return Err(Stop::Later),
+                    Ok(true) => ("several", ITS_FOLDER),
+                    _ => return Ok(None),
+                },
+                _ => return Ok(None),
+            }
+        }
     };
-    let Some(place) = all.iter().position(|shard| shard == name).filter(|_| all.len() > 1) else {
-        return Ok(None);
-    };
-    let listed = match files.list(folder) {
-        Ok(names) => names,
-        Err(Stop::Later) => return Err(Stop::Later),
-        // the folder may be closed to the user
-        Err(Stop::Failed(_)) => all.clone(),
-    };
-    let missing: Vec<_> = all.iter().filter(|shard| listed.binary_search(shard).is_err()).collect();
-    let mut detail = format!("is shard {} of {} of a model, ", place + 1, all.len());
-    detail += &match missing.as_slice() {
-        [] => "and the others are not given".into(),
-        [only] => format!("and {only} is not there"),
-        [first, ..] => format!("and {} others, from {first} on, are not there", missing.len()),
-    };
-    let mut help = String::new();
-    if !missing.is_empty() {
-        help += "download or copy the rest of the checkpoint, and ";
-    }
-    if !is_known {
-        help += "name its files as transformers does (model-00001-of-00002.safetensors), and ";
-    }
-    help += "give the folder that it lies in, which is taken as one";
-    if !folder.is_empty() {
-        help += &format!(": {folder}");
-    }
-    Ok(Some(Error::new(ErrorKind::Input, detail).help(help)))
+    let detail = format!("is one of {of} shards of a model, and no model by itself");
+    Ok(Some(Error::new(ErrorKind::Input, detail).file(path).help(help)))
 }
 
-/// `model` and 3 of `model-00001-of-00003`.
-fn numbered(stem: &str) -> Option<(&str, usize)> {
+/// What to do with a shard.
+const ITS_FOLDER: &str = "give the folder that it lies in";
+const NAMED: &str = "name the shards as transformers does (model-00001-of-00002.safetensors), and give the folder that they lie in";
+
+/// `model` and `00003` of `model-00001-of-00003`.
+fn numbered(stem: &str) -> Option<(&str, &str)> {
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let is_number = |text: &str| text.len() == 5 && text.bytes().all(|digit| digit.is_ascii_digit());
-    if is_number(number) && is_number(count) { Some((stem, count.parse().ok()?)) } else { None }
-}
-
-/// The shards that the index of a folder names, if there is one for a file of this name.
-fn indexed(files: &dyn Files, folder: &str, stem: &str, ending: &str) -> Maybe<Vec<String>> {
-    let index = match ending {
-        _ if STEMS.contains(&stem) => return Ok(Vec::new()),
-        ".safetensors" => "model.safetensors.index.json",
-        ".bin" => "pytorch_model.bin.index.json",
-        _ => return Ok(Vec::new()),
-    };
-    let index = join(folder, index);
-    // one that cannot be read says nothing of this file
-    let text = match files.kind(&index) {
-        Ok(Kind::File(_)) => text(files, &index, INDEX_LIMIT),
-        Err(Stop::Later) => return Err(Stop::Later),
-        _ => return Ok(Vec::new()),
-    };
-    match text {
-        Err(Stop::Later) => Err(Stop::Later),
-        Err(Stop::Failed(_)) => Ok(Vec::new()),
-        Ok(text) => {
-            let index = ShardIndex::parse(&text);
-            Ok(index.iter().flat_map(ShardIndex::files).map(String::from).collect())
-        }
-    }
+    (is_number(number) && is_number(count)).then_some((stem, count))
 }
 
 /// The only file with weights among these names, whatever it is called.
@@ -187,12 +165,12 @@ pub(crate) fn lone(names: &[String]) -> Option<&str> {
     weights.next().is_none().then_some(only)
 }
 
-/// The folders in a folder that have weights, or the folders in those, by their path from it on.
-pub(crate) fn inside(files: &dyn Files, folder: &str, names: &[String]) -> Maybe<Vec<String>> {
+/// The folders in a folder that have weights, or the folders in those, by their path from it on; in a run, merges of it are none.
+pub(crate) fn inside(files: &dyn Files, folder: &str, names: &[String], is_run: bool) -> Maybe<Vec<String>> {
     let mut found = Vec::new();
     for name in names.iter().filter(|name| !is_state(name)) {
         let path = join(folder, name);
-        if !is_folder(files, &path)? {
+        if !is_folder(files, &path)? || is_run && is_file(files, &join(&path, REPORT))? {
             continue;
         }
         let inner = files.list(&path)?;

@@ -124,31 +124,24 @@ impl Advice {
     }
 
     /// Some run is far worse than another: the best of its checkpoints by `name` is behind the other's worst, by more than the
-    /// checkpoints of either differ and than a twentieth of the values.
-    pub(crate) fn on_runs(name: &str, goal: Goal, runs: &[(&str, Vec<f64>)]) -> Option<Self> {
+    /// checkpoints of either differ and than a twentieth of the values. Each run is told with its best value and its worst.
+    pub(crate) fn on_runs(name: &str, goal: Goal, runs: &[(&str, [f64; 2])]) -> Option<Self> {
         let sign = if goal == Goal::Min { 1.0 } else { -1.0 };
-        let mut spans = Vec::new();
-        for (run, values) in runs {
-            let costs = || values.iter().map(|value| sign * value);
-            spans.push((
-                *run,
-                costs().fold(f64::INFINITY, f64::min),
-                costs().fold(f64::NEG_INFINITY, f64::max),
-            ));
+        let (mut better, mut worse) = (runs.first()?, runs.first()?);
+        for run in runs {
+            let best = |of: &(&str, [f64; 2])| sign * of.1[0];
+            better = if best(run) < best(better) { run } else { better };
+            worse = if best(run) > best(worse) { run } else { worse };
         }
-        let (better, best, worst) = *spans.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
-        let (worse, their_best, their_worst) = *spans.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        let gap = their_best - worst;
-        let size = 10.0 * floor(&[worst, their_best]);
-        if !(gap.is_finite() && gap > size.max(worst - best).max(their_worst - their_best)) {
+        let ((better, [best, worst]), (worse, [other, last])) = (better, worse);
+        let gap = sign * (other - worst);
+        let near = f64::max((worst - best).abs(), (last - other).abs());
+        if !(gap.is_finite() && gap > near && gap > 10.0 * floor(&[*worst, *other])) {
             return None;
         }
-        let shown = |cost: f64| format!("{}{}", if sign * cost < 0.0 { "-" } else { "" }, short(cost.abs()));
         let text = format!(
-            "by {name} {worse} is far worse than {better} (its best checkpoint has {}, the worst of {better} {}), so averaging them \
-             will hardly be better than {better} alone: merge that run by itself (mwa merge RUN)",
-            shown(their_best),
-            shown(worst)
+            "by {name} {worse} is far worse than {better}, its best checkpoint than the worst of that, so averaging them will hardly be \
+             better than {better} alone: merge that run by itself (mwa merge RUN)"
         );
         Some(Self::new("metric", gap, text))
     }
@@ -281,27 +274,17 @@ mod tests {
 
     #[test]
     fn a_run_that_is_far_worse_than_another_is_told() {
-        let on = |goal, a: &[f64], b: &[f64]| Advice::on_runs("m", goal, &[("a", a.into()), ("b", b.into())]);
-        let told = on(Goal::Min, &[2.1, 2.0], &[0.8, 0.9]).unwrap();
-        assert!(
-            told.text.starts_with(
-                "by m a is far worse than b (its best checkpoint has 2.0, the worst of b 0.90), so averaging them will"
-            ),
-            "{}",
-            told.text
-        );
+        let on = |goal, a: [f64; 2], b: [f64; 2]| Advice::on_runs("m", goal, &[("a", a), ("b", b)]);
+        let told = on(Goal::Min, [2.0, 2.1], [0.8, 0.9]).unwrap();
+        assert!(told.text.starts_with("by m a is far worse than b, its best"), "{}", told.text);
         assert_eq!((told.about.as_str(), told.value), ("metric", 1.1));
-        let told = on(Goal::Max, &[0.5, 0.6], &[-0.2, -0.3]).unwrap();
-        assert!(
-            told.text.starts_with(
-                "by m b is far worse than a (its best checkpoint has -0.20, the worst of a 0.50)"
-            )
-        );
+        let told = on(Goal::Max, [0.6, 0.5], [-0.2, -0.3]).unwrap();
+        assert!(told.text.starts_with("by m b is far worse than a, its best"), "{}", told.text);
         // ranges that touch, that lie near each other for what they span, or for what the values are
-        for (a, b) in [([2.0, 0.85], [0.8, 0.9]), ([1.4, 1.2], [0.8, 1.1]), ([1.04, 1.04], [1.0, 1.0])] {
-            assert_eq!(on(Goal::Min, &a, &b), None, "{a:?} {b:?}");
+        for (a, b) in [([0.85, 2.0], [0.8, 0.9]), ([1.2, 1.4], [0.8, 1.1]), ([1.04, 1.04], [1.0, 1.0])] {
+            assert_eq!(on(Goal::Min, a, b), None, "{a:?} {b:?}");
         }
-        assert_eq!(on(Goal::Min, &[1.0], &[f64::INFINITY]), None);
+        assert_eq!(on(Goal::Min, [1.0; 2], [f64::INFINITY; 2]), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
+use crate::logs::goal::Goal;
 use crate::merge::report::{Weighting, distinct};
 use crate::weigh::advice::Advice;
 use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, choose};
@@ -110,16 +111,21 @@ pub(crate) fn choose_each(
 
 /// What to say where one metric weighs all runs, and shows one of them far behind another.
 fn far_worse(runs: &[&str], choices: &[Choice], weighting: &Weighting) -> Option<Advice> {
-    let goal = weighting.goal.as_deref()?.parse().ok()?;
-    // of several metrics their names are joined
+    let goal = if weighting.goal.as_deref()? == "min" { Goal::Min } else { Goal::Max };
     let name = weighting.metric.as_deref().filter(|name| *name != "step")?;
-    let is_one = choices.iter().all(|choice| choice.weighting.metric.as_deref() == Some(name));
     let mut all = Vec::new();
     for (run, choice) in runs.iter().zip(choices) {
-        let values = choice.readings.iter().map(|reading| reading.map(|it| it.value));
-        all.push((*run, values.collect::<Option<Vec<_>>>()?));
+        let mut span: Option<[f64; 2]> = None;
+        for reading in &choice.readings {
+            let value = reading.as_ref()?.value;
+            let [low, high] = span.unwrap_or([value; 2]);
+            span = Some([low.min(value), high.max(value)]);
+        }
+        // of several metrics the names are joined, and no run has that
+        let [low, high] = span.filter(|_| choice.weighting.metric.as_deref() == Some(name))?;
+        all.push((*run, if goal == Goal::Min { [low, high] } else { [high, low] }));
     }
-    Advice::on_runs(name, goal, &all).filter(|_| is_one)
+    Advice::on_runs(name, goal, &all)
 }
 
 /// A table names checkpoints as their folders are called.

@@ -330,7 +330,7 @@ fn shards_need_no_index() {
     assert_data_eq!(
         place.fails("merge run -o out2"),
         str![[r#"
-error: run/checkpoint-200/adapter_model-00001-of-00002.safetensors: is one of 2 shards, of which 1 are there
+error: run/checkpoint-200/adapter_model-00001-of-00002.safetensors: is one of 2 shards, of which adapter_model-00002-of-00002.safetensors is not there
 help: download or copy the rest of the checkpoint; or merge without run/checkpoint-200: move the folder out of the run, or give --drop-bad, or --last 1
 
 "#]]

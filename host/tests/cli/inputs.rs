@@ -139,7 +139,7 @@ help: copy or download its weights again; or merge without run/checkpoint-20: mo
     assert_data_eq!(
         place.fails("weights run"),
         str![[r#"
-error: run/checkpoint-30/adapter_model-00001-of-00002.safetensors: is one of 2 shards, of which 1 are there
+error: run/checkpoint-30/adapter_model-00001-of-00002.safetensors: is one of 2 shards, of which adapter_model-00002-of-00002.safetensors is not there
 help: download or copy the rest of the checkpoint; or merge without run/checkpoint-30: move the folder out of the run, or give --drop-bad, or --steps ..10
 
 "#]]
@@ -176,8 +176,8 @@ fn a_shard_by_itself_is_no_model() {
         assert_data_eq!(
             place.fails(&format!("{command} {paths}{out}")),
             str![[r#"
-error: run/checkpoint-1/model-00001-of-00002.safetensors: is shard 1 of 2 of a model, and the others are not given
-help: give the folder that it lies in, which is taken as one: run/checkpoint-1
+error: run/checkpoint-1/model-00001-of-00002.safetensors: is one of 2 shards of a model, and no model by itself
+help: give the folder that it lies in
 
 "#]]
         );
@@ -185,8 +185,8 @@ help: give the folder that it lies in, which is taken as one: run/checkpoint-1
     assert_data_eq!(
         place.fails("merge odd/checkpoint-1/second.safetensors odd/checkpoint-2/second.safetensors -o out"),
         str![[r#"
-error: odd/checkpoint-1/second.safetensors: is shard 2 of 2 of a model, and the others are not given
-help: give the folder that it lies in, which is taken as one: odd/checkpoint-1
+error: odd/checkpoint-1/second.safetensors: is one of several shards of a model, and no model by itself
+help: give the folder that it lies in
 
 "#]]
     );
@@ -195,17 +195,19 @@ help: give the folder that it lies in, which is taken as one: odd/checkpoint-1
     assert_data_eq!(
         place.fails(&format!("merge {both} -o out")),
         str![[r#"
-error: run/checkpoint-1/model-00001-of-00002.safetensors: is shard 1 of 2 of a model, and model-00002-of-00002.safetensors is not there
-help: download or copy the rest of the checkpoint, and give the folder that it lies in, which is taken as one: run/checkpoint-1
+error: run/checkpoint-1/model-00001-of-00002.safetensors: is one of 2 shards, of which model-00002-of-00002.safetensors is not there
+help: download or copy the rest of the checkpoint
 
 "#]]
     );
-    place.write("my-00002-of-00004.safetensors", tensor("a"));
+    for number in 1..=2 {
+        place.write(&format!("my-0000{number}-of-00002.safetensors"), tensor("a"));
+    }
     assert_data_eq!(
-        place.fails("inspect my-00002-of-00004.safetensors"),
+        place.fails("inspect my-00002-of-00002.safetensors"),
         str![[r#"
-error: my-00002-of-00004.safetensors: is shard 2 of 4 of a model, and 3 others, from my-00001-of-00004.safetensors on, are not there
-help: download or copy the rest of the checkpoint, and name its files as transformers does (model-00001-of-00002.safetensors), and give the folder that it lies in, which is taken as one
+error: my-00002-of-00002.safetensors: is one of 2 shards of a model, and no model by itself
+help: name the shards as transformers does (model-00001-of-00002.safetensors), and give the folder that they lie in
 
 "#]]
     );

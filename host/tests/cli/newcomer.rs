@@ -107,8 +107,8 @@ fn a_run_that_is_far_worse_is_told_with_what_to_do() {
             &[format!(r#"{{"step": {step}, "eval_loss": {loss}}}"#)],
         );
     }
-    let told = "by eval_loss other is far worse than run (its best checkpoint has 39, the worst of run 3.0), so averaging them \
-                will hardly be better than run alone: merge that run by itself (mwa merge RUN)";
+    let told = "by eval_loss other is far worse than run, its best checkpoint than the worst of that, so averaging them will hardly be \
+                better than run alone: merge that run by itself (mwa merge RUN)";
     for command in ["weights run other", "merge run other --space product -o out"] {
         let ran = place.mwa(&format!("{command} --select all"));
         assert_eq!(ran.code, Some(0), "{}", ran.err);
