@@ -36,6 +36,14 @@ def test_what_is_wrong_is_told(sample_run: Path, tmp_path: Path) -> None:
         with pytest.raises(mwa.MergeError) as error:
             mwa.aggregate([sample_run / "checkpoint-900", sample_run / "checkpoint-950"], tmp_path / "out", round=told)  # type: ignore[arg-type]
         assert error.value.kind == kind and not (tmp_path / "out").exists()
+    for told, says in [
+        ({"rul": "fedavg"}, "a round has no option `rul`\nhelp: did you mean `rule`?"),
+        ({"samples": "1,2"}, 'option samples: "1,2" does not fit; it must be a list of numbers'),
+        ({"partial": 1}, "option partial: 1 does not fit; it must be True or False"),
+    ]:
+        with pytest.raises(mwa.MergeError) as error:
+            mwa.aggregate(sample_run, tmp_path / "out", round=told)  # type: ignore[arg-type]
+        assert str(error.value) == says
 
 
 def test_tensors_decide_the_weights(sample_run: Path) -> None:

@@ -16,6 +16,7 @@ use mwa::merge::{Chosen, Round};
 use mwa::report::{self, Contribution, Dropped, HashedFile, Report, Weighting};
 use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, WeightRule};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::engine::device::DeviceChoice;
 use crate::find::checkpoint::{Checkpoint, is_own_weights, is_weights, read_text};
@@ -77,12 +78,53 @@ impl RoundOptions {
     /// # Errors
     /// [`ErrorKind::Usage`] for what it cannot be.
     pub fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorKind::Usage, format!("this is not what a round is told: {error}"))
-                .help("the names are those of `mwa aggregate --help`, with _ for -")
-        })
+        let usage = |detail: String| Error::new(ErrorKind::Usage, detail);
+        let given: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|_| usage("what a round is told is no JSON object with options by name".into()))?;
+        for (name, value) in &given {
+            let Some((_, kind)) = TOLD.iter().find(|(known, _)| known == name) else {
+                let error = usage(format!("a round has no option `{name}`"));
+                return Err(match mwa::closest(name, TOLD.map(|(known, _)| known)) {
+                    Some(near) => error.help(format!("did you mean `{near}`?")),
+                    None => error.help("the names are those of `mwa aggregate --help`, with _ for -"),
+                });
+            };
+            // one by one, so that it is known which does not fit
+            let alone = Map::from_iter([(name.clone(), value.clone())]);
+            if serde_json::from_value::<Self>(Value::Object(alone)).is_err() {
+                return Err(usage(format!("option {name}: {value} does not fit; it must be {kind}")));
+            }
+        }
+        serde_json::from_value(Value::Object(given)).map_err(|error| usage(error.to_string()))
     }
 }
+
+/// The names of [`RoundOptions`], and what each must be.
+const TOLD: [(&str, &str); 18] = [
+    ("samples", NUMBERS),
+    ("staleness", NUMBERS),
+    ("manifest", PATH),
+    ("rule", TEXT),
+    ("discount", TEXT),
+    ("max_staleness", NUMBER),
+    ("period", NUMBER),
+    ("base", PATH),
+    ("previous", PATH),
+    ("momentum", NUMBER),
+    ("server_rate", NUMBER),
+    ("server", TEXT),
+    ("beta1", NUMBER),
+    ("beta2", NUMBER),
+    ("tau", NUMBER),
+    ("state", PATH),
+    ("partial", "true or false"),
+    ("clip", NUMBER),
+];
+// as options of a merge are told
+const NUMBER: &str = "a number";
+const NUMBERS: &str = "a list of numbers";
+const PATH: &str = "the path of a file";
+const TEXT: &str = "a text";
 
 /// A client's row of a manifest.
 #[derive(Clone, Debug, Deserialize)]
@@ -557,4 +599,33 @@ fn discount(text: Option<&str>) -> Result<Discount> {
 
 fn usage(detail: &str, help: &'static str) -> Error {
     Error::new(ErrorKind::Usage, detail.to_owned()).help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_round_is_told_is_named_where_it_does_not_fit() {
+        let told = |text: &str| {
+            let error = RoundOptions::parse(text).unwrap_err();
+            format!("{error}; {}", error.advice().unwrap_or_default())
+        };
+        assert_eq!(told(r#"{"rul": "fedavg"}"#), "a round has no option `rul`; did you mean `rule`?");
+        assert_eq!(
+            told(r#"{"x-y": 1}"#),
+            "a round has no option `x-y`; the names are those of `mwa aggregate --help`, with _ for -"
+        );
+        for (name, kind) in TOLD {
+            // an object is none of them
+            let wrong = format!(r#"{{"{name}": {{}}}}"#);
+            assert_eq!(told(&wrong), format!("option {name}: {{}} does not fit; it must be {kind}; "));
+            assert!(RoundOptions::parse(&format!(r#"{{"{name}": null}}"#)).is_ok() || name == "partial");
+        }
+        assert_eq!(
+            told(r#"{"samples": [1, "a"]}"#),
+            r#"option samples: [1,"a"] does not fit; it must be a list of numbers; "#
+        );
+        assert!(RoundOptions::parse(r#"{"samples": [1, 2.5], "partial": true, "rule": "fedavg"}"#).is_ok());
+    }
 }
