@@ -96,9 +96,13 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
     let found: Vec<_> = names.iter().filter_map(parts).collect();
     match found.first() {
         Some((first, count)) if found.len() != *count => {
-            let name = |number| format!("{stem}-{number:05}-of-{count:05}{ending}");
-            let missing = (1..=*count).map(name).find(|name| names.binary_search(name).is_err());
-            let missing = missing.unwrap_or_default();
+            let name = |number: usize| format!("{stem}-{number:05}-of-{count:05}{ending}");
+            // a loop, which is smaller once compiled
+            let mut number = 1;
+            while names.binary_search(&name(number)).is_ok() {
+                number += 1;
+            }
+            let missing = name(number);
             let detail = format!("is one of {count} shards, of which {missing} is not there");
             let error = Error::new(ErrorKind::Io, detail).file(first.as_str());
             Err(error.help(REST).into())
