@@ -35,17 +35,22 @@ const SIZE: usize = 64;
 pub(super) fn sketch(module: &Module, max_bytes: usize, read: &mut Reader<'_>) -> Result<Residual> {
     let (reference, others) = module.sources.split_last().expect("a module has a source");
     let (rank, experts) = (reference.rank, module.experts);
-    let mut downs = Sums::new(module, Side::Down, rank * experts)?;
-    let mut ups = Sums::new(module, Side::Up, rank * experts)?;
-    let mut of = |source: &Source| -> Result<(Vec<f32>, Vec<f32>)> {
-        Ok((downs.take(source, max_bytes, read)?, ups.take(source, max_bytes, read)?))
-    };
-    let (down, up) = of(reference)?;
-    let mut mean_down = zeros(down.len())?;
-    let mut mean_up = zeros(up.len())?;
+    let [downs, ups] = [Side::Down, Side::Up].map(|side| Sums::new(module, side, rank * experts));
+    let mut sides = [downs?, ups?];
+    let (mut down, mut up) = (Vec::new(), Vec::new());
+    let (mut mean_down, mut mean_up) = (Vec::new(), Vec::new());
     let mut errors = zeros(experts * SIZE * SIZE)?;
-    for source in others {
-        let (mut a, mut b) = of(source)?;
+    // one call in one loop, or it would be compiled by itself, for narrow instructions
+    for (at, source) in core::iter::once(reference).chain(others).enumerate() {
+        let [mut a, mut b] = [Vec::new(), Vec::new()];
+        for (side, values) in sides.iter_mut().zip([&mut a, &mut b]) {
+            *values = side.take(source, max_bytes, read)?;
+        }
+        if at == 0 {
+            (mean_down, mean_up) = (zeros(a.len())?, zeros(b.len())?);
+            (down, up) = (a, b);
+            continue;
+        }
         subtract(&mut a, &down, source.weight, &mut mean_down);
         subtract(&mut b, &up, source.weight, &mut mean_up);
         add_products(&a, &b, (rank, experts), source.weight, &mut errors);
