@@ -49,7 +49,9 @@ impl Bucket {
         if let Some(bucket) = open.get(&base) {
             return Ok((bucket.clone(), path));
         }
-        let bucket = Self::open(scheme, &base).map_err(|error| failure(&error))?;
+        // nothing was asked yet: what is wrong is in the environment or the address, and stays so
+        let wrong = |error: Error| Failure::Final(chain(&error), Some(NO_ACCESS));
+        let bucket = Self::open(scheme, &base).map_err(wrong)?;
         open.insert(base, bucket.clone());
         Ok((bucket, path))
     }
@@ -104,7 +106,7 @@ impl Bucket {
     pub(super) async fn head(&self, path: &Path) -> Result<(u64, Identity), Failure> {
         let options = GetOptions { head: true, ..GetOptions::default() };
         let found = self.store.get_opts(path, options).await.map_err(|error| failure(&error))?;
-        Ok((found.meta.size, identity(&found.meta)))
+        Ok((found.meta.size, self.identity(&found.meta)))
     }
 
     /// A range of an object, which must be the same still.
@@ -120,10 +122,11 @@ impl Bucket {
             ..GetOptions::default()
         };
         let found = self.store.get_opts(path, options).await.map_err(|error| failure(&error))?;
+        let tag = self.identity(&found.meta).etag;
         if found.range != range {
             return Err(Failure::Final(format!("another range came: {:?} for {range:?}", found.range), None));
         }
-        if identity.etag.is_some() && found.meta.e_tag.is_some() && found.meta.e_tag != identity.etag {
+        if identity.etag.is_some() && tag.is_some() && tag != identity.etag {
             return Err(Failure::Changed);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
@@ -134,17 +137,20 @@ impl Bucket {
         Ok(bytes)
     }
 
+    /// What tells one state of an object from others. Azure lists tags bare, but takes and gives them in quotes.
+    fn identity(&self, meta: &ObjectMeta) -> Identity {
+        let is_bare = |tag: &str| self.base.starts_with('a') && !tag.ends_with('"');
+        let quoted = |tag: &String| if is_bare(tag) { format!("\"{tag}\"") } else { tag.clone() };
+        Identity {
+            etag: meta.e_tag.as_ref().map(quoted),
+            version: meta.version.clone().filter(|version| version != "null"),
+            sha256: None,
+            modified: Some(meta.last_modified.to_rfc3339()),
+        }
+    }
+
     fn url(&self, path: &Path) -> String {
         format!("{}/{path}", self.base)
-    }
-}
-
-fn identity(meta: &ObjectMeta) -> Identity {
-    Identity {
-        etag: meta.e_tag.clone(),
-        version: meta.version.clone().filter(|version| version != "null"),
-        sha256: None,
-        modified: Some(meta.last_modified.to_rfc3339()),
     }
 }
 
@@ -158,9 +164,10 @@ pub(super) async fn entries(folder: &str) -> Result<Entries, Failure> {
             entries.insert(name.to_owned(), Entry::Folder);
         }
     }
-    for meta in found.objects {
+    // an object of the folder's own name, with a slash, only says that there is one
+    for meta in found.objects.into_iter().filter(|meta| meta.location != path) {
         let Some(name) = meta.location.filename().map(str::to_owned) else { continue };
-        let (identity, url, len) = (identity(&meta), bucket.url(&meta.location), meta.size);
+        let (identity, url, len) = (bucket.identity(&meta), bucket.url(&meta.location), meta.size);
         let lies = Lies::Bucket(bucket.clone(), meta.location);
         entries.insert(name, Entry::File(Object(Arc::new(Inner { url, len, identity, lies }))));
     }
@@ -181,7 +188,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         return Failure::Transient(format!("{ENDED} ({text})"));
     }
     match error {
-        Error::NotFound { .. } if has(&["NoSuchBucket", "ContainerNotFound"]) => {
+        Error::NotFound { .. } | Error::Generic { .. } if has(&["NoSuchBucket", "ContainerNotFound"]) => {
             Failure::Final("there is no such bucket".into(), None)
         }
         Error::NotFound { .. } => Failure::Missing,

@@ -36,6 +36,8 @@ enum Fault {
     Busy,
     /// Every second body ends early, and its head says so.
     Cut,
+    /// Every body ends early.
+    CutAlways,
     /// Every second body is half as long as asked for, and nothing says so.
     Half,
     /// Every second answer is that of another range.
@@ -60,11 +62,15 @@ struct Faulty {
     store: InMemory,
     fault: Mutex<Fault>,
     reads: AtomicUsize,
+    /// How often each range was asked for: what fails every second time does so whatever other threads ask.
+    asked: Mutex<BTreeMap<(Path, u64), usize>>,
     changes: AtomicUsize,
     /// Uploads that were begun and came to no end.
     uploads: Mutex<BTreeSet<String>>,
     /// Bytes that were given.
     given: AtomicUsize,
+    /// Parts that were taken.
+    parts: AtomicUsize,
 }
 
 impl Faulty {
@@ -75,9 +81,11 @@ impl Faulty {
             store: InMemory::new(),
             fault,
             reads: AtomicUsize::new(0),
+            asked: Mutex::default(),
             changes: AtomicUsize::new(0),
             uploads: Mutex::default(),
             given: AtomicUsize::new(0),
+            parts: AtomicUsize::new(0),
         });
         for (name, bytes) in files(folder) {
             let path = Path::from(format!("{prefix}/{name}"));
@@ -150,7 +158,14 @@ impl ObjectStore for Faulty {
     async fn get_opts(&self, at: &Path, mut options: GetOptions) -> Result<GetResult> {
         let fault = *lock(&self.fault);
         let number = self.reads.fetch_add(1, Ordering::Relaxed);
-        let (odd, head) = (number % 2 == 1, options.head);
+        let start = if let Some(GetRange::Bounded(range)) = &options.range { range.start } else { 0 };
+        let times = {
+            let mut asked = lock(&self.asked);
+            let times = asked.entry((at.clone(), start)).or_default();
+            *times += 1;
+            *times
+        };
+        let (odd, head) = (times % 2 == 1, options.head);
         let secret = "Error performing GET https://me:pw@store/a?X-Amz-Signature=abc - Server returned non-2xx status code: ";
         match fault {
             Fault::Busy if odd => return Err(generic(&format!("{secret}503 Service Unavailable"))),
@@ -184,7 +199,9 @@ impl ObjectStore for Faulty {
         self.given.fetch_add(bytes.len(), Ordering::Relaxed);
         let half = bytes.slice(..bytes.len() / 2);
         let body: Vec<Result<_>> = match fault {
-            Fault::Cut if odd => vec![Ok(half), Err(generic("the connection was closed"))],
+            Fault::Cut | Fault::CutAlways if odd || fault == Fault::CutAlways => {
+                vec![Ok(half), Err(generic("the connection was closed"))]
+            }
             Fault::Half if odd => vec![Ok(half)],
             _ => vec![Ok(bytes)],
         };
@@ -222,6 +239,7 @@ impl MultipartStore for Faulty {
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, part: usize, data: PutPayload) -> Result<PartId> {
+        self.parts.fetch_add(1, Ordering::Relaxed);
         self.change(self.store.put_part(path, id, part, data)).await
     }
 
@@ -367,6 +385,7 @@ fn what_lasts_is_an_error_that_says_what_to_do_and_no_secret() {
         assert!(!error.to_string().contains("Signature") && !error.to_string().contains("pw@"), "{error}");
     };
     tell(Fault::Down, true, "cannot be reached now", "try again");
+    tell(Fault::CutAlways, true, "cannot be reached now", "try again");
     tell(Fault::Ended, true, "credentials have ended", "try again");
     tell(Fault::Closed, false, "AccessDenied", "AWS_ACCESS_KEY_ID");
     // after the heads were read, while the tensors are
@@ -393,9 +412,9 @@ fn long_ranges_and_many_threads_get_the_right_bytes() {
     let bytes: Vec<u8> =
         (0..(70_u32 << 20) / 4).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     fs::write(folder.path().join("a.bin"), &bytes).unwrap();
-    let store = Faulty::at("az://mwa-long", folder.path(), "x");
+    let store = Faulty::at("gs://mwa-long", folder.path(), "x");
     store.set(Fault::Half);
-    let object = Object::open(FilePath::new("az://mwa-long/x/a.bin")).unwrap();
+    let object = Object::open(FilePath::new("gs://mwa-long/x/a.bin")).unwrap();
     let check = |range: Range<usize>| {
         let mut buffer = vec![0; range.len()];
         object.read_at(&mut buffer, range.start as u64).unwrap();
@@ -647,7 +666,11 @@ fn a_writer_that_is_killed_at_any_step_and_begins_again_leaves_the_bytes_and_not
         store.set(Fault::None);
         // either begun again, or taken away
         if after % 2 == 0 {
+            store.parts.store(0, Ordering::Relaxed);
             assert_eq!(upload::publish(folder.path(), target, &()).unwrap(), Vec::<String>::new(), "{after}");
+            // what is there already is not sent again
+            let sent = if left.contains_key("out/inner/model.safetensors") { 0 } else { 5 };
+            assert_eq!(store.parts.load(Ordering::Relaxed), sent, "{after}");
             assert!(store.all() == expected(folder.path()), "{after}: {:?}", store.all().keys());
         } else {
             upload::abort(target).unwrap();
@@ -698,9 +721,9 @@ fn a_failure_leaves_nothing_and_what_others_began_is_left_to_them() {
 #[test]
 fn two_writers_of_the_same_leave_it_once() {
     let folder = ready(0);
-    let target = FilePath::new("az://mwa-two/out");
+    let target = FilePath::new("gs://mwa-two/out");
     for _ in 0..20 {
-        let store = empty("az://mwa-two");
+        let store = empty("gs://mwa-two");
         let write = || upload::publish(folder.path(), target, &());
         let (a, b) = std::thread::scope(|scope| {
             let a = scope.spawn(write);

@@ -100,6 +100,7 @@ pub(crate) fn publish(folder: &Path, target: &Path, progress: &dyn Progress) -> 
     if let Err(error) = written {
         // another writer of the same bytes may have been quicker, and has taken the uploads away
         if target.is_done(&order, progress) {
+            let _ = target.end(&own);
             return Ok(Vec::new());
         }
         // what cannot be taken away now is taken away by the next, or by --abort
@@ -211,9 +212,10 @@ impl Target {
                 ));
             }
             None => {
+                // another merge may have come to its end just now
+                self.found()?;
                 made?;
-                let detail = "the claim on the place vanished: another process takes it away";
-                return Err(Error::new(ErrorKind::Output, detail).file(self.url.clone()));
+                return Err(self.vanished());
             }
         }
         // another may have come to its end since it was looked
@@ -226,10 +228,29 @@ impl Target {
         Ok(made.is_ok())
     }
 
-    /// Write all files, read them back, and the report last.
+    fn vanished(&self) -> Error {
+        Error::new(ErrorKind::Io, "what was written there vanished: another process takes it away")
+            .file(self.url.clone())
+            .transient()
+            .help("the same command again writes it; let one process at a time write there")
+    }
+
+    /// Write all files that are not there yet, read them back, and the report last.
     fn write(&self, folder: &Path, order: &Order, own: &str, progress: &dyn Progress) -> Result<()> {
-        let (large, small): (Vec<_>, Vec<_>) = order.files.iter().partition(|file| file.bytes > PART);
         let mut begun = Begun::default();
+        let note = |begun: &Begun| {
+            let text = serde_json::to_vec(begun).expect("it is plain data");
+            self.put(own, text, PutMode::Overwrite)
+        };
+        // first of all: another writer of the same that gives up leaves alone what somebody still writes
+        note(&begun)?;
+        let names = self.names()?;
+        let is_there = |file: &&Ready| {
+            let found = names.get(&file.name).is_some_and(|found| found.len() == file.bytes);
+            found && self.check_back(file, progress).is_ok()
+        };
+        let missing = order.files.iter().filter(|file| !is_there(file));
+        let (large, small): (Vec<_>, Vec<_>) = missing.partition(|file| file.bytes > PART);
         for file in &large {
             let (url, path) = self.at(&file.name)?;
             let id = runtime()
@@ -237,8 +258,7 @@ impl Target {
                 .map_err(|failure| failure.while_writing(&url))?;
             begun.uploads.push((file.name.clone(), id));
             // at once, or an upload of a process that is killed here would never be found again
-            let text = serde_json::to_vec(&begun).expect("it is plain data");
-            self.put(own, text, PutMode::Overwrite)?;
+            note(&begun)?;
         }
         let mut all_parts = Vec::new();
         for (file, (_, id)) in large.iter().zip(&begun.uploads) {
@@ -257,6 +277,14 @@ impl Target {
             if progress.stopped() {
                 return Err(stopped());
             }
+            if file.name == REPORT {
+                let names = self.names()?;
+                if !names.contains_key(CLAIM)
+                    || order.files.iter().any(|it| it != *file && !names.contains_key(&it.name))
+                {
+                    return Err(self.vanished());
+                }
+            }
             let place = folder.join(&file.name);
             let bytes = fs::read(&place).map_err(|error| unreadable(&place, &error))?;
             self.put(&file.name, bytes, PutMode::Overwrite)?;
@@ -270,7 +298,7 @@ impl Target {
         let (url, path) = self.at(&file.name)?;
         let place = folder.join(&file.name);
         let source = File::open(&place).map_err(|error| unreadable(&place, &error))?;
-        let size = PART.max(file.bytes.div_ceil(MOST_PARTS).next_multiple_of(1 << 20));
+        let size = file.bytes.div_ceil(MOST_PARTS).next_multiple_of(PART);
         let count = file.bytes.div_ceil(size);
         let done = Mutex::new(BTreeMap::new());
         share((0..count).map(|part| (part, ())), AT_ONCE, progress, |(): &mut (), part, ()| {
