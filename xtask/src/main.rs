@@ -57,7 +57,7 @@ usage: cargo xtask VERB …
   test hashes              every WebAssembly runtime that is here: vectors, and one hash for all; installs from npm and PyPI
   test peft                PEFT writes adapters, mwa merges them, PEFT loads the merge; downloads PEFT and torch (large)
   test formats             PEFT, diffusers, llama.cpp, MLX, LyCORIS, Lightning, timm and torch load what mwa wrote; downloads them (large)
-  test cloud               object stores: in memory, with faults; then the binary with moto and SeaweedFS, which it downloads and starts
+  test cloud               object stores: in memory, with faults; then the binary with moto, SeaweedFS and Azurite, which it downloads and starts
   test flower              Flower's own simulation of a federated round, with mwa's strategy; downloads Flower and Ray
   test ray                 merges by a local Ray cluster of two raylets, which lose workers and a node; downloads Ray
   test web                 the npm package in Node, Deno and Bun; `test` runs it too, where Node is
