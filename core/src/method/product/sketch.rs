@@ -178,7 +178,8 @@ impl Sums {
     }
 
     /// Read one input's factor; its sketch, `[E·r, 64]` or `[64, r·E]`.
-    #[inline(always)]
+    #[cfg_attr(target_family = "wasm", inline(never))] // in its one caller it would be more than a method of Java's may be
+    #[cfg_attr(not(target_family = "wasm"), inline(always))]
     fn take(&mut self, source: &Source, max_bytes: usize, read: &mut Reader<'_>) -> Result<Vec<f32>> {
         let place = source.place(self.side);
         let size = place.float.bytes();
