@@ -101,6 +101,15 @@ pub(crate) fn all<T>(results: impl IntoIterator<Item = Maybe<T>>) -> Maybe<Vec<T
     if later { Err(Stop::Later) } else { Ok(found) }
 }
 
+/// What was found; nothing if it failed, where that says nothing of what is wanted.
+pub(crate) fn told<T>(result: Maybe<T>) -> Maybe<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Stop::Failed(_)) => Ok(None),
+        Err(Stop::Later) => Err(Stop::Later),
+    }
+}
+
 /// Whether a path is a regular file. A pipe or a device in its place is refused.
 pub(crate) fn is_file(files: &dyn Files, path: &str) -> Maybe<bool> {
     match files.kind(path)? {

@@ -20,7 +20,7 @@ use crate::run::moments::{FoundMoments, are_moments};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{folder_row, home};
 use crate::run::weights::{
-    INDEX_LIMIT, ITS_CONFIG, Place, REST, inside, is_part, is_shard, is_state, lone, weights_in,
+    INDEX_LIMIT, ITS_CONFIG, Place, REST, inside, is_part, is_state, lone, lone_shard, weights_in,
 };
 use crate::text::json;
 
@@ -132,7 +132,7 @@ impl Checkpoint {
         if let Some((what, help)) = foreign::file(last(path)) {
             return Err(Error::new(ErrorKind::Input, what).file(path).help(help).into());
         }
-        if let Some(error) = is_shard(files, path)? {
+        if let Some(error) = lone_shard(files, path)? {
             return Err(error.into());
         }
         let mut checkpoint = Self::of(path);

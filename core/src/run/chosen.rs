@@ -11,7 +11,7 @@ use super::readers::{MomentsWanted, OpenOptions, Readers};
 use super::weights::is_part;
 use super::{Run, Weighed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{Files, Maybe, Stop, all, is_file, join, last, parent, text};
+use crate::files::{Files, Maybe, all, is_file, join, last, parent, text, told};
 use crate::format::{STEMS, stem};
 use crate::merge::report::{self, COMPANIONS, HashedFile, MODEL_CONFIG, Report};
 use crate::merge::{Chosen, Merge, MergeOptions};
@@ -64,11 +64,8 @@ impl Run {
         let companions =
             all(self.checkpoints.iter().map(|checkpoint| checkpoint.companions(files)))?.concat();
         let configs = companions.into_iter().filter(|(name, _)| last(name) == MODEL_CONFIG);
-        let read = configs.map(|(_, path)| match text(files, &path, CONFIG_LIMIT) {
-            Err(Stop::Later) => Err(Stop::Later),
-            // a merge that must read it says so
-            _ => Ok(()),
-        });
+        // a merge that must read it says why it cannot
+        let read = configs.map(|(_, path)| told(text(files, &path, CONFIG_LIMIT)));
         all(read).map(drop)
     }
 

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, Stop, all, folders, is_file, is_folder, join, last, parent};
+use crate::files::{Files, Kind, Maybe, Stop, all, folders, is_file, is_folder, join, last, parent, told};
 use crate::format::{foreign, stem, training};
 use crate::merge::report::REPORT;
 use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
@@ -328,12 +328,8 @@ fn is_unfinished(files: &dyn Files, readers: &Readers, path: &str) -> Maybe<bool
     if step_of_folder(last(path)).is_none() || is_logged(files, readers, path)? {
         return Ok(false);
     }
-    let siblings = match numbered(files, parent(path)) {
-        Ok(siblings) => siblings,
-        Err(Stop::Later) => return Err(Stop::Later),
-        // the folder around it may be closed to the user, who named only this one
-        Err(Stop::Failed(_)) => return Ok(false),
-    };
+    // the folder around it may be closed to the user, who named only this one
+    let Some(siblings) = told(numbered(files, parent(path)))? else { return Ok(false) };
     let logged = all(siblings.iter().map(|(_, sibling)| is_logged(files, readers, sibling)))?;
     Ok(siblings.iter().any(|(_, sibling)| last(sibling) == last(path)) && logged.contains(&true))
 }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::{Files, Kind, Maybe, NO_FILE, Stop, is_file, is_folder, join, last, parent, text};
+use crate::files::{Files, Kind, Maybe, NO_FILE, is_file, is_folder, join, last, parent, text, told};
 use crate::format::{STEMS, foreign, stem};
 use crate::merge::report::{CONFIG, REPORT};
 use crate::text::json::quoted;
@@ -112,7 +112,7 @@ fn shards(folder: &str, names: &[String], stem: &str, ending: &str) -> Maybe<Vec
 }
 
 /// Why a file by itself is no model, if it is one of several shards of one: its name says so, or the index beside it.
-pub(crate) fn is_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
+pub(crate) fn lone_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
     let (folder, name) = (parent(path), last(path));
     let Some(own) = stem(name) else { return Ok(None) };
     let ending = &name[own.len()..];
@@ -120,11 +120,9 @@ pub(crate) fn is_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
     let (of, help) = match numbered(own) {
         Some((_, "00001")) => return Ok(None),
         Some((stem, count)) => {
-            match files.list(folder) {
-                Ok(names) => drop(shards(folder, &names, stem, ending)?),
-                Err(Stop::Later) => return Err(Stop::Later),
-                // the folder may be closed to the user
-                Err(Stop::Failed(_)) => {}
+            // the folder may be closed to the user
+            if let Some(names) = told(files.list(folder))? {
+                shards(folder, &names, stem, ending)?;
             }
             let help = if is_read && STEMS.contains(&stem) { ITS_FOLDER } else { NAMED };
             (count.trim_start_matches('0'), help)
@@ -133,17 +131,13 @@ pub(crate) fn is_shard(files: &dyn Files, path: &str) -> Maybe<Option<Error>> {
         None => {
             let stem = if ending == ".bin" { "pytorch_model" } else { "model" };
             let index = join(folder, &format!("{stem}{ending}.index.json"));
-            let named = || text(files, &index, INDEX_LIMIT).map(|text| text.contains(&quoted(name)));
             // one that is not there, or cannot be read, says nothing of this file
-            match files.kind(&index) {
-                Err(Stop::Later) => return Err(Stop::Later),
-                Ok(Kind::File(_)) => match named() {
-                    Err(Stop::Later) => return Err(Stop::Later),
-                    Ok(true) => ("several", ITS_FOLDER),
-                    _ => return Ok(None),
-                },
-                _ => return Ok(None),
+            let is_there = matches!(told(files.kind(&index))?, Some(Kind::File(_)));
+            let index = if is_there { told(text(files, &index, INDEX_LIMIT))? } else { None };
+            if !index.is_some_and(|index| index.contains(&quoted(name))) {
+                return Ok(None);
             }
+            ("several", ITS_FOLDER)
         }
     };
     let detail = format!("is one of {of} shards of a model, and no model by itself");
