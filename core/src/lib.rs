@@ -83,7 +83,7 @@ pub use logs::kind::LogKind;
 pub use logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, Source};
 pub use logs::read::read_metric;
 pub use logs::trainer::TrainerState;
-pub use merge::card::{END as CARD_END, card};
+pub use merge::card::card;
 pub use merge::report::{self, Report};
 pub use merge::same_run::Sample;
 pub use merge::{Merge, MergeOptions};

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mwa::options::{About, Face, Kind, OPTIONS, Row, SEARCH_OPTIONS, Verb};
 use mwa::search::Method;
-use mwa::{Scheme, SearchOptions};
+use mwa::{BlendName, Scheme, SearchOptions};
 
 /// What stands between `begin` and `end` of a file must be `made`.
 fn check(file: &str, begin: &str, end: &str, made: &str) {
@@ -158,6 +158,23 @@ fn the_readme() {
     }
     made.push('\n');
     check("README.md", "<!-- made from core/src/weigh/scheme.rs -->\n", "<!-- end of schemes -->\n", &made);
+}
+
+#[test]
+fn what_tables_say_instead_of_weights() {
+    for (file, begin, end) in [
+        ("wasm/web/js/cli.ts", "const INSTEAD: Record<string, string> = {\n", "};\n"),
+        ("bindings/python/mwa/results.py", "_INSTEAD = {\n", "}\n"),
+    ] {
+        let is_python = file.ends_with(".py");
+        let row = |name: &&str| {
+            let instead = name.parse::<BlendName>().ok()?.instead_of_weights()?;
+            // as each language's formatter would have it
+            let key = if is_python || name.contains('-') { quoted(&[name], "") } else { (*name).into() };
+            Some(format!("{}{key}: \"{instead}\",\n", if is_python { "    " } else { "  " }))
+        };
+        check(file, begin, end, &BlendName::NAMES.iter().filter_map(row).collect::<String>());
+    }
 }
 
 #[test]

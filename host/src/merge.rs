@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mwa::convert::{Conversion, ConvertOptions, Target};
 use mwa::merge::{BadInput, Closing, Merge, Text};
 use mwa::report::{CARD, HashedFile, PICTURE, REPORT, Report};
-use mwa::{Blend, CARD_END, Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
+use mwa::{Blend, Error, ErrorKind, OpenOptions, Readers, Result, Shard, Space, WeightRule};
 
 use crate::convert;
 use crate::engine::device::DeviceChoice;
@@ -258,7 +258,7 @@ pub(crate) struct Planned {
     /// The hashes of the inputs, where they were merged before.
     known: Option<Known>,
     /// What the card says of how the weights were found.
-    found: String,
+    section: String,
 }
 
 impl Planned {
@@ -277,12 +277,12 @@ impl Planned {
                 companions.push((name.clone(), path.clone()));
             }
         }
-        Ok(Self { merge, checkpoints, companions, picture, known: None, found: String::new() })
+        Ok(Self { merge, checkpoints, companions, picture, known: None, section: String::new() })
     }
 
     /// The same, with a part of the card that says how the weights were found.
-    pub(crate) fn telling(self, found: String) -> Self {
-        Self { found, ..self }
+    pub(crate) fn telling(self, section: String) -> Self {
+        Self { section, ..self }
     }
 
     /// The same, of inputs whose hashes are known.
@@ -382,7 +382,7 @@ impl Planned {
         how: &MergeOptions,
         progress: &dyn Progress,
     ) -> Result<Report> {
-        let Self { merge, checkpoints, companions, picture, found, .. } = self;
+        let Self { merge, checkpoints, companions, picture, section, .. } = self;
         self.check_unchanged()?;
         let (companions, notes) = beside(&staging, &merge.texts(), companions, how, progress)?;
         let way = |it: &Checkpoint| path_from(staging.target(), &it.path);
@@ -392,11 +392,9 @@ impl Planned {
             staging.write(PICTURE, picture.as_bytes())?;
         }
         let has_picture = picture.is_some();
-        let closing = Closing { paths, inputs, outputs, companions, notes, has_picture };
-        let mut finished = merge.finish(&closing)?;
-        // behind the table of weights
-        let cards = finished.texts.iter_mut().filter(|(name, _)| name == CARD);
-        cards.for_each(|(_, card)| *card = card.replacen(CARD_END, &(found.clone() + CARD_END), 1));
+        let section = section.clone();
+        let closing = Closing { paths, inputs, outputs, companions, notes, has_picture, section };
+        let finished = merge.finish(&closing)?;
         close(staging, &finished.texts, progress)?;
         Ok(finished.report)
     }

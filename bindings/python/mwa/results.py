@@ -271,22 +271,33 @@ class Report:
     def _repr_html_(self) -> str:
         """A table with bars, for notebooks."""
         metric = self.weighting.metric
-        # as the command line's tables: other methods ask for no weights
-        is_weighed = self.weighting.method in (None, "mean", "task-arithmetic", "slerp", "multi-slerp", "karcher")
-        instead = "by moments" if self.weighting.method in ("ota", "ffg") else "alike"
+        instead = _INSTEAD.get(self.weighting.method or "")
         largest = max((abs(row.weight) for row in self.inputs), default=0) or 1
         head = ["checkpoint", "step", *([metric] if metric else []), "weight"]
 
         def cells(row: Input) -> list[str]:
             value = [] if metric is None else [_number(row.metric)]
-            weight = f"{row.weight:.4f}" if is_weighed else "–" if row.role else instead
+            weight = f"{row.weight:.4f}" if instead is None else "–" if row.role else instead
             return [_tail(row.name, self.inputs), str(row.step or "–"), *value, weight]
 
-        bars = [abs(row.weight) / largest for row in self.inputs] if is_weighed else None
+        bars = [abs(row.weight) / largest for row in self.inputs] if instead is None else None
         said = [] if self.selected is None else [f"chosen: {self.selected.line}"]
         said += [f"merged into {file.name}, {file.bytes:,} bytes" for file in self.outputs]
         said += [spoken(advice.text) for advice in self.advice] + [spoken(note) for note in self.notes]
         return _table(head, [cells(row) for row in self.inputs], bars) + _list(said)
+
+
+# what tables say instead of weights, of methods that ask for none; made from core/src/method/blend.rs
+_INSTEAD = {
+    "median": "alike",
+    "trimmed-mean": "alike",
+    "magnitude-mask": "alike",
+    "ties": "alike",
+    "consensus": "alike",
+    "ota": "by moments",
+    "ffg": "by moments",
+    "model-stock": "alike",
+}
 
 
 def _table(head: list[str], rows: list[list[str]], bars: list[float] | None = None) -> str:
@@ -521,10 +532,12 @@ class Verified:
 
     def _repr_html_(self) -> str:
         """The files and the verdict, for notebooks."""
-        verdict = {True: "merging again gives the same bytes", False: "merging again gives other bytes"}
-        said = verdict.get(self.remade is True, "") if self.remade is not None else "not merged again: inputs are missing or have changed"
+        if self.remade is None:
+            word, said = "not verified", "not merged again: inputs are missing or have changed"
+        else:
+            word = "verified" if self.is_good else "differs"
+            said = f"merging again gives {'the same' if self.remade else 'other'} bytes"
         files = self.outputs + self.companions + self.others + self.inputs
-        word = "verified" if self.is_good else "differs" if self.remade is not None else "not verified"
         return f"<p>{word}: {said}</p>" + _table(["file", "state"], [[file.path, file.state] for file in files])
 
 

@@ -472,7 +472,7 @@ impl Session {
         let ends = firsts.iter().skip(1).copied().chain([inputs.len()]);
         let of = |(start, end): (&usize, usize)| inputs.get(*start..end).unwrap_or_default().to_vec();
         let inputs = firsts.iter().zip(ends).map(of).collect();
-        Ok(merge.finish(&Closing { paths, inputs, outputs, companions, notes, has_picture: false })?.texts)
+        Ok(merge.finish(&Closing { paths, inputs, outputs, companions, notes, ..Closing::default() })?.texts)
     }
 }
 

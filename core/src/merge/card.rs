@@ -12,6 +12,16 @@ use crate::text::json::quoted;
 /// is one.
 #[must_use]
 pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&str>) -> String {
+    with_section(report, config, picture, "")
+}
+
+/// [`card`], with more behind the weights.
+pub(crate) fn with_section(
+    report: &Report,
+    config: Option<&AdapterConfig>,
+    picture: Option<&str>,
+    section: &str,
+) -> String {
     let is_product = report.space == "product";
     // JSON's quotes make YAML scalars that cannot be misread
     let mut text = String::from("---\n");
@@ -97,23 +107,17 @@ pub fn card(report: &Report, config: Option<&AdapterConfig>, picture: Option<&st
         let metric = input.metric.map_or_else(|| "–".to_string(), |metric| format!("{metric:.6}"));
         let role = if input.role.is_some() { " (base)" } else { "" };
         let update = input.update.map_or_else(String::new, |update| format!(" {update:.4} |"));
-        let weight = match report.weighting.instead_of_weights() {
-            Some(_) if input.role.is_some() => "–".to_string(),
-            Some(instead) => instead.to_string(),
-            None => format!("{:.4}", input.weight),
-        };
+        let weight = report.weighting.shown(input);
         text += &format!("| {} | {step} | {metric} |{update} {weight} |\n", markdown(label) + role);
     }
-    text + &closing(config.is_some())
+    text + section + &closing(config.is_some())
 }
-
-/// How the end of a card begins, before which a host may tell more.
-pub const END: &str =
-    "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n";
 
 /// What is said in the end of all.
 fn closing(is_adapter: bool) -> String {
-    let mut text = String::from(END);
+    let mut text = String::from(
+        "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n",
+    );
     if is_adapter {
         text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
     }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use super::card::card;
+use super::card::with_section;
 use super::report;
 use super::report::{HashedFile, Report};
 use super::{Merge, Modules};
@@ -36,6 +36,9 @@ pub struct Closing {
     /// Whether the host has drawn a picture of the weights beside them, as [`report::PICTURE`].
     #[serde(default)]
     pub has_picture: bool,
+    /// What the card tells behind the weights of how a host found them, in Markdown; may be empty.
+    #[serde(default)]
+    pub section: String,
 }
 
 /// The hashes of a file.
@@ -139,7 +142,7 @@ impl Merge {
         let mut texts = self.texts();
         let config = self.chosen.configs[self.owner()].as_ref();
         let picture = Some(report::PICTURE).filter(|_| closing.has_picture);
-        texts.push((report::CARD.to_string(), card(&made, config, picture)));
+        texts.push((report::CARD.to_string(), with_section(&made, config, picture, &closing.section)));
         texts.push((report::REPORT.to_string(), made.to_json()));
         Ok(Finished { report: made, texts })
     }

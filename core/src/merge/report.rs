@@ -721,10 +721,16 @@ impl Weighting {
     /// What tables say instead of weights, where the method asks for none.
     #[must_use]
     pub fn instead_of_weights(&self) -> Option<&'static str> {
-        match self.named()? {
-            name if name.weighs() => None,
-            BlendName::Ota | BlendName::Ffg => Some("by moments"),
-            _ => Some("alike"),
+        self.named()?.instead_of_weights()
+    }
+
+    /// The weight of an input, as tables show it.
+    #[must_use]
+    pub fn shown(&self, input: &Input) -> String {
+        match self.instead_of_weights() {
+            Some(_) if input.role.is_some() => "–".into(),
+            Some(instead) => instead.into(),
+            None => format!("{:.4}", input.weight),
         }
     }
 

@@ -148,7 +148,17 @@ impl BlendName {
 
     /// Whether it asks how much each input counts.
     pub(crate) fn weighs(self) -> bool {
-        matches!(self, Self::Mean | Self::TaskArithmetic | Self::Slerp | Self::MultiSlerp | Self::Karcher)
+        self.instead_of_weights().is_none()
+    }
+
+    /// What tables say instead of weights, where it asks for none.
+    #[must_use]
+    pub fn instead_of_weights(self) -> Option<&'static str> {
+        match self {
+            Self::Mean | Self::TaskArithmetic | Self::Slerp | Self::MultiSlerp | Self::Karcher => None,
+            Self::Ota | Self::Ffg => Some("by moments"),
+            _ => Some("alike"),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ const MOST_NOTES: usize = 3;
 pub(crate) fn weights_table(report: &Report) -> String {
     let metric = report.weighting.metric.as_deref();
     // a method that asks for no weights has no bars either
-    let instead = report.weighting.instead_of_weights();
+    let has_bars = report.weighting.instead_of_weights().is_none();
     let has_metric = report.inputs.iter().any(|input| input.metric.is_some());
     let mut rows = vec![vec!["checkpoint".to_owned(), "step".into()]];
     if has_metric {
@@ -52,11 +52,7 @@ pub(crate) fn weights_table(report: &Report) -> String {
             row.push(readable(input.source.as_deref().unwrap_or_default()).into_owned());
         }
         row.extend(input.update.map(|update| format!("{update:.4}")));
-        row.push(match instead {
-            Some(_) if input.role.is_some() => "–".into(),
-            Some(instead) => instead.to_owned(),
-            None => format!("{:.4}", input.weight),
-        });
+        row.push(report.weighting.shown(input));
         rows.push(row);
     }
     let widths_of = |rows: &[Vec<String>]| -> Vec<usize> {
@@ -86,7 +82,7 @@ pub(crate) fn weights_table(report: &Report) -> String {
         }
         text += &match i.checked_sub(1).map(|i| report.inputs[i].weight) {
             None => format!("{BOLD}{line}{BOLD:#}\n"),
-            Some(_) if free < LEAST_BAR || instead.is_some() => format!("{line}\n"),
+            Some(_) if free < LEAST_BAR || !has_bars => format!("{line}\n"),
             Some(weight) => format!("{line}  {BAR}{}{BAR:#}\n", bar(weight, largest, free)),
         };
     }

@@ -250,17 +250,17 @@ impl Kitchen {
         Ok(entry)
     }
 
-    /// Merge the winner for good; `note` is for the report, `found` for the card.
+    /// Merge the winner for good; `note` is for the report, `section` for the card.
     pub(super) fn serve(
         &self,
         weights: &[f64],
         scheme: &str,
-        (note, found): (String, String),
+        (note, section): (String, String),
         how: &MergeOptions,
         out: &Path,
         watch: &dyn Watch,
     ) -> Result<Report> {
-        let mut planned = self.planned(weights, scheme, how, Some(note))?.telling(found);
+        let mut planned = self.planned(weights, scheme, how, Some(note))?.telling(section);
         planned.run(how, out, &Merging(&|| watch.stopped()))
     }
 }

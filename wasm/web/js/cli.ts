@@ -213,7 +213,7 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
   const updates = (text: (input: WeighedInput) => string, input: WeighedInput) => (input.update === undefined ? [] : [text(input)]);
   const heads = inputs.slice(0, 1).flatMap((input) => updates(() => "update", input));
   const header = ["checkpoint", "step", ...ofMetric(weighting.metric ?? "metric", "from"), ...heads, "weight"];
-  const instead = insteadOfWeights(weighting.method);
+  const instead = weighting.method === undefined ? undefined : INSTEAD[weighting.method];
   const weight = (input: WeighedInput) => (instead === undefined ? input.weight.toFixed(4) : input.role ? "–" : instead);
   const rows = inputs.map((input) => [
     ...[label(input), `${input.step ?? "–"}`, ...ofMetric(significant(input.metric), input.source ?? "")],
@@ -231,11 +231,17 @@ function table({ inputs, weighting }: Pick<Report, "inputs" | "weighting">): str
   return `${line(header)}\n${rows.map((row, i) => `${line(row)}${bars[i]}\n`).join("")}`;
 }
 
-/** What the table says where a method asks for no weights, as the native command does. */
-function insteadOfWeights(method?: string): string | undefined {
-  if (method === undefined || ["mean", "task-arithmetic", "slerp", "multi-slerp", "karcher"].includes(method)) return undefined;
-  return ["ota", "ffg"].includes(method) ? "by moments" : "alike";
-}
+/** What the table says instead of weights, of methods that ask for none; made from core/src/method/blend.rs. */
+const INSTEAD: Record<string, string> = {
+  median: "alike",
+  "trimmed-mean": "alike",
+  "magnitude-mask": "alike",
+  ties: "alike",
+  consensus: "alike",
+  ota: "by moments",
+  ffg: "by moments",
+  "model-stock": "alike",
+};
 
 /** The end of a path that tells it from the others, parts whole. */
 function tail(name: string, names: string[]): string {

@@ -311,8 +311,7 @@ impl Merge {
             inputs: self.numbers.iter().map(of).collect(),
             outputs: (0..self.merge.outputs().len()).map(|it| hash(self.digests.of_written(it))).collect(),
             companions,
-            notes: Vec::new(),
-            has_picture: false,
+            ..Closing::default()
         };
         let finished = self.merge.finish(&closing).map_err(|error| fail(&error))?;
         Ok(json(&Finished { report: &finished.report, texts: &finished.texts, copies: &self.companions }))
