@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use mwa::federated::{Discount, Roles, Rule, Told, shares};
 use mwa::merge::{Chosen, Round};
+use mwa::options::Kind;
 use mwa::report::{self, Contribution, Dropped, HashedFile, Report, Weighting};
 use mwa::{Error, ErrorKind, OpenOptions, Readers, Result, WeightRule};
 use serde::Deserialize;
@@ -100,31 +101,26 @@ impl RoundOptions {
 }
 
 /// The names of [`RoundOptions`], and what each must be.
-const TOLD: [(&str, &str); 18] = [
-    ("samples", NUMBERS),
-    ("staleness", NUMBERS),
-    ("manifest", PATH),
-    ("rule", TEXT),
-    ("discount", TEXT),
-    ("max_staleness", NUMBER),
-    ("period", NUMBER),
-    ("base", PATH),
-    ("previous", PATH),
-    ("momentum", NUMBER),
-    ("server_rate", NUMBER),
-    ("server", TEXT),
-    ("beta1", NUMBER),
-    ("beta2", NUMBER),
-    ("tau", NUMBER),
-    ("state", PATH),
-    ("partial", "true or false"),
-    ("clip", NUMBER),
+const TOLD: [(&str, Kind); 18] = [
+    ("samples", Kind::Numbers),
+    ("staleness", Kind::Numbers),
+    ("manifest", Kind::Path),
+    ("rule", Kind::Text),
+    ("discount", Kind::Text),
+    ("max_staleness", Kind::Number(None)),
+    ("period", Kind::Number(None)),
+    ("base", Kind::Path),
+    ("previous", Kind::Path),
+    ("momentum", Kind::Number(None)),
+    ("server_rate", Kind::Number(None)),
+    ("server", Kind::Text),
+    ("beta1", Kind::Number(None)),
+    ("beta2", Kind::Number(None)),
+    ("tau", Kind::Number(None)),
+    ("state", Kind::Path),
+    ("partial", Kind::Switch),
+    ("clip", Kind::Number(None)),
 ];
-// as options of a merge are told
-const NUMBER: &str = "a number";
-const NUMBERS: &str = "a list of numbers";
-const PATH: &str = "the path of a file";
-const TEXT: &str = "a text";
 
 /// A client's row of a manifest.
 #[derive(Clone, Debug, Deserialize)]
