@@ -122,7 +122,7 @@ impl Bucket {
             ..GetOptions::default()
         };
         let found = self.store.get_opts(path, options).await.map_err(|error| failure(&error))?;
-        let tag = self.identity(&found.meta).etag;
+        let tag = self.tag(&found.meta);
         if found.range != range {
             return Err(Failure::Final(format!("another range came: {:?} for {range:?}", found.range), None));
         }
@@ -137,12 +137,17 @@ impl Bucket {
         Ok(bytes)
     }
 
-    /// What tells one state of an object from others. Azure lists tags bare, but takes and gives them in quotes.
+    /// The tag of an object's state. Azure lists tags bare, but takes and gives them in quotes.
+    fn tag(&self, meta: &ObjectMeta) -> Option<String> {
+        let is_azure = ["az", "abfs"].iter().any(|scheme| self.base.starts_with(scheme));
+        let tag = meta.e_tag.clone()?;
+        Some(if is_azure && !tag.ends_with('"') { format!("\"{tag}\"") } else { tag })
+    }
+
+    /// What tells one state of an object from others.
     fn identity(&self, meta: &ObjectMeta) -> Identity {
-        let is_bare = |tag: &str| self.base.starts_with('a') && !tag.ends_with('"');
-        let quoted = |tag: &String| if is_bare(tag) { format!("\"{tag}\"") } else { tag.clone() };
         Identity {
-            etag: meta.e_tag.as_ref().map(quoted),
+            etag: self.tag(meta),
             version: meta.version.clone().filter(|version| version != "null"),
             sha256: None,
             modified: Some(meta.last_modified.to_rfc3339()),
