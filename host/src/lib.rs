@@ -58,8 +58,8 @@ pub use options::{Machine, MergeOptions, Options, REPORT, names_of, parse as par
 pub use progress::Progress;
 pub use recover::{Wanted, recover};
 pub use search::{
-    Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, SearchReport, ServerEvaluator, Tried,
-    Watch, search,
+    Candidate, CommandEvaluator, Compared, Evaluator, Evaluators, NO_SCORE, SearchReport, ServerEvaluator,
+    Tried, Watch, search,
 };
 pub use shards::{Sharded, Share, Shared, abort_shards, finish, shard, shards_of};
 pub use verify::{Checked, State, Verified, verify};

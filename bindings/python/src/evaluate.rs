@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use mwa::search::Score;
-use mwa_host::{Candidate, Evaluator};
+use mwa_host::{Candidate, Evaluator, NO_SCORE};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
@@ -40,9 +40,6 @@ impl Raised {
         })
     }
 }
-
-/// What the errors have in common that a failing evaluator ends a search with.
-const NO_SCORE: &str = "no score";
 
 /// Called with a candidate's folder; returns JSON with its `score`. An exception fails the candidate.
 pub(crate) struct Function<'a> {

@@ -15,11 +15,14 @@ use super::larder::{Larder, Spare};
 use super::report::{Compared, Tried};
 use super::watch::Watch;
 
+/// What the errors have in common that a search ends with where nobody scores.
+pub const NO_SCORE: &str = "no score";
+
 /// No candidate was scored.
 pub(super) fn hopeless(tried: &[Tried]) -> Error {
     let why = tried.iter().rev().find_map(|row| row.failed.as_deref()).unwrap_or("there was none");
     let failed = tried.iter().filter(|row| row.failed.is_some()).count();
-    let detail = format!("no score came of the first {failed} candidates: {why}");
+    let detail = format!("{NO_SCORE} came of the first {failed} candidates: {why}");
     Error::new(ErrorKind::Input, detail)
         .help("run the evaluator by hand on a checkpoint's folder, and search when it prints a score")
 }
@@ -55,7 +58,7 @@ impl Driver<'_> {
             // what cannot be merged is told of the trial
             Some(_) if entry.blake3.is_empty() => Ok(()),
             Some(why) => {
-                let detail = format!("the holdout gives no score of the first candidate: {why}");
+                let detail = format!("the holdout gives {NO_SCORE} of the first candidate: {why}");
                 Err(Error::new(ErrorKind::Input, detail)
                     .help("run it by hand on a checkpoint's folder, and search when it prints a score"))
             }

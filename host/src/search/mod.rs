@@ -32,6 +32,7 @@ use self::driver::{Driver, hopeless};
 use self::journal::Journal;
 
 pub use command::CommandEvaluator;
+pub use driver::NO_SCORE;
 pub use evaluator::{Candidate, Evaluator, Evaluators};
 pub use report::{Compared, SearchReport, Tried};
 pub use server::ServerEvaluator;
