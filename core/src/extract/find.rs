@@ -202,15 +202,28 @@ impl Difference {
         }
     }
 
-    /// Dᵀ·Q, Q, the squares of the singular values of QᵀD and its left singular vectors, by rows.
+    /// Orthonormal columns that span as much of D's range as so many can.
     #[inline(always)]
-    fn decompose(&self, columns: usize, read: &mut ReadAt<'_>) -> Result<(Matrix, Matrix, Vec<f64>, Matrix)> {
+    fn range(&self, columns: usize, read: &mut ReadAt<'_>) -> Result<Matrix> {
+        // all of it: few signs are easily dependent
+        if columns == self.rows {
+            return identity(columns);
+        }
+        if columns == self.cols {
+            return orthonormal(&self.times(&identity(columns)?, read)?);
+        }
         let mut y = self.times(&signs(self.cols, columns)?, read)?;
         for _ in 0..ITERATIONS {
             let z = self.transposed_times(&orthonormal(&y)?, read)?;
             y = self.times(&orthonormal(&z)?, read)?;
         }
-        let q = orthonormal(&y)?;
+        orthonormal(&y)
+    }
+
+    /// Dᵀ·Q, Q, the squares of the singular values of QᵀD and its left singular vectors, by rows.
+    #[inline(always)]
+    fn decompose(&self, columns: usize, read: &mut ReadAt<'_>) -> Result<(Matrix, Matrix, Vec<f64>, Matrix)> {
+        let q = self.range(columns, read)?;
         let z = self.transposed_times(&q, read)?;
         let turned = z.transposed()?;
         let mut gram = Matrix::zero(columns, columns)?;
@@ -255,6 +268,12 @@ fn split(
         (0..m.rows).flat_map(|row| m.row(row)[..m.columns].iter().map(|value| *value as f32)).collect()
     };
     Ok(Pair { right: flat(&right), left: flat(&left), rank, error, norm })
+}
+
+fn identity(size: usize) -> Result<Matrix> {
+    let mut made = Matrix::zero(size, size)?;
+    (0..size).for_each(|at| made.set(at, at, 1.0));
+    Ok(made)
 }
 
 /// Signs by counting: the same everywhere.
@@ -397,6 +416,19 @@ mod tests {
             assert!(error(&files, cols, &pair) < 1e-6, "{rows} {cols}");
             let auto = found(&files, rows, cols, 7, ExtractRank::Error(1e-4)).unwrap();
             assert_eq!(auto.rank, 4);
+        }
+    }
+
+    #[test]
+    fn at_its_whole_rank_nothing_is_left_over() {
+        let spectrum = [3.0, 2.0, 1.5, 1.0, 0.8, 0.6, 0.5, 0.4];
+        for (rows, cols) in [(16, 8), (8, 16), (8, 8), (9, 8), (8, 9)] {
+            let files = files(rows, cols, &spectrum);
+            for wanted in [ExtractRank::Fixed(8), ExtractRank::Fixed(64), ExtractRank::Error(1e-6)] {
+                let pair = found(&files, rows, cols, 3, wanted).unwrap();
+                assert!(pair.rank <= 8, "{rows} {cols} {wanted:?}");
+                assert!(error(&files, cols, &pair) < 1e-6, "{rows} {cols} {wanted:?}");
+            }
         }
     }
 
