@@ -62,8 +62,8 @@ impl Stage {
             (!prefix.is_empty() && first <= last).then(|| Self { prefix: prefix.into(), first, last })
         });
         parts.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("`{text}` is no stage"))
-                .help("write the layers that are lost as --lost model.layers.8-11")
+            Error::new(ErrorKind::Usage, format!("`{text}` names no layers"))
+                .help("write what is lost by its numbers, the lower first: --lost model.layers.8-11")
         })
     }
 
@@ -228,7 +228,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
     }
     if names.is_empty() {
         return Err(bad(format!("has no tensor of {}, nor have layers beside it", wanted.lost))
-            .help("name layers as its tensors do, such as model.layers.8-11; mwa inspect lists them"));
+            .help(format!("name layers as its tensors do: {}", layers(&model.places))));
     }
     let elsewhere = |name: &&String| !stage.holds(name) && !model.whole.contains_key(*name);
     let mut notes = Vec::new();
@@ -268,9 +268,12 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
     }
 
     let sources = match &wanted.from {
-        Some(from) => vec![("the older checkpoint", 1.0, from_older(from, &lost)?)],
+        Some(from) => vec![("the older checkpoint", 1.0, from_older(from, &model, &lost)?)],
         None => {
-            if let Some(older) = older(path, &lost) {
+            notes.push(
+                "layers made of their neighbours are a start for more training, not a model to use".into(),
+            );
+            if let Some(older) = older(path, &model, &lost) {
                 notes.push(format!(
                     "{} has what is lost: --from {} is nearer to it than any mean of neighbours",
                     older.display(),
@@ -331,6 +334,24 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
         tensors: lost.len(),
     });
     Ok(Choice { chosen, checkpoints: Arc::new(checkpoints), picture: None })
+}
+
+/// The layers of a model as they would be named: those of which there are the most tensors.
+fn layers(places: &BTreeMap<String, String>) -> String {
+    let mut spans: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
+    for name in places.keys() {
+        let mut parts = name.match_indices('.').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let numbered =
+            parts.find_map(|(before, rest)| Some((before, rest.split('.').next()?.parse::<u64>().ok()?)));
+        if let Some((prefix, number)) = numbered {
+            let (count, first, last) = spans.entry(prefix).or_insert((0, number, number));
+            (*count, *first, *last) = (*count + 1, number.min(*first), number.max(*last));
+        }
+    }
+    match spans.iter().max_by_key(|(_, (count, ..))| *count) {
+        Some((prefix, (_, first, last))) => format!("{prefix}.{first} to {prefix}.{last} are there"),
+        None => "there are no numbered layers".into(),
+    }
 }
 
 /// Configs and tokenizer of a model.
@@ -407,29 +428,45 @@ fn one_side(detail: String) -> Error {
     )
 }
 
-/// What is lost, in an older checkpoint.
-fn from_older(from: &Path, lost: &BTreeSet<&String>) -> Result<BTreeMap<String, Origin>> {
+/// What is lost, in an older checkpoint of the same model.
+fn from_older(from: &Path, model: &Damaged, lost: &BTreeSet<&String>) -> Result<BTreeMap<String, Origin>> {
     let disk = Disk::default();
     let (path, wanted) = (text_of(from)?, OpenOptions::default());
     let found = disk.now(|| mwa::Checkpoint::open(&disk, &Readers::ALL, &path, &wanted))?;
+    let files = found.files.iter().filter(|file| file.header.is_in_place());
+    let tensors: BTreeMap<&str, _> = files
+        .flat_map(|file| file.header.tensors().iter().map(move |it| (it.name.as_str(), (file, it))))
+        .collect();
+    let bad = |kind: ErrorKind, detail: String| {
+        Error::new(kind, detail)
+            .file(from.display().to_string())
+            .help("take another checkpoint of the same model")
+    };
+    let mut shared =
+        model.whole.iter().filter_map(|(name, (_, own))| Some((name, own, tensors.get(&**name)?.1)));
+    let mut is_known = false;
+    let other = shared.find(|(_, own, there)| {
+        is_known = true;
+        own.shape != there.shape
+    });
+    if let Some((name, own, there)) = other {
+        let detail = format!("is {:?} here, but {:?} where layers are lost", there.shape, own.shape);
+        return Err(bad(ErrorKind::Shape, detail).tensor(name));
+    }
+    if !is_known {
+        return Err(bad(ErrorKind::Names, "shares no tensor with what is left of the model".into()));
+    }
     let origin = |name: &&String| {
-        let files = found.files.iter().filter(|file| file.header.is_in_place());
-        let tensor = files
-            .flat_map(|file| file.header.tensors().iter().map(move |it| (file, it)))
-            .find(|(_, it)| it.name == **name);
-        let (file, tensor) = tensor.ok_or_else(|| {
-            Error::new(ErrorKind::Names, "is lost, and missing here too")
-                .file(from.display().to_string())
-                .tensor(&***name)
-                .help("take another checkpoint of the same model")
-        })?;
-        Ok(((*name).clone(), (PathBuf::from(&file.path), tensor.clone())))
+        let (file, tensor) = tensors
+            .get(name.as_str())
+            .ok_or_else(|| bad(ErrorKind::Names, "is lost, and missing here too".into()).tensor(&***name))?;
+        Ok(((*name).clone(), (PathBuf::from(&file.path), (*tensor).clone())))
     };
     lost.iter().map(origin).collect()
 }
 
 /// The newest other checkpoint beside this one that has all that is lost.
-fn older(path: &Path, lost: &BTreeSet<&String>) -> Option<PathBuf> {
+fn older(path: &Path, model: &Damaged, lost: &BTreeSet<&String>) -> Option<PathBuf> {
     let number = |path: &Path| path.file_name()?.to_str()?.rsplit('-').next()?.parse::<u64>().ok();
     let own = number(path)?;
     let mut others: Vec<_> = fs::read_dir(path.parent()?)
@@ -438,7 +475,7 @@ fn older(path: &Path, lost: &BTreeSet<&String>) -> Option<PathBuf> {
         .filter(|other| other.is_dir() && number(other).is_some_and(|number| number < own))
         .collect();
     others.sort_by_key(|other| number(other));
-    others.into_iter().rev().find(|other| from_older(other, lost).is_ok())
+    others.into_iter().rev().find(|other| from_older(other, model, lost).is_ok())
 }
 
 /// All tensors of the model, with the lost ones where they come from: heads as the merge takes them, and their files.

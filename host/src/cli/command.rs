@@ -269,7 +269,7 @@ fn run(command: Command) -> mwa::Result<u8> {
                 None => None,
                 Some([before, after]) => Some((*before, *after)),
                 Some(other) => {
-                    let detail = format!("there are {} weights for two neighbours", other.len());
+                    let detail = format!("--weights has {} of two numbers", other.len());
                     return Err(Error::new(ErrorKind::Usage, detail).help("give one for each: --weights A,B"));
                 }
             };

@@ -142,12 +142,11 @@ fn what_cannot_be_known_is_refused() {
     let failed = |arguments: &str| place.fails(&format!("recover {arguments} -o out"));
     assert_eq!(
         refused("m --lost layers"),
-        "error: `layers` is no stage\nhelp: write the layers that are lost as --lost model.layers.8-11\n"
+        "error: `layers` names no layers\nhelp: write what is lost by its numbers, the lower first: --lost model.layers.8-11\n"
     );
-    assert!(refused("m --lost model.layers.5-4").contains("is no stage"));
-    assert!(
-        refused("m --lost model.layers.3 --weights 1").contains("there are 1 weights for two neighbours")
-    );
+    assert!(refused("m --lost model.layers.5-4").contains("names no layers"));
+    assert!(failed("m --lost model.layers.9").contains("model.layers.0 to model.layers.7 are there"));
+    assert!(refused("m --lost model.layers.3 --weights 1").contains("--weights has 1 of two numbers"));
     assert_eq!(
         failed("m --lost model.layers.5"),
         "error: m: has all 2 tensors of model.layers.5: nothing of it is lost\n"
@@ -156,6 +155,18 @@ fn what_cannot_be_known_is_refused() {
     assert!(failed("nowhere --lost model.layers.3").contains("nowhere"));
     place.write("other/model.safetensors", safetensors(&model(0..2, 0.0)));
     assert!(failed("m --lost model.layers.3 --from other").contains("is lost, and missing here too"));
+    let others = [
+        vec![f32s("model.embed_tokens.weight", &[4], &[0.0; 4])],
+        vec![f32s("model.layers.0.norm.weight", &[3], &[0.0; 3])],
+        vec![],
+    ];
+    for (more, told) in
+        others.into_iter().zip(["is [4] here, but [3]", "is [3] here, but [2]", "shares no tensor"])
+    {
+        place.write("larger/model.safetensors", safetensors(&[layer(3, 0.0), more].concat()));
+        let error = failed("m --lost model.layers.3 --from larger");
+        assert!(error.contains(told), "{told}: {error}");
+    }
     place.write("first/model.safetensors", safetensors(&model(1..4, 0.0)));
     assert_eq!(
         failed("first --lost model.layers.0"),
