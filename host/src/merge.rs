@@ -232,7 +232,8 @@ fn own_file(options: &Options, report: &Report, plain: &Path) -> Result<Own> {
     let ending = if own.ends_with(".pth.tar") { "pth.tar" } else { ending };
     let merged =
         report.outputs.first().and_then(|it| it.name.rsplit_once('.')).map_or("merged", |(stem, _)| stem);
-    let like = (opened.files.len() == 1).then(|| (file.path.clone(), options.weights_key.clone()));
+    let own = opened.files.iter().filter(|file| file.header.beside().is_none());
+    let like = (own.count() == 1).then(|| (file.path.clone(), options.weights_key.clone()));
     Ok(Own { name: Some(format!("{merged}.{ending}")), like })
 }
 

@@ -3,6 +3,8 @@
 //! A container is read into modules with their factors as PEFT has them (A `[r, in]`, B `[out, r]`) and their scale, and written
 //! from these. Nothing is computed but what a container cannot say otherwise: a scale is multiplied into B, once.
 
+use alloc::borrow::ToOwned as _;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -14,7 +16,7 @@ use crate::files::{Files, Maybe};
 use crate::format::safetensors::{Header, Tensor};
 use crate::format::torch::frame::frame;
 use crate::merge::report::CONFIG;
-use crate::run::checkpoint::Checkpoint;
+use crate::run::checkpoint::{Checkpoint, File};
 use crate::run::readers::{OpenOptions, Readers};
 use matrix::{Made, Matrix};
 use names::Model;
@@ -173,8 +175,10 @@ impl Conversion {
                 Some(_) => ["adapter_model.bin", "adapter_model.safetensors"],
                 None => ["weights.pt", "model.safetensors"],
             };
-            let merged = opened.files.first().and_then(|file| file.merged).unwrap_or(plain);
-            let own = match opened.files.as_slice() {
+            let is_beside = |file: &File| file.header.beside().is_some();
+            let (beside, weights): (Vec<_>, Vec<_>) = opened.files.into_iter().partition(is_beside);
+            let merged = weights.first().and_then(|file| file.merged).unwrap_or(plain);
+            let own = match weights.as_slice() {
                 [only] if only.merged.is_none() && !only.header.is_safetensors() => Some(only),
                 _ => None,
             };
@@ -184,22 +188,33 @@ impl Conversion {
                 Some((like, key)) => frame(files, &like, key.as_deref())?.map(|frame| (like, frame)),
                 None => None,
             };
-            let mut inputs: Vec<_> = opened.files.into_iter().map(|file| (file.path, file.header)).collect();
+            let (own, count) = (0..weights.len(), weights.len());
+            let places: Vec<_> = beside.iter().map(|file| file.name().to_owned()).collect();
+            let mut inputs: Vec<_> =
+                weights.into_iter().chain(beside).map(|file| (file.path, file.header)).collect();
             let written = if options.target == Target::Pt {
                 let name = options.name.as_deref().unwrap_or(bin);
-                let around = frame.as_ref().map(|(_, frame)| frame);
-                let written = pt::write(&inputs, name, options.key.as_deref(), around, options.dtype);
-                written.map(|(outputs, texts, mut notes)| {
-                    if let Some((like, frame)) = frame {
-                        notes.extend(frame.notes);
-                        inputs.push((like, frame.kept));
-                    }
-                    (outputs, texts, notes)
-                })
+                let around = frame.as_ref().map(|(_, frame)| (inputs.len(), frame));
+                pt::write(&inputs, own, name, options.key.as_deref(), around, options.dtype)
             } else {
-                write::plain(&inputs, merged, options.dtype, options.shard_size)
+                write::plain(&inputs, own, merged, options.dtype, options.shard_size)
             };
-            let (outputs, mut texts, mut notes) = written.map_err(|error| error.file(path))?;
+            let (mut outputs, mut texts, mut notes) = written.map_err(|error| error.file(path))?;
+            // each in a file of its own, as the toolkit looks for it
+            for (at, place) in (count..).zip(places) {
+                let stem = place.rsplit_once('.').map_or(&*place, |(stem, _)| stem);
+                let (output, ..) = if options.target == Target::Pt {
+                    pt::write(&inputs, at..at + 1, &format!("{stem}.bin"), None, None, options.dtype)?
+                } else {
+                    let name = format!("{stem}.safetensors");
+                    write::plain(&inputs, at..at + 1, &name, options.dtype, None)?
+                };
+                outputs.extend(output);
+            }
+            if let Some((like, frame)) = frame {
+                notes.extend(frame.notes);
+                inputs.push((like, frame.kept));
+            }
             texts.extend(opened.config.map(|config| (CONFIG.into(), config.text().into())));
             notes.splice(0..0, opened.notes);
             return Ok(Self { inputs, outputs, factored: Vec::new(), texts, notes });

@@ -7,12 +7,14 @@ use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::matrix::{Made, Matrix};
 use super::names::natural;
 use super::{Output, Written};
 use crate::dtype::Float;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::last;
 use crate::format::safetensors::Header;
 use crate::format::torch::frame::{Frame, Slot, What};
 use crate::format::torch::write::{ORDERED, storage, text, whole};
@@ -44,19 +46,21 @@ pub(super) struct Tail {
     at: u64,
 }
 
-/// A file of all tensors in `frame`; without one, `key` is what they lie under, a `.` for a dictionary in a dictionary.
+/// A file of all tensors of some of the files in `frame`, which has the number of its own file; without one, `key` is what they lie under, a `.` for a dictionary in a dictionary.
 pub(super) fn write(
     files: &[(String, Header)],
+    taken: Range<usize>,
     name: &str,
     key: Option<&str>,
-    frame: Option<&Frame>,
+    frame: Option<(usize, &Frame)>,
     dtype: Option<Float>,
 ) -> Result<Written> {
     let mut tensors = Vec::new();
-    for (file, (_, header)) in files.iter().enumerate() {
+    for file in taken {
+        let header = &files[file].1;
         for tensor in header.tensors() {
-            let made =
-                Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype);
+            let own = header.own_name(&tensor.name).to_owned();
+            let made = Made::new(own, tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype);
             if storage(made.dtype).is_none() {
                 let detail = format!("is {}, for which torch has no storage of its own", made.dtype);
                 return Err(Error::new(ErrorKind::Dtype, detail)
@@ -68,23 +72,23 @@ pub(super) fn write(
     }
     tensors.sort_by(|a, b| natural(&a.name).cmp(natural(&b.name)));
     let weights = tensors.len();
-    for number in 0..frame.map_or(0, |frame| frame.kept.tensors().len()) {
-        // the file of the frame comes behind the others
-        let own = number.to_string();
-        let kept = frame.and_then(|frame| frame.kept.tensors().iter().find(|it| it.name == own));
-        let kept = kept.expect("they are numbered");
-        tensors.push(Made::new(kept.name.clone(), kept.shape.clone(), Matrix::of(files.len(), kept)));
+    if let Some((file, frame)) = frame {
+        for number in 0..frame.kept.tensors().len() {
+            let own = number.to_string();
+            let kept = frame.kept.tensors().iter().find(|it| it.name == own).expect("they are numbered");
+            tensors.push(Made::new(kept.name.clone(), kept.shape.clone(), Matrix::of(file, kept)));
+        }
     }
     let members = alloc::vec![None; tensors.len()];
     let mut pickled = Pickled { bytes: Vec::new(), made: &tensors, members, order: Vec::new() };
     match frame {
-        Some(frame) => pickled.framed(frame, weights),
+        Some((_, frame)) => pickled.framed(frame, weights),
         None => pickled.plain(key),
     }
     let Pickled { bytes: pickle, order, .. } = pickled;
     let mut tensors: Vec<_> = tensors.into_iter().map(Some).collect();
     let tensors = order.iter().filter_map(|place| tensors[*place].take()).collect::<Vec<_>>();
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let stem = last(name.rsplit_once('.').map_or(name, |(stem, _)| stem));
     let mut head = Vec::new();
     let mut members = Vec::new();
     for (member, bytes) in [("data.pkl", pickle.as_slice()), ("byteorder", b"little")] {

@@ -131,7 +131,13 @@ impl Adapter {
         let opened = Checkpoint::open(files, readers, path, &OpenOptions::default())?;
         let first = self.files.len();
         for file in &opened.files {
-            self.files.push((file.path.clone(), file.header.clone()));
+            match file.header.beside() {
+                None => self.files.push((file.path.clone(), file.header.clone())),
+                Some(_) => self.notes.push(format!(
+                    "{}, beside the weights, is left out: --format safetensors and pt write it along",
+                    file.name()
+                )),
+            }
         }
         let tensors: Vec<(usize, Tensor)> = self.files[first..]
             .iter()

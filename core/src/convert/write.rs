@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use serde_json::{Map, Value, json};
 
@@ -50,20 +51,23 @@ pub(crate) fn write(
     Ok(written)
 }
 
-/// All tensors of any weights in one file, or in files of at most so many bytes and their index.
+/// All tensors of some of the files in one file, or in files of at most so many bytes and their index.
 pub(super) fn plain(
     files: &[(String, Header)],
+    taken: Range<usize>,
     name: &str,
     dtype: Option<Float>,
     shard_size: Option<u64>,
 ) -> Result<Written> {
-    let of = |(file, (_, header)): (usize, &'_ (String, Header))| -> Vec<Made> {
+    let of = |file: usize| -> Vec<Made> {
+        let header = &files[file].1;
         let made = |tensor: &Tensor| {
-            Made::new(tensor.name.clone(), tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype)
+            let name = header.own_name(&tensor.name).to_owned();
+            Made::new(name, tensor.shape.clone(), Matrix::of(file, tensor)).to(dtype)
         };
         header.tensors().iter().map(made).collect()
     };
-    let tensors = files.iter().enumerate().flat_map(of).collect();
+    let tensors = taken.flat_map(of).collect();
     let Some(limit) = shard_size else {
         return Ok((vec![safetensors(name.to_owned(), tensors, &mut [], pt())?], Vec::new(), Vec::new()));
     };

@@ -288,7 +288,7 @@ fn a_ckpt_is_read_by_its_content() {
         place.fails("merge save -o out"),
         str![[r#"
 error: save: holds folders with weights, but none is named as a checkpoint: CKPT+2024-01-01+00, CKPT+2024-01-02+00, CKPT+2024-01-03+00
-help: name the folders that belong together: mwa merge save/CKPT+2024-01-01+00 save/CKPT+2024-01-02+00 … -o OUT
+help: name the folders that belong together: mwa merge save/CKPT+2024-01-01+00 save/CKPT+2024-01-02+00 … -o OUT --scheme uniform
 
 "#]]
     );
@@ -374,6 +374,20 @@ fn trained_weights_beside_an_adapter_are_merged() {
     let side = place.read("out/non_lora_trainables.safetensors");
     assert_eq!(adapter::values(&side, "base_model.model.mm_projector.0.weight"), [1.0; 4]);
     assert!(!place.path("out/adapter_model.safetensors.index.json").exists());
+    // as in the toolkit's own file, and back
+    assert_eq!(place.mwa("merge run --scheme uniform --select all -o pt --format pt").code, Some(0));
+    let own = place.mwa("convert pt -o again");
+    assert_eq!(own.code, Some(0), "{}", own.err);
+    assert_eq!(place.read("again/non_lora_trainables.safetensors"), side);
+    assert_eq!(place.mwa("verify pt").code, Some(0));
+    // what cannot hold it says so
+    let peft = place.mwa("merge run --scheme uniform --select all -o peft --format peft");
+    assert_eq!(peft.code, Some(0), "{}", peft.err);
+    assert!(
+        peft.err.contains("non_lora_trainables.safetensors, beside the weights, is left out"),
+        "{}",
+        peft.err
+    );
 }
 
 #[test]
