@@ -52,6 +52,12 @@ pub struct FoundMoments {
 type Counted = (Vec<(String, f64)>, Vec<(String, String)>);
 
 impl FoundMoments {
+    /// After how many steps they were taken, where they tell.
+    fn step(&self) -> Option<u64> {
+        let (_, step) = self.counted.iter().find(|(name, _)| name == STEP)?;
+        step.parse().ok()
+    }
+
     pub(crate) fn moments(&self) -> Moments {
         let shard = Shard { name: self.file.name().to_owned(), header: self.file.header.clone() };
         Moments { shard, corrections: self.corrections.clone() }
@@ -109,13 +115,29 @@ pub(crate) fn find(
         let (have, want) = (given.len(), checkpoints.len());
         let error =
             Error::new(ErrorKind::Usage, format!("moments are given for {have} of {want} checkpoints"));
-        return Err(error.help("give one for each that the paths lead to, in their order").into());
+        let names: Vec<_> = checkpoints.iter().map(|it| last(&it.name)).collect();
+        return Err(error.help(format!("give one for each, in this order: {}", names.join(", "))).into());
     }
     let each = checkpoints.iter_mut().enumerate();
     all(each.map(|(i, it)| {
         it.find_moments(files, readers, given.get(i).map(String::as_str), wanted.is_corrected)
-    }))
-    .map(drop)
+    }))?;
+    // in another order each would be taken for another's
+    for (path, checkpoint) in given.iter().zip(&*checkpoints) {
+        let step = checkpoint.moments.as_ref().and_then(|found| found.as_ref().ok()?.step());
+        let of_step = |it: &&Checkpoint| step.is_some() && it.step == step;
+        if let Some(other) = checkpoints.iter().find(of_step).filter(|_| checkpoint.step != step) {
+            let detail = format!(
+                "has moments after step {}, which are of {}, and is given for {}",
+                step.unwrap_or_default(),
+                last(&other.name),
+                last(&checkpoint.name)
+            );
+            let error = Error::new(ErrorKind::Input, detail).file(&**path);
+            return Err(error.help("give them in the order of their checkpoints").into());
+        }
+    }
+    Ok(())
 }
 
 fn open(

@@ -153,6 +153,14 @@ fn moments_are_taken_out_of_states() {
         assert!(merged == tensors(&data(&format!("{expected}.safetensors"))), "{expected}");
         assert_eq!(place.mwa(&format!("verify {expected}")).code, Some(0));
     }
+    let told =
+        place.fails("merge run --select all --method ota --moments 100.safetensors,50.safetensors -o other");
+    assert!(
+        told.contains(
+            "has moments after step 100, which are of checkpoint-100, and is given for checkpoint-50"
+        ),
+        "{told}"
+    );
     let told = place.fails("moments run/checkpoint-50 -o another.safetensors");
     assert!(told.contains("run/checkpoint-50: has no optimizer.pt"), "{told}");
     let told = place.fails("moments run/checkpoint-50 --state 50.safetensors -o 50.safetensors");
