@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
 use crate::format::stem;
+use crate::text::escape::word;
 
 /// What is wrong with a folder in which nothing is known.
 pub(crate) const NOTHING: &str = "holds no weights, and no folders named checkpoint-N";
@@ -227,8 +228,9 @@ pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) 
     } else if is_pipeline(names) {
         let (what, first) = ("is an image model of several parts", inside(folders[0]));
         let help = format!(
-            "merge one part of several such models at a time: mwa merge {first} OTHER/{} -o OUT",
-            folders[0]
+            "merge one part of several such models at a time: mwa merge {} {} -o OUT",
+            word(&first),
+            word(&format!("OTHER/{}", folders[0]))
         );
         (what, &folders, help)
     } else if !folders.is_empty() {
@@ -262,9 +264,12 @@ pub(crate) fn is_pipeline(names: &[String]) -> bool {
 }
 
 fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&String]) -> String {
-    let shown: Vec<_> = names.iter().take(2).map(|name| inside(name)).collect();
+    let shown: Vec<_> = names.iter().take(2).map(|name| word(&inside(name)).into_owned()).collect();
     let dots = if names.len() > 2 { " …" } else { "" };
-    format!("name the {what} that belong together: mwa merge {}{dots} -o OUT", shown.join(" "))
+    format!(
+        "name the {what} that belong together: mwa merge {}{dots} -o OUT --scheme uniform",
+        shown.join(" ")
+    )
 }
 
 /// The first few names.

@@ -13,6 +13,7 @@ use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{BARE, file_row, folder_row, step_of_folder};
 use crate::run::weights::{ITS_CONFIG, REST, broken_link, weights_in};
+use crate::text::escape::word;
 
 /// What the paths lead to.
 #[derive(Debug, Default)]
@@ -131,6 +132,12 @@ pub(crate) fn numbered(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>
         }
     }
     rows.sort();
+    // a merge of the run is no part of it, whatever it is called
+    let are_merges = all(rows.iter().map(|(.., path)| is_file(files, &join(path, REPORT))))?;
+    if are_merges.contains(&false) {
+        let mut are_merges = are_merges.into_iter();
+        rows.retain(|_| are_merges.next() == Some(false));
+    }
     let first = rows.first().map(|(row, ..)| *row);
     let of_first = rows.into_iter().filter(|(row, ..)| Some(*row) == first);
     let mut folders: Vec<_> = of_first.map(|(_, step, path)| (step, path)).collect();
@@ -164,7 +171,7 @@ fn numbered_files(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
             format!("holds checkpoints that are named in two ways, as {} and {}", last(one), last(other));
         return Err(Error::new(ErrorKind::Input, detail)
             .file(run)
-            .help(format!("name those of one kind: mwa merge {one} … -o OUT"))
+            .help(format!("name those of one kind: mwa merge {} … -o OUT", word(one)))
             .into());
     }
     let kinds = all(rows.iter().map(|(.., path)| files.kind(path)))?;

@@ -65,6 +65,9 @@ const FILES: [&str; 30] = [
     "#",
 ];
 
+/// How kohya ends the names of files that are no last ones.
+const KOHYA: [&str; 2] = ["-000000", "-step00000000"];
+
 /// The row of folders that a name belongs to, and the number in it.
 pub(crate) fn folder_row(name: &str) -> Option<(usize, u64)> {
     row(&FOLDERS, name)
@@ -73,7 +76,9 @@ pub(crate) fn folder_row(name: &str) -> Option<(usize, u64)> {
 /// The row of files that a name belongs to, and the number in it; none for files that are no weights.
 pub(crate) fn file_row(name: &str) -> Option<(usize, u64)> {
     let name = stem(name)?;
-    let mut words = name.split(|letter: char| !letter.is_ascii_alphabetic());
+    // kohya calls a run so where it has no name
+    let of_kohya = name.strip_prefix("last").filter(|rest| row(&KOHYA, rest).is_some());
+    let mut words = of_kohya.unwrap_or(name).split(|letter: char| !letter.is_ascii_alphabetic());
     // an average of others, or one of them again
     if words.any(|word| ["avg", "ave", "best", "last", "swa"].contains(&word)) {
         return None;

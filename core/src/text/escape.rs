@@ -1,6 +1,7 @@
 //! Names as they may be shown: nothing in them moves a cursor, colours a terminal, or turns the reading direction.
 
 use alloc::borrow::Cow;
+use alloc::format;
 use alloc::string::String;
 use core::fmt::Write as _;
 
@@ -23,6 +24,16 @@ pub fn readable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// As a word of a command line that is offered: quoted where a shell would make something else of it.
+#[must_use]
+pub(crate) fn word(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
 }
 
 /// As [`readable`], with all that means something in Markdown or HTML made plain.
@@ -57,6 +68,22 @@ const fn is_hidden(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_shell_would_part_is_quoted() {
+        for plain in ["runs/κ/checkpoint-10", "a_b.c", "日本語"] {
+            assert!(matches!(word(plain), Cow::Borrowed(same) if same == plain));
+        }
+        for (raw, quoted) in [
+            ("my run/a", "'my run/a'"),
+            ("", "''"),
+            ("it's", r"'it'\''s'"),
+            ("$HOME", "'$HOME'"),
+            ("a\\b", r"'a\b'"),
+        ] {
+            assert_eq!(word(raw), quoted);
+        }
+    }
 
     #[test]
     fn nothing_reaches_a_terminal_that_is_not_for_reading() {

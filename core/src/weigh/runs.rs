@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::merge::report::{Weighting, distinct};
+use crate::text::escape::word;
 use crate::weigh::advice::Advice;
 use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, choose};
 use crate::weigh::explicit::wrong_count_of;
@@ -93,7 +94,8 @@ pub(crate) fn choose_each(
         whole.notes.extend(choice.notes.into_iter().map(told));
         whole.notes.extend(choice.ranking.map(|_| {
             format!(
-                "how several metrics order the checkpoints is told of one run at a time: mwa weights {run}"
+                "how several metrics order the checkpoints is told of one run at a time: mwa weights {}",
+                word(run)
             )
         }));
     }
