@@ -174,6 +174,12 @@ impl Error {
         self
     }
 
+    /// With more behind the detail.
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        self.0.detail.to_mut().push_str(more);
+        self
+    }
+
     /// Say what to do about it.
     #[must_use]
     pub fn help(mut self, text: impl Into<Cow<'static, str>>) -> Self {

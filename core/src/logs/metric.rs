@@ -149,6 +149,10 @@ pub struct MetricOptions {
     pub strict: bool,
 }
 
+/// What to do where all have diverged.
+pub(crate) const TRAIN_AGAIN: &str =
+    "train again with a lower learning rate, or start from earlier checkpoints";
+
 impl Metric {
     /// The value of every checkpoint, or an error that names each one that is bad or has none.
     pub fn values(&self) -> Result<Vec<f64>> {
@@ -177,10 +181,7 @@ impl Metric {
         }
         let error = Error::new(ErrorKind::Metric, parts.join("; "));
         Err(match (bad.count, missing.count) {
-            (0, 0) => error,
-            (bad, _) if bad == count => {
-                error.help("train again with a lower learning rate, or start from earlier checkpoints")
-            }
+            (bad, _) if bad == count => error.help(TRAIN_AGAIN),
             (_, 0) => error.help("leave them out with --drop-bad"),
             _ => error.help(
                 "choose a metric that every checkpoint has (--metric), or only checkpoints that have this one (--steps A..B, --last N)",

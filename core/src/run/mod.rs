@@ -221,14 +221,15 @@ impl Run {
                 .help("take all by --select all, or so many of each run by --last N"));
         }
         let choice = if is_several && !is_explicit && !is_compared {
-            choose_each(&listed, &runs, shares, &metrics, &options.choose)?
+            choose_each(&listed, &runs, shares, &metrics, &options.choose)
+                .map_err(|error| self.lacking(error))?
         } else if shares.is_some() {
             let detail = "option run_weights is for several run folders, each of which is searched";
             return Err(Error::new(ErrorKind::Usage, detail).help(
                 "name the run folders themselves, or weigh the checkpoints that are named by --weights",
             ));
         } else {
-            choose(&listed, searched, &metrics, &options.choose)?
+            choose(&listed, searched, &metrics, &options.choose).map_err(|error| self.lacking(error))?
         };
         blend.check(choice.indexes.len())?;
         let chosen: Vec<_> = choice.indexes.iter().map(|at| &self.checkpoints[named[*at]]).collect();
@@ -266,6 +267,16 @@ impl Run {
             advice: choice.advice,
             notes,
         })
+    }
+
+    /// An error of choosing, and what there was not to choose from.
+    fn lacking(&self, error: Error) -> Error {
+        match self.broken.first() {
+            Some((path, why)) if matches!(error.kind(), ErrorKind::Input | ErrorKind::Weights) => {
+                error.and(&format!("; {path} is left out: it {}", why.detail()))
+            }
+            _ => error,
+        }
     }
 
     /// The parts of the model of these checkpoints, as `groups` names them, whose weights are searched apart.

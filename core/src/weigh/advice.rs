@@ -140,8 +140,8 @@ impl Advice {
             return None;
         }
         let text = format!(
-            "by {name} {worse} is far worse than {better}, its best checkpoint than the worst of that, so averaging them will hardly be \
-             better than {better} alone: merge that run by itself (mwa merge RUN)"
+            "by {name} {worse} is far worse than {better} (its best checkpoint than the worst of {better}), so a merge of both will \
+             hardly be better than one of {better} alone"
         );
         Some(Self::new("metric", gap, text))
     }
@@ -276,10 +276,10 @@ mod tests {
     fn a_run_that_is_far_worse_than_another_is_told() {
         let on = |goal, a: [f64; 2], b: [f64; 2]| Advice::on_runs("m", goal, &[("a", a), ("b", b)]);
         let told = on(Goal::Min, [2.0, 2.1], [0.8, 0.9]).unwrap();
-        assert!(told.text.starts_with("by m a is far worse than b, its best"), "{}", told.text);
+        assert!(told.text.starts_with("by m a is far worse than b (its best"), "{}", told.text);
         assert_eq!((told.about.as_str(), told.value), ("metric", 1.1));
         let told = on(Goal::Max, [0.6, 0.5], [-0.2, -0.3]).unwrap();
-        assert!(told.text.starts_with("by m b is far worse than a, its best"), "{}", told.text);
+        assert!(told.text.starts_with("by m b is far worse than a (its best"), "{}", told.text);
         // ranges that touch, that lie near each other for what they span, or for what the values are
         for (a, b) in [([0.85, 2.0], [0.8, 0.9]), ([1.2, 1.4], [0.8, 1.1]), ([1.04, 1.04], [1.0, 1.0])] {
             assert_eq!(on(Goal::Min, a, b), None, "{a:?} {b:?}");

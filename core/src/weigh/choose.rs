@@ -9,7 +9,9 @@ use alloc::vec::Vec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logs::goal::Goal;
 use crate::logs::history::History;
-use crate::logs::metric::{Metric, MetricOptions, Outcome, Part, Reading, SAY_GOAL, Source, is_evaluation};
+use crate::logs::metric::{
+    Metric, MetricOptions, Outcome, Part, Reading, SAY_GOAL, Source, TRAIN_AGAIN, is_evaluation,
+};
 use crate::logs::read::{EVALUATION, read_metric};
 use crate::logs::table::{Table, Wanted};
 use crate::merge::report;
@@ -183,9 +185,9 @@ pub fn choose(
     options: &ChooseOptions,
 ) -> Result<Choice> {
     let select = options.select;
-    let narrowed = narrow(found, select, searched)?;
-    let explicit = explicit(found, &narrowed, &options.rule)?;
     let is_explicit = matches!(options.rule, WeightRule::Explicit(_));
+    let narrowed = narrow(found, select, searched, is_explicit)?;
+    let explicit = explicit(found, &narrowed, &options.rule)?;
     let needs = match &options.rule {
         WeightRule::Scheme { scheme, .. } => scheme.needs,
         WeightRule::Robust { .. } | WeightRule::Explicit(_) => Needs::Nothing,
@@ -194,7 +196,7 @@ pub fn choose(
     let kept = narrowed.into_iter().zip(explicit).filter(|(index, _)| !found[*index].is_bad);
     let (mut indexes, mut explicit): (Vec<_>, Vec<_>) = kept.unzip();
     if indexes.is_empty() {
-        return Err(Error::new(ErrorKind::Input, "no good checkpoint is left"));
+        return Err(Error::new(ErrorKind::Input, "no good checkpoint is left").help(TRAIN_AGAIN));
     }
 
     let mut notes = Vec::new();
@@ -244,24 +246,44 @@ pub fn choose(
     if measured.is_none() && (!is_uniform || is_ranked || is_shown) && (!is_alone || is_asked) {
         measured = Some(metric_of(found, &indexes, metrics, &options.metric, options.combine)?);
     }
-    let mut readings = vec![None; indexes.len()];
+    // a scheme that asks for no metric must not average what has diverged either
+    let mut unasked = None;
+    if measured.is_none() && matches!(options.rule, WeightRule::Scheme { .. }) && !is_alone {
+        let read = metric_of(found, &indexes, metrics, &options.metric, options.combine).ok();
+        let is_bad = |metric: &Metric| metric.readings.iter().any(|it| matches!(it, Outcome::Bad(_)));
+        unasked = read.filter(is_bad);
+    }
+    let read = measured.as_mut().or(unasked.as_mut()).filter(|_| options.drop_bad);
+    let dropped = read.map_or_else(Vec::new, Metric::drop_bad);
+    let why = |found: &Listed<'_>, reason: &str| format!("{} is dropped: {reason}", found.name);
+    let is_narrowed = pick == Some(Pick::Last) || select.last.is_some();
+    if !dropped.is_empty() && is_narrowed && !is_explicit {
+        // others take their places
+        let mut rest = found.to_vec();
+        dropped.iter().for_each(|(index, _)| rest[indexes[*index]].is_bad = true);
+        let choice = choose(&rest, searched, metrics, options)?;
+        let told = dropped.iter().map(|(index, reason)| why(&found[indexes[*index]], reason));
+        return Ok(Choice { notes: told.chain(choice.notes).collect(), ..choice });
+    }
     if let Some(metric) = &mut measured {
         notes.append(&mut metric.notes);
-        if options.drop_bad {
-            for (index, reason) in metric.drop_bad().into_iter().rev() {
-                let dropped = indexes.remove(index);
-                explicit.remove(index);
-                notes.push(format!("{} is dropped: {reason}", found[dropped].name));
-            }
-        }
+    }
+    for (index, reason) in dropped.iter().rev() {
+        explicit.remove(*index);
+        notes.push(why(&found[indexes.remove(*index)], reason));
+    }
+    if let Some(metric) = measured.as_ref().or(unasked.as_ref()) {
         metric.values().map_err(|error| match table {
             Some(table) => error.file(table),
             None => error,
         })?;
-        let reading =
-            |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
-        readings = metric.readings.iter().map(reading).collect();
     }
+    let reading =
+        |outcome: &Outcome| if let Outcome::Read(reading) = outcome { Some(*reading) } else { None };
+    let readings = match &measured {
+        Some(metric) => metric.readings.iter().map(reading).collect(),
+        None => vec![None; indexes.len()],
+    };
     let metric = measured;
     idle(options, metric.as_ref())?;
     let candidates = indexes.into_iter().zip(readings).zip(explicit);
@@ -421,10 +443,9 @@ fn on_questions(
     let is_share = |values: &[f64]| values.iter().all(|value| (0.0..=1.0).contains(value));
     let mut shares = all.iter().filter(|(_, goal, values)| *goal == "max" && is_share(values)).peekable();
     if shares.peek().is_none() {
-        let (name, _, values) = &all[0];
         let detail = format!(
-            "option questions is for an accuracy, a share between 0 and 1 of which more is better, and {name} is {} at first",
-            values.first().unwrap_or(&f64::NAN)
+            "option questions is for an accuracy, a share of 0 to 1 of which more is better, and {} is none",
+            all[0].0
         );
         return Err(Error::new(ErrorKind::Usage, detail)
             .help("choose an accuracy by --metric, or leave out --questions"));
@@ -697,7 +718,7 @@ fn from_logs(listed: &[Listed<'_>], metrics: &dyn Metrics, mut options: MetricOp
 
 /// Places of those that the user's selection leaves, before any metric is looked at.
 /// Of several runs that were searched, each gives its own newest.
-fn narrow(found: &[Listed<'_>], select: Selection, searched: bool) -> Result<Vec<usize>> {
+fn narrow(found: &[Listed<'_>], select: Selection, searched: bool, is_explicit: bool) -> Result<Vec<usize>> {
     if let (Some(pick), Some(other)) = (
         select.pick.filter(|pick| *pick != Pick::All),
         select.last.map(|_| "--last").or(select.top.map(|_| "--top")),
@@ -705,7 +726,11 @@ fn narrow(found: &[Listed<'_>], select: Selection, searched: bool) -> Result<Vec
         let detail = format!("--select {} and {other} both say how many checkpoints are taken", pick.name());
         return Err(Error::new(ErrorKind::Usage, detail).help("leave one of them out"));
     }
-    let mut indexes: Vec<usize> = (0..found.len()).collect();
+    // own weights are of bad ones too
+    let mut indexes: Vec<usize> = (0..found.len()).filter(|at| is_explicit || !found[*at].is_bad).collect();
+    if indexes.is_empty() {
+        return Ok(indexes);
+    }
     if let Some((first, last)) = select.steps {
         indexes.retain(|&index| found[index].step.is_some_and(|step| (first..=last).contains(&step)));
     }

@@ -126,7 +126,7 @@ impl Selected {
             Some(schedule) => format!("the learning rate fell to {} of its peak", share(schedule.share)),
             None => "how the learning rate went is not known".into(),
         });
-        if pick.of(why.count, why.schedule) < pick.of(2 * MOST, why.schedule) {
+        if taken < found && pick.of(why.count, why.schedule) < pick.of(2 * MOST, why.schedule) {
             reasons.push("at most half are taken".into());
         }
         if pick == Pick::Last && why.runs > 1 {

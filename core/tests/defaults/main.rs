@@ -162,10 +162,7 @@ fn of_a_short_run_half_is_merged_rounded_up() {
     assert_eq!(line(2), format!("the best 5 of 10 checkpoints by eval_loss {capped}"));
     assert_eq!(line(4), format!("the best 3 of 5 checkpoints by eval_loss {capped}"));
     assert_eq!(line(8), format!("the best 2 of 3 checkpoints by eval_loss {capped}"));
-    assert_eq!(
-        line(10),
-        "the best 2 of 2 checkpoints by eval_loss (the learning rate was held; at most half are taken)"
-    );
+    assert_eq!(line(10), "the best 2 of 2 checkpoints by eval_loss (the learning rate was held)");
     assert_eq!(line(20), "the only checkpoint");
 }
 

@@ -104,7 +104,7 @@ fn without_any_metric_the_step_weighs_and_says_so() {
     assert_data_eq!(
         ran.err,
         str![[r#"
-note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
+note: no log is there, so the step is the metric: later counts as better
 
 "#]]
     );
@@ -157,8 +157,7 @@ help: choose a metric that every checkpoint has (--metric), or only checkpoints 
     assert_data_eq!(
         place.mwa("weights run --select all").err,
         str![[r#"
-note: eval_loss is not used, as not every checkpoint has one (eval_loss 1/3)
-note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
+note: eval_loss is not used, as not every checkpoint has one (eval_loss 1/3), so the step is the metric: later counts as better
 
 "#]]
     );

@@ -107,8 +107,8 @@ fn a_run_that_is_far_worse_is_told_with_what_to_do() {
             &[format!(r#"{{"step": {step}, "eval_loss": {loss}}}"#)],
         );
     }
-    let told = "by eval_loss other is far worse than run, its best checkpoint than the worst of that, so averaging them will hardly be \
-                better than run alone: merge that run by itself (mwa merge RUN)";
+    let told = "by eval_loss other is far worse than run (its best checkpoint than the worst of run), so a merge of both will \
+                hardly be better than one of run alone";
     for command in ["weights run other", "merge run other --space product -o out"] {
         let ran = place.mwa(&format!("{command} --select all"));
         assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -166,7 +166,7 @@ For more information, try '--help'.
         place.fails("verify nosuch"),
         str![[r#"
 error: nosuch: does not exist
-help: verify takes a folder that `mwa merge` wrote
+help: verify takes a folder that mwa wrote, with its report
 
 "#]]
     );
@@ -222,7 +222,7 @@ fn a_finished_adapter_is_told_from_a_run() {
     assert_data_eq!(
         place.merges("finished").err,
         str![[r#"
-note: finished is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give its run's folder or several checkpoints
+note: finished is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, choose several
 
 "#]]
     );
@@ -456,5 +456,67 @@ fn inspect_says_what_folders_are_that_hold_no_checkpoint() {
     ] {
         let err = place.fails(&format!("merge {folder} -o out"));
         assert!(err.contains(says), "{folder}: {err}");
+    }
+}
+
+#[test]
+fn a_merge_named_as_a_checkpoint_of_its_run_is_no_part_of_it() {
+    let place = Place::with_run();
+    let before = place.mwa("weights run").out;
+    assert_eq!(place.mwa("merge run -o run/checkpoint-40").code, Some(0));
+    let after = place.mwa("weights run");
+    assert_eq!((after.out, after.err.contains("checkpoint-40")), (before, false));
+}
+
+#[test]
+fn epochs_of_kohya_belong_together_though_their_run_has_no_name() {
+    let place = Place::with_run();
+    for (epoch, step) in [(2, 10), (4, 20), (6, 30)] {
+        let adapter = place.read(&format!("run/checkpoint-{step}/adapter_model.safetensors"));
+        place.write(&format!("kohya/last-{epoch:06}.safetensors"), &adapter);
+        place.write("kohya/last.safetensors", &adapter);
+    }
+    let ran = place.mwa("merge kohya --select all -o out");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(
+        ran.out.contains("last-000002.safetensors") && ran.out.contains("merged 3 checkpoints"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("left out, not named like checkpoints: last.safetensors"), "{}", ran.err);
+}
+
+#[test]
+fn commands_that_are_offered_can_be_typed() {
+    let place = Place::with_run();
+    for (name, step) in [("it's one", 10), ("two", 20)] {
+        let adapter = place.read(&format!("run/checkpoint-{step}/adapter_model.safetensors"));
+        place.write(&format!("some of mine/{name}/adapter_model.safetensors"), &adapter);
+    }
+    let told = Command::new(env!("CARGO_BIN_EXE_mwa"))
+        .args(["merge", "some of mine", "-o", "out"])
+        .current_dir(place.path("."))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    let line = r"mwa merge 'some of mine/it'\''s one' 'some of mine/two' -o OUT";
+    assert!(told.contains(line), "{told}");
+}
+
+#[test]
+fn what_the_log_says_diverged_is_no_part_of_any_mean() {
+    let place = Place::with_run();
+    let losses = ["0.9", "0.8", "NaN"].iter().zip([10, 20, 30]);
+    let log: Vec<_> =
+        losses.map(|(loss, step)| format!(r#"{{"step": {step}, "eval_loss": {loss}}}"#)).collect();
+    place.log("run/checkpoint-30", &log);
+    for options in ["", "--scheme uniform", "--scheme ema --last 2", "--last 2"] {
+        let told = place.fails(&format!("merge run -o out {options}"));
+        assert!(told.contains("checkpoints must not be averaged: checkpoint-30"), "{options}: {told}");
+        let told = place.mwa(&format!("weights run --drop-bad {options}"));
+        assert_eq!(told.code, Some(0), "{options}: {}", told.err);
+        let has = |step: &str| told.out.contains(&format!("checkpoint-{step} "));
+        assert_eq!((has("20"), has("30")), (true, false), "{options}: {}", told.out);
+        assert!(!options.contains("--last") || has("10"), "another takes its place: {}", told.out);
     }
 }

@@ -121,7 +121,7 @@ help: name them all: --metric eval_loss,eval_accuracy
     assert_data_eq!(
         place.fails_with(2, "weights run --select all --metric eval_loss --questions 100"),
         str![[r#"
-error: option questions is for an accuracy, a share between 0 and 1 of which more is better, and eval_loss is 3 at first
+error: option questions is for an accuracy, a share of 0 to 1 of which more is better, and eval_loss is none
 help: choose an accuracy by --metric, or leave out --questions
 
 "#]]

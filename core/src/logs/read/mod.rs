@@ -159,6 +159,7 @@ impl Reader<'_> {
     /// The metric to take when the user named none.
     fn choose(&mut self) -> Result<String> {
         let names = self.history.names();
+        let mut partly = None;
         if names.contains(&EVALUATION) {
             if self.is_complete(EVALUATION) {
                 return Ok(EVALUATION.to_string());
@@ -175,7 +176,7 @@ impl Reader<'_> {
             } else {
                 format!("not every checkpoint has one ({coverage})")
             };
-            self.notes.push(format!("{EVALUATION} is not used, as {why}"));
+            partly = Some(format!("{EVALUATION} is not used, as {why}"));
         }
         let others = self.history.comparable();
         let mut others =
@@ -185,9 +186,14 @@ impl Reader<'_> {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let why = match listed.as_slice() {
-            [] => format!("{EVALUATION} is not known for every checkpoint"),
-            _ => format!("evaluations are logged as {}{more} (choose one with --metric)", listed.join(", ")),
+        let why = match (partly, listed.as_slice()) {
+            (Some(why), []) => why,
+            (None, []) if names.is_empty() => "no log is there".into(),
+            (None, []) => format!("no {EVALUATION} is logged"),
+            (partly, _) => {
+                self.notes.extend(partly);
+                format!("evaluations are logged as {}{more} (choose one with --metric)", listed.join(", "))
+            }
         };
         self.notes.push(format!("{why}, so the step is the metric: later counts as better"));
         Ok("step".to_string())
