@@ -65,8 +65,8 @@ impl Agreed {
             let name = &inputs[only].name;
             notes.push(match inputs.len() {
                 1 => format!(
-                    "{name} is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give \
-                     its run's folder or several checkpoints"
+                    "{name} is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, \
+                     choose several"
                 ),
                 _ => format!("only {name} has weight: its files are copied as they are"),
             });

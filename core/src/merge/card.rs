@@ -23,6 +23,7 @@ pub(crate) fn with_section(
     section: &str,
 ) -> String {
     let is_product = report.space == "product";
+    let files = report.outputs.iter().filter(|file| file.name.starts_with("adapter_model")).count();
     // JSON's quotes make YAML scalars that cannot be misread
     let mut text = String::from("---\n");
     if let Some(config) = config {
@@ -42,7 +43,7 @@ pub(crate) fn with_section(
             markdown(&recovered),
             report.mwa
         );
-        return text + &closing(config.is_some());
+        return text + &closing(config.map(|_| files));
     }
     text += "# Merged checkpoints\n\n";
     let source = "metrics-weighted averaging, after [arXiv 2504.18580](https://arxiv.org/abs/2504.18580)";
@@ -110,15 +111,17 @@ pub(crate) fn with_section(
         let weight = report.weighting.shown(input);
         text += &format!("| {} | {step} | {metric} |{update} {weight} |\n", markdown(label) + role);
     }
-    text + section + &closing(config.is_some())
+    text + section + &closing(config.map(|_| files))
 }
 
 /// What is said in the end of all.
-fn closing(is_adapter: bool) -> String {
+fn closing(adapter: Option<usize>) -> String {
     let mut text = String::from(
         "\nHashes of all inputs and of the result are in `mwa-report.json`; `mwa verify` checks them.\n",
     );
-    if is_adapter {
+    if adapter.is_some_and(|files| files > 1) {
+        text += "\nPEFT loads an adapter from one file: `mwa convert THIS -o ONE --format peft` makes that of these.\n";
+    } else if adapter.is_some() {
         text += "\n```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, \"path/to/this/folder\")\n```\n";
     }
     text

@@ -1004,6 +1004,8 @@ impl Merge {
         let note = self.distance().ok().and_then(|(_, note)| note).map(ToString::to_string);
         let laid = self.laid.as_ref();
         let underflow = laid.and_then(|laid| Agreed::note_underflow(&laid.plan, self.tally.underflowed));
+        let bad = self.tally.non_finite;
+        let bad = (bad > 0).then(|| format!("{bad} values are NaN or infinite, as was allowed"));
         let rounded = self.rounded().map(|(tensors, off)| note_rounded(tensors, &off));
         let grafted = self.grafted();
         let tasks = self.chosen.inputs.iter().skip(1).enumerate();
@@ -1012,7 +1014,15 @@ impl Merge {
                 format!("of what {} changed, what counts most is kept: {}", task.name, grafted.describe(i))
             })
         });
-        self.notes.iter().cloned().chain(note).chain(underflow).chain(rounded).chain(kept).collect()
+        self.notes
+            .iter()
+            .cloned()
+            .chain(note)
+            .chain(underflow)
+            .chain(bad)
+            .chain(rounded)
+            .chain(kept)
+            .collect()
     }
 
     /// How much of what was changed of a base counts; nothing before it is known, nor of other methods.

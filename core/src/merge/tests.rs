@@ -592,7 +592,7 @@ fn model_stock_goes_from_the_base_as_far_as_tasks_agree_in_each_tensor() {
     assert!((report.groups[1].weights[0] - 1.0 / 3.0).abs() < 1e-7, "{:?}", report.groups);
     assert_eq!(report.describe_groups(), [""; 0], "they are too many for a table");
     let note = "of 2 tensors the cosine between the inputs is 0.2500 on average, from 0.0000 in `a.weight` to 0.5000 in \
-                `b.weight`; on average 0.3333 of the way from the base to the mean is gone";
+                `b.weight`; on average the result is 0.3333 of the way from the base to the mean";
     assert_eq!(report.notes.last().map(String::as_str), Some(note));
     let told = report::Report { inputs: base_first(report.inputs.clone()), ..report };
     assert_eq!(told.merging().unwrap().blend, stock);

@@ -208,7 +208,10 @@ impl Told {
         };
         let rest = match angle {
             Angle::ModelStock => {
-                format!("; on average {:.4} of the way from the base to the mean is gone", scalars / tensors)
+                format!(
+                    "; on average the result is {:.4} of the way from the base to the mean",
+                    scalars / tensors
+                )
             }
             _ if linear > 0.0 => {
                 format!("; in {linear} there is no angle to go by, and the weights are those of the mean")

@@ -204,6 +204,8 @@ impl Report {
             blend: Blend::told(&self.weighting)?.over(self.merged() < self.inputs.len()),
             space: self.space()?,
             allow_cross_run: true,
+            // what was let through comes again
+            allow_non_finite: true,
             residual: Measure::Off,
             shard_size: self.shard_size,
             rewrite: self.round.is_some() || self.recovered.is_some() || self.weighting.is_robust(),

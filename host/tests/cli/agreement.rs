@@ -322,6 +322,14 @@ help: the run has diverged there: leave that checkpoint out (--drop-bad does)
     place.merges("run --select all --weights 0.5,0,0.5");
     assert_eq!(place.merged(B), [0.5; 8]);
     std::fs::remove_dir_all(place.path("out")).unwrap();
+    // let through, said, and verified
+    for method in ["mean", "median"] {
+        let ran = place.merges(&format!("run --select all --allow-non-finite --method {method}"));
+        assert!(ran.err.contains("values are NaN or infinite, as was allowed"), "{}", ran.err);
+        let verified = place.mwa("verify out");
+        assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+        std::fs::remove_dir_all(place.path("out")).unwrap();
+    }
     assert_data_eq!(
         place.merges("run --select all --drop-bad").err,
         str![[r#"

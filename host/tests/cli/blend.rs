@@ -311,7 +311,7 @@ fn angles_decide_what_becomes_of_each_tensor() {
     let ran = place.merges("one.safetensors two.safetensors --base base.safetensors --method model-stock");
     assert!(ran.out.contains("weights: none, method model-stock"), "{}", ran.out);
     assert!(
-        ran.err.contains("on average 0.0000 of the way from the base to the mean is gone"),
+        ran.err.contains("on average the result is 0.0000 of the way from the base to the mean"),
         "{}",
         ran.err
     );

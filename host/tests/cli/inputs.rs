@@ -275,7 +275,7 @@ help: copy or download the file again, or give it the ending of what it is
 error: kohya/cat-000001.safetensors: is empty; a safetensors file has at least 8
 help: copy or download the file again
 error: sweep: holds folders with weights, but none is named as a checkpoint: a, b
-help: name the folders that belong together: mwa merge sweep/a sweep/b -o OUT
+help: name the folders that belong together: mwa merge sweep/a sweep/b -o OUT --scheme uniform
 error: nothing: holds no weights, and no folders named checkpoint-N
 help: give a run folder with checkpoint-N folders, a checkpoint folder, or files with weights
 
@@ -362,7 +362,7 @@ fn one_checkpoint_is_copied_byte_for_byte() {
     assert_data_eq!(
         place.merges("run/checkpoint-20").err,
         str![[r#"
-note: run/checkpoint-20 is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, give its run's folder or several checkpoints
+note: run/checkpoint-20 is one checkpoint: there is nothing to average, and its files are copied as they are; to merge, choose several
 
 "#]]
     );
