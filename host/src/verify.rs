@@ -90,12 +90,12 @@ pub fn verify(folder: &Path, machine: Machine, progress: &dyn Progress) -> Resul
     if kind_of(folder)? == Kind::Missing {
         return Err(Error::new(ErrorKind::Input, "does not exist")
             .file(folder.display().to_string())
-            .help("verify takes a folder that `mwa merge` wrote"));
+            .help("verify takes a folder that mwa wrote, with its report"));
     }
     if !is_file(&path)? {
         return Err(Error::new(ErrorKind::Input, format!("holds no {REPORT}"))
             .file(folder.display().to_string())
-            .help("verify takes a folder that `mwa merge` wrote"));
+            .help("verify takes a folder that mwa wrote, with its report; mwa convert and mwa moments write none"));
     }
     let text = read_text(&path)?;
     // before all of it is understood, which it need not be

@@ -839,7 +839,7 @@ impl Options {
             SpaceName::Factors => {
                 let detail =
                     "options rank, energy and strict are for product space; factors keep the rank they have";
-                Err(usage(detail.into()).help("choose space product too"))
+                Err(usage(detail.into()).help("give --space product too"))
             }
         }
     }

@@ -214,6 +214,6 @@ fn sizes_of_files_are_those_of_hugging_face() {
     assert_eq!(read(r#"{"shard_size": 5e9}"#), Ok(Some(5_000_000_000)));
     assert_eq!(
         read(r#"{"shard_size": 5}"#).unwrap_err().to_string(),
-        "option shard_size: 5 does not fit; it must be a size from 1KB on, such as 5GB or 500MiB"
+        "option shard_size: 5 does not fit; it must be a size from 1KB on and its unit, such as 5GB or 500MiB"
     );
 }

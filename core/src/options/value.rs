@@ -63,7 +63,7 @@ impl fmt::Display for Kind {
             Self::Count => "a whole number from 1 on",
             Self::Whole => "a whole number from 0 on",
             Self::Bytes => "a whole number of bytes from 1 on",
-            Self::Size => "a size from 1KB on, such as 5GB or 500MiB",
+            Self::Size => "a size from 1KB on and its unit, such as 5GB or 500MiB",
             Self::Number(Some(span)) => return write!(f, "a number, {span}"),
             Self::Number(None) => "a number",
             Self::Text => "a text",

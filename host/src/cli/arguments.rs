@@ -75,7 +75,8 @@ Examples:
     /// Put together what all shards of a merge have done
     #[command(after_help = "\
 Examples:
-  mwa merge run -o merged --shard 0/2 & mwa merge run -o merged --shard 1/2 & wait; mwa finish merged
+  mwa merge run -o merged --shard 0/2 & mwa merge run -o merged --shard 1/2 & wait
+  mwa finish merged               when all shards are done
   mwa finish merged --complete    do here what no shard has done
   mwa finish merged --abort       give the merge up
 
@@ -99,8 +100,10 @@ docs/cluster.md has recipes for Slurm and Kubernetes.")]
     #[command(after_help = "\
 Examples:
   mwa search runs/my-lora -o best --goal max --evaluate 'python score.py {path}'
-  mwa search runs/my-lora -o best --goal min --evaluate-server 'python serve.py' --workers 2 --holdout 'python score.py --test {path}'
-  mwa search runs/my-lora -o line --last 2 --goal min --method line --evaluate 'python score.py {path}'")]
+  mwa search runs/my-lora -o best --goal min --evaluate-server 'python serve.py' --workers 2 \\
+      --holdout 'python score.py --test {path}'
+  mwa search runs/my-lora -o line --last 2 --method line \\
+      --goal min --evaluate 'python score.py {path}'")]
     Search {
         #[command(flatten)]
         inputs: Inputs,
@@ -202,6 +205,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   mwa verify merged    is it what its report says, and does merging again give the same?
+
+Compared are the weights and the files copied beside them. The folder's README.md, pictures, and
+what its report tells of metrics are not.
 
 Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong usage.")]
     Verify {
@@ -317,8 +323,9 @@ Examples:
   mwa masks math-model code-model --base base-model -o kept
   mwa masks apply kept --task math-model -o math-again
 
-After TALL masks (arXiv 2405.07813): a bit is set where what a model changed is larger than λ times what the
-others changed together. A model comes back as the base and what its bits keep of the sum of all.")]
+After TALL masks (arXiv 2405.07813): a bit is set where what a model changed is larger than
+λ times what the others changed together. A model comes back as the base and what its bits
+keep of the sum of all.")]
     Masks {
         /// Models that were trained from one base; or `apply` and the folder that was written of them
         #[arg(required = true, value_name = "MODEL")]
@@ -375,7 +382,7 @@ Examples:
 /// What is merged.
 #[derive(Args)]
 pub(crate) struct Inputs {
-    /// A run folder, checkpoint folders, or .safetensors files
+    /// A run folder, checkpoint folders, or files with weights
     #[arg(required = true, value_name = "RUN|CHECKPOINT|FILE")]
     pub(crate) inputs: Vec<PathBuf>,
 }

@@ -133,6 +133,10 @@ pub(crate) fn notes(notes: &[String], is_brief: bool) -> String {
     }
     let line = |text: &str| format!("{DIM}note:{DIM:#} {text}\n");
     let shown = if is_brief && told.len() > MOST_NOTES { MOST_NOTES - 1 } else { told.len() };
+    if shown < told.len() {
+        // what is lost is not to be hidden
+        told.sort_by_key(|note| !["left out", "dropped"].iter().any(|word| note.contains(word)));
+    }
     let mut text: String = told[..shown].iter().map(|note| line(&readable(note))).collect();
     if shown < told.len() {
         text += &line(&format!("there are {} more notes; --verbose shows them", told.len() - shown));

@@ -69,7 +69,13 @@ impl Staging {
         } else if force {
             earlier(target, target).map(drop)
         } else {
-            refuse("exists already", "choose another output folder, or replace an earlier merge with --force")
+            refuse(
+                "exists already",
+                match earlier(target, target) {
+                    Ok(_) => "choose another output folder, or replace an earlier merge with --force",
+                    Err(_) => "choose another output folder",
+                },
+            )
         }
     }
 

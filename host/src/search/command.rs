@@ -26,6 +26,15 @@ impl CommandEvaluator {
     pub fn new(line: &str, timeout: Option<f64>) -> Self {
         Self { line: line.to_owned(), timeout }
     }
+
+    /// The line for a candidate's folder.
+    fn with_path(&self, path: &Path) -> String {
+        let text = quoted(path);
+        // the user's own quotes around it would end these
+        let is_quoted = text.starts_with(['\'', '"']);
+        let own = ["\"{path}\"", "'{path}'"].iter().filter(|_| is_quoted);
+        own.chain(&["{path}"]).fold(self.line.clone(), |line, name| line.replace(name, &text))
+    }
 }
 
 impl Evaluator for CommandEvaluator {
@@ -41,7 +50,7 @@ impl Evaluator for CommandEvaluator {
             ("MWA_NUMBER", number.as_ref()),
             ("MWA_WEIGHTS", weights.as_ref()),
         ];
-        let line = self.line.replace("{path}", &quoted(candidate.path));
+        let line = self.with_path(candidate.path);
         let until = self.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
         let mut process = Process::start(&line, &words, Stdio::null())?;
         let output = Tail::of(process.output());
@@ -88,6 +97,8 @@ mod tests {
         assert_eq!(score("echo loss 0.5", None), Ok(0.5));
         assert_eq!(score("echo 7; echo '{\"score\": 0.25}'", None), Ok(0.25));
         assert_eq!(score("test {path} = \"$MWA_CANDIDATE\" && echo $MWA_NUMBER", None), Ok(7.0));
+        assert_eq!(score("test \"{path}\" = \"$MWA_CANDIDATE\" && echo 8", None), Ok(8.0));
+        assert_eq!(score("test '{path}' = \"$MWA_CANDIDATE\" && echo 9", None), Ok(9.0));
         assert_eq!(score("test $MWA_WEIGHTS = 0.25,-0.5,1.25 && echo 1", None), Ok(1.0));
         assert_eq!(score("cat; echo 3", None), Ok(3.0), "there is nothing to read");
     }

@@ -122,6 +122,8 @@ pub fn search(
     let own = tried[winner].standard_error;
     let mut doubts = search.doubts(own, evaluators.holdout.is_some(), &each);
     doubts.extend(held_out(&compared, goal));
+    let why = tried.iter().rev().find_map(|row| row.failed.as_deref());
+    doubts.extend(why.map(|why| format!("the last that failed: {why}")));
     let basin = search.basin(own);
     let files = draw(&search, out, &names)?;
     let scheme = format!(

@@ -417,7 +417,7 @@ fn merges_are_written_in_other_containers_and_verified() {
     assert_data_eq!(
         place.mwa("merge run -o keep --select all").err,
         str![[r#"
-note: eval_loss is not known for every checkpoint, so the step is the metric: later counts as better
+note: no log is there, so the step is the metric: later counts as better
 note: run/0000001_adapters.safetensors and run/0000002_adapters.safetensors hold the same weights, byte for byte
 
 "#]]
@@ -634,7 +634,7 @@ fn what_toolkits_keep_beside_the_weights_is_kept() {
         place.mwa("merge timm.pt -o said --format pt").err,
         str![[r#"
 note: the weights under `state_dict` of the training states are taken; `state_dict_ema` is left out (choose with --weights-key)
-note: evaluations are logged as eval_metric 1/1 (choose one with --metric), so the step is the metric: later counts as better
+note: left out of what timm.pt has beside the weights: `optimizer` (a state of training), `args.data_dir` (made by `pathlib.PosixPath`), `amp_scaler` (a state of training), `state_dict_ema` (weights that are not merged)
 note: there are 3 more notes; --verbose shows them
 
 "#]]
@@ -652,8 +652,8 @@ note: left out of what onmt.pt has beside the weights: `optim` (a state of train
     assert_data_eq!(
         place.mwa("merge timm.pt -o ema --format pt --weights-key state_dict_ema").err,
         str![[r#"
+note: left out of what timm.pt has beside the weights: `state_dict` (weights that are not merged), `optimizer` (a state of training), `args.data_dir` (made by `pathlib.PosixPath`), `amp_scaler` (a state of training)
 note: evaluations are logged as eval_metric 1/1 (choose one with --metric), so the step is the metric: later counts as better
-note: beside the weights stands what is in timm.pt: `epoch`, `arch`, `version`, `args`, `metric`
 note: there are 2 more notes; --verbose shows them
 
 "#]]

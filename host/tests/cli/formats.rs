@@ -253,7 +253,11 @@ help: name a folder
         for command in ["merge a b -o no", "convert a -o no"] {
             let ran = place.mwa(&format!("{command} --shard-size={size}"));
             assert_eq!(ran.code, Some(2), "{size}");
-            assert!(ran.err.contains("a size from 1KB on, such as 5GB or 500MiB"), "{size}: {}", ran.err);
+            assert!(
+                ran.err.contains("a size from 1KB on and its unit, such as 5GB or 500MiB"),
+                "{size}: {}",
+                ran.err
+            );
         }
     }
     assert!(!place.path("no").exists());

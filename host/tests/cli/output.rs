@@ -269,7 +269,7 @@ help: choose an output folder beside the checkpoints, or elsewhere
         place.fails("merge run --select all -o run/checkpoint-20"),
         str![[r#"
 error: run/checkpoint-20: exists already
-help: choose another output folder, or replace an earlier merge with --force
+help: choose another output folder
 
 "#]]
     );
@@ -385,7 +385,7 @@ help: the report was damaged or edited: merge again
         place.fails("verify run"),
         str![[r#"
 error: run: holds no mwa-report.json
-help: verify takes a folder that `mwa merge` wrote
+help: verify takes a folder that mwa wrote, with its report; mwa convert and mwa moments write none
 
 "#]]
     );
@@ -461,7 +461,7 @@ fn a_merge_in_another_container_replaces_no_input() {
     does("merge bare/checkpoint-10 bare/checkpoint-20 --scheme uniform -o bare/checkpoint-90");
     let file = "bare/checkpoint-90/adapter_model.safetensors";
     let before = place.read(file);
-    let again = "merge bare --select all --scheme uniform --force -o bare/checkpoint-90";
+    let again = "merge bare/checkpoint-10 bare/checkpoint-90 --scheme uniform --force -o bare/checkpoint-90";
     for format in ["", " --format pt", " --format mlx"] {
         let error = place.fails(&format!("{again}{format}"));
         assert!(error.contains("would overwrite the input"), "{format}: {error}");

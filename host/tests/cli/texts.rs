@@ -67,7 +67,7 @@ Merge checkpoints into one adapter or model
 Usage: mwa merge [OPTIONS] --output <DIR> <RUN|CHECKPOINT|FILE>...
 
 Arguments:
-  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
+  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or files with weights
 
 Options:
   -o, --output <DIR>       Folder to write; it appears whole or not at all
@@ -239,7 +239,7 @@ Show the same choice and weights as a table; merges nothing
 Usage: mwa weights [OPTIONS] <RUN|CHECKPOINT|FILE>...
 
 Arguments:
-  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or .safetensors files
+  <RUN|CHECKPOINT|FILE>...  A run folder, checkpoint folders, or files with weights
 
 Options:
       --plot <SVG>  Draw the metric, the chosen checkpoints, their weights and the learning rate
@@ -414,6 +414,9 @@ Options:
 
 Examples:
   mwa verify merged    is it what its report says, and does merging again give the same?
+
+Compared are the weights and the files copied beside them. The folder's README.md, pictures, and
+what its report tells of metrics are not.
 
 Exit codes: 0 all as the report says, 1 something differs or is missing, 2 wrong usage.
 

@@ -118,7 +118,7 @@ fn what_appears_at_the_output_while_the_merge_runs_is_not_replaced() {
         err,
         str![[r#"
 error: p/out: exists already
-help: choose another output folder, or replace an earlier merge with --force
+help: choose another output folder
 
 "#]]
     );

@@ -386,7 +386,7 @@ help: convert the adapters to plain LoRA first (path_initial_model_for_weight_co
         place.fails("merge one.safetensors two.safetensors -o out --weights 1,1 --space product"),
         str![[r#"
 error: one.safetensors: has no adapter_config.json, so nothing says how its factors are scaled
-help: product space merges PEFT adapters; name the folder that holds the config too
+help: product space merges PEFT adapters: name folders with their adapter_config.json, or make such of others by mwa convert --format peft
 
 "#]]
     );
@@ -426,8 +426,8 @@ help: ask for less, or for the full rank
 fn options_that_contradict_each_other_are_wrong_usage() {
     let place = two_runs();
     for (options, fact) in [
-        ("--rank 4", "choose space product"),
-        ("--strict", "choose space product"),
+        ("--rank 4", "give --space product too"),
+        ("--strict", "give --space product too"),
         ("--space product --rank 4 --energy 0.9", "energy finds ranks by itself"),
         ("--space product --rank 0", "it must be a whole number from 1 on, auto or full"),
         ("--space product --rank auto --energy 1.5", "it must be a number, above 0 and at most 1"),

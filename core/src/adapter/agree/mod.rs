@@ -99,6 +99,9 @@ pub fn agree_as_products(inputs: &[Candidate<'_>]) -> Result<Agreement> {
     check(inputs, true)
 }
 
+/// What to do with other adapters than PEFT's in product space.
+pub(crate) const PEFT_ALONE: &str = "product space merges PEFT adapters: name folders with their adapter_config.json, or make such of others by mwa convert --format peft";
+
 fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
     let Some((first, rest)) = inputs.split_first() else {
         return Err(Error::new(ErrorKind::Input, "there is nothing to merge: no inputs"));
@@ -114,7 +117,7 @@ fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
         }
         None => {
             if let Some(odd) = rest.iter().find(|input| input.config.is_some()) {
-                return Err(without_config(first.name, odd.name));
+                return Err(without_config(first, odd.name));
             }
             let exactness = told_by_names(first, &mut notes);
             let frozen: &[_] = match exactness {
@@ -126,12 +129,14 @@ fn check(inputs: &[Candidate<'_>], product: bool) -> Result<Agreement> {
         }
     };
     if product && exactness != Exactness::Product {
-        return Err(Error::new(
-            ErrorKind::Method,
-            format!("is {}, which is not a plain product of two factors", kind(first)),
-        )
-        .file(first.name)
-        .help("product space cannot merge it; average its parameters instead (factor space)"));
+        let (what, help) = match first.config {
+            Some(_) => {
+                (kind(first), "product space cannot merge it; average its parameters instead (factor space)")
+            }
+            None => ("no PEFT adapter", PEFT_ALONE),
+        };
+        let detail = format!("is {what}, which is not a plain product of two factors");
+        return Err(Error::new(ErrorKind::Method, detail).file(first.name).help(help));
     }
     let ours = Shapes::new(first);
     tensors::whole(first.name, &ours, prunes)?;
@@ -164,15 +169,22 @@ impl Notes {
     }
 }
 
-fn without_config(without: &str, with: &str) -> Error {
-    Error::new(ErrorKind::Config, format!("has no adapter config, but {with} has one"))
-        .file(without)
-        .help("copy the adapter_config.json of the same run beside it, or leave it out")
+fn without_config(without: &Candidate<'_>, with: &str) -> Error {
+    let (detail, help) = match told_by_names(without, &mut Notes::default()) {
+        Exactness::Linear => {
+            ("is a whole model, but {} is an adapter", "merge models with models, and adapters with adapters")
+        }
+        _ => (
+            "has no adapter config, but {} has one",
+            "copy the adapter_config.json of the same run beside it, or leave it out",
+        ),
+    };
+    Error::new(ErrorKind::Config, detail.replace("{}", with)).file(without.name).help(help)
 }
 
 fn same_method(name: &str, config: &AdapterConfig, rest: &[Candidate<'_>]) -> Result<&'static Method> {
     for input in rest {
-        let other = input.config.ok_or_else(|| without_config(input.name, name))?;
+        let other = input.config.ok_or_else(|| without_config(input, name))?;
         if other.peft_type() != config.peft_type() {
             let detail = format!("peft_type is {}, but {} in {name}", other.peft_type(), config.peft_type());
             return Err(Error::new(ErrorKind::Config, detail).file(input.name).help("leave one of them out"));
@@ -242,7 +254,7 @@ fn same_configs(
     notes: &mut Notes,
 ) -> Result<()> {
     for input in rest {
-        let other = input.config.ok_or_else(|| without_config(input.name, name))?;
+        let other = input.config.ok_or_else(|| without_config(input, name))?;
         let mut wrong = Vec::new();
         for found in differences(config, other, method, product) {
             let fact = format!("{} is {}, but {} in {name}", found.field, found.theirs, found.ours);

@@ -25,6 +25,7 @@ use core::cmp::Reverse;
 use serde_json::{Map, Value};
 
 use self::module::{Gap, Module, modules};
+use crate::adapter::agree::PEFT_ALONE;
 use crate::adapter::config::AdapterConfig;
 use crate::adapter::scale::Scaling;
 use crate::dtype::{Dtype, Float};
@@ -247,9 +248,7 @@ pub(crate) fn adapter_configs<'a>(
     let config = |(input, config): (&Input, &Option<&'a AdapterConfig>)| {
         config.ok_or_else(|| {
             let detail = "has no adapter_config.json, so nothing says how its factors are scaled";
-            Error::new(ErrorKind::Config, detail)
-                .file(&*input.name)
-                .help("product space merges PEFT adapters; name the folder that holds the config too")
+            Error::new(ErrorKind::Config, detail).file(&*input.name).help(PEFT_ALONE)
         })
     };
     inputs.iter().zip(configs).map(config).collect()
