@@ -12,9 +12,10 @@ mod rounds;
 mod scale;
 mod search;
 
+use crate::bindings;
 use crate::inputs;
+use crate::python::{self, Python};
 use crate::run::{Result, build, cargo, output, root, run, target};
-use crate::{bindings, python};
 
 /// The checkpoints of the benchmark of full models.
 const FULL_STEPS: [u64; 4] = [100, 200, 300, 400];
@@ -56,6 +57,7 @@ pub(crate) fn bench(what: &[&str]) -> Result {
         ["growth"] => growth::growth(runs),
         ["product"] => product(runs),
         ["scale"] => scale::scale(runs),
+        ["store"] => store(runs),
         ["search"] => search::search(&inputs::LLAMA_7B, "lora-ten", runs),
         ["search", "small"] => search::search(&inputs::LLAMA_SMALL, "lora-small-ten", runs),
         ["bindings"] => {
@@ -100,6 +102,19 @@ fn full(runs: usize) -> Result {
     let equal = models.iter().map(|model| (model, "      weight: 0.25\n".to_owned()));
     contenders.extend(mergekit(&recipe("merge_method: linear\n", equal), &folder, &out)?);
     measure("4 full models, bf16, 1.1 GB in 4 shards each", contenders, runs, &out)
+}
+
+/// Out of a store on this machine, beside a plain download.
+fn store(runs: usize) -> Result {
+    let python = match python::made("requirements-cloud.txt")? {
+        Python::Ready(python) => python,
+        Python::Missing(why) => return Err(why),
+    };
+    run(cargo(["build", "--release", "--package", "mwa-host", "--features", "cloud"]))?;
+    let mut bench = Command::new(python);
+    bench.arg("tests/cloud_speed.py").args([target().join("release/mwa"), target().join("bench/store")]);
+    bench.arg(runs.to_string()).current_dir(root());
+    run(bench)
 }
 
 fn gpu(runs: usize) -> Result {

@@ -93,6 +93,7 @@ usage: cargo xtask VERB …
   bench kernels            GB/s of the sums per pair of dtypes, beside a plain copy; each checks its answer first
   bench plan               how long planning takes, by the number of tensors: models in many shards, adapters of many experts
   bench scale [RUNS]       what comes before the first byte of a merge of ten checkpoints of 2 TB, whose data is a hole: at most 10 s and 400 MB
+  bench store [RUNS]       a merge out of an object store on this machine beside a plain parallel download of the same bytes, by curl
   bench wasm               the component under wasmtime beside one native thread, copies included, its start-up; jco in Node
   bench web                the npm package in Node and Chromium beside the native binary, its size, its memory
 
