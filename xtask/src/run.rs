@@ -7,21 +7,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 
 use std::time::Instant;
 
 /// What went wrong, for a person.
 pub(crate) type Result<T = ()> = core::result::Result<T, String>;
 
-/// The repository: that of the cargo which runs this, for a release's copy of the tree is built into the same folder.
+/// The repository.
 pub(crate) fn root() -> &'static Path {
-    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let own = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-        let own = own.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        own.parent().expect("xtask/ lies in the repository").to_owned()
-    });
-    &ROOT
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the repository")
 }
 
 /// Where cargo builds, and where everything made here goes.

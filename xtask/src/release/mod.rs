@@ -74,10 +74,14 @@ pub(crate) fn release(version: &str, is_dry: bool) -> Result {
     let tree = folder().join("tree");
     copy(&tree)?;
     versions::set(&tree, version)?;
-    // the copy's own packages lie in its folder, what they depend on is built once for both
+    // cargo tells packages by their place in the workspace: in one folder it would take the copy's for those of this tree
+    let built = folder().join("build");
     let mut build = cargo(["xtask", "build", "release"]);
-    build.current_dir(&tree).env("CARGO_TARGET_DIR", target());
+    build.current_dir(&tree).env("CARGO_TARGET_DIR", &built);
     run(build)?;
+    let (made, out) = (built.join("distribution").join(version), folder().join(version));
+    let _ = fs::remove_dir_all(&out);
+    fs::rename(&made, &out).map_err(|error| format!("{}: {error}", made.display()))?;
     if !is_dry {
         versions::set(root(), version)?;
         println!("set {version} in this tree");
