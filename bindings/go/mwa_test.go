@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -286,6 +287,31 @@ func TestTrouble(t *testing.T) {
 	_, err = MergeFrom(context.Background(), Disk(), []string{sampleRun}, Writer(full{}), Options{Threads: 3})
 	if failure := own(t, err); failure.Kind != KindIO || !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("%#v", err)
+	}
+}
+
+// TestZeroIsAValue tells options that are 0 from those that are not set, where 0 is not the default.
+func TestZeroIsAValue(t *testing.T) {
+	for _, it := range []struct {
+		options Options
+		says    string
+	}{
+		{Options{Method: "trimmed-mean", Outliers: Whole(0)}, "0"},
+		{Options{Method: "trimmed-mean"}, "1"},
+		{Options{Scheme: "krum", Outliers: Whole(0), Last: 6}, "0"},
+		{Options{Scheme: "krum", Last: 6}, "1"},
+	} {
+		report, err := MergeFrom(context.Background(), Disk(), []string{sampleRun}, Memory{}, it.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if outliers := report.Weighting.Outliers; outliers == nil || fmt.Sprint(*outliers) != it.says {
+			t.Errorf("%+v: %v", it.options, outliers)
+		}
+	}
+	_, err := Weights(context.Background(), sampleRun, Options{Metric: "eval_loss", MetricTolerance: Whole(-1)})
+	if failure := own(t, err); failure.Kind != KindUsage {
+		t.Error(err)
 	}
 }
 

@@ -59,7 +59,7 @@ type Options struct {
 	Smooth *float64 `json:"smooth,omitzero"`
 
 	// Take an evaluation that lies up to this many steps away from its checkpoint [default: 0].
-	MetricTolerance int `json:"metric_tolerance,omitzero"`
+	MetricTolerance *int `json:"metric_tolerance,omitzero"`
 
 	// Fail rather than take a value that was not logged right at a checkpoint.
 	StrictMetrics bool `json:"strict_metrics,omitzero"`
@@ -74,7 +74,7 @@ type Options struct {
 	Penalty *float64 `json:"penalty,omitzero"`
 
 	// How many bad checkpoints krum and multi-krum expect, or how many values trimmed-mean leaves out on each side [default: one, for these].
-	Outliers int `json:"outliers,omitzero"`
+	Outliers *int `json:"outliers,omitzero"`
 
 	// How much of what tasks changed is added to the base: of task-arithmetic, magnitude-mask and consensus of their sum, of ties of their mean [default: 1 for ties, else 1 over the number of tasks].
 	Scale *float64 `json:"scale,omitzero"`
@@ -89,7 +89,7 @@ type Options struct {
 	MaskLambda *float64 `json:"mask_lambda,omitzero"`
 
 	// How many tasks must have their share in it; what fewer changed is left as in the base [default: 2].
-	Agree int `json:"agree,omitzero"`
+	Agree *int `json:"agree,omitzero"`
 
 	// Where the second moments are, a file for each checkpoint in their order: an optimizer.pt, or what mwa moments writes [default: the optimizer.pt in each checkpoint].
 	Moments []string `json:"moments,omitzero"`
@@ -189,6 +189,9 @@ type Progress struct {
 
 // Number is a number for an option for which 0 is not the same as nothing.
 func Number(value float64) *float64 { return &value }
+
+// Whole is a whole number for such an option.
+func Whole(value int) *int { return &value }
 
 // Steps are two steps, both included.
 type Steps struct {

@@ -47,8 +47,12 @@ func option(text string) string {
 		return field.Name + ": true" + rest
 	case word == "":
 		return field.Name
-	case isPlaceholder || (kind == reflect.Int || kind == reflect.Float64) && digits.MatchString(word):
+	case isPlaceholder || kind == reflect.Int && digits.MatchString(word):
 		return field.Name + ": " + word
+	case field.Type == reflect.TypeFor[*int]() && digits.MatchString(word):
+		return field.Name + ": mwa.Whole(" + word + ")"
+	case field.Type == reflect.TypeFor[*float64]() && digits.MatchString(word):
+		return field.Name + ": mwa.Number(" + word + ")"
 	case kind == reflect.String:
 		return field.Name + `: "` + word + `"`
 	default:

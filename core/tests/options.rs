@@ -219,8 +219,9 @@ fn go() {
     let field = |row: &Row| {
         let type_ = match row.kind {
             Kind::Switch => "bool",
-            // none of these has another meaning for 0
-            Kind::Count | Kind::Whole | Kind::Bytes => "int",
+            // none of these may be 0
+            Kind::Count | Kind::Bytes => "int",
+            Kind::Whole => "*int",
             Kind::Number(_) => "*float64",
             Kind::Text | Kind::Path | Kind::Word(_) | Kind::Device | Kind::Size => "string",
             Kind::Texts => "[]string",
