@@ -5,7 +5,7 @@ import java.util.Map;
 
 /**
  * What was merged, with which weights and why, and the hashes of all of it: {@code mwa-report.json}. What does not apply is null,
- * lists are empty.
+ * lists are empty. What only other commands of the program say, of rounds, folded adapters and the like, is not in here.
  *
  * @param mwa the version that merged
  * @param selected which checkpoints were taken, and why
@@ -16,8 +16,11 @@ import java.util.Map;
  * @param rank the rank asked for in product space: {@code inputs}, {@code full}, {@code energy SHARE} or a number
  * @param residual how far the result is from the average of what the adapters do
  * @param quantised how far quantised weights are off by rounding their average once to codes of new scales; of many, the worst hundred
+ * @param grafted how much of what was changed of a base counts by second moments
  * @param dtype the dtype asked for
+ * @param shardSize the bytes that an output file has at most, where they were parted anew
  * @param adapter the adapter taken from checkpoints that hold several
+ * @param format the container that the merge was converted to: {@code outputs} are then the files before, {@code companions} what is there
  * @param inputs the checkpoints, oldest first
  * @param outputs the merged files
  * @param companions what was written beside them and decides what they do: shard index, configs, tokenizer, templates
@@ -34,8 +37,11 @@ public record Report(
         String rank,
         Distance residual,
         Distance quantised,
+        Grafted grafted,
         String dtype,
+        Long shardSize,
         String adapter,
+        String format,
         List<Input> inputs,
         List<HashedFile> outputs,
         List<HashedFile> companions,
@@ -45,12 +51,29 @@ public record Report(
      * How weights came about.
      *
      * @param scheme how a metric became a weight
+     * @param method what became of the values of each element; null where it is their weighted mean
      * @param penalty how hard a worse checkpoint was punished, where the scheme has that
      * @param metric the metric's name, where the scheme has one
      * @param goal {@code min} or {@code max}
+     * @param outliers how many bad checkpoints were expected, where the scheme or the method asks that; of the latter, on each side
+     * @param scale how much of what tasks changed is added to their base, where that was said
+     * @param density the share of what each task changed that counts, the largest of it
+     * @param densityPer {@code tensor} where that is of each tensor, instead of the whole model
+     * @param subspace how many directions were kept, where the scheme asks that
      * @param settings what else the scheme was told, by the names of the options with {@code _}; null where it was told nothing
      */
-    public record Weighting(String scheme, Double penalty, String metric, String goal, Map<String, String> settings) {}
+    public record Weighting(
+            String scheme,
+            String method,
+            Double penalty,
+            String metric,
+            String goal,
+            Long outliers,
+            Double scale,
+            Double density,
+            String densityPer,
+            Long subspace,
+            Map<String, String> settings) {}
 
     /**
      * Some modules, and their weights.
@@ -103,6 +126,7 @@ public record Report(
      * @param weightsKey the weights taken of a training state that holds several
      * @param metric the metric's value
      * @param source where that value comes from
+     * @param role {@code base}, of which the other inputs are tasks
      * @param weight its share; all shares sum to 1
      * @param update where a scheme goes by steps, the share that is left of the updates since the checkpoint before
      * @param files its files with weights
@@ -114,6 +138,7 @@ public record Report(
             String weightsKey,
             Double metric,
             String source,
+            String role,
             double weight,
             Double update,
             List<HashedFile> files) {}
@@ -147,6 +172,23 @@ public record Report(
      * @param standardError of {@code relative}, where it is an estimate
      */
     public record Module(String module, Long rank, double relative, Double standardError) {}
+
+    /**
+     * How much of what was changed of a base counts, of each checkpoint.
+     *
+     * @param thresholds from which v·τ² on it counts; null where each tensor has its own
+     * @param kept the share of all elements
+     * @param modules the same by module
+     */
+    public record Grafted(List<Double> thresholds, List<Double> kept, List<GraftedModule> modules) {}
+
+    /**
+     * A module of a {@link Grafted}.
+     *
+     * @param module its name
+     * @param kept the share of its elements, of each checkpoint
+     */
+    public record GraftedModule(String module, List<Double> kept) {}
 
     /**
      * Why little is to be expected of a merge, and what to do.

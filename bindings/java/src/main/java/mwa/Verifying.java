@@ -90,9 +90,9 @@ final class Verifying {
     private void checkNames(Report report) {
         List<Report.HashedFile> files = new ArrayList<>(report.outputs());
         files.addAll(report.companions());
-        for (int i = 0; i < report.inputs().size(); i++) {
-            List<Report.HashedFile> all = report.inputs().get(i).files();
-            files.addAll(isWeighedByMoments(i) ? all.subList(0, Math.min(1, all.size())) : all);
+        for (Report.Input input : report.inputs()) {
+            List<Report.HashedFile> all = input.files();
+            files.addAll(isWeighedByMoments(report, input) ? all.subList(0, Math.min(1, all.size())) : all);
         }
         for (Report.HashedFile file : files) {
             if (!Staging.isInside(file.name())) throw damaged("names `" + file.name() + "`, which is not a file in the folder");
@@ -106,10 +106,9 @@ final class Verifying {
      * Whether all files of an input but the first, which has weights, may have second moments. These lie anywhere, and nobody loads them from
      * the merged folder.
      */
-    private boolean isWeighedByMoments(int input) {
-        boolean hasRole = json.getAsJsonArray("inputs").get(input).getAsJsonObject().has("role");
-        if (hasRole || !json.has("weighting")) return false;
-        String method = Json.text(json.getAsJsonObject("weighting"), "method");
+    private static boolean isWeighedByMoments(Report report, Report.Input input) {
+        if (input.role() != null || report.weighting() == null) return false;
+        String method = report.weighting().method();
         return "ota".equals(method) || "ffg".equals(method);
     }
 

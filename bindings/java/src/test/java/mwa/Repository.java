@@ -1,7 +1,11 @@
 package mwa;
 
+import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
+import com.google.gson.JsonNull;
+import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
+import com.google.gson.JsonPrimitive;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -35,6 +39,21 @@ final class Repository {
 
     static JsonElement json(Path path) throws IOException {
         return JsonParser.parseString(Files.readString(path));
+    }
+
+    /** Numbers as numbers: {@code 1} and {@code 1.0} are the same. */
+    static JsonElement plain(JsonElement json) {
+        if (json == null) return JsonNull.INSTANCE;
+        if (json instanceof JsonPrimitive it && it.isNumber()) return new JsonPrimitive(it.getAsDouble());
+        if (json.isJsonArray()) {
+            var list = new JsonArray();
+            json.getAsJsonArray().forEach(item -> list.add(plain(item)));
+            return list;
+        }
+        if (!json.isJsonObject()) return json;
+        JsonObject object = new JsonObject();
+        json.getAsJsonObject().entrySet().forEach(entry -> object.add(entry.getKey(), plain(entry.getValue())));
+        return object;
     }
 
     /** The engines that are here: Chicory, and libmwa where the property names it. */

@@ -4,10 +4,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 
 import com.google.gson.JsonElement;
-import com.google.gson.JsonNull;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
-import com.google.gson.JsonPrimitive;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -37,7 +35,7 @@ final class SituationsTest {
                     Path place = folder.resolve(String.valueOf(tests.size()));
                     tests.add(DynamicTest.dynamicTest(name + ", " + threads + " threads, " + engine.name(), () -> {
                         layOut(it, all, place);
-                        assertEquals(plain(inOurWords(golden.get(name))), plain(outcome(engine, it, place, threads)));
+                        assertEquals(Repository.plain(inOurWords(golden.get(name))), Repository.plain(outcome(engine, it, place, threads)));
                     }));
                 }
             }
@@ -100,20 +98,5 @@ final class SituationsTest {
         }
         assertEquals(List.of(), Repository.names(folder).stream().filter(name -> name.startsWith(".")).toList());
         return JsonParser.parseString(found.toString().replace(folder + "/", ""));
-    }
-
-    /** Numbers as numbers: {@code 1} and {@code 1.0} are the same. */
-    private static JsonElement plain(JsonElement json) {
-        if (json == null) return JsonNull.INSTANCE;
-        if (json instanceof JsonPrimitive it && it.isNumber()) return new JsonPrimitive(it.getAsDouble());
-        if (json.isJsonArray()) {
-            var list = new com.google.gson.JsonArray();
-            json.getAsJsonArray().forEach(item -> list.add(plain(item)));
-            return list;
-        }
-        if (!json.isJsonObject()) return json;
-        JsonObject object = new JsonObject();
-        json.getAsJsonObject().entrySet().forEach(entry -> object.add(entry.getKey(), plain(entry.getValue())));
-        return object;
     }
 }
