@@ -127,6 +127,9 @@ func checkSink(sink Sink) error {
 func asked(ctx context.Context, verb string, source Source, paths []string, options Options) (request, error) {
 	what := request{Verb: verb, Paths: slices.Clone(paths), Chunk: options.chunk}
 	err := checkAsked(ctx, source, paths)
+	if err == nil {
+		err = options.checkFinite()
+	}
 	if err != nil {
 		return what, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -312,6 +313,22 @@ func TestZeroIsAValue(t *testing.T) {
 	_, err := Weights(context.Background(), sampleRun, Options{Metric: "eval_loss", MetricTolerance: Whole(-1)})
 	if failure := own(t, err); failure.Kind != KindUsage {
 		t.Error(err)
+	}
+}
+
+// TestNotFinite names the option whose number is none.
+func TestNotFinite(t *testing.T) {
+	for says, options := range map[string]Options{
+		"option penalty: NaN":       {Penalty: Number(math.NaN())},
+		"option ema_decay: NaN":     {EmaDecay: Number(math.NaN())},
+		"option weights: Infinity":  {Weights: []float64{1, math.Inf(1)}},
+		"option weights: -Infinity": {Weights: []float64{math.Inf(-1), 1}},
+	} {
+		_, err := Weights(context.Background(), sampleRun, options)
+		failure := own(t, err)
+		if failure.Kind != KindUsage || failure.Detail != says+" does not fit; it must be a finite number" {
+			t.Errorf("%#v", failure)
+		}
 	}
 }
 

@@ -2,7 +2,11 @@ package mwa
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
 	"strconv"
+	"strings"
 )
 
 // Options is what can be wanted of a merge, beyond its inputs and its output, as on the command line; what is not set has its
@@ -213,4 +217,31 @@ func (r Rank) MarshalJSON() ([]byte, error) {
 		return json.Marshal(number)
 	}
 	return json.Marshal(string(r))
+}
+
+// checkFinite refuses numbers that JSON cannot have, as the core refuses others.
+func (o *Options) checkFinite() error {
+	all := reflect.ValueOf(o).Elem()
+	for _, field := range reflect.VisibleFields(all.Type()) {
+		if !field.IsExported() {
+			continue
+		}
+		var numbers []float64
+		switch given := all.FieldByIndex(field.Index).Interface().(type) {
+		case *float64:
+			if given != nil {
+				numbers = []float64{*given}
+			}
+		case []float64:
+			numbers = given
+		}
+		for _, number := range numbers {
+			if math.IsNaN(number) || math.IsInf(number, 0) {
+				name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+				said := strings.Replace(strings.TrimPrefix(fmt.Sprint(number), "+"), "Inf", "Infinity", 1)
+				return usage("option "+name+": "+said+" does not fit; it must be a finite number", "")
+			}
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package mwa;
 
 import java.nio.file.Path;
+import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
 
@@ -11,10 +12,20 @@ final class Arguments {
     /** Those of a merge; nulls are named, as Java does. */
     static void merge(List<String> paths, Path out, Options options, Progress progress) {
         Objects.requireNonNull(out, "out");
-        Objects.requireNonNull(options, "options");
+        options(options);
         Objects.requireNonNull(progress, "progress");
         paths(paths);
         if (out.toString().isEmpty()) throw usage("the output is not the path of a folder", "name a folder that is not there yet");
+    }
+
+    /** Options, of which JSON can have all numbers; the core refuses what else does not fit. */
+    static void options(Options options) {
+        Objects.requireNonNull(options, "options").values().forEach((name, value) -> {
+            for (Object number : value instanceof List<?> list ? list : Collections.singletonList(value)) {
+                if (!(number instanceof Double it) || Double.isFinite(it)) continue;
+                throw usage("option " + name + ": " + it + " does not fit; it must be a finite number", null);
+            }
+        });
     }
 
     /** Paths to be read, of which there must be one. */

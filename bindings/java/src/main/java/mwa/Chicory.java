@@ -5,7 +5,6 @@ import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.List;
-import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.BooleanSupplier;
 
@@ -77,7 +76,7 @@ final class Chicory implements Engine {
     }
 
     Report weights(Source source, List<String> paths, Options options) {
-        Objects.requireNonNull(options, "options");
+        Arguments.options(options);
         Arguments.paths(paths);
         try (Session session = new Session(this, source, new Session.Request("weights", paths, options.ofCore(), null, false, null))) {
             session.next();
@@ -98,7 +97,7 @@ final class Chicory implements Engine {
     @Override
     public Inspection inspect(Path path, Options options) {
         String text = Arguments.path(path, "path");
-        Objects.requireNonNull(options, "options");
+        Arguments.options(options);
         Session.Request request = new Session.Request("inspect", List.of(text), options.ofCore(), null, false, null);
         try (Session session = new Session(this, new Disk(), request)) {
             session.next();

@@ -63,21 +63,13 @@ final class Session implements AutoCloseable {
     Session(Chicory engine, Source source, Request wanted) {
         this.engine = engine;
         this.source = source;
-        byte[] request = bytes(wanted);
+        byte[] request = Json.bytes(wanted);
         core = engine.core();
         try {
             handle = core.must("mwa_open", core.pass(request));
         } catch (RuntimeException error) {
             engine.giveBack(core);
             throw error;
-        }
-    }
-
-    private static byte[] bytes(Request request) {
-        try {
-            return Json.bytes(request);
-        } catch (IllegalArgumentException error) { // a number that is not finite
-            throw new MergeException("usage", null, error.getMessage(), "options are finite numbers");
         }
     }
 

@@ -19,7 +19,6 @@ import java.lang.invoke.MethodType;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Objects;
 
 /** The native library, by Java's foreign-function interface: {@code bindings/c/include/mwa.h}. */
 @SuppressWarnings("restricted") // it is what this class is for
@@ -90,7 +89,7 @@ final class LibMwa implements Engine {
 
     @Override
     public Report weights(List<Path> inputs, Options options) {
-        Objects.requireNonNull(options, "options");
+        Arguments.options(options);
         Arguments.paths(Disk.texts(inputs));
         try (Arena call = call()) {
             MemorySegment report = call.allocate(ADDRESS);
@@ -104,7 +103,7 @@ final class LibMwa implements Engine {
     @Override
     public Inspection inspect(Path path, Options options) {
         String name = Arguments.path(path, "path");
-        Objects.requireNonNull(options, "options");
+        Arguments.options(options);
         try (Arena call = call()) {
             MemorySegment found = call.allocate(ADDRESS);
             check((MemorySegment) inspect.invokeExact(call.allocateFrom(name), json(call, options), found));

@@ -283,6 +283,24 @@ final class MergeTest {
 
     @ParameterizedTest
     @MethodSource("engines")
+    void aNumberThatIsNoneIsRefusedByItsOption(Engine engine) {
+        Options options = Options.defaults();
+        Map<String, Options> given = Map.of(
+                "option penalty: NaN", options.penalty(Double.NaN),
+                "option ema_decay: NaN", options.emaDecay(Double.NaN),
+                "option weights: Infinity", options.weights(1, Double.POSITIVE_INFINITY),
+                "option weights: -Infinity", options.weights(Double.NEGATIVE_INFINITY, 1));
+        given.forEach((says, each) -> {
+            for (MergeException error : List.of(
+                    failure(engine, Repository.SAMPLE, each),
+                    assertThrows(MergeException.class, () -> engine.weights(List.of(Repository.SAMPLE), each)))) {
+                assertEquals(List.of("usage", says + " does not fit; it must be a finite number"), List.of(error.kind(), error.detail()));
+            }
+        });
+    }
+
+    @ParameterizedTest
+    @MethodSource("engines")
     void verifyMergesProductsAgain(Engine engine) {
         for (Options options : List.of(Options.defaults().with("rank", 4), Options.defaults().with("rank", "auto").with("energy", 0.9))) {
             Path out = folder.resolve("out" + options.values().size());
