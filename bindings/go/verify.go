@@ -136,7 +136,11 @@ func (v *verification) read() error {
 	path := filepath.Join(v.folder, reportName)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || isNoFolder(err) {
-		return &Error{Kind: KindInput, File: v.folder, Detail: "holds no " + reportName, Help: "verify takes a folder that a merge wrote", cause: err}
+		detail := "holds no " + reportName
+		if found, err := (disk{}).Stat(v.folder); err == nil && found.Type == Missing {
+			detail = "does not exist"
+		}
+		return &Error{Kind: KindInput, File: v.folder, Detail: detail, Help: "verify takes a folder that mwa wrote, with its report", cause: err}
 	}
 	if err != nil {
 		return refused("cannot read it", path, err)

@@ -61,8 +61,15 @@ func TestVerify(t *testing.T) {
 	if found := verified(t, out); found.IsGood() || found.Remade != nil || found.Inputs[len(found.Inputs)-1].State != Gone {
 		t.Errorf("%+v", found)
 	}
-	if _, err := Verify(context.Background(), run, Options{}); own(t, err).Detail != "holds no mwa-report.json" {
-		t.Error(err)
+	for folder, says := range map[string]string{
+		run: "holds no mwa-report.json", filepath.Join(run, "checkpoint-900/adapter_config.json"): "holds no mwa-report.json",
+		filepath.Join(here, "nothing"): "does not exist", filepath.Join(run, "checkpoint-900/adapter_config.json/nothing"): "does not exist",
+	} {
+		_, err := Verify(context.Background(), folder, Options{})
+		failure := own(t, err)
+		if failure.Kind != KindInput || failure.File != folder || failure.Detail != says || failure.Help != "verify takes a folder that mwa wrote, with its report" {
+			t.Errorf("%#v", failure)
+		}
 	}
 	text, err := os.ReadFile(filepath.Join(out, reportName))
 	if err != nil {

@@ -70,8 +70,9 @@ final class Verifying {
 
     private Report report() {
         if (!Files.isRegularFile(place)) {
-            String help = "verify takes a folder that a merge wrote";
-            throw new MergeException("input", folder.toString(), "holds no " + Staging.REPORT, help);
+            String help = "verify takes a folder that mwa wrote, with its report";
+            String detail = Files.notExists(folder) ? "does not exist" : "holds no " + Staging.REPORT;
+            throw new MergeException("input", folder.toString(), detail, help);
         }
         Report report;
         try {

@@ -171,7 +171,10 @@ final class MergeTest {
         assertNull(lost.remade());
         assertEquals("missing", lost.inputs().get(4).state());
         MergeException none = assertThrows(MergeException.class, () -> engine.verify(run));
-        assertEquals(List.of("input", run.toString()), List.of(none.kind(), none.file()));
+        assertEquals(List.of("input", run.toString(), "holds no mwa-report.json"), List.of(none.kind(), none.file(), none.detail()));
+        Path nothing = folder.resolve("nothing");
+        none = assertThrows(MergeException.class, () -> engine.verify(nothing));
+        assertEquals(List.of("input", nothing.toString(), "does not exist"), List.of(none.kind(), none.file(), none.detail()));
 
         Path place = out.resolve("mwa-report.json");
         Files.writeString(place, Files.readString(place).replaceFirst("\"mwa\": \"0\\.", "\"mwa\": \"9."));
