@@ -440,7 +440,13 @@ func (m *merge) again(failed *failure) (bool, error) {
 		return false, err
 	}
 	if _, ok := m.sink.(Remover); len(m.outputs) > 0 && !ok {
-		return false, nil // what was written cannot be taken back
+		// what was written cannot be taken back
+		what := "a sink that is no Remover"
+		if m.isSingle() {
+			what = "a writer"
+		}
+		own.Help = what + " cannot begin again: merge into Folder or Memory, or leave the checkpoint out"
+		return false, nil
 	}
 	// only this session knows which checkpoint is bad, and the others are opened anew: it is rare, so the rest is done alone
 	for _, s := range m.sessions {

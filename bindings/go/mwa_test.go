@@ -332,6 +332,36 @@ func TestNotFinite(t *testing.T) {
 	}
 }
 
+// TestDropBad begins again without a checkpoint that diverged, where what was written can be taken back.
+func TestDropBad(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(run, os.DirFS(sampleRun)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(run, "checkpoint-950/adapter_model.safetensors")
+	weights := read(t, path)
+	copy(weights[len(weights)-2:], "\x01\x7e") // no number
+	if err := os.WriteFile(path, weights, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	options := Options{Last: 3, DropBad: true}
+	report, err := MergeFrom(context.Background(), Disk(), []string{run}, Memory{}, options)
+	if err != nil || len(report.Inputs) != 2 {
+		t.Error(report, err)
+	}
+	var written bytes.Buffer
+	for sink, what := range map[Sink]string{Writer(&written): "a writer", &noRemover{}: "a sink that is no Remover"} {
+		_, err = MergeFrom(context.Background(), Disk(), []string{run}, sink, options)
+		failure := own(t, err)
+		if failure.Kind != KindNonFinite || failure.Help != what+" cannot begin again: merge into Folder or Memory, or leave the checkpoint out" {
+			t.Errorf("%#v", failure)
+		}
+	}
+}
+
+// noRemover is a sink that takes nothing back.
+type noRemover struct{ nowhere }
+
 // broken is a source whose weights cannot be read beyond their heads.
 type broken struct{ Source }
 
