@@ -64,7 +64,8 @@ func stopped(ctx context.Context) error {
 }
 
 // mergeWith merges what a request is about, out of a source, into what begin gives.
-func mergeWith(ctx context.Context, source *watched, what request, options Options, begin func(*state) (Sink, error)) (*Report, error) {
+func mergeWith(ctx context.Context, source *watched, what request, options Options, begin func(*state) (Sink, error)) (report *Report, err error) {
+	defer func() { source.explain(err) }()
 	if options.Threads < 0 {
 		return nil, &Error{Kind: KindUsage, Detail: fmt.Sprintf("%d is not a number of threads", options.Threads),
 			Help: "use a whole number, or 0 for one per core"}

@@ -167,7 +167,9 @@ func WeightsFrom(ctx context.Context, source Source, paths []string, options Opt
 }
 
 // look is what a session knows that only looks at files.
-func look(ctx context.Context, source Source, what request) (*state, error) {
+func look(ctx context.Context, from Source, what request) (known *state, err error) {
+	source := watch(from)
+	defer func() { source.explain(err) }()
 	s, err := open(what)
 	if err != nil {
 		return nil, err

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -361,6 +363,82 @@ func TestDropBad(t *testing.T) {
 
 // noRemover is a sink that takes nothing back.
 type noRemover struct{ nowhere }
+
+// TestCauses finds what is behind an error, wherever a source refused.
+func TestCauses(t *testing.T) {
+	for at, it := range map[string]struct{ file, says string }{
+		"Stat":   {"run/checkpoint-950", "cannot open it: the network is down"},
+		"List":   {"run/checkpoint-950", "cannot list it: the network is down"},
+		"Open":   {"run/checkpoint-950/adapter_model.safetensors", "cannot open it: the network is down"},
+		"ReadAt": {"run/checkpoint-950/adapter_model.safetensors", "cannot read it: the network is down"},
+	} {
+		source := refusing{FS(os.DirFS(filepath.Dir(sampleRun))), at, strings.Replace(it.file, "run", filepath.Base(sampleRun), 1)}
+		for _, threads := range []int{1, 3} {
+			_, merged := MergeFrom(context.Background(), source, []string{"sample-run"}, Memory{}, Options{Threads: threads})
+			_, weighed := WeightsFrom(context.Background(), source, []string{"sample-run"}, Options{Scheme: "krum"})
+			for _, err := range []error{merged, weighed} {
+				failure := own(t, err)
+				if failure.Kind != KindIO || failure.File != source.file || failure.Detail != it.says || !errors.Is(err, errRefused) {
+					t.Errorf("%s: %#v", at, failure)
+				}
+			}
+		}
+	}
+	_, merged := Merge(context.Background(), "nothing", filepath.Join(t.TempDir(), "merged"), Options{})
+	_, weighed := Weights(context.Background(), "nothing", Options{})
+	_, based := Weights(context.Background(), sampleRun, Options{MetricsFrom: "nothing"})
+	_, inspected := Inspect(context.Background(), "nothing", Options{})
+	_, verified := Verify(context.Background(), "nothing", Options{})
+	for i, err := range []error{merged, weighed, based, inspected, verified} {
+		if !errors.Is(err, fs.ErrNotExist) || own(t, err).Kind != KindInput {
+			t.Errorf("%d: %#v", i, err)
+		}
+	}
+}
+
+var errRefused = errors.New("the network is down")
+
+// refusing is a source that refuses one path in one call.
+type refusing struct {
+	Source
+	at, file string
+}
+
+func (r refusing) refuses(at, name string) error {
+	if r.at == at && name == r.file {
+		return errRefused
+	}
+	return nil
+}
+
+func (r refusing) Stat(name string) (Info, error) {
+	if err := r.refuses("Stat", name); err != nil {
+		return Info{}, err
+	}
+	return r.Source.Stat(name)
+}
+
+func (r refusing) List(name string) ([]string, error) {
+	if err := r.refuses("List", name); err != nil {
+		return nil, err
+	}
+	return r.Source.List(name)
+}
+
+func (r refusing) Open(name string) (Reader, error) {
+	if err := r.refuses("Open", name); err != nil {
+		return nil, err
+	}
+	file, err := r.Source.Open(name)
+	if r.refuses("ReadAt", name) != nil {
+		return refusingReader{file}, err
+	}
+	return file, err
+}
+
+type refusingReader struct{ Reader }
+
+func (refusingReader) ReadAt([]byte, int64) (int, error) { return 0, errRefused }
 
 // broken is a source whose weights cannot be read beyond their heads.
 type broken struct{ Source }

@@ -3,6 +3,7 @@ package mwa
 import (
 	"encoding/binary"
 	"encoding/json"
+	"io/fs"
 )
 
 // request opens a session: the words of wasm/README.md.
@@ -228,24 +229,32 @@ func (s *session) finish(closing any) ([]textFile, error) {
 	return texts, s.said(&texts)
 }
 
-// answers answers questions out of a source: JSON behind its length, then all bytes that were read.
-func answers(source Source, questions []question) ([]byte, error) {
+// answers answers questions out of a source, which remembers its refusals: JSON behind its length, then all bytes that were read.
+func answers(source *watched, questions []question) ([]byte, error) {
 	told, read := make([]any, 0, len(questions)), []byte(nil)
 	for _, asked := range questions {
 		var answer any
 		var err error
+		doing, path := "cannot open it", ""
 		switch {
 		case asked.Kind != nil:
-			answer, err = kindOf(source, *asked.Kind)
+			path = *asked.Kind
+			answer, err = kindOf(source, path)
+			if answer == missing {
+				source.refuse(path, fs.ErrNotExist)
+			}
 		case asked.List != nil:
+			doing, path = "cannot list it", *asked.List
 			var names []string
-			names, err = source.List(*asked.List)
+			names, err = source.List(path)
 			answer = map[string]any{"names": orNone(names)}
 		case asked.Place != nil:
+			path = *asked.Place
 			var place string
-			place, err = source.Place(*asked.Place)
+			place, err = source.Place(path)
 			answer = map[string]any{"place": place}
 		case asked.Read != nil:
+			path = asked.Read.path
 			before := len(read)
 			read, err = readInto(source, asked.Read, read)
 			answer = map[string]any{"bytes": len(read) - before}
@@ -253,7 +262,8 @@ func answers(source Source, questions []question) ([]byte, error) {
 			return nil, &Error{Kind: KindBug, Detail: "the core asks what this package does not know"}
 		}
 		if err != nil {
-			failure := refused("cannot open it", "", err)
+			source.refuse(path, err)
+			failure := refused(doing, "", err)
 			help := any(failure.Help)
 			if failure.Help == "" {
 				help = nil
@@ -277,6 +287,9 @@ func orNone(names []string) []string {
 	return names
 }
 
+// missing is the answer of what is not there.
+const missing = "missing"
+
 func kindOf(source Source, path string) (any, error) {
 	found, err := source.Stat(path)
 	switch {
@@ -289,7 +302,7 @@ func kindOf(source Source, path string) (any, error) {
 	case found.Type == Other:
 		return "other", nil
 	default:
-		return "missing", nil
+		return missing, nil
 	}
 }
 
@@ -308,8 +321,11 @@ func readInto(source Source, asked *readQuestion, to []byte) ([]byte, error) {
 		start := len(to)
 		to = append(to, make([]byte, min(asked.end-at, readAtOnce))...)
 		n, err := readAtMost(file, to[start:], at)
-		if to = to[:start+n]; err != nil || n == 0 {
-			return to, err
+		if err != nil {
+			return to[:start], refused("cannot read it", asked.path, err)
+		}
+		if to = to[:start+n]; n == 0 {
+			return to, nil
 		}
 		at += int64(n)
 	}

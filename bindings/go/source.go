@@ -243,14 +243,38 @@ func changed(name string) *Error {
 		Help: "merge again when nothing writes to it any more"}
 }
 
-// watched remembers what the files of a source were when they were first looked at, and which were opened.
+// watched remembers what the files of a source were when they were first looked at, and why it refused which.
 type watched struct {
 	Source
-	mutex sync.Mutex
-	seen  map[string]Info
+	mutex   sync.Mutex
+	seen    map[string]Info
+	refused map[string]error
 }
 
-func watch(source Source) *watched { return &watched{Source: source, seen: map[string]Info{}} }
+func watch(source Source) *watched {
+	return &watched{Source: source, seen: map[string]Info{}, refused: map[string]error{}}
+}
+
+// refuse notes why a question about a path has no answer: the core hears it as a text.
+func (w *watched) refuse(name string, why error) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.refused[name] = why
+}
+
+// explain hangs what was behind a refusal on the error that the core made of it.
+func (w *watched) explain(err error) {
+	var own *Error
+	if !errors.As(err, &own) || own.cause != nil {
+		return
+	}
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	why := w.refused[own.File]
+	if isMissing := why == fs.ErrNotExist; own.Kind == KindIO && !isMissing || own.Kind == KindInput && isMissing {
+		own.cause = why
+	}
+}
 
 func (w *watched) Stat(name string) (Info, error) {
 	found, err := w.Source.Stat(name)
