@@ -32,6 +32,7 @@ func TestNothing(t *testing.T) {
 		{disk, []string{}, Writer(&written), "no path is given"},
 		{disk, []string{""}, out, "a path is empty: it would be the folder where paths begin"},
 		{Files{}, []string{"run", ""}, Memory{}, "a path is empty: it would be the folder where paths begin"},
+		{Files{"run/a.safetensors": nil}, paths, out, "the file run/a.safetensors of the source is nil"},
 		{disk, paths, nil, "the sink is nil"},
 		{disk, paths, none, "the sink is a Memory that is nil"},
 		{disk, paths, Writer(nil), "the sink is a Writer of nil"},

@@ -31,6 +31,9 @@ func (f *folder) Create(string, int64) (io.WriteCloser, error) {
 }
 
 // MergeFrom merges what lies at paths in a source, into a sink. Paths are run folders, checkpoint folders or files.
+//
+// Of a source other than [Disk], the report has paths as if they began in the output: [Verify] finds the inputs if such a folder has a
+// link to the run.
 func MergeFrom(ctx context.Context, source Source, paths []string, sink Sink, options Options) (*Report, error) {
 	what, err := asked(ctx, "merge", source, paths, options)
 	if err != nil {
@@ -93,6 +96,12 @@ func usage(detail, help string) error { return &Error{Kind: KindUsage, Detail: d
 // checkAsked refuses arguments that are nothing, before any work.
 func checkAsked(ctx context.Context, source Source, paths []string) error {
 	files, isFS := source.(fileSystem)
+	readers, _ := source.(Files)
+	for name, file := range readers {
+		if file == nil {
+			return usage("the file "+name+" of the source is nil", "give a bytes.Reader, an io.SectionReader or the like")
+		}
+	}
 	switch {
 	case ctx == nil:
 		return usage("the context is nil", "give context.Background()")
@@ -118,6 +127,9 @@ func checkSink(sink Sink) error {
 	case *single:
 		if to.to == nil {
 			return usage("the sink is a Writer of nil", "give Writer something to write to")
+		}
+		if to.used {
+			return usage("the sink is a Writer that got another merge already", "make one for each merge")
 		}
 	}
 	return nil

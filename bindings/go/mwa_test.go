@@ -113,6 +113,11 @@ func TestSourcesAndSinks(t *testing.T) {
 		if name == "folder" {
 			run = filepath.Base(sampleRun)
 		}
+		for _, path := range []string{"./" + run, run + "/../" + run + "/"} {
+			if weighed, err := WeightsFrom(context.Background(), source, []string{path}, Options{}); err != nil || len(weighed.Inputs) != 5 {
+				t.Errorf("%s: %s: %v", name, path, err)
+			}
+		}
 		made := Memory{}
 		if _, err := MergeFrom(context.Background(), source, []string{run}, made, Options{}); err != nil {
 			t.Fatal(name, err)
@@ -125,12 +130,18 @@ func TestSourcesAndSinks(t *testing.T) {
 		}
 		for _, options := range []Options{{}, {Space: "product", Last: 2, Threads: 3}} {
 			var written bytes.Buffer
-			report, err := MergeFrom(context.Background(), source, []string{run}, Writer(&written), options)
+			to := Writer(&written)
+			report, err := MergeFrom(context.Background(), source, []string{run}, to, options)
 			if err != nil {
 				t.Fatal(name, err)
 			}
 			if b3(written.Bytes()) != report.Outputs[0].BLAKE3 {
 				t.Errorf("%s: the writer got other bytes than the report says", name)
+			}
+			length := written.Len()
+			_, err = MergeFrom(context.Background(), source, []string{run}, to, options)
+			if own(t, err).Detail != "the sink is a Writer that got another merge already" || written.Len() != length {
+				t.Error(name, err)
 			}
 		}
 		out := filepath.Join(t.TempDir(), "merged")

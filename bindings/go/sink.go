@@ -20,7 +20,7 @@ type Remover interface {
 }
 
 // Writer is a [Sink] for one writer: it gets the one file with weights, from its first byte to its last. Config, card and
-// report are in what the merge returns. A merge that finds a bad checkpoint (Options.DropBad) after it began to write cannot
+// report are in what the merge returns. It is for one merge. A merge that finds a bad checkpoint (Options.DropBad) after it began to write cannot
 // begin again, and fails.
 func Writer(to io.Writer) Sink { return &single{to: to} }
 

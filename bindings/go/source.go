@@ -12,7 +12,8 @@ import (
 )
 
 // Source is where a run lies: what lies where, and byte ranges. Paths are those given to the merge and what was found in
-// them; names in paths are parted by "/". Many goroutines use it at once.
+// them; names in paths are parted by "/". Many goroutines use it at once. A call under way is waited for when the context of the
+// merge ends: let what may hang end by the same context.
 type Source interface {
 	// Stat says what a path is. That nothing is there is no error.
 	Stat(path string) (Info, error)
@@ -140,12 +141,26 @@ type Sized interface {
 	Size() int64
 }
 
-// Files is a [Source] out of readers by path, such as "run/checkpoint-10/adapter_model.safetensors".
+// Files is a [Source] out of readers by path, such as "run/checkpoint-10/adapter_model.safetensors"; "./run" is "run" here too.
 type Files map[string]Sized
+
+// at is the file at a path.
+func (f Files) at(name string) (Sized, bool) {
+	if file, ok := f[name]; ok {
+		return file, true
+	}
+	name = path.Clean(name)
+	for other, file := range f {
+		if path.Clean(other) == name {
+			return file, true
+		}
+	}
+	return nil, false
+}
 
 // Stat says what a path is: a folder where a file lies in it.
 func (f Files) Stat(name string) (Info, error) {
-	if file, ok := f[name]; ok {
+	if file, ok := f.at(name); ok {
 		return Info{Type: RegularFile, Size: file.Size()}, nil
 	}
 	names, err := f.List(name)
@@ -158,12 +173,12 @@ func (f Files) Stat(name string) (Info, error) {
 // List gives the names in a folder.
 func (f Files) List(name string) ([]string, error) {
 	inside := ""
-	if name != "" && name != "." {
+	if name = path.Clean(name); name != "." {
 		inside = strings.TrimSuffix(name, "/") + "/"
 	}
 	found := map[string]bool{}
 	for other := range f {
-		if rest, ok := strings.CutPrefix(other, inside); ok {
+		if rest, ok := strings.CutPrefix(path.Clean(other), inside); ok {
 			first, _, _ := strings.Cut(rest, "/")
 			found[first] = true
 		}
@@ -176,12 +191,12 @@ func (f Files) List(name string) ([]string, error) {
 	return names, nil
 }
 
-// Place is the path itself.
-func (f Files) Place(name string) (string, error) { return name, nil }
+// Place is the path itself, cleaned.
+func (f Files) Place(name string) (string, error) { return path.Clean(name), nil }
 
 // Open opens a file.
 func (f Files) Open(name string) (Reader, error) {
-	file, ok := f[name]
+	file, ok := f.at(name)
 	if !ok {
 		return nil, refused("cannot open it", name, fs.ErrNotExist)
 	}

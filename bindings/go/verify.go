@@ -53,7 +53,7 @@ func (v *Verified) IsGood() bool {
 }
 
 // Verify merges again what the report in a merged folder says, and compares bytes and hashes. A file that differs is a
-// finding and no error. It writes nothing. Of the options only Threads and Progress count. What only the program makes (a conversion, a model
+// finding and no error. Inputs are looked for on this machine's disk, where the report says. It writes nothing. Of the options only Threads and Progress count. What only the program makes (a conversion, a model
 // with its adapter folded in, a step of a server's optimizer and the like) is refused with an error of kind usage.
 func Verify(ctx context.Context, folder string, options Options) (*Verified, error) {
 	if err := checkAsked(ctx, Disk(), []string{folder}); err != nil {

@@ -189,6 +189,27 @@ func TestVerifyMoments(t *testing.T) {
 	}
 }
 
+// TestVerifySource finds what was merged out of another source through a link in the merged folder.
+func TestVerifySource(t *testing.T) {
+	out, run := filepath.Join(t.TempDir(), "merged"), filepath.Base(sampleRun)
+	if _, err := MergeFrom(context.Background(), FS(os.DirFS(filepath.Dir(sampleRun))), []string{run}, Folder(out), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if found := verified(t, out); found.IsGood() || found.Remade != nil || found.Inputs[0].State != Gone {
+		t.Errorf("%+v", found)
+	}
+	place, err := filepath.Abs(sampleRun)
+	if err == nil {
+		err = os.Symlink(place, filepath.Join(out, run))
+	}
+	if err != nil {
+		t.Skip(err)
+	}
+	if found := verified(t, out); !found.IsGood() {
+		t.Errorf("%+v", found)
+	}
+}
+
 // TestInspect says what the sample run holds.
 func TestInspect(t *testing.T) {
 	found, err := Inspect(context.Background(), sampleRun, Options{})

@@ -89,7 +89,8 @@ public final class Mwa {
     }
 
     /**
-     * Merge files that do not lie on this machine's disk, by Chicory.
+     * Merge files that do not lie on this machine's disk, by Chicory. The report has their paths as if they began in {@code out}:
+     * {@link #verify} finds the inputs if that folder has a link to the run.
      *
      * @param source the files
      * @param inputs run folders, checkpoint folders or files in it

@@ -12,7 +12,7 @@ import java.util.stream.DoubleStream;
  *
  * <pre>{@code Options.defaults().metric("eval_loss").penalty(0.8)}</pre>
  *
- * <p>Options do not change: each method gives new ones.
+ * <p>Options do not change: each method gives new ones. A text or a constant that is null is the default again.
  */
 public final class Options {
     private static final Options DEFAULTS = new Options(Map.of());
@@ -51,7 +51,7 @@ public final class Options {
     }
 
     private Options with(String name, Enum<?> word) {
-        return with(name, word(word));
+        return with(name, word == null ? null : word(word));
     }
 
     /** A constant as the core calls it: {@code _1_SQRT} is 1-sqrt. */

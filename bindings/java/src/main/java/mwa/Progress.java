@@ -7,7 +7,7 @@ public interface Progress {
      * Called now and then.
      *
      * @param done bytes of input that were read and merged
-     * @param total bytes of input there are
+     * @param total bytes that are to be read: more than there are where some are read twice, and it grows where ranks are found first
      */
     void at(long done, long total);
 }

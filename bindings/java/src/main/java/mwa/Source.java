@@ -8,7 +8,8 @@ import java.util.List;
  * Files to merge that do not lie on this machine's disk: an archive, a database, an object store.
  *
  * <p>Paths are those that were given to the merge, and what was found in them; names in them are parted by {@code /}. All
- * methods are called from several threads at once. What they throw is an error of the merge, and names the path.
+ * methods are called from several threads at once. What they throw is an error of the merge, and names the path. A call under way is
+ * waited for when the merge is stopped: let what may hang end by itself.
  */
 public interface Source {
     /**

@@ -390,6 +390,11 @@ final class MergeTest {
         Report report = Mwa.merge(memory, List.of("my/run"), folder.resolve("out"), Options.defaults(), QUIET);
         assertEquals(Repository.SAMPLE_HASH, report.outputs().get(0).blake3());
         assertEquals("my/run/checkpoint-750", report.inputs().get(0).name());
+        Path out = folder.resolve("out");
+        assertEquals("missing", Engine.chicory().verify(out).inputs().get(0).state());
+        Files.createDirectory(out.resolve("my"));
+        Files.createSymbolicLink(out.resolve("my/run"), Repository.SAMPLE);
+        assertTrue(Engine.chicory().verify(out).isGood());
     }
 
     @Test
