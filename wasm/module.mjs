@@ -84,7 +84,13 @@ export function mergeFiles(module, files, paths, options = {}, chunk) {
       }
       inputs ??= state().inputs;
       const chunks = work.reads.map(({ file, start, end }) => files[inputs[file]].subarray(start, end));
-      check(module.mwa_run(handle, BigInt(work.number), pass(module, ...chunks)));
+      if (module.mwa_run(handle, BigInt(work.number), pass(module, ...chunks)) === 0) {
+        const error = failure(module);
+        if (module.mwa_again(handle) !== 1) throw error;
+        // without a bad checkpoint, as drop_bad wants; what was written is void
+        inputs = outputs = undefined;
+        continue;
+      }
       const piece = said(module).slice();
       let at = 0;
       for (const { file, start, end } of work.writes) {

@@ -48,21 +48,34 @@ func compile() (wazero.Runtime, wazero.CompiledModule, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	background := context.Background()
-	config := wazero.NewRuntimeConfig()
+	plain := wazero.NewRuntimeConfig()
 	if compiled.cache != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(compiled.cache)
 		if err != nil {
 			return nil, nil, refused("cannot keep the compiled core there", compiled.cache, err)
 		}
-		config = config.WithCompilationCache(cache)
+		compiled.runtime, compiled.module, err = compileWith(plain.WithCompilationCache(cache), code)
+		if err == nil {
+			return compiled.runtime, compiled.module, nil
+		}
+		// what was kept is spoiled, as by a full disk: nobody has to wait for it
 	}
+	compiled.runtime, compiled.module, err = compileWith(plain, code)
+	if err != nil {
+		return nil, nil, failed("the core cannot be compiled here", err)
+	}
+	return compiled.runtime, compiled.module, nil
+}
+
+// compileWith compiles the core in a runtime of its own.
+func compileWith(config wazero.RuntimeConfig, code []byte) (wazero.Runtime, wazero.CompiledModule, error) {
+	background := context.Background()
 	runtime := wazero.NewRuntimeWithConfig(background, config)
 	module, err := runtime.CompileModule(experimental.WithCompilationWorkers(background, cores.GOMAXPROCS(0)), code)
 	if err != nil {
-		return nil, nil, errors.Join(failed("the core cannot be compiled here", err), runtime.Close(background))
+		_ = runtime.Close(background)
+		return nil, nil, err
 	}
-	compiled.runtime, compiled.module = runtime, module
 	return runtime, module, nil
 }
 

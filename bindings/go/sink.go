@@ -148,7 +148,11 @@ func create(sink Sink, name string, size int64) (*output, error) {
 }
 
 func (o *output) write(bytes []byte, at int64) error {
-	if _, err := o.to.WriteAt(bytes, at); err != nil {
+	n, err := o.to.WriteAt(bytes, at)
+	if err == nil && n < len(bytes) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return refused("cannot write it", o.name, err)
 	}
 	return nil

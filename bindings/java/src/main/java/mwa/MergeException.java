@@ -30,6 +30,7 @@ public final class MergeException extends RuntimeException {
 
     /** The system refuses: what was being done, and why. */
     static MergeException io(String doing, String file, java.io.IOException error) {
+        if (error instanceof java.nio.channels.ClosedByInterruptException) return stopped();
         MergeException made = new MergeException("io", file, doing + ": " + Trouble.why(error), Trouble.help(error));
         made.initCause(error);
         return made;

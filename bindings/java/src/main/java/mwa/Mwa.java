@@ -20,8 +20,19 @@ public final class Mwa {
 
     /** Opened when it is first needed, and kept. */
     private static final class Holder {
-        static final Engine BEST = Engine.best();
-        static final Chicory CHICORY = BEST instanceof Chicory chicory ? chicory : new Chicory();
+        private static Engine best;
+        private static Chicory chicory;
+
+        /** Not in an initialiser: what is wrong with a library is an exception of each call. */
+        static synchronized Engine best() {
+            if (best == null) best = Engine.best();
+            return best;
+        }
+
+        static synchronized Chicory chicory() {
+            if (chicory == null) chicory = best() instanceof Chicory own ? own : new Chicory();
+            return chicory;
+        }
     }
 
     private Mwa() {}
@@ -32,7 +43,7 @@ public final class Mwa {
      * @return the engine of this class; to close it does nothing
      */
     public static String engine() {
-        return Holder.BEST.name();
+        return Holder.best().name();
     }
 
     /**
@@ -85,7 +96,7 @@ public final class Mwa {
      * @throws MergeException what keeps the checkpoints from being averaged or written; nothing is left behind
      */
     public static Report merge(List<Path> inputs, Path out, Options options, Progress progress) {
-        return Holder.BEST.merge(inputs, out, options, progress);
+        return Holder.best().merge(inputs, out, options, progress);
     }
 
     /**
@@ -103,7 +114,7 @@ public final class Mwa {
     public static Report merge(Source source, List<String> inputs, Path out, Options options, Progress progress) {
         Objects.requireNonNull(source, "source");
         Objects.requireNonNull(inputs, "inputs");
-        return Holder.CHICORY.merge(source, inputs, out, options, progress, () -> false);
+        return Holder.chicory().merge(source, inputs, out, options, progress, () -> false);
     }
 
     /**
@@ -117,7 +128,7 @@ public final class Mwa {
      * @return what {@code mwa-report.json} says, or a {@link MergeException}
      */
     public static CompletableFuture<Report> mergeAsync(List<Path> inputs, Path out, Options options, Progress progress) {
-        return Holder.BEST.mergeAsync(inputs, out, options, progress);
+        return Holder.best().mergeAsync(inputs, out, options, progress);
     }
 
     /**
@@ -141,7 +152,7 @@ public final class Mwa {
      * @throws MergeException of kind {@code metric} or {@code weights}, naming each checkpoint that is the reason
      */
     public static Report weights(List<Path> inputs, Options options) {
-        return Holder.BEST.weights(inputs, options);
+        return Holder.best().weights(inputs, options);
     }
 
     /**
@@ -152,7 +163,7 @@ public final class Mwa {
      * @throws MergeException when it holds no weights that can be read
      */
     public static Inspection inspect(Path path) {
-        return Holder.BEST.inspect(path, Options.defaults());
+        return Holder.best().inspect(path, Options.defaults());
     }
 
     /**
@@ -164,6 +175,6 @@ public final class Mwa {
      *     again: a conversion, a model with its adapter folded in, a step of a server's optimizer and the like
      */
     public static Verified verify(Path folder) {
-        return Holder.BEST.verify(folder);
+        return Holder.best().verify(folder);
     }
 }

@@ -12,6 +12,8 @@ final class Pending extends CompletableFuture<Report> {
 
     static Pending start(Function<Pending, Report> merge) {
         Pending pending = new Pending();
+        // also where it ends otherwise, as by orTimeout
+        pending.whenComplete((report, error) -> pending.isStopped |= error != null);
         pending.thread = new Thread(() -> pending.run(merge), "mwa merge");
         pending.thread.setDaemon(true);
         pending.thread.start();
