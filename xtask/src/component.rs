@@ -16,7 +16,7 @@ use crate::{target, web};
 const TRIPLE: &str = "wasm32-unknown-unknown";
 
 /// Most bytes that the component may take.
-const MOST: usize = 1_116_000;
+const MOST: usize = 1_122_000;
 
 /// Large functions that are called once stay functions of their own: Java's methods are at most 64 KiB, and above 8,000
 /// bytes its machine interprets them.
