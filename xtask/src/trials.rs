@@ -90,9 +90,11 @@ pub(crate) fn miri() -> Result {
     for package in ["mwa-c", "mwa"] {
         // another processor than this one: here `libm` takes its square roots by assembly, which Miri does not run
         let mut tests = rustup_cargo(&["miri", "test", "--target", "riscv64gc-unknown-linux-gnu"]);
-        tests.args(["--package", package, "--lib", "--"]);
+        tests.args(["--package", package]);
         if package == "mwa" {
-            tests.args(MIRI).args(["--skip", "slow_"]);
+            tests.args(["--lib", "--"]).args(MIRI).args(["--skip", "slow_"]);
+        } else {
+            tests.args(["--test", "border"]);
         }
         tests.current_dir(root()).env("CARGO_TARGET_DIR", target().join("miri"));
         tests.env("MIRIFLAGS", "-Zmiri-disable-isolation");
