@@ -88,6 +88,10 @@ pub(super) fn crates(names: &[&str], version: &str) -> Result {
             .arg("-C")
             .arg(&place);
         output(unpack)?;
+        // it lies within this tree, and is no part of its workspace
+        let manifest = place.join(format!("{name}-{version}")).join("Cargo.toml");
+        let alone = fs::read_to_string(&manifest).map(|text| text + "\n[workspace]\n");
+        alone.and_then(|text| fs::write(&manifest, text)).map_err(|error| format!("{name}: {error}"))?;
         // in TOML, where a backslash would mean something
         let path = place.join(format!("{name}-{version}")).display().to_string().replace('\\', "/");
         install.args(["--config", &format!("patch.crates-io.{name}.path = \"{path}\"")]);
