@@ -171,6 +171,11 @@ pub(super) fn python(made: &mut Made, _: Option<&str>) -> Result {
     let maturin = |arguments: &[&str]| -> Result {
         let mut maturin = Command::new(&python);
         maturin.args(["-m", "maturin"]).args(arguments).arg("--out").arg(&wheels);
+        // zig is looked for by the first Python of the path
+        let own = python.parent().map(Path::to_owned);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)));
+        maturin.env("PATH", path.map_err(|error| error.to_string())?);
         maturin.current_dir(root().join("bindings/python"));
         run(with_component(maturin)?)
     };
