@@ -101,7 +101,7 @@ pub use run::log::FoundLog;
 pub use run::moments::{FoundMoments, moments_at};
 pub use run::readers::{MomentsWanted, OpenOptions, Readers};
 pub use run::{Run, UserTable, WeighOptions, Weighed};
-pub use text::escape::{markdown, readable};
+pub use text::escape::{markdown, readable, shell_word};
 pub use text::index::Index;
 pub use text::span::Span;
 pub use text::spelling::closest;

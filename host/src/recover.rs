@@ -277,7 +277,7 @@ fn choose(path: &Path, wanted: &Wanted) -> Result<Choice> {
                 notes.push(format!(
                     "{} has what is lost: --from {} is nearer to it than any mean of neighbours",
                     older.display(),
-                    older.display()
+                    mwa::shell_word(&older.display().to_string())
                 ));
             }
             neighbours(&model, &stage, &lost, (before, after), wanted).map_err(at)?

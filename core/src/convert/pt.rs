@@ -46,7 +46,8 @@ pub(super) struct Tail {
     at: u64,
 }
 
-/// A file of all tensors of some of the files in `frame`, which has the number of its own file; without one, `key` is what they lie under, a `.` for a dictionary in a dictionary.
+/// A file of all tensors of some of the files in `frame`, which has the number of its own file; without one, `key` is what they lie
+/// under, a `.` for a dictionary in a dictionary.
 pub(super) fn write(
     files: &[(String, Header)],
     taken: Range<usize>,

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, ErrorKind};
 use crate::format::stem;
-use crate::text::escape::word;
+use crate::text::escape::shell_word;
 
 /// What is wrong with a folder in which nothing is known.
 pub(crate) const NOTHING: &str = "holds no weights, and no folders named checkpoint-N";
@@ -229,8 +229,8 @@ pub(crate) fn loose(names: &[String], folders: &[String], inside: &dyn Fn(&str) 
         let (what, first) = ("is an image model of several parts", inside(folders[0]));
         let help = format!(
             "merge one part of several such models at a time: mwa merge {} {} -o OUT",
-            word(&first),
-            word(&format!("OTHER/{}", folders[0]))
+            shell_word(&first),
+            shell_word(&format!("OTHER/{}", folders[0]))
         );
         (what, &folders, help)
     } else if !folders.is_empty() {
@@ -264,7 +264,7 @@ pub(crate) fn is_pipeline(names: &[String]) -> bool {
 }
 
 fn together(what: &str, inside: &dyn Fn(&str) -> String, names: &[&String]) -> String {
-    let shown: Vec<_> = names.iter().take(2).map(|name| word(&inside(name)).into_owned()).collect();
+    let shown: Vec<_> = names.iter().take(2).map(|name| shell_word(&inside(name)).into_owned()).collect();
     let dots = if names.len() > 2 { " …" } else { "" };
     format!(
         "name the {what} that belong together: mwa merge {}{dots} -o OUT --scheme uniform",

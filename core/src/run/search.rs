@@ -13,7 +13,7 @@ use crate::run::checkpoint::{Checkpoint, check_adapter, named_adapters};
 use crate::run::readers::{OpenOptions, Readers};
 use crate::run::step::{BARE, file_row, folder_row, step_of_folder};
 use crate::run::weights::{ITS_CONFIG, REST, broken_link, weights_in};
-use crate::text::escape::word;
+use crate::text::escape::shell_word;
 
 /// What the paths lead to.
 #[derive(Debug, Default)]
@@ -171,7 +171,7 @@ fn numbered_files(files: &dyn Files, run: &str) -> Maybe<Vec<(u64, String)>> {
             format!("holds checkpoints that are named in two ways, as {} and {}", last(one), last(other));
         return Err(Error::new(ErrorKind::Input, detail)
             .file(run)
-            .help(format!("name those of one kind: mwa merge {} … -o OUT", word(one)))
+            .help(format!("name those of one kind: mwa merge {} … -o OUT", shell_word(one)))
             .into());
     }
     let kinds = all(rows.iter().map(|(.., path)| files.kind(path)))?;

@@ -28,7 +28,7 @@ pub fn readable(text: &str) -> Cow<'_, str> {
 
 /// As a word of a command line that is offered: quoted where a shell would make something else of it.
 #[must_use]
-pub(crate) fn word(text: &str) -> Cow<'_, str> {
+pub fn shell_word(text: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return Cow::Borrowed(text);
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn what_a_shell_would_part_is_quoted() {
         for plain in ["runs/κ/checkpoint-10", "a_b.c", "日本語"] {
-            assert!(matches!(word(plain), Cow::Borrowed(same) if same == plain));
+            assert!(matches!(shell_word(plain), Cow::Borrowed(same) if same == plain));
         }
         for (raw, quoted) in [
             ("my run/a", "'my run/a'"),
@@ -81,7 +81,7 @@ mod tests {
             ("$HOME", "'$HOME'"),
             ("a\\b", r"'a\b'"),
         ] {
-            assert_eq!(word(raw), quoted);
+            assert_eq!(shell_word(raw), quoted);
         }
     }
 

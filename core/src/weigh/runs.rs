@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::safetensors::TextMap;
 use crate::logs::goal::Goal;
 use crate::merge::report::{Weighting, distinct};
-use crate::text::escape::word;
+use crate::text::escape::shell_word;
 use crate::weigh::advice::Advice;
 use crate::weigh::choose::{Choice, ChooseOptions, Listed, Metrics, choose};
 use crate::weigh::explicit::wrong_count_of;
@@ -95,7 +95,7 @@ pub(crate) fn choose_each(
         whole.notes.extend(choice.ranking.map(|_| {
             format!(
                 "how several metrics order the checkpoints is told of one run at a time: mwa weights {}",
-                word(run)
+                shell_word(run)
             )
         }));
     }

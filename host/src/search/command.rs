@@ -73,12 +73,10 @@ pub(super) fn late(timeout: Option<f64>) -> String {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |letter: char| letter.is_alphanumeric() || "/\\._-+=@:".contains(letter);
-    if text.chars().all(is_plain) {
-        text
-    } else if cfg!(windows) {
-        format!("\"{text}\"")
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+    match cfg!(windows) {
+        true if text.chars().all(is_plain) => text,
+        true => format!("\"{text}\""),
+        false => mwa::shell_word(&text).into_owned(),
     }
 }
 
